@@ -1,0 +1,99 @@
+"""The command-line shell of `python -m analysis`.
+
+Each command lives in a module of its own that offers `add_arguments(parser)` and `run(args) -> int`;
+the module is imported only when its command is chosen, so that `claims` does not wait for seaborn.
+Exit status: 0 on success, 2 on bad input (one sentence on stderr), 1 on failure.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lora_scaling.errors import LoraScalingError
+
+PROGRAM = "python -m analysis"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One subcommand: its module inside this package, and its line in the help."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "claims": Command(module="claims", summary="verdicts on the seven claims, with the tests behind them"),
+    "fit": Command(module="fit", summary="regressions of energy and time on the work → fit.json"),
+    "plot": Command(module="plot", summary="scaling plots as SVG and PNG"),
+    "extrapolate": Command(module="extrapolate", summary="predict a run that was not made"),
+    "backtest": Command(module="backtest", summary="fit on the cheap runs, predict the dear ones"),
+    "design": Command(module="design", summary="the next runs worth their energy, as a command line"),
+    "report": Command(module="report", summary="one self-contained report.html with all of it"),
+    "export": Command(module="export_extrap", summary="the table in Extra-P's JSON-lines format"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; errors end as one sentence on stderr."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview(), file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else 2
+    name = arguments[0]
+    if name not in COMMANDS:
+        print(
+            f"`command` was {name!r}; allowed are {', '.join(COMMANDS)}; choose one of them.", file=sys.stderr
+        )
+        return 2
+    try:
+        return _dispatch(name, arguments[1:])
+    except LoraScalingError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
+    except BrokenPipeError:  # the reader (`| head`) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if os.environ.get("LORA_SCALING_DEBUG"):
+            traceback.print_exc()
+        text = " ".join(str(error).split())
+        print(
+            f"{PROGRAM} {name} failed with {type(error).__name__}: {text} "
+            "(set LORA_SCALING_DEBUG=1 for the traceback).",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _dispatch(name: str, arguments: list[str]) -> int:
+    module = importlib.import_module(f".{COMMANDS[name].module}", __package__)
+    parser = argparse.ArgumentParser(
+        prog=f"{PROGRAM} {name}",
+        description=COMMANDS[name].summary,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    module.add_arguments(parser)
+    try:
+        args = parser.parse_args(arguments)
+    except SystemExit as stop:  # argparse leaves by itself after --help (0) and after a mistake (2)
+        return stop.code if isinstance(stop.code, int) else 2
+    return module.run(args)
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"usage: {PROGRAM} COMMAND RUNS [options]", ""]
+    lines += [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    lines += [
+        "",
+        "RUNS: folders of run records, or tables (CSV, Parquet, JSON lines).",
+        f"`{PROGRAM} COMMAND --help` lists a command's options.",
+    ]
+    return "\n".join(lines)
