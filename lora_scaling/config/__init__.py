@@ -1,0 +1,17 @@
+"""Configuration: what a run is, read strictly from YAML and overrides."""
+
+from .compose import compose, friendly_hydra_errors, from_omegaconf
+from .run import DataConfig, HardwareConfig, LoraConfig, MethodConfig, ModelConfig, RunConfig, run_id
+
+__all__ = [
+    "DataConfig",
+    "HardwareConfig",
+    "LoraConfig",
+    "MethodConfig",
+    "ModelConfig",
+    "RunConfig",
+    "compose",
+    "friendly_hydra_errors",
+    "from_omegaconf",
+    "run_id",
+]

@@ -1,0 +1,105 @@
+"""Frozen dataclasses from plain mappings and back, strictly.
+
+An unknown key, a missing one, a wrong type or an impossible choice is a `UserError` of one sentence.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+from ..errors import UserError
+
+T = TypeVar("T")
+
+
+def build(cls: type[T], values: Mapping[str, Any], path: str) -> T:
+    """A dataclass from a mapping, strictly: every field present and of its type, nothing else."""
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in names:
+            raise UserError(f"`{path}{key}` is not a setting; {suggest(str(key), names)}")
+    missing = [
+        f.name
+        for f in dataclasses.fields(cls)  # type: ignore[arg-type]
+        if f.name not in values
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise UserError(f"`{path}{missing[0]}` is missing; give it a value ({_describe(hints[missing[0]])})")
+    return cls(**{key: _convert(value, hints[key], f"{path}{key}") for key, value in values.items()})
+
+
+def _convert(value: Any, hint: Any, path: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        failure: UserError | None = None
+        for option in arguments:
+            if option is type(None):
+                continue
+            try:
+                return _convert(value, option, path)
+            except UserError as error:
+                failure = error if failure is None or dataclasses.is_dataclass(option) else failure
+        if sum(option is not type(None) for option in arguments) == 1 and failure is not None:
+            raise failure
+        raise _wrong(value, hint, path)
+    if origin is Literal:
+        if value in arguments and type(value) in {type(a) for a in arguments}:
+            return value
+        raise UserError(f"`{path}` was {value!r}; choose one of {', '.join(map(str, arguments))}")
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_convert(item, arguments[0], f"{path}[{i}]") for i, item in enumerate(value))
+    if origin is not None and isinstance(value, dict) and issubclass(origin, Mapping):
+        return {str(key): _convert(item, arguments[1], f"{path}.{key}") for key, item in value.items()}
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return build(hint, value, f"{path}.")  # type: ignore[arg-type]
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise UserError(f"`{path}` was {value}; give a finite number")
+        return float(value)
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    raise _wrong(value, hint, path)
+
+
+def _wrong(value: Any, hint: Any, path: str) -> UserError:
+    return UserError(f"`{path}` was {value!r}; give {_describe(hint)}")
+
+
+def _describe(hint: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+    if hint in names:
+        return names[hint]
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_describe(a) for a in arguments)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin is tuple:
+        return f"a list, each {_describe(arguments[0])}"
+    return "a group of settings"
+
+
+def plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [plain(item) for item in value]
+    return value
+
+
+def suggest(given: str, allowed: Sequence[str]) -> str:
+    """What a person may have meant, for the end of an error's sentence."""
+    near = difflib.get_close_matches(given, allowed, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"{hint}Allowed: {', '.join(allowed)}"

@@ -1,0 +1,82 @@
+"""From YAML and overrides to a configuration: the one place outside the command line that sees Hydra."""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import PurePath
+from typing import Any
+
+from ..errors import UserError
+from ..paths import choices, config_dir, config_root
+from .build import build, suggest
+from .run import RunConfig
+
+
+def compose(overrides: Sequence[str], *, config_name: str = "config") -> RunConfig:
+    """The configuration that the command line with these overrides would run."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    register_resolvers()
+    search = f"hydra.searchpath=[{config_root().as_uri()}]"
+    GlobalHydra.instance().clear()
+    with friendly_hydra_errors(), initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return from_omegaconf(hydra_compose(config_name, [*overrides, search]))
+
+
+def register_resolvers() -> None:
+    """The two functions that the YAML uses: `${file_stem:PATH}` and `${div:a,b}`."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("file_stem", lambda path: PurePath(path).stem, replace=True)
+    OmegaConf.register_new_resolver("div", lambda a, b: a // b, replace=True)
+
+
+def from_omegaconf(node: Any) -> RunConfig:
+    """Build the dataclasses from a composed OmegaConf node (its `hydra` section, if any, is ignored)."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"`{error.full_key}` cannot be resolved: {_first_line(error)}") from None
+    assert isinstance(values, dict)
+    values.pop("hydra", None)
+    values.pop("sweeps", None)
+    return build(RunConfig, values, "")
+
+
+@contextmanager
+def friendly_hydra_errors() -> Iterator[None]:
+    """Turns Hydra's and OmegaConf's complaints about overrides into one `UserError` sentence."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_explain(error)) from None
+
+
+def _explain(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    missing = re.search(r"Could not find '([\w-]+)/([^']+)'", text)
+    if missing:
+        group, name = missing.groups()
+        return f"`{group}` was {name!r}; {suggest(name, choices(group))}"
+    unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '\w+')", text) or re.search(
+        r"Could not override '([^']+)'", text
+    )
+    if unknown:
+        full = re.search(r"Could not override '([^']+)'", text)
+        key = (full or unknown).group(1)
+        fields = [f.name for f in dataclasses.fields(RunConfig)]
+        return f"`{key}` is not a setting; {suggest(key, fields)}"
+    return text
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0]

@@ -1,0 +1,236 @@
+"""The configuration of a run as frozen dataclasses. Every default lives in `conf/`; nothing here fills one in."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..energy import MeteringSettings
+from ..errors import UserError
+from ..grid import GridSettings
+from ..paths import choices
+from ..workload import LINEAR, Batching, Lengths, ModelShape, Tuning, Workload
+from .build import plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A model: its shape for arithmetic, and where its weights come from."""
+
+    name: str
+    id: str | None
+    gguf_file: str | None
+    revision: str | None
+    weights: Literal["pretrained", "random"]
+    shape: ModelShape | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """A training set. `tokens_per_sample` (mean) and `tokens_cv` describe its lengths where it is not read."""
+
+    name: str
+    kind: Literal["synthetic", "file", "hub"]
+    path: str | None
+    split: str
+    layout: Literal["auto", "alpaca", "chat", "sharegpt", "skolegpt"]
+    fields: Mapping[str, str]
+    tokens_per_sample: float | None
+    tokens_cv: float
+    bytes_per_sample: float | None
+    repeat: bool
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    name: Literal["lora", "qlora", "full"]
+    learning_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    r: int
+    alpha: float
+    dropout: float
+    target_modules: str | tuple[str, ...]
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the adapted matrices; `all-linear` means every one inside the layers."""
+        if self.target_modules == "all-linear":
+            return LINEAR
+        if isinstance(self.target_modules, str):
+            return (self.target_modules,)
+        return self.target_modules
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardwareConfig:
+    """A device for estimates; dense peaks. `auto` leaves everything else null: the device is recognised."""
+
+    name: str
+    kind: Literal["auto", "cuda", "rocm", "mps", "cpu"]
+    count: int
+    peak_tflops: Mapping[str, float | None]
+    bandwidth_gb_s: float | None
+    memory_gb: float | None
+    board_power_w: float | None
+    idle_power_w: float | None
+    sources: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run, wholly specified. The groups of fields below follow `conf/config.yaml`, which documents each."""
+
+    samples: int
+    epochs: int
+    max_steps: int | None
+    batch_size: int
+    gradient_accumulation: int
+    max_seq_len: int
+    padding: Literal["longest", "max_length"]
+    group_by_length: bool
+    packing: bool
+    loss_on: Literal["answers", "all"]
+    chat_template: bool
+    precision: Literal["auto", "bf16", "fp16", "fp32"]
+    gradient_checkpointing: bool
+    optimizer: Literal["adamw", "adamw_8bit"]
+    learning_rate: float | None
+    lr_scheduler: Literal["constant", "linear", "cosine"]
+    weight_decay: float
+    max_grad_norm: float
+    eval_samples: int
+    warmup_steps: int
+    device: str
+    seed: int
+    replicate: int
+
+    model: ModelConfig
+    method: MethodConfig
+    lora: LoraConfig
+    data: DataConfig
+    hardware: HardwareConfig
+    metering: MeteringSettings
+    grid: GridSettings
+
+    study: str
+    runs_dir: str
+    on_existing: Literal["skip", "rerun"]
+    replicates: int
+    order: int | None
+    order_seed: int
+    reuse: bool
+    cooldown_s: float
+    max_kwh: float | None
+    max_hours: float | None
+    session: str | None
+
+    def __post_init__(self) -> None:
+        for field in ("samples", "epochs", "batch_size", "gradient_accumulation", "replicates"):
+            _at_least(self, field, 1)
+        for field in ("eval_samples", "warmup_steps", "replicate", "cooldown_s", "weight_decay", "seed"):
+            _at_least(self, field, 0)
+        _at_least(self, "max_seq_len", 8)
+        if self.max_steps is not None:
+            _at_least(self, "max_steps", 0)
+        for field in ("max_kwh", "max_hours", "learning_rate"):
+            value = getattr(self, field)
+            if value is not None and not value > 0:
+                raise UserError(f"`{field}` was {value}; give a number above 0, or null")
+        if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", self.study):
+            raise UserError(
+                f"`study` was {self.study!r}; it names a folder: use letters, digits, dots, dashes and underscores"
+            )
+        if self.packing and self.padding == "max_length":
+            raise UserError("`padding` was 'max_length' together with packing=true; choose one of the two")
+
+    @property
+    def tuning(self) -> Tuning:
+        return Tuning(method=self.method.name, rank=self.lora.r, targets=self.lora.targets)
+
+    @property
+    def batching(self) -> Batching:
+        return Batching(
+            batch_size=self.batch_size,
+            max_seq_len=self.max_seq_len,
+            padding=self.padding,
+            group_by_length=self.group_by_length,
+            packing=self.packing,
+        )
+
+    def workload(self, lengths: Lengths) -> Workload:
+        """The run's expected work for samples of these lengths.
+
+        Raises:
+            UserError: the model's shape is unknown, or the adapter does not fit it.
+        """
+        if self.model.shape is None:
+            raise UserError(
+                f"`model.shape` of {self.model.name} is unknown here; give model.shape.* or choose a preset: "
+                + ", ".join(choices("model"))
+            )
+        return Workload(
+            shape=self.model.shape,
+            tuning=self.tuning,
+            samples=self.samples,
+            epochs=self.epochs,
+            lengths=lengths,
+            batching=self.batching,
+            gradient_accumulation=self.gradient_accumulation,
+            max_steps=self.max_steps,
+            checkpointing=self.gradient_checkpointing,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The resolved configuration as plain JSON types, for the record."""
+        return plain(self)
+
+
+# What a run does is decided by these and nothing else: two runs that agree in all of them are the same run.
+_NOT_WORK = frozenset(
+    {
+        "hardware", "metering", "grid", "study", "runs_dir", "on_existing", "replicates", "order", "order_seed",
+        "reuse", "cooldown_s", "max_kwh", "max_hours", "session", "replicate",
+    }
+)  # fmt: skip
+
+
+def run_id(config: RunConfig) -> str:
+    """A readable name that is the same for the same work and replicate, on any machine and in any order."""
+    work = {key: value for key, value in config.to_dict().items() if key not in _NOT_WORK}
+    work["method"] = config.method.name
+    work["learning_rate"] = config.learning_rate or config.method.learning_rate
+    if not config.tuning.adapted:
+        del work["lora"]
+    work["data"] = {
+        key: value
+        for key, value in work["data"].items()
+        if key not in ("tokens_per_sample", "tokens_cv", "bytes_per_sample") or config.data.kind == "synthetic"
+    }
+    if config.data.path and config.data.kind == "file":
+        work["data"]["path"] = _fingerprint(Path(config.data.path))
+    digest = hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()[:10]
+    model = re.sub(r"[^A-Za-z0-9.]+", "-", config.model.name).strip("-")
+    rank = f"-r{config.lora.r}" if config.tuning.adapted else ""
+    parts = f"{model}-{config.method.name}{rank}-s{config.samples}-e{config.epochs}"
+    return f"{parts}-{digest}-{config.replicate}"
+
+
+def _fingerprint(path: Path) -> str:
+    """Content, not place: moving a file changes nothing, editing it makes another run."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"`data.path` was {path}, which cannot be read ({error.strerror}); give a file") from None
+
+
+def _at_least(config: RunConfig, field: str, least: float) -> None:
+    value = getattr(config, field)
+    if value < least:
+        raise UserError(f"`{field}` was {value}; give {least} or more")

@@ -1,0 +1,25 @@
+"""The exact arithmetic of a fine-tuning run: parameters, FLOPs, tokens, steps and memory, from shapes alone.
+
+Standard library only: no model is built and nothing is downloaded.
+"""
+
+from .flops import Flops, training_flops
+from .lengths import Batching, BatchStatistics, Lengths, step_count
+from .run import Workload
+from .shape import ATTENTION, LINEAR, MLP, Matmul, ModelShape, Tuning
+
+__all__ = [
+    "ATTENTION",
+    "LINEAR",
+    "MLP",
+    "BatchStatistics",
+    "Batching",
+    "Flops",
+    "Lengths",
+    "Matmul",
+    "ModelShape",
+    "Tuning",
+    "Workload",
+    "step_count",
+    "training_flops",
+]

@@ -1,0 +1,117 @@
+"""How samples of different lengths become batches: tokens, padding, truncation and steps."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+from ..errors import UserError
+
+_QUANTILES = 512
+_MEGA_BATCHES = 50  # transformers' LengthGroupedSampler sorts within this many batches
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batching:
+    """How rows are laid out: `padding` is `longest` (in the batch), `max_length`; packing removes most of it."""
+
+    batch_size: int
+    max_seq_len: int
+    padding: str = "longest"
+    group_by_length: bool = False
+    packing: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchStatistics:
+    """Expected values for one sample of the training set."""
+
+    tokens: float
+    padding: float
+    truncated: float
+    pairs: float
+    rows: float
+
+    @property
+    def processed(self) -> float:
+        return self.tokens + self.padding
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """A distribution of sample lengths in tokens, each value equally likely."""
+
+    values: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.values or min(self.values) < 1:
+            raise UserError("`data.tokens_per_sample` must describe samples of at least one token each")
+        object.__setattr__(self, "values", tuple(sorted(self.values)))
+
+    @classmethod
+    def lognormal(cls, mean: float, cv: float) -> "Lengths":
+        """Quantiles of a log-normal distribution with this mean (tokens) and coefficient of variation.
+
+        Lengths of instruction data are close to log-normal. The quantiles are rescaled to the exact mean.
+        """
+        if not mean > 0 or not cv >= 0:
+            raise UserError(f"`data.tokens_per_sample` was {mean} (cv {cv}); give a mean above 0 and a cv of 0 or more")
+        sigma = math.sqrt(math.log1p(cv * cv))
+        normal = NormalDist()
+        raw = [math.exp(sigma * normal.inv_cdf((i + 0.5) / _QUANTILES)) for i in range(_QUANTILES)]
+        scale = mean * _QUANTILES / sum(raw)
+        return cls(tuple(max(1, round(scale * value)) for value in raw))
+
+    @property
+    def mean(self) -> float:
+        return sum(self.values) / len(self.values)
+
+    def statistics(self, batching: Batching) -> BatchStatistics:
+        """Expected tokens, padding, truncation and attended pairs a sample."""
+        limit = batching.max_seq_len
+        kept = [min(value, limit) for value in self.values]
+        tokens = sum(kept) / len(kept)
+        truncated = self.mean - tokens
+        if batching.packing:
+            return self._packed(tokens, truncated, limit)
+        if batching.padding == "max_length":
+            length, square = float(limit), float(limit * limit)
+        elif batching.group_by_length:
+            length, square = _grouped_maximum(kept, batching.batch_size)
+        else:
+            length, square = _expected_maximum(kept, batching.batch_size)
+        return BatchStatistics(
+            tokens=tokens, padding=length - tokens, truncated=truncated, pairs=square, rows=1.0
+        )
+
+    def _packed(self, tokens: float, truncated: float, limit: int) -> BatchStatistics:
+        # Best-fit packing leaves little: assume full rows, which is exact as the number of samples grows.
+        rows = tokens / limit
+        return BatchStatistics(
+            tokens=tokens, padding=0.0, truncated=truncated, pairs=rows * limit * limit, rows=rows
+        )
+
+
+def _expected_maximum(ordered: Sequence[int], batch: int) -> tuple[float, float]:
+    """E[max] and E[max²] of `batch` independent draws from equally likely ordered values."""
+    n, length, square = len(ordered), 0.0, 0.0
+    for i, value in enumerate(ordered):
+        weight = ((i + 1) / n) ** batch - (i / n) ** batch
+        length += weight * value
+        square += weight * value * value
+    return length, square
+
+
+def _grouped_maximum(ordered: Sequence[int], batch: int) -> tuple[float, float]:
+    """The same for batches cut from a sorted mega-batch, as transformers' length grouping makes them."""
+    n, size = len(ordered), batch * _MEGA_BATCHES
+    drawn = [ordered[min(n - 1, int((i + 0.5) / size * n))] for i in range(size)]
+    tops = drawn[batch - 1 :: batch]
+    return sum(tops) / len(tops), sum(top * top for top in tops) / len(tops)
+
+
+def step_count(rows: int, *, epochs: int, batch_size: int, gradient_accumulation: int, max_steps: int | None) -> int:
+    """Optimizer steps as `transformers.Trainer` takes them: the last, smaller batch and accumulation included."""
+    micro = math.ceil(rows / batch_size)
+    steps = epochs * max(1, math.ceil(micro / gradient_accumulation))
+    return steps if max_steps is None else min(steps, max_steps)

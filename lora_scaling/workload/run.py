@@ -1,0 +1,93 @@
+"""The whole work of one run, expected before it starts."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from .flops import Flops, training_flops
+from .lengths import Batching, BatchStatistics, Lengths, step_count
+from .shape import ModelShape, Tuning
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What a run will process. Counts are of the training phase; evaluation and warm-up come on top.
+
+    `samples` is the size of the training set, shown `epochs` times. Expected token counts come from `lengths`.
+    """
+
+    shape: ModelShape
+    tuning: Tuning
+    samples: int
+    epochs: int
+    lengths: Lengths
+    batching: Batching
+    gradient_accumulation: int = 1
+    max_steps: int | None = None
+    checkpointing: bool = False
+
+    @cached_property
+    def statistics(self) -> BatchStatistics:
+        # A training set smaller than a batch makes smaller batches.
+        batch = min(self.batching.batch_size, self.samples)
+        return self.lengths.statistics(
+            Batching(
+                batch_size=batch,
+                max_seq_len=self.batching.max_seq_len,
+                padding=self.batching.padding,
+                group_by_length=self.batching.group_by_length,
+                packing=self.batching.packing,
+            )
+        )
+
+    @property
+    def rows(self) -> int:
+        """Rows of the training set: samples, or packed sequences."""
+        return max(1, math.ceil(self.samples * self.statistics.rows))
+
+    @property
+    def steps(self) -> int:
+        return step_count(
+            self.rows,
+            epochs=self.epochs,
+            batch_size=self.batching.batch_size,
+            gradient_accumulation=self.gradient_accumulation,
+            max_steps=self.max_steps,
+        )
+
+    @property
+    def micro_steps(self) -> int:
+        """Forward and backward passes."""
+        micro = self.epochs * math.ceil(self.rows / self.batching.batch_size)
+        return min(micro, self.steps * self.gradient_accumulation)
+
+    @property
+    def samples_seen(self) -> float:
+        """Samples shown, epochs counted; fewer than samples × epochs where `max_steps` ends the run."""
+        shown = self.samples * self.epochs
+        if self.max_steps is None:
+            return shown
+        rows = self.steps * self.batching.batch_size * self.gradient_accumulation
+        return min(shown, rows / self.statistics.rows)
+
+    @property
+    def tokens_seen(self) -> float:
+        return self.samples_seen * self.statistics.tokens
+
+    @property
+    def tokens_padded(self) -> float:
+        return self.samples_seen * self.statistics.padding
+
+    @property
+    def trainable_params(self) -> int:
+        return self.tuning.trainable_params(self.shape)
+
+    @cached_property
+    def flops(self) -> Flops:
+        return training_flops(
+            self.shape,
+            self.tuning,
+            tokens=round(self.samples_seen * self.statistics.processed),
+            pairs=round(self.samples_seen * self.statistics.pairs),
+            checkpointing=self.checkpointing,
+        )

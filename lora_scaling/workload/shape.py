@@ -1,0 +1,178 @@
+"""Shapes of decoder-only transformers and what a fine-tuning method trains of them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..errors import UserError
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
+LINEAR = ATTENTION + MLP
+METHODS = ("lora", "qlora", "full")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matmul:
+    """One weight matrix of a layer, (inputs, outputs); `active` copies work on each token, `copies` are held."""
+
+    name: str
+    inputs: int
+    outputs: int
+    bias: bool = False
+    copies: int = 1
+    active: int = 1
+
+    @property
+    def weights(self) -> int:
+        return self.inputs * self.outputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """A Llama-like decoder: RMSNorm, rotary positions, grouped-query attention, gated MLP, optional experts.
+
+    Covers Llama, Mistral, Mixtral and Qwen2 (`attention_bias` is Qwen2's bias on q, k and v only).
+    All widths are counts of elements.
+    """
+
+    architecture: str
+    layers: int
+    hidden_size: int
+    intermediate_size: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab_size: int
+    tied_embeddings: bool
+    attention_bias: bool = False
+    max_positions: int = 4096
+    experts: int = 1
+    experts_per_token: int = 1
+
+    def __post_init__(self) -> None:
+        for field in ("layers", "hidden_size", "intermediate_size", "heads", "kv_heads", "head_dim", "vocab_size"):
+            if getattr(self, field) < 1:
+                raise UserError(f"`model.shape.{field}` was {getattr(self, field)}; give a positive whole number")
+        if self.heads % self.kv_heads:
+            raise UserError(
+                f"`model.shape.kv_heads` was {self.kv_heads}; it must divide `model.shape.heads` ({self.heads})"
+            )
+        if not 1 <= self.experts_per_token <= self.experts:
+            raise UserError(
+                f"`model.shape.experts_per_token` was {self.experts_per_token}; "
+                f"give 1 to `model.shape.experts` ({self.experts})"
+            )
+
+    @property
+    def query_size(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        return self.kv_heads * self.head_dim
+
+    def matmuls(self) -> tuple[Matmul, ...]:
+        """The weight matrices of one layer, in the order a token meets them (the router before the experts)."""
+        h, i, bias = self.hidden_size, self.intermediate_size, self.attention_bias
+        expert = {"copies": self.experts, "active": self.experts_per_token}
+        router = (Matmul(name="router", inputs=h, outputs=self.experts),) if self.experts > 1 else ()
+        return (
+            Matmul(name="q_proj", inputs=h, outputs=self.query_size, bias=bias),
+            Matmul(name="k_proj", inputs=h, outputs=self.kv_size, bias=bias),
+            Matmul(name="v_proj", inputs=h, outputs=self.kv_size, bias=bias),
+            Matmul(name="o_proj", inputs=self.query_size, outputs=h),
+            *router,
+            Matmul(name="gate_proj", inputs=h, outputs=i, **expert),
+            Matmul(name="up_proj", inputs=h, outputs=i, **expert),
+            Matmul(name="down_proj", inputs=i, outputs=h, **expert),
+        )
+
+    @property
+    def head(self) -> Matmul:
+        return Matmul(name="lm_head", inputs=self.hidden_size, outputs=self.vocab_size)
+
+    @property
+    def embedding_params(self) -> int:
+        """Look-up table and head, counted once where they are tied."""
+        return self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
+
+    @property
+    def layer_params(self) -> int:
+        """One layer: matrices, biases and its two norms."""
+        matrices = sum(m.copies * m.weights + (m.outputs if m.bias else 0) for m in self.matmuls())
+        return matrices + 2 * self.hidden_size
+
+    @property
+    def linear_params(self) -> int:
+        """Weights of all matrices inside the layers: what 4-bit quantisation stores in 4 bits."""
+        return self.layers * sum(m.copies * m.weights for m in self.matmuls() if m.name != "router")
+
+    @property
+    def params(self) -> int:
+        """All parameters, as `transformers` counts them."""
+        return self.embedding_params + self.layers * self.layer_params + self.hidden_size
+
+    @property
+    def active_matmul_params(self) -> int:
+        """Weights that take part in a matrix product for each token, head included, look-up excluded."""
+        return self.layers * sum(m.active * m.weights for m in self.matmuls()) + self.head.weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """What is trained: everything (`full`), or rank-`rank` adapters on `targets` (`lora`, `qlora`)."""
+
+    method: str
+    rank: int = 8
+    targets: tuple[str, ...] = LINEAR
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UserError(f"`method` was {self.method!r}; choose one of {', '.join(METHODS)}")
+        if self.adapted and self.rank < 1:
+            raise UserError(f"`lora.r` was {self.rank}; give a rank of 1 or more")
+        unknown = sorted(set(self.targets) - set(LINEAR))
+        if self.adapted and (unknown or not self.targets):
+            raise UserError(
+                f"`lora.target_modules` was {list(self.targets)}; choose from {', '.join(LINEAR)}, or all-linear"
+            )
+
+    @property
+    def adapted(self) -> bool:
+        return self.method != "full"
+
+    def adapters(self, shape: ModelShape) -> Iterator[Matmul]:
+        """The matrices of one layer that carry an adapter.
+
+        Experts are held in fused tensors, which PEFT's linear adapters do not reach: with experts, only
+        attention is adapted.
+
+        Raises:
+            UserError: the rank exceeds a matrix, or no target is left.
+        """
+        if not self.adapted:
+            return
+        reachable = ATTENTION if shape.experts > 1 else LINEAR
+        chosen = [m for m in shape.matmuls() if m.name in self.targets and m.name in reachable]
+        if not chosen:
+            raise UserError(
+                f"`lora.target_modules` was {list(self.targets)}; a model with experts is adapted in {', '.join(ATTENTION)}"
+            )
+        for matmul in chosen:
+            smallest = min(matmul.inputs, matmul.outputs)
+            if self.rank > smallest:
+                raise UserError(
+                    f"`lora.r` was {self.rank}; {matmul.name} of this model is {matmul.inputs} × {matmul.outputs}, "
+                    f"so at most {smallest} makes sense"
+                )
+            yield matmul
+
+    def trainable_params(self, shape: ModelShape) -> int:
+        """Σ r·(d_in + d_out) over adapted matrices (Hu et al. 2021), or all parameters for `full`."""
+        if not self.adapted:
+            return shape.params
+        return shape.layers * sum(self.rank * (m.inputs + m.outputs) for m in self.adapters(shape))
+
+    def adapted_modules(self, shape: ModelShape) -> int:
+        """How many matrices carry an adapter, over all layers."""
+        return shape.layers * sum(1 for _ in self.adapters(shape))
