@@ -1,0 +1,51 @@
+"""A series of the user's own: CSV `start,end,g_per_kwh`, times in UTC."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from lora_scaling.grid.series import Definition, GridError, Series, Slot, ordered
+from lora_scaling.grid.timeline import parse_utc
+
+DEFINITION = Definition(
+    gas=None,
+    signal="average",
+    accounting=None,
+    scope=None,
+    includes_losses=None,
+    sentence="g/kWh of the user's own file (grid.file); its definition is not known",
+)
+
+
+def read_series(path: str | Path, zone: str | None) -> Series:
+    """The file as a series (its name, not its folder, is recorded). GridError where it cannot be used.
+
+    A row with an empty `g_per_kwh` is a gap.
+    """
+    name = Path(path).name
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
+            rows = csv.DictReader(stream)
+            absent = {"start", "end", "g_per_kwh"} - set(rows.fieldnames or ())
+            if absent:
+                raise ValueError(f"the columns {', '.join(sorted(absent))} are absent")
+            slots = [
+                Slot(parse_utc(row["start"]), parse_utc(row["end"]), float(row["g_per_kwh"]))
+                for row in rows
+                if (row["g_per_kwh"] or "").strip()
+            ]
+    except OSError as error:
+        raise GridError(f"grid.file {name} cannot be read ({error.strerror})") from error
+    except (ValueError, TypeError, AttributeError, csv.Error) as error:
+        raise GridError(f"grid.file {name} is not a series ({error})") from error
+    return Series(
+        slots=ordered(slots),
+        provider="file",
+        zone=zone or name,
+        definition=DEFINITION,
+        retrieved_at=None,
+        url=None,
+        licence=None,
+        attribution=f"file {name}",
+    )

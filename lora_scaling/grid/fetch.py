@@ -1,0 +1,130 @@
+"""A zone's series for some hours: from the cache, from the provider, or a GridError with the reason."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from lora_scaling.grid import cache, csvfile, electricitymaps, energidataservice, energycharts, uk
+from lora_scaling.grid.http import Client
+from lora_scaling.grid.series import GridError, Series, Slot, floor_time, ordered
+from lora_scaling.grid.settings import TOKEN_VARIABLE, GridSettings, token
+from lora_scaling.grid.source import Fetch, Source, chunks
+from lora_scaling.grid.zones import provider_code
+
+SOURCES: dict[str, Source] = {
+    source.name: source
+    for source in (energidataservice.SOURCE, uk.SOURCE, energycharts.SOURCE, electricitymaps.SOURCE)
+}
+HORIZON = timedelta(hours=48)
+
+
+def history(settings: GridSettings, start: datetime, end: datetime, now: datetime) -> Series:
+    """Slots that cover `[start, end)` as far as the provider has them. GridError where it cannot be had.
+
+    Whole UTC days are asked for and cached, so that the runs of a day share one request.
+    """
+    provider = settings.resolved_provider
+    if provider == "file":
+        return csvfile.read_series(settings.file or "", settings.zone)
+    source, client, code = _connection(settings, provider)
+    days = cache.DayCache(
+        folder=settings.cache_path,
+        provider=provider,
+        base_url=client.base_url,
+        zone=code,
+        final_after=source.final_after,
+    )
+    first, last = floor_time(start, cache.DAY), floor_time(end - timedelta(microseconds=1), cache.DAY)
+    wanted = [first + i * cache.DAY for i in range((last - first) // cache.DAY + 1)]
+    held = {day: found for day in wanted if (found := days.get(day, now)) is not None}
+    for a, b in _missing_ranges([day for day in wanted if day not in held]):
+        for piece_start, piece_end in chunks(a, b, source.max_range):
+            slots, url = _call(source.history, source, client, code, piece_start, piece_end)
+            for day_start, day_end in chunks(piece_start, piece_end, cache.DAY):
+                mine = ordered(slot for slot in slots if day_start <= slot.start < day_end)
+                day = cache.Day(start=day_start, slots=mine, retrieved_at=now, url=url)
+                days.put(day)
+                held[day_start] = day
+    return _series(
+        source,
+        settings,
+        ordered(slot for day in wanted for slot in held[day].slots),
+        min(day.retrieved_at for day in held.values()),
+        held[wanted[0]].url,
+    )
+
+
+def forecast(settings: GridSettings, now: datetime) -> Series | None:
+    """What the provider expects from now on; None where it makes no forecasts. GridError on failure."""
+    provider = settings.resolved_provider
+    source = SOURCES.get(provider)
+    if source is None or source.forecast is None:
+        return None
+    _, client, code = _connection(settings, provider)
+    start = floor_time(now, timedelta(minutes=30))
+    slots, url = _call(source.forecast, source, client, code, start, start + HORIZON)
+    ahead = ordered(slot for slot in slots if slot.end > now)
+    return _series(source, settings, ahead, now, url)
+
+
+def final_after(provider: str) -> timedelta:
+    """How long a provider's values may still change; nothing for a file or a static value."""
+    source = SOURCES.get(provider)
+    return source.final_after if source else timedelta(0)
+
+
+def _connection(settings: GridSettings, provider: str) -> tuple[Source, Client, str]:
+    source = SOURCES[provider]
+    secret = token() if source.needs_token else None
+    if source.needs_token and secret is None:
+        raise GridError(f"the environment variable {TOKEN_VARIABLE} is not set")
+    place = settings.place
+    if place is None:
+        raise GridError("no zone is set")
+    client = Client(
+        base_url=settings.base_url or source.base_url,
+        timeout_s=settings.timeout_s,
+        max_wait_s=settings.max_wait_s,
+        secret=secret,
+    )
+    return source, client, provider_code(provider, place)
+
+
+def _call(
+    fetch: Fetch, source: Source, client: Client, code: str, start: datetime, end: datetime
+) -> tuple[list[Slot], str]:
+    """A provider's answer; whatever its parser stumbles over is a reason, never a crash."""
+    try:
+        return fetch(client, code, start, end)
+    except GridError as error:  # an answer quoted in a reason may hold anything, the token too
+        raise GridError(client.mask(str(error))) from None
+    except Exception as error:  # a shape of answer nobody foresaw
+        reason = client.mask(f"{type(error).__name__}: {error}")
+        raise GridError(f"{source.name} answered something unexpected ({reason})") from None
+
+
+def _series(
+    source: Source, settings: GridSettings, slots: tuple[Slot, ...], retrieved_at: datetime, url: str
+) -> Series:
+    place = settings.place
+    return Series(
+        slots=slots,
+        provider=source.name,
+        zone=place.zone if place else "",
+        definition=source.definition,
+        retrieved_at=retrieved_at,
+        url=url,
+        licence=source.licence,
+        attribution=source.attribution,
+    )
+
+
+def _missing_ranges(days: list[datetime]) -> list[tuple[datetime, datetime]]:
+    """Days (increasing) as ranges of consecutive ones."""
+    ranges: list[tuple[datetime, datetime]] = []
+    for day in days:
+        if ranges and ranges[-1][1] == day:
+            ranges[-1] = (ranges[-1][0], day + cache.DAY)
+        else:
+            ranges.append((day, day + cache.DAY))
+    return ranges

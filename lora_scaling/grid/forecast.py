@@ -1,0 +1,125 @@
+"""When in the next hours the same run would emit least, and how much less."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from lora_scaling.grid import fetch
+from lora_scaling.grid.integrate import fill_gaps, integrate
+from lora_scaling.grid.series import GridError, Slot
+from lora_scaling.grid.settings import GridSettings
+from lora_scaling.grid.timeline import EnergyBin
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForecastAdvice:
+    """The best start of a run of `duration_s`, against starting now; None where unknown, `reason` says why.
+
+    saving: 1 − best_g/now_g, between 0 and 1.
+    """
+
+    provider: str
+    zone: str | None
+    definition: str
+    duration_s: float
+    energy_kwh: float
+    now: datetime
+    forecast_until: datetime | None = None
+    best_start: datetime | None = None
+    now_g: float | None = None
+    best_g: float | None = None
+    saving: float | None = None
+    reason: str | None = None
+
+    @property
+    def sentence(self) -> str:
+        """The advice, or why there is none, for a person."""
+        if self.best_start is None or self.now_g is None or self.best_g is None or self.saving is None:
+            return f"No advice on when to run: {self.reason}."
+        until = (
+            f"(forecast of {self.provider} for {self.zone} until {self.forecast_until:%Y-%m-%d %H:%M} UTC)"
+        )
+        if self.best_start == self.now:
+            return f"Starting now is best, about {self.now_g:.3g} g {until}."
+        return (
+            f"Started at {self.best_start:%Y-%m-%d %H:%M} UTC the same run would emit about "
+            f"{self.best_g:.3g} g instead of {self.now_g:.3g} g now, {self.saving:.0%} less {until}."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, with the sentence."""
+        values = dataclasses.asdict(self) | {"sentence": self.sentence}
+        return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in values.items()}
+
+
+def forecast_window(
+    duration_s: float, energy_kwh: float, settings: GridSettings, now: datetime | None = None
+) -> ForecastAdvice | None:
+    """Advice for a run of constant power; the PUE is applied as to the run itself.
+
+    None where no zone is set or the provider makes no forecasts. Asks the network once; a grid failure
+    gives advice without a time, with the reason. Raises ValueError for a duration that is not positive.
+    """
+    if not duration_s > 0:
+        raise ValueError(f"duration_s must be positive, got {duration_s}")
+    now = now or datetime.now(UTC)
+    provider = settings.resolved_provider
+    source = fetch.SOURCES.get(provider)
+    if source is None or source.forecast is None:
+        return None
+    advice = ForecastAdvice(
+        provider=provider,
+        zone=settings.place.zone if settings.place else None,
+        definition=f"{source.definition.sentence}; forecast",
+        duration_s=duration_s,
+        energy_kwh=energy_kwh,
+        now=now,
+    )
+    try:
+        series = fetch.forecast(settings, now)
+    except GridError as error:
+        return dataclasses.replace(advice, reason=str(error))
+    slots = _contiguous(series.slots if series else (), now)
+    if not slots or slots[-1].end < now + timedelta(seconds=duration_s):
+        hours = (slots[-1].end - now).total_seconds() / 3600 if slots else 0.0
+        reason = f"the forecast covers the next {hours:.1f} h and the run takes {duration_s / 3600:.1f} h"
+        return dataclasses.replace(advice, reason=reason)
+    return _best(advice, slots, energy_kwh * settings.pue)
+
+
+def _best(advice: ForecastAdvice, slots: tuple[Slot, ...], energy_kwh: float) -> ForecastAdvice:
+    """The mean over a sliding window is piecewise linear: its least value has an edge on a slot's edge."""
+    length = timedelta(seconds=advice.duration_s)
+    latest = slots[-1].end - length
+    edges = {slot.start for slot in slots} | {slot.end - length for slot in slots}
+    starts = [advice.now, *sorted(t for t in edges if advice.now < t <= latest)]
+
+    def grams(start: datetime) -> float:
+        return integrate([EnergyBin(start, start + length, energy_kwh * 3.6e6)], slots).grams
+
+    now_g = grams(advice.now)
+    # Of equally good starts, the earliest: `min` keeps the first; a difference below rounding is none.
+    best_start, best_g = min(((t, round(grams(t), 9)) for t in starts), key=lambda pair: pair[1])
+    return dataclasses.replace(
+        advice,
+        forecast_until=slots[-1].end,
+        best_start=best_start,
+        now_g=now_g,
+        best_g=best_g,
+        saving=max(0.0, 1 - best_g / now_g) if now_g > 0 else 0.0,
+    )
+
+
+def _contiguous(slots: tuple[Slot, ...], now: datetime) -> tuple[Slot, ...]:
+    """The slots from now on up to the first hole that is too long to fill; empty where now is not covered."""
+    if not slots:
+        return ()
+    run: list[Slot] = []
+    for slot in fill_gaps(slots, now, slots[-1].end):
+        if slot.start > (run[-1].end if run else now):
+            break
+        run.append(slot)
+    return tuple(run)

@@ -1,0 +1,136 @@
+"""One bounded, masked GET of a JSON document. The only module that uses `requests`, and only when called."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from lora_scaling.grid.series import GridError
+
+ATTEMPTS = 4
+MAX_BODY_BYTES = 20_000_000
+RETRIED = (429, 500, 502, 503, 504)
+EXCERPT = 120  # characters of an error's body that a reason quotes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Client:
+    """GETs below `base_url`; waits at most `max_wait_s` in all between tries of one request."""
+
+    base_url: str
+    timeout_s: float
+    max_wait_s: float
+    secret: str | None = field(default=None, repr=False)
+    sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
+
+    def get_json(
+        self, path: str, params: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[Any, str]:
+        """(the document, its address without secrets).
+
+        429, 5xx and time-outs are tried again, up to four tries. Everything else, and a wait the server
+        asks for beyond `max_wait_s`, is a GridError whose text holds no secret.
+        """
+        waited_s = 0.0
+        for attempt in range(1, ATTEMPTS + 1):
+            document, url, failure, wait_s = self._attempt(path, params, headers, attempt)
+            if failure is None:
+                return document, url
+            if wait_s is None or attempt == ATTEMPTS:
+                tries = f" after {attempt} tries" if attempt > 1 else ""
+                raise GridError(f"{failure}{tries}")
+            if waited_s + wait_s > self.max_wait_s:
+                raise GridError(
+                    f"{failure}; the next try is {wait_s:g} s away and grid.max_wait_s is {self.max_wait_s:g}"
+                )
+            self.sleep(wait_s)
+            waited_s += wait_s
+        raise AssertionError("unreachable")
+
+    def _attempt(
+        self, path: str, params: Mapping[str, str] | None, headers: Mapping[str, str] | None, attempt: int
+    ) -> tuple[Any, str, str | None, float | None]:
+        """(document, address, failure or None, seconds until another try or None for no other)."""
+        import requests  # lazily: nobody without a zone needs it
+
+        backoff_s = 0.5 * 2.0**attempt
+        host = urlsplit(self.base_url).hostname
+        address = self.base_url.rstrip("/") + path
+        try:
+            # Redirects are not followed: a custom header with the token would go along to another host.
+            response = requests.get(
+                address, params=params, headers=headers, timeout=self.timeout_s, allow_redirects=False
+            )
+        except requests.Timeout:
+            return None, "", f"{host} did not answer within {self.timeout_s:g} s", backoff_s
+        except (requests.RequestException, OSError, ValueError) as error:
+            return None, "", self.mask(f"{host} cannot be reached ({type(error).__name__}: {error})"), None
+        url = self.mask(without_login(response.url or address))
+        if response.status_code != 200:
+            excerpt = self.mask(_excerpt(response.text))
+            failure = f"{host} answered HTTP {response.status_code}" + (f" ({excerpt})" if excerpt else "")
+            if response.status_code not in RETRIED:
+                return None, url, failure, None
+            asked_s = retry_after_s(response.headers.get("Retry-After"), response.text)
+            return None, url, failure, backoff_s if asked_s is None else asked_s
+        if len(response.content) > MAX_BODY_BYTES:
+            return (
+                None,
+                url,
+                f"{host} answered {len(response.content)} bytes, more than a series can be",
+                None,
+            )
+        try:
+            return response.json(), url, None, None
+        except (ValueError, RecursionError):
+            kind = response.headers.get("Content-Type", "no content type").split(";")[0]
+            return (
+                None,
+                url,
+                self.mask(f"{host} answered {kind} that is not JSON ({_excerpt(response.text)})"),
+                None,
+            )
+
+    def mask(self, text: str) -> str:
+        """`text` without the secret and without the values of parameters that look like one."""
+        for form in {self.secret, quote(self.secret, safe="")} if self.secret else ():
+            text = text.replace(form or "", "***")
+        text = re.sub(r"//[^/@\s]+@", "//***@", text)
+        return re.sub(
+            r"(?i)((?:token|api[-_]?key|secret|password)[\"']?\s*[=:]\s*[\"']?)[^\s&\"',)]+", r"\1***", text
+        )
+
+
+def without_login(url: str) -> str:
+    """A URL without `user:password@`."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def retry_after_s(header: str | None, body: str, now: datetime | None = None) -> float | None:
+    """Seconds a server asks one to wait: `Retry-After` as seconds or a date, else "again in 197 seconds"."""
+    if header is not None:
+        text = header.strip()
+        if re.fullmatch(r"\d+(\.\d+)?", text):
+            return float(text)
+        try:
+            moment = parsedate_to_datetime(text)
+        except ValueError:
+            pass
+        else:
+            moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+            return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
+    found = re.search(r"again in (\d{1,6}) second", body[:1000])
+    return float(found[1]) if found else None
+
+
+def _excerpt(body: str) -> str:
+    """The visible beginning of an answer, on one line."""
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", body[:2000])).strip()
+    return text if len(text) <= EXCERPT else text[:EXCERPT] + "…"

@@ -1,0 +1,79 @@
+"""grams = Σ E_i · I_i: energy bins against intensity slots, and what to do where slots are missing."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from lora_scaling.grid.series import KINDS, Slot
+from lora_scaling.grid.timeline import EnergyBin
+
+JOULES_PER_KWH = 3.6e6
+# A hole between two values is filled with their mean up to the first limit; the hole before the first or
+# after the last value takes that value up to the second. Longer holes are not guessed.
+GAP_LIMIT = timedelta(hours=1)
+EDGE_LIMIT = timedelta(minutes=15)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Integral:
+    """Joules by the kind of slot they met, grams of those joules, joules that met no slot."""
+
+    joules: dict[str, float]
+    grams: float
+    missing_joules: float
+
+    @property
+    def covered_joules(self) -> float:
+        """Joules that met a slot."""
+        return math.fsum(self.joules.values())
+
+
+def fill_gaps(slots: Sequence[Slot], start: datetime, end: datetime) -> tuple[Slot, ...]:
+    """The slots, with `estimated` ones in the short holes of `[start, end)`."""
+    if not slots:
+        return ()
+    filled: list[Slot] = []
+    first, last = slots[0], slots[-1]
+    if timedelta(0) < first.start - start <= EDGE_LIMIT:
+        filled.append(Slot(start, first.start, first.g_per_kwh, "estimated"))
+    for slot, after in zip(slots, [*slots[1:], None], strict=True):
+        filled.append(slot)
+        if after is not None and timedelta(0) < after.start - slot.end <= GAP_LIMIT:
+            mean = (slot.g_per_kwh + after.g_per_kwh) / 2
+            filled.append(Slot(slot.end, after.start, mean, "estimated"))
+    if timedelta(0) < end - last.end <= EDGE_LIMIT:
+        filled.append(Slot(last.end, end, last.g_per_kwh, "estimated"))
+    return tuple(filled)
+
+
+def integrate(bins: Sequence[EnergyBin], slots: Sequence[Slot]) -> Integral:
+    """Σ E_i · I_i; a bin across the edge of slots is split in proportion to time.
+
+    bins: joules, drawn evenly within each; slots: increasing, without overlap, g/kWh.
+    """
+    starts = [slot.start for slot in slots]
+    joules: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    grams: list[float] = []
+    missing: list[float] = []
+    for bin_ in bins:
+        length, left = bin_.end - bin_.start, bin_.end - bin_.start
+        for slot in slots[max(0, bisect.bisect_right(starts, bin_.start) - 1) :]:
+            if slot.start >= bin_.end:
+                break
+            overlap = min(bin_.end, slot.end) - max(bin_.start, slot.start)
+            if overlap > timedelta(0):
+                part = bin_.joules * (overlap / length)
+                joules[slot.kind].append(part)
+                grams.append(part / JOULES_PER_KWH * slot.g_per_kwh)
+                left -= overlap
+        if left > timedelta(0):
+            missing.append(bin_.joules * (left / length))
+    return Integral(
+        joules={kind: math.fsum(parts) for kind, parts in joules.items()},
+        grams=math.fsum(grams),
+        missing_joules=math.fsum(missing),
+    )

@@ -1,0 +1,123 @@
+"""How grams are to be found: one frozen, validated dataclass, the `grid` part of a configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lora_scaling.errors import UserError
+from lora_scaling.grid.zones import PROVIDERS, Place, choose_provider, find_place, provider_code
+
+TOKEN_VARIABLE = "ELECTRICITYMAPS_TOKEN"
+FALLBACKS = ("static", "none")
+
+
+def token() -> str | None:
+    """Electricity Maps' token from the environment; it is never stored nor printed."""
+    return os.environ.get(TOKEN_VARIABLE, "").strip() or None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridSettings:
+    """Where the carbon intensity comes from and what to do without it. Raises UserError for a bad value.
+
+    provider: `auto` chooses by zone; zone: DK1, GB, DE …, None for a world value and no network at all;
+    fallback: `static` (a labelled yearly value) or `none` (no grams); pue: facility energy / metered energy;
+    timeout_s: one request; max_wait_s: all waiting between retries; base_url: replaces the provider's host;
+    file: CSV `start,end,g_per_kwh` for provider `file`; intensity_g_per_kwh: a static number of the user's,
+    used for everything with `auto` or `static`, and as the fallback with the other providers;
+    cache_dir: None for the user's cache folder; forecast: say when the run would have emitted least.
+    """
+
+    provider: str = "auto"
+    zone: str | None = None
+    fallback: str = "static"
+    pue: float = 1.0
+    timeout_s: float = 20.0
+    max_wait_s: float = 60.0
+    base_url: str | None = None
+    file: str | None = None
+    intensity_g_per_kwh: float | None = None
+    cache_dir: str | None = None
+    forecast: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("provider", self.provider, PROVIDERS)
+        _one_of("fallback", self.fallback, FALLBACKS)
+        _number("pue", self.pue, minimum=1.0, what="a number of 1 or more (facility energy / metered energy)")
+        _number("timeout_s", self.timeout_s, minimum=1e-3, what="a number of seconds above 0")
+        _number("max_wait_s", self.max_wait_s, minimum=0.0, what="a number of seconds, 0 or more")
+        if self.intensity_g_per_kwh is not None:
+            _number("intensity_g_per_kwh", self.intensity_g_per_kwh, minimum=0.0, what="g/kWh, 0 or more")
+        if self.provider == "file" and not self.file:
+            raise UserError("`grid.file` was not given; provider file needs a CSV with start,end,g_per_kwh.")
+        if self.provider in ("energidataservice", "energycharts", "electricitymaps") and self.zone is None:
+            raise UserError(
+                f"`grid.zone` was not given; provider {self.provider} needs a zone, e.g. grid.zone="
+                f"{'DK1' if self.provider == 'energidataservice' else 'DE'}."
+            )
+        if self.place is not None:
+            provider_code(self.resolved_provider, self.place)
+
+    @property
+    def place(self) -> Place | None:
+        """The zone as a place; None where no zone is set, or where a file may call its zone anything."""
+        if self.zone is None:
+            return find_place("GB") if self.provider == "uk" else None
+        try:
+            return find_place(self.zone)
+        except UserError:
+            if self.provider == "file":
+                return None
+            raise
+
+    @property
+    def resolved_provider(self) -> str:
+        """The provider that is meant: `auto` resolved by number given, then by zone."""
+        if self.provider != "auto":
+            return self.provider
+        if self.intensity_g_per_kwh is not None:
+            return "static"
+        return choose_provider(self.place, has_token=token() is not None)
+
+    @property
+    def cache_path(self) -> Path:
+        """The folder of cached series."""
+        if self.cache_dir is not None:
+            return Path(self.cache_dir).expanduser()
+        root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        return Path(root).expanduser() / "lora-scaling" / "grid"
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> GridSettings:
+        """Settings from a configuration's `grid` part; what is absent is the default.
+
+        Raises UserError, naming near matches, for a field that does not exist.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, n=2) or names
+                raise UserError(f"`grid.{name}` is not a field; did you mean {', '.join(near)}?")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as a configuration holds them."""
+        return dataclasses.asdict(self)
+
+
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UserError(f"`grid.{name}` was {value!r}; allowed: {', '.join(allowed)}; set one of them.")
+
+
+def _number(name: str, value: object, *, minimum: float, what: str) -> None:
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or value < minimum:  # pyright: ignore[reportOperatorIssue]  (a number by now)
+        raise UserError(f"`grid.{name}` was {value!r}; allowed is {what}; correct it.")

@@ -1,0 +1,123 @@
+"""Yearly carbon intensities: a country's from the installed CodeCarbon's data, else the world's.
+
+CodeCarbon is found, not imported (its import takes seconds); only its JSON file is read.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lora_scaling.grid.series import Definition
+from lora_scaling.grid.zones import countries, find_place
+
+WORLD_G_PER_KWH = 475.0
+WORLD_SOURCE = "IEA, Global Energy & CO2 Status Report 2019 (world average of 2018)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticIntensity:
+    """A yearly mean in g/kWh: year of the data (None: not known), its source, and what its grams are.
+
+    place: "Denmark" or "world"; notice: why it is not the country asked for, else None.
+    """
+
+    g_per_kwh: float
+    year: int | None
+    source: str
+    definition: str
+    place: str
+    meaning: Definition
+    notice: str | None = None
+
+
+def static_intensity(zone_or_iso: str | None = None) -> StaticIntensity:
+    """The yearly value of a zone's country (DK1, DK, DNK …), or the world's for None.
+
+    A country without a usable value gets the world's, labelled, with a notice. UserError for an unknown zone.
+    """
+    place = find_place(zone_or_iso) if zone_or_iso is not None else None
+    if place is None or place.alpha2 is None or place.alpha3 is None:
+        return _world(None)
+    name = countries()[place.alpha2][1]
+    table, origin = _codecarbon_table()
+    entry = table.get(place.alpha3)
+    # 0.0 stands for a country without data in that file, and no grid's life-cycle value is 0.
+    if entry is None or not entry["carbon_intensity"] > 0:
+        return _world(f"no yearly value for {name} ({origin}), so the world's is used")
+    sentence = (
+        f"CO2e, average, production-based, life-cycle: yearly mean of {name}'s generation in {entry['year']}"
+    )
+    return StaticIntensity(
+        g_per_kwh=float(entry["carbon_intensity"]),
+        year=int(entry["year"]),
+        source=f"Our World in Data / Ember, through {origin}",
+        definition=sentence,
+        place=name,
+        meaning=Definition(
+            gas="CO2e",
+            signal="average",
+            accounting="production",
+            scope="lifecycle",
+            includes_losses=False,
+            sentence=sentence,
+        ),
+    )
+
+
+def given_intensity(g_per_kwh: float) -> StaticIntensity:
+    """A number of the user's, of which nothing else is known."""
+    sentence = (
+        f"{g_per_kwh:g} g/kWh as given by the user (grid.intensity_g_per_kwh); its definition is not known"
+    )
+    return StaticIntensity(
+        g_per_kwh=g_per_kwh,
+        year=None,
+        source="grid.intensity_g_per_kwh",
+        definition=sentence,
+        place="as given",
+        meaning=Definition(
+            gas=None, signal="average", accounting=None, scope=None, includes_losses=None, sentence=sentence
+        ),
+    )
+
+
+def _world(notice: str | None) -> StaticIntensity:
+    sentence = (
+        "CO2, average, production-based, direct: world mean of electricity generation in 2018 (IEA 2019)"
+    )
+    return StaticIntensity(
+        g_per_kwh=WORLD_G_PER_KWH,
+        year=2018,
+        source=WORLD_SOURCE,
+        definition=sentence,
+        place="world",
+        meaning=Definition(
+            gas="CO2",
+            signal="average",
+            accounting="production",
+            scope="direct",
+            includes_losses=None,
+            sentence=sentence,
+        ),
+        notice=notice,
+    )
+
+
+@functools.cache
+def _codecarbon_table() -> tuple[dict[str, Any], str]:
+    """({ISO alpha-3: entry}, where from); an empty table where CodeCarbon or its file is not there."""
+    spec = importlib.util.find_spec("codecarbon")
+    if spec is None or spec.origin is None:
+        return {}, "CodeCarbon is not installed"
+    path = Path(spec.origin).parent / "data" / "private_infra" / "global_energy_mix.json"
+    origin = f"CodeCarbon {importlib.metadata.version('codecarbon')}"
+    try:
+        return json.loads(path.read_text(encoding="utf-8")), f"{origin}'s {path.name}"
+    except (OSError, ValueError):
+        return {}, f"{origin} carries no readable {path.name}"

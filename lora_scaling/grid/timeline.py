@@ -1,0 +1,67 @@
+"""The energy timeline beside a run record, as bins of joules."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from lora_scaling.errors import RecordError
+from lora_scaling.grid.series import is_utc
+
+COMPONENTS = ("gpu_j", "cpu_j", "ram_j")
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyBin:
+    """`joules` drawn evenly over `[start, end)`; aware UTC; ValueError where that cannot be."""
+
+    start: datetime
+    end: datetime
+    joules: float
+
+    def __post_init__(self) -> None:
+        if not (is_utc(self.start) and is_utc(self.end)):
+            raise ValueError(f"a bin's times must be aware UTC, got {self.start!r} to {self.end!r}")
+        if not self.start < self.end:
+            raise ValueError(f"a bin must end after it starts, got {self.start} to {self.end}")
+        if not (math.isfinite(self.joules) and self.joules >= 0):
+            raise ValueError(f"joules must be finite and not negative, got {self.joules} at {self.start}")
+
+
+def parse_utc(text: str) -> datetime:
+    """An ISO 8601 time as aware UTC; a time without an offset is taken as UTC."""
+    moment = datetime.fromisoformat(text.strip())
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def read_timeline(path: str | Path) -> list[EnergyBin]:
+    """Bins of `timeline.csv`, joules of the components that are known (an empty cell is unknown).
+
+    A row whose cells are all empty is left out: its energy is unknown, not zero. So is a row of no length.
+    Raises RecordError for a file that is absent or not such a table.
+    """
+    bins: list[EnergyBin] = []
+    try:
+        with open(path, newline="", encoding="utf-8") as stream:
+            rows = csv.DictReader(stream)
+            absent = {"start", "end", *COMPONENTS} - set(rows.fieldnames or ())
+            if absent:
+                raise ValueError(f"the columns {', '.join(sorted(absent))} are absent")
+            for row in rows:
+                joules = [float(row[name]) for name in COMPONENTS if (row[name] or "").strip()]
+                start, end = parse_utc(row["start"]), parse_utc(row["end"])
+                if joules and start != end:
+                    bins.append(EnergyBin(start, end, sum(joules)))
+    except OSError as error:
+        raise RecordError(
+            f"`timeline` {path} cannot be read ({error.strerror}); expected a CSV file."
+        ) from error
+    except (ValueError, TypeError, AttributeError, csv.Error) as error:
+        raise RecordError(
+            f"`timeline` {path} is not an energy timeline ({error}); "
+            "expected the columns start,end,phase,gpu_j,cpu_j,ram_j with UTC times."
+        ) from error
+    return bins

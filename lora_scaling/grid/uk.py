@@ -1,0 +1,60 @@
+"""Great Britain: NESO's Carbon Intensity API, half-hourly, national."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from lora_scaling.grid.http import Client
+from lora_scaling.grid.series import Definition, GridError, Slot
+from lora_scaling.grid.source import Source, intensity, rows_of, utc_time
+
+NAME = "uk"
+
+
+def _slots(document: object) -> list[Slot]:
+    slots = []
+    for row in rows_of(document, "data", NAME):
+        if not isinstance(row, dict) or not isinstance(row.get("intensity"), dict):
+            raise GridError(f"{NAME} answered a row without `intensity`")
+        actual = intensity(row["intensity"].get("actual"), NAME)
+        expected = intensity(row["intensity"].get("forecast"), NAME)
+        value = expected if actual is None else actual
+        if value is not None:
+            kind = "forecast" if actual is None else "actual"
+            slots.append(Slot(utc_time(row.get("from"), NAME), utc_time(row.get("to"), NAME), value, kind))
+    return slots
+
+
+def history(client: Client, zone: str, start: datetime, end: datetime) -> tuple[list[Slot], str]:
+    """Half hours of `[start, end]`; the API includes both ends, so neighbours come along. `zone` is GB."""
+    document, url = client.get_json(f"/intensity/{start:%Y-%m-%dT%H:%MZ}/{end:%Y-%m-%dT%H:%MZ}")
+    return _slots(document), url
+
+
+def forecast(client: Client, zone: str, start: datetime, end: datetime) -> tuple[list[Slot], str]:
+    """The next 48 hours from `start`; `end` cannot be chosen."""
+    document, url = client.get_json(f"/intensity/{start:%Y-%m-%dT%H:%MZ}/fw48h")
+    return _slots(document), url
+
+
+SOURCE = Source(
+    name=NAME,
+    base_url="https://api.carbonintensity.org.uk",
+    definition=Definition(
+        gas="CO2",
+        signal="average",
+        accounting="consumption",
+        scope="direct",
+        includes_losses=True,
+        sentence=(
+            "CO2, average, consumption-based, direct: half-hourly, Great Britain, "
+            "imports and grid losses included"
+        ),
+    ),
+    licence="CC BY 4.0",
+    attribution="Source: National Energy System Operator (carbonintensity.org.uk)",
+    max_range=timedelta(days=13),  # 14 are allowed, both ends included
+    final_after=timedelta(hours=24),
+    history=history,
+    forecast=forecast,
+)

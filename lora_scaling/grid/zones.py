@@ -1,0 +1,110 @@
+"""From what a user calls a place to a provider's code for it and to its country."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import re
+from dataclasses import dataclass
+from importlib import resources
+
+from lora_scaling.errors import UserError
+
+PROVIDERS = ("auto", "energidataservice", "uk", "energycharts", "electricitymaps", "file", "static")
+DANISH = ("DK1", "DK2")
+BIDDING_ZONES = (*DANISH, *(f"NO{i}" for i in range(1, 6)), *(f"SE{i}" for i in range(1, 5)))
+# Countries (ISO 3166 alpha-2) asked of Energy-Charts; one it does not serve is answered with HTTP 400,
+# which becomes the fallback with that reason.
+ENERGY_CHARTS = (
+    *("AT", "BE", "BG", "CH", "CZ", "DE", "DK", "EE", "ES", "FI", "FR", "GR", "HR", "HU", "IE", "IT"),
+    *("LT", "LU", "LV", "NL", "NO", "PL", "PT", "RO", "RS", "SE", "SI", "SK"),
+)
+WORLD = "WORLD"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A zone as written in records, and its country (ISO 3166; both None for the world)."""
+
+    zone: str
+    alpha2: str | None
+    alpha3: str | None
+
+
+@functools.cache
+def countries() -> dict[str, tuple[str, str]]:
+    """ISO 3166 alpha-2 → (alpha-3, name)."""
+    text = resources.files("lora_scaling.grid").joinpath("countries.json").read_text(encoding="utf-8")
+    return {alpha2: (alpha3, name) for alpha2, (alpha3, name) in json.loads(text).items()}
+
+
+def find_place(zone: str) -> Place:
+    """The place that `zone` names: DK1, GB, UK, DE, DEU, NO2, US-CAL-CISO, WORLD; case does not matter.
+
+    Raises UserError, naming near matches, for anything else.
+    """
+    if not isinstance(zone, str) or not zone.strip():
+        raise UserError(
+            f"`grid.zone` was {zone!r}; allowed is a zone such as DK1, GB or DE; "
+            'write it as a string (in YAML, Norway is "NO" in quotes).'
+        )
+    text = zone.strip().upper()
+    table = countries()
+    by_alpha3 = {alpha3: alpha2 for alpha2, (alpha3, _) in table.items()}
+    text = {"UK": "GB"}.get(text, by_alpha3.get(text, text))
+    if match := re.fullmatch(r"([A-Z]{2})-([A-Z]{2}\d)", text):  # Electricity Maps' DK-DK1
+        text = match[2] if match[2] in BIDDING_ZONES else text
+    if text == WORLD:
+        return Place(zone=WORLD, alpha2=None, alpha3=None)
+    known = text in table or text in BIDDING_ZONES or re.fullmatch(r"[A-Z]{2}(-[A-Z0-9]+)+", text)
+    if not known or text[:2] not in table:
+        raise UserError(
+            f"`grid.zone` was {zone!r}; allowed are DK1, DK2, GB, ISO country codes and "
+            f"Electricity Maps zones; {_near(text)}"
+        )
+    return Place(zone=text, alpha2=text[:2], alpha3=table[text[:2]][0])
+
+
+def _near(text: str) -> str:
+    """Advice for an unknown zone: codes and country names that look like it."""
+    names = {name.upper(): alpha2 for alpha2, (_, name) in countries().items()}
+    codes = (*BIDDING_ZONES, "GB", *ENERGY_CHARTS, *countries())
+    found = [names[name] for name in difflib.get_close_matches(text, names, n=2, cutoff=0.7)]
+    found += difflib.get_close_matches(text, codes, n=3, cutoff=0.5)
+    if "DK" in found or text.startswith(("DK", "DAN")):
+        found = [*DANISH, *found]
+    near = list(dict.fromkeys(code for code in found))
+    return f"did you mean {', '.join(near)}?" if near else "set one of these, e.g. grid.zone=DK1."
+
+
+def choose_provider(place: Place | None, *, has_token: bool) -> str:
+    """The provider that `auto` stands for; no place means no network, hence `static`."""
+    if place is None or place.alpha2 is None:
+        return "static"
+    if place.zone in DANISH:
+        return "energidataservice"
+    if place.zone == "GB":
+        return "uk"
+    if place.zone in ENERGY_CHARTS:
+        return "energycharts"
+    return "electricitymaps" if has_token else "static"
+
+
+def provider_code(provider: str, place: Place) -> str:
+    """The provider's own name for a place. Raises UserError where the provider does not cover it."""
+    if provider == "energidataservice" and place.zone in DANISH:
+        return place.zone
+    if provider == "uk" and place.zone == "GB":
+        return "GB"
+    if provider == "energycharts" and place.zone in (*ENERGY_CHARTS, "GB"):
+        return {"GB": "uk"}.get(place.zone, place.zone.lower())
+    if provider == "electricitymaps" and place.alpha2:
+        return f"{place.alpha2}-{place.zone}" if place.zone in BIDDING_ZONES else place.zone
+    if provider in ("file", "static"):
+        return place.zone
+    covered = {"energidataservice": "DK1 and DK2", "uk": "GB", "energycharts": ", ".join(ENERGY_CHARTS)}
+    raise UserError(
+        f"`grid.zone` was {place.zone}, which {provider} does not cover; allowed with it: "
+        f"{covered.get(provider, 'any country')}; set grid.provider=auto or another zone."
+    )
