@@ -26,14 +26,12 @@ class CollinearError(UserError):
     def __init__(self, columns: Sequence[str]) -> None:
         self.columns = tuple(columns)
         named = ", ".join(f"`{name}`" for name in columns)
-        super().__init__(
-            f"{named} cannot be told apart from the other factors in these runs; vary them separately."
-        )
+        super().__init__(f"{named} is determined by the other factors in these runs; vary them separately.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Means at m new points with the confidence interval of the mean and the prediction interval, each (m,)."""
+    """Means at m new points, the interval of the mean (ci) and of a new observation (pi), each (m,)."""
 
     mean: Array
     se_mean: Array
@@ -174,19 +172,18 @@ def _solve(X: NDArray[np.longdouble], y: NDArray[np.longdouble], names: Sequence
     scale = np.sqrt(np.sum(X**2, axis=0))
     scale[scale == 0] = 1
     scaled = X / scale
-    q, r, order = qr(np.asarray(scaled, dtype=float), mode="economic", pivoting=True)
+    q, r, order = (np.asarray(part) for part in qr(scaled.astype(float), mode="economic", pivoting=True))
     diagonal = np.abs(np.diag(r))
     if diagonal.min() < RANK_TOLERANCE * max(diagonal.max(), np.finfo(float).tiny):
-        raise CollinearError(
-            [names[order[i]] for i in np.flatnonzero(diagonal < RANK_TOLERANCE * diagonal.max())]
-        )
+        dependent = order[diagonal < RANK_TOLERANCE * diagonal.max()]
+        raise CollinearError([str(names[int(i)]) for i in dependent])
     A = scaled[:, order]
     beta = np.zeros(A.shape[1], dtype=np.longdouble)
     resid = np.zeros_like(y)
     for _ in range(REFINEMENTS):
         f = np.asarray(y - resid - A @ beta, dtype=float)  # of r + Aβ = y
         g = np.asarray(-(A.T @ resid), dtype=float)  # of Aᵀr = 0
-        h = solve_triangular(r, g, trans="T")
+        h = solve_triangular(r, g, trans=1)
         d = q.T @ f
         beta += solve_triangular(r, d - h)
         resid += f - q @ (d - h)

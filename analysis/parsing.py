@@ -1,0 +1,92 @@
+"""From cells as people write them to numbers, without guessing."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+UNKNOWN = ("", "na", "n/a", "nan", "null", "none", "-", "?")
+DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
+THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunWarning:
+    """What a reader must know: a kind for machines, a sentence for people, the runs concerned."""
+
+    kind: str
+    message: str
+    run_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parsed:
+    """Numbers (NaN where unknown), why each unreadable cell (by row label) is so, and a note if any."""
+
+    values: pd.Series
+    unreadable: dict[object, str]
+    warning: RunWarning | None
+
+
+def parse_numbers(cells: pd.Series, *, run_ids: pd.Series) -> Parsed:
+    """Read one column of numbers; text with a unit or an ambiguous comma is unreadable, not guessed."""
+    if pd.api.types.is_bool_dtype(cells):
+        return Parsed(values=cells.astype(float), unreadable={}, warning=None)
+    if pd.api.types.is_numeric_dtype(cells):
+        return Parsed(values=cells.astype(float), unreadable={}, warning=None)
+    text = cells.where(cells.notna(), "").astype(str).str.strip()
+    values = pd.to_numeric(text, errors="coerce").astype(float)
+    open_ = values.isna() & ~text.str.lower().isin(UNKNOWN)
+    if not open_.any():
+        return Parsed(values=values, unreadable={}, warning=None)
+    warning = None
+    left = text[open_]
+    if _is_decimal_comma(list(left)):
+        values[open_] = left.str.replace(",", ".", regex=False).astype(float)
+        warning = RunWarning(
+            kind="decimal_comma",
+            message=f"`{cells.name}` has decimal commas ({left.iloc[0]}), read as decimal points.",
+            run_ids=tuple(str(run_ids.loc[row]) for row in left.index),
+        )
+        return Parsed(values=values, unreadable={}, warning=warning)
+    return Parsed(
+        values=values,
+        unreadable={row: _why(str(cells.name), cell) for row, cell in left.items()},
+        warning=None,
+    )
+
+
+def _is_decimal_comma(texts: Sequence[str]) -> bool:
+    """Every such cell is digits, one comma, digits, and at least one cannot be thousands."""
+    return all(DECIMAL_COMMA.fullmatch(text) for text in texts) and any(
+        not THOUSANDS.fullmatch(text) or text.lstrip("+-").startswith("0") for text in texts
+    )
+
+
+def _why(column: str, cell: str) -> str:
+    shown = cell if len(cell) <= 40 else cell[:37] + "..."
+    if DECIMAL_COMMA.fullmatch(cell) or THOUSANDS.fullmatch(cell):
+        return f"`{column}` was {shown!r}: a decimal comma or thousands? Write it with a decimal point"
+    return f"`{column}` was {shown!r}; allowed is a plain number in the column's unit"
+
+
+def parse_truth(cells: pd.Series) -> list[bool | None]:
+    """True, False or unknown from booleans, 0/1 and the words people use."""
+    words = {
+        "true": True,
+        "1": True,
+        "1.0": True,
+        "yes": True,
+        "false": False,
+        "0": False,
+        "0.0": False,
+        "no": False,
+    }
+    return [
+        None
+        if cell is None or (isinstance(cell, float) and np.isnan(cell))
+        else words.get(str(cell).strip().lower())
+        for cell in cells
+    ]
