@@ -1,0 +1,99 @@
+"""What `lora_scaling.emissions` prints: a table whose grams say what they are, or one JSON document."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lora_scaling.grid.equivalents import equivalents
+from lora_scaling.grid.forecast import ForecastAdvice
+from lora_scaling.grid.settings import GridSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one record: change is new, unchanged, kept or skipped (`note` says why)."""
+
+    path: Path
+    run_id: str
+    change: str
+    emissions: Mapping[str, Any] | None
+    note: str | None = None
+    settings: GridSettings | None = None
+    started_at: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """One entry of `runs` in the JSON document."""
+        return {
+            "run_id": self.run_id,
+            "path": str(self.path),
+            "change": self.change,
+            "note": self.note,
+            "emissions": self.emissions,
+        }
+
+
+def totals_of(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
+    """Energy (with PUE) and grams of all; no sum of grams that are not the same thing."""
+    known = [o.emissions for o in outcomes if o.emissions and o.emissions["energy_kwh"] is not None]
+    grams = [e["grams"] for e in known]
+    alike = len({e["definition"] for e in known}) == 1 and None not in grams
+    energy_kwh = math.fsum(e["energy_kwh"] for e in known) if known else None
+    return {"energy_kwh": energy_kwh, "grams": math.fsum(grams) if alike else None}
+
+
+def document(outcomes: Sequence[Outcome], advice: ForecastAdvice | str | None) -> dict[str, Any]:
+    totals = totals_of(outcomes)
+    return {
+        "schema_version": 1,
+        "runs": [outcome.to_dict() for outcome in outcomes],
+        "totals": totals,
+        "equivalents": [e.to_dict() for e in equivalents(**totals)],
+        "forecast": advice.to_dict() if isinstance(advice, ForecastAdvice) else advice,
+    }
+
+
+def render(outcomes: Sequence[Outcome], advice: ForecastAdvice | str | None = None) -> str:
+    """The table, what its grams are, why anything is not final, and what the sum compares to."""
+    header = ("run", "kWh", "g/kWh", "g CO2", "status", "coverage", "source", "revision")
+    rows = [_row(outcome) for outcome in outcomes]
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+             for row in [header, *rows]]  # fmt: skip
+    known = [o.emissions for o in outcomes if o.emissions]
+    for definition in dict.fromkeys(e["definition"] for e in known):
+        lines.append(f"definition: {definition}")
+    for note in dict.fromkeys(o.note for o in outcomes if o.note):
+        lines.append(f"note: {note}")
+    for warning in dict.fromkeys(w["message"] for e in known for w in e["warnings"]):
+        lines.append(f"warning: {warning}")
+    for credit in dict.fromkeys(e["attribution"] for e in known if e["attribution"]):
+        lines.append(f"attribution: {credit}")
+    totals = totals_of(outcomes)
+    if totals["grams"] is not None and totals["energy_kwh"] is not None:
+        lines.append(f"total: {totals['energy_kwh']:.4g} kWh, {totals['grams']:.4g} g")
+    elif known:
+        lines.append("total: not summed, the grams differ in definition or are not all known")
+    lines += [f"  {e.sentence} [{e.source}]" for e in equivalents(**totals)]
+    if advice is not None:
+        lines.append(advice.sentence if isinstance(advice, ForecastAdvice) else advice)
+    return "\n".join(lines)
+
+
+def _row(outcome: Outcome) -> tuple[str, ...]:
+    e = outcome.emissions
+    name = outcome.run_id or str(outcome.path)
+    if e is None:
+        return (name, "", "", "", "", "", "", outcome.change)
+    coverage = ", ".join(f"{share:.0%} {kind}" for kind, share in e["coverage"].items() if share > 0)
+    source = " ".join(filter(None, (e["provider"], e["zone"], str(e["static_year"] or ""))))
+    pue = f" (PUE {e['pue']:g})" if e["pue"] != 1 else ""
+    numbers = (_number(e["energy_kwh"]) + pue, _number(e["intensity_g_per_kwh"]), _number(e["grams"]))
+    return (name, *numbers, e["status"], coverage, source, f"{e['revision']} ({outcome.change})")
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4g}"
