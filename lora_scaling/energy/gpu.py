@@ -1,0 +1,244 @@
+"""One GPU's energy from a counter that moves in steps, or from its power where there is no counter.
+
+A counter is stale by up to one step (about 100 ms on current GPUs): at 300 W two edges are uncertain by
+30 J each. After an edge the counter is therefore watched until it moves, and the energy at the edge is
+interpolated between the two values; the watching happens in the background and costs the run nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from lora_scaling.energy.nvml import GPU_IS_LOST, Gpu, SensorError
+
+DEFAULT_STEP_S = 0.1
+SMOOTH_STEP_S = 0.01  # a counter that moves this often needs no interpolation
+# A reset hides what was counted since the last reading: the power readings around it stand in, and half of
+# what they say is taken as its bound.
+RESET_BOUND = 0.5
+# Power sensors of GPUs without a counter average over up to 100 ms (arXiv 2312.02741).
+POWER_LAG_S = 0.1
+POWER_RESOLUTION = 0.005
+
+
+class GpuSensor(Protocol):
+    """What is read of a GPU: joules since some moment, watts now. Raises SensorError."""
+
+    def energy_j(self, gpu: Gpu) -> float: ...
+
+    def power_w(self, gpu: Gpu) -> float: ...
+
+
+@dataclass
+class Edge:
+    """The cumulative energy of one GPU at a moment, refined when the counter next moves."""
+
+    at_s: float
+    raw_j: float
+    power_w: float | None
+    joules: float
+    bound_j: float
+    range_w: float = 0.0
+    step_power_w: float | None = None  # mean power over the counter step that holds the edge
+    spread_s: float = 0.0
+    pending: bool = False
+    floor_j: float = 0.0  # hard limit of the error, known once refined
+
+    def refine(self, now_j: float, before_s: float, after_s: float, step_s: float) -> None:
+        """The counter moved to `now_j` somewhere in (before_s, after_s]; one step of it holds this edge."""
+        self.pending = False
+        moved = now_j - self.raw_j
+        moved_at = (before_s + after_s) / 2
+        if after_s - self.at_s > 2 * step_s:
+            self.bound_j = moved  # seen too late to say which step it was
+            return
+        share = min(max((moved_at - self.at_s) / step_s, 0.0), 1.0)
+        self.joules = now_j - moved * share
+        self.step_power_w = moved / step_s
+        self.spread_s = (after_s - before_s) / 2
+        self.floor_j = max(self.joules - self.raw_j, now_j - self.joules)
+
+    def bound(self, inside_w: float | None, step_s: float) -> float:
+        """Half-width of the energy at this edge, given the mean power beside it inside the window."""
+        if self.step_power_w is None:
+            return self.bound_j
+        jump = abs(self.step_power_w - inside_w) if inside_w is not None else self.step_power_w
+        loose = self.step_power_w * (self.spread_s + 0.05 * step_s) + jump * step_s
+        return min(self.floor_j, loose) + 0.002  # the counter counts in millijoules
+
+
+@dataclass
+class GpuEnergyMeter:
+    """Cumulative joules of one GPU since it was opened. Never decreases, never stops a run.
+
+    `lost` holds the reason once the GPU can no longer be read: from there on nothing is known.
+    """
+
+    sensor: GpuSensor
+    gpu: Gpu
+    clock: Callable[[], float] = time.perf_counter
+    step_s: float = DEFAULT_STEP_S
+    joules: float = 0.0
+    bound_j: float = 0.0
+    power_w: float | None = None
+    by_power: bool = False
+    lost: str | None = None
+    resets: int = 0
+    highest_w: float = 0.0
+    lowest_w: float = float("inf")
+    _counter_j: float | None = None
+    _counter_error: str | None = None
+    _at_s: float | None = None
+    _edges: list[Edge] = field(default_factory=list)
+
+    def open(self) -> None:
+        """First reading; decides between counter and power."""
+        self._at_s = self.clock()
+        try:
+            self._counter_j = self.sensor.energy_j(self.gpu)
+        except SensorError as error:
+            self.by_power = error.code != GPU_IS_LOST
+            self._note(error)
+        self.power_w = self._power()
+        if self._counter_j is None and self.power_w is None:
+            self.lost = self._why()
+
+    def read(self, *, edge: bool = False, with_power: bool = True) -> None:
+        """Bring `joules` up to now. Without `edge` a failed reading is left for the next one to make good."""
+        if self.lost:
+            return
+        now_s = self.clock()
+        counter_j = None if self.by_power else self._counter()
+        falling = counter_j is not None and self._counter_j is not None and counter_j < self._counter_j
+        steady = counter_j is not None and self._counter_j is not None and not falling
+        if counter_j is None and not self.by_power and not edge and not self.lost:
+            return
+        power_w = self._power() if with_power or not steady else self.power_w
+        if self.lost:
+            return
+        if counter_j is not None and self._counter_j is not None and not falling:
+            self.joules += counter_j - self._counter_j
+            self._refine_edges(now_s)
+        else:
+            self._integrate(now_s, power_w, falling)
+        if self.lost:
+            return
+        self._counter_j, self._at_s, self.power_w = counter_j, now_s, power_w
+
+    def mark(self) -> Edge:
+        """The energy at this moment, as a phase begins or ends; the range of power since the last mark."""
+        self.read(edge=True)
+        range_w = max(self.highest_w - self.lowest_w, 0.0)
+        if self.power_w is not None:
+            self.highest_w = self.lowest_w = self.power_w
+        at_s = self._at_s if self._at_s is not None else self.clock()
+        stale_j = self.step_s * max(self.power_w or 0.0, 0.0)
+        stepped = not self.by_power and self.step_s > SMOOTH_STEP_S
+        edge = Edge(
+            at_s=at_s,
+            raw_j=self.joules,
+            power_w=self.power_w,
+            joules=self.joules,
+            range_w=range_w,
+            bound_j=0.0 if self.by_power else stale_j,
+            pending=stepped and self.lost is None,
+        )
+        if edge.pending:
+            self._edges.append(edge)
+        return edge
+
+    @property
+    def watching(self) -> bool:
+        """Whether an edge waits for the counter's next move; given up after half a second or three steps."""
+        patience_s = max(0.5, 3 * self.step_s)
+        if self.lost:
+            self._edges.clear()
+        self._edges = [e for e in self._edges if e.pending and self.clock() - e.at_s < patience_s]
+        return bool(self._edges)
+
+    def watch(self) -> None:
+        """Read the counter only, to see it move."""
+        self.read(with_power=False)
+
+    def _refine_edges(self, now_s: float) -> None:
+        for edge in self._edges:
+            if edge.pending and self.joules > edge.raw_j:
+                edge.refine(self.joules, max(self._at_s or edge.at_s, edge.at_s), now_s, self.step_s)
+
+    def window_bound_j(self, start: Edge, end: Edge, first_w: float | None, last_w: float | None) -> float:
+        """Half-width of the energy between two marks; `first_w`, `last_w`: mean power beside them, inside.
+
+        The bounds of the two edges are added. The calibration of the board's sensor (NVIDIA: 5 %) is the
+        same for every run on a GPU and is not in it.
+        """
+        if self.by_power:
+            return POWER_LAG_S * end.range_w + POWER_RESOLUTION * (end.joules - start.joules)
+        return start.bound(first_w, self.step_s) + end.bound(last_w, self.step_s)
+
+    def _counter(self) -> float | None:
+        try:
+            return self.sensor.energy_j(self.gpu)
+        except SensorError as error:
+            self._note(error)
+            return None
+
+    def _power(self) -> float | None:
+        try:
+            power_w = self.sensor.power_w(self.gpu)
+        except SensorError as error:
+            self._note(error)
+            return None
+        self.highest_w, self.lowest_w = max(self.highest_w, power_w), min(self.lowest_w, power_w)
+        return power_w
+
+    def _note(self, error: SensorError) -> None:
+        self._counter_error = str(error)
+        if error.code == GPU_IS_LOST:
+            self.lost = self._why()
+
+    def _why(self) -> str:
+        return f"GPU {self.gpu.index} could not be read any more ({self._counter_error})"
+
+    def _integrate(self, now_s: float, power_w: float | None, reset: bool) -> None:
+        """Trapezoid of the power since the last reading, where the counter says nothing."""
+        if power_w is None or self.power_w is None or self._at_s is None:
+            self.lost = self._why()
+            return
+        dt_s = now_s - self._at_s
+        gap_j = (power_w + self.power_w) / 2 * dt_s
+        self.joules += gap_j
+        self.bound_j += abs(power_w - self.power_w) / 2 * dt_s
+        for edge in self._edges:
+            edge.pending = False  # what was added now is not a move of the counter
+        if not self.by_power:
+            self.bound_j += RESET_BOUND * gap_j + self.step_s * max(power_w, self.power_w)
+            self.resets += int(reset)
+
+
+def probe_step(meters: Sequence[GpuEnergyMeter], limit_s: float = 0.6, moves: int = 4) -> None:
+    """Measure how often each counter moves and set `step_s`; up to `limit_s`, before anything is measured."""
+    by_counter = [m for m in meters if not m.lost and not m.by_power]
+    moved_at: dict[int, list[float]] = {id(m): [] for m in by_counter}
+    last: dict[int, float] = {}
+    start_s = time.perf_counter()
+    while by_counter and time.perf_counter() - start_s < limit_s:
+        for meter in by_counter:
+            try:
+                now_j = meter.sensor.energy_j(meter.gpu)
+            except SensorError:
+                continue
+            if id(meter) in last and now_j != last[id(meter)]:
+                moved_at[id(meter)].append(time.perf_counter())
+            last[id(meter)] = now_j
+        if all(len(times) >= moves for times in moved_at.values()):
+            break
+        time.sleep(0.001)
+    for meter in by_counter:
+        times = moved_at[id(meter)]
+        if len(times) >= 2:
+            meter.step_s = statistics.median(b - a for a, b in itertools.pairwise(times))

@@ -1,0 +1,104 @@
+"""What else the machine was doing: CPU time of other processes, and processes of others on the GPUs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class CpuTimes:
+    """CPU seconds since boot: of all processes, of ours, and of all cores together (busy or not)."""
+
+    busy_s: float
+    total_s: float
+    own_s: float
+    at_s: float
+
+
+def system_times() -> tuple[float, float]:
+    """(busy, total) CPU seconds of the machine since boot, as CodeCarbon's load model counts them."""
+    import psutil
+
+    times = psutil.cpu_times()
+    total_s = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+    return total_s - times.idle - getattr(times, "iowait", 0.0), total_s
+
+
+def cpu_times() -> CpuTimes | None:
+    """Now; None where the system does not tell."""
+    try:
+        import psutil
+
+        busy_s, total_s = system_times()
+        own = os.times()
+        own_s = own.user + own.system + own.children_user + own.children_system
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                times = child.cpu_times()
+                own_s += times.user + times.system
+    except Exception:
+        return None
+    return CpuTimes(busy_s=busy_s, total_s=total_s, own_s=own_s, at_s=time.perf_counter())
+
+
+def other_load_cores(start: CpuTimes | None, end: CpuTimes | None) -> float | None:
+    """Cores that other processes kept busy on average between two readings; None if unknown."""
+    if start is None or end is None or end.at_s - start.at_s < 0.2:
+        return None
+    others_s = (end.busy_s - start.busy_s) - (end.own_s - start.own_s)
+    return max(others_s, 0.0) / (end.at_s - start.at_s)
+
+
+def busy_limit_cores() -> float:
+    """The load of others from which a run no longer has the machine to itself: a tenth, at most a core."""
+    return max(0.2, min(1.0, 0.1 * (os.cpu_count() or 1)))
+
+
+def own_pids() -> set[int]:
+    """This process and its descendants."""
+    pids = {os.getpid()}
+    with contextlib.suppress(Exception):
+        import psutil
+
+        pids.update(child.pid for child in psutil.Process().children(recursive=True))
+    return pids
+
+
+def judge_gpu_processes(seen: set[int], own: set[int]) -> tuple[bool | None, list[int]]:
+    """(whether the GPU was ours alone, processes of others), from the pids NVML saw on one GPU.
+
+    NVML numbers processes as the host does. In a container our own process then looks like somebody
+    else's: one process that is not ours by number may be us, so the answer is None.
+    """
+    others = sorted(seen - own)
+    if not others:
+        return True, []
+    if not seen & own and len(others) == 1 and _in_container():
+        return None, others
+    return False, others
+
+
+def _in_container() -> bool:
+    """Whether process numbers here are not the host's: the kernel thread daemon is not process 2."""
+    try:
+        with open("/proc/2/comm", encoding="ascii") as file:
+            return file.read().strip() != "kthreadd"
+    except OSError:
+        return os.path.isdir("/proc/self")
+
+
+def cpu_shape(source: str, busy_share: float) -> float:
+    """Relative CPU power at a load from 0 to 1, to spread a phase's CPU energy over its bins.
+
+    For the load model this is CodeCarbon's own formula (external/hardware.py); else only a plausible shape,
+    for a measured total.
+    """
+    load = min(max(busy_share, 0.0), 1.0)
+    if source == "load_model":
+        return 0.1 + 0.9 * load**3
+    if source in ("constant_model", "none"):
+        return 1.0
+    return 0.3 + 0.7 * load

@@ -1,0 +1,84 @@
+"""What the machine draws when nothing runs, so that energy above idle can be reported beside the whole."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import socket
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from lora_scaling.energy.account import IdleBaseline
+from lora_scaling.energy.meter import EnergyMeter
+
+
+def measure_idle(meter: EnergyMeter, seconds: float) -> IdleBaseline:
+    """Wait `seconds` with the sensors on; mean watts per component. Do it with no model loaded."""
+    recording = meter.recording()
+    with recording.phase("idle"):
+        time.sleep(seconds)
+    account = recording.close()
+    phase = account.phases[0]
+    watts: dict[str, float | None] = {
+        name: None if part.joules is None else part.joules / phase.seconds
+        for name, part in phase.components.items()
+    }
+    known = [w for w in watts.values() if w is not None]
+    reason = None if known else "no component could be measured"
+    if account.exclusive is False:
+        reason = "other processes were busy: " + "; ".join(
+            w["message"] for w in account.warnings if w["kind"] in ("shared_gpu", "cpu_load")
+        )
+    return IdleBaseline(
+        power_w=sum(known) if known else None,
+        components_w=watts,
+        seconds=phase.seconds,
+        measured_at=phase.started_at,
+        reason=reason,
+    )
+
+
+def idle_baseline(
+    meter: EnergyMeter, seconds: float, cache_dir: Path | str, *, fresh: bool = False
+) -> IdleBaseline | None:
+    """The baseline of this host, these GPUs and this day, measured if the cache has none or `fresh` is set.
+
+    It becomes the meter's, so that recordings use it. None if metering is off or `seconds` is 0.
+    A cache that cannot be read or written costs a measurement, nothing else.
+    """
+    if not meter.settings.enabled or seconds <= 0:
+        return None
+    path = Path(cache_dir) / _cache_name(meter)
+    baseline = None if fresh else _load(path)
+    if baseline is None:
+        baseline = measure_idle(meter, seconds)
+        _store(path, baseline)
+    meter.idle = baseline
+    return baseline
+
+
+def _cache_name(meter: EnergyMeter) -> str:
+    devices = ",".join([*meter.settings.components, *(gpu.uuid or str(gpu.index) for gpu in meter.gpus)])
+    digest = hashlib.sha256(devices.encode()).hexdigest()[:8]
+    host = re.sub(r"[^A-Za-z0-9.-]", "_", socket.gethostname())
+    return f"idle-{host}-{datetime.now(UTC).date().isoformat()}-{digest}.json"
+
+
+def _load(path: Path) -> IdleBaseline | None:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return IdleBaseline(**{**stored, "measured_at": datetime.fromisoformat(stored["measured_at"])})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _store(path: Path, baseline: IdleBaseline) -> None:
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_name(f".{path.name}.{os.getpid()}")
+        scratch.write_text(json.dumps(baseline.to_dict(), indent=2), encoding="utf-8")
+        os.replace(scratch, path)

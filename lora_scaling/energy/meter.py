@@ -1,0 +1,328 @@
+"""The meter of this process, and the recording of one run's phases.
+
+An edge of a phase: synchronise the device, read the wall clock, the NVML counters and the CPU times. The
+CodeCarbon task opens just before the first edge and closes just after the last, so that what it costs lies
+outside the window.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from lora_scaling.energy import host
+from lora_scaling.energy.account import EnergyAccount, IdleBaseline
+from lora_scaling.energy.conditions import ConditionsLog
+from lora_scaling.energy.gpu import POWER_LAG_S, Edge, GpuEnergyMeter, probe_step
+from lora_scaling.energy.nvml import Gpu, Nvml, SensorError
+from lora_scaling.energy.sampler import POWER_S, WATCH_S, Sampler
+from lora_scaling.energy.settings import MeteringSettings
+from lora_scaling.energy.tracker import Source, TaskEnergy, Tracker, amd_gpu_ids
+from lora_scaling.energy.visible import select_gpus
+
+CONDITIONS_S = 5.0  # temperature, clocks and processes change slowly and cost more to read
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tick:
+    """Readings at one moment inside a phase: cumulative joules per GPU, CPU seconds of the machine."""
+
+    at_s: float
+    gpu_j: tuple[float, ...]
+    cpu_busy_s: float | None
+    cpu_total_s: float | None
+
+
+@dataclass
+class Window:
+    """Everything read over one phase; `windows.py` turns it into energies."""
+
+    name: str
+    start_wall_s: float
+    start: Tick
+    start_edges: tuple[Edge, ...]
+    ticks: list[Tick] = field(default_factory=list)
+    end_wall_s: float = 0.0
+    end: Tick | None = None
+    end_edges: tuple[Edge, ...] = ()
+    lost: tuple[str | None, ...] = ()
+    bounds_j: tuple[float, ...] = ()
+    task: TaskEnergy | None = None
+    sources: dict[str, Source] = field(default_factory=dict)
+
+
+class EnergyMeter:
+    """The sensors of this process, opened once. Missing ones are None, with the reason."""
+
+    def __init__(self, settings: MeteringSettings, synchronize: Callable[[], None] | None = None):
+        self.settings = settings
+        self.synchronize = synchronize
+        self.idle: IdleBaseline | None = None
+        self.nvml: Nvml | None = None
+        self.gpus: tuple[Gpu, ...] = ()
+        self.gpu_reason: str | None = None
+        self.tracker: Tracker | None = None
+        self.tracker_reason: str | None = None
+        self.warnings: list[dict[str, str]] = []
+        self.gpu_meters: tuple[GpuEnergyMeter, ...] = ()
+        self.constants: dict[str, Any] = {}
+        if settings.enabled:
+            self._open_gpus()
+            self._open_tracker()
+            self._describe()
+
+    def recording(self) -> Recording:
+        """A new run. One at a time per process."""
+        return Recording(self)
+
+    def close(self) -> None:
+        """Let go of the sensors; a later open_meter starts anew."""
+        _meters.pop((os.getpid(), self.settings), None)
+        if self.nvml is not None:
+            self.nvml.close()
+
+    def _open_gpus(self) -> None:
+        if "gpu" not in self.settings.components:
+            self.gpu_reason = "GPU energy is not measured by this process"
+            return
+        try:
+            self.nvml = Nvml.open()
+        except SensorError as error:
+            self.gpu_reason = f"no GPU ({error})"
+            return
+        selection = select_gpus(
+            self.nvml.gpus,
+            os.environ,
+            gpu_ids=self.settings.gpu_ids,
+            share=self.settings.gpu_share,
+            mig_parent=self.nvml.mig_parent,
+        )
+        self.gpus = selection.gpus
+        self.warnings.extend(selection.warnings)
+        for index, why in self.nvml.missing.items():
+            self.warnings.append({"kind": "gpu_unreadable", "message": f"GPU {index} cannot be read: {why}"})
+        if not self.gpus:
+            self.gpu_reason = "no GPU is visible to this process"
+        self.gpu_meters = tuple(GpuEnergyMeter(sensor=self.nvml, gpu=gpu) for gpu in self.gpus)
+        for meter in self.gpu_meters:
+            meter.open()
+        probe_step(self.gpu_meters)
+
+    def _open_tracker(self) -> None:
+        gpu_ids = [gpu.index for gpu in self.gpus]
+        if self.nvml is None and "gpu" in self.settings.components:
+            gpu_ids = amd_gpu_ids()
+        try:
+            self.tracker = Tracker(self.settings.country_iso, gpu_ids)
+        except Exception as error:
+            self.tracker_reason = f"CodeCarbon could not be started: {error!r}"
+            self.warnings.append({"kind": "tracker", "message": self.tracker_reason})
+
+    def _describe(self) -> None:
+        self.constants = {
+            "driver": self.nvml.driver() if self.nvml else None,
+            "counter_step_s": [round(m.step_s, 4) if not m.by_power else None for m in self.gpu_meters],
+            "platform": platform.platform(),
+            "hardware": self.tracker.hardware if self.tracker else None,
+            "cpu_model": self.tracker.sources()["cpu"].detail if self.tracker else None,
+        }
+
+
+class Recording:
+    """One run: phases one after the other, then `close`."""
+
+    def __init__(self, meter: EnergyMeter):
+        self._meter = meter
+        self.warnings: list[dict[str, str]] = list(meter.warnings)
+        self._windows: list[Window] = []
+        self._open: Window | None = None
+        self._last_conditions_s = 0.0
+        self._account: EnergyAccount | None = None
+        for gpu in meter.gpu_meters:
+            gpu.bound_j = 0.0
+            gpu.resets = 0
+        self._conditions = ConditionsLog(meter.nvml, meter.gpus, meter.constants)
+        self._sampler = Sampler(
+            interval_s=meter.settings.interval_s,
+            tick=self._tick,
+            watch=self._watch,
+            watch_interval=self._watch_interval,
+        )
+
+    def phase(self, name: str) -> PhaseWindow:
+        """A window as a context manager; it closes, and keeps its energy, whatever the body raises."""
+        return PhaseWindow(self, name)
+
+    def begin(self, name: str) -> None:
+        """Open a window. One that is still open is closed first: phases never overlap."""
+        if self._open is not None:
+            self.end()
+        self._synchronize()
+        task_failure = self._start_task()
+        with self._sampler.lock:
+            wall_s, tick, edges = self._edge()
+            self._open = Window(name=name, start_wall_s=wall_s, start=tick, start_edges=edges)
+            self._open.bounds_j = tuple(-gpu.bound_j for gpu in self._meter.gpu_meters)
+            if task_failure:
+                self._open.task = TaskEnergy(joules={}, reason=task_failure)
+            self._read_conditions()
+        if self._meter.settings.enabled:
+            self._sampler.start_ticking()
+
+    def end(self) -> None:
+        """Close the open window; without one, nothing happens."""
+        window = self._open
+        if window is None:
+            return
+        self._synchronize()
+        self._sampler.stop_ticking()
+        with self._sampler.lock:
+            window.end_wall_s, window.end, window.end_edges = self._edge()
+            self._open = None
+        if self._meter.tracker is not None and window.task is None:
+            window.task = self._meter.tracker.stop()
+            window.sources = self._meter.tracker.sources()
+        meters = self._meter.gpu_meters
+        window.bounds_j = tuple(b + m.bound_j for b, m in zip(window.bounds_j, meters, strict=True))
+        window.lost = tuple(m.lost for m in meters)
+        self._windows.append(window)
+
+    def joules_so_far(self) -> float | None:
+        """Energy of the finished phases and, of the open one, what the GPUs have used; None if unknown.
+
+        Cheap: it adds what has been read already, for a progress line.
+        """
+        from lora_scaling.energy.windows import rough_joules
+
+        windows = [*self._windows, self._open] if self._open else list(self._windows)
+        return rough_joules(windows, self._meter)
+
+    def close(self, idle: IdleBaseline | None = None) -> EnergyAccount:
+        """The account of the run; `idle` defaults to the meter's last baseline. May be called again."""
+        from lora_scaling.energy.windows import make_account
+
+        if self._account is not None:
+            return self._account
+        self.end()
+        self._settle()
+        self._sampler.close()
+        conditions, exclusive, warnings = self._conditions.summary()
+        self.warnings.extend(warnings)
+        if self._sampler.failure:
+            self._warn("sampler", f"The timeline's readings stopped: {self._sampler.failure}")
+        self._account = make_account(
+            self._meter,
+            self._windows,
+            idle=idle if idle is not None else self._meter.idle,
+            exclusive=exclusive if self._meter.settings.enabled else None,
+            conditions=conditions,
+            warnings=self.warnings,
+        )
+        return self._account
+
+    def _settle(self) -> None:
+        """Wait for the counters to move past the last edges: up to one step."""
+        deadline_s = time.perf_counter() + 2 * max((m.step_s for m in self._meter.gpu_meters), default=0.0)
+        while time.perf_counter() < deadline_s:
+            with self._sampler.lock:
+                if not any(m.watching for m in self._meter.gpu_meters):
+                    return
+                self._watch()
+            time.sleep(WATCH_S)
+
+    def _start_task(self) -> str | None:
+        tracker = self._meter.tracker
+        return tracker.start() if tracker is not None else None
+
+    def _synchronize(self) -> None:
+        if self._meter.synchronize is None:
+            return
+        try:
+            self._meter.synchronize()
+        except Exception as error:
+            self._warn("synchronize", f"The device could not be synchronised at a window's edge: {error!r}")
+
+    def _edge(self) -> tuple[float, Tick, tuple[Edge, ...]]:
+        wall_s, at_s = time.time(), time.perf_counter()
+        edges = tuple(meter.mark() for meter in self._meter.gpu_meters)
+        return wall_s, self._read_tick(at_s), edges
+
+    def _read_tick(self, at_s: float) -> Tick:
+        busy_s = total_s = None
+        if self._meter.settings.enabled and "cpu" in self._meter.settings.components:
+            try:
+                busy_s, total_s = host.system_times()
+            except Exception:
+                busy_s = total_s = None
+        gpu_j = tuple(meter.joules for meter in self._meter.gpu_meters)
+        return Tick(at_s=at_s, gpu_j=gpu_j, cpu_busy_s=busy_s, cpu_total_s=total_s)
+
+    def _tick(self) -> None:
+        if self._open is None:
+            return
+        at_s = time.perf_counter()
+        for meter in self._meter.gpu_meters:
+            meter.read()
+        self._open.ticks.append(self._read_tick(at_s))
+        if at_s - self._last_conditions_s >= CONDITIONS_S:
+            self._read_conditions()
+
+    def _read_conditions(self) -> None:
+        self._last_conditions_s = time.perf_counter()
+        self._conditions.read()
+
+    def _watch(self) -> None:
+        for meter in self._meter.gpu_meters:
+            if meter.by_power:
+                meter.read()
+            elif meter.watching:
+                meter.watch()
+
+    def _watch_interval(self) -> float | None:
+        meters = self._meter.gpu_meters
+        if any(m.watching for m in meters):
+            return WATCH_S
+        if self._open is not None and any(m.by_power and not m.lost for m in meters):
+            return min(POWER_S, POWER_LAG_S)
+        return None
+
+    def _warn(self, kind: str, message: str) -> None:
+        if not any(w["kind"] == kind for w in self.warnings):
+            self.warnings.append({"kind": kind, "message": message})
+
+
+class PhaseWindow:
+    """`with recording.phase(name):`"""
+
+    def __init__(self, recording: Recording, name: str):
+        self._recording, self._name = recording, name
+
+    def __enter__(self) -> PhaseWindow:
+        self._recording.begin(self._name)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ):
+        self._recording.end()
+
+
+_meters: dict[tuple[int, MeteringSettings], EnergyMeter] = {}
+
+
+def open_meter(settings: MeteringSettings, synchronize: Callable[[], None] | None = None) -> EnergyMeter:
+    """This process's meter for these settings; the first call takes 1.5 to 3 s to find the sensors.
+
+    synchronize: waits until the device has finished its work (torch.cuda.synchronize), called at every edge.
+    Raises nothing because of a sensor: what cannot be measured is None with a reason in every record.
+    """
+    key = (os.getpid(), settings)
+    if key not in _meters:
+        _meters[key] = EnergyMeter(settings, synchronize)
+    _meters[key].synchronize = synchronize
+    return _meters[key]

@@ -1,0 +1,160 @@
+"""NVIDIA's management library, read directly. Every call can fail; a failure is a SensorError with a reason.
+
+pynvml is imported on first use. Energies in joules, powers in watts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+# nvml.h: nvmlReturn_t
+NOT_SUPPORTED, GPU_IS_LOST = 3, 15
+
+# nvml.h: nvmlClocksEventReasons; the last column says whether a person should hear of it.
+THROTTLE_REASONS = (
+    (0x01, "idle", False),
+    (0x02, "application_clocks", False),
+    (0x04, "power_cap", False),
+    (0x08, "hardware_slowdown", True),
+    (0x10, "sync_boost", False),
+    (0x20, "thermal_software", True),
+    (0x40, "thermal_hardware", True),
+    (0x80, "power_brake", True),
+    (0x100, "display_clocks", False),
+)
+ALARMING = frozenset(name for _, name, alarming in THROTTLE_REASONS if alarming)
+
+
+class SensorError(Exception):
+    """A reading that failed. `code` is NVML's return value, None if the library itself is not usable."""
+
+    def __init__(self, text: str, code: int | None = None):
+        super().__init__(text)
+        self.code = code
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """One physical GPU as NVML lists it. `handle` is NVML's, valid in this process only."""
+
+    index: int
+    uuid: str | None
+    name: str | None
+    handle: Any
+
+
+class Nvml:
+    """The opened library and its GPUs in NVML (PCI bus) order."""
+
+    def __init__(self, library: Any, gpus: tuple[Gpu, ...], missing: dict[int, str]):
+        self._nvml = library
+        self.gpus = gpus
+        self.missing = missing  # index → why this GPU cannot be read
+
+    @classmethod
+    def open(cls) -> Nvml:
+        """Load the library and list its GPUs. Raises SensorError if there is no library, driver or GPU."""
+        try:
+            import pynvml
+
+            pynvml.nvmlInit()
+            count = int(pynvml.nvmlDeviceGetCount())
+        except Exception as error:
+            raise _sensor_error(error) from error
+        gpus, missing = [], {}
+        for index in range(count):
+            try:
+                handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            except Exception as error:
+                missing[index] = str(error)
+                continue
+            uuid = _optional(lambda h=handle: _text(pynvml.nvmlDeviceGetUUID(h)))
+            name = _optional(lambda h=handle: _text(pynvml.nvmlDeviceGetName(h)))
+            gpus.append(Gpu(index=index, uuid=uuid, name=name, handle=handle))
+        if not gpus and not missing:
+            raise SensorError("NVML lists no GPU")
+        return cls(pynvml, tuple(gpus), missing)
+
+    def energy_j(self, gpu: Gpu) -> float:
+        """The energy counter: joules since the driver was loaded."""
+        return self._read(lambda: self._nvml.nvmlDeviceGetTotalEnergyConsumption(gpu.handle) / 1000.0)
+
+    def power_w(self, gpu: Gpu) -> float:
+        """Power now; from Ampere on (except GA100) NVIDIA's figure is a mean over the last second."""
+        return self._read(lambda: self._nvml.nvmlDeviceGetPowerUsage(gpu.handle) / 1000.0)
+
+    def mig_parent(self, uuid: str) -> Gpu | None:
+        """The GPU on which the MIG device with this UUID lies; None if NVML does not know it."""
+        nvml = self._nvml
+        try:
+            mig = nvml.nvmlDeviceGetHandleByUUID(uuid)
+            index = nvml.nvmlDeviceGetIndex(nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(mig))
+        except Exception:
+            return None
+        return next((gpu for gpu in self.gpus if gpu.index == index), None)
+
+    def driver(self) -> str | None:
+        return _optional(lambda: _text(self._nvml.nvmlSystemGetDriverVersion()))
+
+    def power_limit_w(self, gpu: Gpu) -> float | None:
+        return _optional(lambda: self._nvml.nvmlDeviceGetEnforcedPowerLimit(gpu.handle) / 1000.0)
+
+    def temperature_c(self, gpu: Gpu) -> float | None:
+        return _optional(lambda: float(self._nvml.nvmlDeviceGetTemperature(gpu.handle, 0)))
+
+    def sm_clock_mhz(self, gpu: Gpu) -> float | None:
+        return _optional(
+            lambda: float(self._nvml.nvmlDeviceGetClockInfo(gpu.handle, self._nvml.NVML_CLOCK_SM))
+        )
+
+    def memory_clock_mhz(self, gpu: Gpu) -> float | None:
+        return _optional(
+            lambda: float(self._nvml.nvmlDeviceGetClockInfo(gpu.handle, self._nvml.NVML_CLOCK_MEM))
+        )
+
+    def throttle_reasons(self, gpu: Gpu) -> frozenset[str] | None:
+        """Why the clocks are below their maximum; the older name of the call is tried second."""
+        names = ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons")
+        for name in names:
+            mask = _optional(lambda n=name: int(getattr(self._nvml, n)(gpu.handle)))
+            if mask is not None:
+                return frozenset(reason for bit, reason, _ in THROTTLE_REASONS if mask & bit)
+        return None
+
+    def compute_pids(self, gpu: Gpu) -> frozenset[int] | None:
+        """Processes with a compute context, numbered as the host numbers them (not as a container does)."""
+        return _optional(
+            lambda: frozenset(int(p.pid) for p in self._nvml.nvmlDeviceGetComputeRunningProcesses(gpu.handle))
+        )
+
+    def mig_enabled(self, gpu: Gpu) -> bool:
+        return bool(_optional(lambda: self._nvml.nvmlDeviceGetMigMode(gpu.handle)[0] == 1))
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):
+            self._nvml.nvmlShutdown()
+
+    def _read(self, call: Callable[[], float]) -> float:
+        try:
+            return float(call())
+        except Exception as error:
+            raise _sensor_error(error) from error
+
+
+def _sensor_error(error: Exception) -> SensorError:
+    return SensorError(f"NVML: {error}", getattr(error, "value", None))
+
+
+def _optional(call: Callable[[], Any]) -> Any:
+    """The call's result, None if the driver, the device or the library does not offer it."""
+    try:
+        return call()
+    except Exception:
+        return None
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else value

@@ -1,0 +1,62 @@
+"""What to measure and how often: the `metering.*` part of a configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from lora_scaling.errors import UserError
+
+COMPONENTS = ("gpu", "cpu", "ram")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeteringSettings:
+    """How a run's energy is measured.
+
+    interval_s: length of a timeline bin, seconds.
+    country_iso: three capital letters; CodeCarbon's offline tracker asks for one. Its grams are unused.
+    idle_s: length of the idle baseline before and after a sweep, seconds; 0 means none.
+    gpu_ids: NVML indices or UUIDs of the GPUs to measure; None: those CUDA_VISIBLE_DEVICES leaves visible.
+    components: what this process measures. Of several processes on a node only one measures cpu and ram.
+    gpu_share: (local rank, ranks on this node): measure only this rank's part of the visible GPUs.
+    """
+
+    enabled: bool = True
+    interval_s: float = 1.0
+    country_iso: str = "DNK"
+    idle_s: float = 0.0
+    gpu_ids: tuple[str | int, ...] | None = None
+    components: tuple[str, ...] = COMPONENTS
+    gpu_share: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.interval_s > 0:
+            raise UserError(
+                f"`metering.interval_s` was {self.interval_s}; allowed is a number of seconds above 0; "
+                "use 1 for one bin a second."
+            )
+        if self.idle_s < 0:
+            raise UserError(
+                f"`metering.idle_s` was {self.idle_s}; allowed is a number of seconds from 0; "
+                "use 0 for no idle baseline."
+            )
+        iso = self.country_iso
+        if not (len(iso) == 3 and iso.isascii() and iso.isalpha() and iso.isupper()):
+            raise UserError(
+                f"`metering.country_iso` was {iso!r}; allowed is a three-letter ISO 3166-1 code in capitals; "
+                "use DNK for Denmark."
+            )
+        unknown = [name for name in self.components if name not in COMPONENTS]
+        if unknown:
+            raise UserError(
+                f"`metering.components` held {unknown[0]!r}; allowed are {', '.join(COMPONENTS)}; "
+                "leave it out to measure all three."
+            )
+
+
+def settings_for_rank(settings: MeteringSettings, local_rank: int, local_world_size: int) -> MeteringSettings:
+    """Settings of one of several processes on a node: its own GPUs; cpu and ram only for local rank 0."""
+    components = (
+        settings.components if local_rank == 0 else tuple(c for c in settings.components if c == "gpu")
+    )
+    return replace(settings, components=components, gpu_share=(local_rank, local_world_size))

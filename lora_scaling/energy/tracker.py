@@ -1,0 +1,190 @@
+"""CodeCarbon: the one place that starts it and reads its private attributes.
+
+CPU and RAM energy, and the energy of GPUs that NVML does not know, are CodeCarbon's. It does not say
+whether a figure was measured or modelled; that is in attributes it calls private (3.3.2). They are read
+here and nowhere else, defensively; tests/test_energy_tracker.py fails when an upgrade moves them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+J_PER_KWH = 3.6e6
+
+# CPU._mode (codecarbon/external/hardware.py, core/resource_tracker.py)
+CPU_SOURCES = {
+    "intel_rapl": "rapl",
+    "cpu_load": "load_model",
+    "constant": "constant_model",
+    "windows_emi": "windows_emi",
+    "intel_power_gadget": "power_gadget",
+}
+NO_APPLE_GPU = "CodeCarbon reads an Apple GPU only through powermetrics, which it does not use here"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """How a component's energy is obtained, and details worth recording."""
+
+    name: str
+    reason: str | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskEnergy:
+    """One task window of CodeCarbon, joules; all None with a reason if it failed."""
+
+    joules: dict[str, float | None]
+    reason: str | None = None
+
+
+NOTHING: dict[str, float | None] = {"gpu": None, "cpu": None, "ram": None}
+
+
+def tracker_arguments(country_iso: str, gpu_ids: Sequence[int], output_dir: str) -> dict[str, Any]:
+    """Every parameter of OfflineEmissionsTracker: one left unset is filled from CODECARBON_* or a dotfile.
+
+    `electricitymaps_api_token` is empty, not None: None would look for a token and ask the network. A forced
+    intensity skips its country tables; its grams are not used. PUE is applied by us, once, visibly.
+    """
+    return {
+        "project_name": "lora-scaling", "experiment_id": "none", "experiment_name": "none",
+        "measure_power_secs": 1.0, "tracking_mode": "machine", "gpu_ids": list(gpu_ids),
+        "pue": 1.0, "wue": 0.0, "force_carbon_intensity_g_co2e_kwh": 0.0,
+        "force_cpu_power": None, "force_ram_power": None, "force_mode_cpu_load": False,
+        "rapl_include_dram": False, "rapl_prefer_psys": False, "allow_multiple_runs": True,
+        "output_methods": [], "output_handlers": [], "output_dir": output_dir,
+        "output_file": "emissions.csv", "on_csv_write": "append", "metadata": None,
+        "api_call_interval": -1, "api_endpoint": "", "api_key": "", "emissions_endpoint": None,
+        "electricitymaps_api_token": "", "logging_logger": None, "prometheus_url": "",
+        "log_level": "critical", "logger_preamble": "",
+        "country_iso_code": country_iso, "country_2letter_iso_code": None, "region": None,
+        "cloud_provider": None, "cloud_region": None,
+    }  # fmt: skip
+
+
+class Tracker:
+    """CodeCarbon's task windows. Only tasks: `start()` beside `start_task()` loses energy."""
+
+    def __init__(self, country_iso: str, gpu_ids: Sequence[int]):
+        """Detect the hardware and run one empty task, which takes 1 to 3 s. Raises what CodeCarbon raises."""
+        from codecarbon import OfflineEmissionsTracker
+
+        # Its constructor logs before it looks at `log_level`.
+        logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
+        self._tracker = OfflineEmissionsTracker(
+            **tracker_arguments(country_iso, gpu_ids, tempfile.gettempdir())
+        )
+        self._open = False
+        # Its __init__ swallows every exception, so a broken object shows only here.
+        self._tracker.start_task("detect")
+        if self._tracker.stop_task() is None:
+            raise RuntimeError("CodeCarbon could not run a task")
+        self.hardware = hardware_of(self._tracker)
+
+    def start(self) -> str | None:
+        """Open a task window. Returns why it could not be opened."""
+        try:
+            self._tracker.start_task(None)
+        except Exception as error:
+            return f"CodeCarbon's start_task failed: {error!r}"
+        self._open = True
+        return None
+
+    def stop(self) -> TaskEnergy:
+        """Close the window and give its joules per component."""
+        if not self._open:
+            return TaskEnergy(joules=dict(NOTHING), reason="CodeCarbon's window was not open")
+        self._open = False
+        try:
+            data = self._tracker.stop_task()
+            joules = {name: float(getattr(data, f"{name}_energy")) * J_PER_KWH for name in NOTHING}
+        except Exception as error:
+            return TaskEnergy(joules=dict(NOTHING), reason=f"CodeCarbon's stop_task failed: {error!r}")
+        # Finished tasks are kept by name for a final report that is never made.
+        with contextlib.suppress(Exception):
+            self._tracker._tasks.clear()
+        return TaskEnergy(joules=dict(joules.items()))
+
+    def sources(self) -> dict[str, Source]:
+        """How CodeCarbon obtains each component now (a GPU may lose its counter in mid-run)."""
+        try:
+            return sources_of(self._tracker)
+        except Exception as error:
+            unknown = Source(name="unknown", reason=f"CodeCarbon's attributes have moved: {error!r}")
+            return dict.fromkeys(NOTHING, unknown)
+
+
+def sources_of(tracker: Any) -> dict[str, Source]:
+    """Source per component, from the tracker's list of hardware. Raises AttributeError if that moved."""
+    found = {
+        "gpu": Source(name="none", reason="no GPU"),
+        "cpu": Source(name="none", reason="CodeCarbon tracks no CPU here"),
+        "ram": Source(name="none", reason="CodeCarbon tracks no RAM here"),
+    }
+    if platform.system() == "Darwin" and platform.machine() == "arm64":
+        found["gpu"] = Source(name="none", reason=NO_APPLE_GPU)
+    for part in tracker._hardware:
+        kind = type(part).__name__
+        if kind == "RAM":
+            found["ram"] = Source(name="constant_model", detail="power by memory size")
+        elif kind == "CPU":
+            name = CPU_SOURCES.get(part._mode, "unknown")
+            found["cpu"] = Source(name=name, detail=f"{part._mode}, TDP {part._tdp} W")
+        elif kind == "AppleSiliconChip":
+            found[part.chip_part.lower()] = Source(name="powermetrics")
+        elif kind == "Raspberry":
+            found[part.chip_part.lower()] = Source(name="raspberry_pmic")
+        elif kind == "GPU":
+            found["gpu"] = _gpu_source(part)
+    return found
+
+
+def _gpu_source(part: Any) -> Source:
+    tracked = [device for device in part.devices.devices if device.gpu_index in part.gpu_ids]
+    if not tracked:
+        return Source(name="none", reason="no GPU")
+    library = "amdsmi" if any("AMD" in type(device).__name__ for device in tracked) else "nvml"
+    by_counter = all(device._has_counter and not device._use_power_fallback for device in tracked)
+    errors = [device._counter_error for device in tracked if device._counter_error]
+    return Source(
+        name=f"{library}_{'counter' if by_counter else 'power'}", reason=errors[0] if errors else None
+    )
+
+
+def hardware_of(tracker: Any) -> dict[str, Any]:
+    """What CodeCarbon found: for the record, not for arithmetic."""
+    conf = getattr(tracker, "_conf", {})
+    keys = (
+        "cpu_model",
+        "cpu_count",
+        "cpu_physical_count",
+        "ram_total_size",
+        "gpu_model",
+        "codecarbon_version",
+    )
+    return {key: conf.get(key) for key in keys}
+
+
+def amd_gpu_ids() -> list[int]:
+    """Indices of the AMD GPUs ROCm would use, for CodeCarbon, which by itself also reads CUDA's variable."""
+    try:
+        import amdsmi  # pyright: ignore[reportMissingImports]
+
+        amdsmi.amdsmi_init()
+        count = len(amdsmi.amdsmi_get_processor_handles())
+    except Exception:
+        return []
+    for name in ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"):
+        listed = os.environ.get(name)
+        if listed is not None:
+            return [int(part) for part in listed.split(",") if part.strip().isdigit() and int(part) < count]
+    return list(range(count))

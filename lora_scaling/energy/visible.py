@@ -1,0 +1,142 @@
+"""Which GPUs are this process's: CUDA_VISIBLE_DEVICES in all its forms.
+
+CUDA's own rules (CUDA C++ Programming Guide, "CUDA Environment Variables"): entries are indices, unique
+prefixes of GPU UUIDs, or MIG devices; the list ends at the first entry that names no device; an entry
+occurring twice hides everything; an empty list hides everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lora_scaling.energy.nvml import Gpu
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The GPUs to measure, in the order CUDA numbers them, and what a reader has to know about the choice."""
+
+    gpus: tuple[Gpu, ...]
+    warnings: tuple[dict[str, str], ...] = field(default=())
+
+
+def select_gpus(
+    gpus: Sequence[Gpu],
+    environ: Mapping[str, str],
+    *,
+    gpu_ids: Sequence[str | int] | None = None,
+    share: tuple[int, int] | None = None,
+    mig_parent: Callable[[str], Gpu | None] = lambda uuid: None,
+) -> Selection:
+    """The GPUs that `gpu_ids`, else CUDA_VISIBLE_DEVICES, names among `gpus`; of these this rank's `share`.
+
+    Raises nothing: an entry that names no GPU becomes a warning.
+    """
+    warnings: list[dict[str, str]] = []
+    listed = environ.get("CUDA_VISIBLE_DEVICES")
+    if gpu_ids is not None:
+        chosen = _explicit(gpus, [str(item) for item in gpu_ids], mig_parent, warnings)
+    elif listed is None:
+        chosen = list(gpus)
+    else:
+        chosen = _as_cuda_reads(gpus, listed, mig_parent, warnings)
+        indexed = any(entry.strip().isdigit() for entry in listed.split(","))
+        if (
+            indexed
+            and len({gpu.name for gpu in gpus}) > 1
+            and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID"
+        ):
+            warnings.append(
+                _warning(
+                    "device_order",
+                    "This machine has different GPUs: CUDA numbers them fastest first, NVML by PCI bus, so "
+                    "that CUDA_VISIBLE_DEVICES may name other devices than the measured ones; set "
+                    "CUDA_DEVICE_ORDER=PCI_BUS_ID or use UUIDs.",
+                )
+            )
+    unique = list({gpu.index: gpu for gpu in chosen}.values())
+    if share is not None:
+        rank, ranks = share
+        # Fewer GPUs than ranks: each rank sees its own or all see the same; counted once when combined.
+        unique = unique if len(unique) < ranks else unique[rank::ranks]
+    return Selection(gpus=tuple(unique), warnings=tuple(warnings))
+
+
+def _explicit(
+    gpus: Sequence[Gpu],
+    entries: list[str],
+    mig_parent: Callable[[str], Gpu | None],
+    warnings: list[dict[str, str]],
+) -> list[Gpu]:
+    chosen = []
+    for entry in entries:
+        gpu = _find(gpus, entry.strip(), mig_parent, warnings)
+        if gpu is None:
+            warnings.append(
+                _warning("gpu_not_found", f"`metering.gpu_ids` names {entry!r}, which is no GPU here.")
+            )
+        else:
+            chosen.append(gpu)
+    return chosen
+
+
+def _as_cuda_reads(
+    gpus: Sequence[Gpu],
+    listed: str,
+    mig_parent: Callable[[str], Gpu | None],
+    warnings: list[dict[str, str]],
+) -> list[Gpu]:
+    chosen: list[Gpu] = []
+    seen: set[str] = set()
+    for entry in (part.strip() for part in listed.split(",")):
+        gpu = _find(gpus, entry, mig_parent, warnings)
+        if gpu is None:
+            if entry not in ("", "-1", "NoDevFiles"):
+                warnings.append(
+                    _warning("gpu_not_found", f"CUDA_VISIBLE_DEVICES names {entry!r}, which is no GPU here.")
+                )
+            break
+        key = entry if entry.startswith("MIG-") else str(gpu.index)
+        if key in seen:
+            return []
+        seen.add(key)
+        chosen.append(gpu)
+    return chosen
+
+
+def _find(
+    gpus: Sequence[Gpu],
+    entry: str,
+    mig_parent: Callable[[str], Gpu | None],
+    warnings: list[dict[str, str]],
+) -> Gpu | None:
+    if entry.isdigit():
+        return next((gpu for gpu in gpus if gpu.index == int(entry)), None)
+    if entry.startswith("MIG-"):
+        gpu = _mig(gpus, entry, mig_parent)
+        if gpu is not None:
+            warnings.append(
+                _warning(
+                    "mig",
+                    f"{entry} is a slice of GPU {gpu.index}: its counter covers the whole GPU, "
+                    "with whatever else runs on it.",
+                )
+            )
+        return gpu
+    if not entry.startswith("GPU-"):
+        return None
+    matches = [gpu for gpu in gpus if gpu.uuid and gpu.uuid.startswith(entry)]
+    return matches[0] if len(matches) == 1 else None
+
+
+def _mig(gpus: Sequence[Gpu], entry: str, mig_parent: Callable[[str], Gpu | None]) -> Gpu | None:
+    """MIG-<uuid of the slice>, or before driver 470 MIG-<uuid of the GPU>/<instance>/<compute instance>."""
+    if "/" not in entry:
+        return mig_parent(entry)
+    parent = entry.removeprefix("MIG-").split("/")[0]
+    return next((gpu for gpu in gpus if gpu.uuid == parent), None)
+
+
+def _warning(kind: str, message: str) -> dict[str, str]:
+    return {"kind": kind, "message": message}

@@ -1,0 +1,277 @@
+"""From what was read at a phase's edges and ticks to its energies and its part of the timeline."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import socket
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lora_scaling.energy import host
+from lora_scaling.energy.account import (
+    SHORT_S,
+    ComponentEnergy,
+    EnergyAccount,
+    GpuEnergy,
+    IdleBaseline,
+    PhaseEnergy,
+    TimelineBin,
+    add,
+    spread,
+    utc,
+)
+from lora_scaling.energy.settings import COMPONENTS
+from lora_scaling.energy.tracker import Source
+
+if TYPE_CHECKING:
+    from lora_scaling.energy.meter import EnergyMeter, Tick, Window
+
+WARN_S = 5.0
+DISAGREEMENT = 0.02
+MERGE_BELOW = 0.05  # a last bin shorter than this part of the interval joins the one before it
+
+# Half-width of a modelled or package-level figure, as a fraction of it. Conventions, not measurements: the
+# load model's shape alone (cubic against linear in load) differs by a factor of two at half load, a RAM
+# model by memory size knows neither the modules nor their load; RAPL is a few per cent (Intel SDM: model).
+RELATIVE_BOUND = {
+    "rapl": 0.05,
+    "load_model": 0.5,
+    "constant_model": 0.5,
+    "amdsmi_counter": 0.05,
+    "amdsmi_power": 0.1,
+    "powermetrics": 0.1,
+    "windows_emi": 0.05,
+    "power_gadget": 0.05,
+    "raspberry_pmic": 0.1,
+}
+
+
+def make_account(
+    meter: EnergyMeter,
+    windows: Sequence[Window],
+    *,
+    idle: IdleBaseline | None,
+    exclusive: bool | None,
+    conditions: dict[str, Any],
+    warnings: list[dict[str, str]],
+) -> EnergyAccount:
+    phases, bins = [], []
+    for window in windows:
+        phase, phase_warnings = _phase(meter, window)
+        phases.append(phase)
+        warnings.extend(w for w in phase_warnings if w not in warnings)
+        bins.extend(_bins(window, phase))
+    return EnergyAccount(
+        host=socket.gethostname(),
+        phases=tuple(phases),
+        bins=tuple(bins) if meter.settings.enabled else (),
+        idle=idle,
+        exclusive=exclusive,
+        conditions=conditions,
+        warnings=tuple(warnings),
+    )
+
+
+def rough_joules(windows: Sequence[Window], meter: EnergyMeter) -> float | None:
+    total, known = 0.0, False
+    for window in windows:
+        last = window.end or (window.ticks[-1] if window.ticks else window.start)
+        if meter.gpu_meters:
+            total += sum(last.gpu_j) - sum(window.start.gpu_j)
+            known = True
+        if window.task is not None:
+            parts = [window.task.joules.get(c) for c in ("cpu", "ram") if c in meter.settings.components]
+            total += sum(part for part in parts if part is not None)
+            known = known or any(part is not None for part in parts)
+    return total if known else None
+
+
+def _seconds(window: Window) -> float:
+    assert window.end is not None  # only closed windows get here
+    return window.end.at_s - window.start.at_s
+
+
+def _phase(meter: EnergyMeter, window: Window) -> tuple[PhaseEnergy, list[dict[str, str]]]:
+    gpus = _gpus(meter, window)
+    components = {name: _from_codecarbon(meter, window, name) for name in COMPONENTS}
+    if gpus:
+        components["gpu"] = _sum_gpus(gpus)
+    phase = PhaseEnergy(
+        name=window.name,
+        started_at=utc(window.start_wall_s),
+        ended_at=utc(window.start_wall_s + _seconds(window)),
+        seconds=_seconds(window),
+        components=components,
+        gpus=gpus,
+        codecarbon_joules={
+            name: None if joules is None else round(joules, 6)
+            for name, joules in (window.task.joules if window.task else {}).items()
+            if name != "gpu" or window.sources.get("gpu", Source(name="none")).name != "none"
+        },
+    )
+    return phase, _phase_warnings(meter, window, phase)
+
+
+def _gpus(meter: EnergyMeter, window: Window) -> tuple[GpuEnergy, ...]:
+    found = []
+    for i, device in enumerate(meter.gpu_meters):
+        source = "nvml_power" if device.by_power else "nvml_counter"
+        if window.lost[i]:
+            until_j = max(window.end_edges[i].raw_j - window.start_edges[i].raw_j, 0.0)
+            reason = f"{window.lost[i]}; {until_j:.0f} J of this phase were counted until then"
+            found.append(
+                GpuEnergy(
+                    index=device.gpu.index, uuid=device.gpu.uuid, joules=None, source=source, reason=reason
+                )
+            )
+            continue
+        start, end = window.start_edges[i], window.end_edges[i]
+        first_w, last_w = _edge_powers(window, i)
+        bound_j = window.bounds_j[i] + device.window_bound_j(start, end, first_w, last_w)
+        found.append(
+            GpuEnergy(
+                index=device.gpu.index,
+                uuid=device.gpu.uuid,
+                joules=round(max(end.joules - start.joules, 0.0), 6),
+                source=source,
+                uncertainty_joules=round(bound_j, 6),
+            )
+        )
+    return tuple(found)
+
+
+def _edge_powers(window: Window, i: int) -> tuple[float | None, float | None]:
+    """Mean power of GPU i in the first and the last bin of the window."""
+    assert window.end is not None
+    times = [window.start.at_s, *(t.at_s for t in window.ticks), window.end.at_s]
+    joules = [window.start_edges[i].joules, *(t.gpu_j[i] for t in window.ticks), window.end_edges[i].joules]
+    powers = [
+        (j1 - j0) / (t1 - t0)
+        for t0, t1, j0, j1 in zip(times, times[1:], joules, joules[1:], strict=False)
+        if t1 - t0 > 0.25
+    ]
+    return (powers[0], powers[-1]) if powers else (None, None)
+
+
+def _sum_gpus(gpus: tuple[GpuEnergy, ...]) -> ComponentEnergy:
+    source = "+".join(sorted({gpu.source for gpu in gpus}))
+    lost = next((gpu for gpu in gpus if gpu.joules is None), None)
+    if lost is not None:
+        return ComponentEnergy(joules=None, source=source, reason=lost.reason)
+    return ComponentEnergy(
+        joules=add(gpu.joules for gpu in gpus if gpu.joules is not None),
+        source=source,
+        uncertainty_joules=add(gpu.uncertainty_joules for gpu in gpus if gpu.uncertainty_joules is not None),
+    )
+
+
+def _from_codecarbon(meter: EnergyMeter, window: Window, name: str) -> ComponentEnergy:
+    """A component as CodeCarbon gives it: null with the reason where it gives nothing."""
+    settings = meter.settings
+    if not settings.enabled or name not in settings.components:
+        why = (
+            "metering is off"
+            if not settings.enabled
+            else f"{name} is measured by another process of this node"
+        )
+        return ComponentEnergy(joules=None, source="none", reason=why)
+    if name == "gpu" and meter.nvml is not None:
+        return ComponentEnergy(joules=None, source="none", reason=meter.gpu_reason or "no GPU")
+    source = window.sources.get(name, Source(name="unknown"))
+    if source.name == "none":
+        reason = meter.gpu_reason if name == "gpu" and source.reason == "no GPU" else source.reason
+        return ComponentEnergy(joules=None, source="none", reason=reason)
+    joules = window.task.joules.get(name) if window.task else None
+    if joules is None:
+        reason = (window.task.reason if window.task else None) or meter.tracker_reason or source.reason
+        return ComponentEnergy(joules=None, source=source.name, reason=reason or "CodeCarbon gave no figure")
+    if not (math.isfinite(joules) and joules > 0):
+        return ComponentEnergy(
+            joules=None,
+            source=source.name,
+            reason=f"CodeCarbon gave {joules} J, which cannot be ({source.name})",
+        )
+    bound = RELATIVE_BOUND.get(source.name)
+    return ComponentEnergy(
+        joules=round(joules, 6),
+        source=source.name,
+        uncertainty_joules=None if bound is None else round(bound * joules, 6),
+    )
+
+
+def _phase_warnings(meter: EnergyMeter, window: Window, phase: PhaseEnergy) -> list[dict[str, str]]:
+    warnings = []
+    if meter.settings.enabled and phase.name == "train":
+        if phase.seconds < SHORT_S:
+            text = f"The train window lasted {phase.seconds:.2f} s: under 1 s it is not called measured."
+            warnings.append({"kind": "short_window", "message": text})
+        elif phase.seconds < WARN_S:
+            text = f"The train window lasted {phase.seconds:.1f} s; aim for 10 s, at least 5 s."
+            warnings.append({"kind": "short_window", "message": text})
+    for gpu, device in zip(phase.gpus, meter.gpu_meters, strict=False):
+        if device.resets:
+            text = f"The energy counter of GPU {gpu.index} went backwards; power readings filled the gap."
+            warnings.append({"kind": "counter_reset", "message": text})
+    for name, part in phase.components.items():
+        if part.joules is None and part.source != "none":
+            warnings.append(
+                {"kind": f"{name}_unknown", "message": f"{name} energy is unknown: {part.reason}"}
+            )
+        if part.source == "unknown":
+            text = f"CodeCarbon does not say how it obtained {name} energy."
+            warnings.append({"kind": "source_unknown", "message": text})
+    ours, theirs = phase.components["gpu"].joules, phase.codecarbon_joules.get("gpu")
+    if phase.gpus and ours is not None and theirs is not None:
+        power_w = ours / phase.seconds if phase.seconds else 0.0
+        stale_j = 2 * power_w * max((m.step_s for m in meter.gpu_meters), default=0.0)
+        if abs(theirs - ours) > max(DISAGREEMENT * ours, stale_j):
+            text = f"GPU energy of {phase.name}: {ours:.1f} J by NVML, {theirs:.1f} J by CodeCarbon."
+            warnings.append({"kind": "energy_disagreement", "message": text})
+    return warnings
+
+
+def _bins(window: Window, phase: PhaseEnergy) -> list[TimelineBin]:
+    """The phase cut at its ticks; each component's bins sum to the phase exactly (in microjoules)."""
+    assert window.end is not None
+    ticks = [t for t in window.ticks if window.start.at_s < t.at_s < window.end.at_s]
+    if len(ticks) > 1 and window.end.at_s - ticks[-1].at_s < MERGE_BELOW * (ticks[-1].at_s - ticks[-2].at_s):
+        ticks.pop()
+    cuts = [window.start, *ticks, window.end]
+    weights = {
+        "gpu": _gpu_weights(window, cuts),
+        "cpu": _cpu_weights(cuts, phase.components["cpu"].source),
+        "ram": [b.at_s - a.at_s for a, b in itertools.pairwise(cuts)],
+    }
+    joules = {name: spread(phase.components[name].joules, weights[name]) for name in COMPONENTS}
+    moments = [utc(window.start_wall_s + cut.at_s - window.start.at_s) for cut in cuts]
+    return [
+        TimelineBin(
+            start=moments[i],
+            end=moments[i + 1],
+            phase=phase.name,
+            joules={name: joules[name][i] for name in COMPONENTS},
+        )
+        for i in range(len(cuts) - 1)
+    ]
+
+
+def _gpu_weights(window: Window, cuts: Sequence[Tick]) -> list[float]:
+    if not window.start_edges:
+        return [b.at_s - a.at_s for a, b in itertools.pairwise(cuts)]
+    start_j = sum(edge.joules for edge in window.start_edges)
+    end_j = sum(edge.joules for edge in window.end_edges)
+    inner = [min(max(sum(tick.gpu_j), start_j), end_j) for tick in cuts[1:-1]]
+    marks = [start_j, *inner, end_j]
+    return [max(b - a, 0.0) for a, b in itertools.pairwise(marks)]
+
+
+def _cpu_weights(cuts: Sequence[Tick], source: str) -> list[float]:
+    weights = []
+    for a, b in itertools.pairwise(cuts):
+        share = 0.0
+        if None not in (a.cpu_busy_s, a.cpu_total_s, b.cpu_busy_s, b.cpu_total_s):
+            total_s = b.cpu_total_s - a.cpu_total_s  # type: ignore[operator]
+            share = (b.cpu_busy_s - a.cpu_busy_s) / total_s if total_s > 0 else 0.0  # type: ignore[operator]
+        weights.append(host.cpu_shape(source, share) * (b.at_s - a.at_s))
+    return weights
