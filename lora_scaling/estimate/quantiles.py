@@ -26,7 +26,8 @@ def t_cdf(t: float, df: float) -> float:
     """P(T ≤ t) for Student's t (DLMF 8.17: the regularised incomplete beta function); df may be infinite."""
     if math.isinf(df):
         return 0.5 * math.erfc(-t / math.sqrt(2.0))
-    tail = 0.5 * _beta_regularised(df / (df + t * t), df / 2.0, 0.5)
+    square = t * t
+    tail = 0.5 * _beta_regularised(df / (df + square), square / (df + square), df / 2.0, 0.5)
     return 1.0 - tail if t > 0 else tail
 
 
@@ -67,14 +68,13 @@ def _mass(components: Sequence[Component], x: float) -> float:
     return sum(c.weight * c.cdf(x) for c in components)
 
 
-def _beta_regularised(x: float, a: float, b: float) -> float:
-    if x <= 0.0:
-        return 0.0
-    if x >= 1.0:
-        return 1.0
+def _beta_regularised(x: float, y: float, a: float, b: float) -> float:
+    """I_x(a, b), with y = 1 − x given as well: near 1 the difference would lose its digits."""
+    if x <= 0.0 or y <= 0.0:
+        return 0.0 if x <= 0.0 else 1.0
     if x > (a + 1.0) / (a + b + 2.0):
-        return 1.0 - _beta_regularised(1.0 - x, b, a)
-    front = a * math.log(x) + b * math.log1p(-x) + math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+        return 1.0 - _beta_regularised(y, x, b, a)
+    front = a * math.log(x) + b * math.log(y) + math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
     return math.exp(front) / a * _continued_fraction(x, a, b)
 
 
