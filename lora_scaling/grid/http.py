@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -27,7 +28,6 @@ class Client:
     timeout_s: float
     max_wait_s: float
     secret: str | None = field(default=None, repr=False)
-    sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
 
     def get_json(
         self, path: str, params: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
@@ -49,7 +49,7 @@ class Client:
                 raise GridError(
                     f"{failure}; the next try is {wait_s:g} s away and grid.max_wait_s is {self.max_wait_s:g}"
                 )
-            self.sleep(wait_s)
+            time.sleep(wait_s)
             waited_s += wait_s
         raise AssertionError("unreachable")
 
@@ -64,38 +64,32 @@ class Client:
         address = self.base_url.rstrip("/") + path
         try:
             # Redirects are not followed: a custom header with the token would go along to another host.
-            response = requests.get(
-                address, params=params, headers=headers, timeout=self.timeout_s, allow_redirects=False
-            )
+            with requests.get(
+                address,
+                params=params,
+                headers=headers,
+                timeout=self.timeout_s,
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                body = _body(response.iter_content(4096), time.monotonic() + 3 * self.timeout_s)
         except requests.Timeout:
             return None, "", f"{host} did not answer within {self.timeout_s:g} s", backoff_s
         except (requests.RequestException, OSError, ValueError) as error:
             return None, "", self.mask(f"{host} cannot be reached ({type(error).__name__}: {error})"), None
         url = self.mask(without_login(response.url or address))
         if response.status_code != 200:
-            excerpt = self.mask(_excerpt(response.text))
+            excerpt = self.mask(_excerpt(body))
             failure = f"{host} answered HTTP {response.status_code}" + (f" ({excerpt})" if excerpt else "")
             if response.status_code not in RETRIED:
                 return None, url, failure, None
-            asked_s = retry_after_s(response.headers.get("Retry-After"), response.text)
+            asked_s = retry_after_s(response.headers.get("Retry-After"), body)
             return None, url, failure, backoff_s if asked_s is None else asked_s
-        if len(response.content) > MAX_BODY_BYTES:
-            return (
-                None,
-                url,
-                f"{host} answered {len(response.content)} bytes, more than a series can be",
-                None,
-            )
         try:
-            return response.json(), url, None, None
+            return json.loads(body), url, None, None
         except (ValueError, RecursionError):
             kind = response.headers.get("Content-Type", "no content type").split(";")[0]
-            return (
-                None,
-                url,
-                self.mask(f"{host} answered {kind} that is not JSON ({_excerpt(response.text)})"),
-                None,
-            )
+            return None, url, self.mask(f"{host} answered {kind} that is not JSON ({_excerpt(body)})"), None
 
     def mask(self, text: str) -> str:
         """`text` without the secret and without the values of parameters that look like one."""
@@ -128,6 +122,18 @@ def retry_after_s(header: str | None, body: str, now: datetime | None = None) ->
             return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
     found = re.search(r"again in (\d{1,6}) second", body[:1000])
     return float(found[1]) if found else None
+
+
+def _body(pieces: Iterable[bytes], deadline_s: float) -> str:
+    """The whole answer as text; TimeoutError or ValueError for one that trickles or is far too long."""
+    body = bytearray()
+    for piece in pieces:
+        body += piece
+        if len(body) > MAX_BODY_BYTES:
+            raise ValueError(f"more than {MAX_BODY_BYTES} bytes")
+        if time.monotonic() > deadline_s:
+            raise TimeoutError("the answer came too slowly")
+    return body.decode("utf-8", "replace")
 
 
 def _excerpt(body: str) -> str:
