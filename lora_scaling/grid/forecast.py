@@ -100,9 +100,9 @@ def _best(advice: ForecastAdvice, slots: tuple[Slot, ...], energy_kwh: float) ->
     def grams(start: datetime) -> float:
         return integrate([EnergyBin(start, start + length, energy_kwh * 3.6e6)], slots).grams
 
-    now_g = grams(advice.now)
     # Of equally good starts, the earliest: `min` keeps the first; a difference below rounding is none.
-    best_start, best_g = min(((t, round(grams(t), 9)) for t in starts), key=lambda pair: pair[1])
+    best_start = min(starts, key=lambda start: round(grams(start), 9))
+    now_g, best_g = grams(advice.now), grams(best_start)
     return dataclasses.replace(
         advice,
         forecast_until=slots[-1].end,

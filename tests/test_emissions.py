@@ -1,0 +1,262 @@
+"""The emissions command in a process of its own: revisions, exit statuses, what it prints."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_grid_server import Answer, energinet, even_bins, in_turn, serving
+
+from lora_scaling.emissions import main, parse_overrides
+from lora_scaling.errors import UserError
+
+START = datetime(2026, 11, 10, 9, 0, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("ELECTRICITYMAPS_TOKEN", raising=False)
+
+
+def store_run(runs: Path, name: str, *, kwh: float = 0.694, hours: float = 4, grid: Any = None) -> Path:
+    """A finished run's folder, its energy spread evenly; GPU and CPU known, RAM not."""
+    folder = runs / "study" / name
+    folder.mkdir(parents=True)
+    with open(folder / "timeline.csv", "w", newline="") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(["start", "end", "phase", "gpu_j", "cpu_j", "ram_j"])
+        for b in even_bins(START, hours, kwh, int(hours * 3600)):
+            rows.writerow(
+                [b.start.isoformat(), b.end.isoformat(), "train", b.joules * 0.8, b.joules * 0.2, ""]
+            )
+    record = {
+        "schema_version": 1,
+        "run_id": name,
+        "study": "study",
+        "status": "ok",
+        "started_at": START.isoformat(),
+        "config": {"samples": 32, "grid": grid or {}},
+        "energy": {"joules": kwh * 3.6e6, "timeline": "timeline.csv", "phases": []},
+        "emissions": None,
+    }
+    path = folder / "run.json"
+    path.write_text(json.dumps(record))
+    return path
+
+
+def command(*words: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "lora_scaling.emissions", *words]
+    root = Path(__file__).resolve().parent.parent
+    return subprocess.run(line, capture_output=True, text=True, cwd=root, env=dict(os.environ), timeout=60)
+
+
+def revisions(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    record = json.loads(path.read_text())
+    return record["emissions"], record.get("emissions_history", [])
+
+
+def test_the_case_study_from_a_stored_run_to_printed_grams(tmp_path: Path) -> None:
+    path = store_run(tmp_path, "a")
+    with serving(energinet(lambda moment: 82.5)) as server:
+        done = command(str(tmp_path), "grid.zone=DK1", f"grid.base_url={server.url}")
+    assert done.returncode == 0, done.stderr
+    header, row = (line.split() for line in done.stdout.splitlines()[:2])
+    assert header[:2] == ["run", "kWh"]
+    assert (row[:3], row[4]) == (["a", "0.694", "82.5"], "final")
+    assert float(row[3]) == pytest.approx(57.255, abs=0.01)
+    assert "100% actual" in done.stdout
+    assert "definition: CO2, average, consumption-based, direct: 5-minute CO2Emis" in done.stdout
+    assert "attribution: Source: Energinet" in done.stdout
+    assert "239 images" in done.stdout
+    latest, history = revisions(path)
+    assert (latest["grams"], latest["revision"], history) == (pytest.approx(57.255), 1, [])
+    assert len(server.requests) == 1
+
+
+def test_recomputing_adds_a_revision_only_where_something_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = store_run(tmp_path, "a")
+    assert main([str(tmp_path)]) == 0  # offline, no zone: a labelled world value
+    assert "static" in capsys.readouterr().out
+    first = path.read_bytes()
+    assert main([str(tmp_path)]) == 0
+    assert "1 (unchanged)" in capsys.readouterr().out
+    assert path.read_bytes() == first
+    with serving(energinet(lambda moment: 100.0)) as server:
+        assert main([str(tmp_path), "grid.zone=DK1", f"grid.base_url={server.url}"]) == 0
+    assert "2 (new)" in capsys.readouterr().out
+    latest, history = revisions(path)
+    assert (latest["revision"], latest["status"], latest["grams"]) == (2, "final", pytest.approx(69.4))
+    assert [(old["revision"], old["status"]) for old in history] == [(1, "static")]
+    assert history[0] == json.loads(first)["emissions"]
+    assert json.loads(path.read_text())["config"] == {"samples": 32, "grid": {}}  # the run's own is as it was
+
+
+def test_a_failing_grid_never_replaces_a_better_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = store_run(tmp_path, "a", grid={"zone": "DK1", "timeout_s": 2})
+    with serving(in_turn([Answer("", 403)])) as server:
+        assert main([str(tmp_path), f"grid.base_url={server.url}"]) == 0
+        assert "HTTP 403" in capsys.readouterr().out
+    assert revisions(path)[0]["status"] == "static"
+    with serving(energinet(lambda moment: 100.0)) as server:  # the data are there now: completed
+        assert main([str(tmp_path), f"grid.base_url={server.url}"]) == 0
+    assert revisions(path)[0]["status"] == "final"
+    capsys.readouterr()
+    with serving(in_turn([Answer("", 403)])) as server:
+        assert main([str(tmp_path), f"grid.base_url={server.url}", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [run["change"] for run in document["runs"]] == ["kept"]
+    assert "HTTP 403" in document["runs"][0]["note"]
+    latest, history = revisions(path)
+    assert (latest["status"], latest["revision"], len(history)) == ("final", 2, 1)
+
+
+def test_fallback_none_is_pending_with_exit_0_and_completed_later(tmp_path: Path) -> None:
+    path = store_run(tmp_path, "a")
+    with serving(in_turn([Answer("<html>down</html>")])) as server:
+        done = command(str(tmp_path), "grid.zone=DK1", "grid.fallback=none", f"grid.base_url={server.url}")
+    assert done.returncode == 0
+    assert "pending" in done.stdout
+    assert "unknown" in done.stdout
+    assert revisions(path)[0]["grams"] is None
+    with serving(energinet(lambda moment: 100.0)) as server:
+        command(str(tmp_path), "grid.zone=DK1", "grid.fallback=none", f"grid.base_url={server.url}")
+    latest, history = revisions(path)
+    assert (latest["status"], latest["revision"]) == ("final", 2)
+    assert history[0]["status"] == "pending"
+
+
+def test_json_is_one_document_and_a_sweep_of_a_day_is_one_request(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        store_run(tmp_path, name, kwh=0.1, hours=1)
+    with serving(energinet(lambda moment: 50.0)) as server:
+        done = command(str(tmp_path), "--json", "grid.zone=DK1", f"grid.base_url={server.url}")
+    document = json.loads(done.stdout)
+    assert done.stderr == ""
+    assert document["schema_version"] == 1
+    assert [run["run_id"] for run in document["runs"]] == ["a", "b", "c"]
+    assert document["totals"] == pytest.approx({"energy_kwh": 0.3, "grams": 15})
+    assert document["runs"][0]["emissions"]["coverage"]["actual"] == pytest.approx(1)
+    assert document["forecast"] is None
+    assert len(server.requests) == 1
+
+
+def test_grams_of_different_definitions_are_not_summed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store_run(tmp_path, "a")
+    store_run(tmp_path, "b", grid={"zone": "US"})
+    assert main([str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("definition: ") == 2
+    assert "total: not summed" in printed
+
+
+def test_forecast_prints_advice_or_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store_run(tmp_path, "a", hours=1)
+    ahead = datetime.now(UTC) + timedelta(hours=3)
+    with serving(energinet(lambda moment: 100.0 if moment < ahead else 20.0)) as server:
+        words = [str(tmp_path), "grid.zone=DK1", f"grid.base_url={server.url}"]
+        assert main([*words, "--forecast"]) == 0
+        assert "80% less" in capsys.readouterr().out
+        assert main([*words, "grid.forecast=true", "--json"]) == 0
+    advice = json.loads(capsys.readouterr().out)["forecast"]
+    assert advice["saving"] == pytest.approx(0.8, abs=0.01)
+    assert main([str(tmp_path), "--forecast"]) == 0
+    assert "provider static makes no forecasts" in capsys.readouterr().out
+
+
+def test_runs_that_cannot_be_computed_are_named_and_the_others_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = store_run(tmp_path, "good")
+    unmeasured = store_run(tmp_path, "unmeasured")
+    record = json.loads(unmeasured.read_text())
+    unmeasured.write_text(json.dumps(record | {"energy": None}))
+    (store_run(tmp_path, "torn").parent / "timeline.csv").write_text("start,end\n")
+    store_run(tmp_path, "foreign").write_text("{")
+    store_run(tmp_path, "misplaced", grid={"zone": "Atlantis"})
+    assert main([str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    for reason in ("no energy timeline", "is not an energy timeline", "not valid JSON", "'Atlantis'"):
+        assert reason in printed
+    assert revisions(good)[0]["status"] == "static"
+
+
+def test_a_timeline_that_lost_energy_is_warned_of(tmp_path: Path) -> None:
+    path = store_run(tmp_path, "a")
+    record = json.loads(path.read_text())
+    record["energy"]["joules"] *= 2
+    path.write_text(json.dumps(record))
+    assert main([str(tmp_path)]) == 0
+    assert "timeline_mismatch" in [w["kind"] for w in revisions(path)[0]["warnings"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "`RUNS` was not given"),
+        (["RUNS", "grid.zone=DK3"], "`grid.zone` was 'DK3'"),
+        (["RUNS", "grid.zon=DK1"], "`grid.zon` is not an override here; allowed: grid.zone"),
+        (["RUNS", "samples=32"], "`samples` is not an override here"),
+        (["RUNS", "grid.pue=much"], "`grid.pue` was 'much'; allowed is a number"),
+        (["RUNS", "grid.pue=0.5"], "`grid.pue` was 0.5"),
+        (["RUNS", "grid.forecast=perhaps"], "allowed is true or false"),
+        (["RUNS", "grid.provider=file", "grid.file=/nowhere.csv"], "`grid.file` was /nowhere.csv"),
+        (["RUNS", "grid.provider=uk", "grid.zone=DE"], "which uk does not cover"),
+        (["EMPTY"], "holds no run.json"),
+        (["/nowhere"], "which is not there"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = store_run(tmp_path / "runs", "a")
+    before = path.read_bytes()
+    (tmp_path / "empty").mkdir()
+    places = {"RUNS": str(tmp_path / "runs"), "EMPTY": str(tmp_path / "empty")}
+    assert main([places.get(word, word) for word in words]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert path.read_bytes() == before
+
+
+def test_overrides_are_typed() -> None:
+    words = [
+        "grid.zone='NO'",
+        "+grid.pue=1.3",
+        "grid.base_url=null",
+        "grid.max_wait_s=5",
+        "grid.forecast=True",
+    ]
+    expected = {"zone": "NO", "pue": 1.3, "base_url": None, "max_wait_s": 5.0, "forecast": True}
+    assert parse_overrides(words) == expected
+    with pytest.raises(UserError, match="is not an override here"):
+        parse_overrides(["zone=DK1"])
+
+
+def test_the_token_reaches_no_file_and_no_screen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ELECTRICITYMAPS_TOKEN", "hush-hush-token")
+    store_run(tmp_path / "runs", "a")
+    with serving(in_turn([Answer({"message": "bad auth-token: hush-hush-token"}, 401)])) as server:
+        done = command(str(tmp_path / "runs"), "grid.zone=US-TEX-ERCO", f"grid.base_url={server.url}")
+    assert server.requests[0].headers["auth-token"] == "hush-hush-token"
+    assert done.returncode == 0
+    assert "HTTP 401" in done.stdout
+    assert "hush-hush" not in done.stdout + done.stderr
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or "hush-hush" not in path.read_text()
