@@ -40,7 +40,6 @@ class Edge:
 
     at_s: float
     raw_j: float
-    power_w: float | None
     joules: float
     bound_j: float
     range_w: float = 0.0
@@ -94,6 +93,8 @@ class GpuEnergyMeter:
     _counter_j: float | None = None
     _counter_error: str | None = None
     _at_s: float | None = None
+    _moved_s: float | None = None  # when the counter last moved, if that was seen closely
+    _settling: bool = False  # after a reset, until the counter moves: before that it lags behind the power
     _edges: list[Edge] = field(default_factory=list)
 
     def open(self) -> None:
@@ -115,37 +116,45 @@ class GpuEnergyMeter:
         now_s = self.clock()
         counter_j = None if self.by_power else self._counter()
         falling = counter_j is not None and self._counter_j is not None and counter_j < self._counter_j
-        steady = counter_j is not None and self._counter_j is not None and not falling
+        steady = counter_j is not None and self._counter_j is not None and not falling and not self._settling
         if counter_j is None and not self.by_power and not edge and not self.lost:
             return
         power_w = self._power() if with_power or not steady else self.power_w
         if self.lost:
             return
-        if counter_j is not None and self._counter_j is not None and not falling:
+        if steady and counter_j is not None and self._counter_j is not None:
+            if counter_j > self._counter_j:
+                seen = self._at_s is not None and now_s - self._at_s < self.step_s / 4
+                self._moved_s = now_s if seen else None
             self.joules += counter_j - self._counter_j
             self._refine_edges(now_s)
         else:
             self._integrate(now_s, power_w, falling)
         if self.lost:
             return
+        stepped = self.step_s > SMOOTH_STEP_S
+        self._settling = stepped and (falling or (self._settling and counter_j == self._counter_j))
         self._counter_j, self._at_s, self.power_w = counter_j, now_s, power_w
 
-    def mark(self) -> Edge:
-        """The energy at this moment, as a phase begins or ends; the range of power since the last mark."""
+    def mark(self, at_s: float) -> Edge:
+        """The energy at `at_s`, a moment ago, as a phase begins or ends, and the power's range since the last.
+
+        What was used between `at_s` and the reading (other GPUs were read first) is taken off.
+        """
         self.read(edge=True)
+        read_s = self._at_s if self._at_s is not None else at_s
         range_w = max(self.highest_w - self.lowest_w, 0.0)
         if self.power_w is not None:
             self.highest_w = self.lowest_w = self.power_w
-        at_s = self._at_s if self._at_s is not None else self.clock()
+        late_j = max(self.power_w or 0.0, 0.0) * max(read_s - at_s, 0.0)
         stale_j = self.step_s * max(self.power_w or 0.0, 0.0)
-        stepped = not self.by_power and self.step_s > SMOOTH_STEP_S
+        stepped = not self.by_power and not self._settling and self.step_s > SMOOTH_STEP_S
         edge = Edge(
             at_s=at_s,
             raw_j=self.joules,
-            power_w=self.power_w,
-            joules=self.joules,
+            joules=self.joules if stepped else self.joules - late_j,
             range_w=range_w,
-            bound_j=0.0 if self.by_power else stale_j,
+            bound_j=late_j + (0.0 if self.by_power else stale_j),
             pending=stepped and self.lost is None,
         )
         if edge.pending:
@@ -154,12 +163,12 @@ class GpuEnergyMeter:
 
     @property
     def watching(self) -> bool:
-        """Whether an edge waits for the counter's next move; given up after half a second or three steps."""
+        """Whether the counter's next move is waited for; by an edge for half a second or three steps."""
         patience_s = max(0.5, 3 * self.step_s)
         if self.lost:
             self._edges.clear()
         self._edges = [e for e in self._edges if e.pending and self.clock() - e.at_s < patience_s]
-        return bool(self._edges)
+        return bool(self._edges) or (self._settling and not self.lost)
 
     def watch(self) -> None:
         """Read the counter only, to see it move."""
@@ -215,9 +224,14 @@ class GpuEnergyMeter:
         self.bound_j += abs(power_w - self.power_w) / 2 * dt_s
         for edge in self._edges:
             edge.pending = False  # what was added now is not a move of the counter
-        if not self.by_power:
-            self.bound_j += RESET_BOUND * gap_j + self.step_s * max(power_w, self.power_w)
-            self.resets += int(reset)
+        if self.by_power:
+            return
+        self.bound_j += RESET_BOUND * gap_j
+        if reset:  # what the last value before it lacked: half a step on average, unless its move was seen
+            seen_s = None if self._moved_s is None else min(self._at_s - self._moved_s, self.step_s)
+            self.joules += self.power_w * (self.step_s / 2 if seen_s is None else seen_s)
+            self.bound_j += self.power_w * self.step_s / 2
+            self.resets += 1
 
 
 def probe_step(meters: Sequence[GpuEnergyMeter], limit_s: float = 0.6, moves: int = 4) -> None:

@@ -249,7 +249,7 @@ class Recording:
 
     def _edge(self) -> tuple[float, Tick, tuple[Edge, ...]]:
         wall_s, at_s = time.time(), time.perf_counter()
-        edges = tuple(meter.mark() for meter in self._meter.gpu_meters)
+        edges = tuple(meter.mark(at_s) for meter in self._meter.gpu_meters)
         return wall_s, self._read_tick(at_s), edges
 
     def _read_tick(self, at_s: float) -> Tick:

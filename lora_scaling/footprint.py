@@ -1,0 +1,347 @@
+"""The footprint of anyone's training code, in three lines.
+
+    from lora_scaling.footprint import footprint
+    with footprint("my-run", samples=1000, epochs=2):
+        train()
+
+or, for a transformers Trainer or a TRL SFTTrainer,
+
+    from lora_scaling.footprint import FootprintCallback
+    trainer.add_callback(FootprintCallback("my-run"))
+    trainer.train()
+
+Both leave `runs/footprint/my-run-…/run.json` with the energy timeline beside it, like a run of this project:
+`python -m lora_scaling.emissions runs` gives its grams, `python -m analysis` reads it. Measuring never stops
+or changes the training: a sensor, or a disk, that fails is a null with a reason, or a line in the log.
+Importing this module imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import logging
+import os
+import platform
+import re
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar, cast
+
+from lora_scaling import __version__, records
+from lora_scaling.energy import (
+    EnergyAccount,
+    MeteringSettings,
+    Recording,
+    combine,
+    open_meter,
+    settings_for_rank,
+)
+
+log = logging.getLogger(__name__)
+Hook = TypeVar("Hook", bound=Callable[..., Any])
+
+
+class Footprint:
+    """One measured stretch of work. Sections of the record can be filled with `note` while it runs.
+
+    Everything that happens is in the phase `train` except where `phase` says otherwise.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        study: str = "footprint",
+        runs_dir: str | Path = "runs",
+        settings: MeteringSettings | None = None,
+        **config: Any,
+    ):
+        """name, study: parts of the record's path; config: what is known of the work (samples, epochs, …)."""
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+        self.run_id = f"{_safe(name)}-{stamp}-{secrets.token_hex(3)}"
+        self.path = records.record_path(runs_dir, _safe(study), self.run_id)
+        self.account: EnergyAccount | None = None
+        self.record: dict[str, Any] = _new_record(self.run_id, _safe(study), {"name": name, **config})
+        self._settings = settings if settings is not None else MeteringSettings()
+        self._recording: Recording | None = None
+        self._start_s = 0.0
+
+    def note(self, section: str, **values: Any) -> None:
+        """Add to a section of the record: config, model, data, work, training or device."""
+        self.record[section].update(values)
+
+    def open(self) -> None:
+        """Open the sensors (the first time in a process 1.5 to 3 s) and begin the phase `train`."""
+        with _never_raise("the meter could not be opened"):
+            self._recording = open_meter(self._settings, _synchronize).recording()
+        self.record["started_at"] = _now()
+        self._start_s = time.perf_counter()
+        self._write()
+        self.switch("train")
+
+    def switch(self, phase: str) -> None:
+        """End the current phase and begin another."""
+        with _never_raise("a measuring window could not be opened"):
+            if self._recording is not None:
+                self._recording.begin(phase)
+
+    @contextlib.contextmanager
+    def phase(self, name: str):
+        """A stretch that is not `train`, such as `setup` or `eval`."""
+        self.switch(name)
+        try:
+            yield
+        finally:
+            self.switch("train")
+
+    def measure(self) -> EnergyAccount | None:
+        """End the measuring; the account, or None if there is none."""
+        if self.account is None and self._recording is not None:
+            with _never_raise("the energy could not be computed"):
+                self.account = self._recording.close()
+        return self.account
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Write the record; `error` is what ended the work, if something did."""
+        account = self.measure()
+        status, sentence = _outcome(error)
+        self.record |= {
+            "status": status,
+            "error": sentence,
+            "finished_at": _now(),
+            "total_s": time.perf_counter() - self._start_s,
+        }
+        with _never_raise("the record could not be completed"):
+            if account is not None:
+                self._take(account)
+        self._write()
+
+    def _take(self, account: EnergyAccount) -> None:
+        self.account = account
+        self.record["energy"] = account.to_dict()
+        self.record["exclusive"] = account.exclusive
+        self.record["warnings"] = [dict(warning) for warning in account.warnings]
+        gpus = account.conditions.get("gpus") or []
+        if gpus:
+            self.note("device", kind="cuda", name=gpus[0].get("name"), count=len(gpus), gpu_count=len(gpus))
+        else:
+            self.note("device", kind="cpu", name=platform.processor() or platform.machine(), gpu_count=0)
+
+    def _write(self) -> None:
+        with _never_raise("the record could not be written"):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.account is not None:
+                self.account.write_timeline(self.path.with_name(records.TIMELINE_NAME))
+            records.write_record(self.path, self.record)
+
+    def __enter__(self) -> Footprint:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(error)
+
+
+def footprint(name: str, **options: Any) -> Footprint:
+    """Measure a `with` block; the options are those of `Footprint`. The block's exceptions pass through."""
+    return Footprint(name, **options)
+
+
+def _hook(function: Hook) -> Hook:
+    """A callback method that a failure of ours cannot get out of."""
+
+    @functools.wraps(function)
+    def guarded(self: _Hooks, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        with _never_raise(f"{function.__name__} failed"):
+            function(self, args, state, control, **kwargs)
+
+    return cast(Hook, guarded)
+
+
+class _Hooks:
+    """What FootprintCallback does; TrainerCallback joins it when transformers is there."""
+
+    def __init__(self, name: str = "trainer", **options: Any):
+        self.name, self.options = name, options
+        self.footprint: Footprint | None = None
+        self._in_eval = False
+
+    @_hook
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._abandon()
+        options = dict(self.options)
+        world = int(getattr(args, "world_size", 1))
+        if world > 1:
+            local_world = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+            settings = options.pop("settings", None) or MeteringSettings()
+            options["settings"] = settings_for_rank(settings, int(args.local_process_index), local_world)
+        self.footprint = Footprint(self.name, **options)
+        self._describe(self.footprint, args, kwargs)
+        atexit.register(self._abandon)
+        self.footprint.open()
+
+    @_hook
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.footprint is not None and not self._in_eval:
+            self._in_eval = True
+            self.footprint.switch("eval")
+
+    @_hook
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.footprint is not None and self._in_eval:
+            self._in_eval = False
+            self.footprint.switch("train")
+
+    @_hook
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        mine, self.footprint = self.footprint, None
+        atexit.unregister(self._abandon)
+        account = _of_all_ranks(mine.measure() if mine is not None else None)
+        if mine is None or not getattr(state, "is_world_process_zero", True):
+            return
+        mine.account = account
+        losses = [entry["train_loss"] for entry in state.log_history if "train_loss" in entry]
+        mine.note("training", train_loss=losses[-1] if losses else None)
+        tokens = getattr(state, "num_input_tokens_seen", 0)
+        mine.note("work", steps=state.global_step, epochs=state.epoch, tokens_seen=tokens or None)
+        mine.note("work", flops=float(state.total_flos) or None)
+        mine.close()
+
+    def _abandon(self) -> None:
+        """Training ended without saying so: an exception the caller caught, or the end of the process."""
+        left, self.footprint = self.footprint, None
+        self._in_eval = False
+        if left is not None:
+            left.close(getattr(sys, "last_value", None) or RuntimeError("training did not reach its end"))
+
+    @staticmethod
+    def _describe(made: Footprint, args: Any, parts: dict[str, Any]) -> None:
+        model, loader = parts.get("model"), parts.get("train_dataloader")
+        with contextlib.suppress(Exception):
+            made.note("config", samples=len(loader.dataset))  # type: ignore[union-attr]
+        with contextlib.suppress(Exception):
+            sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]  # type: ignore[union-attr]
+            trained = sum(n for n, trains in sizes if trains)
+            made.note("model", name=type(model).__name__, params=sum(n for n, _ in sizes))
+            made.note("work", trainable_params=trained)
+            made.note("model", trainable_params=trained)
+        made.note(
+            "config",
+            epochs=float(args.num_train_epochs),
+            batch_size=int(args.per_device_train_batch_size),
+            gradient_accumulation=int(args.gradient_accumulation_steps),
+            gradient_checkpointing=bool(args.gradient_checkpointing),
+            seed=int(args.seed),
+        )
+
+
+@functools.cache
+def _callback_class() -> type:
+    from transformers import TrainerCallback
+
+    return type(
+        "FootprintCallback",
+        (_Hooks, TrainerCallback),
+        {
+            "__doc__": "Measures trainer.train(): FootprintCallback(name, study=…, runs_dir=…, settings=…).",
+            "__module__": __name__,
+        },
+    )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "FootprintCallback":
+        return _callback_class()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _of_all_ranks(account: EnergyAccount | None) -> EnergyAccount | None:
+    """Every rank calls this, also one whose meter failed: a rank that does not would hold up the others."""
+    torch = sys.modules.get("torch")
+    if torch is None or not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return account
+    gathered: list[EnergyAccount | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, account)
+    known = [each for each in gathered if each is not None]
+    return combine(known) if known else None
+
+
+def _synchronize() -> None:
+    """Wait for the accelerator if this process uses one; torch is looked up, never imported."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        for index in range(torch.cuda.device_count()):
+            torch.cuda.synchronize(index)
+    elif torch.backends.mps.is_available():
+        torch.mps.synchronize()
+
+
+@contextlib.contextmanager
+def _never_raise(what: str):
+    try:
+        yield
+    except Exception as error:
+        log.warning("lora-scaling: %s: %s", what, error)
+
+
+def _outcome(error: BaseException | None) -> tuple[str, str | None]:
+    if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
+        return "ok", None
+    sentence = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", "interrupted by the user"
+    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__:
+        return "oom", sentence
+    return "failed", sentence
+
+
+def _new_record(run_id: str, study: str, config: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "schema_version": records.SCHEMA_VERSION,
+        "run_id": run_id,
+        "study": study,
+        "status": "interrupted",  # until the end: a process that is killed leaves this
+        "error": None,
+        "replicate": 0,
+        "order": None,
+        "started_at": _now(),
+        "finished_at": None,
+        "host": socket.gethostname(),
+        "exclusive": None,
+        "config": config,
+        "provenance": {"lora_scaling": __version__, "python": platform.python_version(), "by": "footprint"},
+        "device": {},
+        "model": {},
+        "data": {},
+        "work": {},
+        "training": {},
+        "energy": None,
+        "emissions": None,
+        "emissions_history": [],
+        "total_s": None,
+        "peak_memory_gb": None,
+        "mfu": None,
+        "setup_reused": [],
+        "warnings": [],
+    }
+
+
+def _safe(name: str) -> str:
+    """A name as part of a path."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
