@@ -1,0 +1,275 @@
+"""From conversations to rows of token ids and labels, every token accounted for.
+
+A sample's tokens are those of its whole text. Its labels are the tokens that are predicted: `IGNORED` for the
+first token, which nothing precedes, and, with loss on the answers only, for every token that is no answer's.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain, takewhile
+from typing import Any
+
+from ..config import RunConfig
+from ..errors import UserError
+from .batches import IGNORED, Row, pack
+from .samples import Message, Sample
+from .synthetic import prompt_tokens
+
+_CHUNK = 2048  # samples rendered and tokenised at once: bounds memory, costs nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizedDataset:
+    """Rows to train on and what they hold, for one epoch.
+
+    `rows`: `input_ids` and `labels` of equal length, and `position_ids` where samples are packed.
+    `sample_lengths`: tokens kept of each sample, in their order; packing does not change them.
+    `truncated`: tokens cut off by `max_seq_len`. `trained`: loss positions (labels that are not `IGNORED`;
+    since a sample's first label always is, the model's shift by one loses none). `unanswered`: samples that
+    are kept but have no loss position left. `warnings`: (kind, message).
+    """
+
+    rows: list[Row]
+    sample_lengths: list[int]
+    truncated: int
+    trained: int
+    unanswered: int
+    warnings: list[tuple[str, str]]
+
+    @property
+    def samples(self) -> int:
+        return len(self.sample_lengths)
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(row["input_ids"]) for row in self.rows]
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.sample_lengths)
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """Token ids and the half-open ranges of them that are answers, in order and apart."""
+
+    ids: list[int]
+    answers: list[tuple[int, int]]
+
+
+def tokenize(samples: Sequence[Sample], tokenizer: Any, config: RunConfig) -> TokenizedDataset:
+    """Rows for the samples, cut to `max_seq_len`, labelled, and packed if the configuration says so.
+
+    Args:
+        tokenizer: a transformers tokenizer; its chat template is used if `chat_template` is true.
+
+    Raises:
+        UserError: the chat template refuses the conversations, or `max_seq_len` leaves no answer anywhere.
+    """
+    encoded: list[_Encoded] = []
+    lost = 0
+    for start in range(0, len(samples), _CHUNK):
+        part, unmarked = _encode(samples[start : start + _CHUNK], tokenizer, use_chat=config.chat_template)
+        encoded += part
+        lost += unmarked
+    rows = [_row(item, config) for item in encoded]
+    lengths = [len(row["input_ids"]) for row in rows]
+    trained = [len(row["labels"]) - row["labels"].count(IGNORED) for row in rows]
+    if rows and not any(trained):
+        raise UserError(
+            f"`max_seq_len` was {config.max_seq_len}, which cuts off every answer of {config.data.name}; "
+            f"raise it (the longest sample has {max(len(item.ids) for item in encoded)} tokens)"
+        )
+    unanswered = trained.count(0)
+    return TokenizedDataset(
+        rows=pack(rows, config.max_seq_len) if config.packing else rows,
+        sample_lengths=lengths,
+        truncated=sum(len(item.ids) for item in encoded) - sum(lengths),
+        trained=sum(trained),
+        unanswered=unanswered,
+        warnings=_warnings(unanswered, lost, len(rows), config),
+    )
+
+
+def _warnings(unanswered: int, lost: int, samples: int, config: RunConfig) -> list[tuple[str, str]]:
+    warnings = []
+    if unanswered:
+        warnings.append(
+            (
+                "unanswered",
+                f"{unanswered} of {samples} samples have no answer left within "
+                f"max_seq_len={config.max_seq_len}: they cost energy and teach nothing",
+            )
+        )
+    if lost:
+        warnings.append(
+            (
+                "unmarked_answer",
+                f"{lost} answers could not be found in the text that the tokenizer's chat template makes: "
+                "they are shown but not trained on",
+            )
+        )
+    return warnings
+
+
+def _row(item: _Encoded, config: RunConfig) -> Row:
+    ids = item.ids[: config.max_seq_len]
+    if config.loss_on == "all":
+        return {"input_ids": ids, "labels": [IGNORED, *ids[1:]]}
+    labels = [IGNORED] * len(ids)
+    for start, end in item.answers:
+        labels[max(1, start) : end] = ids[max(1, start) : end]
+    return {"input_ids": ids, "labels": labels}
+
+
+def _encode(samples: Sequence[Sample], tokenizer: Any, *, use_chat: bool) -> tuple[list[_Encoded], int]:
+    """Tokens and answer ranges, and how many answers were not found in their rendered text."""
+    chat = use_chat and getattr(tokenizer, "chat_template", None) is not None
+    render = _template(tokenizer) if chat else _plain(tokenizer)
+    conversations = [sample.messages for sample in samples]
+    texts, ranges = _marked(conversations, render)
+    full = _ids(tokenizer, texts)
+    cuts = [sorted(set(chain(*spans)) - {len(text)}) for text, spans in zip(texts, ranges, strict=True)]
+    prefixes = iter(_ids(tokenizer, [text[:cut] for text, at in zip(texts, cuts, strict=True) for cut in at]))
+    # A template writes its own first token; plain text gets the one that the tokenizer would put there.
+    lead = [] if chat else _lead(tokenizer)
+    encoded = []
+    for sample, ids, text, spans, at in zip(samples, full, texts, ranges, cuts, strict=True):
+        place = {cut: len(lead) + _common(next(prefixes), ids) for cut in at}
+        place[len(text)] = len(lead) + len(ids)
+        item = _Encoded([*lead, *ids], [(place[start], place[end]) for start, end in spans])
+        item = _ended(item, tokenizer.eos_token_id, last=bool(spans) and spans[-1][1] == len(text))
+        if sample.target_tokens is not None:
+            item = _trimmed(item, sample.target_tokens, tokenizer)
+        encoded.append(item)
+    wanted = sum(message.role == "assistant" for messages in conversations for message in messages)
+    return encoded, wanted - sum(map(len, ranges))
+
+
+Conversations = Sequence[tuple[Message, ...]]
+Render = Callable[[Conversations, bool], list[str]]  # (conversations, open the next answer?) → texts
+
+
+def _marked(conversations: Conversations, render: Render) -> tuple[list[str], list[list[tuple[int, int]]]]:
+    """Texts, and where in each its answers stand: from the text before each to the text with it."""
+    texts = [text.rstrip() for text in render(conversations, False)]
+    turns = [
+        (index, turn)
+        for index, messages in enumerate(conversations)
+        for turn, message in enumerate(messages)
+        if message.role == "assistant"
+    ]
+    before = render([conversations[index][:turn] for index, turn in turns], True)
+    inner = [(index, turn) for index, turn in turns if turn + 1 < len(conversations[index])]
+    after = dict(zip(inner, render([conversations[i][: t + 1] for i, t in inner], False), strict=True))
+    ranges: list[list[tuple[int, int]]] = [[] for _ in texts]
+    for (index, turn), prefix in zip(turns, before, strict=True):
+        text, content = texts[index], conversations[index][turn].content
+        floor = ranges[index][-1][1] if ranges[index] else 0
+        start = _start(text, prefix, content, floor)
+        if start is not None:
+            until = after.get((index, turn), text).rstrip()
+            ranges[index].append((start, _end(text, until, start, content)))
+    return texts, ranges
+
+
+def _start(text: str, prefix: str, content: str, floor: int) -> int | None:
+    if text.startswith(prefix) and len(prefix) >= floor:
+        return len(prefix)
+    # Some templates open an answer differently than they write one that is there, or rewrite earlier turns.
+    agreed = _common(prefix, text)
+    found = text.find(content.strip(), max(agreed, floor))
+    return None if found < 0 else found
+
+
+def _end(text: str, until: str, start: int, content: str) -> int:
+    if text.startswith(until) and len(until) > start:
+        return len(until)
+    return start + len(content.strip())
+
+
+def _template(tokenizer: Any) -> Render:
+    from jinja2.exceptions import TemplateError
+
+    def apply(conversations: Conversations, opened: bool) -> list[str]:
+        if not conversations:
+            return []
+        turns = [[{"role": m.role, "content": m.content} for m in messages] for messages in conversations]
+        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=opened)
+
+    def render(conversations: Conversations, opened: bool) -> list[str]:
+        try:
+            return apply(conversations, opened)
+        except TemplateError:
+            pass
+        try:  # many templates know no system turn: it goes before the first question
+            return apply([_without_system(messages) for messages in conversations], opened)
+        except TemplateError as error:
+            raise UserError(
+                f"`chat_template` was true, and the tokenizer's template refuses a conversation ({error}); "
+                "set chat_template=false"
+            ) from None
+
+    return render
+
+
+def _without_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    system = [message.content for message in messages if message.role == "system"]
+    rest = [message for message in messages if message.role != "system"]
+    if system and rest:
+        rest[0] = Message(rest[0].role, "\n\n".join([*system, rest[0].content]))
+    return tuple(rest)
+
+
+def _plain(tokenizer: Any) -> Render:
+    """Alpaca's format: headings for requests and responses, every response ended."""
+    eos = tokenizer.eos_token or ""
+    before = {"system": "", "user": "### Instruction:\n", "assistant": "### Response:\n"}
+    after = {"system": "\n\n", "user": "\n\n", "assistant": f"{eos}\n\n"}
+
+    def render(conversations: Conversations, opened: bool) -> list[str]:
+        tail = before["assistant"] if opened else ""
+        return [
+            "".join(before[m.role] + m.content + after[m.role] for m in messages) + tail
+            for messages in conversations
+        ]
+
+    return render
+
+
+def _lead(tokenizer: Any) -> list[int]:
+    bos = tokenizer.bos_token_id
+    return [bos] if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else []
+
+
+def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    if not texts:
+        return []
+    return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+
+
+def _common(prefix: Sequence[Any], whole: Sequence[Any]) -> int:
+    """Length of the common beginning: a token that straddles the end of a prefix belongs to what follows."""
+    if whole[: len(prefix)] == prefix:
+        return len(prefix)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prefix, whole, strict=False)))
+
+
+def _ended(item: _Encoded, eos: int | None, *, last: bool) -> _Encoded:
+    """The end of the sample is part of its last answer, and every sample ends."""
+    if eos is None or item.ids[-1:] == [eos]:
+        return item
+    answers = list(item.answers)
+    if last:
+        answers[-1] = (answers[-1][0], len(item.ids) + 1)
+    return _Encoded([*item.ids, eos], answers)
+
+
+def _trimmed(item: _Encoded, target: int, tokenizer: Any) -> _Encoded:
+    """Exactly `target` tokens of a single turn: its prompt's end, its answer's start, its last token."""
+    split = item.answers[0][0]
+    asked = prompt_tokens(target)
+    first = 1 if item.ids[0] == tokenizer.bos_token_id else 0
+    prompt = item.ids[:first] + item.ids[split - asked + first : split]
+    answer = item.ids[split : split + target - asked - 1] + item.ids[-1:]
+    return _Encoded(prompt + answer, [(asked, target)])
