@@ -324,6 +324,28 @@ def test_the_token_is_sent_and_found_nowhere_else(monkeypatch: pytest.MonkeyPatc
         assert path.is_dir() or TOKEN not in path.read_text()
 
 
+def test_a_token_that_no_header_can_hold_is_masked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ELECTRICITYMAPS_TOKEN", "first-half\nsecond-half")
+    with serving(in_turn([Answer({})])) as server:
+        revision = compute(server.url, zone="US")
+    assert (revision.status, server.requests) == ("static", [])
+    assert "first-half" not in repr(revision)
+    assert "second-half" not in repr(revision)
+
+
+@pytest.mark.parametrize(
+    "answer", [Answer("", 429, {"Retry-After": "197"}), Answer("", 503), Answer("", hang_s=9)]
+)
+def test_a_busy_service_is_left_alone_by_the_next_run(answer: Answer, waits: list[float]) -> None:
+    with serving(in_turn([answer])) as server:
+        first = compute(server.url, timeout_s=0.1)
+        asked = len(server.requests)
+        second = compute(server.url, timeout_s=0.1)
+    assert_static(first, "HTTP" if answer.status != 200 else "did not answer")
+    assert_static(second, "not asked again for")
+    assert len(server.requests) == asked
+
+
 def test_without_a_token_electricity_maps_is_not_asked() -> None:
     with serving(in_turn([Answer({})])) as server:
         revision = compute(server.url, zone="US-CAL-CISO", provider="electricitymaps")

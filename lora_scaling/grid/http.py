@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from lora_scaling.grid.series import GridError
+from lora_scaling.grid.series import GridBusyError, GridError
 
 ATTEMPTS = 4
 MAX_BODY_BYTES = 20_000_000
@@ -42,13 +42,14 @@ class Client:
             document, url, failure, wait_s = self._attempt(path, params, headers, attempt)
             if failure is None:
                 return document, url
-            if wait_s is None or attempt == ATTEMPTS:
-                tries = f" after {attempt} tries" if attempt > 1 else ""
+            tries = f" after {attempt} tries" if attempt > 1 else ""
+            if wait_s is None:
                 raise GridError(f"{failure}{tries}")
+            if attempt == ATTEMPTS:
+                raise GridBusyError(f"{failure}{tries}", wait_s)
             if waited_s + wait_s > self.max_wait_s:
-                raise GridError(
-                    f"{failure}; the next try is {wait_s:g} s away and grid.max_wait_s is {self.max_wait_s:g}"
-                )
+                limit = f"grid.max_wait_s is {self.max_wait_s:g}"
+                raise GridBusyError(f"{failure}; the next try is {wait_s:g} s away and {limit}", wait_s)
             time.sleep(wait_s)
             waited_s += wait_s
         raise AssertionError("unreachable")
@@ -76,7 +77,7 @@ class Client:
         except requests.Timeout:
             return None, "", f"{host} did not answer within {self.timeout_s:g} s", backoff_s
         except (requests.RequestException, OSError, ValueError) as error:
-            return None, "", self.mask(f"{host} cannot be reached ({type(error).__name__}: {error})"), None
+            return None, "", self.mask(f"{host} cannot be reached ({_cause(error)})"), None
         url = self.mask(without_login(response.url or address))
         if response.status_code != 200:
             excerpt = self.mask(_excerpt(body))
@@ -93,8 +94,9 @@ class Client:
 
     def mask(self, text: str) -> str:
         """`text` without the secret and without the values of parameters that look like one."""
-        for form in {self.secret, quote(self.secret, safe="")} if self.secret else ():
-            text = text.replace(form or "", "***")
+        secret = self.secret or ""
+        for form in (secret, quote(secret, safe=""), repr(secret)[1:-1]):
+            text = text.replace(form, "***") if form else text
         text = re.sub(r"//[^/@\s]+@", "//***@", text)
         return re.sub(
             r"(?i)((?:token|api[-_]?key|secret|password)[\"']?\s*[=:]\s*[\"']?)[^\s&\"',)]+", r"\1***", text
@@ -122,6 +124,13 @@ def retry_after_s(header: str | None, body: str, now: datetime | None = None) ->
             return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
     found = re.search(r"again in (\d{1,6}) second", body[:1000])
     return float(found[1]) if found else None
+
+
+def _cause(error: Exception) -> str:
+    """What lies under requests' and urllib3's wrappings, without the address they repeat."""
+    wrapped = error.args[0] if error.args else error
+    text = str(getattr(wrapped, "reason", wrapped))
+    return text.rpartition("): ")[2][:EXCERPT] or type(error).__name__
 
 
 def _body(pieces: Iterable[bytes], deadline_s: float) -> str:

@@ -61,9 +61,9 @@ def integrate(bins: Sequence[EnergyBin], slots: Sequence[Slot]) -> Integral:
     missing: list[float] = []
     for bin_ in bins:
         length, left = bin_.end - bin_.start, bin_.end - bin_.start
-        for slot in slots[max(0, bisect.bisect_right(starts, bin_.start) - 1) :]:
-            if slot.start >= bin_.end:
-                break
+        first = max(0, bisect.bisect_right(starts, bin_.start) - 1)
+        for i in range(first, bisect.bisect_left(starts, bin_.end)):
+            slot = slots[i]
             overlap = min(bin_.end, slot.end) - max(bin_.start, slot.start)
             if overlap > timedelta(0):
                 part = bin_.joules * (overlap / length)

@@ -58,7 +58,7 @@ def document(outcomes: Sequence[Outcome], advice: ForecastAdvice | str | None) -
 
 def render(outcomes: Sequence[Outcome], advice: ForecastAdvice | str | None = None) -> str:
     """The table, what its grams are, why anything is not final, and what the sum compares to."""
-    header = ("run", "kWh", "g/kWh", "g CO2", "status", "coverage", "source", "revision")
+    header = ("run", "kWh", "g/kWh", "grams", "status", "coverage", "source", "revision")
     rows = [_row(outcome) for outcome in outcomes]
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -66,10 +66,10 @@ def render(outcomes: Sequence[Outcome], advice: ForecastAdvice | str | None = No
     known = [o.emissions for o in outcomes if o.emissions]
     for definition in dict.fromkeys(e["definition"] for e in known):
         lines.append(f"definition: {definition}")
-    for note in dict.fromkeys(o.note for o in outcomes if o.note):
-        lines.append(f"note: {note}")
-    for warning in dict.fromkeys(w["message"] for e in known for w in e["warnings"]):
-        lines.append(f"warning: {warning}")
+    warnings = dict.fromkeys(w["message"] for e in known for w in e["warnings"])
+    notes = dict.fromkeys(o.note for o in outcomes if o.note)
+    lines += [f"note: {note}" for note in notes if not any(note in warning for warning in warnings)]
+    lines += [f"warning: {warning}" for warning in warnings]
     for credit in dict.fromkeys(e["attribution"] for e in known if e["attribution"]):
         lines.append(f"attribution: {credit}")
     totals = totals_of(outcomes)

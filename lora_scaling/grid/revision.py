@@ -76,15 +76,8 @@ def compute_emissions(
     now = now or datetime.now(UTC)
     joules = math.fsum(b.joules for b in bins)
     interval = (min(b.start for b in bins), max(b.end for b in bins)) if bins else None
-    series, reason = None, None
     provider = settings.resolved_provider
-    if interval is not None and provider != "static":
-        try:
-            series = fetch.history(settings, *interval, now)
-        except GridError as error:
-            reason = str(error)
-        except Exception as error:  # a run's energy must survive whatever a grid does
-            reason = f"{provider} failed ({type(error).__name__})"
+    series, reason = _ask(settings, interval, now)
     slots = fill_gaps(series.slots, *interval) if series and interval else ()
     integral = integrate(bins, slots)
     if series is not None and integral.missing_joules:
@@ -118,6 +111,20 @@ def compute_emissions(
         reason=reason if bins else "the run has no energy timeline",
         warnings=tuple(_warnings(result, meaning, integral, reason)),
     )
+
+
+def _ask(
+    settings: GridSettings, interval: tuple[datetime, datetime] | None, now: datetime
+) -> tuple[Series | None, str | None]:
+    """The provider's series of these hours, or why there is none; (None, None) where none is wanted."""
+    if interval is None or settings.resolved_provider == "static":
+        return None, None
+    try:
+        return fetch.history(settings, *interval, now), None
+    except GridError as error:
+        return None, str(error)
+    except Exception as error:  # a run's energy must survive whatever a grid does
+        return None, f"{settings.resolved_provider} failed ({type(error).__name__})"
 
 
 @dataclass(frozen=True, kw_only=True)

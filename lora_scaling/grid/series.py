@@ -14,6 +14,14 @@ class GridError(Exception):
     """A grid service could not give what was asked; its text is the reason a record keeps (no secrets)."""
 
 
+class GridBusyError(GridError):
+    """A service that should be left alone for `wait_s` seconds: overloaded, throttling, or not answering."""
+
+    def __init__(self, reason: str, wait_s: float) -> None:
+        super().__init__(reason)
+        self.wait_s = wait_s
+
+
 def is_utc(moment: datetime) -> bool:
     """Whether a datetime is aware and its offset is zero."""
     return moment.tzinfo is not None and moment.utcoffset() == timedelta(0)
