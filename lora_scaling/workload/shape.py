@@ -50,9 +50,19 @@ class ModelShape:
     experts_per_token: int = 1
 
     def __post_init__(self) -> None:
-        for field in ("layers", "hidden_size", "intermediate_size", "heads", "kv_heads", "head_dim", "vocab_size"):
+        for field in (
+            "layers",
+            "hidden_size",
+            "intermediate_size",
+            "heads",
+            "kv_heads",
+            "head_dim",
+            "vocab_size",
+        ):
             if getattr(self, field) < 1:
-                raise UserError(f"`model.shape.{field}` was {getattr(self, field)}; give a positive whole number")
+                raise UserError(
+                    f"`model.shape.{field}` was {getattr(self, field)}; give a positive whole number"
+                )
         if self.heads % self.kv_heads:
             raise UserError(
                 f"`model.shape.kv_heads` was {self.kv_heads}; it must divide `model.shape.heads` ({self.heads})"
