@@ -1,6 +1,6 @@
 """Configuration: what a run is, read strictly from YAML and overrides."""
 
-from .compose import compose, friendly_hydra_errors, from_omegaconf
+from .compose import compose, friendly_hydra_errors, from_omegaconf, register_plugins
 from .run import DataConfig, HardwareConfig, LoraConfig, MethodConfig, ModelConfig, RunConfig, run_id
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "compose",
     "friendly_hydra_errors",
     "from_omegaconf",
+    "register_plugins",
     "run_id",
 ]

@@ -75,7 +75,13 @@ def _wrong(value: Any, hint: Any, path: str) -> UserError:
 
 
 def _describe(hint: Any) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+    names = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "a text",
+        type(None): "null",
+    }
     if hint in names:
         return names[hint]
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)

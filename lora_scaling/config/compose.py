@@ -19,17 +19,24 @@ def compose(overrides: Sequence[str], *, config_name: str = "config") -> RunConf
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    register_resolvers()
-    search = f"hydra.searchpath=[{config_root().as_uri()}]"
+    register_plugins()
     GlobalHydra.instance().clear()
     with friendly_hydra_errors(), initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return from_omegaconf(hydra_compose(config_name, [*overrides, search]))
+        return from_omegaconf(hydra_compose(config_name, list(overrides)))
 
 
-def register_resolvers() -> None:
-    """The two functions that the YAML uses: `${file_stem:PATH}` and `${div:a,b}`."""
+def register_plugins() -> None:
+    """Tell Hydra where `sweeps/` is, and OmegaConf the functions that the YAML uses: file_stem and div."""
+    from hydra.core.config_search_path import ConfigSearchPath
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
     from omegaconf import OmegaConf
 
+    class SweepsSearchPath(SearchPathPlugin):
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            search_path.append("lora_scaling", config_root().as_uri())
+
+    Plugins.instance().register(SweepsSearchPath)
     OmegaConf.register_new_resolver("file_stem", lambda path: PurePath(path).stem, replace=True)
     OmegaConf.register_new_resolver("div", lambda a, b: a // b, replace=True)
 
@@ -39,13 +46,12 @@ def from_omegaconf(node: Any) -> RunConfig:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    own = OmegaConf.masked_copy(node, [key for key in node if key != "hydra"])
     try:
-        values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        values = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise UserError(f"`{error.full_key}` cannot be resolved: {_first_line(error)}") from None
+        raise UserError(f"`{error.full_key}` has no value: {_first_line(error)}") from None
     assert isinstance(values, dict)
-    values.pop("hydra", None)
-    values.pop("sweeps", None)
     return build(RunConfig, values, "")
 
 

@@ -1,0 +1,92 @@
+"""`python -m lora_scaling`: one run, or with -m a sweep. See `--help`."""
+
+import os
+import sys
+
+from .errors import LoraScalingError
+from .paths import choices, config_dir
+
+_USAGE = """\
+lora-scaling: fine-tune, measure the energy, record it.
+
+  python -m lora_scaling [setting=value …]                 one run
+  python -m lora_scaling -m samples=64,128 lora.r=4,16     a sweep: every combination
+  python -m lora_scaling -m +sweeps=linear_claim           a named sweep
+  python -m lora_scaling.estimate [-m] [setting=value …]   what would it cost?
+  python -m lora_scaling.emissions runs/STUDY              grams, again
+  python -m analysis report runs/STUDY                     verdicts, plots, predictions
+"""
+
+
+def main() -> None:
+    """Compose, run, record; exit 0 when all went well, 2 on bad input, 1 on failure, 130 when interrupted."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(help_text())
+        return
+    # Hydra otherwise prints an error of its own shape and exits before we can say it in one sentence.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    import hydra
+
+    from .config import friendly_hydra_errors, register_plugins
+    from .sweep import register_sweeper
+
+    register_plugins()
+    register_sweeper()
+    try:
+        with friendly_hydra_errors():
+            hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")(_task)()
+    except LoraScalingError as error:
+        _fail(str(error), error.exit_status)
+    except KeyboardInterrupt:
+        _fail("interrupted; what was finished is kept, and the same command continues", 130)
+
+
+def help_text() -> str:
+    """Usage, the options of every group, and all settings with their defaults and comments, from the YAML itself."""
+    groups = [f"  {name}: {', '.join(choices(name))}" for name in ("model", "method", "data", "hardware")]
+    groups += [
+        f"  +experiment: {', '.join(choices('experiment'))}",
+        f"  +sweeps: {', '.join(choices('sweeps'))}",
+    ]
+    settings = (
+        (config_dir() / "config.yaml")
+        .read_text(encoding="utf-8")
+        .partition("\n\n")[2]
+        .partition("\nhydra:")[0]
+    )
+    return "\n".join(
+        [_USAGE, "Groups (group=option):", *groups, "", "Settings and their defaults:", "", settings]
+    )
+
+
+def _task(node: object) -> None:
+    """One run. Called by Hydra's launcher, in this process or another."""
+    from . import console
+    from .config import from_omegaconf
+    from .running import run
+
+    single = getattr(node, "order", None) is None
+    try:
+        config = from_omegaconf(node)
+        label = f"{config.model.name} {config.method.name}"
+        display = console.display
+        display.run_started()
+        ran = run(
+            config, lambda phase, done, total, joules: display.progress(label, phase, done, total, joules)
+        )
+        display.run_finished(ran)
+        if single and ran.failure is not None:
+            raise ran.failure  # a run of a sweep leaves its failure in its record: the others go on
+    except LoraScalingError as error:
+        if single:  # before Hydra prints its own words
+            _fail(str(error), error.exit_status)
+        raise
+
+
+def _fail(message: str, status: int) -> None:
+    print(f"lora_scaling: {message}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+if __name__ == "__main__":
+    main()

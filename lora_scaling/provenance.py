@@ -1,0 +1,61 @@
+"""What one needs to know to repeat a run: versions, commit, command, host."""
+
+import functools
+import platform
+import socket
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = (
+    "lora-scaling", "torch", "transformers", "peft", "accelerate", "bitsandbytes", "codecarbon", "tokenizers",
+    "datasets", "numpy", "nvidia-ml-py", "hydra-core", "omegaconf",
+)  # fmt: skip
+
+
+def host() -> str:
+    return socket.gethostname()
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, commit and dirty flag (null outside a checkout), interpreter, platform and command line."""
+    return {**_unchanging(), "command": [Path(sys.argv[0]).name, *sys.argv[1:]]}
+
+
+@functools.cache
+def _unchanging() -> dict[str, Any]:
+    commit, dirty = _commit()
+    return {
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "commit": commit,
+        "dirty": dirty,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> tuple[str | None, bool | None]:
+    """The commit that this code is of, and whether files differ from it."""
+    here = Path(__file__).resolve().parent
+    try:
+        tracked = _git(here, "ls-files", "--error-unmatch", Path(__file__).name)
+        head = _git(here, "rev-parse", "HEAD") if tracked else None
+        return head, bool(_git(here, "status", "--porcelain", "--untracked-files=no")) if head else None
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    run = subprocess.run(
+        ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True
+    )
+    return run.stdout.strip()

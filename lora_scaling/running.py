@@ -1,0 +1,184 @@
+"""A run from configuration to record, whatever happens in between.
+
+The record is written when the run starts (as interrupted), when its work has ended, and once more with its grams:
+nothing that fails afterwards can take away what was measured.
+"""
+
+import contextlib
+import functools
+import os
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .config import RunConfig, run_id
+from .energy import EnergyMeter, idle_baseline, open_meter
+from .errors import LoraScalingError, OutOfMemory, RunFailure
+from .grid import compute_emissions, read_timeline
+from .provenance import host, provenance
+from .records import (
+    SCHEMA_VERSION,
+    TIMELINE_NAME,
+    Record,
+    is_finished,
+    locked,
+    read_record,
+    record_path,
+    write_record,
+)
+
+if TYPE_CHECKING:
+    from .training.device import Device
+    from .training.workbench import Workbench
+
+# Told (phase, steps done, steps in all, joules so far or None).
+Listener = Callable[[str, int, int, float | None], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """How a run ended: `record` as it was written, `skipped` if it was finished before or is another process's."""
+
+    path: Path
+    record: Record | None
+    skipped: str | None = None
+    failure: LoraScalingError | None = None
+
+
+def run(config: RunConfig, listen: Listener = lambda *_: None) -> Ran:
+    """Carry out one run and record it. Errors of the run end up in its record, not in an exception.
+
+    Raises:
+        UserError: the record cannot be written.
+        KeyboardInterrupt: passed on, after the record of the interrupted run is written.
+    """
+    name = run_id(config)
+    path = record_path(config.runs_dir, config.study, name)
+    with locked(path.parent) as mine:
+        if not mine:
+            return Ran(path=path, record=None, skipped="another process is running it")
+        if config.on_existing == "skip" and is_finished(path):
+            return Ran(path=path, record=read_record(path), skipped="finished before")
+        record = _blank(config, name)
+        write_record(path, record)
+        failure: LoraScalingError | None = None
+        try:
+            _work(config, record, path, listen)
+        except KeyboardInterrupt:
+            record |= {"status": "interrupted", "error": "interrupted from the keyboard"}
+            raise
+        except LoraScalingError as error:
+            failure = error
+            record |= {"status": "oom" if isinstance(error, OutOfMemory) else "failed", "error": str(error)}
+        except Exception as error:
+            failure = RunFailure(f"the run failed: {_one_line(error)}; {path} holds the traceback")
+            record |= {"status": "failed", "error": _one_line(error), "traceback": traceback.format_exc()}
+        finally:
+            record["finished_at"] = _now()
+            write_record(path, record)
+        _add_emissions(config, record, path)
+        write_record(path, record)
+        return Ran(path=path, record=record, failure=failure)
+
+
+def _blank(config: RunConfig, name: str) -> Record:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": name,
+        "study": config.study,
+        "status": "interrupted",
+        "error": "the process ended before the run did",
+        "replicate": config.replicate,
+        "order": config.order,
+        "session": config.session or _session(),
+        "started_at": _now(),
+        "finished_at": None,
+        "host": host(),
+        "config": config.to_dict(),
+        "provenance": provenance(),
+        "energy": None,
+        "emissions": None,
+        "emissions_history": [],
+    }
+
+
+def _work(config: RunConfig, record: Record, path: Path, listen: Listener) -> None:
+    from .training.engine import Facts, execute
+
+    device, workbench, meter = _prepare_process(config)
+    record["device"] = device.describe()
+    baseline = None
+    if config.metering.idle_s > 0:
+        baseline = idle_baseline(meter, config.metering.idle_s, Path(config.runs_dir) / ".idle")
+    facts = Facts()
+    recording = meter.recording()
+    try:
+        execute(
+            config,
+            device,
+            workbench,
+            recording,
+            facts,
+            folder=path.parent,
+            progress=lambda phase, done, total: listen(phase, done, total, recording.joules_so_far()),
+        )
+        record |= {"status": "ok", "error": None}
+    finally:
+        account = recording.close(baseline)
+        record |= asdict(facts)
+        record["energy"] = account.to_dict() | {"timeline": TIMELINE_NAME}
+        record["exclusive"] = account.exclusive
+        record["warnings"] = facts.warnings + list(account.warnings)
+        record["total_s"] = sum(phase.seconds for phase in account.phases)
+        record["mfu"] = _utilisation(record)
+        account.write_timeline(path.parent / TIMELINE_NAME)
+
+
+@functools.cache
+def _workbench() -> "Workbench":
+    from .training.workbench import Workbench
+
+    return Workbench()
+
+
+def _prepare_process(config: RunConfig) -> "tuple[Device, Workbench, EnergyMeter]":
+    """Everything slow that happens once a process and belongs to no run: imports, device, sensors."""
+    from .training.device import choose
+
+    device = choose(config.device, config.precision)
+    workbench = _workbench()
+    meter = open_meter(config.metering, device.synchronize)
+    if workbench.idle_bytes == 0:
+        workbench.idle_bytes = device.idle_bytes()
+    return device, workbench, meter
+
+
+def _add_emissions(config: RunConfig, record: Record, path: Path) -> None:
+    """Grams from the timeline. The energy is safe by now; a grid that fails leaves its reason, not an error."""
+    if not record["energy"] or not config.metering.enabled:
+        return
+    with contextlib.suppress(OSError):
+        bins = read_timeline(path.parent / TIMELINE_NAME)
+        record["emissions"] = compute_emissions(bins, config.grid).to_dict()
+
+
+def _utilisation(record: Record) -> float | None:
+    return None
+
+
+@functools.cache
+def _session() -> str:
+    """One process: its runs share caches, temperature and neighbours, and differ from other processes' in them."""
+    return f"{host()}-{os.getpid()}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,175 @@
+"""The device of a run: chosen, described, synchronised, and asked for its memory."""
+
+import os
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..errors import UserError
+
+_PRECISIONS = {"cuda": ("bf16", "fp16", "fp32"), "mps": ("bf16", "fp16", "fp32"), "cpu": ("fp32", "bf16")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """Where a run computes. `kind` is cuda, mps or cpu; `precision` is bf16, fp16 or fp32."""
+
+    kind: str
+    name: str
+    precision: str
+
+    @property
+    def torch_device(self) -> torch.device:
+        return torch.device(self.kind)
+
+    def synchronize(self) -> None:
+        """Wait for all queued work, so that a measuring window ends where the work does."""
+        if self.kind == "cuda":
+            torch.cuda.synchronize()
+        elif self.kind == "mps":
+            torch.mps.synchronize()
+
+    def reset_peak_memory(self) -> None:
+        if self.kind == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        elif self.kind == "cpu" and sys.platform == "linux":
+            _reset_peak_resident_set()
+
+    def idle_bytes(self) -> int:
+        """What the process already holds of the memory that `peak_memory_bytes` counts."""
+        return 0 if self.kind != "cpu" else _status_bytes("VmRSS") or 0
+
+    def peak_memory_bytes(self) -> int | None:
+        """Highest use since `reset_peak_memory`: the allocator's reserved bytes, or the resident set on a CPU."""
+        if self.kind == "cuda":
+            return torch.cuda.max_memory_reserved()
+        if self.kind == "mps":
+            return torch.mps.driver_allocated_memory()
+        if sys.platform == "linux":
+            return _peak_resident_set()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    def describe(self) -> dict[str, Any]:
+        """For the record; what is not known is null."""
+        description: dict[str, Any] = {
+            "kind": self.kind,
+            "name": self.name,
+            "gpu_count": world_size() if self.kind == "cuda" else 0 if self.kind == "cpu" else 1,
+            "threads": torch.get_num_threads() if self.kind == "cpu" else None,
+            "memory_gb": None,
+            "capability": None,
+            "uuid": None,
+        }
+        if self.kind == "cuda":
+            properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+            description["memory_gb"] = properties.total_memory / 1e9
+            description["capability"] = f"{properties.major}.{properties.minor}"
+            description["uuid"] = str(getattr(properties, "uuid", None))
+        elif self.kind == "cpu":
+            description["memory_gb"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+        return description
+
+
+def world_size() -> int:
+    """Processes of a distributed launch, one a device; 1 otherwise."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def choose(wanted: str, precision: str) -> Device:
+    """The device that `device=` and `precision=` ask for.
+
+    Raises:
+        UserError: it is not there, or does not support the precision; the text says what is.
+    """
+    kind = _kind(wanted)
+    if kind == "cuda":
+        _show_one_gpu(wanted)
+    supported = [
+        p for p in _PRECISIONS[kind] if p != "bf16" or kind != "cuda" or torch.cuda.is_bf16_supported(False)
+    ]
+    if precision == "auto":
+        # A CPU computes fp32 fastest unless it has matrix units for bf16; Apple's bf16 is emulated on older chips.
+        precision = supported[0] if kind == "cuda" else "fp32"
+    if precision not in supported:
+        raise UserError(
+            f"`precision` was {precision!r}; {_name(kind)} supports {', '.join(supported)}, or auto"
+        )
+    return Device(kind=kind, name=_name(kind), precision=precision)
+
+
+def _kind(wanted: str) -> str:
+    there = [
+        kind
+        for kind, present in (
+            ("cuda", torch.cuda.is_available()),
+            ("mps", torch.backends.mps.is_available()),
+            ("cpu", True),
+        )
+        if present
+    ]
+    if wanted == "auto":
+        return there[0]
+    kind, _, index = wanted.partition(":")
+    if kind not in there or (index and (kind != "cuda" or not index.isdigit())):
+        raise UserError(f"`device` was {wanted!r}; this machine has {', '.join(there)}, or say auto")
+    if index and int(index) >= torch.cuda.device_count():
+        raise UserError(
+            f"`device` was {wanted!r}; this machine has {torch.cuda.device_count()} GPUs, counted from 0"
+        )
+    return kind
+
+
+def _show_one_gpu(wanted: str) -> None:
+    """Leave one GPU visible to a single process: with several, Trainer would split the batch over all of them."""
+    if world_size() > 1 or torch.cuda.is_initialized():
+        return
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    ids = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
+    index = int(wanted.partition(":")[2] or 0)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ids[index].strip()
+
+
+def _name(kind: str) -> str:
+    if kind == "cuda":
+        return torch.cuda.get_device_name()
+    if kind == "mps":
+        return "Apple GPU"
+    return _processor_name()
+
+
+def _processor_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    if not names:
+        import platform
+
+        return platform.processor() or platform.machine() or "CPU"
+    return f"{names[0]} ({len(names)} threads)"
+
+
+def _status_bytes(field: str) -> int | None:
+    try:
+        with open("/proc/self/status", encoding="utf-8") as file:
+            values: Mapping[str, str] = dict(line.split(":", 1) for line in file)
+    except OSError:
+        return None
+    return int(values[field].split()[0]) * 1024 if field in values else None
+
+
+def _peak_resident_set() -> int | None:
+    return _status_bytes("VmHWM")
+
+
+def _reset_peak_resident_set() -> None:
+    try:
+        with open("/proc/self/clear_refs", "w", encoding="utf-8") as file:
+            file.write("5")  # proc(5): resets VmHWM to the current resident set
+    except OSError:
+        return  # not permitted here: the peak is then that of the process so far

@@ -1,0 +1,246 @@
+"""One run: load, tokenise, evaluate, warm up, train, evaluate; each in a measured window of its own."""
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from ..config import RunConfig
+from ..energy import Recording
+from ..errors import OutOfMemory
+from ..workload import ModelShape, training_flops
+from .batches import Collator
+from .device import Device
+from .models import BaseModel, attach, detach, parameter_counts
+from .tokens import TokenizedDataset
+from .trainer import MeteredTrainer, make_trainer
+from .workbench import Tokens, Workbench
+
+transformers.logging.set_verbosity_error()
+
+
+@dataclass
+class Facts:
+    """What is known of a run so far, in the sections of its record: a run that fails keeps what it had."""
+
+    model: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    work: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    setup_reused: list[str] = field(default_factory=list)
+    peak_memory_gb: float | None = None
+    warnings: list[dict[str, str]] = field(default_factory=list)
+
+
+Progress = Callable[[str, int, int], None]
+
+
+def execute(
+    config: RunConfig,
+    device: Device,
+    workbench: Workbench,
+    recording: Recording,
+    facts: Facts,
+    *,
+    folder: Path,
+    progress: Progress,
+) -> None:
+    """Carry out the run, filling `facts` on the way. `progress` is told (phase, steps done, steps in all).
+
+    Raises:
+        UserError: what was asked for cannot be done.
+        OutOfMemory: the device's memory did not suffice.
+    """
+    device.reset_peak_memory()
+    network: nn.Module | None = None
+    base: BaseModel | None = None
+    facts.training |= {"precision": device.precision, "gradient_checkpointing": config.gradient_checkpointing}
+    try:
+        with recording.phase("setup"):
+            progress("setup", 0, 0)
+            base, tokens = _prepare(config, device, workbench, facts)
+            network = attach(base, config)
+            _describe_model(facts, config, network, base)
+            trainer = _trainer(config, device, network, base, tokens, folder=folder, progress=progress)
+        _phases(config, trainer, tokens.train, base.shape, recording, facts, progress)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemory(_out_of_memory(device, config, error)) from error
+    except RuntimeError as error:
+        if _is_out_of_memory(error):
+            raise OutOfMemory(_out_of_memory(device, config, error)) from error
+        raise
+    finally:
+        peak = device.peak_memory_bytes()
+        facts.peak_memory_gb = None if peak is None else max(0, peak - workbench.idle_bytes) / 1e9
+        _tidy(workbench, network, base, device)
+
+
+def _prepare(
+    config: RunConfig, device: Device, workbench: Workbench, facts: Facts
+) -> tuple[BaseModel, Tokens]:
+    base, model_reused = workbench.base(config, device)
+    tokens, tokens_reused = workbench.tokens(config, base)
+    facts.setup_reused = [
+        name for name, reused in (("model", model_reused), ("tokens", tokens_reused)) if reused
+    ]
+    lengths = tokens.train.sample_lengths
+    facts.data = {
+        "name": config.data.name,
+        "kind": config.data.kind,
+        "path": config.data.path,
+        "fingerprint": tokens.fingerprint,
+        "available": tokens.available,
+        "tokenizer": base.tokenizer_name,
+        "tokens_per_sample": sum(lengths) / len(lengths),
+        "longest": max(lengths),
+        "held_out": tokens.held_out.samples,
+    }
+    facts.warnings += [{"kind": kind, "message": text} for kind, text in tokens.train.warnings]
+    return base, tokens
+
+
+def _describe_model(facts: Facts, config: RunConfig, network: nn.Module, base: BaseModel) -> None:
+    """Counts taken from the network itself; where the shape is known, arithmetic must agree exactly."""
+    params, trainable = parameter_counts(network)
+    shape = base.shape
+    facts.model = {
+        "name": config.model.name,
+        "id": config.model.id or config.model.gguf_file,
+        "weights": config.model.weights,
+        "params": params,
+        "trainable_params": trainable,
+        "layers": shape.layers if shape else getattr(network.config, "num_hidden_layers", None),
+        "hidden_size": shape.hidden_size if shape else getattr(network.config, "hidden_size", None),
+        "dtype": str(base.model.dtype).removeprefix("torch."),
+        "quantization": "nf4" if config.method.name == "qlora" else None,
+    }
+    expected = (shape.params, config.tuning.trainable_params(shape)) if shape else (params, trainable)
+    if expected != (params, trainable):
+        facts.warnings.append(
+            {
+                "kind": "parameter_count",
+                "message": f"the network has {params} parameters, {trainable} trainable; "
+                f"its shape gives {expected[0]} and {expected[1]}: FLOPs may be off",
+            }
+        )
+
+
+def _trainer(
+    config: RunConfig,
+    device: Device,
+    network: nn.Module,
+    base: BaseModel,
+    tokens: Tokens,
+    *,
+    folder: Path,
+    progress: Progress,
+) -> MeteredTrainer:
+    pad = base.tokenizer.pad_token_id
+    return make_trainer(
+        network,
+        tokens.train.rows,
+        tokens.held_out.rows,
+        Collator(pad if isinstance(pad, int) else 0, config),
+        config=config,
+        device=device,
+        progress=lambda done, total: progress("train", done, total),
+        folder=folder,
+    )
+
+
+def _phases(
+    config: RunConfig,
+    trainer: MeteredTrainer,
+    dataset: TokenizedDataset,
+    shape: ModelShape | None,
+    recording: Recording,
+    facts: Facts,
+    progress: Progress,
+) -> None:
+    _evaluate(config, trainer, recording, facts, "eval_loss_before", progress)
+    if config.max_steps != 0 and config.warmup_steps:
+        progress("warmup", 0, 0)
+        with recording.phase("warmup"):
+            trainer.warm_up(config.warmup_steps)
+    transformers.set_seed(config.seed)
+    try:
+        if config.max_steps != 0:
+            progress("train", 0, 0)
+            with recording.phase("train"):
+                facts.training["train_loss"] = trainer.train().training_loss
+    finally:
+        facts.work |= _work(config, trainer, dataset, shape)
+    _evaluate(config, trainer, recording, facts, "eval_loss_after", progress)
+
+
+def _evaluate(
+    config: RunConfig,
+    trainer: MeteredTrainer,
+    recording: Recording,
+    facts: Facts,
+    key: str,
+    progress: Progress,
+) -> None:
+    if config.eval_samples == 0:
+        return
+    progress("eval", 0, 0)
+    with recording.phase("eval"):
+        facts.training[key] = trainer.evaluation_loss()
+
+
+def _work(
+    config: RunConfig, trainer: MeteredTrainer, dataset: TokenizedDataset, shape: ModelShape | None
+) -> dict[str, Any]:
+    """What was processed, counted batch by batch over all processes; FLOPs exact for those very batches."""
+    counted = trainer.counted_everywhere()
+    share = (
+        counted.tokens / dataset.tokens
+    )  # epochs shown: whole, unless max_steps or an interruption cut them
+    flops = None
+    if shape is not None:
+        flops = training_flops(
+            shape,
+            config.tuning,
+            tokens=counted.tokens + counted.padding,
+            pairs=counted.pairs,
+            checkpointing=config.gradient_checkpointing,
+        )
+    return {
+        "samples_seen": round(config.samples * counted.rows / len(dataset.rows)),
+        "tokens_seen": counted.tokens,
+        "tokens_padded": counted.padding,
+        "tokens_truncated": round(dataset.truncated * share),
+        "tokens_trained": round(dataset.trained * share),
+        "steps": trainer.state.global_step,
+        "micro_steps": counted.micro_steps,
+        "flops": flops.total if flops else None,
+        "model_flops": flops.model if flops else None,
+    }
+
+
+def _tidy(workbench: Workbench, network: nn.Module | None, base: BaseModel | None, device: Device) -> None:
+    """Leave the process as the next run should find it."""
+    if network is not None and base is not None:
+        detach(network, base)
+    if device.kind == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+
+
+def _out_of_memory(device: Device, config: RunConfig, error: BaseException) -> str:
+    detail = str(error).strip().splitlines()[0] if str(error).strip() else "no more memory"
+    return (
+        f"{device.name} ran out of memory with batch_size={config.batch_size}, max_seq_len={config.max_seq_len}, "
+        f"method={config.method.name} ({detail}); try a smaller batch_size with more gradient_accumulation, "
+        "gradient_checkpointing=true or method=qlora"
+    )

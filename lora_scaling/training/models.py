@@ -1,0 +1,342 @@
+"""Base models and adapters: built from a shape or loaded from a checkpoint, quantised, and made trainable."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
+
+from ..config import ModelConfig, RunConfig
+from ..errors import UserError
+from ..workload import ModelShape
+from .bytes_tokenizer import bytes_tokenizer
+from .device import Device
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseModel:
+    """A model without adapters, its tokenizer, and its shape where the architecture is one that is known."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    shape: ModelShape | None
+    tokenizer_name: str
+
+
+def load_base(config: RunConfig, device: Device) -> BaseModel:
+    """Build or load the model of a run, on its device, frozen weights in the precision of the run.
+
+    Raises:
+        UserError: it is not there, needs a token, differs from its stated shape, or cannot be quantised.
+    """
+    model = config.model
+    if config.method.name == "qlora":
+        _require_bitsandbytes(device)
+    hf_config = transformers_config(model)
+    shape = _checked_shape(model, hf_config)
+    dtype = DTYPES[_weight_precision(config, device)]
+    if model.weights == "random":
+        set_seed(config.seed)
+        network = AutoModelForCausalLM.from_config(hf_config, dtype=dtype, attn_implementation="sdpa")
+    else:
+        network = _pretrained(config, dtype, device)
+    if config.method.name == "qlora" and not getattr(network, "is_quantized", False):
+        _quantize(network, dtype)
+    network.config.use_cache = False
+    tokenizer, name = _tokenizer(model, hf_config)
+    return BaseModel(
+        model=network.to(device.torch_device), tokenizer=tokenizer, shape=shape, tokenizer_name=name
+    )
+
+
+def _weight_precision(config: RunConfig, device: Device) -> str:
+    """16-bit weights wherever they may be, except full fp16: its gradients need 32-bit weights to be unscaled."""
+    if config.method.name == "full" and device.precision == "fp16":
+        return "fp32"
+    return device.precision
+
+
+def attach(base: BaseModel, config: RunConfig) -> nn.Module:
+    """The trainable model: the base itself for `full`, or the base with fresh adapters, seeded by the run.
+
+    Raises:
+        UserError: the model has none of the target modules.
+    """
+    set_seed(config.seed)
+    network = base.model
+    if config.method.name == "full":
+        network.requires_grad_(True)
+        return network
+    from peft import LoraConfig, get_peft_model
+
+    targets: str | list[str] = list(config.lora.targets)
+    if base.shape is not None:
+        targets = [m.name for m in config.tuning.adapters(base.shape)]
+    elif config.lora.target_modules == "all-linear":
+        targets = "all-linear"
+    lora = LoraConfig(
+        r=config.lora.r,
+        lora_alpha=config.lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=config.lora.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        with warnings.catch_warnings():
+            # PEFT 0.21 asks transformers 5.23 for a property by the name it had before.
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+            return get_peft_model(network, lora)  # type: ignore[arg-type]
+    except ValueError as error:
+        names = sorted({n.rpartition(".")[2] for n, m in network.named_modules() if isinstance(m, nn.Linear)})
+        raise UserError(
+            f"`lora.target_modules` was {config.lora.target_modules}; this model has {', '.join(names)} ({error})"
+        ) from None
+
+
+def detach(network: nn.Module, base: BaseModel) -> None:
+    """Take the adapters off again, leaving the base as it was before `attach`."""
+    if network is not base.model:
+        network.unload()  # type: ignore[operator]
+        if hasattr(base.model, "peft_config"):
+            del base.model.peft_config
+
+
+def parameter_counts(network: nn.Module) -> tuple[int, int]:
+    """(all, trainable) parameters, 4-bit weights counted as what they stand for, adapters not part of `all`."""
+    total = trainable = 0
+    for name, parameter in network.named_parameters():
+        count = parameter.numel()
+        if parameter.__class__.__name__ == "Params4bit":
+            state = parameter.quant_state
+            count = state.shape.numel() if state is not None else 2 * count
+        if "lora_" not in name:
+            total += count
+        if parameter.requires_grad:
+            trainable += parameter.numel()
+    return total, trainable
+
+
+def transformers_config(model: ModelConfig) -> PretrainedConfig:
+    """The architecture: from the stated shape for random weights, from the checkpoint otherwise."""
+    if model.weights == "random" and model.shape is not None:
+        return config_of_shape(model.shape)
+    source, options = _source(model)
+    with _friendly_hub_errors(model):
+        return AutoConfig.from_pretrained(source, **options)
+
+
+def config_of_shape(shape: ModelShape) -> PretrainedConfig:
+    """A transformers configuration of this shape."""
+    fields: dict[str, Any] = {
+        "num_hidden_layers": shape.layers,
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
+        "vocab_size": shape.vocab_size,
+        "tie_word_embeddings": shape.tied_embeddings,
+        "max_position_embeddings": shape.max_positions,
+    }
+    if shape.architecture == "mixtral":
+        fields |= {"num_local_experts": shape.experts, "num_experts_per_tok": shape.experts_per_token}
+    if shape.architecture in ("mistral", "mixtral"):
+        fields["sliding_window"] = None
+    try:
+        return AutoConfig.for_model(shape.architecture, **fields)
+    except ValueError:
+        raise UserError(
+            f"`model.shape.architecture` was {shape.architecture!r}; choose llama, mistral, mixtral or qwen2"
+        ) from None
+
+
+def shape_of_config(config: PretrainedConfig) -> ModelShape | None:
+    """The shape of a checkpoint's configuration, or None for an architecture whose arithmetic is not known here."""
+    architecture = config.model_type
+    if architecture not in ("llama", "mistral", "mixtral", "qwen2"):
+        return None
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False):
+        return None  # Llama's variants with a bias on every projection
+    return ModelShape(
+        architecture=architecture,
+        layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        heads=config.num_attention_heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
+        head_dim=head_dim,
+        vocab_size=config.vocab_size,
+        tied_embeddings=bool(config.tie_word_embeddings),
+        attention_bias=architecture == "qwen2",
+        max_positions=config.max_position_embeddings,
+        experts=getattr(config, "num_local_experts", 1),
+        experts_per_token=getattr(config, "num_experts_per_tok", 1) if architecture == "mixtral" else 1,
+    )
+
+
+_WORKING_FIELDS = (
+    "architecture", "layers", "hidden_size", "intermediate_size", "heads", "kv_heads", "head_dim", "vocab_size",
+    "tied_embeddings", "experts", "experts_per_token",
+)  # fmt: skip
+
+
+def _checked_shape(model: ModelConfig, config: PretrainedConfig) -> ModelShape | None:
+    real = shape_of_config(config)
+    if real is None or model.shape is None:
+        return real
+    for field in _WORKING_FIELDS:
+        stated, found = getattr(model.shape, field), getattr(real, field)
+        if stated != found:
+            raise UserError(
+                f"`model.shape.{field}` was {stated}, but {model.id or model.name} has {found}; correct the model's YAML"
+            )
+    return real
+
+
+def _pretrained(config: RunConfig, dtype: torch.dtype, device: Device) -> PreTrainedModel:
+    source, options = _source(config.model)
+    if config.method.name == "qlora" and config.model.gguf_file is None:
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+        options["device_map"] = {"": device.torch_device}
+    with _friendly_hub_errors(config.model):
+        return AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, attn_implementation="sdpa", **options
+        )
+
+
+def _source(model: ModelConfig) -> tuple[str, dict[str, Any]]:
+    """What `from_pretrained` is to be given for this model."""
+    if model.gguf_file is not None:
+        path = Path(model.gguf_file).expanduser()
+        if not path.is_file():
+            raise UserError(f"`model.gguf_file` was {model.gguf_file}, which is not there; give a GGUF file")
+        try:
+            import gguf  # noqa: F401
+        except ImportError:
+            raise UserError(
+                "`model.gguf_file` needs the packages gguf and sentencepiece; pip install 'lora-scaling[gguf]'"
+            ) from None
+        return str(path.parent), {"gguf_file": path.name}
+    if model.id is None:
+        raise UserError(
+            f"`model.id` of {model.name} is null; pretrained weights need one, or say model.weights=random"
+        )
+    return model.id, {"revision": model.revision} if model.revision else {}
+
+
+def _tokenizer(model: ModelConfig, config: PretrainedConfig) -> tuple[PreTrainedTokenizerBase, str]:
+    """The checkpoint's tokenizer; the embedded byte tokenizer for random weights that come without one."""
+    if model.id is not None or model.gguf_file is not None:
+        source, options = _source(model)
+        local = Path(source).is_dir()
+        try:
+            with _friendly_hub_errors(model):
+                # Random weights must work offline: only what is already here is looked at.
+                offline = model.weights == "random" and not local
+                tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=offline, **options)
+            if tokenizer.pad_token_id is None:
+                tokenizer.pad_token = tokenizer.eos_token
+            return tokenizer, model.gguf_file or source
+        except UserError:
+            if model.weights != "random":
+                raise
+    tokenizer = bytes_tokenizer()
+    if len(tokenizer) > config.vocab_size:
+        raise UserError(
+            f"`model.shape.vocab_size` was {config.vocab_size}; the byte tokenizer needs {len(tokenizer)} or more"
+        )
+    return tokenizer, "bytes"
+
+
+@contextmanager
+def _friendly_hub_errors(model: ModelConfig) -> Iterator[None]:
+    """One sentence for what `from_pretrained` raises when a checkpoint is missing, gated or broken."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise UserError(_explain(model, error)) from None
+
+
+def _explain(model: ModelConfig, error: Exception) -> str:
+    name = model.gguf_file or model.id
+    field = "model.gguf_file" if model.gguf_file else "model.id"
+    text = str(error)
+    if "gated" in text.lower() or "401" in text or "403" in text:
+        return f"`{field}` was {name}, which needs permission: accept its licence on the hub and set HF_TOKEN"
+    if "offline" in text.lower() or "connect" in text.lower() or "couldn't" in text.lower():
+        return (
+            f"`{field}` was {name}, which is neither a local folder nor cached, and the hub cannot be reached; "
+            "download it first, or say model.weights=random for its shape alone"
+        )
+    first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+    return f"`{field}` was {name}, which cannot be loaded: {first}"
+
+
+def _require_bitsandbytes(device: Device) -> None:
+    try:
+        import bitsandbytes as bnb
+    except (ImportError, RuntimeError, OSError) as error:
+        raise UserError(
+            f"`method` was qlora, which needs bitsandbytes here ({error}); use method=lora"
+        ) from None
+    supported = getattr(bnb, "supported_torch_devices", {"cuda", "cpu"})
+    if device.kind not in supported:
+        raise UserError(
+            f"`method` was qlora; bitsandbytes quantises on {', '.join(sorted(supported))}, not on {device.kind}: use method=lora"
+        )
+
+
+def _quantize(network: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Replace the linear layers (not the head) by NF4 ones, for weights that did not come from a checkpoint."""
+    import bitsandbytes as bnb
+
+    replaced = [
+        (name, module)
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) and not name.endswith("lm_head")
+    ]
+    for name, module in replaced:
+        parent, _, leaf = name.rpartition(".")
+        quantized = bnb.nn.Linear4bit(
+            module.in_features,
+            module.out_features,
+            bias=module.bias is not None,
+            compute_dtype=dtype,
+            quant_type="nf4",
+            compress_statistics=True,
+        )
+        quantized.weight = bnb.nn.Params4bit(
+            module.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True
+        )
+        if module.bias is not None:
+            quantized.bias = nn.Parameter(module.bias.data, requires_grad=False)
+        setattr(network.get_submodule(parent), leaf, quantized)
+
+
+# Tokenizers fork worker threads that deadlock with data loaders; one thread is fast enough for what we tokenise.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,0 +1,200 @@
+"""`transformers.Trainer` as a measured run needs it: it counts what it is fed and reports nothing anywhere."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from ..config import RunConfig
+from ..errors import UserError
+from .batches import Collator, batch_counts
+from .device import Device, world_size
+
+_COUNTS = "batch_counts"
+
+# Called after each optimizer step with (steps done, steps in all).
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Counted:
+    """What the training phase processed on this process: tokens, padding, query-key pairs and micro-batches."""
+
+    tokens: int = 0
+    padding: int = 0
+    pairs: int = 0
+    rows: int = 0
+    micro_steps: int = 0
+
+
+class CountingCollator:
+    """The collator with each batch's counts beside it, taken while it is still in host memory."""
+
+    def __init__(self, collator: Collator) -> None:
+        self.collator = collator
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = self.collator(rows)
+        return {**batch, _COUNTS: batch_counts(batch)}
+
+
+class MeteredTrainer(Trainer):
+    """Trains as its parent does; adds up what it trained on in `counted`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.counted = Counted()
+        self.remove_callback(PrinterCallback)
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        counts = inputs.pop(_COUNTS)
+        if model.training:
+            self.counted.tokens += counts.tokens
+            self.counted.padding += counts.padding
+            self.counted.pairs += counts.pairs
+            self.counted.rows += len(inputs["input_ids"])
+            self.counted.micro_steps += 1
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        inputs.pop(_COUNTS)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = model(**self._prepare_inputs(inputs)).loss
+        return loss.detach(), None, None
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        # The parent walks all parameters on every step for an estimate; ours is exact and made once, from `counted`.
+        return 0
+
+    def warm_up(self, steps: int) -> None:
+        """Forward and backward passes that are thrown away: kernels get chosen, caches and the allocator filled."""
+        if steps == 0:
+            return
+        self.model.train()
+        self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
+        done = 0
+        while done < steps:
+            for inputs in self.get_train_dataloader():
+                self.training_step(self.model, inputs)
+                done += 1
+                if done >= steps:
+                    break
+        self.model.zero_grad()
+        self.counted = Counted()
+
+    def counted_everywhere(self) -> Counted:
+        """The counts of all processes of a distributed launch together (micro-steps: of this one)."""
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return self.counted
+        mine = self.counted
+        values = torch.tensor([mine.tokens, mine.padding, mine.pairs, mine.rows], device=self.args.device)
+        torch.distributed.all_reduce(values)
+        tokens, padding, pairs, rows = values.tolist()
+        return Counted(tokens=tokens, padding=padding, pairs=pairs, rows=rows, micro_steps=mine.micro_steps)
+
+    def evaluation_loss(self) -> float | None:
+        """Mean loss over the held-out samples; None where there are none."""
+        if self.eval_dataset is None or len(self.eval_dataset) == 0:  # type: ignore[arg-type]
+            return None
+        return float(self.evaluate()["eval_loss"])
+
+
+class _Reporting(TrainerCallback):
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.progress(state.global_step, state.max_steps)
+
+
+def make_trainer(
+    network: nn.Module,
+    rows: list[dict[str, Any]],
+    held_out: list[dict[str, Any]],
+    collator: Collator,
+    *,
+    config: RunConfig,
+    device: Device,
+    progress: Progress,
+    folder: Path,
+) -> MeteredTrainer:
+    """A trainer for this run, writing nothing and reporting to no one but `progress`."""
+    return MeteredTrainer(
+        model=network,  # type: ignore[arg-type]
+        args=training_arguments(config, device, folder),
+        train_dataset=rows,  # type: ignore[arg-type]
+        eval_dataset=held_out or None,  # type: ignore[arg-type]
+        data_collator=CountingCollator(collator),
+        callbacks=[_Reporting(progress)],
+    )
+
+
+def training_arguments(config: RunConfig, device: Device, folder: Path) -> TrainingArguments:
+    """The run's settings in `transformers`' words."""
+    return TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=config.epochs,
+        max_steps=-1 if config.max_steps is None else config.max_steps,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.batch_size,
+        gradient_accumulation_steps=local_accumulation(config.gradient_accumulation),
+        learning_rate=config.learning_rate or config.method.learning_rate,
+        lr_scheduler_type=config.lr_scheduler,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        optim=_optimizer(config, device),
+        bf16=device.precision == "bf16",
+        fp16=device.precision == "fp16",
+        use_cpu=device.kind == "cpu",
+        activation_checkpointing=config.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
+        train_sampling_strategy="group_by_length"
+        if config.group_by_length and not config.packing
+        else "random",
+        length_column_name="length",
+        remove_unused_columns=False,
+        dataloader_pin_memory=device.kind == "cuda",
+        seed=config.seed,
+        data_seed=config.seed,
+        prediction_loss_only=True,
+        logging_strategy="no",
+        save_strategy="no",
+        eval_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        log_level="error",
+    )
+
+
+def local_accumulation(asked: int) -> int:
+    """Micro-batches a process accumulates so that the global batch stays what was asked.
+
+    Raises:
+        UserError: the processes do not divide them.
+    """
+    processes = world_size()
+    if asked % processes:
+        raise UserError(
+            f"`gradient_accumulation` was {asked}; {processes} processes share it: give a multiple of {processes}, "
+            "so that the global batch is the same as on one"
+        )
+    return asked // processes
+
+
+def _optimizer(config: RunConfig, device: Device) -> str:
+    if config.optimizer == "adamw_8bit":
+        return "adamw_bnb_8bit"
+    return "adamw_torch" if device.kind == "mps" else "adamw_torch_fused"

@@ -1,0 +1,86 @@
+"""What the runs of one process may share: the base model and the tokenised samples, where that changes nothing.
+
+A frozen base is the same before and after a run with adapters; tokens are never changed. A model that was trained
+as a whole is never shared. Only the last base is kept, so that memory is that of one run.
+"""
+
+import gc
+import json
+from dataclasses import dataclass, field
+
+from ..config import RunConfig
+from .device import Device
+from .models import BaseModel, load_base
+from .samples import split_samples
+from .tokens import TokenizedDataset, tokenize
+
+_TOKEN_SETS = 8
+
+_TOKEN_FIELDS = (
+    "samples", "max_seq_len", "packing", "loss_on", "chat_template", "eval_samples", "data", "seed",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """The training and held-out sets of a run as token ids."""
+
+    train: TokenizedDataset
+    held_out: TokenizedDataset
+    available: int
+    fingerprint: str
+
+
+@dataclass
+class Workbench:
+    """A process's shared state. `idle_bytes` is the memory in use before the first model: not a run's own."""
+
+    idle_bytes: int = 0
+    _base_key: str | None = None
+    _base: BaseModel | None = None
+    _tokens: dict[str, Tokens] = field(default_factory=dict)
+
+    def base(self, config: RunConfig, device: Device) -> tuple[BaseModel, bool]:
+        """The model of this run, and whether it was here already."""
+        key = _base_key(config, device)
+        if config.reuse and self._base is not None and key == self._base_key:
+            return self._base, True
+        self.drop_base()
+        base = load_base(config, device)
+        if config.reuse and config.tuning.adapted:
+            self._base_key, self._base = key, base
+        return base, False
+
+    def tokens(self, config: RunConfig, base: BaseModel) -> tuple[Tokens, bool]:
+        """The run's samples as tokens, and whether they were here already."""
+        key = _key(config, (*_TOKEN_FIELDS, "model"))
+        if config.reuse and key in self._tokens:
+            return self._tokens[key], True
+        split = split_samples(config)
+        tokens = Tokens(
+            train=tokenize(split.train, base.tokenizer, config),
+            held_out=tokenize(split.evaluation, base.tokenizer, config),
+            available=split.available,
+            fingerprint=split.fingerprint,
+        )
+        if config.reuse:
+            while len(self._tokens) >= _TOKEN_SETS:
+                del self._tokens[next(iter(self._tokens))]
+            self._tokens[key] = tokens
+        return tokens, False
+
+    def drop_base(self) -> None:
+        """Forget the model: another one needs the memory, or it may have been left in a bad state."""
+        if self._base is not None:
+            self._base_key = self._base = None
+            gc.collect()
+
+
+def _base_key(config: RunConfig, device: Device) -> str:
+    quantized = "nf4" if config.method.name == "qlora" else device.precision
+    return _key(config, ("model", "seed")) + f"{device.kind} {quantized}"
+
+
+def _key(config: RunConfig, fields: tuple[str, ...]) -> str:
+    values = config.to_dict()
+    return json.dumps({name: values[name] for name in fields}, sort_keys=True)
