@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from .config import RunConfig, run_id
 from .energy import EnergyMeter, idle_baseline, open_meter
-from .errors import LoraScalingError, OutOfMemory, RunFailure
+from .errors import LoraScalingError, OutOfMemory, RecordError, RunFailure
 from .grid import compute_emissions, read_timeline
 from .provenance import host, provenance
 from .records import (
@@ -160,7 +160,7 @@ def _add_emissions(config: RunConfig, record: Record, path: Path) -> None:
     """Grams from the timeline. The energy is safe by now; a grid that fails leaves its reason, not an error."""
     if not record["energy"] or not config.metering.enabled:
         return
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, RecordError):
         bins = read_timeline(path.parent / TIMELINE_NAME)
         record["emissions"] = compute_emissions(bins, config.grid).to_dict()
 
