@@ -76,8 +76,7 @@ def convert_rows(
     never = sorted(set(fields) - found) if samples else []
     if never:
         raise UserError(
-            f"`data.fields.{never[0]}` was {fields[never[0]]!r}, which no row of {where} has; "
-            "correct or remove it"
+            f"`data.fields.{never[0]}` was {fields[never[0]]!r}, which no row of {where} has; correct or remove it"
         )
     return samples, empty
 
@@ -96,9 +95,7 @@ def _checked(fields: Mapping[str, str], layout: str) -> Mapping[str, str]:
     allowed = _LAYOUTS[layout].required + _LAYOUTS[layout].optional
     for name in fields:
         if name not in allowed:
-            raise UserError(
-                f"`data.fields.{name}` is no field of the {layout} layout; allowed: {', '.join(allowed)}"
-            )
+            raise UserError(f"`data.fields.{name}` is no field of the {layout} layout; allowed: {', '.join(allowed)}")
     return fields
 
 
@@ -156,7 +153,7 @@ def _turns(turns: Any, column: str, role: str, content: str) -> tuple[Message, .
         if not isinstance(turn, Mapping) or role not in turn or content not in turn:
             what = f"has {_listed(turn)}" if isinstance(turn, Mapping) else f"is {_kind(turn)}"
             raise RowError(f"has a turn {column}[{i}] that {what}; give {role} and {content}")
-        if turn[role] not in _ROLES:
+        if not isinstance(turn[role], str) or turn[role] not in _ROLES:
             raise RowError(f"has {turn[role]!r} as {column}[{i}].{role}; allowed: {', '.join(_ROLES)}")
         messages.append(Message(_ROLES[turn[role]], _text(turn, content)))
     return tuple(messages)

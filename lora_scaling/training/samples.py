@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import logging
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -75,8 +76,7 @@ def _check_enough(data: DataConfig, train: int, evaluation: int, available: int)
     held = f", of which {evaluation} are held out for evaluation" if evaluation else ""
     if available <= evaluation:
         raise UserError(
-            f"`eval_samples` was {evaluation}, and {data.path} has {available} samples; "
-            "leave some to train on"
+            f"`eval_samples` was {evaluation}, and {data.path} has {available} samples; leave some to train on"
         )
     if train > available - evaluation and not data.repeat:
         raise UserError(
@@ -104,13 +104,11 @@ def _file_rows(data: DataConfig) -> Iterator[tuple[str, Any]]:
         text = Path(data.path).read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise UserError(
-            f"`data.path` was {data.path}, which cannot be read ({error.strerror}); "
-            "give a JSON or JSON-lines file"
+            f"`data.path` was {data.path}, which cannot be read ({error.strerror}); give a JSON or JSON-lines file"
         ) from None
     except UnicodeDecodeError as error:
         raise UserError(
-            f"`data.path` was {data.path}, which is not UTF-8 text (byte {error.start}); "
-            "give JSON or JSON lines"
+            f"`data.path` was {data.path}, which is not UTF-8 text (byte {error.start}); give JSON or JSON lines"
         ) from None
     if text.lstrip().startswith("["):
         for i, row in enumerate(_parsed(text, data.path, first_line=1), start=1):
@@ -146,6 +144,7 @@ def _hub_rows(data: DataConfig) -> Iterator[tuple[str, Any]]:
             'install it with: pip install "lora-scaling[hub]"'
         ) from None
     datasets.disable_progress_bars()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # retries; what fails in the end is raised
     with _hub_errors(data):
         loaded = datasets.load_dataset(data.path, split=data.split)
     for i, row in enumerate(loaded, start=1):

@@ -29,15 +29,16 @@ _VOCABULARY = (
 )
 _WORDS = _VOCABULARY.split()
 
-_GOLDEN = 0.6180339887498949
+_BITS = 16
 
 
 def synthetic_samples(data: DataConfig, count: int, *, stream: str = "train") -> list[Sample]:
     """The first `count` samples of a stream; another stream of the same seed has other samples.
 
     Sample i does not depend on `count`. Its length in tokens is a quantile of
-    `Lengths.lognormal(tokens_per_sample, tokens_cv)`, the distribution that estimates use; quantiles are
-    visited by the golden-ratio sequence, so that every prefix of the stream has close to the configured mean.
+    `Lengths.lognormal(tokens_per_sample, tokens_cv)`, the distribution that estimates use. Quantiles are visited
+    by van der Corput's sequence, so that every prefix has close to the configured mean and spread: runs of
+    different `samples` then differ in how many, not in how long.
 
     Raises:
         UserError: the mean length is missing.
@@ -45,8 +46,9 @@ def synthetic_samples(data: DataConfig, count: int, *, stream: str = "train") ->
     if data.tokens_per_sample is None:
         raise UserError("`data.tokens_per_sample` was null; synthetic data needs a number of tokens above 0")
     lengths = Lengths.lognormal(data.tokens_per_sample, data.tokens_cv).values
-    start = random.Random(f"{data.seed}/{stream}").random()
-    targets = (lengths[int((start + i * _GOLDEN) % 1.0 * len(lengths))] for i in range(count))
+    # The seed permutes the coarse levels; 1010… below keeps every prefix near the middle of its finer ones.
+    shift = random.Random(f"{data.seed}/{stream}").getrandbits(4) << (_BITS - 4) | 0xAAA
+    targets = (lengths[(_reversed(i) ^ shift) * len(lengths) >> _BITS] for i in range(count))
     # Two tokens at least: the first of a sample is never predicted.
     return [_sample(f"{data.seed}/{stream}/{i}", max(2, target)) for i, target in enumerate(targets)]
 
@@ -54,6 +56,11 @@ def synthetic_samples(data: DataConfig, count: int, *, stream: str = "train") ->
 def prompt_tokens(target: int) -> int:
     """How many of a sample's `target` tokens (two or more) are its prompt; the answer keeps one at least."""
     return min(max(1, round(PROMPT_SHARE * target)), target - 1)
+
+
+def _reversed(i: int) -> int:
+    """The last bits of i, in reverse: van der Corput's sequence in base 2, as an integer."""
+    return int(f"{i % (1 << _BITS):0{_BITS}b}"[::-1], 2)
 
 
 def _sample(key: str, target: int) -> Sample:

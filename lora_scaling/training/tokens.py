@@ -133,14 +133,15 @@ def _encode(samples: Sequence[Sample], tokenizer: Any, *, use_chat: bool) -> tup
     prefixes = iter(_ids(tokenizer, [text[:cut] for text, at in zip(texts, cuts, strict=True) for cut in at]))
     # A template writes its own first token; plain text gets the one that the tokenizer would put there.
     lead = [] if chat else _lead(tokenizer)
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id  # looked up once: transformers searches for them
     encoded = []
     for sample, ids, text, spans, at in zip(samples, full, texts, ranges, cuts, strict=True):
         place = {cut: len(lead) + _common(next(prefixes), ids) for cut in at}
         place[len(text)] = len(lead) + len(ids)
         item = _Encoded([*lead, *ids], [(place[start], place[end]) for start, end in spans])
-        item = _ended(item, tokenizer.eos_token_id, last=bool(spans) and spans[-1][1] == len(text))
+        item = _ended(item, eos, last=bool(spans) and spans[-1][1] == len(text))
         if sample.target_tokens is not None:
-            item = _trimmed(item, sample.target_tokens, tokenizer)
+            item = _trimmed(item, sample.target_tokens, bos)
         encoded.append(item)
     wanted = sum(message.role == "assistant" for messages in conversations for message in messages)
     return encoded, wanted - sum(map(len, ranges))
@@ -230,8 +231,7 @@ def _plain(tokenizer: Any) -> Render:
     def render(conversations: Conversations, opened: bool) -> list[str]:
         tail = before["assistant"] if opened else ""
         return [
-            "".join(before[m.role] + m.content + after[m.role] for m in messages) + tail
-            for messages in conversations
+            "".join(before[m.role] + m.content + after[m.role] for m in messages) + tail for messages in conversations
         ]
 
     return render
@@ -265,11 +265,11 @@ def _ended(item: _Encoded, eos: int | None, *, last: bool) -> _Encoded:
     return _Encoded([*item.ids, eos], answers)
 
 
-def _trimmed(item: _Encoded, target: int, tokenizer: Any) -> _Encoded:
+def _trimmed(item: _Encoded, target: int, bos: int | None) -> _Encoded:
     """Exactly `target` tokens of a single turn: its prompt's end, its answer's start, its last token."""
     split = item.answers[0][0]
     asked = prompt_tokens(target)
-    first = 1 if item.ids[0] == tokenizer.bos_token_id else 0
+    first = 1 if item.ids[0] == bos else 0
     prompt = item.ids[:first] + item.ids[split - asked + first : split]
     answer = item.ids[split : split + target - asked - 1] + item.ids[-1:]
     return _Encoded(prompt + answer, [(asked, target)])
