@@ -7,8 +7,8 @@ of the widths. With a = bytes of the computing type:
     norms       2·4h (float32 copies of their inputs) [+ 2·a·h where all weights are trained]
     attention   a·(2q + 2kv) + 4·heads
     gated MLP   3·a·i, for each active expert
-    inputs kept for weight gradients: full a·(2h + i); adapters, each: 4·inputs + 4·rank in 16 bit (PEFT casts each
-    input to float32), a·inputs shared between neighbours in 32 bit
+    inputs kept for weight gradients: full a·(2h + i); adapters in 16 bit, each: a copy of its inputs in 16 bit under
+    autocast, in 32 bit without (PEFT casts to the adapter's type), and 4·rank; in 32 bit a·inputs, shared
 
 Checkpointing keeps a·h a token and layer, and one layer's whole share while that layer is run again, by when the
 loss is done with all but the logits themselves.
@@ -54,7 +54,9 @@ class MemorySetup:
 
     compute_bytes: 2 or 4, the type of the passes; trainable_bytes: the type of what is trained; state_bytes: the two
     AdamW moments together, a parameter (8 in float32, 4 in bfloat16, 2 in 8 bit); shards: over how many devices
-    weights, gradients and states are split; logits_bytes: a token and vocabulary entry at the loss.
+    weights, gradients and states are split; logits_bytes: a token and vocabulary entry at the loss (None: float32
+    log-softmax, its gradient and that one's gradient; 0 for a loss computed in chunks); holds_logits: whether the
+    model's output outlives the loss; adapter_input_bytes: of an adapter's input kept in 16-bit training.
     """
 
     compute_bytes: int
@@ -64,11 +66,16 @@ class MemorySetup:
     accumulates: bool
     shards: int = 1
     logits_bytes: float | None = None
+    adapter_input_bytes: int = 2
+    holds_logits: bool = False
+
+    @property
+    def held_bytes(self) -> float:
+        return float(self.compute_bytes * self.holds_logits)
 
     @property
     def loss_bytes(self) -> float:
-        """The logits, and in float32 their log-softmax, its gradient and the gradient's gradient."""
-        return self.compute_bytes + 12.0 if self.logits_bytes is None else self.logits_bytes
+        return self.held_bytes + 12.0 if self.logits_bytes is None else self.logits_bytes
 
 
 def training_memory(
@@ -79,7 +86,7 @@ def training_memory(
     trained = tuning.trainable_params(shape)
     adapters = trained * setup.trainable_bytes if tuning.adapted else 0.0
     gradients = trained * setup.trainable_bytes / shards
-    layer = layer_activation_bytes(shape, tuning, setup.compute_bytes)
+    layer = layer_activation_bytes(shape, tuning, setup)
     kept = shape.layers * (setup.compute_bytes * shape.hidden_size if setup.checkpointing else layer)
     # After the last layer: the final norm's float32 input, and its output where the head is trained.
     kept += shape.hidden_size * (4 + (0 if tuning.adapted else 2 * setup.compute_bytes))
@@ -92,7 +99,7 @@ def training_memory(
         logits=tokens * shape.vocab_size * setup.loss_bytes,
         rerun=_rerun(shape, tuning, setup, tokens * layer, tokens, gradients),
         workspace=_workspace(shape, tuning, setup),
-        at_update=gradients,
+        at_update=_at_update(shape, tuning, setup, tokens, gradients),
     )
 
 
@@ -106,9 +113,9 @@ def weight_bytes(shape: ModelShape, tuning: Tuning, setup: MemorySetup) -> float
     return float(shape.params * setup.compute_bytes)
 
 
-def layer_activation_bytes(shape: ModelShape, tuning: Tuning, compute_bytes: int) -> float:
+def layer_activation_bytes(shape: ModelShape, tuning: Tuning, setup: MemorySetup) -> float:
     """What one layer keeps for its backward pass, bytes a token."""
-    a, h, i, active = compute_bytes, shape.hidden_size, shape.intermediate_size, shape.experts_per_token
+    a, h, i, active = setup.compute_bytes, shape.hidden_size, shape.intermediate_size, shape.experts_per_token
     kept = 8.0 * h + a * (2 * shape.query_size + 2 * shape.kv_size) + 4 * shape.heads + 3 * a * i * active
     if shape.experts > 1:
         # Router probabilities in float32, and each expert's gathered input and output.
@@ -118,7 +125,7 @@ def layer_activation_bytes(shape: ModelShape, tuning: Tuning, compute_bytes: int
     adapted = list(tuning.adapters(shape))
     kept += sum(4 * tuning.rank for _ in adapted)
     if a < ADAPTER_BYTES:
-        return kept + sum(ADAPTER_BYTES * m.inputs for m in adapted)
+        return kept + sum(setup.adapter_input_bytes * m.inputs for m in adapted)
     names = {m.name for m in adapted}
     shared = (
         h * bool(names & set(ATTENTION[:3])) + h * bool(names & set(MLP[:2])) + i * ("down_proj" in names)
@@ -149,12 +156,23 @@ def _rerun(
         return 0.0
     # In the MLP's backward, gradients as wide as the gate and the up projection are alive with what was kept.
     widest = 2 * setup.compute_bytes * shape.intermediate_size * shape.experts_per_token
-    running = layer + tokens * (setup.compute_bytes * shape.vocab_size + widest)
+    running = layer + tokens * (setup.held_bytes * shape.vocab_size + widest)
     if tuning.adapted or setup.accumulates:
         return running
     at_last = gradients * shape.head.weights / shape.params
     inputs = tokens * (shape.layers - 1) * setup.compute_bytes * shape.hidden_size
     return running + max(at_last, gradients * (1 - shape.layer_params / shape.params) - inputs)
+
+
+def _at_update(
+    shape: ModelShape, tuning: Tuning, setup: MemorySetup, tokens: int, gradients: float
+) -> float:
+    """All gradients; and where embeddings are trained, the look-up's dense gradient before it is added to another."""
+    if tuning.adapted:
+        return gradients
+    copies = int(setup.accumulates) + 2 * int(shape.tied_embeddings)
+    embedding = copies * shape.head.weights * setup.trainable_bytes / setup.shards
+    return gradients + embedding + tokens * setup.held_bytes * shape.vocab_size
 
 
 def _workspace(shape: ModelShape, tuning: Tuning, setup: MemorySetup) -> float:
