@@ -5,49 +5,36 @@ Each model of a fit says, for one run,
     log(response / per) = Σ_i contribution_i(target) + noise,   noise ~ sigma · t(df)
 
 where `response` is joules (`models`) or seconds (`time`) of the training phase and `per` a quantity of the target's
-work (usually `tokens`). `terms` maps each parameter to how it enters:
+work (`tokens`, `flops`, …). `terms` maps each parameter to how it enters (see `terms.py`). A fit without `terms` is
+read by its parameters' names: alpha or intercept → 1, gamma → log(flops_per_token), `method[qlora]` → method=qlora,
+anything else as a term itself. Several models form a mixture by their weights, so that the interval holds the
+uncertainty of the form as well (statistics.md). The fixed part (everything but training) is added with its own
+spread, by its own models where it varied with the runs.
 
-    "1"                   the parameter itself (an intercept)
-    "log(NAME)"           parameter · ln(value of NAME), e.g. log(flops_per_token)
-    "NAME"                parameter · value of NAME
-    "LABEL=VALUE"         the parameter where the target's label has that value, e.g. method=qlora
-    "saturation(NAME)"    ln(1 + e^parameter / NAME): utilisation that rises to a plateau
-
-A fit without `terms` is read by its parameters' names: alpha or intercept → 1, gamma → log(flops_per_token),
-`method[qlora]` → method=qlora, anything else as a term itself. Several models form a mixture by their weights, so
-that the interval holds the uncertainty of the form as well (statistics.md). The fixed part (everything but training)
-is added with its own spread.
+`noise` (optional): sigma grows or shrinks with a quantity of the work. `beyond` (optional): for each quantity, the
+log-scale spread that is added for each factor e outside the fitted range, since no fit knows its own form there.
 """
 
 import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 from .quantiles import Component, mixture_quantile, t_quantile
+from .terms import Target, contribution, same_device
+
+__all__ = ["Fit", "FittedModel", "Prediction", "Spread", "Target", "fit_from_dict", "load_fit", "same_device"]
 
 SCHEMA_VERSION = 1
 JOULES_PER_KWH = 3.6e6
 # Log-scale spread added for a method or precision the fit has never seen: a factor 1.5 either way at 90 %.
 UNSEEN_LABEL_SD = math.log(1.5) / 1.645
 
-_CALL = re.compile(r"(log|saturation)\((\w+)\)")
 _NAMED = {"alpha": "1", "intercept": "1", "Intercept": "1", "gamma": "log(flops_per_token)"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """The run to predict: quantities of its work (`tokens`, `flops_per_token`, `samples`, …), and its labels.
-
-    labels: `method`, `hardware`, `precision`.
-    """
-
-    values: Mapping[str, float]
-    labels: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +51,22 @@ class Prediction:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Noise:
+    """Noise that depends on the work: sigma · (value/reference)^exponent, never less than within `range`."""
+
+    variable: str
+    reference: float
+    exponent: float
+    range: tuple[float, float]
+
+    def factor(self, target: Target) -> float:
+        value = target.value(self.variable)
+        low, high = self.range
+        value = min(value, high) if self.exponent < 0 else max(value, low)  # falling noise is not extrapolated
+        return (value / self.reference) ** self.exponent
+
+
+@dataclass(frozen=True, kw_only=True)
 class FittedModel:
     """One model of the mixture; `covariance` is ordered as `param_names`."""
 
@@ -76,30 +79,33 @@ class FittedModel:
     covariance: tuple[tuple[float, ...], ...]
     df: float
     sigma: float
+    noise: Noise | None = None
 
     def component(self, target: Target, extra_sd: float = 0.0) -> Component:
         """The log-scale predictive distribution of a new run's response."""
-        location, gradient = math.log(_value(target, self.per)), []
+        location, gradient = math.log(target.value(self.per)), []
         for name in self.param_names:
-            contribution, slope = _contribution(self.terms[name], self.params[name], target)
-            location += contribution
+            added, slope = contribution(self.terms[name], self.params[name], target)
+            location += added
             gradient.append(slope)
         variance = sum(
             a * b * c
             for a, row in zip(gradient, self.covariance, strict=True)
             for b, c in zip(gradient, row, strict=True)
         )
-        scale = math.sqrt(max(0.0, variance) + self.sigma**2 + extra_sd**2)
+        sigma = self.sigma * (self.noise.factor(target) if self.noise is not None else 1.0)
+        scale = math.sqrt(max(0.0, variance) + sigma**2 + extra_sd**2)
         return Component(weight=self.weight, location=location, scale=scale, df=self.df)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """A mean, the standard deviation of single runs, and how many runs."""
+    """A mean, the standard deviation of single runs, and how many runs; `models` where it varies with the run."""
 
     mean: float
     sd: float
     n: int
+    models: tuple[FittedModel, ...] = ()
 
     def half_width(self, level: float) -> float:
         """Half the prediction interval of one more run; the mean itself where there was only one to learn from."""
@@ -122,6 +128,7 @@ class Fit:
     precisions: tuple[str, ...]
     n: int
     path: str
+    beyond: Mapping[str, float] = field(default_factory=dict)
 
     def predict(self, target: Target, level: float = 0.9) -> Prediction:
         """Energy of the whole run in kWh: training by the mixture, plus the fixed part.
@@ -163,19 +170,27 @@ class Fit:
         self._check_hardware(target)
         extrapolates = self.extrapolates(target)
         unseen = sum(item["factor"] is None for item in extrapolates)
-        extra_sd = UNSEEN_LABEL_SD * math.sqrt(unseen)
-        components = [model.component(target, extra_sd) for model in models]
-        low, middle, high = (
-            math.exp(mixture_quantile(components, p)) for p in (0.5 - level / 2, 0.5, 0.5 + level / 2)
-        )
-        mean, half = (fixed.mean, fixed.half_width(level)) if fixed is not None else (0.0, 0.0)
-        estimate = middle + mean
+        extra_sd = math.hypot(UNSEEN_LABEL_SD * math.sqrt(unseen), self.form_sd(target))
+        low, middle, high = _quantiles(models, target, level, extra_sd)
+        fixed_low, fixed_middle, fixed_high = _fixed_quantiles(fixed, target, level)
+        estimate = middle + fixed_middle
         return Prediction(
             estimate=estimate,
-            low=max(low, estimate - math.hypot(middle - low, half)),
-            high=estimate + math.hypot(high - middle, half),
+            low=max(low, estimate - math.hypot(middle - low, fixed_middle - fixed_low)),
+            high=estimate + math.hypot(high - middle, fixed_high - fixed_middle),
             extrapolates=extrapolates,
         )
+
+    def form_sd(self, target: Target) -> float:
+        """Log-scale spread for the unknown form outside the data: Σ (rate · ln factor)² over `beyond`, rooted."""
+        total = 0.0
+        for name, rate in self.beyond.items():
+            value = target.values.get(name)
+            if value is None or name not in self.ranges or not value > 0:
+                continue
+            low, high = self.ranges[name]
+            total += (rate * max(0.0, math.log(value / high), math.log(low / value))) ** 2
+        return math.sqrt(total)
 
     def _check_hardware(self, target: Target) -> None:
         given = target.labels.get("hardware")
@@ -186,10 +201,23 @@ class Fit:
             )
 
 
-def same_device(one: str, other: str) -> bool:
-    """Whether two names mean the same device: `rtx-a4000` and `NVIDIA RTX A4000` do."""
-    first, second = (set(re.findall(r"[a-z0-9.]+", name.lower())) - {"nvidia", "amd"} for name in (one, other))
-    return bool(first and second) and (first <= second or second <= first)
+def _quantiles(
+    models: Sequence[FittedModel], target: Target, level: float, extra_sd: float
+) -> tuple[float, float, float]:
+    components = [model.component(target, extra_sd) for model in models]
+    low, middle, high = (
+        math.exp(mixture_quantile(components, p)) for p in (0.5 - level / 2, 0.5, 0.5 + level / 2)
+    )
+    return low, middle, high
+
+
+def _fixed_quantiles(fixed: Spread | None, target: Target, level: float) -> tuple[float, float, float]:
+    if fixed is None:
+        return 0.0, 0.0, 0.0
+    if fixed.models:
+        return _quantiles(fixed.models, target, level, 0.0)
+    half = fixed.half_width(level)
+    return fixed.mean - half, fixed.mean, fixed.mean + half
 
 
 def load_fit(path: str | Path) -> Fit:
@@ -237,6 +265,7 @@ def fit_from_dict(values: Mapping[str, Any], path: str = "fit.json") -> Fit:
         precisions=tuple(values.get("precisions") or ()),
         n=int(values["n"]),
         path=path,
+        beyond={name: float(rate) for name, rate in (values.get("beyond") or {}).items()},
     )
 
 
@@ -254,6 +283,19 @@ def _model(item: Mapping[str, Any]) -> FittedModel:
         covariance=tuple(tuple(float(x) for x in row) for row in item["covariance"]),
         df=math.inf if df is None else float(df),
         sigma=float(item["sigma"]),
+        noise=_noise(item.get("noise")),
+    )
+
+
+def _noise(item: Mapping[str, Any] | None) -> Noise | None:
+    if not item:
+        return None
+    low, high = item["range"]
+    return Noise(
+        variable=str(item["variable"]),
+        reference=float(item["reference"]),
+        exponent=float(item["exponent"]),
+        range=(float(low), float(high)),
     )
 
 
@@ -265,34 +307,9 @@ def _term_of(name: str) -> str:
 def _spread(item: Mapping[str, Any] | None) -> Spread | None:
     if not item or item.get("mean") is None:
         return None
-    return Spread(mean=float(item["mean"]), sd=float(item.get("sd") or 0.0), n=int(item["n"]))
-
-
-def _contribution(term: str, parameter: float, target: Target) -> tuple[float, float]:
-    """What a term adds on the log scale, and its derivative by the parameter."""
-    if term == "1":
-        return parameter, 1.0
-    if "=" in term:
-        label, _, wanted = term.partition("=")
-        given = target.labels.get(label.strip())
-        hit = given is not None and (
-            same_device(given, wanted) if label.strip() == "hardware" else given == wanted.strip()
-        )
-        return (parameter, 1.0) if hit else (0.0, 0.0)
-    call = _CALL.fullmatch(term.replace(" ", ""))
-    if call is None:
-        value = _value(target, term)
-        return parameter * value, value
-    function, name = call.groups()
-    value = _value(target, name)
-    if function == "log":
-        return parameter * math.log(value), math.log(value)
-    ratio = math.exp(parameter) / value
-    return math.log1p(ratio), ratio / (1 + ratio)
-
-
-def _value(target: Target, name: str) -> float:
-    value = target.values.get(name)
-    if value is None:
-        raise UserError(f"`fit` needs {name} of the target run, which is unknown here; estimate without fit=")
-    return value
+    return Spread(
+        mean=float(item["mean"]),
+        sd=float(item.get("sd") or 0.0),
+        n=int(item["n"]),
+        models=tuple(_model(model) for model in item.get("models") or ()),
+    )

@@ -1,0 +1,36 @@
+"""What a fit is asked about: the quantities and labels of a planned run, named as `fit.json` names them."""
+
+from ..config import RunConfig
+from ..workload import Workload
+from .terms import Target
+
+
+def target_of(config: RunConfig, workload: Workload) -> Target:
+    """The planned run as a fit's target.
+
+    `tokens` are the positions processed, padding included (padding costs like data); `flops_per_token` is per such
+    position. `adapter_rank` is 1 where there is no adapter. Labels that the configuration leaves to the device
+    (precision `auto`, hardware `auto`) are left out.
+    """
+    tokens = workload.tokens_seen + workload.tokens_padded
+    flops = float(workload.flops.total)
+    adapted = config.tuning.adapted
+    values = {
+        "samples": float(config.samples),
+        "epochs": float(config.epochs),
+        "samples_seen": float(workload.samples_seen),
+        "steps": float(workload.steps),
+        "tokens": float(tokens),
+        "flops": flops,
+        "params": float(workload.shape.params),
+        "trainable_params": float(workload.trainable_params),
+        "adapter_rank": float(config.lora.r) if adapted else 1.0,
+        "batch_size": float(config.batch_size),
+        "max_seq_len": float(config.max_seq_len),
+    }
+    if tokens > 0:
+        values["flops_per_token"] = flops / tokens
+    if adapted:
+        values["rank"] = float(config.lora.r)
+    labels = {"method": config.method.name, "hardware": config.hardware.name, "precision": config.precision}
+    return Target(values=values, labels={key: value for key, value in labels.items() if value != "auto"})
