@@ -136,15 +136,15 @@ class GpuEnergyMeter:
         self._settling = stepped and (falling or (self._settling and counter_j == self._counter_j))
         self._counter_j, self._at_s, self.power_w = counter_j, now_s, power_w
 
-    def mark(self, at_s: float) -> Edge:
-        """The energy at `at_s`, a moment ago, as a phase begins or ends, and the power's range since the last.
+    def mark(self, at_s: float, *, edge_of_phase: bool = True) -> Edge:
+        """The energy at `at_s`, a moment ago, where a bin or a phase begins or ends.
 
         What was used between `at_s` and the reading (other GPUs were read first) is taken off.
         """
-        self.read(edge=True)
+        self.read(edge=edge_of_phase)
         read_s = self._at_s if self._at_s is not None else at_s
         range_w = max(self.highest_w - self.lowest_w, 0.0)
-        if self.power_w is not None:
+        if self.power_w is not None and edge_of_phase:
             self.highest_w = self.lowest_w = self.power_w
         late_j = max(self.power_w or 0.0, 0.0) * max(read_s - at_s, 0.0)
         stale_j = self.step_s * max(self.power_w or 0.0, 0.0)
@@ -230,7 +230,7 @@ class GpuEnergyMeter:
         if reset:  # what the last value before it lacked: half a step on average, unless its move was seen
             seen_s = None if self._moved_s is None else min(self._at_s - self._moved_s, self.step_s)
             self.joules += self.power_w * (self.step_s / 2 if seen_s is None else seen_s)
-            self.bound_j += self.power_w * self.step_s / 2
+            self.bound_j += self.power_w * self.step_s * (0.5 if seen_s is None else 0.2)
             self.resets += 1
 
 

@@ -30,12 +30,17 @@ CONDITIONS_S = 5.0  # temperature, clocks and processes change slowly and cost m
 
 @dataclass(frozen=True, kw_only=True)
 class Tick:
-    """Readings at one moment inside a phase: cumulative joules per GPU, CPU seconds of the machine."""
+    """Readings at one moment: cumulative energy of each GPU, CPU seconds of the machine."""
 
     at_s: float
-    gpu_j: tuple[float, ...]
+    edges: tuple[Edge, ...]
     cpu_busy_s: float | None
     cpu_total_s: float | None
+
+    @property
+    def gpu_j(self) -> tuple[float, ...]:
+        """Joules per GPU; sharper once the counters have moved on."""
+        return tuple(edge.joules for edge in self.edges)
 
 
 @dataclass
@@ -45,11 +50,9 @@ class Window:
     name: str
     start_wall_s: float
     start: Tick
-    start_edges: tuple[Edge, ...]
     ticks: list[Tick] = field(default_factory=list)
     end_wall_s: float = 0.0
     end: Tick | None = None
-    end_edges: tuple[Edge, ...] = ()
     lost: tuple[str | None, ...] = ()
     bounds_j: tuple[float, ...] = ()
     task: TaskEnergy | None = None
@@ -165,8 +168,8 @@ class Recording:
         self._synchronize()
         task_failure = self._start_task()
         with self._sampler.lock:
-            wall_s, tick, edges = self._edge()
-            self._open = Window(name=name, start_wall_s=wall_s, start=tick, start_edges=edges)
+            wall_s = time.time()
+            self._open = Window(name=name, start_wall_s=wall_s, start=self._read_tick(edge_of_phase=True))
             self._open.bounds_j = tuple(-gpu.bound_j for gpu in self._meter.gpu_meters)
             if task_failure:
                 self._open.task = TaskEnergy(joules={}, reason=task_failure)
@@ -182,7 +185,8 @@ class Recording:
         self._synchronize()
         self._sampler.stop_ticking()
         with self._sampler.lock:
-            window.end_wall_s, window.end, window.end_edges = self._edge()
+            window.end_wall_s = time.time()
+            window.end = self._read_tick(edge_of_phase=True)
             self._open = None
         if self._meter.tracker is not None and window.task is None:
             window.task = self._meter.tracker.stop()
@@ -247,29 +251,23 @@ class Recording:
         except Exception as error:
             self._warn("synchronize", f"The device could not be synchronised at a window's edge: {error!r}")
 
-    def _edge(self) -> tuple[float, Tick, tuple[Edge, ...]]:
-        wall_s, at_s = time.time(), time.perf_counter()
-        edges = tuple(meter.mark(at_s) for meter in self._meter.gpu_meters)
-        return wall_s, self._read_tick(at_s), edges
-
-    def _read_tick(self, at_s: float) -> Tick:
+    def _read_tick(self, *, edge_of_phase: bool) -> Tick:
+        at_s = time.perf_counter()
+        edges = tuple(meter.mark(at_s, edge_of_phase=edge_of_phase) for meter in self._meter.gpu_meters)
         busy_s = total_s = None
         if self._meter.settings.enabled and "cpu" in self._meter.settings.components:
             try:
                 busy_s, total_s = host.system_times()
             except Exception:
                 busy_s = total_s = None
-        gpu_j = tuple(meter.joules for meter in self._meter.gpu_meters)
-        return Tick(at_s=at_s, gpu_j=gpu_j, cpu_busy_s=busy_s, cpu_total_s=total_s)
+        return Tick(at_s=at_s, edges=edges, cpu_busy_s=busy_s, cpu_total_s=total_s)
 
     def _tick(self) -> None:
         if self._open is None:
             return
-        at_s = time.perf_counter()
-        for meter in self._meter.gpu_meters:
-            meter.read()
-        self._open.ticks.append(self._read_tick(at_s))
-        if at_s - self._last_conditions_s >= CONDITIONS_S:
+        tick = self._read_tick(edge_of_phase=False)
+        self._open.ticks.append(tick)
+        if tick.at_s - self._last_conditions_s >= CONDITIONS_S:
             self._read_conditions()
 
     def _read_conditions(self) -> None:

@@ -114,11 +114,12 @@ def _phase(meter: EnergyMeter, window: Window) -> tuple[PhaseEnergy, list[dict[s
 
 
 def _gpus(meter: EnergyMeter, window: Window) -> tuple[GpuEnergy, ...]:
+    assert window.end is not None  # only closed windows get here
     found = []
     for i, device in enumerate(meter.gpu_meters):
         source = "nvml_power" if device.by_power else "nvml_counter"
         if window.lost[i]:
-            until_j = max(window.end_edges[i].raw_j - window.start_edges[i].raw_j, 0.0)
+            until_j = max(window.end.edges[i].raw_j - window.start.edges[i].raw_j, 0.0)
             reason = f"{window.lost[i]}; {until_j:.0f} J of this phase were counted until then"
             found.append(
                 GpuEnergy(
@@ -126,7 +127,7 @@ def _gpus(meter: EnergyMeter, window: Window) -> tuple[GpuEnergy, ...]:
                 )
             )
             continue
-        start, end = window.start_edges[i], window.end_edges[i]
+        start, end = window.start.edges[i], window.end.edges[i]
         first_w, last_w = _edge_powers(window, i)
         bound_j = window.bounds_j[i] + device.window_bound_j(start, end, first_w, last_w)
         found.append(
@@ -145,7 +146,7 @@ def _edge_powers(window: Window, i: int) -> tuple[float | None, float | None]:
     """Mean power of GPU i in the first and the last bin of the window."""
     assert window.end is not None
     times = [window.start.at_s, *(t.at_s for t in window.ticks), window.end.at_s]
-    joules = [window.start_edges[i].joules, *(t.gpu_j[i] for t in window.ticks), window.end_edges[i].joules]
+    joules = [t.edges[i].joules for t in (window.start, *window.ticks, window.end)]
     powers = [
         (j1 - j0) / (t1 - t0)
         for t0, t1, j0, j1 in zip(times, times[1:], joules, joules[1:], strict=False)
@@ -239,7 +240,7 @@ def _bins(window: Window, phase: PhaseEnergy) -> list[TimelineBin]:
         ticks.pop()
     cuts = [window.start, *ticks, window.end]
     weights = {
-        "gpu": _gpu_weights(window, cuts),
+        "gpu": _gpu_weights(cuts),
         "cpu": _cpu_weights(cuts, phase.components["cpu"].source),
         "ram": [b.at_s - a.at_s for a, b in itertools.pairwise(cuts)],
     }
@@ -256,14 +257,12 @@ def _bins(window: Window, phase: PhaseEnergy) -> list[TimelineBin]:
     ]
 
 
-def _gpu_weights(window: Window, cuts: Sequence[Tick]) -> list[float]:
-    if not window.start_edges:
+def _gpu_weights(cuts: Sequence[Tick]) -> list[float]:
+    if not cuts[0].edges:
         return [b.at_s - a.at_s for a, b in itertools.pairwise(cuts)]
-    start_j = sum(edge.joules for edge in window.start_edges)
-    end_j = sum(edge.joules for edge in window.end_edges)
-    inner = [min(max(sum(tick.gpu_j), start_j), end_j) for tick in cuts[1:-1]]
-    marks = [start_j, *inner, end_j]
-    return [max(b - a, 0.0) for a, b in itertools.pairwise(marks)]
+    marks = list(itertools.accumulate((sum(cut.gpu_j) for cut in cuts), max))
+    marks = [min(mark, sum(cuts[-1].gpu_j)) for mark in marks]
+    return [b - a for a, b in itertools.pairwise(marks)]
 
 
 def _cpu_weights(cuts: Sequence[Tick], source: str) -> list[float]:

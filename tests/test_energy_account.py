@@ -1,0 +1,246 @@
+"""Sums, nulls with reasons, the timeline file, and the accounts of several processes as one."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import nvml_stub
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_scaling.energy import (
+    ComponentEnergy,
+    EnergyAccount,
+    GpuEnergy,
+    IdleBaseline,
+    MeteringSettings,
+    PhaseEnergy,
+    TimelineBin,
+    combine,
+    idle_baseline,
+    measure_idle,
+    open_meter,
+)
+from lora_scaling.energy.account import merge_bins, spread, utc
+
+NONE = ComponentEnergy(joules=None, source="none", reason="no GPU")
+
+
+def modelled(joules: float | None, source: str = "constant_model") -> ComponentEnergy:
+    reason = "lost" if joules is None else None
+    return ComponentEnergy(joules=joules, source=source, uncertainty_joules=1.0, reason=reason)
+
+
+def account(
+    *phases: tuple[str, float | None, float], host: str = "a", gpu: str | None = "GPU-1", node: bool = True
+) -> EnergyAccount:
+    """Phases of 2 s in two bins: (name, GPU joules, RAM joules)."""
+    made, bins = [], []
+    for i, (name, gpu_j, ram_j) in enumerate(phases):
+        start = utc(1000 + 2 * i)
+        parts = {
+            "gpu": modelled(gpu_j, "nvml_counter") if gpu else NONE,
+            "cpu": modelled(10.0, "load_model") if node else NONE,
+            "ram": modelled(ram_j) if node else NONE,
+        }
+        gpus = () if gpu is None else (GpuEnergy(index=0, uuid=gpu, joules=gpu_j, source="nvml_counter"),)
+        end = start + timedelta(seconds=2)
+        made.append(PhaseEnergy(name=name, started_at=start, ended_at=end, seconds=2.0, components=parts, gpus=gpus))
+        for half in range(2):
+            joules = {n: None if p.joules is None else p.joules / 2 for n, p in parts.items()}
+            cut = start + timedelta(seconds=half)
+            bins.append(TimelineBin(start=cut, end=cut + timedelta(seconds=1), phase=name, joules=joules))
+    return EnergyAccount(host=host, phases=tuple(made), bins=tuple(bins), exclusive=True)
+
+
+def test_phases_and_components_add_up() -> None:
+    whole = account(("setup", 100.0, 40.0), ("train", 600.5, 40.0), ("eval", 50.0, 40.0), ("eval", 50.0, 40.0))
+    assert whole.joules == pytest.approx(800.5 + 160 + 40)
+    assert whole.components["gpu"].joules == 800.5
+    assert whole.phase_joules("eval") == pytest.approx(200)
+    assert whole.complete
+
+
+def test_an_unknown_phase_makes_its_component_unknown_not_zero() -> None:
+    whole = account(("train", 100.0, 40.0), ("eval", None, 40.0))
+    assert whole.components["gpu"].joules is None
+    assert whole.components["gpu"].reason == "lost"
+    assert not whole.complete
+    assert whole.joules == pytest.approx(100 + 20 + 80)
+    assert whole.phase_joules("eval") is None
+    assert whole.to_dict()["above_idle_joules"] is None
+
+
+def test_a_component_that_is_not_there_is_left_out() -> None:
+    whole = account(("train", None, 40.0), gpu=None)
+    assert whole.components["gpu"].source == "none"
+    assert whole.joules == 50
+    assert whole.complete
+
+
+@given(st.floats(0, 1e9), st.lists(st.floats(0, 1e6), min_size=1, max_size=50))
+def test_spreading_loses_nothing(total: float, weights: list[float]) -> None:
+    pieces = spread(round(total, 6), weights)
+    assert len(pieces) == len(weights)
+    assert all(piece is not None and piece >= 0 for piece in pieces)
+    assert math.fsum(p for p in pieces if p is not None) == pytest.approx(total, abs=1e-6, rel=1e-12)
+
+
+@given(st.integers(1, 30), st.integers(1, 10))
+def test_merged_bins_keep_the_sum_and_the_phases(count: int, limit: int) -> None:
+    whole = account(*[(f"p{i % 3}", 10.0, 4.0) for i in range(count)])
+    merged = merge_bins(whole.bins, limit)
+    assert math.fsum(b.joules["gpu"] or 0.0 for b in merged) == pytest.approx(10.0 * count)
+    assert merged[0].start == whole.bins[0].start
+    assert merged[-1].end == whole.bins[-1].end
+
+
+def test_the_timeline_file(tmp_path: Path) -> None:
+    account(("train", 100.0, 40.0), ("eval", None, 40.0)).write_timeline(tmp_path / "timeline.csv")
+    rows = list(csv.reader((tmp_path / "timeline.csv").read_text(encoding="utf-8").splitlines()))
+    assert rows[0] == ["start", "end", "phase", "gpu_j", "cpu_j", "ram_j"]
+    assert rows[1] == [
+        "1970-01-01T00:16:40.000000+00:00", "1970-01-01T00:16:41.000000+00:00", "train",
+        "50.000000", "5.000000", "20.000000",
+    ]  # fmt: skip
+    assert rows[3][3] == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["timeline.csv"]
+
+
+def test_above_idle() -> None:
+    idle = IdleBaseline(
+        power_w=25.0, components_w={"gpu": 10.0, "cpu": 5.0, "ram": 10.0}, seconds=5, measured_at=utc(0)
+    )
+    busy = account(("train", 100.0, 40.0))
+    whole = EnergyAccount(host="a", phases=busy.phases, idle=idle)
+    assert whole.above_idle_joules == pytest.approx(150 - 25 * 2)
+
+
+def test_ranks_of_one_node_count_its_ram_once_and_each_gpu_once() -> None:
+    first = account(("train", 100.0, 40.0))
+    second = account(("train", 200.0, 0.0), gpu="GPU-2", node=False)
+    same = account(("train", 101.0, 0.0), gpu="GPU-1", node=False)
+    together = combine([first, second, same])
+    assert together.components["gpu"].joules == 300
+    assert together.components["ram"].joules == 40
+    assert [gpu.uuid for gpu in together.phases[0].gpus] == ["GPU-1", "GPU-2"]
+    for name in ("gpu", "cpu", "ram"):
+        assert math.fsum(b.joules[name] or 0.0 for b in together.bins) == together.components[name].joules
+
+
+def test_other_hosts_are_added() -> None:
+    together = combine([account(("train", 100.0, 40.0)), account(("train", 50.0, 30.0), host="b", gpu="GPU-9")])
+    assert together.components["gpu"].joules == 150
+    assert together.components["ram"].joules == 70
+    assert together.host == "a,b"
+
+
+def test_a_rank_with_another_phase_keeps_it() -> None:
+    together = combine([account(("train", 1.0, 4.0)), account(("train", 1.0, 4.0), ("eval", 2.0, 4.0), gpu="G")])
+    assert [phase.name for phase in together.phases] == ["train", "eval"]
+
+
+def test_a_gpu_lost_on_one_rank_is_unknown_in_the_whole() -> None:
+    together = combine([account(("train", 1.0, 4.0)), account(("train", None, 4.0), gpu="G")])
+    assert together.components["gpu"].joules is None
+    assert not together.complete
+
+
+def test_no_accounts_are_refused() -> None:
+    with pytest.raises(ValueError, match="`accounts`"):
+        combine([])
+
+
+def test_a_real_recording_here() -> None:
+    meter = open_meter(MeteringSettings(interval_s=0.1))
+    recording = meter.recording()
+    before_s = time.perf_counter()
+    with recording.phase("setup"):
+        time.sleep(0.15)
+
+    def fail() -> None:
+        with recording.phase("train"):
+            time.sleep(0.35)
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        fail()
+    assert (recording.joules_so_far() or 0.0) > 0
+    whole = recording.close()
+    spent_s = time.perf_counter() - before_s
+    assert recording.close() is whole
+    document = json.loads(json.dumps(whole.to_dict()))
+    assert [phase["name"] for phase in document["phases"]] == ["setup", "train"]
+    assert whole.phases[1].seconds == pytest.approx(0.35, abs=0.15)
+    assert len([b for b in whole.bins if b.phase == "train"]) >= 3
+    assert document["components"]["ram"]["source"] == "constant_model"
+    assert document["components"]["ram"]["joules"] > 0
+    assert document["phases"][1]["short"] is True
+    assert "short_window" in {warning["kind"] for warning in document["warnings"]}
+    assert spent_s - math.fsum(phase.seconds for phase in whole.phases) < 0.1
+    meter.close()
+
+
+def test_metering_that_is_off_still_keeps_time() -> None:
+    recording = open_meter(MeteringSettings(enabled=False)).recording()
+    with recording.phase("train"):
+        time.sleep(0.02)
+    whole = recording.close()
+    assert whole.joules is None
+    assert whole.phases[0].seconds >= 0.02
+    assert whole.components["cpu"].reason == "metering is off"
+    assert whole.exclusive is None
+
+
+def test_a_synchronise_that_fails_is_a_warning() -> None:
+    def broken() -> None:
+        raise RuntimeError("device-side assert")
+
+    recording = open_meter(MeteringSettings(enabled=False), broken).recording()
+    with recording.phase("train"):
+        pass
+    assert [warning["kind"] for warning in recording.close().warnings] == ["synchronize"]
+    open_meter(MeteringSettings(enabled=False)).close()
+
+
+def test_the_idle_baseline_is_kept_for_the_day(tmp_path: Path) -> None:
+    meter = open_meter(MeteringSettings(interval_s=0.9))
+    first = idle_baseline(meter, 0.3, tmp_path)
+    assert first is not None
+    assert first.power_w is not None
+    assert first.power_w > 0
+    assert idle_baseline(meter, 30, tmp_path) == first  # from the cache: nobody waits
+    assert idle_baseline(meter, 0, tmp_path) is None
+    again = measure_idle(meter, 0.3)
+    assert again.components_w["ram"] == pytest.approx(first.components_w["ram"], rel=0.2)
+    recording = meter.recording()
+    with recording.phase("train"):
+        time.sleep(0.05)
+    assert recording.close().idle == first
+    meter.close()
+
+
+def test_a_broken_cache_costs_a_measurement_only(tmp_path: Path) -> None:
+    meter = open_meter(MeteringSettings(interval_s=0.8))
+    idle_baseline(meter, 0.2, tmp_path)
+    for path in tmp_path.iterdir():
+        path.write_text("{")
+    assert idle_baseline(meter, 0.2, tmp_path) is not None
+    meter.close()
+
+
+def test_importing_the_room_imports_no_sensor_library() -> None:
+    code = (
+        "import sys, lora_scaling.energy\n"
+        "print([m for m in ('codecarbon','pynvml','psutil','torch','transformers','numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=nvml_stub.ROOT, capture_output=True, text=True, timeout=30)
+    assert done.stdout.strip() == "[]", done.stderr

@@ -1,0 +1,142 @@
+"""One GPU's meter with a fake sensor and a fake clock: exact energies, no waiting."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_scaling.energy.gpu import Edge, GpuEnergyMeter
+from lora_scaling.energy.nvml import GPU_IS_LOST, NOT_SUPPORTED, Gpu, SensorError
+
+GPU = Gpu(index=0, uuid="GPU-0", name="Fake", handle=None)
+
+
+@dataclass
+class Fake:
+    """A sensor whose counter and power the test sets."""
+
+    time_s: float = 0.0
+    counter_j: float | SensorError = 1000.0
+    watts: float | SensorError = 100.0
+    meter: GpuEnergyMeter = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.meter = GpuEnergyMeter(sensor=self, gpu=GPU, clock=lambda: self.time_s, step_s=0.0)
+        self.meter.open()
+
+    def energy_j(self, gpu: Gpu) -> float:
+        if isinstance(self.counter_j, SensorError):
+            raise self.counter_j
+        return self.counter_j
+
+    def power_w(self, gpu: Gpu) -> float:
+        if isinstance(self.watts, SensorError):
+            raise self.watts
+        return self.watts
+
+    def at(self, time_s: float, counter_j: float | SensorError, *, edge: bool = False) -> GpuEnergyMeter:
+        self.time_s, self.counter_j = time_s, counter_j
+        self.meter.read(edge=edge)
+        return self.meter
+
+
+LOST = SensorError("GPU is lost", GPU_IS_LOST)
+NONE = SensorError("Not Supported", NOT_SUPPORTED)
+BUSY = SensorError("Unknown Error", 999)
+
+
+def test_a_counter_is_followed() -> None:
+    fake = Fake()
+    fake.at(1, 1100)
+    assert fake.at(2, 1350).joules == 350
+
+
+def test_a_reset_is_filled_from_power() -> None:
+    fake = Fake()
+    fake.at(1, 1100)
+    fake.at(2, 30)
+    meter = fake.at(3, 130)
+    assert meter.joules == pytest.approx(300)
+    assert meter.resets == 1
+    assert meter.bound_j > 0
+
+
+def test_a_passing_failure_loses_nothing() -> None:
+    fake = Fake()
+    fake.at(1, BUSY)
+    assert fake.at(2, 1200).joules == 200
+    assert fake.meter.lost is None
+
+
+def test_a_failure_at_an_edge_is_bridged_by_power() -> None:
+    fake = Fake()
+    assert fake.at(1, BUSY, edge=True).joules == pytest.approx(100)
+    assert fake.at(2, 1200).joules == pytest.approx(200)
+
+
+def test_without_counter_power_is_integrated() -> None:
+    fake = Fake(counter_j=NONE)
+    fake.watts = 300.0
+    assert fake.at(2, NONE).joules == pytest.approx(400)  # trapezoid from 100 W to 300 W
+    assert fake.meter.by_power
+
+
+def test_a_lost_gpu_stays_lost() -> None:
+    fake = Fake()
+    fake.at(1, 1100)
+    fake.at(2, LOST)
+    meter = fake.at(3, 1300)
+    assert meter.lost is not None
+    assert meter.joules == 100
+
+
+def test_a_gpu_that_gives_nothing_is_lost_from_the_start() -> None:
+    assert Fake(counter_j=NONE, watts=NONE).meter.lost is not None
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 5), st.sampled_from([0.0, 50.0, 300.0, -2000.0, None])), max_size=20))
+def test_energy_never_decreases_and_is_never_negative(steps: list[tuple[float, float | None]]) -> None:
+    """Whatever the counter does: moves, stands, falls, fails."""
+    fake = Fake()
+    counter_j, last = 1000.0, 0.0
+    for dt_s, change_j in steps:
+        counter_j = max(counter_j + (change_j or 0.0), 0.0)
+        meter = fake.at(fake.time_s + dt_s, BUSY if change_j is None else counter_j)
+        assert meter.joules >= last >= 0
+        last = meter.joules
+
+
+@given(
+    start_s=st.floats(1.0, 1.2),
+    length_s=st.floats(0.5, 3.0),
+    watts=st.floats(10, 700),
+    step_s=st.sampled_from([0.02, 0.1, 0.3]),
+)
+def test_edges_within_a_counters_step_are_interpolated(
+    start_s: float, length_s: float, watts: float, step_s: float
+) -> None:
+    """A counter that moves in steps, watched every 2 ms: each edge is right to the energy of 2 ms."""
+
+    def counter(time_s: float) -> float:
+        return 1000 + watts * step_s * math.floor(time_s / step_s)
+
+    def watched_edge(time_s: float) -> Edge:
+        fake.time_s, fake.counter_j = time_s, counter(time_s)
+        edge = fake.meter.mark(time_s)
+        while fake.meter.watching:
+            fake.time_s += 0.002
+            fake.counter_j = counter(fake.time_s)
+            fake.meter.watch()
+        return edge
+
+    fake = Fake(counter_j=counter(0.0), watts=watts)
+    fake.meter.step_s = step_s
+    start = watched_edge(start_s)
+    end = watched_edge(start_s + length_s)
+    error_j = abs(end.joules - start.joules - watts * length_s)
+    assert error_j <= 2 * 0.0021 * watts
+    assert error_j <= fake.meter.window_bound_j(start, end, watts, watts)
