@@ -46,9 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if arguments else 2
     name = arguments[0]
     if name not in COMMANDS:
-        print(
-            f"`command` was {name!r}; allowed are {', '.join(COMMANDS)}; choose one of them.", file=sys.stderr
-        )
+        print(f"`command` was {name!r}; allowed are {', '.join(COMMANDS)}; choose one of them.", file=sys.stderr)
         return 2
     try:
         return _dispatch(name, arguments[1:])

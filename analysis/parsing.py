@@ -26,7 +26,7 @@ class Parsed:
     """Numbers (NaN where unknown), why each unreadable cell (by row label) is so, and a note if any."""
 
     values: pd.Series
-    unreadable: dict[object, str]
+    unreadable: dict[int, str]
     warning: RunWarning | None
 
 
@@ -85,8 +85,6 @@ def parse_truth(cells: pd.Series) -> list[bool | None]:
         "no": False,
     }
     return [
-        None
-        if cell is None or (isinstance(cell, float) and np.isnan(cell))
-        else words.get(str(cell).strip().lower())
+        None if cell is None or (isinstance(cell, float) and np.isnan(cell)) else words.get(str(cell).strip().lower())
         for cell in cells
     ]

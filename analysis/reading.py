@@ -21,9 +21,7 @@ def read_sources(paths: Sequence[Path]) -> tuple[pd.DataFrame, list[tuple[str, s
     unreadable: list[tuple[str, str]] = []
     for path in paths:
         if not path.exists():
-            raise UserError(
-                f"`RUNS` was {str(path)!r}, which does not exist; name a folder of run records or a table."
-            )
+            raise UserError(f"`RUNS` was {str(path)!r}, which does not exist; name a folder of run records or a table.")
         frame, bad = _read_folder(path) if path.is_dir() else _read_file(path, alone=len(paths) == 1)
         frames.append(frame)
         unreadable += bad
@@ -83,9 +81,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
     with path.open(encoding="utf-8-sig", newline="") as file:
         head = file.read(65536)
     if not head.strip():
-        raise RecordError(
-            f"{path.name} is empty; a table has a line of column names and a line for each run."
-        )
+        raise RecordError(f"{path.name} is empty; a table has a line of column names and a line for each run.")
     first = head.splitlines()[0]
     separator = max(",;\t", key=first.count) if any(mark in first for mark in ",;\t") else ","
     names = [name.strip() for name in next(csv.reader([first], delimiter=separator))]
@@ -101,9 +97,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
     except ImportError as error:
-        raise UserError(
-            f"{path.name} is Parquet, which needs pyarrow; install `lora-scaling[parquet]`."
-        ) from error
+        raise UserError(f"{path.name} is Parquet, which needs pyarrow; install `lora-scaling[parquet]`.") from error
     except Exception as error:  # pyarrow's own errors share no base with pandas'
         raise RecordError(f"{path.name} is no readable Parquet table; write it again or use CSV.") from error
 

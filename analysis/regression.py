@@ -125,13 +125,9 @@ def wls(
     w = np.asarray(weights, dtype=float)
     n, k = X_long.shape
     if len(names) != k or y_long.shape != (n,) or w.shape != (n,):
-        raise ValueError(
-            f"y {y_long.shape}, X {X_long.shape}, weights {w.shape}, {len(names)} names do not match"
-        )
+        raise ValueError(f"y {y_long.shape}, X {X_long.shape}, weights {w.shape}, {len(names)} names do not match")
     if n < k:
-        raise UserError(
-            f"`runs` was {n}; this regression has {k} parameters and needs at least as many runs."
-        )
+        raise UserError(f"`runs` was {n}; this regression has {k} parameters and needs at least as many runs.")
     root = np.sqrt(w).astype(np.longdouble)
     params, inverse_r, q = _solve(X_long * root[:, None], y_long * root, names)
     resid = (y_long - X_long @ params).astype(float)

@@ -66,9 +66,7 @@ class RunTable:
     response: str
 
 
-def load_runs(
-    paths: Iterable[str | Path], *, response: str = "total", exclude: Sequence[str] = ()
-) -> RunTable:
+def load_runs(paths: Iterable[str | Path], *, response: str = "total", exclude: Sequence[str] = ()) -> RunTable:
     """Read RUNS (folders of records, CSV, Parquet, JSON lines) into one checked table.
 
     `response` (`total`, `train`, `gpu`, `time`) names what must be known and positive in a usable row;
@@ -78,11 +76,31 @@ def load_runs(
     if response not in RESPONSES:
         raise UserError(f"`response` was {response!r}; choose one of {', '.join(RESPONSES)}.")
     raw, unreadable, sources = read_sources([Path(path) for path in paths])
+    return _make_table(raw, unreadable, sources, response=response, exclude=exclude)
+
+
+def table_from_frame(
+    frame: pd.DataFrame, *, response: str = "total", exclude: Sequence[str] = (), name: str = "table"
+) -> RunTable:
+    """The same checks on a frame in memory, as if it had been read from a file of that name."""
+    raw = frame.reset_index(drop=True)
+    raw = raw.assign(_place=[f"row {i}" for i in range(1, len(raw) + 1)])
+    return _make_table(raw, [], (name,), response=response, exclude=exclude)
+
+
+def _make_table(
+    raw: pd.DataFrame,
+    unreadable: Sequence[tuple[str, str]],
+    sources: tuple[str, ...],
+    *,
+    response: str,
+    exclude: Sequence[str],
+) -> RunTable:
     excluded = [Excluded(run_id=name, reason=reason) for name, reason in unreadable]
+    columns = tuple(str(column) for column in raw.columns if column != "_place")
     raw = _name_runs(raw)
     needed = ("samples", "epochs", RESPONSES[response])
     _require_columns(raw, needed, sources)
-    columns = tuple(str(column) for column in raw.columns)
     finished, failed = _split_by_status(raw)
     excluded += failed
     frame, bad, warnings = _to_types(finished, needed)
@@ -149,20 +167,16 @@ def _split_by_status(raw: pd.DataFrame) -> tuple[pd.DataFrame, list[Excluded]]:
             run_id=str(run_id),
             reason=f"status {state}" + ("" if pd.isna(error) or not error else f": {error}"),
         )
-        for run_id, state, error in zip(
-            raw["run_id"][~finished], status[~finished], errors[~finished], strict=True
-        )
+        for run_id, state, error in zip(raw["run_id"][~finished], status[~finished], errors[~finished], strict=True)
     ]
     return raw[finished], failed
 
 
-def _to_types(
-    raw: pd.DataFrame, needed: Sequence[str]
-) -> tuple[pd.DataFrame, list[Excluded], list[RunWarning]]:
+def _to_types(raw: pd.DataFrame, needed: Sequence[str]) -> tuple[pd.DataFrame, list[Excluded], list[RunWarning]]:
     """Typed columns; a row whose needed number cannot be read is left out, other cells become unknown."""
     columns: dict[str, pd.Series] = {}
     warnings: list[RunWarning] = []
-    bad: dict[object, str] = {}
+    bad: dict[int, str] = {}
     for name in NUMERIC_COLUMNS:
         if name not in raw:
             columns[name] = pd.Series(np.nan, index=raw.index, dtype=float)
@@ -175,7 +189,7 @@ def _to_types(
             for row, reason in parsed.unreadable.items():
                 bad.setdefault(row, reason)
         elif parsed.unreadable:
-            ids = tuple(str(raw["run_id"].loc[row]) for row in parsed.unreadable)
+            ids = tuple(str(raw["run_id"][row]) for row in parsed.unreadable)
             reason = next(iter(parsed.unreadable.values()))
             warnings.append(RunWarning(kind="bad_value", message=f"{reason}; taken as unknown.", run_ids=ids))
     for name in TRUTH_COLUMNS:
@@ -184,7 +198,7 @@ def _to_types(
     for name in TEXT_COLUMNS:
         columns[name] = _text(raw[name]) if name in raw else pd.Series(None, index=raw.index, dtype=object)
     frame = pd.DataFrame(columns, index=raw.index)
-    excluded = [Excluded(run_id=str(raw["run_id"].loc[row]), reason=reason) for row, reason in bad.items()]
+    excluded = [Excluded(run_id=str(raw["run_id"][row]), reason=reason) for row, reason in bad.items()]
     return frame.drop(index=list(bad)), excluded, warnings
 
 
@@ -228,16 +242,19 @@ def _drop_duplicates(
 ) -> tuple[pd.DataFrame, list[Excluded], list[RunWarning]]:
     """A run that is in the table twice counts once: a copy is no replicate.
 
-    A copy has the same run_id and energy, or the same work and the same energy to seven digits or more
-    (a rounded reading can coincide by chance and stays, with a warning).
+    A copy has the same run_id and reading; in a table without run ids, all columns alike and a reading of
+    more than six digits (a rounded one can coincide by chance and stays, with a warning).
     """
-    energy = frame[response]
+    named = "run_id" in columns
     work = [name for name in ("samples", "epochs", "method", "rank", "model", "hardware") if name in columns]
-    same_run = frame.assign(_e=energy).duplicated(["run_id", "_e"])
     same_work = frame.duplicated([*work, response])
-    scale = 10.0 ** (5 - np.floor(np.log10(energy.to_numpy(dtype=float)))) if len(frame) else np.array([])
-    fine = energy.mul(scale).sub(energy.mul(scale).round()).abs() > 1e-6  # more than six digits
-    copies = same_run | (same_work & fine)
+    if named:
+        copies = frame.duplicated(["run_id", response])
+    else:
+        energy = frame[response].to_numpy(dtype=float)
+        scaled = energy * 10.0 ** (5 - np.floor(np.log10(energy)))
+        known = [name for name in columns if name in frame.columns]
+        copies = frame.duplicated(known) & (np.abs(scaled - np.round(scaled)) > 1e-6)
     first = frame.groupby([*work, response], dropna=False)["run_id"].transform("first")
     excluded = [
         Excluded(run_id=run_id, reason=f"the same numbers as run {other}: a copy, counted once")
@@ -256,12 +273,10 @@ def _drop_duplicates(
     equal = same_work & ~copies
     if equal.sum() > max(1, 0.05 * len(frame)):
         message = (
-            f"{int(equal.sum())} rows have the same work and the same rounded reading as another: "
+            f"{int(equal.sum())} rows have the same work and exactly the same reading as another: "
             "copies, or a meter with coarse steps; each was counted."
         )
-        warnings.append(
-            RunWarning(kind="coarse_meter", message=message, run_ids=tuple(frame["run_id"][equal]))
-        )
+        warnings.append(RunWarning(kind="coarse_meter", message=message, run_ids=tuple(frame["run_id"][equal])))
     return frame[~copies], excluded, warnings
 
 

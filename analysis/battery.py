@@ -1,0 +1,134 @@
+"""`python -m analysis.battery`: how often the claims are judged rightly on tables whose truth is known."""
+
+import argparse
+import os
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from .claims import decide
+from .jsonout import dumps
+from .processes import PROCESSES, Process, Truth
+from .table import table_from_frame
+from .verdicts import Options
+
+MIN_RIGHT, MAX_WRONG = 0.95, 0.05
+SLACK_SE = 2.0  # standard errors of a share that the number of seeds leaves open
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One process × claim: how often each verdict came in `seeds` draws."""
+
+    process: str
+    claim: str
+    powered: bool
+    expected: str
+    seeds: int
+    supported: float
+    refuted: float
+    undecided: float
+    right: float
+    wrong: float
+    warned: float | None
+
+    def passes(self, *, slack: bool = False) -> bool:
+        """Right often enough where powered, wrong seldom enough; `slack` allows for few seeds."""
+        spare = SLACK_SE * (MIN_RIGHT * MAX_WRONG / self.seeds) ** 0.5 if slack else 0.0
+        right = not self.powered or self.right >= MIN_RIGHT - spare
+        warned = self.warned is None or self.warned >= MIN_RIGHT - spare
+        return right and warned and self.wrong <= MAX_WRONG + spare
+
+
+def judge(process: Process, seed: int) -> tuple[dict[str, str], bool]:
+    """Verdict for each claim of one draw, and whether all due warnings came."""
+    rng = np.random.default_rng([zlib.crc32(process.name.encode()), seed])
+    report = decide(table_from_frame(process.make(rng)), Options())
+    kinds = {warning.kind for warning in report.warnings}
+    return {claim.id: claim.verdict for claim in report.claims}, set(process.warnings) <= kinds
+
+
+def _judge_many(task: tuple[int, range]) -> list[tuple[dict[str, str], bool]]:
+    index, seeds = task
+    return [judge(PROCESSES[index], seed) for seed in seeds]
+
+
+def run_battery(seeds: int, *, workers: int = 1, processes: Sequence[Process] = PROCESSES) -> list[Row]:
+    """Judge every process on `seeds` draws; rows in the order of the processes."""
+    chunk = max(1, min(25, seeds))
+    tasks = [
+        (PROCESSES.index(process), range(start, min(start + chunk, seeds)))
+        for process in processes
+        for start in range(0, seeds, chunk)
+    ]
+    if workers > 1:
+        with ProcessPoolExecutor(workers) as pool:
+            results = list(pool.map(_judge_many, tasks))
+    else:
+        results = [_judge_many(task) for task in tasks]
+    drawn: dict[int, list[tuple[dict[str, str], bool]]] = {}
+    for (index, _), result in zip(tasks, results, strict=True):
+        drawn.setdefault(index, []).extend(result)
+    return [
+        _row(PROCESSES[index], claim, truth, draws)
+        for index, draws in drawn.items()
+        for claim, truth in PROCESSES[index].truths.items()
+    ]
+
+
+def _row(process: Process, claim: str, truth: Truth, draws: list[tuple[dict[str, str], bool]]) -> Row:
+    counts = Counter(verdicts[claim] for verdicts, _ in draws)
+    share = {verdict: counts[verdict] / len(draws) for verdict in ("supported", "refuted", "undecided")}
+    return Row(
+        process=process.name,
+        claim=claim,
+        powered=truth.powered,
+        expected=" or ".join(sorted(truth.right)),
+        seeds=len(draws),
+        **share,
+        right=sum(share[verdict] for verdict in truth.right),
+        wrong=sum(share[verdict] for verdict in truth.wrong),
+        warned=sum(ok for _, ok in draws) / len(draws) if process.warnings else None,
+    )
+
+
+def render(rows: Sequence[Row]) -> str:
+    """The battery as a text table, one line for each process × claim."""
+    head = f"{'process':<44} {'claim':<31} {'due':<22} {'supp':>5} {'refut':>5} {'undec':>5} {'wrong':>6}  "
+    lines = [head, "-" * (len(head) + 4)]
+    for row in rows:
+        due = row.expected if row.powered else f"({row.expected})"
+        lines.append(
+            f"{row.process:<44} {row.claim:<31} {due:<22} {row.supported:5.3f} {row.refuted:5.3f} "
+            f"{row.undecided:5.3f} {row.wrong:6.3f}  {'ok' if row.passes() else 'FAIL'}"
+            + ("" if row.warned is None else f" warned {row.warned:.2f}")
+        )
+    failed = sum(not row.passes() for row in rows)
+    lines.append(
+        f"\n{len(rows)} rows, {failed} failed; {rows[0].seeds if rows else 0} draws each. "
+        "Verdicts in brackets are not due: the design lacks the power or the truth is on the edge."
+    )
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the battery; exit status 1 where a row fails."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.battery", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=200, help="draws of each process")
+    parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--only", default="", help="processes whose name contains this")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args(argv)
+    chosen = [process for process in PROCESSES if args.only in process.name]
+    rows = run_battery(args.seeds, workers=args.workers, processes=chosen)
+    print(dumps(rows) if args.json else render(rows))
+    return 0 if all(row.passes(slack=True) for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""The claims for a person at a terminal: verdict first, then why, then what would decide."""
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+TITLES = {
+    "linear_in_samples": "Energy is linear in the number of samples",
+    "linear_in_epochs": "Energy is linear in the number of epochs",
+    "doubling_doubles": "Twice the samples cost twice the energy",
+    "samples_epochs_interchangeable": "Samples and epochs are interchangeable",
+    "rank_effect": "Energy does not depend on the LoRA rank",
+    "size_exponent": "Energy per token is proportional to FLOPs per token",
+    "full_vs_lora": "Full fine-tuning costs more than LoRA",
+}
+MARKS = {"supported": "SUPPORTED", "refuted": "REFUTED", "undecided": "UNDECIDED"}
+WIDTH = 100
+
+
+def render(document: dict[str, Any], sources: Sequence[str]) -> str:
+    """The text of `python -m analysis claims` for the document of `claims --json`."""
+    lines = [
+        f"{document['runs_used']} runs from {', '.join(sources)}; {len(document['runs_excluded'])} left out; "
+        f"margin {100 * document['margin']:g} %, level {100 * document['level']:g} %.",
+        "",
+    ]
+    for claim in document["claims"]:
+        lines += [f"{MARKS[claim['verdict']]:<10} {TITLES[claim['id']]}", _wrapped(claim["reason"])]
+        needs = claim["needs"]
+        if needs is not None:
+            cost = "" if needs.energy_kwh is None else f" About {needs.energy_kwh:g} kWh."
+            lines += [_wrapped(f"What would decide it: {needs.message}{cost}")]
+            lines += [f"             {needs.command}"] if needs.command else []
+        lines.append("")
+    lines += _listed("Warnings", [f"[{w['kind']}] {w['message']}" for w in document["warnings"]])
+    lines += _listed("Left out", [f"{e['run_id']}: {e['reason']}" for e in document["runs_excluded"]])
+    return "\n".join(lines).rstrip()
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(
+        text, WIDTH, initial_indent=" " * 11, subsequent_indent=" " * 11,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def _listed(title: str, items: list[str], shown: int = 12) -> list[str]:
+    if not items:
+        return []
+    more = [f"  … and {len(items) - shown} more (see --json)"] if len(items) > shown else []
+    return [f"{title}:", *(f"  {item}" for item in items[:shown]), *more, ""]

@@ -1,0 +1,399 @@
+"""From a frame of runs to a diagnosed curve: cells, gates, noise, outliers and drift.
+
+The steps follow the order of deciding: gates first, then the curve, then what could make it wrong.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import fdtrc
+
+from .checks import rank_correlation
+from .curve import CurveData, CurveFit, Profile, fit_curve
+from .regression import Array, t_tail
+from .verdicts import Estimate
+
+_CELL = """
+    model weights data method rank hardware gpu_count batch_size gradient_accumulation max_seq_len precision
+    gradient_checkpointing energy_source_gpu energy_source_cpu energy_source_ram
+"""
+CELL_COLUMNS = tuple(_CELL.split())
+MIN_LEVELS, MIN_RANGE, MIN_REPLICATED = 4, 8.0, 3
+MAX_FACTOR_CORRELATION, MAX_ORDER_CORRELATION = 0.9, 0.7
+OUTLIER_MADS = 6.0
+DIAGNOSTIC_P = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """The runs a curve is fitted to (`frame`, with `cell` numbers) and what was varied of samples, epochs."""
+
+    frame: pd.DataFrame
+    factors: tuple[str, ...]
+
+    @property
+    def trained(self) -> pd.DataFrame:
+        return self.frame[self.frame["samples_seen"] > 0]
+
+    def levels(self, factor: str) -> int:
+        """Most distinct values of a factor within a cell."""
+        return int(self.trained.groupby("cell")[factor].nunique().max()) if len(self.trained) else 0
+
+    def range(self, factor: str) -> float:
+        """Largest ratio of a factor's ends within a cell."""
+        if not len(self.trained):
+            return 1.0
+        by_cell = self.trained.groupby("cell")[factor]
+        return float((by_cell.max() / by_cell.min()).max())
+
+    def replicated_levels(self, factor: str) -> int:
+        """Values of the factor at which some work was repeated."""
+        counts = self.trained.groupby(["cell", "samples", "epochs_seen"])["y"].size()
+        return int(counts[counts > 1].reset_index()[{"samples": "samples", "epochs": "epochs_seen"}[factor]].nunique())
+
+
+def cells_of(frame: pd.DataFrame, without: tuple[str, ...] = ()) -> NDArray[np.int_]:
+    """Number (n,) of the cell, the runs alike in everything but samples and epochs, that each run is in."""
+    columns = [name for name in CELL_COLUMNS if name not in without and frame[name].notna().any()]
+    if not columns or frame.empty:
+        return np.zeros(len(frame), dtype=int)
+    keys = frame[columns].apply(lambda column: pd.factorize(column.astype(object))[0])
+    return keys.groupby(columns).ngroup().to_numpy(dtype=int)
+
+
+def build_design(frame: pd.DataFrame) -> Design:
+    """Keep the cells in which at least three amounts of work were run; fixed effects join them."""
+    frame = frame.assign(
+        cell=cells_of(frame),
+        epochs_seen=_epochs_seen(frame),
+        work=frame["samples_seen"].round(6),
+    )
+    trained = frame[frame["samples_seen"] > 0]
+    amounts = trained.groupby("cell")[["samples", "epochs_seen"]].apply(lambda g: len(g.drop_duplicates()))
+    keep = frame["cell"].isin(list(amounts[amounts >= 3].index)) if len(amounts) else frame["cell"] < 0
+    frame = frame[keep].copy()
+    frame["cell"] = pd.factorize(frame["cell"])[0]
+    trained = frame[frame["samples_seen"] > 0]
+    factors = tuple(
+        name
+        for name, column in (("samples", "samples"), ("epochs", "epochs_seen"))
+        if len(trained) and trained.groupby("cell")[column].nunique().max() > 1
+    )
+    return Design(frame=frame.reset_index(drop=True), factors=factors)
+
+
+def _epochs_seen(frame: pd.DataFrame) -> pd.Series:
+    """Epochs really done: those asked for, unless more than 1 % of them was not (early stop)."""
+    done = frame["samples_seen"] / frame["samples"].where(frame["samples"] > 0)
+    close = (done - frame["epochs"]).abs() <= 0.01 * frame["epochs"]
+    return frame["epochs"].where(close | (frame["samples_seen"] == 0), done)
+
+
+def session_columns(frame: pd.DataFrame) -> Array:
+    """Indicator columns (n, k−1) of the sessions, where there are several with several runs each."""
+    for column in ("session", "host"):
+        values = frame[column]
+        if values.notna().all() and 1 < values.nunique() <= len(frame) / 3:
+            return np.equal.outer(values.to_numpy(), np.unique(values.astype(str))[1:]).astype(float)
+    return np.zeros((len(frame), 0))
+
+
+def curve_data(design: Design, y: str, drift: bool, weights: Array | None = None) -> CurveData:
+    """The arrays of a design, for the response column `y`."""
+    frame = design.frame
+    zero = (frame["samples_seen"] <= 0).to_numpy()
+    columns = {"samples": "samples", "epochs": "epochs_seen"}
+    with np.errstate(divide="ignore"):
+        log_x = np.log(np.column_stack([frame[columns[name]].to_numpy(dtype=float) for name in design.factors]))
+    log_x[zero] = -np.inf
+    cell = frame["cell"].to_numpy(dtype=np.int64)
+    parts = [np.equal.outer(cell, np.arange(cell.max() + 1)).astype(float), session_columns(frame)]
+    if drift:
+        place = frame["position"].to_numpy(dtype=float)
+        place = (place - place.mean()) / max(float(np.ptp(place)), 1.0)
+        parts.append(np.column_stack([place, place**2]))
+    return CurveData(
+        log_y=np.log(frame[y].to_numpy(dtype=float)),
+        log_x=log_x,
+        cell=cell,
+        nuisance=np.concatenate(parts, axis=1),
+        weights=np.ones(len(frame)) if weights is None else weights,
+        zero=zero,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """A fitted curve with what its diagnostics say.
+
+    `robust` holds residuals about a robust fit in MADs; `outlier` is the row of the most extreme beyond
+    OUTLIER_MADS. `order_p` tests residuals against run order, `variance_p` their spread against size
+    (before weighting). `without` is the same analysis without the outlier.
+    """
+
+    design: Design
+    fit: CurveFit
+    drift: bool
+    weighted: bool
+    order_p: float | None
+    variance_p: float | None
+    outlier: int | None
+    outlier_mads: float | None
+    without: "Analysis | None"
+
+    def profile(self, factor: str) -> Profile:
+        return Profile(fit=self.fit, index=self.design.factors.index(factor))
+
+
+def analyse(design: Design, y: str = "y") -> Analysis:
+    """Fit the curve, then look for an outlier, for unequal noise and for drift, and refit accordingly."""
+    data = curve_data(design, y, drift=False)
+    fit = fit_curve(data)
+    mads = _robust_mads(fit)
+    worst = int(np.argmax(np.abs(mads)))
+    outlier = worst if abs(mads[worst]) > OUTLIER_MADS else None
+    clean = np.ones(len(mads), dtype=bool)
+    if outlier is not None:
+        clean[outlier] = False
+    drift, order_p = _drifts(design, fit if outlier is None else fit_curve(data.subset(clean)), clean)
+    if drift:
+        data = curve_data(design, y, drift=True)
+        fit = fit_curve(data)
+    base = fit if outlier is None else fit_curve(data.subset(clean))
+    variance_p, slope = _variance_slope(base)
+    weighted = variance_p is not None and variance_p < DIAGNOSTIC_P
+    if weighted:
+        size = _log_size(fit)
+        data = replace(data, weights=np.exp(-slope * (size - size.mean())))
+        fit = fit_curve(data)
+    without = None
+    if outlier is not None:
+        smaller = replace(design, frame=design.frame[clean].reset_index(drop=True))
+        without = Analysis(
+            design=smaller,
+            fit=fit_curve(data.subset(clean)),
+            drift=drift,
+            weighted=weighted,
+            order_p=order_p,
+            variance_p=variance_p,
+            outlier=None,
+            outlier_mads=None,
+            without=None,
+        )
+    return Analysis(
+        design=design,
+        fit=fit,
+        drift=drift,
+        weighted=weighted,
+        order_p=order_p,
+        variance_p=variance_p,
+        outlier=outlier,
+        outlier_mads=None if outlier is None else float(abs(mads[worst])),
+        without=without,
+    )
+
+
+def _robust_mads(fit: CurveFit) -> Array:
+    """Residuals about a robust curve (Huber weights), in units of their scaled MAD."""
+    resid = fit.resid
+    data = fit.data
+    for _ in range(8):
+        scale = 1.4826 * float(np.median(np.abs(resid))) + 1e-9
+        if np.abs(resid).max() < 3.5 * scale:
+            break
+        weights = np.minimum(1.0, 1.345 * scale / np.maximum(np.abs(resid), 1e-300))
+        again = fit_curve(replace(data, weights=weights))
+        if np.allclose(again.resid, resid, atol=1e-6):
+            break
+        resid = again.resid
+    scale = 1.4826 * float(np.median(np.abs(resid))) + 1e-9
+    return resid / scale
+
+
+def _log_size(fit: CurveFit) -> Array:
+    """Log of the expected energy of each run within its cell (n,), up to the cell's constant."""
+    data = fit.data
+    z = np.where(data.zero, 0.0, np.exp(data.centred @ fit.exponents))
+    u = fit.shares[data.cell]
+    return np.log(np.maximum(u + (1 - u) * z, 1e-12))
+
+
+def _variance_slope(fit: CurveFit) -> tuple[float | None, float]:
+    """Koenker's studentised score test of residual variance on log size, and Harvey's slope."""
+    size = _log_size(fit)
+    size = size - size.mean()
+    squares = fit.resid**2
+    if len(size) < 8 or squares.sum() < 1e-16 or size.std() < 1e-6:
+        return None, 0.0
+    relative = squares / squares.mean()
+    slope_linear = float(size @ relative / (size @ size))
+    explained = slope_linear**2 * float(size @ size)
+    total = float(((relative - 1) ** 2).sum())
+    statistic = len(size) * explained / total if total > 0 else 0.0
+    p = float(t_tail(np.sqrt(max(statistic, 0.0)), 1e9) * 2)  # χ² with 1 df is a normal squared
+    logs = np.log(squares + 1e-4 * squares.mean())
+    slope = float(size @ logs / (size @ size))
+    return p, float(np.clip(slope, -2.0, 2.0))
+
+
+def _drifts(design: Design, fit: CurveFit, clean: NDArray[np.bool_]) -> tuple[bool, float | None]:
+    """Whether residuals follow run order (p < 0.01), and that p; None where the order is not known."""
+    place = design.frame["position"].to_numpy(dtype=float)[clean]
+    if np.isnan(place).any() or len(place) < 8 or np.ptp(place) == 0 or fit.rss < 1e-14:
+        return False, None
+    place = place - place.mean()
+    projected = place - fit.data.basis @ (fit.data.basis.T @ place)
+    r = float(projected @ fit.resid / np.sqrt((projected @ projected) * fit.rss))
+    df = fit.data.df - 1
+    if df < 2 or abs(r) >= 1:
+        return False, None
+    p = 2 * t_tail(abs(r) * np.sqrt(df / (1 - r * r)), df)
+    return p < DIAGNOSTIC_P, p
+
+
+@dataclass(frozen=True, kw_only=True)
+class LackOfFit:
+    """F test of the curve against pure error, and the largest mean deviation of a level (relative)."""
+
+    F: float
+    p: float
+    df: tuple[int, int]
+    deviation: float
+    level: dict[str, float]
+
+
+def lack_of_fit(analysis: Analysis) -> LackOfFit | None:
+    """None without replicates or without levels to spare. Levels are cells × samples × epochs (× session)."""
+    frame, fit = analysis.design.frame, analysis.fit
+    keys = pd.DataFrame({"cell": frame["cell"], "s": frame["samples"].where(frame["samples_seen"] > 0, 0)})
+    keys["e"] = frame["epochs_seen"].where(frame["samples_seen"] > 0, 0)
+    level = keys.groupby(["cell", "s", "e"]).ngroup().to_numpy()
+    groups = int(level.max()) + 1
+    root, weights = np.sqrt(fit.data.weights), fit.data.weights
+    weight = np.bincount(level, weights, groups)
+    mean = np.bincount(level, weights * fit.resid, groups) / weight
+    nuisance = fit.data.nuisance[:, fit.data.cells :]
+    pure = root * (fit.resid - mean[level])
+    df_pure = len(level) - groups
+    if nuisance.shape[1]:  # sessions and drift are not pure error
+        centred = np.column_stack(
+            [root * (column - (np.bincount(level, weights * column, groups) / weight)[level]) for column in nuisance.T]
+        )
+        solution, _, rank, _ = np.linalg.lstsq(centred, pure, rcond=1e-9)
+        pure = pure - centred @ solution
+        df_pure -= int(rank)
+    ss_pure = float(pure @ pure)
+    df_lack = fit.data.df - df_pure
+    if df_pure < 2 or df_lack < 1 or ss_pure < 1e-14:
+        return None
+    F = max(fit.rss - ss_pure, 0.0) / df_lack / (ss_pure / df_pure)
+    worst = int(np.argmax(np.abs(mean)))
+    row = int(np.flatnonzero(level == worst)[0])
+    return LackOfFit(
+        F=F,
+        p=float(fdtrc(df_lack, df_pure, F)),
+        df=(df_lack, df_pure),
+        deviation=float(abs(np.expm1(mean[worst]))),
+        level={"samples": float(frame["samples"][row]), "epochs": float(frame["epochs"][row])},
+    )
+
+
+def gate(design: Design, factor: str) -> str | None:
+    """Why this design cannot decide how energy depends on `factor`; None when it can."""
+    trained = design.trained
+    column = {"samples": "samples", "epochs": "epochs_seen"}[factor]
+    levels = design.levels(column)
+    if factor not in design.factors:
+        return f"{factor} never varied with everything else equal"
+    if levels < MIN_LEVELS:
+        return (
+            f"only {levels} different numbers of {factor} were run with everything else equal; "
+            f"{MIN_LEVELS} are needed to see a curve"
+        )
+    if (span := design.range(column)) < MIN_RANGE:
+        return f"{factor} span only a factor {span:.3g}; a factor {MIN_RANGE:g} is needed to see a curve"
+    if (repeated := design.replicated_levels(factor)) < MIN_REPLICATED:
+        return (
+            f"runs were repeated at {repeated} numbers of {factor}; "
+            f"repeats at {MIN_REPLICATED} are needed to know the noise"
+        )
+    if len(design.factors) > 1:
+        r = np.corrcoef(np.log(trained["samples"]), np.log(trained["epochs_seen"]))[0, 1]
+        if abs(r) > MAX_FACTOR_CORRELATION:
+            return f"samples and epochs moved together (correlation {r:.2f}): their effects look alike"
+    if _confounded_with_session(design, factor):
+        return f"different numbers of {factor} were run in different sessions, whose effects look alike"
+    return order_gate(trained, column)
+
+
+def _confounded_with_session(design: Design, factor: str) -> bool:
+    """Whether sessions leave almost nothing (5 % of the variance) of the factor to vary within them."""
+    if not session_columns(design.frame).shape[1]:
+        return False
+    data = curve_data(design, "y", drift=False)
+    data = data.subset(~data.zero)
+    values = data.centred[:, design.factors.index(factor)]
+    plain = values - np.array([values[data.cell == c].mean() for c in range(data.cells)])[data.cell]
+    within = values - data.basis @ (data.basis.T @ values)
+    return float(within @ within) < 0.05 * float(plain @ plain)
+
+
+def order_gate(frame: pd.DataFrame, column: str) -> str | None:
+    """Whether the run order follows a factor, so that drift would look like its effect."""
+    r = rank_correlation(frame["position"].to_numpy(), frame[column].to_numpy())
+    if abs(r) > MAX_ORDER_CORRELATION:
+        noun = column.removesuffix("_seen")
+        return f"the runs were made in order of {noun} (rank correlation {r:.2f}): drift would look alike"
+    return None
+
+
+def mean_elasticity(analysis: Analysis, factor: str) -> Estimate:
+    """d log E / d log factor over its range, from one end of the design to the other, by the delta method.
+
+    Averaged over the cells by their runs. A share on its boundary F = 0 is held there.
+    """
+    fit, data = analysis.fit, analysis.fit.data
+    j = analysis.design.factors.index(factor)
+    trained = ~data.zero
+    ends, weights = [], []
+    for cell in range(data.cells):
+        values = data.centred[trained & (data.cell == cell), j]
+        if np.ptp(values) > 0:
+            ends.append((cell, values.min(), values.max()))
+            weights.append(len(values))
+    share = np.asarray(weights) / np.sum(weights)
+
+    def elasticity(theta: Array) -> float:
+        exponents, shares = theta[: data.log_x.shape[1]], theta[data.log_x.shape[1] :]
+        total = 0.0
+        for (cell, low, high), part in zip(ends, share, strict=True):
+            u = shares[cell]
+            m_low, m_high = (u + (1 - u) * np.exp(exponents[j] * end) for end in (low, high))
+            total += part * (np.log(m_high) - np.log(m_low)) / (high - low)
+        return float(total)
+
+    theta = np.concatenate([fit.exponents, fit.shares])
+    covariance = _covariance(fit)
+    gradient = np.array(
+        [(elasticity(theta + step) - elasticity(theta - step)) / 2e-6 for step in 1e-6 * np.eye(len(theta))]
+    )
+    return Estimate(value=elasticity(theta), se=float(np.sqrt(max(gradient @ covariance @ gradient, 0.0))), df=data.df)
+
+
+def _covariance(fit: CurveFit) -> Array:
+    """Covariance of (exponents, shares) from the tangent model; zero for shares held at a boundary."""
+    data, p = fit.data, fit.data.log_x.shape[1]
+    z = np.where(data.zero, 0.0, np.exp(data.centred @ fit.exponents))
+    u = fit.shares[data.cell]
+    m = np.maximum(u + (1 - u) * z, 1e-300)
+    onehot = np.equal.outer(data.cell, np.arange(data.cells))
+    jacobian = np.concatenate([((1 - u) * z / m)[:, None] * data.centred, ((1 - z) / m)[:, None] * onehot], axis=1)
+    jacobian *= np.sqrt(data.weights)[:, None]
+    jacobian -= data.basis @ (data.basis.T @ jacobian)
+    free = np.concatenate([np.ones(p, dtype=bool), (fit.shares > 1e-9) & (fit.shares < 1 - 1e-6)])
+    covariance = np.zeros((len(free), len(free)))
+    information = jacobian[:, free].T @ jacobian[:, free]
+    covariance[np.ix_(free, free)] = np.linalg.pinv(information, hermitian=True) * fit.sigma**2
+    return covariance

@@ -1,0 +1,458 @@
+"""Generating processes with a known truth: tables of runs that a method must judge rightly.
+
+Each process draws a table from a seeded generator and says, for each claim that it is about, which
+verdicts are right and which would be wrong. Used by the battery and by tests; anyone can judge another
+method with them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+Generator = np.random.Generator
+KWH_PER_SAMPLE = 2e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """For one claim: the verdicts that are `right` here and those that are `wrong`; the rest is honest doubt.
+
+    `powered` says that the design is good enough for the right verdict to be due in 95 % of the draws.
+    """
+
+    right: frozenset[str]
+    wrong: frozenset[str]
+    powered: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """A named way to make a table, the truth about it, and warnings that have to be given."""
+
+    name: str
+    make: Callable[[Generator], pd.DataFrame]
+    truths: Mapping[str, Truth]
+    warnings: tuple[str, ...] = field(default=())
+
+
+def yes(powered: bool = True) -> Truth:
+    """The claim is true."""
+    return Truth(right=frozenset({"supported"}), wrong=frozenset({"refuted"}), powered=powered)
+
+
+def no(powered: bool = True) -> Truth:
+    """The claim is false."""
+    return Truth(right=frozenset({"refuted"}), wrong=frozenset({"supported"}), powered=powered)
+
+
+def unknowable() -> Truth:
+    """These runs cannot tell: any verdict but `undecided` is wrong."""
+    return Truth(right=frozenset({"undecided"}), wrong=frozenset({"supported", "refuted"}))
+
+
+def edge() -> Truth:
+    """The truth lies on the margin's edge: neither verdict may come more often than its error rate."""
+    return Truth(right=frozenset({"undecided"}), wrong=frozenset({"supported", "refuted"}), powered=False)
+
+
+def not_refuted() -> Truth:
+    """True, but disturbed: support and doubt are both right."""
+    return Truth(right=frozenset({"supported", "undecided"}), wrong=frozenset({"refuted"}))
+
+
+def geometric(low: int, span: float, count: int) -> list[int]:
+    """`count` sample numbers from low to low·span in about equal ratios."""
+    return [round(low * span ** (i / (count - 1))) for i in range(count)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """A full factorial of samples × epochs × replicates with `zero` runs of no steps, in shuffled order."""
+
+    samples: Sequence[int] = tuple(geometric(32, 64, 6))
+    epochs: Sequence[int] = (1,)
+    replicates: int = 3
+    zero: int = 3
+    shuffled: bool = True
+
+    def draw(self, rng: Generator, columns: Mapping[str, Any] | None = None) -> pd.DataFrame:
+        """The runs without their energies, one row each, with `order` in which they are made."""
+        rows = [(s, e, r) for s in self.samples for e in self.epochs for r in range(self.replicates)]
+        frame = pd.DataFrame(rows, columns=["samples", "epochs", "replicate"])
+        frame["samples_seen"] = frame["samples"] * frame["epochs"]
+        idle = pd.DataFrame(
+            {"samples": self.samples[0], "epochs": self.epochs[0], "replicate": range(self.zero), "samples_seen": 0}
+        )
+        frame = pd.concat([frame, idle], ignore_index=True) if self.zero else frame
+        frame["steps"] = np.ceil(frame["samples_seen"] / 4)
+        frame["order"] = rng.permutation(len(frame)) if self.shuffled else np.arange(len(frame))
+        for name, value in (columns or {}).items():
+            frame[name] = value
+        frame["run_id"] = [f"run-{i:04d}" for i in range(len(frame))]
+        frame["status"] = "ok"
+        return frame
+
+
+def noisy(rng: Generator, expected: Any, cv: Any) -> np.ndarray:
+    """Multiplicative log-normal noise with coefficient of variation cv (scalar or (n,))."""
+    expected = np.asarray(expected, dtype=float)
+    return expected * np.exp(cv * rng.standard_normal(len(expected)))
+
+
+def curve(
+    frame: pd.DataFrame, *, fixed: float = 0.0, b: float = 1.0, b_epochs: float | None = None, smallest: float = 32.0
+) -> np.ndarray:
+    """kWh of F + a·samples^b·epochs^b_epochs; `fixed` is F in units of the smallest run's own energy."""
+    unit = KWH_PER_SAMPLE * smallest
+    work = (frame["samples"] / smallest) ** b * frame["epochs"].astype(float) ** (b if b_epochs is None else b_epochs)
+    return unit * (fixed + np.where(frame["samples_seen"] > 0, work, 0.0))
+
+
+def scaling(sweep: Sweep, *, cv: float = 0.02, **shape: float) -> Callable[[Generator], pd.DataFrame]:
+    """A maker of tables on the curve of `shape`."""
+
+    def make(rng: Generator) -> pd.DataFrame:
+        frame = sweep.draw(rng)
+        return frame.assign(energy_kwh=noisy(rng, curve(frame, **shape), cv))
+
+    return make
+
+
+def _quadratic(rng: Generator) -> pd.DataFrame:
+    frame = Sweep().draw(rng)
+    line = curve(frame, fixed=0.2)
+    bend = 1 + 0.4 * frame["samples_seen"] / frame["samples_seen"].max()
+    return frame.assign(energy_kwh=noisy(rng, line * bend, 0.02))
+
+
+def _heteroscedastic(rng: Generator) -> pd.DataFrame:
+    frame = Sweep(replicates=4).draw(rng)
+    expected = curve(frame, fixed=0.2)
+    cv = 0.06 * np.sqrt(expected.min() / expected)
+    return frame.assign(energy_kwh=noisy(rng, expected, cv))
+
+
+def _outlier(rng: Generator) -> pd.DataFrame:
+    frame = scaling(Sweep(), fixed=0.2)(rng)
+    row = rng.integers(len(frame))
+    frame.loc[row, "energy_kwh"] *= rng.choice([0.3, 3.0])
+    return frame
+
+
+def _three_runs(rng: Generator) -> pd.DataFrame:
+    return scaling(Sweep(samples=(32, 64, 128), replicates=1, zero=0))(rng)
+
+
+def _collinear(rng: Generator) -> pd.DataFrame:
+    frame = pd.concat([Sweep(samples=(32 * 2**i,), epochs=(2**i,), zero=0).draw(rng) for i in range(5)])
+    frame = frame.reset_index(drop=True)
+    frame["run_id"] = [f"run-{i:04d}" for i in range(len(frame))]
+    frame["order"] = rng.permutation(len(frame))
+    return frame.assign(energy_kwh=noisy(rng, curve(frame, fixed=0.2), 0.02))
+
+
+def _drift(shuffled: bool) -> Callable[[Generator], pd.DataFrame]:
+    def make(rng: Generator) -> pd.DataFrame:
+        frame = Sweep(shuffled=shuffled).draw(rng)
+        warm = 1 + 0.12 * (1 - np.exp(-3 * frame["order"] / len(frame)))
+        return frame.assign(energy_kwh=noisy(rng, curve(frame, fixed=0.2) * warm, 0.015))
+
+    return make
+
+
+def _bad_energies(rng: Generator) -> pd.DataFrame:
+    frame = scaling(Sweep(replicates=4), fixed=0.2)(rng)
+    rows = rng.choice(len(frame), 4, replace=False)
+    frame.loc[rows, "energy_kwh"] = [0.0, -0.001, np.nan, np.inf]
+    return frame
+
+
+def _two_gpus(labelled: bool) -> Callable[[Generator], pd.DataFrame]:
+    def make(rng: Generator) -> pd.DataFrame:
+        frames = [Sweep().draw(rng, {"hardware": name}) for name in ("NVIDIA A100", "NVIDIA H100")]
+        parts = [
+            frame.assign(energy_kwh=noisy(rng, factor * curve(frame, fixed=0.2), 0.02))
+            for frame, factor in zip(frames, (1.0, 0.6 if labelled else 0.9), strict=True)
+        ]
+        both = pd.concat(parts, ignore_index=True)
+        both["order"] = rng.permutation(len(both))
+        both["run_id"] = [f"run-{i:04d}" for i in range(len(both))]
+        return both if labelled else both.assign(hardware="NVIDIA A100")
+
+    return make
+
+
+def _duplicated(rng: Generator) -> pd.DataFrame:
+    """Two runs a level at high noise, each row three times: nine tenths of the certainty is borrowed."""
+    frame = scaling(Sweep(replicates=2, zero=0), cv=0.08, b=1.05)(rng)
+    return pd.concat([frame] * 3, ignore_index=True)
+
+
+def _watt_hours(rng: Generator) -> pd.DataFrame:
+    frame = scaling(Sweep(), fixed=0.2)(rng)
+    frame.loc[rng.integers(len(frame)), "energy_kwh"] *= 1000
+    return frame
+
+
+def _whole_table_wh(rng: Generator) -> pd.DataFrame:
+    frame = scaling(Sweep(), fixed=0.2)(rng)
+    seconds = frame["energy_kwh"] * 3.6e6 / 300  # 300 W, before the unit goes wrong
+    return frame.assign(total_s=seconds, energy_kwh=frame["energy_kwh"] * 1000)
+
+
+def _ranks(effect: float) -> Callable[[Generator], pd.DataFrame]:
+    def make(rng: Generator) -> pd.DataFrame:
+        sweep = Sweep(samples=(128, 512), replicates=4, zero=0)
+        parts = [sweep.draw(rng, {"rank": rank, "method": "lora"}) for rank in (4, 8, 16, 32, 64)]
+        frame = pd.concat(parts, ignore_index=True)
+        frame["order"] = rng.permutation(len(frame))
+        frame["run_id"] = [f"run-{i:04d}" for i in range(len(frame))]
+        factor = (1 + effect) ** np.log2(frame["rank"] / 4)
+        return frame.assign(energy_kwh=noisy(rng, curve(frame, fixed=0.2) * factor, 0.03))
+
+    return make
+
+
+def _sizes(gamma: float, scatter: float = 0.02) -> Callable[[Generator], pd.DataFrame]:
+    def make(rng: Generator) -> pd.DataFrame:
+        flops_per_token = 6 * np.array([1e6, 3e6, 1e7, 3e7, 6e7, 1e8, 3e8])
+        own = np.exp(scatter * rng.standard_normal(len(flops_per_token)))
+        parts = []
+        for i, cost in enumerate(flops_per_token):
+            frame = Sweep(samples=(256,), zero=0).draw(rng, {"model": f"m{i}", "method": "lora"})
+            frame["tokens_seen"] = frame["samples_seen"] * 200
+            frame["flops"] = frame["tokens_seen"] * cost
+            frame["energy_train_kwh"] = noisy(rng, frame["tokens_seen"] * 1e-9 * own[i] * (cost / 6e6) ** gamma, 0.03)
+            parts.append(frame.assign(energy_kwh=frame["energy_train_kwh"] + 1e-5))
+        frame = pd.concat(parts, ignore_index=True)
+        frame["order"] = rng.permutation(len(frame))
+        frame["run_id"] = [f"run-{i:04d}" for i in range(len(frame))]
+        return frame
+
+    return make
+
+
+def _methods(ratio: float) -> Callable[[Generator], pd.DataFrame]:
+    def make(rng: Generator) -> pd.DataFrame:
+        sweep = Sweep(samples=(64, 256, 1024), replicates=4, zero=0)
+        lora = sweep.draw(rng, {"method": "lora", "rank": 8.0})
+        full = sweep.draw(rng, {"method": "full", "rank": np.nan})
+        frame = pd.concat([lora, full], ignore_index=True)
+        frame["order"] = rng.permutation(len(frame))
+        frame["run_id"] = [f"run-{i:04d}" for i in range(len(frame))]
+        factor = np.where(frame["method"] == "full", ratio, 1.0)
+        return frame.assign(energy_kwh=noisy(rng, curve(frame, fixed=0.2) * factor, 0.03))
+
+    return make
+
+
+def _regime_break(rng: Generator) -> pd.DataFrame:
+    frame = Sweep().draw(rng)
+    factor = np.where(frame["samples"] == frame["samples"].max(), 1.5, 1.0)
+    return frame.assign(energy_kwh=noisy(rng, curve(frame, fixed=0.2) * factor, 0.02))
+
+
+def _early_stop(told: bool) -> Callable[[Generator], pd.DataFrame]:
+    def make(rng: Generator) -> pd.DataFrame:
+        frame = Sweep(samples=(64,), epochs=(1, 2, 4, 8, 16, 32), replicates=4).draw(rng)
+        patience = np.where(frame["epochs"] > 6, rng.integers(5, 9, len(frame)), frame["epochs"])
+        shown = np.where(frame["samples_seen"] > 0, 64 * np.minimum(patience, frame["epochs"]), 0)
+        unit = KWH_PER_SAMPLE * 64
+        frame["energy_kwh"] = noisy(rng, unit * (0.2 + shown / 64), 0.02)
+        return (
+            frame.assign(samples_seen=shown)
+            if told
+            else frame.drop(columns=["samples_seen", "steps"]).query("samples > 0").loc[shown > 0]
+        )
+
+    return make
+
+
+def _below_one_batch(rng: Generator) -> pd.DataFrame:
+    frame = Sweep(samples=(4, 8, 16, 32, 64, 128, 256)).draw(rng)
+    steps = np.ceil(frame["samples_seen"] / 32)
+    return frame.assign(steps=steps, batch_size=32, energy_kwh=noisy(rng, 1e-3 * (0.2 + steps), 0.02))
+
+
+def _longer_samples(rng: Generator) -> pd.DataFrame:
+    frame = Sweep().draw(rng)
+    length = 100 * (frame["samples"] / 32) ** 0.1
+    tokens = frame["samples_seen"] * length
+    energy = noisy(rng, KWH_PER_SAMPLE * 32 * (0.2 + tokens / 3200), 0.02)
+    return frame.assign(tokens_padded=tokens, tokens_seen=tokens, energy_kwh=energy)
+
+
+def _coarse_meter(rng: Generator) -> pd.DataFrame:
+    frame = scaling(Sweep(replicates=4), fixed=0.2)(rng)
+    step = 0.15 * KWH_PER_SAMPLE * 32
+    return frame.assign(energy_kwh=np.maximum(step, np.round(frame["energy_kwh"] / step) * step))
+
+
+def _sessions(rng: Generator) -> pd.DataFrame:
+    """Four sessions, each ten per cent off in its own way, that got different shares of the sizes."""
+    frame = Sweep(replicates=4).draw(rng)
+    sizes = frame["samples"].rank(method="dense").to_numpy()
+    session = np.clip(np.floor((sizes - 1) / 2 + rng.integers(0, 2, len(frame))), 0, 3).astype(int)
+    shift = np.exp(0.1 * rng.standard_normal(4))[session]
+    energy = noisy(rng, curve(frame, fixed=0.2) * shift, 0.015)
+    return frame.assign(session=[f"s{i}" for i in session], energy_kwh=energy)
+
+
+def _flat(rng: Generator) -> pd.DataFrame:
+    frame = Sweep().draw(rng)
+    return frame.assign(energy_kwh=noisy(rng, np.full(len(frame), 1e-3), 0.02))
+
+
+def _part_modelled(rng: Generator) -> pd.DataFrame:
+    """A metered GPU that bends (b = 0.88) under a modelled CPU and RAM that are linear by construction."""
+    frame = Sweep().draw(rng)
+    gpu = noisy(rng, 0.5 * curve(frame, fixed=0.2, b=0.88), 0.02)
+    rest = noisy(rng, 3 * curve(frame, fixed=0.2), 0.01)
+    return frame.assign(
+        energy_gpu_kwh=gpu,
+        energy_cpu_kwh=rest,
+        energy_kwh=gpu + rest,
+        energy_source_gpu="nvml_counter",
+        energy_source_cpu="load_model",
+    )
+
+
+FACTORIAL = Sweep(samples=(32, 64, 128, 256, 512), epochs=(1, 2, 4, 8), replicates=2)
+SMALL = Sweep(samples=geometric(32, 8, 4), replicates=2, zero=0)
+
+PROCESSES: tuple[Process, ...] = (
+    Process(
+        name="proportional",
+        make=scaling(Sweep(zero=0)),
+        truths={"linear_in_samples": yes(), "doubling_doubles": yes()},
+    ),
+    Process(
+        name="affine, fixed cost 20 %",
+        make=scaling(Sweep(), fixed=0.25, cv=0.03),
+        truths={"linear_in_samples": yes(), "doubling_doubles": yes(powered=False)},
+    ),
+    Process(
+        name="affine, fixed cost 67 %",
+        make=scaling(Sweep(), fixed=2.0),
+        truths={"linear_in_samples": yes(), "doubling_doubles": no()},
+    ),
+    Process(
+        name="affine, no zero-step runs",
+        make=scaling(Sweep(zero=0), fixed=0.25),
+        truths={"linear_in_samples": yes()},
+    ),
+    Process(
+        name="power 0.9",
+        make=scaling(Sweep(), fixed=0.1, b=0.9),
+        truths={"linear_in_samples": no(), "doubling_doubles": no()},
+    ),
+    Process(
+        name="power 1.1",
+        make=scaling(Sweep(zero=0), b=1.1),
+        truths={"linear_in_samples": no(), "doubling_doubles": no()},
+    ),
+    Process(
+        name="power 1.02, inside the margin",
+        make=scaling(Sweep(), fixed=0.1, b=1.02),
+        truths={"linear_in_samples": yes()},
+    ),
+    Process(
+        name="power 1.05, on the edge", make=scaling(Sweep(), fixed=0.1, b=1.05), truths={"linear_in_samples": edge()}
+    ),
+    Process(
+        name="power 0.95, on the edge", make=scaling(Sweep(), fixed=0.1, b=0.95), truths={"linear_in_samples": edge()}
+    ),
+    Process(
+        name="on the edge, few and noisy", make=scaling(SMALL, cv=0.03, b=1.05), truths={"linear_in_samples": edge()}
+    ),
+    Process(name="quadratic term", make=_quadratic, truths={"linear_in_samples": no()}),
+    Process(name="unequal noise", make=_heteroscedastic, truths={"linear_in_samples": yes()}),
+    Process(
+        name="one gross outlier", make=_outlier, truths={"linear_in_samples": not_refuted()}, warnings=("outlier",)
+    ),
+    Process(
+        name="three runs only",
+        make=_three_runs,
+        truths={"linear_in_samples": unknowable(), "doubling_doubles": unknowable()},
+    ),
+    Process(
+        name="collinear design",
+        make=_collinear,
+        truths={
+            "linear_in_samples": unknowable(),
+            "linear_in_epochs": unknowable(),
+            "samples_epochs_interchangeable": unknowable(),
+        },
+    ),
+    Process(
+        name="drift, runs in order",
+        make=_drift(shuffled=False),
+        truths={"linear_in_samples": unknowable(), "doubling_doubles": unknowable()},
+        warnings=("order_confounded",),
+    ),
+    Process(
+        name="drift, runs shuffled",
+        make=_drift(shuffled=True),
+        truths={"linear_in_samples": yes()},
+        warnings=("order_drift",),
+    ),
+    Process(name="zero and negative energies", make=_bad_energies, truths={"linear_in_samples": yes()}),
+    Process(
+        name="two GPUs mixed",
+        make=_two_gpus(labelled=True),
+        truths={"linear_in_samples": yes()},
+        warnings=("mixed_hardware",),
+    ),
+    Process(name="one GPU relabelled", make=_two_gpus(labelled=False), truths={"linear_in_samples": not_refuted()}),
+    Process(name="duplicated rows", make=_duplicated, truths={"linear_in_samples": edge()}, warnings=("duplicate",)),
+    Process(name="one row in Wh", make=_watt_hours, truths={"linear_in_samples": unknowable()}, warnings=("unit",)),
+    Process(name="whole table in Wh", make=_whole_table_wh, truths={"linear_in_samples": yes()}, warnings=("unit",)),
+    Process(
+        name="samples × epochs, interchangeable",
+        make=scaling(FACTORIAL, fixed=0.5),
+        truths={
+            "samples_epochs_interchangeable": yes(),
+            "linear_in_samples": yes(),
+            "linear_in_epochs": yes(),
+        },
+    ),
+    Process(
+        name="epochs cheaper than samples",
+        make=scaling(FACTORIAL, fixed=0.5, b_epochs=0.85),
+        truths={
+            "samples_epochs_interchangeable": no(),
+            "linear_in_samples": yes(),
+            "linear_in_epochs": no(),
+        },
+    ),
+    Process(name="rank effect absent", make=_ranks(0.0), truths={"rank_effect": yes()}),
+    Process(name="rank effect 10 % a doubling", make=_ranks(0.10), truths={"rank_effect": no()}),
+    Process(name="rank effect 5 % a doubling, on the edge", make=_ranks(0.05), truths={"rank_effect": edge()}),
+    Process(name="sizes, γ = 0.8", make=_sizes(0.8), truths={"size_exponent": no()}),
+    Process(name="sizes, γ = 1", make=_sizes(1.0), truths={"size_exponent": yes()}),
+    Process(name="sizes, γ = 1.2", make=_sizes(1.2), truths={"size_exponent": no()}),
+    Process(name="sizes, γ = 1.05, on the edge", make=_sizes(1.05, 0.08), truths={"size_exponent": edge()}),
+    Process(name="full costs 1.5 × LoRA", make=_methods(1.5), truths={"full_vs_lora": yes()}),
+    Process(name="full costs the same as LoRA", make=_methods(1.0), truths={"full_vs_lora": no()}),
+    Process(name="regime break at the top", make=_regime_break, truths={"linear_in_samples": no()}),
+    Process(name="early stopping, not told", make=_early_stop(told=False), truths={"linear_in_epochs": no()}),
+    Process(name="early stopping, told", make=_early_stop(told=True), truths={"linear_in_epochs": yes()}),
+    Process(name="samples below one batch", make=_below_one_batch, truths={"linear_in_samples": no()}),
+    Process(name="longer samples in larger runs", make=_longer_samples, truths={"linear_in_samples": unknowable()}),
+    Process(
+        name="meter with coarse steps",
+        make=_coarse_meter,
+        truths={"linear_in_samples": not_refuted()},
+        warnings=("coarse_meter",),
+    ),
+    Process(name="sessions that differ", make=_sessions, truths={"linear_in_samples": yes()}),
+    Process(name="energy does not depend on samples", make=_flat, truths={"doubling_doubles": no()}),
+    Process(
+        name="metered part bends, modelled part does not",
+        make=_part_modelled,
+        truths={"linear_in_samples": Truth(right=frozenset({"undecided", "refuted"}), wrong=frozenset({"supported"}))},
+    ),
+)

@@ -1,0 +1,132 @@
+"""Which number is explained: total energy, a part of it, or time; and what of it was measured."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from .parsing import RunWarning
+from .table import RunTable
+
+MEASURED_SOURCES = {"gpu": ("nvml_counter", "nvml_power"), "cpu": ("rapl",), "ram": ("rapl",)}
+MODELLED_SOURCES = ("load_model", "constant_model", "constant", "tdp", "cpu_load")
+COMPONENTS = ("gpu", "cpu", "ram")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Response:
+    """`frame` is the table with the response in `y` (and the measured part in `y_measured`, NaN if none).
+
+    `noun` and `unit` name it in sentences. `modelled` is True where no component was measured.
+    """
+
+    frame: pd.DataFrame
+    noun: str
+    unit: str
+    modelled: bool
+    measured_noun: str | None
+    measured_share: float | None
+    measured_gap: str | None
+    warnings: tuple[RunWarning, ...]
+
+
+def choose_response(table: RunTable) -> Response:
+    """The response column of `table`, without the setup phase where a cache made that unequal."""
+    frame = table.frame.copy()
+    frame["y"] = frame[table.response]
+    frame["y_measured"] = np.nan
+    if table.response == "train_s":
+        return _plain(frame, "training time", "s")
+    if table.response == "energy_gpu_kwh":
+        return _plain(frame, "GPU energy", "kWh", modelled=_all_modelled(frame, ("gpu",)))
+    warnings: list[RunWarning] = []
+    noun = "energy" if table.response == "energy_kwh" else "training energy"
+    setup_differs = False
+    if table.response == "energy_kwh":
+        frame, setup_differs, found = _without_unequal_setup(frame)
+        warnings += found
+        noun = "energy without setup" if setup_differs and not found[0].kind.endswith("unknown") else noun
+    modelled = _all_modelled(frame, COMPONENTS)
+    if modelled:
+        message = (
+            "No part of the energy was metered: it is time × a modelled power, "
+            "so every verdict on energy is a verdict on time."
+        )
+        warnings.append(RunWarning(kind="modelled_energy", message=message))
+    measured_noun, share, gap = None, None, None
+    if not modelled and table.response == "energy_kwh":
+        measured_noun, share, gap = _measured_part(frame, setup_differs)
+    return Response(
+        frame=frame,
+        noun=noun,
+        unit="kWh",
+        modelled=modelled,
+        measured_noun=measured_noun,
+        measured_share=share,
+        measured_gap=gap,
+        warnings=tuple(warnings),
+    )
+
+
+def _plain(frame: pd.DataFrame, noun: str, unit: str, *, modelled: bool = False) -> Response:
+    return Response(
+        frame=frame,
+        noun=noun,
+        unit=unit,
+        modelled=modelled,
+        measured_noun=None,
+        measured_share=None,
+        measured_gap=None,
+        warnings=(),
+    )
+
+
+def _without_unequal_setup(frame: pd.DataFrame) -> tuple[pd.DataFrame, bool, list[RunWarning]]:
+    """Take the setup phase off where some runs found model or tokens in their process's cache."""
+    reused = frame["setup_reused"].map(lambda flag: flag is True)
+    if not reused.any() or reused.all():
+        return frame, False, []
+    ids = tuple(frame["run_id"][reused])
+    rest = frame["energy_kwh"] - frame["energy_setup_kwh"]
+    if rest.isna().any() or (rest <= 0).any():
+        message = (
+            "Some runs reused a model or tokens already in memory and others did not, and the setup phase "
+            "is not known for all: their totals are not quite comparable."
+        )
+        return frame, True, [RunWarning(kind="setup_unknown", message=message, run_ids=ids)]
+    message = (
+        f"{len(ids)} of {len(frame)} runs reused a model or tokens already in memory, so setup was unequal: "
+        "the claims are decided on energy without the setup phase."
+    )
+    return frame.assign(y=rest), True, [RunWarning(kind="setup_reused", message=message, run_ids=ids)]
+
+
+def _sources(frame: pd.DataFrame, component: str) -> set[str]:
+    return {str(source).lower() for source in frame[f"energy_source_{component}"].dropna()} - {"none"}
+
+
+def _all_modelled(frame: pd.DataFrame, components: tuple[str, ...]) -> bool:
+    """True where sources are known and every one of them is a model."""
+    sources = set[str]().union(*(_sources(frame, component) for component in components))
+    return bool(sources) and sources <= set(MODELLED_SOURCES)
+
+
+def _measured_part(frame: pd.DataFrame, setup_differs: bool) -> tuple[str | None, float | None, str | None]:
+    """Fill `y_measured` in place; the part's name, its share of the total, or why there is none."""
+    measured = [
+        component
+        for component in COMPONENTS
+        if (sources := _sources(frame, component))
+        and sources <= set(MEASURED_SOURCES[component])
+        and bool((frame[f"energy_{component}_kwh"] > 0).all())
+    ]
+    if not measured:
+        return None, None, "it is not known which part of the energy was metered"
+    part = frame[[f"energy_{component}_kwh" for component in measured]].sum(axis=1)
+    if setup_differs:
+        setup = frame["energy_setup_kwh"]
+        if not bool((setup <= 0.01 * frame["energy_kwh"]).all()):
+            return None, None, "the setup phase was unequal and is not known by component"
+    frame["y_measured"] = part
+    noun = " + ".join(component.upper() for component in measured)
+    return noun, float((part / frame["energy_kwh"]).median()), None

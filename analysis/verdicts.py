@@ -1,0 +1,134 @@
+"""What a claim is: its verdict, the numbers behind it, and what would decide it. Shared vocabulary."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lora_scaling.errors import UserError
+
+from .regression import t_quantile, t_tail
+
+Verdict = Literal["supported", "refuted", "undecided"]
+
+CLAIM_IDS = (
+    "linear_in_samples",
+    "linear_in_epochs",
+    "doubling_doubles",
+    "samples_epochs_interchangeable",
+    "rank_effect",
+    "size_exponent",
+    "full_vs_lora",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """`margin` is what counts as equal (0.05: five per cent); `level` sets the error rate 1 − level."""
+
+    margin: float = 0.05
+    level: float = 0.95
+    response: str = "total"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.margin < 0.5:
+            raise UserError(f"`margin` was {self.margin:g}; allowed is between 0 and 0.5, e.g. 0.05 for 5 %.")
+        if not 0.5 < self.level < 1:
+            raise UserError(f"`level` was {self.level:g}; allowed is between 0.5 and 1, e.g. 0.95.")
+
+    @property
+    def alpha(self) -> float:
+        return 1 - self.level
+
+    @property
+    def ci_level(self) -> float:
+        """Two one-sided tests at α are one look at the 1 − 2α interval."""
+        return 1 - 2 * self.alpha
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What would decide an undecided claim; `command` makes the runs, which cost about `energy_kwh`."""
+
+    message: str
+    runs: int | None = None
+    settings: tuple[dict[str, Any], ...] = ()
+    energy_kwh: float | None = None
+    command: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One claim decided. `p_value` is that of the verdict reached (None when undecided)."""
+
+    id: str
+    verdict: Verdict
+    estimate: float | None
+    ci: tuple[float, float] | None
+    quantity: str
+    reason: str
+    tests: dict[str, Any] = field(default_factory=dict)
+    needs: Needs | None = None
+    p_value: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A number with its standard error on t with df degrees of freedom."""
+
+    value: float
+    se: float
+    df: float
+
+    def interval(self, level: float) -> tuple[float, float]:
+        half = t_quantile(0.5 + level / 2, self.df) * self.se
+        return self.value - half, self.value + half
+
+    def p_above(self, bound: float) -> float:
+        """One-sided p of "the truth is at or below `bound`"."""
+        if self.se <= 0:
+            return 0.0 if self.value > bound else 1.0
+        return t_tail((self.value - bound) / self.se, self.df)
+
+    def p_below(self, bound: float) -> float:
+        """One-sided p of "the truth is at or above `bound`"."""
+        if self.se <= 0:
+            return 0.0 if self.value < bound else 1.0
+        return t_tail((bound - self.value) / self.se, self.df)
+
+
+def equivalence(estimate: Estimate, low: float, high: float, options: Options) -> tuple[Verdict, float | None]:
+    """Supported: shown to lie inside [low, high]; refuted: shown to lie outside; and the p of that."""
+    inside = max(estimate.p_above(low), estimate.p_below(high))
+    outside = min(estimate.p_below(low), estimate.p_above(high))
+    if math.isnan(inside) or math.isnan(outside):
+        return "undecided", None
+    if inside <= options.alpha:
+        return "supported", inside
+    if outside <= options.alpha:
+        return "refuted", outside
+    return "undecided", None
+
+
+def runs_needed(n: int, estimate: Estimate, target: float, options: Options) -> float | None:
+    """How many more runs like these decide an equivalence with 80 % power: n·((SE/SE*)² − 1).
+
+    `target` is the distance from the estimate to the nearest bound of the equivalence region (its sign
+    does not matter); None where it is so small that no reasonable number decides.
+    """
+    quantiles = t_quantile(1 - options.alpha, estimate.df) + t_quantile(0.8, estimate.df)
+    wanted = abs(target) / quantiles
+    if not wanted > 0 or not math.isfinite(wanted) or not math.isfinite(estimate.se):
+        return None
+    more = n * ((estimate.se / wanted) ** 2 - 1)
+    return max(1.0, math.ceil(more)) if more < 50 * n else None
+
+
+def holm(p_values: list[float | None], alpha: float, tested: int) -> list[bool]:
+    """Which of the decisions stand when `tested` claims were tested on the same table (Holm 1979)."""
+    order = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    stands = [False] * len(p_values)
+    for rank, (p, i) in enumerate(order):
+        if p > alpha / (tested - rank):
+            break
+        stands[i] = True
+    return stands
