@@ -1,0 +1,104 @@
+"""Time and power of training from exact work and a handful of constants: the whole arithmetic of an estimate.
+
+Every line is a plain formula of numbers, so that the estimator page computes the same in the browser. The constants
+come from `priors.json`, which says of each what it was set from and how far it spreads.
+
+    compute  = FLOPs / (peak · eta) · (1 + half_tokens / tokens)               tiles half empty with few tokens
+    gemm     = |compute, passes · weights / bandwidth|                         matrix products, per micro-step
+    traffic  = traffic_factor · kept activations / bandwidth                   everything elementwise
+    launch   = layers · layer_launch + adapted modules · module_launch, for each pass
+    micro    = |gemm + traffic, launch| + dequantisation
+    step     = |accumulation · micro, communication| + update
+
+|a, b| is (aᵖ + bᵖ)^(1/p): nearly the larger of the two, smoothly. Bandwidth is the sheet's times `bandwidth_share`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Constants = Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """Work of the training phase on each of `gpus` devices, which share it evenly.
+
+    tokens (padding included), flops, activation_bytes (kept for the backward pass), weight_bytes (read in each pass), quantized (weights
+    unpacked in each pass): per micro-step and device. passes: forward, backward, and once more with checkpointing.
+    trainable: parameters updated on each device and step; comm_bytes: sent by each device in a step.
+    """
+
+    gpus: int
+    steps: float
+    accumulation: float
+    passes: float
+    tokens: float
+    flops: float
+    activation_bytes: float
+    weight_bytes: float
+    layers: int
+    modules: int
+    quantized: float
+    trainable: float
+    state_bytes: float
+    comm_bytes: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """A device by its sheet: dense peak (FLOP/s), bandwidths (bytes/s), board and idle power (W), host power (W)."""
+
+    kind: str
+    peak: float
+    bandwidth: float
+    link: float
+    board_power_w: float
+    idle_power_w: float
+    host_power_w: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTime:
+    """Seconds of one optimizer step by what they go to; `total` is less than their sum where things overlap."""
+
+    gemm: float
+    traffic: float
+    launch: float
+    dequant: float
+    update: float
+    comm: float
+    total: float
+
+
+def step_time(load: Load, machine: Machine, c: Constants) -> StepTime:
+    """Seconds of one optimizer step."""
+    p = c["overlap_power"]
+    bandwidth = machine.bandwidth * c["bandwidth_share"]
+    n = load.accumulation
+    compute = load.flops / (machine.peak * c["eta"]) * (1 + c["half_tokens"] / load.tokens)
+    gemm = _norm(compute, load.passes * load.weight_bytes / bandwidth, p)
+    traffic = c["traffic_factor"] * load.activation_bytes * load.passes / 2 / bandwidth
+    launch = load.passes / 2 * (load.layers * c["layer_launch_s"] + load.modules * c["module_launch_s"])
+    dequant = load.passes * load.quantized * c["dequant_bytes"] / machine.bandwidth
+    # A CPU issues its operations and computes them itself: nothing overlaps.
+    micro = gemm + traffic + launch if machine.kind == "cpu" else _norm(gemm + traffic, launch, p)
+    micro += dequant
+    comm = load.comm_bytes / (machine.link * c["comm_share"]) if load.comm_bytes else 0.0
+    update = load.trainable * c["update_bytes"] / bandwidth
+    total = _norm(n * micro, comm, p) + update
+    return StepTime(
+        gemm=n * gemm,
+        traffic=n * traffic,
+        launch=n * launch,
+        dequant=n * dequant,
+        update=update,
+        comm=comm,
+        total=total,
+    )
+
+
+def _norm(a: float, b: float, p: float) -> float:
+    if a == 0 or b == 0:
+        return a + b
+    larger, smaller = max(a, b), min(a, b)
+    return larger * (1 + (smaller / larger) ** p) ** (1 / p)
