@@ -192,6 +192,7 @@ def test_synthetic_data_needs_a_length() -> None:
             r"line 3 lacks output \(layout alpaca\); it has answer, instruction",
         ),
         ('{"instruction": "a", "output": 3}', r"line 1 has a number in output; give a text"),
+        (r'{"instruction": "a", "output": "b\ud83d"}', r"line 1 has half a character in output"),
         ('{"messages": "a"}', r"line 1 has a text in messages; give a list"),
         ('{"messages": [{"role": "user"}]}', r"a turn messages\[0\] that has role; give role and content"),
         ('{"messages": ["hi"]}', r"a turn messages\[0\] that is a text; give role"),

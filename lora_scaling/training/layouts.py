@@ -175,6 +175,10 @@ def _text(values: Mapping[str, Any], name: str) -> str:
         return ""
     if not isinstance(value, str):
         raise RowError(f"has {_kind(value)} in {name}; give a text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # JSON can write half of a surrogate pair; no tokenizer can read it
+        raise RowError(f"has half a character in {name} (a lone \\ud800 to \\udfff); repair the text") from None
     return value
 
 

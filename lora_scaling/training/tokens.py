@@ -4,15 +4,16 @@ A sample's tokens are those of its whole text. Its labels are the tokens that ar
 first token, which nothing precedes, and, with loss on the answers only, for every token that is no answer's.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, takewhile
+from itertools import chain
 from typing import Any
 
 from ..config import RunConfig
 from ..errors import UserError
 from .batches import IGNORED, Row, pack
-from .samples import Message, Sample
+from .rendering import chat_renderer, common_length, find_answers, plain_renderer
+from .samples import Sample
 from .synthetic import prompt_tokens
 
 _CHUNK = 2048  # samples rendered and tokenised at once: bounds memory, costs nothing
@@ -125,9 +126,9 @@ def _row(item: _Encoded, config: RunConfig) -> Row:
 def _encode(samples: Sequence[Sample], tokenizer: Any, *, use_chat: bool) -> tuple[list[_Encoded], int]:
     """Tokens and answer ranges, and how many answers were not found in their rendered text."""
     chat = use_chat and getattr(tokenizer, "chat_template", None) is not None
-    render = _template(tokenizer) if chat else _plain(tokenizer)
+    render = chat_renderer(tokenizer) if chat else plain_renderer(tokenizer)
     conversations = [sample.messages for sample in samples]
-    texts, ranges = _marked(conversations, render)
+    texts, ranges = find_answers(conversations, render)
     full = _ids(tokenizer, texts)
     cuts = [sorted(set(chain(*spans)) - {len(text)}) for text, spans in zip(texts, ranges, strict=True)]
     prefixes = iter(_ids(tokenizer, [text[:cut] for text, at in zip(texts, cuts, strict=True) for cut in at]))
@@ -136,7 +137,7 @@ def _encode(samples: Sequence[Sample], tokenizer: Any, *, use_chat: bool) -> tup
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id  # looked up once: transformers searches for them
     encoded = []
     for sample, ids, text, spans, at in zip(samples, full, texts, ranges, cuts, strict=True):
-        place = {cut: len(lead) + _common(next(prefixes), ids) for cut in at}
+        place = {cut: len(lead) + common_length(next(prefixes), ids) for cut in at}
         place[len(text)] = len(lead) + len(ids)
         item = _Encoded([*lead, *ids], [(place[start], place[end]) for start, end in spans])
         item = _ended(item, eos, last=bool(spans) and spans[-1][1] == len(text))
@@ -145,96 +146,6 @@ def _encode(samples: Sequence[Sample], tokenizer: Any, *, use_chat: bool) -> tup
         encoded.append(item)
     wanted = sum(message.role == "assistant" for messages in conversations for message in messages)
     return encoded, wanted - sum(map(len, ranges))
-
-
-Conversations = Sequence[tuple[Message, ...]]
-Render = Callable[[Conversations, bool], list[str]]  # (conversations, open the next answer?) → texts
-
-
-def _marked(conversations: Conversations, render: Render) -> tuple[list[str], list[list[tuple[int, int]]]]:
-    """Texts, and where in each its answers stand: from the text before each to the text with it."""
-    texts = [text.rstrip() for text in render(conversations, False)]
-    turns = [
-        (index, turn)
-        for index, messages in enumerate(conversations)
-        for turn, message in enumerate(messages)
-        if message.role == "assistant"
-    ]
-    before = render([conversations[index][:turn] for index, turn in turns], True)
-    inner = [(index, turn) for index, turn in turns if turn + 1 < len(conversations[index])]
-    after = dict(zip(inner, render([conversations[i][: t + 1] for i, t in inner], False), strict=True))
-    ranges: list[list[tuple[int, int]]] = [[] for _ in texts]
-    for (index, turn), prefix in zip(turns, before, strict=True):
-        text, content = texts[index], conversations[index][turn].content
-        floor = ranges[index][-1][1] if ranges[index] else 0
-        start = _start(text, prefix, content, floor)
-        if start is not None:
-            until = after.get((index, turn), text).rstrip()
-            ranges[index].append((start, _end(text, until, start, content)))
-    return texts, ranges
-
-
-def _start(text: str, prefix: str, content: str, floor: int) -> int | None:
-    if text.startswith(prefix) and len(prefix) >= floor:
-        return len(prefix)
-    # Some templates open an answer differently than they write one that is there, or rewrite earlier turns.
-    agreed = _common(prefix, text)
-    found = text.find(content.strip(), max(agreed, floor))
-    return None if found < 0 else found
-
-
-def _end(text: str, until: str, start: int, content: str) -> int:
-    if text.startswith(until) and len(until) > start:
-        return len(until)
-    return start + len(content.strip())
-
-
-def _template(tokenizer: Any) -> Render:
-    from jinja2.exceptions import TemplateError
-
-    def apply(conversations: Conversations, opened: bool) -> list[str]:
-        if not conversations:
-            return []
-        turns = [[{"role": m.role, "content": m.content} for m in messages] for messages in conversations]
-        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=opened)
-
-    def render(conversations: Conversations, opened: bool) -> list[str]:
-        try:
-            return apply(conversations, opened)
-        except TemplateError:
-            pass
-        try:  # many templates know no system turn: it goes before the first question
-            return apply([_without_system(messages) for messages in conversations], opened)
-        except TemplateError as error:
-            raise UserError(
-                f"`chat_template` was true, and the tokenizer's template refuses a conversation ({error}); "
-                "set chat_template=false"
-            ) from None
-
-    return render
-
-
-def _without_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    system = [message.content for message in messages if message.role == "system"]
-    rest = [message for message in messages if message.role != "system"]
-    if system and rest:
-        rest[0] = Message(rest[0].role, "\n\n".join([*system, rest[0].content]))
-    return tuple(rest)
-
-
-def _plain(tokenizer: Any) -> Render:
-    """Alpaca's format: headings for requests and responses, every response ended."""
-    eos = tokenizer.eos_token or ""
-    before = {"system": "", "user": "### Instruction:\n", "assistant": "### Response:\n"}
-    after = {"system": "\n\n", "user": "\n\n", "assistant": f"{eos}\n\n"}
-
-    def render(conversations: Conversations, opened: bool) -> list[str]:
-        tail = before["assistant"] if opened else ""
-        return [
-            "".join(before[m.role] + m.content + after[m.role] for m in messages) + tail for messages in conversations
-        ]
-
-    return render
 
 
 def _lead(tokenizer: Any) -> list[int]:
@@ -246,13 +157,6 @@ def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     if not texts:
         return []
     return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-
-
-def _common(prefix: Sequence[Any], whole: Sequence[Any]) -> int:
-    """Length of the common beginning: a token that straddles the end of a prefix belongs to what follows."""
-    if whole[: len(prefix)] == prefix:
-        return len(prefix)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prefix, whole, strict=False)))
 
 
 def _ended(item: _Encoded, eos: int | None, *, last: bool) -> _Encoded:
