@@ -62,14 +62,19 @@ class Footprint:
         study: str = "footprint",
         runs_dir: str | Path = "runs",
         settings: MeteringSettings | None = None,
+        writes: bool = True,
         **config: Any,
     ):
-        """name, study: parts of the record's path; config: what is known of the work (samples, epochs, …)."""
+        """name, study: parts of the record's path; config: what is known of the work (samples, epochs, …).
+
+        writes: whether this process writes the record; of several only one does.
+        """
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         self.run_id = f"{_safe(name)}-{stamp}-{secrets.token_hex(3)}"
         self.path = records.record_path(runs_dir, _safe(study), self.run_id)
         self.account: EnergyAccount | None = None
         self.record: dict[str, Any] = _new_record(self.run_id, _safe(study), {"name": name, **config})
+        self._writes = writes
         self._settings = settings if settings is not None else MeteringSettings()
         self._recording: Recording | None = None
         self._start_s = 0.0
@@ -136,6 +141,8 @@ class Footprint:
             self.note("device", kind="cpu", name=platform.processor() or platform.machine(), gpu_count=0)
 
     def _write(self) -> None:
+        if not self._writes:
+            return
         with _never_raise("the record could not be written"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.account is not None:
@@ -185,6 +192,7 @@ class _Hooks:
             local_world = int(os.environ.get("LOCAL_WORLD_SIZE", world))
             settings = options.pop("settings", None) or MeteringSettings()
             options["settings"] = settings_for_rank(settings, int(args.local_process_index), local_world)
+        options["writes"] = bool(getattr(state, "is_world_process_zero", True))
         self.footprint = Footprint(self.name, **options)
         self._describe(self.footprint, args, kwargs)
         atexit.register(self._abandon)
@@ -207,7 +215,7 @@ class _Hooks:
         mine, self.footprint = self.footprint, None
         atexit.unregister(self._abandon)
         account = _of_all_ranks(mine.measure() if mine is not None else None)
-        if mine is None or not getattr(state, "is_world_process_zero", True):
+        if mine is None:
             return
         mine.account = account
         losses = [entry["train_loss"] for entry in state.log_history if "train_loss" in entry]
