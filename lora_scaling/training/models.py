@@ -1,6 +1,5 @@
 """Base models and adapters: built from a shape or loaded from a checkpoint, quantised, and made trainable."""
 
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -336,7 +335,3 @@ def _quantize(network: PreTrainedModel, dtype: torch.dtype) -> None:
         if module.bias is not None:
             quantized.bias = nn.Parameter(module.bias.data, requires_grad=False)
         setattr(network.get_submodule(parent), leaf, quantized)
-
-
-# Tokenizers fork worker threads that deadlock with data loaders; one thread is fast enough for what we tokenise.
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
