@@ -1,0 +1,33 @@
+"""Arguments that the commands share, and what they say about runs that were left out."""
+
+import argparse
+import sys
+
+from .table import RunTable, load_runs
+
+
+def add_runs(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
+    """RUNS, --exclude and (where a command prints a document) --json."""
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders of run records, or tables")
+    parser.add_argument(
+        "--exclude", action="append", default=[], metavar="RUN_ID", help="leave a run out (may be repeated)"
+    )
+    if json:
+        parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+
+def load(args: argparse.Namespace) -> RunTable:
+    """The runs that `args` names; what was left out or had to be interpreted is told on stderr."""
+    table = load_runs(args.runs, exclude=args.exclude)
+    tell(table)
+    return table
+
+
+def tell(table: RunTable) -> None:
+    """Left-out runs and warnings, on stderr."""
+    for item in table.excluded[:10]:
+        print(f"left out: {item.run_id}: {item.reason}", file=sys.stderr)
+    if len(table.excluded) > 10:
+        print(f"left out: {len(table.excluded) - 10} more", file=sys.stderr)
+    for warning in table.warnings:
+        print(f"warning: {warning.message}", file=sys.stderr)
