@@ -99,18 +99,31 @@ def _coarse(frame: pd.DataFrame) -> list[RunWarning]:
 
 
 def unit_suspects(frame: pd.DataFrame) -> dict[float, list[str]]:
-    """Runs whose response lies a unit's factor away from a robust line through the others."""
+    """Runs whose response lies a unit's factor away from a robust line through the others.
+
+    A factor of 3.6 can also be real: it counts only against repeats of the same work.
+    """
     rest = _robust_residuals(frame)
     if rest is None:
         return {}
     spread = 1.4826 * float(np.median(np.abs(rest - np.median(rest))))
+    log_y = np.log(frame["y"])
+    level = frame.groupby(["samples", "epochs", "samples_seen", *_known(frame)], dropna=False).ngroup()
+    mates = (log_y - log_y.groupby(level).transform("median")).abs().to_numpy()
+    several = level.groupby(level).transform("size").to_numpy() >= 3
     found: dict[float, list[str]] = {}
     for factor in UNIT_FACTORS:
-        distance = np.abs(np.abs(rest) - np.log(factor))
-        near = (distance < UNIT_TOLERANCE if factor > 100 else distance < 0.1) & (np.abs(rest) > 8 * spread)
+        if factor > 100:
+            near = (np.abs(np.abs(rest) - np.log(factor)) < UNIT_TOLERANCE) & (np.abs(rest) > 8 * spread)
+        else:
+            near = several & (np.abs(mates - np.log(factor)) < 0.05)
         if near.any() and near.mean() < 0.5:
             found[factor] = list(frame["run_id"][near])
     return found
+
+
+def _known(frame: pd.DataFrame) -> list[str]:
+    return [name for name in ("model", "method", "rank", "hardware") if frame[name].notna().any()]
 
 
 def _robust_residuals(frame: pd.DataFrame) -> Array | None:
@@ -124,7 +137,7 @@ def _robust_residuals(frame: pd.DataFrame) -> Array | None:
     if trained.sum() < 5:
         return None
     rest = np.zeros(len(y))
-    columns = [name for name in ("model", "method", "hardware") if frame[name].notna().any()]
+    columns = _known(frame)
     cells = frame.groupby(columns, dropna=False).ngroup().to_numpy() if columns else np.zeros(len(y), int)
     for cell in np.unique(cells):
         rows = np.flatnonzero((cells == cell) & trained)

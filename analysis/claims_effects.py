@@ -111,7 +111,7 @@ def full_vs_lora(response: Response, options: Options, suspects: tuple[str, ...]
 
 
 def _dearer(estimate: Estimate, options: Options) -> tuple[Verdict, float | None]:
-    above = estimate.p_above(0.0)
+    above = 2 * estimate.p_above(0.0)  # the ratio could have gone either way: a two-sided question
     if above <= options.alpha:
         return "supported", above
     below = estimate.p_below(math.log1p(options.margin))

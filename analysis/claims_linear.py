@@ -50,7 +50,16 @@ class CurveSet:
 
     @cached_property
     def lack_of_fit(self) -> LackOfFit | None:
-        return lack_of_fit(self.total)
+        return lack_of_fit(self.design, self.total.fit)
+
+    def straight(self, factor: str) -> LackOfFit | None:
+        """Lack of fit of the affine curve: the factor's exponent held at 1."""
+        return lack_of_fit(self.design, self.total.profile(factor).held_at(1.0), spent=1)
+
+    @cached_property
+    def blocks(self) -> dict[str, str | None]:
+        """For each factor, why no curve can be decided on (None where it can)."""
+        return {factor: _curve_block(self, factor) for factor in COLUMN}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +88,15 @@ def linear(curves: CurveSet, factor: str) -> Claim:
     """`linear_in_samples` or `linear_in_epochs`: is the exponent of the factor 1?"""
     claim_id, options = f"linear_in_{factor}", curves.options
     quantity = f"exponent b of {factor} in {curves.response.noun} = F + a·{factor}^b"
-    blocked = curve_block(curves, factor)
+    blocked = curves.blocks[factor]
     if blocked:
         return undecided(claim_id, quantity, blocked, gate_needs(curves, factor, blocked))
     low, high = 1 - options.margin, 1 + options.margin
     analysis = curves.total
     decision = decide_profile(analysis.profile(factor), low, high, options)
+    decision, broken = _or_broken(curves, factor, decision)
     tests = curve_tests(curves, factor, decision)
+    tests["broken_level"] = broken
     verdict, veto = _vetoed(curves, factor, decision, low, high, tests)
     tests["p_value"] = decision.p_value
     needs = None
@@ -105,7 +116,7 @@ def linear(curves: CurveSet, factor: str) -> Claim:
     )
 
 
-def curve_block(curves: CurveSet, factor: str) -> str | None:
+def _curve_block(curves: CurveSet, factor: str) -> str | None:
     """Why no curve is fitted: suspicious rows, too few runs, or a design that cannot tell."""
     if curves.suspects:
         shown = ", ".join(curves.suspects[:5]) + (" …" if len(curves.suspects) > 5 else "")
@@ -148,6 +159,26 @@ def _length_block(curves: CurveSet, factor: str) -> str | None:
     )
 
 
+def _or_broken(curves: CurveSet, factor: str, decision: Decision) -> tuple[Decision, dict[str, float] | None]:
+    """No power law, but no line either: a level that lies off the best line by more than curvature may.
+
+    A break or a step bends no single exponent; it is refuted where repeats at one level show it.
+    """
+    straight = curves.straight(factor)
+    if decision.verdict != "undecided" or straight is None or straight.p >= 0.01:
+        return decision, None
+    p = straight.p_beyond(_allowed(curves, factor))
+    if p > curves.options.alpha:
+        return decision, None
+    broken = {**straight.level, "deviation": straight.deviation}
+    return replace(decision, verdict="refuted", p_value=p), broken
+
+
+def _allowed(curves: CurveSet, factor: str) -> float:
+    """How far (relative) a level may lie off: what an exponent on the margin's edge does at the ends."""
+    return curves.options.margin * math.log(curves.design.range(COLUMN[factor])) / 2
+
+
 def _vetoed(
     curves: CurveSet, factor: str, decision: Decision, low: float, high: float, tests: dict[str, Any]
 ) -> tuple[Verdict, str | None]:
@@ -156,6 +187,8 @@ def _vetoed(
     verdict: Verdict = decision.verdict
     if analysis.without is not None:
         again = decide_profile(analysis.without.profile(factor), low, high, options)
+        if tests["broken_level"] is not None and again.verdict == "undecided":
+            again = replace(again, verdict="refuted")  # a level is off, whatever one run does
         run_id = str(analysis.design.frame["run_id"][analysis.outlier or 0])
         tests["outlier"] = {
             "run_id": run_id,
@@ -170,7 +203,7 @@ def _vetoed(
                 f"scatter off the curve (without it: {again.verdict}): repeat that run"
             )
     lack = curves.lack_of_fit
-    allowed = options.margin * math.log(analysis.design.range(COLUMN[factor])) / 2
+    allowed = _allowed(curves, factor)
     if verdict == "supported" and lack is not None and lack.p < 0.01 and lack.deviation > allowed:
         return "undecided", (
             f"no smooth curve fits: runs at {lack.level['samples']:g} samples × {lack.level['epochs']:g} epochs "
@@ -183,7 +216,7 @@ def _vetoed(
 
 def _curved(tests: dict[str, Any]) -> bool:
     """A second witness for curvature: the quadratic term or the affine model's lack of fit."""
-    witnesses = [tests["quadratic"].get("p"), tests["affine_lack_of_fit_p"]]
+    witnesses = [tests["quadratic"]["p"], tests["affine_p"]]
     return any(p is not None and p < 0.05 for p in witnesses) or all(p is None for p in witnesses)
 
 
@@ -216,7 +249,8 @@ def curve_tests(curves: CurveSet, factor: str, decision: Decision) -> dict[str, 
     analysis, design = curves.total, curves.design
     fit, lack = analysis.fit, curves.lack_of_fit
     column = COLUMN[factor]
-    quadratic, affine_p = _quadratic(analysis, factor)
+    quadratic = _quadratic(analysis)
+    straight = curves.straight(factor)
     return {
         "runs": len(design.frame),
         "zero_step_runs": int(fit.data.zero.sum()),
@@ -229,7 +263,8 @@ def curve_tests(curves: CurveSet, factor: str, decision: Decision) -> dict[str, 
         "fixed_share_largest": _fixed_shares(analysis)[1],
         "lack_of_fit": None if lack is None else lack,
         "quadratic": quadratic,
-        "affine_lack_of_fit_p": affine_p,
+        "affine_p": 2 * t_tail(analysis.profile(factor).t_at(1.0), fit.data.df),
+        "affine_lack_of_fit": straight,
         "unequal_noise_p": analysis.variance_p,
         "weighted": analysis.weighted,
         "order_p": analysis.order_p,
@@ -248,11 +283,8 @@ def _fixed_shares(analysis: Analysis) -> tuple[float, float]:
     return float(share.max()), float(share.min())
 
 
-def _quadratic(analysis: Analysis, factor: str) -> tuple[dict[str, Any], float | None]:
-    """E = F + a·x + c·x² by weighted least squares in the largest cell: c·x² at the top, as a share of E.
-
-    Also the p of the affine curve (exponents 1) against the fitted one: the one-degree curvature test.
-    """
+def _quadratic(analysis: Analysis) -> dict[str, Any]:
+    """E = F + a·x + c·x² by weighted least squares in the largest cell: c·x² at the top, as a share of E."""
     frame, data = analysis.design.frame, analysis.fit.data
     largest = int(np.bincount(data.cell).argmax())
     rows = data.cell == largest
@@ -268,9 +300,7 @@ def _quadratic(analysis: Analysis, factor: str) -> tuple[dict[str, Any], float |
         half = t_quantile(0.95, fit.df) * se
         p = 2 * t_tail(abs(c) / se, fit.df) if se > 0 else None
         quadratic = {"contribution": c / top, "ci": [(c - half) / top, (c + half) / top], "p": p}
-    t = analysis.profile(factor).t_at(1.0)
-    p_affine = 2 * t_tail(t, data.df)
-    return quadratic, p_affine if math.isfinite(p_affine) else None
+    return quadratic
 
 
 def _linear_reason(
@@ -289,6 +319,12 @@ def _linear_reason(
         text = f"Undecided: {veto}."
     elif verdict == "supported":
         text = f"{noun.capitalize()} grows in proportion to {factor} on top of a fixed cost: {factor_of} ({low} to {high}; 2 is exactly linear), {span}."
+    elif verdict == "refuted" and tests["broken_level"] is not None:
+        level = tests["broken_level"]
+        text = (
+            f"{noun.capitalize()} follows no straight line in {factor}: runs at {level['samples']:g} samples × "
+            f"{level['epochs']:g} epochs lie {100 * level['deviation']:.0f} % off the best one, {span}."
+        )
     elif verdict == "refuted":
         way = "slower" if decision.estimate < 1 else "faster"
         text = f"{noun.capitalize()} grows {way} than {factor}: {factor_of} ({low} to {high}, where linear is 2 and the margin {2 ** (1 - margin):.2f} to {2 ** (1 + margin):.2f}), {span}."
@@ -311,9 +347,9 @@ def measured_sentence(response: Response, measured: dict[str, Any] | None) -> st
 def doubling(curves: CurveSet) -> Claim:
     """`doubling_doubles`: the elasticity of the whole bill, fixed cost included."""
     options, noun = curves.options, curves.response.noun
-    factor = next((f for f in ("samples", "epochs") if curve_block(curves, f) is None), "samples")
+    factor = next((f for f in ("samples", "epochs") if curves.blocks[f] is None), "samples")
     quantity = f"elasticity of {noun} in {factor}, averaged over the range run"
-    blocked = curve_block(curves, factor)
+    blocked = curves.blocks[factor]
     if blocked:
         return undecided("doubling_doubles", quantity, blocked, gate_needs(curves, factor, blocked))
     low, high = 1 - options.margin, 1 + options.margin
@@ -516,10 +552,10 @@ def matched_pairs(analysis: Analysis) -> Estimate | None:
 
 def _pair_block(curves: CurveSet) -> str | None:
     if curves.suspects:
-        return curve_block(curves, "samples")
+        return curves.blocks["samples"]
     frame, design = curves.response.frame, curves.design
     if len(frame) < 2:
-        return curve_block(curves, "samples")
+        return curves.blocks["samples"]
     for factor in ("samples", "epochs"):
         if factor not in design.factors:
             return f"{factor} never varied with everything else equal"

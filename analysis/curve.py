@@ -163,15 +163,22 @@ class Profile:
     def estimate(self) -> float:
         return float(self.fit.exponents[self.index])
 
-    def t_at(self, value: float) -> float:
-        """√((RSS(value) − RSS)/σ²): how many standard errors `value` is away."""
+    def held_at(self, value: float) -> CurveFit:
+        """The best curve with this exponent fixed at `value`."""
+        data = self.fit.data
         exponents = self.fit.exponents.copy()
         exponents[self.index] = value
-        best = min(
-            _minimise(self.fit.data, exponents.copy(), np.clip(start, 0, SHARE_CEILING), self.index)[2]
+        tries = [
+            _minimise(data, exponents.copy(), np.clip(start, 0, SHARE_CEILING), self.index)
             for start in (self.fit.shares, np.full_like(self.fit.shares, 0.3))
-        )
-        return float(np.sqrt(max(best - self.fit.rss, 0.0)) / self.fit.sigma)
+        ]
+        exponents, shares, rss, resid = min(tries, key=lambda found: found[2])
+        return CurveFit(data=data, exponents=exponents, shares=shares, rss=rss, resid=resid / np.sqrt(data.weights))
+
+    def t_at(self, value: float) -> float:
+        """√((RSS(value) − RSS)/σ²): how many standard errors `value` is away."""
+        excess = max(self.held_at(value).rss - self.fit.rss, 0.0)
+        return float(np.sqrt(excess) / max(self.fit.sigma, 1e-8))
 
     def interval(self, level: float) -> tuple[float, float]:
         """Profile interval; an end beyond SEARCH_WIDTH is infinite."""

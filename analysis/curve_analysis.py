@@ -3,7 +3,9 @@
 The steps follow the order of deciding: gates first, then the curve, then what could make it wrong.
 """
 
+import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -33,9 +35,23 @@ class Design:
     frame: pd.DataFrame
     factors: tuple[str, ...]
 
-    @property
+    @cached_property
     def trained(self) -> pd.DataFrame:
+        """The runs that made optimizer steps."""
         return self.frame[self.frame["samples_seen"] > 0]
+
+    @cached_property
+    def level(self) -> NDArray[np.int_]:
+        """Number (n,) of the level, cell × samples × epochs, that each run repeats; zero-step runs alike."""
+        shown = self.frame["samples_seen"] > 0
+        keys = pd.DataFrame(
+            {
+                "cell": self.frame["cell"],
+                "samples": self.frame["samples"].where(shown, 0),
+                "epochs": self.frame["epochs_seen"].where(shown, 0),
+            }
+        )
+        return keys.groupby(["cell", "samples", "epochs"]).ngroup().to_numpy()
 
     def levels(self, factor: str) -> int:
         """Most distinct values of a factor within a cell."""
@@ -151,10 +167,8 @@ def analyse(design: Design, y: str = "y") -> Analysis:
     """Fit the curve, then look for an outlier, for unequal noise and for drift, and refit accordingly."""
     data = curve_data(design, y, drift=False)
     fit = fit_curve(data)
-    mads = _robust_mads(fit)
-    worst = int(np.argmax(np.abs(mads)))
-    outlier = worst if abs(mads[worst]) > OUTLIER_MADS else None
-    clean = np.ones(len(mads), dtype=bool)
+    outlier, distance = _outlier(design, fit)
+    clean = np.ones(len(data.log_y), dtype=bool)
     if outlier is not None:
         clean[outlier] = False
     drift, order_p = _drifts(design, fit if outlier is None else fit_curve(data.subset(clean)), clean)
@@ -162,7 +176,7 @@ def analyse(design: Design, y: str = "y") -> Analysis:
         data = curve_data(design, y, drift=True)
         fit = fit_curve(data)
     base = fit if outlier is None else fit_curve(data.subset(clean))
-    variance_p, slope = _variance_slope(base)
+    variance_p, slope = _variance_slope(base, design.level[clean])
     weighted = variance_p is not None and variance_p < DIAGNOSTIC_P
     if weighted:
         size = _log_size(fit)
@@ -190,15 +204,36 @@ def analyse(design: Design, y: str = "y") -> Analysis:
         order_p=order_p,
         variance_p=variance_p,
         outlier=outlier,
-        outlier_mads=None if outlier is None else float(abs(mads[worst])),
+        outlier_mads=distance,
         without=without,
     )
 
 
-def _robust_mads(fit: CurveFit) -> Array:
-    """Residuals about a robust curve (Huber weights), in units of their scaled MAD."""
-    resid = fit.resid
-    data = fit.data
+def _outlier(design: Design, fit: CurveFit) -> tuple[int | None, float | None]:
+    """Row and distance (in scaled MADs) of the run farthest beyond OUTLIER_MADS; (None, None) without one.
+
+    Repeats are the best judges: a run is first compared with the median of its level. Where a level has
+    fewer than three runs, the judge is a robust curve, and the level's other run must not agree with it.
+    """
+    level = design.level
+    log_y = pd.Series(fit.data.log_y - fit.data.basis @ (fit.data.basis.T @ fit.data.log_y))
+    size = np.bincount(level)[level]
+    from_level = (log_y - log_y.groupby(level).transform("median")).to_numpy()
+    judged = size >= 3
+    gaps = np.abs(from_level[judged & (from_level != 0)])
+    curve = np.abs(_robust_residuals(fit))
+    curve_scale = 1.4826 * float(np.median(curve)) + 1e-9
+    scale = 1.4826 * float(np.median(gaps)) + 1e-9 if len(gaps) >= 6 else curve_scale
+    distance = np.where(judged, np.abs(from_level) / scale, 0.0)
+    alone = ~judged & ((size == 1) | (2 * np.abs(from_level) > OUTLIER_MADS * scale))
+    distance = np.where(alone, curve / curve_scale, distance)
+    worst = int(np.argmax(distance))
+    return (worst, float(distance[worst])) if distance[worst] > OUTLIER_MADS else (None, None)
+
+
+def _robust_residuals(fit: CurveFit) -> Array:
+    """Residuals (n,) about a curve fitted with Huber's weights."""
+    resid, data = fit.resid, fit.data
     for _ in range(8):
         scale = 1.4826 * float(np.median(np.abs(resid))) + 1e-9
         if np.abs(resid).max() < 3.5 * scale:
@@ -208,8 +243,7 @@ def _robust_mads(fit: CurveFit) -> Array:
         if np.allclose(again.resid, resid, atol=1e-6):
             break
         resid = again.resid
-    scale = 1.4826 * float(np.median(np.abs(resid))) + 1e-9
-    return resid / scale
+    return resid
 
 
 def _log_size(fit: CurveFit) -> Array:
@@ -220,20 +254,30 @@ def _log_size(fit: CurveFit) -> Array:
     return np.log(np.maximum(u + (1 - u) * z, 1e-12))
 
 
-def _variance_slope(fit: CurveFit) -> tuple[float | None, float]:
-    """Koenker's studentised score test of residual variance on log size, and Harvey's slope."""
-    size = _log_size(fit)
+def _variance_slope(fit: CurveFit, level: NDArray[np.int_]) -> tuple[float | None, float]:
+    """Koenker's studentised score test of noise variance on log size, and Harvey's slope.
+
+    Noise is what repeats scatter by: a curve that does not fit must not pass for unequal noise. Without
+    repeats to speak of the residuals of the curve have to do.
+    """
+    level = pd.factorize(level)[0]
+    count = np.bincount(level)
+    mean = np.bincount(level, fit.resid) / count
+    repeated = (count > 1)[level]
+    if (count - 1).sum() >= 8 and (count > 1).sum() >= 4:
+        squares = (fit.resid - mean[level])[repeated] ** 2 * (count / np.maximum(count - 1, 1))[level][repeated]
+        size = _log_size(fit)[repeated]
+    else:
+        squares, size = fit.resid**2, _log_size(fit)
     size = size - size.mean()
-    squares = fit.resid**2
     if len(size) < 8 or squares.sum() < 1e-16 or size.std() < 1e-6:
         return None, 0.0
     relative = squares / squares.mean()
-    slope_linear = float(size @ relative / (size @ size))
-    explained = slope_linear**2 * float(size @ size)
+    explained = float(size @ relative) ** 2 / float(size @ size)
     total = float(((relative - 1) ** 2).sum())
     statistic = len(size) * explained / total if total > 0 else 0.0
-    p = float(t_tail(np.sqrt(max(statistic, 0.0)), 1e9) * 2)  # χ² with 1 df is a normal squared
-    logs = np.log(squares + 1e-4 * squares.mean())
+    p = 2 * t_tail(math.sqrt(max(statistic, 0.0)), 1e9)  # χ² with 1 df is a normal squared
+    logs = np.log(squares + 1e-2 * squares.mean())
     slope = float(size @ logs / (size @ size))
     return p, float(np.clip(slope, -2.0, 2.0))
 
@@ -255,48 +299,55 @@ def _drifts(design: Design, fit: CurveFit, clean: NDArray[np.bool_]) -> tuple[bo
 
 @dataclass(frozen=True, kw_only=True)
 class LackOfFit:
-    """F test of the curve against pure error, and the largest mean deviation of a level (relative)."""
+    """F test of a curve against pure error, and the level (mean of repeats) that lies farthest off it.
+
+    `deviation` is relative; `se` is that of its log; `levels` is how many were looked at.
+    """
 
     F: float
     p: float
     df: tuple[int, int]
     deviation: float
+    se: float
+    levels: int
     level: dict[str, float]
 
+    def p_beyond(self, bound: float) -> float:
+        """One-sided p of "no level lies farther off than `bound` (relative)", Bonferroni over the levels."""
+        t = (math.log1p(self.deviation) - math.log1p(bound)) / self.se
+        return min(1.0, self.levels * t_tail(t, self.df[1]))
 
-def lack_of_fit(analysis: Analysis) -> LackOfFit | None:
-    """None without replicates or without levels to spare. Levels are cells × samples × epochs (× session)."""
-    frame, fit = analysis.design.frame, analysis.fit
-    keys = pd.DataFrame({"cell": frame["cell"], "s": frame["samples"].where(frame["samples_seen"] > 0, 0)})
-    keys["e"] = frame["epochs_seen"].where(frame["samples_seen"] > 0, 0)
-    level = keys.groupby(["cell", "s", "e"]).ngroup().to_numpy()
+
+def lack_of_fit(design: Design, fit: CurveFit, spent: int = 0) -> LackOfFit | None:
+    """Of a curve with `spent` parameters fewer than the full one; None without repeats or levels to spare."""
+    level, weights = design.level, fit.data.weights
     groups = int(level.max()) + 1
-    root, weights = np.sqrt(fit.data.weights), fit.data.weights
     weight = np.bincount(level, weights, groups)
     mean = np.bincount(level, weights * fit.resid, groups) / weight
     nuisance = fit.data.nuisance[:, fit.data.cells :]
-    pure = root * (fit.resid - mean[level])
+    pure = np.sqrt(weights) * (fit.resid - mean[level])
     df_pure = len(level) - groups
     if nuisance.shape[1]:  # sessions and drift are not pure error
-        centred = np.column_stack(
-            [root * (column - (np.bincount(level, weights * column, groups) / weight)[level]) for column in nuisance.T]
-        )
+        level_means = np.column_stack([np.bincount(level, weights * c, groups) / weight for c in nuisance.T])
+        centred = np.sqrt(weights)[:, None] * (nuisance - level_means[level])
         solution, _, rank, _ = np.linalg.lstsq(centred, pure, rcond=1e-9)
         pure = pure - centred @ solution
         df_pure -= int(rank)
     ss_pure = float(pure @ pure)
-    df_lack = fit.data.df - df_pure
+    df_lack = fit.data.df + spent - df_pure
     if df_pure < 2 or df_lack < 1 or ss_pure < 1e-14:
         return None
     F = max(fit.rss - ss_pure, 0.0) / df_lack / (ss_pure / df_pure)
     worst = int(np.argmax(np.abs(mean)))
-    row = int(np.flatnonzero(level == worst)[0])
+    row = design.frame.iloc[int(np.flatnonzero(level == worst)[0])]
     return LackOfFit(
         F=F,
         p=float(fdtrc(df_lack, df_pure, F)),
         df=(df_lack, df_pure),
-        deviation=float(abs(np.expm1(mean[worst]))),
-        level={"samples": float(frame["samples"][row]), "epochs": float(frame["epochs"][row])},
+        deviation=float(np.expm1(abs(mean[worst]))),
+        se=math.sqrt(ss_pure / df_pure / weight[worst]),
+        levels=groups,
+        level={"samples": float(row["samples"]), "epochs": float(row["epochs"])},
     )
 
 
@@ -370,7 +421,7 @@ def mean_elasticity(analysis: Analysis, factor: str) -> Estimate:
         total = 0.0
         for (cell, low, high), part in zip(ends, share, strict=True):
             u = shares[cell]
-            m_low, m_high = (u + (1 - u) * np.exp(exponents[j] * end) for end in (low, high))
+            m_low, m_high = (max(u + (1 - u) * np.exp(exponents[j] * end), 1e-12) for end in (low, high))
             total += part * (np.log(m_high) - np.log(m_low)) / (high - low)
         return float(total)
 

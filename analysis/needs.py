@@ -1,12 +1,13 @@
 """What would decide an undecided claim: runs, settings, expected energy, and the command that makes them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from .regression import wls
 from .verdicts import Needs
 
 TARGET_RANGE = 32
@@ -14,19 +15,19 @@ FULL_LEVELS = 6
 SWEEP = "python -m lora_scaling -m"
 
 
-def energy_per_work(frame: pd.DataFrame, samples: float, epochs: float) -> float:
-    """Expected kWh of a run, from the runs there are: an affine line through their medians by work."""
+def energy_line(frame: pd.DataFrame) -> Callable[[float], float]:
+    """Expected kWh of a run by its work (samples × epochs): an affine line through the medians there are."""
     known = frame[frame["energy_kwh"] > 0]
     if known.empty:
-        return float("nan")
+        return lambda work: float("nan")
     line = known.groupby("samples_seen")["energy_kwh"].median()
     x, y = line.index.to_numpy(dtype=float), line.to_numpy(dtype=float)
-    target = samples * epochs
     if len(x) == 1:
-        return float(y[0] * target / x[0]) if x[0] > 0 else float(y[0])
-    weights = 1 / np.maximum(y, y.max() * 1e-6)
-    slope, intercept = np.polyfit(x, y, 1, w=weights)
-    return float(max(intercept + slope * target, y.min() * min(1.0, target / max(x.max(), 1e-9))))
+        return lambda work: float(y[0] * work / x[0]) if x[0] > 0 else float(y[0])
+    X = np.column_stack([np.ones_like(x), x])
+    intercept, slope = wls(y, X, 1 / y**2, ["fixed", "work"]).params
+    floor = 0.5 * float(y.min())
+    return lambda work: max(float(intercept + slope * work), floor)
 
 
 def common_overrides(frame: pd.DataFrame) -> list[str]:
@@ -72,6 +73,7 @@ def sweep_needs(
     replaced = {word.split("=")[0] for word in extra}
     shared = [word for word in common_overrides(frame) if word.split("=")[0] not in replaced]
     variants = math.prod(word.count(",") + 1 for word in extra)
+    cost = energy_line(frame)
     have = frame[frame["samples_seen"] > 0].groupby(["samples", "epochs"]).size().to_dict()
     settings: list[dict[str, Any]] = []
     energy = 0.0
@@ -80,14 +82,14 @@ def sweep_needs(
             new = max(0, replicates - have.get((s, e), 0)) if variants == 1 else replicates * variants
             if new:
                 settings.append({"samples": s, "epochs": e, "runs": new})
-                energy += new * energy_per_work(frame, s, e)
+                energy += new * cost(s * e)
     levels = f"samples={','.join(map(str, samples))} epochs={','.join(map(str, epochs))}"
     command = " ".join([SWEEP, levels, *extra, *shared, f"replicates={replicates}"])
     if zero_runs:
         settings.append({"samples": samples[0], "epochs": epochs[0], "max_steps": 0, "runs": zero_runs})
         zero = f"samples={samples[0]} epochs={epochs[0]}"
         command += " && " + " ".join([SWEEP, zero, *shared, "max_steps=0", f"replicates={zero_runs}"])
-        energy += zero_runs * energy_per_work(frame, 0, 0)
+        energy += zero_runs * cost(0)
     return Needs(
         message=message,
         runs=sum(setting["runs"] for setting in settings),

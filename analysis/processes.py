@@ -332,7 +332,12 @@ PROCESSES: tuple[Process, ...] = (
     Process(
         name="affine, fixed cost 20 %",
         make=scaling(Sweep(), fixed=0.25, cv=0.03),
-        truths={"linear_in_samples": yes(), "doubling_doubles": yes(powered=False)},
+        truths={"linear_in_samples": yes()},
+    ),
+    Process(
+        name="affine, fixed cost 5 %",
+        make=scaling(Sweep(), fixed=0.05),
+        truths={"linear_in_samples": yes(), "doubling_doubles": yes()},
     ),
     Process(
         name="affine, fixed cost 67 %",
