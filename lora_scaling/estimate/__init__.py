@@ -1,1 +1,14 @@
-"""What a run will cost, before it is started: time, energy, grams, memory, each with an interval and its basis."""
+"""What a run will cost, before it is started: time, energy, grams, memory, each with an interval and its basis.
+
+    from lora_scaling.config import compose
+    from lora_scaling.estimate import estimate
+    estimate(compose(["model=llama-3.1-8b", "method=qlora", "hardware=rtx-4090", "samples=10000"])).energy_kwh
+
+The whole arithmetic is `physics.py` (time, power), `workload` (FLOPs, memory) and the constants of `priors.json`.
+"""
+
+from .answer import Emissions, Estimate, Interval, Memory, Part
+from .estimator import Price, estimate
+from .fitted import load_fit
+
+__all__ = ["Emissions", "Estimate", "Interval", "Memory", "Part", "Price", "estimate", "load_fit"]

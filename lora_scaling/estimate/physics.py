@@ -40,7 +40,6 @@ class Load:
     modules: int
     quantized: float
     trainable: float
-    state_bytes: float
     comm_bytes: float
 
 
@@ -72,20 +71,23 @@ class StepTime:
 
 def step_time(load: Load, machine: Machine, c: Constants) -> StepTime:
     """Seconds of one optimizer step."""
+    if load.steps == 0:
+        return StepTime(gemm=0.0, traffic=0.0, launch=0.0, dequant=0.0, update=0.0, comm=0.0, total=0.0)
     p = c["overlap_power"]
     bandwidth = machine.bandwidth * c["bandwidth_share"]
     n = load.accumulation
     compute = load.flops / (machine.peak * c["eta"]) * (1 + c["half_tokens"] / load.tokens)
     gemm = _norm(compute, load.passes * load.weight_bytes / bandwidth, p)
     traffic = c["traffic_factor"] * load.activation_bytes * load.passes / 2 / bandwidth
-    launch = load.passes / 2 * (load.layers * c["layer_launch_s"] + load.modules * c["module_launch_s"])
+    layer = c["cpu_layer_s"] if machine.kind == "cpu" else c["layer_launch_s"]
+    launch = load.passes / 2 * (load.layers * layer + load.modules * c["module_launch_s"])
     dequant = load.passes * load.quantized * c["dequant_bytes"] / machine.bandwidth
     # A CPU issues its operations and computes them itself: nothing overlaps.
     micro = gemm + traffic + launch if machine.kind == "cpu" else _norm(gemm + traffic, launch, p)
     micro += dequant
     comm = load.comm_bytes / (machine.link * c["comm_share"]) if load.comm_bytes else 0.0
     update = load.trainable * c["update_bytes"] / bandwidth
-    total = _norm(n * micro, comm, p) + update
+    total = (_norm(n * micro, comm, p) + update) * c["software"]
     return StepTime(
         gemm=n * gemm,
         traffic=n * traffic,
@@ -95,6 +97,23 @@ def step_time(load: Load, machine: Machine, c: Constants) -> StepTime:
         comm=comm,
         total=total,
     )
+
+
+def mean_power_w(step: StepTime, load: Load, machine: Machine, c: Constants) -> tuple[float, float]:
+    """(all boards, CPU and RAM) in watts while training, from what the time of a step goes to.
+
+    A board draws its limit in matrix products, less moving memory, little waiting.
+    """
+    host = machine.host_power_w
+    if machine.kind == "cpu" or step.total == 0:
+        return 0.0, host * c["power"]
+    compute, memory = step.gemm / step.total, (step.traffic + step.dequant + step.update) / step.total
+    busy = compute + memory
+    if busy > 1:
+        compute, memory, busy = compute / busy, memory / busy, 1.0
+    use = c["power_compute"] * compute + c["power_memory"] * memory + c["power_waiting"] * (1 - busy)
+    board = machine.idle_power_w + (machine.board_power_w - machine.idle_power_w) * use
+    return load.gpus * board * c["power"], host * c["power"]
 
 
 def _norm(a: float, b: float, p: float) -> float:

@@ -1,0 +1,240 @@
+"""`estimate(config)`: exact work, then time, power, energy, grams and money with intervals."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+from ..config import RunConfig
+from ..grid import StaticIntensity, static_intensity
+from ..grid.static import given_intensity
+from .answer import Emissions, Estimate, Interval, Memory
+from .fitted import Fit
+from .hardware import machine_of, resolve_hardware
+from .lengths import LengthBasis, lengths_of
+from .modelled import Modelled, model_run
+from .pilot import PilotMeasurement, scale_pilot
+from .plan import Plan, make_plan, resolve_precision
+from .priors import Priors, load_priors
+from .remedies import remedy
+from .target import target_of
+
+_COUNTED = "counted exactly from the model's shape"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """Money an hour of all devices, or a kWh, in any one currency."""
+
+    per_hour: float | None = None
+    per_kwh: float | None = None
+
+
+def estimate(
+    config: RunConfig,
+    *,
+    level: float = 0.9,
+    fit: Fit | None = None,
+    pilot: PilotMeasurement | None = None,
+    price: Price | None = None,
+) -> Estimate:
+    """What this run will cost, before it is started; nothing is loaded, downloaded or run.
+
+    Without `fit` and `pilot` the answer rests on priors. With both, the narrower interval is given.
+
+    Raises:
+        UserError: the model's shape or the data's lengths are unknown, the zone does not exist, or the fit is of
+            other hardware. A run that does not fit into memory is no error: see `Estimate.memory`.
+    """
+    priors = load_priors()
+    hardware = resolve_hardware(config.hardware)
+    config = dataclasses.replace(config, hardware=hardware)
+    lengths = lengths_of(config.data, priors)
+    workload = config.workload(lengths.lengths)
+    precision = resolve_precision(config, hardware.kind, hardware.peak_tflops)
+    budget = None if hardware.memory_gb is None else hardware.memory_gb * 1e9 / priors.values["memory"]
+    plan = make_plan(config, workload, precision, budget)
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    base = Estimate(
+        name=_name(config),
+        level=level,
+        basis="priors",
+        hardware=hardware.name,
+        gpu_count=hardware.count,
+        work=_work(plan),
+        memory=_memory(config, plan, priors, z),
+        assumptions=_assumptions(config, plan, lengths),
+        sources={"work": _COUNTED, "peak_memory_gb": "modelled: tensors counted, allocator overhead assumed"},
+    )
+    machine, missing = machine_of(hardware, precision, priors)
+    answers: list[Estimate] = []
+    if fit is not None:
+        answers.append(_from_fit(base, config, plan, fit, level))
+    if pilot is not None:
+        answers.append(_from_pilot(base, config, plan, pilot, level))
+    if not answers:
+        if machine is None:
+            return dataclasses.replace(base, reason=missing)
+        answers.append(_from_priors(base, model_run(config, plan, machine, priors, lengths.log_sd), z, hardware.kind))
+    best = min(answers, key=lambda answer: answer.energy_kwh.ratio if answer.energy_kwh else float("inf"))
+    return _priced(_with_grams(best, config, priors, z), price)
+
+
+def _name(config: RunConfig) -> str:
+    rank = f" r={config.lora.r}" if config.tuning.adapted else ""
+    return f"{config.model.name} {config.method.name}{rank}, {config.samples:,} samples × {config.epochs}"
+
+
+def _work(plan: Plan) -> dict[str, float]:
+    w, flops = plan.workload, plan.workload.flops
+    return {
+        "params": w.shape.params,
+        "trainable_params": w.trainable_params,
+        "samples_seen": w.samples_seen,
+        "tokens": w.tokens_seen,
+        "tokens_padded": w.tokens_padded,
+        "tokens_truncated": w.samples_seen * w.statistics.truncated,
+        "steps": plan.load.steps,
+        "micro_steps": plan.micro_steps,
+        "flops": flops.total,
+        "model_flops": flops.model,
+    }
+
+
+def _memory(config: RunConfig, plan: Plan, priors: Priors, z: float) -> Memory:
+    use, overhead = plan.memory, priors.values["memory"]
+    available = config.hardware.memory_gb
+    peak = Interval.lognormal(use.peak * overhead / 1e9, priors.log_sd["memory"], z)
+    fits = None if available is None else peak.estimate <= available
+    parts = {
+        name: getattr(use, name) / 1e9
+        for name in ("weights", "adapters", "gradients", "optimizer", "activations", "logits", "rerun", "at_update")
+    }
+    return Memory(
+        peak_gb=peak,
+        available_gb=available,
+        fits=fits,
+        largest_batch=None if available is None else plan.largest_batch(available * 1e9 / overhead),
+        shards=plan.shards,
+        parts=parts,
+        remedy=remedy(config, plan, overhead) if fits is False else None,
+    )
+
+
+def _assumptions(config: RunConfig, plan: Plan, lengths: LengthBasis) -> tuple[str, ...]:
+    w = plan.workload
+    said = [lengths.sentence]
+    cut = w.statistics.truncated / max(1e-9, lengths.lengths.mean)
+    if cut > 0.02:
+        said.append(f"max_seq_len {config.max_seq_len} cuts {cut:.0%} of the tokens")
+    if w.statistics.padding > 0.01 * w.statistics.tokens:
+        said.append(f"padding adds {w.statistics.padding / w.statistics.tokens:.0%} to the tokens processed")
+    if config.precision == "auto":
+        said.append(f"precision auto taken as {plan.precision}")
+    if config.method.name == "full" and plan.precision == "bf16":
+        said.append("full fine-tuning in pure bf16: weights, gradients and AdamW's moments in 16 bit")
+    return (*said, *plan.notes)
+
+
+def _from_priors(base: Estimate, run: Modelled, z: float, kind: str) -> Estimate:
+    host = "CPU and RAM as CodeCarbon models them; no PUE, no losses of the power supply"
+    device = "processor measured here, " if kind == "cpu" else "dense peak and board power by the sheet, "
+    return dataclasses.replace(
+        base,
+        time_s=Interval.lognormal(run.seconds, run.time_log_sd, z),
+        energy_kwh=Interval.lognormal(run.energy_kwh, run.energy_log_sd, z),
+        power_w=run.power_w,
+        parts=run.parts,
+        drivers=run.drivers,
+        sources={**base.sources, "time_s": "modelled from priors", "energy_kwh": "modelled from priors"},
+        assumptions=(*base.assumptions, f"{device}efficiencies from published runs (priors.json)", host),
+    )
+
+
+def _from_fit(base: Estimate, config: RunConfig, plan: Plan, fit: Fit, level: float) -> Estimate:
+    target = target_of(config, plan.workload)
+    energy, seconds = fit.predict(target, level), fit.predict_time(target, level)
+    kwh = Interval(estimate=energy.estimate, low=energy.low, high=energy.high)
+    time_s = None if seconds is None else Interval(estimate=seconds.estimate, low=seconds.low, high=seconds.high)
+    unseen = [str(item["variable"]) for item in energy.extrapolates if item["factor"] is None]
+    said = [f"fitted on {fit.n} runs of {', '.join(fit.hardware) or 'a device not named'}"]
+    if unseen:
+        said.append(f"the fit has not seen this {' and '.join(unseen)}: its interval is widened by a factor 1.5 for each")
+    return dataclasses.replace(
+        base,
+        basis="fit",
+        time_s=time_s,
+        energy_kwh=kwh,
+        power_w=None if time_s is None else kwh.estimate * 3.6e6 / time_s.estimate,
+        extrapolates=energy.extrapolates,
+        sources={**base.sources, "time_s": f"fit ({fit.path})", "energy_kwh": f"fit ({fit.path})"},
+        assumptions=(*base.assumptions, *said),
+    )
+
+
+def _from_pilot(
+    base: Estimate, config: RunConfig, plan: Plan, pilot: PilotMeasurement, level: float
+) -> Estimate:
+    scaled = scale_pilot(pilot, plan, level, eval_samples=config.eval_samples)
+    return dataclasses.replace(
+        base,
+        basis="pilot",
+        hardware=pilot.device,
+        time_s=scaled.time_s,
+        energy_kwh=scaled.energy_kwh,
+        power_w=scaled.energy_kwh.estimate * 3.6e6 / scaled.time_s.estimate,
+        parts=scaled.parts,
+        extrapolates=scaled.extrapolates,
+        sources={**base.sources, "time_s": "pilot, scaled", "energy_kwh": f"pilot, scaled ({pilot.energy_source})"},
+        assumptions=(*base.assumptions, *scaled.assumptions),
+    )
+
+
+def _intensity(config: RunConfig) -> StaticIntensity:
+    grid = config.grid
+    if grid.intensity_g_per_kwh is not None:
+        return given_intensity(grid.intensity_g_per_kwh)
+    return static_intensity(grid.zone)
+
+
+def _with_grams(answer: Estimate, config: RunConfig, priors: Priors, z: float) -> Estimate:
+    if answer.energy_kwh is None:
+        return answer
+    intensity = _intensity(config)
+    given = config.grid.intensity_g_per_kwh is not None
+    spread = 0.0 if given else z * priors.log_sd["intensity_static"]
+    kwh, grams = answer.energy_kwh, intensity.g_per_kwh * config.grid.pue
+    emissions = Emissions(
+        grams=Interval(
+            estimate=kwh.estimate * grams,
+            low=kwh.estimate * grams / _together(kwh.estimate / kwh.low, spread),
+            high=kwh.estimate * grams * _together(kwh.high / kwh.estimate, spread),
+        ),
+        g_per_kwh=intensity.g_per_kwh,
+        definition=intensity.definition,
+        source=intensity.source,
+        year=intensity.year,
+    )
+    said = f"{intensity.g_per_kwh:.4g} g/kWh, {intensity.place}" + (f" {intensity.year}" if intensity.year else "")
+    notes = [said if given else f"{said}: a yearly mean, of which an hour may differ by a factor 1.6"]
+    if intensity.notice:
+        notes.append(intensity.notice)
+    if config.grid.pue != 1.0:
+        notes.append(f"grams include PUE {config.grid.pue:g}; kWh do not")
+    return dataclasses.replace(answer, emissions_g=emissions, assumptions=(*answer.assumptions, *notes))
+
+
+def _together(factor: float, log_spread: float) -> float:
+    """Two independent relative spreads as one factor."""
+    return math.exp(math.hypot(math.log(factor), log_spread)) if factor > 0 else 1.0
+
+
+def _priced(answer: Estimate, price: Price | None) -> Estimate:
+    if price is None or answer.energy_kwh is None or answer.time_s is None:
+        return answer
+    cost = Interval(estimate=0.0, low=0.0, high=0.0)
+    if price.per_hour is not None:
+        cost = cost.plus(answer.time_s.scaled(price.per_hour / 3600))
+    if price.per_kwh is not None:
+        cost = cost.plus(answer.energy_kwh.scaled(price.per_kwh))
+    return dataclasses.replace(answer, cost=cost)

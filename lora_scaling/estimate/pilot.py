@@ -1,0 +1,152 @@
+"""From a minute of the real run to all of it: pure arithmetic on what a pilot measured.
+
+Each optimizer step of the pilot is a pair (seconds, FLOPs of its very batches). Time is fitted as
+`micro-steps · a + FLOPs · b` with a, b ≥ 0, so that a pilot that drew long batches does not overstate a run of short
+ones; energy is the pilot's mean power over its training window times that. Setup and evaluation are added as measured.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .answer import Interval, Part
+from .plan import Plan
+from .quantiles import t_quantile
+
+_JOULES_PER_KWH = 3.6e6
+# Runs differ from each other beyond what a minute shows: temperature, clocks, other load (log standard deviation).
+_RUN_TO_RUN_SD = 0.025
+_DEVICE_DRIFT_SD = 0.01
+_FLAT = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class PilotStep:
+    """One optimizer step as measured: seconds, its forward and backward passes, and their FLOPs."""
+
+    seconds: float
+    micro_steps: int
+    flops: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A measured window: seconds, and joules of the components there are."""
+
+    seconds: float
+    joules: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PilotMeasurement:
+    """What a pilot measured on this device with the run's own data layout.
+
+    whole_flops, whole_micro_steps: exact for the training phase of the whole run; None: as planned. warmup, train,
+    evaluation: the pilot's windows (`evaluation`: one pass over all held-out samples). random_weights: the right
+    shape without the weights.
+    """
+
+    device: str
+    energy_source: str
+    setup: Phase
+    warmup: Phase | None
+    train: Phase
+    evaluation: Phase | None
+    steps: Sequence[PilotStep]
+    whole_flops: float | None = None
+    whole_micro_steps: int | None = None
+    random_weights: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaled:
+    """The whole run, from its pilot."""
+
+    time_s: Interval
+    energy_kwh: Interval
+    parts: Mapping[str, Part]
+    extrapolates: tuple[Mapping[str, Any], ...]
+    assumptions: tuple[str, ...]
+
+
+def scale_pilot(pilot: PilotMeasurement, plan: Plan, level: float, *, eval_samples: int) -> Scaled:
+    """Time and energy of the whole run, with the interval of one run.
+
+    Raises:
+        ValueError: the pilot took no step.
+    """
+    if not pilot.steps:
+        raise ValueError("a pilot needs at least one step")
+    flops = pilot.whole_flops if pilot.whole_flops is not None else plan.workload.flops.total / plan.load.gpus
+    micro = pilot.whole_micro_steps if pilot.whole_micro_steps is not None else plan.micro_steps
+    per_pass, per_flop, log_sd = fit_steps(pilot.steps)
+    train_s = micro * per_pass + flops * per_flop
+    power_w = pilot.train.joules / pilot.train.seconds
+    phases = {
+        "setup": pilot.setup,
+        "warmup": pilot.warmup or Phase(seconds=0.0, joules=0.0),
+        "train": Phase(seconds=train_s, joules=train_s * power_w),
+        "eval": _evaluations(pilot.evaluation, eval_samples),
+    }
+    parts = {name: Part(seconds=p.seconds, energy_kwh=p.joules / _JOULES_PER_KWH) for name, p in phases.items()}
+    total_s, kwh = sum(p.seconds for p in parts.values()), sum(p.energy_kwh for p in parts.values())
+    sd = math.hypot(log_sd, _RUN_TO_RUN_SD, _DEVICE_DRIFT_SD * math.log(max(1.0, train_s / pilot.train.seconds)))
+    quantile = t_quantile(0.5 + level / 2, max(2, len(pilot.steps) - 2))
+    done = sum(step.flops for step in pilot.steps)
+    factor = flops / done if done else math.inf
+    return Scaled(
+        time_s=Interval.lognormal(total_s, sd, quantile),
+        energy_kwh=Interval.lognormal(kwh, sd, quantile),
+        parts=parts,
+        extrapolates=({"variable": "train_flops", "factor": factor},) if factor > 1 else (),
+        assumptions=_said(pilot, factor, power_w),
+    )
+
+
+def fit_steps(steps: Sequence[PilotStep]) -> tuple[float, float, float]:
+    """(seconds a pass, seconds a FLOP, log standard deviation of a total), by least squares with neither negative."""
+    seconds, passes, flops = (sum(getattr(s, name) for s in steps) for name in ("seconds", "micro_steps", "flops"))
+    ratio = seconds / flops
+    spread = [s.flops / s.micro_steps for s in steps]
+    mean = sum(spread) / len(spread)
+    flat = math.sqrt(sum((x - mean) ** 2 for x in spread) / len(spread)) < _FLAT * mean
+    a, b = (0.0, ratio) if flat or len(steps) < 4 else _least_squares(steps)
+    if b < 0 or a < 0:
+        a, b = (seconds / passes, 0.0) if b < 0 else (0.0, ratio)
+    residuals = [s.seconds - a * s.micro_steps - b * s.flops for s in steps]
+    n = len(steps)
+    if n < 3:
+        return a, b, 0.1
+    cv = math.sqrt(sum(r * r for r in residuals) / (n - 2)) / (seconds / n)
+    return a, b, cv / math.sqrt(n)
+
+
+def _least_squares(steps: Sequence[PilotStep]) -> tuple[float, float]:
+    """Minimises Σ (seconds − a·passes − b·flops)²."""
+    scale = max(s.flops for s in steps)
+    pp = sum(s.micro_steps**2 for s in steps)
+    ff = sum((s.flops / scale) ** 2 for s in steps)
+    pf = sum(s.micro_steps * s.flops / scale for s in steps)
+    pt = sum(s.micro_steps * s.seconds for s in steps)
+    ft = sum(s.flops / scale * s.seconds for s in steps)
+    determinant = pp * ff - pf * pf
+    if determinant <= 1e-12 * pp * ff:
+        return 0.0, sum(s.seconds for s in steps) / sum(s.flops for s in steps)
+    return (pt * ff - ft * pf) / determinant, (ft * pp - pt * pf) / determinant / scale
+
+
+def _evaluations(one: Phase | None, eval_samples: int) -> Phase:
+    if one is None or eval_samples == 0:
+        return Phase(seconds=0.0, joules=0.0)
+    return Phase(seconds=2 * one.seconds, joules=2 * one.joules)
+
+
+def _said(pilot: PilotMeasurement, factor: float, power_w: float) -> tuple[str, ...]:
+    said = [
+        f"pilot of {pilot.train.seconds:.3g} s, {len(pilot.steps)} steps at {power_w:.3g} W ({pilot.energy_source}), "
+        f"scaled {factor:.3g} times by exact FLOPs"
+    ]
+    if pilot.random_weights:
+        said.append("random weights of the right shape: reading the real ones from disk comes on top")
+    return tuple(said)

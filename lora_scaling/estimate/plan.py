@@ -1,0 +1,144 @@
+"""From a configuration to exact work on each device: FLOPs, bytes, passes, memory. No constant is guessed here."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..config import RunConfig
+from ..workload import MemorySetup, MemoryUse, Workload, largest_batch, training_memory
+from ..workload.memory import layer_activation_bytes, weight_bytes
+from .physics import Load
+
+_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A run laid out on its devices.
+
+    micro_steps: forward and backward passes of each device; row_tokens: of the longest row, which sets the peak;
+    shards: devices over which weights are split (1: each holds all of them).
+    """
+
+    workload: Workload
+    precision: str
+    load: Load
+    setup: MemorySetup
+    memory: MemoryUse
+    micro_steps: int
+    row_tokens: int
+    notes: tuple[str, ...]
+
+    @property
+    def shards(self) -> int:
+        return self.setup.shards
+
+    def memory_of(self, rows: int) -> MemoryUse:
+        w = self.workload
+        return training_memory(w.shape, w.tuning, self.setup, rows=rows, row_tokens=self.row_tokens)
+
+    def largest_batch(self, budget_bytes: float) -> int:
+        w = self.workload
+        return largest_batch(w.shape, w.tuning, self.setup, row_tokens=self.row_tokens, budget_bytes=budget_bytes)
+
+
+def resolve_precision(config: RunConfig, kind: str, peaks: Mapping[str, float | None]) -> str:
+    """What `precision=auto` becomes on this device: as the training engine chooses."""
+    if config.precision != "auto":
+        return config.precision
+    if kind in ("cuda", "rocm"):
+        return "fp16" if peaks.get("bf16") is None and peaks.get("fp16") is not None else "bf16"
+    return "fp32" if kind in ("cpu", "mps") else "bf16"
+
+
+def make_plan(config: RunConfig, workload: Workload, precision: str, memory_budget: float | None) -> Plan:
+    """Lay a run out on `hardware.count` devices; weights are sharded where one device cannot hold them."""
+    devices = config.hardware.count
+    rows = min(workload.batching.batch_size, workload.rows)
+    longest = _longest_row(workload)
+    notes: list[str] = []
+    setup = _memory_setup(config, precision, shards=1)
+    memory = training_memory(workload.shape, workload.tuning, setup, rows=rows, row_tokens=longest)
+    if devices > 1 and memory_budget is not None and memory.peak > memory_budget:
+        setup = _memory_setup(config, precision, shards=devices)
+        memory = training_memory(workload.shape, workload.tuning, setup, rows=rows, row_tokens=longest)
+        notes.append(f"weights sharded over {devices} devices (FSDP), gathered for every pass")
+    elif devices > 1:
+        notes.append(f"{devices} devices each hold the whole model (DDP)")
+    accumulation = max(1, config.gradient_accumulation // devices)
+    if accumulation * devices != config.gradient_accumulation and devices > 1:
+        notes.append(
+            f"gradient_accumulation {config.gradient_accumulation} is not a multiple of {devices} devices: "
+            f"{accumulation} a device is assumed, a global batch of {accumulation * devices * config.batch_size} rows"
+        )
+    micro_steps = math.ceil(workload.micro_steps / devices)
+    steps = workload.steps if devices == 1 else math.ceil(micro_steps / accumulation)
+    if config.max_steps is not None:
+        steps = min(steps, config.max_steps)
+        micro_steps = min(micro_steps, steps * accumulation)
+    return Plan(
+        workload=workload,
+        precision=precision,
+        load=_load(workload, setup, devices, steps, micro_steps),
+        setup=setup,
+        memory=memory,
+        micro_steps=micro_steps,
+        row_tokens=longest,
+        notes=tuple(notes),
+    )
+
+
+def _memory_setup(config: RunConfig, precision: str, *, shards: int) -> MemorySetup:
+    compute = _BYTES[precision]
+    full_fp16 = config.method.name == "full" and precision == "fp16"
+    trainable = 4 if config.tuning.adapted or full_fp16 else compute
+    return MemorySetup(
+        compute_bytes=compute,
+        trainable_bytes=trainable,
+        state_bytes=2.0 if config.optimizer == "adamw_8bit" else 2.0 * trainable,
+        checkpointing=config.gradient_checkpointing,
+        accumulates=config.gradient_accumulation > config.hardware.count,
+        shards=shards,
+    )
+
+
+def _longest_row(workload: Workload) -> int:
+    batching = workload.batching
+    if batching.packing or batching.padding == "max_length":
+        return batching.max_seq_len
+    return min(batching.max_seq_len, workload.lengths.values[-1])
+
+
+def _load(workload: Workload, setup: MemorySetup, devices: int, steps: int, micro_steps: int) -> Load:
+    shape, tuning = workload.shape, workload.tuning
+    # A micro-step's work is that of the whole data set, wherever max_steps ends the run.
+    whole = dataclasses.replace(workload, max_steps=None)
+    tokens = whole.samples_seen * whole.statistics.processed / whole.micro_steps
+    kept = shape.layers * layer_activation_bytes(shape, tuning, setup) + 12 * shape.vocab_size
+    weights = shape.params * setup.compute_bytes
+    trained = workload.trainable_params
+    comm = 0.0
+    accumulation = micro_steps / steps if steps else 0.0
+    ring = (devices - 1) / devices
+    if setup.shards > 1:
+        # Gathered before the forward and the backward pass; gradients of trained weights scattered once.
+        moved = 2 * weight_bytes(shape, tuning, setup) + trained * setup.trainable_bytes
+        comm = accumulation * moved * ring
+    elif devices > 1:
+        comm = 2 * trained * setup.trainable_bytes * ring
+    return Load(
+        gpus=devices,
+        steps=steps,
+        accumulation=accumulation,
+        passes=3.0 if setup.checkpointing else 2.0,
+        tokens=max(tokens, 1.0),
+        flops=whole.flops.total / whole.micro_steps,
+        activation_bytes=tokens * kept,
+        weight_bytes=float(weights),
+        layers=shape.layers,
+        modules=tuning.adapted_modules(shape) if tuning.adapted else 0,
+        quantized=float(shape.linear_params) if tuning.method == "qlora" else 0.0,
+        trainable=trained / setup.shards,
+        comm_bytes=comm,
+    )

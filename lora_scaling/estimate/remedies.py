@@ -1,0 +1,63 @@
+"""A run that does not fit: by how much, and what would make it fit."""
+
+import dataclasses
+from collections.abc import Iterator
+
+from ..config import RunConfig
+from .hardware import memory_of_presets
+from .plan import Plan, make_plan
+
+_SHARDS = (2, 4, 8, 16)
+
+
+def remedy(config: RunConfig, plan: Plan, overhead: float) -> str:
+    """One sentence; `overhead` is reserved over allocated memory."""
+    available = config.hardware.memory_gb
+    assert available is not None
+    needed = plan.memory.peak * overhead / 1e9
+    options = list(_options(config, plan, available * 1e9 / overhead, overhead))
+    advice = "; ".join(options) if options else "nothing short of a much larger device would do"
+    return (
+        f"`batch_size` was {config.batch_size}: {config.model.name} {config.method.name} needs about {needed:.3g} GB "
+        f"on each device, {needed - available:.3g} GB more than the {available:g} GB of {config.hardware.name}; "
+        f"what would fit: {advice}"
+    )
+
+
+def _options(config: RunConfig, plan: Plan, budget: float, overhead: float) -> Iterator[str]:
+    largest = plan.largest_batch(budget)
+    if largest:
+        yield f"batch_size={largest}"
+    for words, changes in _changes(config):
+        changed = _changed(config, plan, changes, budget)
+        if changed.memory.peak <= budget:
+            yield words
+        elif not largest and (rows := changed.largest_batch(budget)):
+            yield f"{words} with batch_size={rows}"
+    for count in _SHARDS:
+        if count > config.hardware.count:
+            hardware = dataclasses.replace(config.hardware, count=count)
+            if _changed(config, plan, {"hardware": hardware}, budget).memory.peak <= budget:
+                yield f"hardware.count={count}"
+                break
+    need = plan.memory.peak * overhead / 1e9
+    enough = sorted((gb, name) for name, gb in memory_of_presets().items() if gb >= need and not name.startswith("apple"))
+    if enough:
+        yield f"hardware={enough[0][1]} ({enough[0][0]:g} GB)"
+
+
+def _changes(config: RunConfig) -> Iterator[tuple[str, dict[str, object]]]:
+    if not config.gradient_checkpointing:
+        yield "gradient_checkpointing=true", {"gradient_checkpointing": True}
+    if config.method.name != "qlora":
+        method = dataclasses.replace(config.method, name="qlora")
+        yield "method=qlora", {"method": method}
+        if not config.gradient_checkpointing:
+            yield "method=qlora gradient_checkpointing=true", {"method": method, "gradient_checkpointing": True}
+    if config.method.name == "full" and config.optimizer != "adamw_8bit":
+        yield "optimizer=adamw_8bit", {"optimizer": "adamw_8bit"}
+
+
+def _changed(config: RunConfig, plan: Plan, changes: dict[str, object], budget: float) -> Plan:
+    changed = dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+    return make_plan(changed, changed.workload(plan.workload.lengths), plan.precision, budget)
