@@ -31,6 +31,7 @@ LEAST_TRAINING = 4
 LEAST_TESTED = 2
 HORIZON_LIMIT = 2.0  # in logs: beyond twice what the backtest reached, nothing is validated (statistics.md)
 LEAST_COVERAGE = 0.6
+LARGE_ERROR = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +114,15 @@ class Backtest:
 
     @property
     def failed(self) -> tuple[Split, ...]:
-        """Splits whose 90 % intervals held too few of enough runs."""
-        return tuple(s for s in self.made if len(s.table) >= 4 and s.coverage < LEAST_COVERAGE)
+        """Splits that went wrong: intervals held too few of enough runs, and errors were large.
+
+        Errors of one split share the fit's own, so that a low coverage alone says little.
+        """
+        return tuple(
+            split
+            for split in self.made
+            if len(split.table) >= 4 and split.coverage < LEAST_COVERAGE and split.median_ape > LARGE_ERROR
+        )
 
     def to_dict(self, *, runs: bool = True) -> dict[str, Any]:
         """The JSON form; the split by energy leads."""
@@ -275,7 +283,7 @@ def summary(result: Backtest) -> list[str]:
         reach = ", ".join(f"{factor:.3g}× in {key.replace('_', ' ')}" for key, factor in split.horizons.items())
         lines.append(
             f"{split.name:<8} {split.rule}: {split.n_fitted} → {len(split.table)} runs, median error "
-            f"{100 * split.median_ape:.1f} %, worst {100 * worst['error']:+.1f} % ({worst['run_id']}), "
+            f"{100 * split.median_ape:.1f} %, worst {100 * float(worst['error']):+.1f} % ({worst['run_id']}), "
             f"{100 * split.coverage:.0f} % inside their 90 % interval; up to {reach} beyond the data."
         )
     return lines

@@ -1,0 +1,193 @@
+"""The run that a prediction is asked for: its exact work, and what had to be taken from the runs to know it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lora_scaling.config import RunConfig, compose
+from lora_scaling.errors import UserError
+from lora_scaling.estimate.target import target_of
+from lora_scaling.estimate.terms import Target, same_device
+from lora_scaling.paths import config_dir
+from lora_scaling.workload import Lengths, Workload
+
+from .energy_fit import EnergyFit
+from .work import group_levels
+
+MEMORY_OVERHEAD_GB = 1.5  # device context and fragmentation (estimator.md: 1 to 2 GB)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A planned run: its configuration, exact work, the fit's target, and the assumptions behind them.
+
+    `precision` is what the run would compute in; `device` the device's facts from the hardware table (None where
+    it is not in there) and `same_hardware` whether the fit knows it.
+    """
+
+    config: RunConfig
+    workload: Workload
+    target: Target
+    precision: str
+    device: dict[str, Any] | None
+    same_hardware: bool
+    assumptions: tuple[str, ...]
+
+
+def plan_target(overrides: Sequence[str], frame: pd.DataFrame, fitted: EnergyFit) -> Planned:
+    """Compose the target from overrides, with token lengths, precision and device of the runs where not given.
+
+    Raises UserError for overrides that make no run, or a run whose work cannot be known.
+    """
+    config = compose(list(overrides))
+    lengths, sentence = _lengths(config, overrides, frame)
+    workload = config.workload(lengths)
+    if workload.steps == 0:
+        raise UserError(
+            "`max_steps` was 0, which leaves no training to extrapolate to; give a target of at least one step."
+        )
+    target = target_of(config, workload)
+    assumptions = [_describe(config, workload), sentence]
+    labels = dict(target.labels)
+    precision = _precision(config, fitted, assumptions)
+    labels["precision"] = precision
+    same, device = _device(config, fitted, labels, assumptions)
+    assumptions += _differences(config, frame)
+    return Planned(
+        config=config,
+        workload=workload,
+        target=replace(target, labels=labels),
+        precision=precision,
+        device=device,
+        same_hardware=same,
+        assumptions=tuple(assumptions),
+    )
+
+
+def _describe(config: RunConfig, workload: Workload) -> str:
+    tuned = config.method.name + (f" of rank {config.lora.r}" if config.tuning.adapted else " fine-tuning")
+    return (
+        f"The target: {config.model.name} ({workload.shape.params / 1e9:.3g} B parameters), {tuned}, "
+        f"{config.samples:,} samples × {config.epochs} epoch{'s' * (config.epochs > 1)}, batch {config.batch_size}, "
+        f"{workload.tokens_seen + workload.tokens_padded:,.0f} tokens with padding, {workload.flops.total:.3g} FLOPs. "
+        "Settings that were not given are the configuration's defaults."
+    )
+
+
+def _lengths(config: RunConfig, overrides: Sequence[str], frame: pd.DataFrame) -> tuple[Lengths, str]:
+    """Token lengths: as given by data.tokens_per_sample, else those of the runs, else the data set's own."""
+    given = config.data.tokens_per_sample
+    if given is not None and any(text.lstrip("+").startswith("data.tokens_per_sample=") for text in overrides):
+        return Lengths.lognormal(given, config.data.tokens_cv), f"{given:g} tokens a sample, as given."
+    measured = tokens_per_sample(frame)
+    if measured is not None:
+        return (
+            Lengths.lognormal(measured, config.data.tokens_cv),
+            f"{measured:.4g} tokens a sample on average, as in the runs (data.tokens_per_sample=… overrides it); "
+            f"spread of the lengths: cv {config.data.tokens_cv:g}.",
+        )
+    if given is not None:
+        sentence = f"{given:g} tokens a sample, the default of data={config.data.name}: the runs do not tell."
+        return Lengths.lognormal(given, config.data.tokens_cv), sentence
+    raise UserError(
+        "`data.tokens_per_sample` was null and the runs do not tell their tokens; give data.tokens_per_sample=NUMBER."
+    )
+
+
+def tokens_per_sample(frame: pd.DataFrame) -> float | None:
+    """Mean length of the runs' samples before truncation; None where tokens are unknown."""
+    seen, samples = frame["tokens_seen"].to_numpy(dtype=float), frame["samples_seen"].to_numpy(dtype=float)
+    cut = frame["tokens_truncated"].to_numpy(dtype=float) if "tokens_truncated" in frame else np.zeros(len(frame))
+    known = np.isfinite(seen) & (seen > 0) & (samples > 0)
+    if not known.any():
+        return None
+    return float((seen[known] + np.nan_to_num(cut[known])).sum() / samples[known].sum())
+
+
+def _precision(config: RunConfig, fitted: EnergyFit, assumptions: list[str]) -> str:
+    seen = fitted.fit.precisions
+    if config.precision != "auto":
+        return config.precision
+    if len(seen) == 1:
+        assumptions.append(f"Precision {seen[0]}, as in the runs.")
+        return seen[0]
+    if not seen:
+        return "bf16"
+    values, counts = np.unique(fitted.energy.work.labels["precision"].astype(str), return_counts=True)
+    common = str(values[int(np.argmax(counts))])
+    assumptions.append(f"Precision {common}, the commonest of the runs (precision=… overrides it).")
+    return common
+
+
+def _device(
+    config: RunConfig, fitted: EnergyFit, labels: dict[str, str], assumptions: list[str]
+) -> tuple[bool, dict[str, Any] | None]:
+    """Whether the fit knows the target's device, and that device's row of the hardware table."""
+    seen, name = fitted.fit.hardware, config.hardware.name
+    if name == "auto":
+        labels.pop("hardware", None)
+        if not seen:
+            assumptions.append("The runs do not name their device: the target is taken to run on the same.")
+            return True, None
+        values, counts = np.unique(fitted.energy.work.labels["hardware"].astype(str), return_counts=True)
+        common = str(values[int(np.argmax(counts))])
+        labels["hardware"] = common
+        assumptions.append(f"On {common}, as {'the' if len(seen) == 1 else 'most'} runs were.")
+        return True, find_device(common)
+    for known in seen:
+        if same_device(name, known):
+            labels["hardware"] = known
+            return True, find_device(name)
+    labels.pop("hardware", None)
+    return not seen, find_device(name)
+
+
+def find_device(name: str) -> dict[str, Any] | None:
+    """The hardware table's facts of a device, by any of its names; None where it is not listed."""
+    from omegaconf import OmegaConf
+
+    for path in sorted((config_dir() / "hardware").glob("*.yaml")):
+        if path.stem in ("auto", "custom"):
+            continue
+        facts = OmegaConf.to_container(OmegaConf.load(path))
+        if isinstance(facts, dict) and (path.stem == name or same_device(path.stem, name)):
+            return {str(key): value for key, value in facts.items()}
+    return None
+
+
+def _differences(config: RunConfig, frame: pd.DataFrame) -> list[str]:
+    """Settings that no run had and that the FLOPs do not express."""
+    found = []
+    checks = {"gradient_checkpointing": config.gradient_checkpointing}
+    for name, value in checks.items():
+        seen = {flag for flag in frame[name] if flag is not None}
+        if seen and value not in seen:
+            found.append(f"{name} is {value} in the target and {not value} in all runs: only its FLOPs are counted.")
+    accumulation = frame["gradient_accumulation"].dropna()
+    if len(accumulation) and config.gradient_accumulation not in set(accumulation):
+        levels = ", ".join(f"{value:g}" for value in group_levels(accumulation.to_numpy(dtype=float))[0])
+        found.append(
+            f"gradient_accumulation is {config.gradient_accumulation} in the target and {levels} in the runs: "
+            "taken to make no difference."
+        )
+    return found
+
+
+def peak_memory(planned: Planned) -> dict[str, Any]:
+    """{"estimate", "low", "high", "fits", "limit_gb"} in GB of one device, by exact arithmetic on the shape."""
+    from lora_scaling.estimate.plan import make_plan
+
+    limit = planned.device.get("memory_gb") if planned.device else None
+    plan = make_plan(planned.config, planned.workload, planned.precision, None if limit is None else limit * 1e9)
+    peak = plan.memory.peak / 1e9
+    overhead = MEMORY_OVERHEAD_GB if planned.device and planned.device.get("kind") == "cuda" else 0.0
+    return {
+        "estimate": peak + overhead,
+        "low": peak,
+        "high": 1.15 * peak + 1.5 * overhead,
+        "fits": None if limit is None else bool(peak + overhead <= limit),
+        "limit_gb": limit,
+    }
