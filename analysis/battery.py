@@ -23,7 +23,11 @@ SLACK_SE = 2.0  # standard errors of a share that the number of seeds leaves ope
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One process × claim: how often each verdict came in `seeds` draws."""
+    """One process × claim: how often each verdict came in `seeds` draws.
+
+    `right` sums the verdicts that are due; `wrong` is the more frequent of those that must not come (each
+    of `supported` and `refuted` has its own error rate).
+    """
 
     process: str
     claim: str
@@ -92,7 +96,7 @@ def _row(process: Process, claim: str, truth: Truth, draws: list[tuple[dict[str,
         seeds=len(draws),
         **share,
         right=sum(share[verdict] for verdict in truth.right),
-        wrong=sum(share[verdict] for verdict in truth.wrong),
+        wrong=max(share[verdict] for verdict in truth.wrong),
         warned=sum(ok for _, ok in draws) / len(draws) if process.warnings else None,
     )
 

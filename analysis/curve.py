@@ -8,7 +8,7 @@ exponents and the shares alone. Runs of zero optimizer steps have z = 0: they me
 Intervals are profile likelihood: with F ≥ 0 on its boundary a Wald interval would be wrong.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -154,10 +154,11 @@ def fit_curve(data: CurveData) -> CurveFit:
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """Profile likelihood of one exponent of a fitted curve."""
+    """Profile likelihood of one exponent of a fitted curve; `held` remembers the curves tried."""
 
     fit: CurveFit
     index: int
+    held: dict[float, CurveFit] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def estimate(self) -> float:
@@ -165,15 +166,17 @@ class Profile:
 
     def held_at(self, value: float) -> CurveFit:
         """The best curve with this exponent fixed at `value`."""
+        if value in self.held:
+            return self.held[value]
         data = self.fit.data
-        exponents = self.fit.exponents.copy()
+        near = min(self.held, key=lambda other: abs(other - value), default=None)
+        start = self.fit if near is None else self.held[near]
+        exponents = start.exponents.copy()
         exponents[self.index] = value
-        tries = [
-            _minimise(data, exponents.copy(), np.clip(start, 0, SHARE_CEILING), self.index)
-            for start in (self.fit.shares, np.full_like(self.fit.shares, 0.3))
-        ]
-        exponents, shares, rss, resid = min(tries, key=lambda found: found[2])
-        return CurveFit(data=data, exponents=exponents, shares=shares, rss=rss, resid=resid / np.sqrt(data.weights))
+        exponents, shares, rss, resid = _minimise(data, exponents, start.shares, self.index)
+        found = CurveFit(data=data, exponents=exponents, shares=shares, rss=rss, resid=resid / np.sqrt(data.weights))
+        self.held[value] = found
+        return found
 
     def t_at(self, value: float) -> float:
         """√((RSS(value) − RSS)/σ²): how many standard errors `value` is away."""

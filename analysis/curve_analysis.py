@@ -159,8 +159,13 @@ class Analysis:
     outlier_mads: float | None
     without: "Analysis | None"
 
+    @cached_property
+    def _profiles(self) -> dict[str, Profile]:
+        return {factor: Profile(fit=self.fit, index=j) for j, factor in enumerate(self.design.factors)}
+
     def profile(self, factor: str) -> Profile:
-        return Profile(fit=self.fit, index=self.design.factors.index(factor))
+        """Profile likelihood of the exponent of a varied factor."""
+        return self._profiles[factor]
 
 
 def analyse(design: Design, y: str = "y") -> Analysis:

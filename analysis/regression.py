@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import qr, solve_triangular
+from scipy.linalg.lapack import dgeqp3, dorgqr, dtrtrs
 from scipy.special import stdtr, stdtrit
 
 from lora_scaling.errors import UserError
@@ -168,24 +168,29 @@ def _solve(X: NDArray[np.longdouble], y: NDArray[np.longdouble], names: Sequence
     scale = np.sqrt(np.sum(X**2, axis=0))
     scale[scale == 0] = 1
     scaled = X / scale
-    q, r, order = (np.asarray(part) for part in qr(scaled.astype(float), mode="economic", pivoting=True))
+    n, k = scaled.shape
+    # LAPACK directly: scipy.linalg's wrappers cost more than the arithmetic of a small regression
+    packed, pivots, tau, _, _ = dgeqp3(np.asfortranarray(scaled, dtype=float))
+    order = pivots - 1
+    r = np.triu(packed[:k, :k])
+    q = np.asarray(dorgqr(packed[:, :k], tau)[0])
     diagonal = np.abs(np.diag(r))
     if diagonal.min() < RANK_TOLERANCE * max(diagonal.max(), np.finfo(float).tiny):
         dependent = order[diagonal < RANK_TOLERANCE * diagonal.max()]
         raise CollinearError([str(names[int(i)]) for i in dependent])
     A = scaled[:, order]
-    beta = np.zeros(A.shape[1], dtype=np.longdouble)
+    beta = np.zeros(k, dtype=np.longdouble)
     resid = np.zeros_like(y)
     for _ in range(REFINEMENTS):
         f = np.asarray(y - resid - A @ beta, dtype=float)  # of r + Aβ = y
         g = np.asarray(-(A.T @ resid), dtype=float)  # of Aᵀr = 0
-        h = solve_triangular(r, g, trans=1)
+        h = dtrtrs(r, g, trans=1)[0]
         d = q.T @ f
-        beta += solve_triangular(r, d - h)
+        beta += dtrtrs(r, d - h)[0]
         resid += f - q @ (d - h)
     back = np.empty_like(order)
-    back[order] = np.arange(len(order))
-    inverse_r = solve_triangular(r, np.eye(len(order)))[back] / np.asarray(scale, dtype=float)[:, None]
+    back[order] = np.arange(k)
+    inverse_r = dtrtrs(r, np.eye(k))[0][back] / np.asarray(scale, dtype=float)[:, None]
     return (beta / scale[order])[back], inverse_r, q
 
 

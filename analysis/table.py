@@ -179,7 +179,6 @@ def _to_types(raw: pd.DataFrame, needed: Sequence[str]) -> tuple[pd.DataFrame, l
     bad: dict[int, str] = {}
     for name in NUMERIC_COLUMNS:
         if name not in raw:
-            columns[name] = pd.Series(np.nan, index=raw.index, dtype=float)
             continue
         parsed = parse_numbers(raw[name], run_ids=raw["run_id"])
         columns[name] = parsed.values
@@ -193,11 +192,19 @@ def _to_types(raw: pd.DataFrame, needed: Sequence[str]) -> tuple[pd.DataFrame, l
             reason = next(iter(parsed.unreadable.values()))
             warnings.append(RunWarning(kind="bad_value", message=f"{reason}; taken as unknown.", run_ids=ids))
     for name in TRUTH_COLUMNS:
-        values = parse_truth(raw[name]) if name in raw else [None] * len(raw)
-        columns[name] = pd.Series(values, index=raw.index, dtype=object)
+        if name in raw:
+            columns[name] = pd.Series(parse_truth(raw[name]), index=raw.index, dtype=object)
     for name in TEXT_COLUMNS:
-        columns[name] = _text(raw[name]) if name in raw else pd.Series(None, index=raw.index, dtype=object)
-    frame = pd.DataFrame(columns, index=raw.index)
+        if name in raw:
+            columns[name] = _text(raw[name])
+    absent = [name for name in NUMERIC_COLUMNS if name not in columns]
+    unsaid = [name for name in (*TEXT_COLUMNS, *TRUTH_COLUMNS) if name not in columns]
+    parts = [
+        pd.DataFrame(columns, index=raw.index),
+        pd.DataFrame(np.nan, index=raw.index, columns=absent, dtype=float),
+        pd.DataFrame(None, index=raw.index, columns=unsaid, dtype=object),
+    ]
+    frame = pd.concat(parts, axis=1)
     excluded = [Excluded(run_id=str(raw["run_id"][row]), reason=reason) for row, reason in bad.items()]
     return frame.drop(index=list(bad)), excluded, warnings
 
