@@ -48,15 +48,8 @@ def help_text() -> str:
         f"  +experiment: {', '.join(choices('experiment'))}",
         f"  +sweeps: {', '.join(choices('sweeps'))}",
     ]
-    settings = (
-        (config_dir() / "config.yaml")
-        .read_text(encoding="utf-8")
-        .partition("\n\n")[2]
-        .partition("\nhydra:")[0]
-    )
-    return "\n".join(
-        [_USAGE, "Groups (group=option):", *groups, "", "Settings and their defaults:", "", settings]
-    )
+    settings = (config_dir() / "config.yaml").read_text(encoding="utf-8").partition("\n\n")[2].partition("\nhydra:")[0]
+    return "\n".join([_USAGE, "Groups (group=option):", *groups, "", "Settings and their defaults:", "", settings])
 
 
 def _task(node: object) -> None:
@@ -71,9 +64,7 @@ def _task(node: object) -> None:
         label = f"{config.model.name} {config.method.name}"
         display = console.display
         display.run_started()
-        ran = run(
-            config, lambda phase, done, total, joules: display.progress(label, phase, done, total, joules)
-        )
+        ran = run(config, lambda phase, done, total, joules: display.progress(label, phase, done, total, joules))
         display.run_finished(ran)
         if single and ran.failure is not None:
             raise ran.failure  # a run of a sweep leaves its failure in its record: the others go on

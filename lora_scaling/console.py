@@ -116,7 +116,7 @@ def table(records: Iterable[Record]) -> str:
         "CO2e",
         "loss",
     )
-    cells = [header]
+    cells: list[tuple[str, ...]] = [header]
     for row in rows:
         cells.append(
             (
@@ -130,9 +130,7 @@ def table(records: Iterable[Record]) -> str:
                 format_rate(row).removesuffix(" tokens/s"),
                 format_energy(None if row["energy_kwh"] is None else row["energy_kwh"] * JOULES_PER_KWH),
                 format_grams(row["emissions_g"]),
-                format_number(
-                    row["eval_loss_after"] if row["eval_loss_after"] is not None else row["train_loss"]
-                ),
+                format_number(row["eval_loss_after"] if row["eval_loss_after"] is not None else row["train_loss"]),
             )
         )
     return align(cells, left=2)
@@ -162,11 +160,7 @@ def format_grams(grams: float | None) -> str:
     if grams is None:
         return "– g"
     return (
-        f"{grams / 1000:.3g} kg"
-        if grams >= 1000
-        else f"{grams:.3g} g"
-        if grams >= 0.01
-        else f"{grams * 1000:.3g} mg"
+        f"{grams / 1000:.3g} kg" if grams >= 1000 else f"{grams:.3g} g" if grams >= 0.01 else f"{grams * 1000:.3g} mg"
     )
 
 

@@ -77,9 +77,7 @@ def write_text(path: Path, text: str) -> None:
 def unwritable(folder: Path, error: OSError) -> UserError:
     """Why nothing can be written under `runs_dir`, and what to do."""
     if error.errno == errno.ENOSPC:
-        return UserError(
-            f"`runs_dir`: the disk of {folder} is full; free some space or give another runs_dir"
-        )
+        return UserError(f"`runs_dir`: the disk of {folder} is full; free some space or give another runs_dir")
     return UserError(
         f"`runs_dir`: {folder} cannot be written ({error.strerror}); give a folder that can, runs_dir=PATH"
     )
@@ -101,7 +99,8 @@ def read_record(path: Path) -> Record:
         raise RecordError(f"{path} is not a run record: it has no schema_version and run_id")
     if record["schema_version"] != SCHEMA_VERSION:
         raise RecordError(
-            f"{path} has schema_version {record['schema_version']!r}; this version reads {SCHEMA_VERSION}: update one of them"
+            f"{path} has schema_version {record['schema_version']!r}; this version reads {SCHEMA_VERSION}: "
+            "update lora-scaling, or make the record again"
         )
     if record.get("status") not in STATUSES:
         raise RecordError(f"{path} has status {record.get('status')!r}; allowed: {', '.join(STATUSES)}")
@@ -157,9 +156,7 @@ def record_to_row(record: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     for section in ("work", "training", "model"):
         row.update({key: value for key, value in _section(record, section).items() if key in row})
-    row.update(
-        {key: record.get(key) for key in row if key in record and not isinstance(record[key], (dict, list))}
-    )
+    row.update({key: record.get(key) for key in row if key in record and not isinstance(record[key], (dict, list))})
     config, device, model = (_section(record, key) for key in ("config", "device", "model"))
     tuned = _section(config, "method").get("name")
     row |= {

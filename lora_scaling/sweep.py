@@ -37,9 +37,7 @@ class Planned:
     @property
     def finished(self) -> bool:
         config = self.config
-        return config.on_existing == "skip" and is_finished(
-            record_path(config.runs_dir, config.study, self.run_id)
-        )
+        return config.on_existing == "skip" and is_finished(record_path(config.runs_dir, config.study, self.run_id))
 
 
 class DesignSweeper(Sweeper):
@@ -142,11 +140,7 @@ def register_sweeper() -> None:
 def _combinations(overrides: list[Override], extra: list[list[str]]) -> list[list[str]]:
     """The full factorial of the swept overrides, then the extra points on top of those that are fixed."""
     [points] = BasicSweeper.split_arguments(overrides, None)
-    fixed = [
-        f"{o.get_key_element()}={o.get_value_element_as_str()}"
-        for o in overrides
-        if not o.is_sweep_override()
-    ]
+    fixed = [f"{o.get_key_element()}={o.get_value_element_as_str()}" for o in overrides if not o.is_sweep_override()]
     return [list(point) for point in points] + [[*fixed, *point] for point in extra]
 
 

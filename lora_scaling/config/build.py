@@ -26,9 +26,7 @@ def build(cls: type[T], values: Mapping[str, Any], path: str) -> T:
     missing = [
         f.name
         for f in dataclasses.fields(cls)  # type: ignore[arg-type]
-        if f.name not in values
-        and f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
+        if f.name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise UserError(f"`{path}{missing[0]}` is missing; give it a value ({_describe(hints[missing[0]])})")

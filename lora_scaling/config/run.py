@@ -211,8 +211,7 @@ def run_id(config: RunConfig) -> str:
     work["data"] = {
         key: value
         for key, value in work["data"].items()
-        if key not in ("tokens_per_sample", "tokens_cv", "bytes_per_sample")
-        or config.data.kind == "synthetic"
+        if key not in ("tokens_per_sample", "tokens_cv", "bytes_per_sample") or config.data.kind == "synthetic"
     }
     if config.data.path and config.data.kind == "file":
         work["data"]["path"] = _fingerprint(Path(config.data.path))
@@ -228,9 +227,7 @@ def _fingerprint(path: Path) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise UserError(
-            f"`data.path` was {path}, which cannot be read ({error.strerror}); give a file"
-        ) from None
+        raise UserError(f"`data.path` was {path}, which cannot be read ({error.strerror}); give a file") from None
 
 
 def _at_least(config: RunConfig, field: str, least: float) -> None:

@@ -88,16 +88,12 @@ def choose(wanted: str, precision: str) -> Device:
     kind = _kind(wanted)
     if kind == "cuda":
         _show_one_gpu(wanted)
-    supported = [
-        p for p in _PRECISIONS[kind] if p != "bf16" or kind != "cuda" or torch.cuda.is_bf16_supported(False)
-    ]
+    supported = [p for p in _PRECISIONS[kind] if p != "bf16" or kind != "cuda" or torch.cuda.is_bf16_supported(False)]
     if precision == "auto":
         # A CPU computes fp32 fastest unless it has matrix units for bf16; Apple's bf16 is emulated on older chips.
         precision = supported[0] if kind == "cuda" else "fp32"
     if precision not in supported:
-        raise UserError(
-            f"`precision` was {precision!r}; {_name(kind)} supports {', '.join(supported)}, or auto"
-        )
+        raise UserError(f"`precision` was {precision!r}; {_name(kind)} supports {', '.join(supported)}, or auto")
     return Device(kind=kind, name=_name(kind), precision=precision)
 
 
@@ -117,9 +113,7 @@ def _kind(wanted: str) -> str:
     if kind not in there or (index and (kind != "cuda" or not index.isdigit())):
         raise UserError(f"`device` was {wanted!r}; this machine has {', '.join(there)}, or say auto")
     if index and int(index) >= torch.cuda.device_count():
-        raise UserError(
-            f"`device` was {wanted!r}; this machine has {torch.cuda.device_count()} GPUs, counted from 0"
-        )
+        raise UserError(f"`device` was {wanted!r}; this machine has {torch.cuda.device_count()} GPUs, counted from 0")
     return kind
 
 

@@ -80,14 +80,10 @@ def execute(
         _tidy(workbench, network, base, device)
 
 
-def _prepare(
-    config: RunConfig, device: Device, workbench: Workbench, facts: Facts
-) -> tuple[BaseModel, Tokens]:
+def _prepare(config: RunConfig, device: Device, workbench: Workbench, facts: Facts) -> tuple[BaseModel, Tokens]:
     base, model_reused = workbench.base(config, device)
     tokens, tokens_reused = workbench.tokens(config, base)
-    facts.setup_reused = [
-        name for name, reused in (("model", model_reused), ("tokens", tokens_reused)) if reused
-    ]
+    facts.setup_reused = [name for name, reused in (("model", model_reused), ("tokens", tokens_reused)) if reused]
     lengths = tokens.train.sample_lengths
     facts.data = {
         "name": config.data.name,
@@ -95,6 +91,7 @@ def _prepare(
         "path": config.data.path,
         "fingerprint": tokens.fingerprint,
         "available": tokens.available,
+        "skipped": tokens.skipped,
         "tokenizer": base.tokenizer_name,
         "tokens_per_sample": sum(lengths) / len(lengths),
         "longest": max(lengths),
@@ -198,9 +195,7 @@ def _work(
 ) -> dict[str, Any]:
     """What was processed, counted batch by batch over all processes; FLOPs exact for those very batches."""
     counted = trainer.counted_everywhere()
-    share = (
-        counted.tokens / dataset.tokens
-    )  # epochs shown: whole, unless max_steps or an interruption cut them
+    share = counted.tokens / dataset.tokens  # epochs shown: whole, unless max_steps or an interruption cut them
     flops = None
     if shape is not None:
         flops = training_flops(

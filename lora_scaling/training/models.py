@@ -58,11 +58,11 @@ def load_base(config: RunConfig, device: Device) -> BaseModel:
         network = _pretrained(config, dtype, device)
     if config.method.name == "qlora" and not getattr(network, "is_quantized", False):
         _quantize(network, dtype)
-    network.config.use_cache = False
+    if config.method.name == "qlora":
+        _keep_trainable(network)
+    network.config.use_cache = False  # packed rows are kept apart only without a cache
     tokenizer, name = _tokenizer(model, hf_config)
-    return BaseModel(
-        model=network.to(device.torch_device), tokenizer=tokenizer, shape=shape, tokenizer_name=name
-    )
+    return BaseModel(model=network.to(device.torch_device), tokenizer=tokenizer, shape=shape, tokenizer_name=name)
 
 
 def _weight_precision(config: RunConfig, device: Device) -> str:
@@ -123,7 +123,7 @@ def parameter_counts(network: nn.Module) -> tuple[int, int]:
     for name, parameter in network.named_parameters():
         count = parameter.numel()
         if parameter.__class__.__name__ == "Params4bit":
-            state = parameter.quant_state
+            state = getattr(parameter, "quant_state", None)
             count = state.shape.numel() if state is not None else 2 * count
         if "lora_" not in name:
             total += count
@@ -205,7 +205,8 @@ def _checked_shape(model: ModelConfig, config: PretrainedConfig) -> ModelShape |
         stated, found = getattr(model.shape, field), getattr(real, field)
         if stated != found:
             raise UserError(
-                f"`model.shape.{field}` was {stated}, but {model.id or model.name} has {found}; correct the model's YAML"
+                f"`model.shape.{field}` was {stated}, but {model.id or model.name} has {found}; "
+                "correct the model's YAML"
             )
     return real
 
@@ -221,9 +222,7 @@ def _pretrained(config: RunConfig, dtype: torch.dtype, device: Device) -> PreTra
         )
         options["device_map"] = {"": device.torch_device}
     with _friendly_hub_errors(config.model):
-        return AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, attn_implementation="sdpa", **options
-        )
+        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa", **options)
 
 
 def _source(model: ModelConfig) -> tuple[str, dict[str, Any]]:
@@ -240,9 +239,7 @@ def _source(model: ModelConfig) -> tuple[str, dict[str, Any]]:
             ) from None
         return str(path.parent), {"gguf_file": path.name}
     if model.id is None:
-        raise UserError(
-            f"`model.id` of {model.name} is null; pretrained weights need one, or say model.weights=random"
-        )
+        raise UserError(f"`model.id` of {model.name} is null; pretrained weights need one, or say model.weights=random")
     return model.id, {"revision": model.revision} if model.revision else {}
 
 
@@ -300,19 +297,29 @@ def _require_bitsandbytes(device: Device) -> None:
     try:
         import bitsandbytes as bnb
     except (ImportError, RuntimeError, OSError) as error:
-        raise UserError(
-            f"`method` was qlora, which needs bitsandbytes here ({error}); use method=lora"
-        ) from None
+        raise UserError(f"`method` was qlora, which needs bitsandbytes here ({error}); use method=lora") from None
     supported = getattr(bnb, "supported_torch_devices", {"cuda", "cpu"})
     if device.kind not in supported:
         raise UserError(
-            f"`method` was qlora; bitsandbytes quantises on {', '.join(sorted(supported))}, not on {device.kind}: use method=lora"
+            f"`method` was qlora; bitsandbytes quantises on "
+            f"{', '.join(sorted(supported))}, not on {device.kind}: use method=lora"
         )
+
+
+def _keep_trainable(network: PreTrainedModel) -> None:
+    """Keep bitsandbytes from repacking weights for inference when a CPU evaluates.
+
+    bitsandbytes 0.50 does so for good on CPUs with AVX512-BF16, and the packed product has no gradient: training
+    after an evaluation would silently leave all but the last adapters where they are.
+    """
+    for module in network.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 - not one of nn.Module's own
 
 
 def _quantize(network: PreTrainedModel, dtype: torch.dtype) -> None:
     """Replace the linear layers (not the head) by NF4 ones, for weights that did not come from a checkpoint."""
-    import bitsandbytes as bnb
+    from bitsandbytes.nn.modules import Linear4bit, Params4bit
 
     replaced = [
         (name, module)
@@ -321,7 +328,7 @@ def _quantize(network: PreTrainedModel, dtype: torch.dtype) -> None:
     ]
     for name, module in replaced:
         parent, _, leaf = name.rpartition(".")
-        quantized = bnb.nn.Linear4bit(
+        quantized = Linear4bit(
             module.in_features,
             module.out_features,
             bias=module.bias is not None,
@@ -329,8 +336,11 @@ def _quantize(network: PreTrainedModel, dtype: torch.dtype) -> None:
             quant_type="nf4",
             compress_statistics=True,
         )
-        quantized.weight = bnb.nn.Params4bit(
-            module.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True
+        quantized.weight = Params4bit(
+            module.weight.data,
+            requires_grad=False,
+            quant_type="nf4",  # pyright: ignore[reportCallIssue]  (taken by __new__)
+            compress_statistics=True,  # pyright: ignore[reportCallIssue]
         )
         if module.bias is not None:
             quantized.bias = nn.Parameter(module.bias.data, requires_grad=False)

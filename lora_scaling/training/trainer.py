@@ -18,7 +18,7 @@ from transformers import (
 
 from ..config import RunConfig
 from ..errors import UserError
-from .batches import Collator, batch_counts
+from .batches import IGNORED, Collator, batch_counts
 from .device import Device, world_size
 
 _COUNTS = "batch_counts"
@@ -67,12 +67,6 @@ class MeteredTrainer(Trainer):
             self.counted.micro_steps += 1
         return super().compute_loss(model, inputs, *args, **kwargs)
 
-    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        inputs.pop(_COUNTS)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            loss = model(**self._prepare_inputs(inputs)).loss
-        return loss.detach(), None, None
-
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         # The parent walks all parameters on every step for an estimate; ours is exact and made once, from `counted`.
         return 0
@@ -81,12 +75,13 @@ class MeteredTrainer(Trainer):
         """Forward and backward passes that are thrown away: kernels get chosen, caches and the allocator filled."""
         if steps == 0:
             return
+        assert self.model is not None
         self.model.train()
         self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
         done = 0
         while done < steps:
             for inputs in self.get_train_dataloader():
-                self.training_step(self.model, inputs)
+                self.training_step(self.model, inputs)  # pyright: ignore[reportArgumentType]
                 done += 1
                 if done >= steps:
                     break
@@ -95,28 +90,43 @@ class MeteredTrainer(Trainer):
 
     def counted_everywhere(self) -> Counted:
         """The counts of all processes of a distributed launch together (micro-steps: of this one)."""
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return self.counted
         mine = self.counted
-        values = torch.tensor([mine.tokens, mine.padding, mine.pairs, mine.rows], device=self.args.device)
-        torch.distributed.all_reduce(values)
-        tokens, padding, pairs, rows = values.tolist()
+        sums = _over_processes(torch.tensor([mine.tokens, mine.padding, mine.pairs, mine.rows]), self.args.device)
+        tokens, padding, pairs, rows = (int(value) for value in sums)
         return Counted(tokens=tokens, padding=padding, pairs=pairs, rows=rows, micro_steps=mine.micro_steps)
 
+    @torch.no_grad()
     def evaluation_loss(self) -> float | None:
-        """Mean loss over the held-out samples; None where there are none."""
-        if self.eval_dataset is None or len(self.eval_dataset) == 0:  # type: ignore[arg-type]
+        """Mean loss a trained token of the held-out samples; None where there are none."""
+        if self.eval_dataset is None:
             return None
-        return float(self.evaluate()["eval_loss"])
+        assert self.model is not None
+        self.model.eval()
+        total = torch.zeros(2, dtype=torch.float64)
+        for inputs in self.get_eval_dataloader():
+            inputs.pop(_COUNTS)
+            with self.accelerator.autocast():
+                # With one item a batch, the model returns the sum over its label tokens instead of their mean.
+                loss = self.model(**inputs, num_items_in_batch=1).loss
+            labels = int((inputs["labels"][:, 1:] != IGNORED).sum())
+            total += torch.tensor([float(loss), float(labels)], dtype=torch.float64)
+        total = _over_processes(total, self.args.device)
+        return float(total[0] / total[1]) if total[1] else None
+
+
+def _over_processes(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The sum of a vector over all processes of a distributed launch."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        values = values.to(device)
+        torch.distributed.all_reduce(values)
+    return values.cpu()
 
 
 class _Reporting(TrainerCallback):
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.progress(state.global_step, state.max_steps)
 
 
@@ -161,9 +171,7 @@ def training_arguments(config: RunConfig, device: Device, folder: Path) -> Train
         use_cpu=device.kind == "cpu",
         activation_checkpointing=config.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
-        train_sampling_strategy="group_by_length"
-        if config.group_by_length and not config.packing
-        else "random",
+        train_sampling_strategy="group_by_length" if config.group_by_length and not config.packing else "random",
         length_column_name="length",
         remove_unused_columns=False,
         dataloader_pin_memory=device.kind == "cuda",

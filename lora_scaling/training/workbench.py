@@ -28,6 +28,7 @@ class Tokens:
     train: TokenizedDataset
     held_out: TokenizedDataset
     available: int
+    skipped: int
     fingerprint: str
 
 
@@ -61,6 +62,7 @@ class Workbench:
             train=tokenize(split.train, base.tokenizer, config),
             held_out=tokenize(split.evaluation, base.tokenizer, config),
             available=split.available,
+            skipped=split.skipped,
             fingerprint=split.fingerprint,
         )
         if config.reuse:

@@ -44,9 +44,7 @@ class Flops:
         return self.total - self.recompute
 
 
-def training_flops(
-    shape: ModelShape, tuning: Tuning, *, tokens: int, pairs: int, checkpointing: bool = False
-) -> Flops:
+def training_flops(shape: ModelShape, tuning: Tuning, *, tokens: int, pairs: int, checkpointing: bool = False) -> Flops:
     """FLOPs of one pass over `tokens` positions (padding included), forward and backward.
 
     Args:

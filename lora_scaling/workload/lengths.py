@@ -55,9 +55,7 @@ class Lengths:
         Lengths of instruction data are close to log-normal. The quantiles are rescaled to the exact mean.
         """
         if not mean > 0 or not cv >= 0:
-            raise UserError(
-                f"`data.tokens_per_sample` was {mean} (cv {cv}); give a mean above 0 and a cv of 0 or more"
-            )
+            raise UserError(f"`data.tokens_per_sample` was {mean} (cv {cv}); give a mean above 0 and a cv of 0 or more")
         sigma = math.sqrt(math.log1p(cv * cv))
         normal = NormalDist()
         raw = [math.exp(sigma * normal.inv_cdf((i + 0.5) / _QUANTILES)) for i in range(_QUANTILES)]
@@ -82,16 +80,12 @@ class Lengths:
             length, square = _grouped_maximum(kept, batching.batch_size)
         else:
             length, square = _expected_maximum(kept, batching.batch_size)
-        return BatchStatistics(
-            tokens=tokens, padding=length - tokens, truncated=truncated, pairs=square, rows=1.0
-        )
+        return BatchStatistics(tokens=tokens, padding=length - tokens, truncated=truncated, pairs=square, rows=1.0)
 
     def _packed(self, tokens: float, truncated: float, limit: int) -> BatchStatistics:
         # Best-fit packing leaves little: assume full rows, which is exact as the number of samples grows.
         rows = tokens / limit
-        return BatchStatistics(
-            tokens=tokens, padding=0.0, truncated=truncated, pairs=rows * limit * limit, rows=rows
-        )
+        return BatchStatistics(tokens=tokens, padding=0.0, truncated=truncated, pairs=rows * limit * limit, rows=rows)
 
 
 def _expected_maximum(ordered: Sequence[int], batch: int) -> tuple[float, float]:
@@ -112,9 +106,7 @@ def _grouped_maximum(ordered: Sequence[int], batch: int) -> tuple[float, float]:
     return sum(tops) / len(tops), sum(top * top for top in tops) / len(tops)
 
 
-def step_count(
-    rows: int, *, epochs: int, batch_size: int, gradient_accumulation: int, max_steps: int | None
-) -> int:
+def step_count(rows: int, *, epochs: int, batch_size: int, gradient_accumulation: int, max_steps: int | None) -> int:
     """Optimizer steps as `transformers.Trainer` takes them: the last, smaller batch and accumulation included."""
     micro = math.ceil(rows / batch_size)
     steps = epochs * max(1, math.ceil(micro / gradient_accumulation))

@@ -60,9 +60,7 @@ class ModelShape:
             "vocab_size",
         ):
             if getattr(self, field) < 1:
-                raise UserError(
-                    f"`model.shape.{field}` was {getattr(self, field)}; give a positive whole number"
-                )
+                raise UserError(f"`model.shape.{field}` was {getattr(self, field)}; give a positive whole number")
         if self.heads % self.kv_heads:
             raise UserError(
                 f"`model.shape.kv_heads` was {self.kv_heads}; it must divide `model.shape.heads` ({self.heads})"
@@ -84,7 +82,7 @@ class ModelShape:
     def matmuls(self) -> tuple[Matmul, ...]:
         """The weight matrices of one layer, in the order a token meets them (the router before the experts)."""
         h, i, bias = self.hidden_size, self.intermediate_size, self.attention_bias
-        expert = {"copies": self.experts, "active": self.experts_per_token}
+        held, active = self.experts, self.experts_per_token
         router = (Matmul(name="router", inputs=h, outputs=self.experts),) if self.experts > 1 else ()
         return (
             Matmul(name="q_proj", inputs=h, outputs=self.query_size, bias=bias),
@@ -92,9 +90,9 @@ class ModelShape:
             Matmul(name="v_proj", inputs=h, outputs=self.kv_size, bias=bias),
             Matmul(name="o_proj", inputs=self.query_size, outputs=h),
             *router,
-            Matmul(name="gate_proj", inputs=h, outputs=i, **expert),
-            Matmul(name="up_proj", inputs=h, outputs=i, **expert),
-            Matmul(name="down_proj", inputs=i, outputs=h, **expert),
+            Matmul(name="gate_proj", inputs=h, outputs=i, copies=held, active=active),
+            Matmul(name="up_proj", inputs=h, outputs=i, copies=held, active=active),
+            Matmul(name="down_proj", inputs=i, outputs=h, copies=held, active=active),
         )
 
     @property
@@ -166,7 +164,8 @@ class Tuning:
         chosen = [m for m in shape.matmuls() if m.name in self.targets and m.name in reachable]
         if not chosen:
             raise UserError(
-                f"`lora.target_modules` was {list(self.targets)}; a model with experts is adapted in {', '.join(ATTENTION)}"
+                f"`lora.target_modules` was {list(self.targets)}; "
+                f"a model with experts is adapted in {', '.join(ATTENTION)}"
             )
         for matmul in chosen:
             smallest = min(matmul.inputs, matmul.outputs)
