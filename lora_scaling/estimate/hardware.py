@@ -197,7 +197,7 @@ def _measure(name: str) -> dict[str, float] | None:
         import numpy as np
     except ImportError:
         return None
-    size = 512
+    size = 256  # short enough that some repetition is not interrupted
     a = np.full((size, size), 0.5, np.float32)
     b = np.empty_like(a)
     block = np.zeros(8_000_000, np.float32)

@@ -1,0 +1,179 @@
+"""`python -m lora_scaling.estimate`: what would it cost?
+
+    python -m lora_scaling.estimate [-m] [setting=value …] [--json]
+
+The settings are those of a run (python -m lora_scaling --help), and of an estimate alone:
+    level=0.9             of the intervals
+    fit=PATH              a fit.json from your own sweep (python -m analysis fit RUNS)
+    pilot=60s             run the real workload's own steps on this device for about that long, and scale
+    compare=method        or gpus, zones, or a list: compare=gpus:rtx-4090,2xh100-sxm
+    price.per_hour=2.5    money for an hour of all devices, or price.per_kwh=0.3
+-m adds up a sweep: samples=32,64 lora.r=4,16, or +sweeps=NAME.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..config import RunConfig, compose
+from ..errors import LoraScalingError, UserError
+from .answer import Estimate
+from .compare import compare
+from .estimator import Price, estimate
+from .fitted import Fit, load_fit
+
+_OWN = ("fit", "pilot", "compare", "level", "price.per_hour", "price.per_kwh")
+_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A parsed command line; `overrides` are those of a run."""
+
+    overrides: tuple[str, ...]
+    multirun: bool
+    json: bool
+    level: float
+    fit: str | None
+    pilot_s: float | None
+    compare: str | None
+    price: Price | None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0, 2 for bad input or a run that does not fit, 1 for a failure."""
+    try:
+        request = parse(sys.argv[1:] if arguments is None else arguments)
+        return _answer(request)
+    except LoraScalingError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
+
+
+def parse(arguments: Sequence[str]) -> Request:
+    """Take the estimate's own settings off the command line.
+
+    Raises:
+        UserError: one of them cannot be read.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m lora_scaling.estimate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="*", metavar="setting=value")
+    parser.add_argument("-m", "--multirun", action="store_true", help="add up a sweep")
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
+    given = parser.parse_intermixed_args(list(arguments))
+    own: dict[str, str] = {}
+    rest: list[str] = []
+    for override in given.overrides:
+        key, equals, value = override.partition("=")
+        if equals and key in _OWN:
+            own[key] = value
+        else:
+            rest.append(override)
+    level = _number("level", own.get("level", "0.9"))
+    if not 0 < level < 1:
+        raise UserError(f"`level` was {level:g}; give a number between 0 and 1, such as 0.9")
+    prices = {key: _number(f"price.{key}", own[f"price.{key}"]) for key in ("per_hour", "per_kwh") if f"price.{key}" in own}
+    if given.multirun and own.keys() & {"compare", "pilot"}:
+        raise UserError("`-m` adds up a sweep; compare= and pilot= are for one run: leave one of them out")
+    return Request(
+        overrides=tuple(rest),
+        multirun=given.multirun,
+        json=given.json,
+        level=level,
+        fit=own.get("fit"),
+        pilot_s=_seconds(own["pilot"]) if "pilot" in own else None,
+        compare=own.get("compare"),
+        price=Price(**prices) if prices else None,
+    )
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise UserError(f"`{name}` was {text!r}; give a number") from None
+    if not 0 <= value < float("inf"):
+        raise UserError(f"`{name}` was {text}; give a number of 0 or more")
+    return value
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?", text)
+    if match is None or not float(match.group(1)) > 0:
+        raise UserError(f"`pilot` was {text!r}; give a duration above 0, such as 60s or 2m")
+    return float(match.group(1)) * _SECONDS[match.group(2) or ""]
+
+
+def _answer(request: Request) -> int:
+    fit = load_fit(request.fit) if request.fit is not None else None
+    if request.multirun:
+        return _sweep(request, fit)
+    config = compose(request.overrides)
+    if request.compare is not None:
+        return _comparison(request, config, fit)
+    pilot = None
+    if request.pilot_s is not None:
+        from ..training.pilot import run_pilot
+
+        pilot = run_pilot(config, request.pilot_s)
+    answer = estimate(config, level=request.level, fit=fit, pilot=pilot, price=request.price)
+    if request.json:
+        print(json.dumps(answer.to_dict(), indent=1))
+    elif answer.memory.fits is not False:
+        from .table import one
+
+        print(one(answer))
+    return _refusal([answer])
+
+
+def _comparison(request: Request, config: RunConfig, fit: Fit | None) -> int:
+    assert request.compare is not None
+    rows = compare(config, request.compare, level=request.level, fit=fit, price=request.price)
+    if request.json:
+        print(json.dumps({"compare": request.compare, "rows": [{"label": name} | e.to_dict() for name, e in rows]}, indent=1))
+        return 0
+    from .table import many
+
+    print(f"{rows[0][1].name}, compared by {request.compare}\n")
+    print(many(rows, heading=request.compare.partition(":")[0]))
+    return 0
+
+
+def _sweep(request: Request, fit: Fit | None) -> int:
+    from .sweeps import expand, total_of
+
+    answers = [estimate(c, level=request.level, fit=fit, price=request.price) for c in expand(request.overrides)]
+    total = total_of(answers)
+    if request.json:
+        print(json.dumps({"runs": [a.to_dict() for a in answers], "total": total.to_dict()}, indent=1))
+    else:
+        from .table import many
+
+        print(many(_collapsed(answers), total))
+    return _refusal(answers)
+
+
+def _collapsed(answers: Sequence[Estimate]) -> list[tuple[str, Estimate]]:
+    """Replicates as one line."""
+    seen: dict[tuple[object, ...], tuple[str, Estimate, int]] = {}
+    for answer in answers:
+        key = (answer.name, *answer.work.values(), answer.memory.peak_gb.estimate)
+        name, first, count = seen.get(key, (answer.name, answer, 0))
+        seen[key] = (name, first, count + 1)
+    return [(f"{name}{f' (× {count})' if count > 1 else ''}", first) for name, first, count in seen.values()]
+
+
+def _refusal(answers: Sequence[Estimate]) -> int:
+    """Say of the first run that does not fit what would make it fit."""
+    for answer in answers:
+        if answer.memory.fits is False:
+            print(answer.memory.remedy, file=sys.stderr)
+            return 2
+    return 0

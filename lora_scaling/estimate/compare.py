@@ -1,0 +1,56 @@
+"""The same job under several methods, on several devices, or in several zones: one row each."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from ..config import RunConfig
+from ..errors import UserError
+from .answer import Estimate
+from .estimator import Price, estimate
+from .fitted import Fit
+from .hardware import preset
+
+_METHODS = ("lora", "qlora", "full")
+_GPUS = ("rtx-a4000", "rtx-4090", "a10g", "l40s", "a100-80gb", "h100-sxm", "h200", "b200", "mi300x")
+_ZONES = ("NO", "SE", "FR", "DK1", "GB", "DE", "US", "PL", "IN")
+_DEFAULTS = {"method": _METHODS, "gpus": _GPUS, "zones": _ZONES}
+
+
+def compare(
+    config: RunConfig, what: str, *, level: float = 0.9, fit: Fit | None = None, price: Price | None = None
+) -> list[tuple[str, Estimate]]:
+    """(label, estimate) of each alternative. `what`: method, gpus or zones, or e.g. `gpus:rtx-4090,2xh100-sxm`.
+
+    Raises:
+        UserError: an alternative is not known, or cannot be estimated.
+    """
+    kind, _, listed = what.partition(":")
+    kind = {"methods": "method", "gpu": "gpus", "hardware": "gpus", "zone": "zones"}.get(kind, kind)
+    if kind not in _DEFAULTS:
+        raise UserError(f"`compare` was {what!r}; choose method, gpus or zones, or list them: compare=gpus:t4,l4")
+    chosen: Sequence[str] = [name for name in listed.split(",") if name] or _DEFAULTS[kind]
+    change = {"method": _with_method, "gpus": _with_gpus, "zones": _with_zone}[kind]
+    return [(name, estimate(change(config, name), level=level, fit=fit, price=price)) for name in chosen]
+
+
+def _with_method(config: RunConfig, name: str) -> RunConfig:
+    if name not in _METHODS:
+        raise UserError(f"`compare` names the method {name!r}; choose from {', '.join(_METHODS)}")
+    values: dict[str, Any] = {"name": name, "learning_rate": config.method.learning_rate}
+    return dataclasses.replace(config, method=dataclasses.replace(config.method, **values))
+
+
+def _with_gpus(config: RunConfig, name: str) -> RunConfig:
+    count, times, device = name.rpartition("x")
+    several = times == "x" and count.isdigit()
+    hardware = preset(device if several else name)
+    number = int(count) if several else config.hardware.count
+    return dataclasses.replace(config, hardware=dataclasses.replace(hardware, count=number))
+
+
+def _with_zone(config: RunConfig, name: str) -> RunConfig:
+    grid = dataclasses.replace(config.grid, zone=name, provider="auto", intensity_g_per_kwh=None)
+    return dataclasses.replace(config, grid=grid)
+
+

@@ -1,0 +1,152 @@
+"""Estimates as a person reads them on a terminal."""
+
+from collections.abc import Sequence
+
+from .answer import Estimate, Interval
+from .sweeps import Total
+
+_BASES = {
+    "priors": "priors only: published runs, no measurement of yours (pilot=60s or fit=PATH narrow it)",
+    "pilot": "a pilot on this device",
+    "fit": "a fit of your own runs",
+}
+_WIDEST = 40
+
+
+def one(estimate: Estimate) -> str:
+    """The whole answer for one run."""
+    e = estimate
+    devices = f"{e.gpu_count} × {e.hardware}" if e.gpu_count > 1 else e.hardware
+    lines = [f"{e.name}, on {devices}", f"Basis: {_BASES[e.basis]}", ""]
+    rows = [("", "estimate", f"{e.level:.0%} interval", "")]
+    if e.time_s is not None:
+        rows.append(("time", *_figure(e.time_s, duration), _how(e, "time_s")))
+    if e.energy_kwh is not None:
+        rows.append(("energy", *_figure(e.energy_kwh, energy), _how(e, "energy_kwh")))
+    if e.emissions_g is not None:
+        where = f"{e.emissions_g.g_per_kwh:.4g} g/kWh" + (f" ({e.emissions_g.year})" if e.emissions_g.year else "")
+        rows.append(("emissions", *_figure(e.emissions_g.grams, mass), where))
+    if e.cost is not None:
+        rows.append(("cost", *_figure(e.cost, lambda x: f"{x:.3g}"), "from the price given"))
+    rows.append(("memory", *_figure(e.memory.peak_gb, lambda x: f"{x:.3g} GB"), _memory(e)))
+    if e.power_w is not None:
+        rows.append(("mean power", f"{e.power_w:.3g} W", "", _power(e)))
+    lines += _columns(rows)
+    lines += ["", _work(e)]
+    if e.extrapolates:
+        lines.append("Extrapolates: " + ", ".join(_beyond(item) for item in e.extrapolates))
+    if e.reason:
+        lines.append(f"No time and no energy: {e.reason}")
+    if e.drivers:
+        most = sorted(e.drivers.items(), key=lambda item: -item[1])[:3]
+        lines.append("Spread of time mostly from: " + ", ".join(f"{name} {share:.0%}" for name, share in most))
+    lines += ["Assumed:", *(f"  - {text}" for text in e.assumptions)]
+    return "\n".join(lines)
+
+
+def many(labelled: Sequence[tuple[str, Estimate]], total: Total | None = None, *, heading: str = "run") -> str:
+    """One line a run or alternative, and the sum of a sweep."""
+    rows = [(heading, "time", "energy", "emissions", "memory")]
+    shown = labelled[:_WIDEST]
+    for label, e in shown:
+        memory = f"{e.memory.peak_gb.estimate:.3g} GB" + (" DOES NOT FIT" if e.memory.fits is False else "")
+        grams = e.emissions_g.grams if e.emissions_g else None
+        rows.append(
+            (label, _between(e.time_s, duration), _between(e.energy_kwh, energy), _between(grams, mass), memory)
+        )
+    lines = _columns(rows)
+    if len(labelled) > len(shown):
+        lines.append(f"… and {len(labelled) - len(shown)} more")
+    if total is not None:
+        lines += ["", total_line(total)]
+    level = labelled[0][1].level if labelled else 0.9
+    lines.append(f"Median (and {level:.0%} interval); basis: {', '.join(sorted({e.basis for _, e in labelled}))}.")
+    return "\n".join(lines)
+
+
+def total_line(total: Total) -> str:
+    """The one line that a sweep prints before it starts."""
+    if total.energy_kwh is None or total.time_s is None:
+        return f"{total.runs} runs: time and energy are unknown for {total.unknown} of them"
+    grams = f", {_between(total.emissions_g, mass)}" if total.emissions_g else ""
+    cost = f", cost {_between(total.cost, lambda x: f'{x:.3g}')}" if total.cost else ""
+    line = (
+        f"{total.runs} runs: {_between(total.time_s, duration)} one after the other, "
+        f"{_between(total.energy_kwh, energy)}{grams}{cost}"
+    )
+    return line + (f"; {total.not_fitting} do not fit into memory" if total.not_fitting else "")
+
+
+def duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.3g} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.3g} h"
+    return f"{seconds / 86400:.3g} days"
+
+
+def energy(kwh: float) -> str:
+    if kwh < 0.1:
+        return f"{kwh * 1000:.3g} Wh"
+    return f"{kwh:.3g} kWh" if kwh < 1000 else f"{kwh / 1000:.3g} MWh"
+
+
+def mass(grams: float) -> str:
+    if grams < 1:
+        return f"{grams * 1000:.3g} mg"
+    return f"{grams:.3g} g" if grams < 1000 else f"{grams / 1000:.3g} kg"
+
+
+def _figure(interval: Interval, show: object) -> tuple[str, str]:
+    assert callable(show)
+    return show(interval.estimate), f"{show(interval.low)} … {show(interval.high)}"
+
+
+def _between(interval: Interval | None, show: object) -> str:
+    assert callable(show)
+    if interval is None:
+        return "unknown"
+    return f"{show(interval.estimate)} ({show(interval.low)} … {show(interval.high)})"
+
+
+def _how(e: Estimate, figure: str) -> str:
+    return e.sources.get(figure, "")
+
+
+def _memory(e: Estimate) -> str:
+    m = e.memory
+    if m.available_gb is None:
+        return "modelled; the device's memory is unknown"
+    room = "fits" if m.fits else "DOES NOT FIT"
+    if m.fits and m.peak_gb.high > m.available_gb:
+        room = "probably fits"
+    largest = f"; batch_size up to {m.largest_batch}" if m.largest_batch else ""
+    shared = f", sharded over {m.shards}" if m.shards > 1 else ""
+    return f"modelled; {room} in {m.available_gb:.3g} GB{shared}{largest}"
+
+
+def _power(e: Estimate) -> str:
+    source = e.sources.get("energy_kwh", "")
+    return "measured in the pilot" if e.basis == "pilot" else "energy over time" if e.basis == "fit" else source
+
+
+def _work(e: Estimate) -> str:
+    w = e.work
+    share = w["trainable_params"] / w["params"]
+    return (
+        f"Work, counted: {w['flops']:.4g} FLOPs, {w['tokens']:,.0f} tokens (+{w['tokens_padded']:,.0f} padding), "
+        f"{w['steps']:,.0f} steps, {w['trainable_params']:,.0f} trainable parameters ({share:.2%})"
+    )
+
+
+def _beyond(item: object) -> str:
+    assert isinstance(item, dict)
+    factor = item["factor"]
+    return f"{item['variable']} (not in the data)" if factor is None else f"{item['variable']} ×{factor:.3g}"
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
