@@ -6,7 +6,7 @@ import sys
 # Small matrices by the hundred: BLAS threads cost three times what they save. A user's own setting stays.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from .cli import main as _main  # noqa: E402
+from .cli import main as _main
 
 
 def main() -> None:

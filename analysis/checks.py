@@ -43,6 +43,12 @@ def check_rows(frame: pd.DataFrame) -> list[RunWarning]:
     return found
 
 
+def suspicious(warnings: Sequence[RunWarning], runs: int) -> tuple[str, ...]:
+    """Run ids whose unit is in doubt; none where that is the whole table's: a shape has no unit."""
+    ids = tuple(dict.fromkeys(i for warning in warnings if warning.kind == "unit" for i in warning.run_ids))
+    return ids if len(ids) < 0.5 * runs else ()
+
+
 def _mixtures(frame: pd.DataFrame) -> list[RunWarning]:
     found = []
     for column, (kind, noun) in MIXED_COLUMNS.items():

@@ -4,10 +4,14 @@ import argparse
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .checks import check_rows, rank_correlation
+from .checks import check_rows, rank_correlation, suspicious
+from .claims_doubling import doubling
 from .claims_effects import full_vs_lora, rank_effect, size_exponent
-from .claims_linear import CurveSet, doubling, interchangeable, linear
+from .claims_linear import linear
+from .claims_pairs import interchangeable
+from .claims_series import is_series, series_claims
 from .claims_text import render
+from .curve_set import CurveSet
 from .jsonout import dumps
 from .parsing import RunWarning
 from .response import Response, choose_response
@@ -57,9 +61,17 @@ def decide(table: RunTable, options: Options) -> ClaimsReport:
     """Decide every claim on a table; claims that cannot be tested are `undecided` with the reason."""
     response = choose_response(table)
     row_warnings = check_rows(response.frame)
-    suspects = tuple(run_id for warning in row_warnings if warning.kind == "unit" for run_id in warning.run_ids)
-    suspects = suspects if len(set(suspects)) < 0.5 * len(response.frame) else ()
+    suspects = suspicious(row_warnings, len(response.frame))
     curves = CurveSet(response, options, suspects)
+    if is_series(response):
+        claims = series_claims(response, options)
+        return ClaimsReport(
+            options=options,
+            table=table,
+            response=response,
+            warnings=(*table.warnings, *response.warnings, *row_warnings),
+            claims=tuple(claims),
+        )
     claims = [
         linear(curves, "samples"),
         linear(curves, "epochs"),

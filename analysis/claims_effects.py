@@ -7,12 +7,11 @@ import numpy as np
 import pandas as pd
 
 from .checks import rank_correlation
-from .claims_linear import measured_sentence, undecided
 from .curve_analysis import CELL_COLUMNS, MAX_ORDER_CORRELATION, OUTLIER_MADS, order_gate, session_columns
 from .needs import sweep_needs
 from .regression import Array, CollinearError, ols, wls
-from .response import Response
-from .verdicts import Claim, Estimate, Needs, Options, Verdict, equivalence, runs_needed
+from .response import Response, measured_sentence
+from .verdicts import Claim, Estimate, Needs, Options, Verdict, equivalence, runs_needed, undecided
 
 WORK_COLUMNS = ("samples", "epochs", "samples_seen")
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 TITLES = {
-    "linear_in_samples": "Energy is linear in the number of samples",
-    "linear_in_epochs": "Energy is linear in the number of epochs",
-    "doubling_doubles": "Twice the samples cost twice the energy",
+    "linear_in_samples": "{} is linear in the number of samples",
+    "linear_in_epochs": "{} is linear in the number of epochs",
+    "doubling_doubles": "Twice the samples cost twice the {}",
     "samples_epochs_interchangeable": "Samples and epochs are interchangeable",
-    "rank_effect": "Energy does not depend on the LoRA rank",
+    "rank_effect": "{} does not depend on the LoRA rank",
     "size_exponent": "Energy per token is proportional to FLOPs per token",
     "full_vs_lora": "Full fine-tuning costs more than LoRA",
 }
@@ -25,7 +25,8 @@ def render(document: dict[str, Any], sources: Sequence[str]) -> str:
         "",
     ]
     for claim in document["claims"]:
-        lines += [f"{MARKS[claim['verdict']]:<10} {TITLES[claim['id']]}", _wrapped(claim["reason"])]
+        title = TITLES[claim["id"]].format(document["response"])
+        lines += [f"{MARKS[claim['verdict']]:<10} {title[0].upper()}{title[1:]}", _wrapped(claim["reason"])]
         needs = claim["needs"]
         if needs is not None:
             cost = "" if needs.energy_kwh is None else f" About {needs.energy_kwh:g} kWh."

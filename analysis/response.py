@@ -1,6 +1,7 @@
 """Which number is explained: total energy, a part of it, or time; and what of it was measured."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -130,3 +131,12 @@ def _measured_part(frame: pd.DataFrame, setup_differs: bool) -> tuple[str | None
     frame["y_measured"] = part
     noun = " + ".join(component.upper() for component in measured)
     return noun, float((part / frame["energy_kwh"]).median()), None
+
+
+def measured_sentence(response: Response, measured: dict[str, Any] | None) -> str:
+    """Which part a verdict rests on, for the end of a reason."""
+    if response.modelled:
+        return " It rests on time × a modelled power: nothing was metered."
+    if not measured or "part" not in measured:
+        return ""
+    return f" On the metered part alone ({measured['part']}, {100 * measured['share']:.0f} % of it): {measured['verdict']}."

@@ -132,3 +132,17 @@ def holm(p_values: list[float | None], alpha: float, tested: int) -> list[bool]:
             break
         stands[i] = True
     return stands
+
+
+def undecided(claim_id: str, quantity: str, why: str, needs: Needs | None, **tests: Any) -> Claim:
+    """A claim that these runs cannot test, with the reason."""
+    return Claim(
+        id=claim_id,
+        verdict="undecided",
+        estimate=None,
+        ci=None,
+        quantity=quantity,
+        reason=f"Undecided: {why}.",
+        tests={"gate": why, **tests},
+        needs=needs,
+    )

@@ -1,0 +1,119 @@
+"""What the claims on samples and epochs share: one design, its analyses, and a decision on an exponent."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from .curve import Profile
+from .curve_analysis import Analysis, Design, LackOfFit, analyse, build_design, gate, lack_of_fit
+from .response import Response
+from .verdicts import Options, Verdict
+
+COLUMN = {"samples": "samples", "epochs": "epochs_seen"}
+
+
+@dataclass(frozen=True)
+class CurveSet:
+    """The designs and analyses that the three claims share, each made when first asked for."""
+
+    response: Response
+    options: Options
+    suspects: tuple[str, ...]
+
+    @cached_property
+    def design(self) -> Design:
+        return build_design(self.response.frame)
+
+    @cached_property
+    def total(self) -> Analysis:
+        return analyse(self.design, "y")
+
+    @cached_property
+    def measured(self) -> Analysis:
+        return analyse(self.design, "y_measured")
+
+    @cached_property
+    def lack_of_fit(self) -> LackOfFit | None:
+        return lack_of_fit(self.design, self.total.fit)
+
+    def straight(self, factor: str) -> LackOfFit | None:
+        """Lack of fit of the affine curve: the factor's exponent held at 1."""
+        return lack_of_fit(self.design, self.total.profile(factor).held_at(1.0), spent=1)
+
+    @cached_property
+    def blocks(self) -> dict[str, str | None]:
+        """For each factor, why no curve can be decided on (None where it can)."""
+        return {factor: _curve_block(self, factor) for factor in COLUMN}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """A verdict on one number, before vetoes."""
+
+    verdict: Verdict
+    estimate: float
+    ci: tuple[float, float]
+    p_value: float | None
+
+
+def decide_profile(profile: Profile, low: float, high: float, options: Options) -> Decision:
+    """Equivalence of an exponent to [low, high] by its profile likelihood."""
+    ci = profile.interval(options.ci_level)
+    if ci[0] >= low and ci[1] <= high:
+        p = max(profile.p_beyond(low), profile.p_beyond(high))
+        return Decision(verdict="supported", estimate=profile.estimate, ci=ci, p_value=p)
+    if ci[1] < low or ci[0] > high:
+        p = profile.p_beyond(low if ci[1] < low else high)
+        return Decision(verdict="refuted", estimate=profile.estimate, ci=ci, p_value=p)
+    return Decision(verdict="undecided", estimate=profile.estimate, ci=ci, p_value=None)
+
+
+def _curve_block(curves: CurveSet, factor: str) -> str | None:
+    """Why no curve is fitted: suspicious rows, too few runs, or a design that cannot tell."""
+    if curves.suspects:
+        shown = ", ".join(curves.suspects[:5]) + (" …" if len(curves.suspects) > 5 else "")
+        return f"the unit of run {shown} is in doubt: correct it, or leave it out with --exclude"
+    frame = curves.response.frame
+    if len(frame) < 2:
+        return "no usable run" if frame.empty else "there is only one usable run"
+    if factor not in curves.design.factors:
+        levels = frame[frame["samples_seen"] > 0][factor].nunique()
+        if levels < 2:
+            return f"{factor} never varied: all runs have the same"
+        return f"too few different numbers of {factor} were run with everything else equal"
+    blocked = gate(curves.design, factor)
+    if blocked:
+        return blocked
+    parameters = len(curves.design.factors) + int(curves.design.frame["cell"].max()) + 2
+    if len(curves.design.frame) < parameters + 3:
+        return f"{len(curves.design.frame)} runs are too few for a curve of {parameters} parameters"
+    return length_block(curves, factor)
+
+
+def length_block(curves: CurveSet, factor: str) -> str | None:
+    """Whether the samples themselves got longer or shorter with the factor, as padded."""
+    trained = curves.design.trained
+    for column in ("tokens_padded", "tokens_seen"):
+        length = np.log((trained[column] / trained["samples_seen"]).to_numpy(dtype=float))
+        if np.isfinite(length).all():
+            break
+    else:
+        return None
+    x = np.log(trained[COLUMN[factor]].to_numpy(dtype=float))
+    dx = x - pd.Series(x).groupby(trained["cell"].to_numpy()).transform("mean").to_numpy()
+    slope = float(dx @ length / (dx @ dx))
+    if abs(slope) <= curves.options.margin / 2:
+        return None
+    change = 100 * math.expm1(slope * math.log(2))
+    return (
+        f"runs with more {factor} also had {'longer' if slope > 0 else 'shorter'} samples "
+        f"({change:+.1f} % tokens a sample for each doubling), so the two effects look alike"
+    )
+
+
+def allowed_deviation(curves: CurveSet, factor: str) -> float:
+    """How far (relative) a level may lie off: what an exponent on the margin's edge does at the ends."""
+    return curves.options.margin * math.log(curves.design.range(COLUMN[factor])) / 2
