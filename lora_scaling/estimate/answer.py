@@ -27,9 +27,7 @@ class Interval:
 
     def plus(self, other: "Interval") -> "Interval":
         """The sum of two figures that err together: ends are added, which is the cautious choice."""
-        return Interval(
-            estimate=self.estimate + other.estimate, low=self.low + other.low, high=self.high + other.high
-        )
+        return Interval(estimate=self.estimate + other.estimate, low=self.low + other.low, high=self.high + other.high)
 
     @property
     def ratio(self) -> float:

@@ -79,7 +79,7 @@ def parse(arguments: Sequence[str]) -> Request:
     level = _number("level", own.get("level", "0.9"))
     if not 0 < level < 1:
         raise UserError(f"`level` was {level:g}; give a number between 0 and 1, such as 0.9")
-    prices = {key: _number(f"price.{key}", own[f"price.{key}"]) for key in ("per_hour", "per_kwh") if f"price.{key}" in own}
+    prices = {key[6:]: _number(key, own[key]) for key in ("price.per_hour", "price.per_kwh") if key in own}
     if given.multirun and own.keys() & {"compare", "pilot"}:
         raise UserError("`-m` adds up a sweep; compare= and pilot= are for one run: leave one of them out")
     return Request(
@@ -137,7 +137,8 @@ def _comparison(request: Request, config: RunConfig, fit: Fit | None) -> int:
     assert request.compare is not None
     rows = compare(config, request.compare, level=request.level, fit=fit, price=request.price)
     if request.json:
-        print(json.dumps({"compare": request.compare, "rows": [{"label": name} | e.to_dict() for name, e in rows]}, indent=1))
+        listed = [{"label": name} | e.to_dict() for name, e in rows]
+        print(json.dumps({"compare": request.compare, "rows": listed}, indent=1))
         return 0
     from .table import many
 

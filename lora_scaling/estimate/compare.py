@@ -52,5 +52,3 @@ def _with_gpus(config: RunConfig, name: str) -> RunConfig:
 def _with_zone(config: RunConfig, name: str) -> RunConfig:
     grid = dataclasses.replace(config.grid, zone=name, provider="auto", intensity_g_per_kwh=None)
     return dataclasses.replace(config, grid=grid)
-
-

@@ -52,8 +52,7 @@ def estimate(
     lengths = lengths_of(config.data, priors)
     workload = config.workload(lengths.lengths)
     precision = resolve_precision(config, hardware.kind, hardware.peak_tflops)
-    budget = None if hardware.memory_gb is None else hardware.memory_gb * 1e9 / priors.values["memory"]
-    plan = make_plan(config, workload, precision, budget)
+    plan = make_plan(config, workload, precision, priors)
     z = NormalDist().inv_cdf(0.5 + level / 2)
     base = Estimate(
         name=_name(config),
@@ -102,9 +101,8 @@ def _work(plan: Plan) -> dict[str, float]:
 
 
 def _memory(config: RunConfig, plan: Plan, priors: Priors, z: float) -> Memory:
-    use, overhead = plan.memory, priors.values["memory"]
-    available = config.hardware.memory_gb
-    peak = Interval.lognormal(use.peak * overhead / 1e9, priors.log_sd["memory"], z)
+    use, available = plan.memory, config.hardware.memory_gb
+    peak = Interval.lognormal(plan.reserved_gb, priors.log_sd["memory"], z)
     fits = None if available is None else peak.estimate <= available
     parts = {
         name: getattr(use, name) / 1e9
@@ -114,10 +112,10 @@ def _memory(config: RunConfig, plan: Plan, priors: Priors, z: float) -> Memory:
         peak_gb=peak,
         available_gb=available,
         fits=fits,
-        largest_batch=None if available is None else plan.largest_batch(available * 1e9 / overhead),
+        largest_batch=None if plan.budget_bytes is None else plan.largest_batch(),
         shards=plan.shards,
         parts=parts,
-        remedy=remedy(config, plan, overhead) if fits is False else None,
+        remedy=remedy(config, plan, priors) if fits is False else None,
     )
 
 
@@ -159,7 +157,7 @@ def _from_fit(base: Estimate, config: RunConfig, plan: Plan, fit: Fit, level: fl
     unseen = [str(item["variable"]) for item in energy.extrapolates if item["factor"] is None]
     said = [f"fitted on {fit.n} runs of {', '.join(fit.hardware) or 'a device not named'}"]
     if unseen:
-        said.append(f"the fit has not seen this {' and '.join(unseen)}: its interval is widened by a factor 1.5 for each")
+        said.append(f"the fit has not seen this {' and '.join(unseen)}: its interval is widened 1.5 times for each")
     return dataclasses.replace(
         base,
         basis="fit",
@@ -172,9 +170,7 @@ def _from_fit(base: Estimate, config: RunConfig, plan: Plan, fit: Fit, level: fl
     )
 
 
-def _from_pilot(
-    base: Estimate, config: RunConfig, plan: Plan, pilot: PilotMeasurement, level: float
-) -> Estimate:
+def _from_pilot(base: Estimate, config: RunConfig, plan: Plan, pilot: PilotMeasurement, level: float) -> Estimate:
     scaled = scale_pilot(pilot, plan, level, eval_samples=config.eval_samples)
     return dataclasses.replace(
         base,

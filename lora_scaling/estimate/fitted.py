@@ -164,9 +164,7 @@ class Fit:
                 found.append({"variable": label, "factor": None})
         return tuple(found)
 
-    def _predict(
-        self, models: Sequence[FittedModel], fixed: Spread | None, target: Target, level: float
-    ) -> Prediction:
+    def _predict(self, models: Sequence[FittedModel], fixed: Spread | None, target: Target, level: float) -> Prediction:
         self._check_hardware(target)
         extrapolates = self.extrapolates(target)
         unseen = sum(item["factor"] is None for item in extrapolates)
@@ -205,9 +203,7 @@ def _quantiles(
     models: Sequence[FittedModel], target: Target, level: float, extra_sd: float
 ) -> tuple[float, float, float]:
     components = [model.component(target, extra_sd) for model in models]
-    low, middle, high = (
-        math.exp(mixture_quantile(components, p)) for p in (0.5 - level / 2, 0.5, 0.5 + level / 2)
-    )
+    low, middle, high = (math.exp(mixture_quantile(components, p)) for p in (0.5 - level / 2, 0.5, 0.5 + level / 2))
     return low, middle, high
 
 

@@ -1,11 +1,13 @@
 """The device of an estimate: from its sheet, or recognised here. No torch."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import platform
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -183,35 +185,49 @@ def _cache_path() -> Path:
 
 
 def _remembered(name: str) -> dict[str, float] | None:
-    try:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         stored: dict[str, Any] = json.loads(_cache_path().read_text(encoding="utf-8"))
         if stored["name"] == name:
             return {"tflops": float(stored["tflops"]), "gb_s": float(stored["gb_s"])}
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
     return None
 
 
 def _measure(name: str) -> dict[str, float] | None:
-    try:
-        import numpy as np
-    except ImportError:
-        return None
-    size = 256  # short enough that some repetition is not interrupted
-    a = np.full((size, size), 0.5, np.float32)
-    b = np.empty_like(a)
-    block = np.zeros(8_000_000, np.float32)
-    np.matmul(a, a, out=b)
-    tflops = 2 * size**3 / _best_s(lambda: np.matmul(a, a, out=b)) / 1e12
-    gb_s = 2 * block.nbytes / _best_s(lambda: np.copyto(block, 1.0)) / 2 / 1e9
+    """TFLOP/s of all cores in float32 and GB/s of one, or None without numpy.
+
+    One thread is measured and multiplied: with several, a core that is busy elsewhere would stall the others.
+    """
+    with _one_thread():
+        try:
+            import numpy as np
+        except ImportError:
+            return None
+        size = 384
+        a = np.full((size, size), 0.5, np.float32)
+        b = np.empty_like(a)
+        block = np.zeros(8_000_000, np.float32)
+        tflops = 2 * size**3 / _best_s(lambda: np.matmul(a, a, out=b)) / 1e12 * (os.cpu_count() or 1)
+        gb_s = 2 * block.nbytes / _best_s(lambda: np.copyto(block[::2], block[1::2])) / 1e9
     measured = {"tflops": tflops, "gb_s": gb_s}
-    try:
+    with contextlib.suppress(OSError):  # nowhere to remember it: it is measured again the next time
         path = _cache_path()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"name": name, **measured}), encoding="utf-8")
-    except OSError:
-        pass  # nowhere to remember it: it is measured again the next time
     return measured
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """OpenBLAS reads its number of threads when numpy is imported, and not again."""
+    before = os.environ.get("OPENBLAS_NUM_THREADS")
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OPENBLAS_NUM_THREADS"]
+        else:
+            os.environ["OPENBLAS_NUM_THREADS"] = before
 
 
 def _best_s(work: Any, budget_s: float = 0.05) -> float:

@@ -85,7 +85,7 @@ def _from_file(path: Path, priors: Priors) -> LengthBasis:
     return LengthBasis(
         lengths=lengths,
         log_sd=priors.log_sd[name],
-        sentence=f"{lengths.mean:.0f} tokens a sample: the text in {path.name} at {per_token:g} bytes a token (assumed)",
+        sentence=f"{lengths.mean:.0f} tokens a sample: the text of {path.name} at {per_token:g} bytes a token, assumed",
     )
 
 

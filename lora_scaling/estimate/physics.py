@@ -23,9 +23,10 @@ Constants = Mapping[str, float]
 class Load:
     """Work of the training phase on each of `gpus` devices, which share it evenly.
 
-    tokens (padding included), flops, activation_bytes (kept for the backward pass), weight_bytes (read in each pass), quantized (weights
-    unpacked in each pass): per micro-step and device. passes: forward, backward, and once more with checkpointing.
-    trainable: parameters updated on each device and step; comm_bytes: sent by each device in a step.
+    Per micro-step and device: tokens (padding included), flops, activation_bytes (kept for the backward pass),
+    weight_bytes (read in each pass), quantized (weights unpacked in each pass). passes: forward, backward, and once
+    more with checkpointing. trainable: parameters updated on each device and step; comm_bytes: sent by each device
+    in a step.
     """
 
     gpus: int

@@ -9,6 +9,7 @@ from ..config import RunConfig
 from ..workload import MemorySetup, MemoryUse, Workload, largest_batch, training_memory
 from ..workload.memory import layer_activation_bytes, weight_bytes
 from .physics import Load
+from .priors import Priors
 
 _BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8": 2}
 
@@ -18,7 +19,8 @@ class Plan:
     """A run laid out on its devices.
 
     micro_steps: forward and backward passes of each device; row_tokens: of the longest row, which sets the peak;
-    shards: devices over which weights are split (1: each holds all of them).
+    shards: devices over which weights are split (1: each holds all of them); budget_bytes: what tensors may take of
+    a device (None: its memory is unknown); reserved_gb: the peak with the allocator's overhead.
     """
 
     workload: Workload
@@ -28,19 +30,23 @@ class Plan:
     memory: MemoryUse
     micro_steps: int
     row_tokens: int
+    budget_bytes: float | None
+    reserved_gb: float
     notes: tuple[str, ...]
 
     @property
     def shards(self) -> int:
         return self.setup.shards
 
-    def memory_of(self, rows: int) -> MemoryUse:
-        w = self.workload
-        return training_memory(w.shape, w.tuning, self.setup, rows=rows, row_tokens=self.row_tokens)
+    @property
+    def fits(self) -> bool:
+        return self.budget_bytes is None or self.memory.peak <= self.budget_bytes
 
-    def largest_batch(self, budget_bytes: float) -> int:
+    def largest_batch(self) -> int:
+        """Rows of a micro-batch; 0 where not even one fits."""
+        assert self.budget_bytes is not None
         w = self.workload
-        return largest_batch(w.shape, w.tuning, self.setup, row_tokens=self.row_tokens, budget_bytes=budget_bytes)
+        return largest_batch(w.shape, w.tuning, self.setup, row_tokens=self.row_tokens, budget_bytes=self.budget_bytes)
 
 
 def resolve_precision(config: RunConfig, kind: str, peaks: Mapping[str, float | None]) -> str:
@@ -52,7 +58,7 @@ def resolve_precision(config: RunConfig, kind: str, peaks: Mapping[str, float | 
     return "fp32" if kind in ("cpu", "mps") else "bf16"
 
 
-def make_plan(config: RunConfig, workload: Workload, precision: str, memory_budget: float | None) -> Plan:
+def make_plan(config: RunConfig, workload: Workload, precision: str, priors: Priors) -> Plan:
     """Lay a run out on `hardware.count` devices; weights are sharded where one device cannot hold them."""
     devices = config.hardware.count
     rows = min(workload.batching.batch_size, workload.rows)
@@ -60,9 +66,11 @@ def make_plan(config: RunConfig, workload: Workload, precision: str, memory_budg
     notes: list[str] = []
     setup = _memory_setup(config, precision, shards=1)
     memory = training_memory(workload.shape, workload.tuning, setup, rows=rows, row_tokens=longest)
-    if devices > 1 and memory_budget is not None and memory.peak > memory_budget:
+    budget = _budget_bytes(config, workload, 1, priors)
+    if devices > 1 and budget is not None and memory.peak > budget:
         setup = _memory_setup(config, precision, shards=devices)
         memory = training_memory(workload.shape, workload.tuning, setup, rows=rows, row_tokens=longest)
+        budget = _budget_bytes(config, workload, devices, priors)
         notes.append(f"weights sharded over {devices} devices (FSDP), gathered for every pass")
     elif devices > 1:
         notes.append(f"{devices} devices each hold the whole model (DDP)")
@@ -85,8 +93,27 @@ def make_plan(config: RunConfig, workload: Workload, precision: str, memory_budg
         memory=memory,
         micro_steps=micro_steps,
         row_tokens=longest,
+        budget_bytes=budget,
+        reserved_gb=reserved_bytes(memory, workload, setup.shards, priors) / 1e9,
         notes=tuple(notes),
     )
+
+
+def reserved_bytes(memory: MemoryUse, workload: Workload, shards: int, priors: Priors) -> float:
+    """What the allocator holds at the peak: rounding and fragmentation on top of the tensors."""
+    return memory.peak * priors.values["memory"] + _unpacking(workload, shards, priors)
+
+
+def _budget_bytes(config: RunConfig, workload: Workload, shards: int, priors: Priors) -> float | None:
+    """What tensors may take. Sheets give GB where devices hold GiB: the difference is left to the driver."""
+    if config.hardware.memory_gb is None:
+        return None
+    return (config.hardware.memory_gb * 1e9 - _unpacking(workload, shards, priors)) / priors.values["memory"]
+
+
+def _unpacking(workload: Workload, shards: int, priors: Priors) -> float:
+    quantized = workload.shape.linear_params if workload.tuning.method == "qlora" else 0
+    return priors.values["nf4_workspace"] * quantized / shards
 
 
 def _memory_setup(config: RunConfig, precision: str, *, shards: int) -> MemorySetup:

@@ -6,16 +6,17 @@ from collections.abc import Iterator
 from ..config import RunConfig
 from .hardware import memory_of_presets
 from .plan import Plan, make_plan
+from .priors import Priors
 
 _SHARDS = (2, 4, 8, 16)
 
 
-def remedy(config: RunConfig, plan: Plan, overhead: float) -> str:
-    """One sentence; `overhead` is reserved over allocated memory."""
+def remedy(config: RunConfig, plan: Plan, priors: Priors) -> str:
+    """One sentence that says how much is missing and what would do."""
     available = config.hardware.memory_gb
     assert available is not None
-    needed = plan.memory.peak * overhead / 1e9
-    options = list(_options(config, plan, available * 1e9 / overhead, overhead))
+    needed = plan.reserved_gb
+    options = list(_options(config, plan, priors))
     advice = "; ".join(options) if options else "nothing short of a much larger device would do"
     return (
         f"`batch_size` was {config.batch_size}: {config.model.name} {config.method.name} needs about {needed:.3g} GB "
@@ -24,24 +25,24 @@ def remedy(config: RunConfig, plan: Plan, overhead: float) -> str:
     )
 
 
-def _options(config: RunConfig, plan: Plan, budget: float, overhead: float) -> Iterator[str]:
-    largest = plan.largest_batch(budget)
+def _options(config: RunConfig, plan: Plan, priors: Priors) -> Iterator[str]:
+    largest = plan.largest_batch()
     if largest:
         yield f"batch_size={largest}"
     for words, changes in _changes(config):
-        changed = _changed(config, plan, changes, budget)
-        if changed.memory.peak <= budget:
+        changed = _changed(config, plan, changes, priors)
+        if changed.fits:
             yield words
-        elif not largest and (rows := changed.largest_batch(budget)):
+        elif not largest and (rows := changed.largest_batch()):
             yield f"{words} with batch_size={rows}"
     for count in _SHARDS:
         if count > config.hardware.count:
             hardware = dataclasses.replace(config.hardware, count=count)
-            if _changed(config, plan, {"hardware": hardware}, budget).memory.peak <= budget:
+            if _changed(config, plan, {"hardware": hardware}, priors).fits:
                 yield f"hardware.count={count}"
                 break
-    need = plan.memory.peak * overhead / 1e9
-    enough = sorted((gb, name) for name, gb in memory_of_presets().items() if gb >= need and not name.startswith("apple"))
+    listed = memory_of_presets().items()
+    enough = sorted((gb, name) for name, gb in listed if gb >= plan.reserved_gb and not name.startswith("apple"))
     if enough:
         yield f"hardware={enough[0][1]} ({enough[0][0]:g} GB)"
 
@@ -58,6 +59,6 @@ def _changes(config: RunConfig) -> Iterator[tuple[str, dict[str, object]]]:
         yield "optimizer=adamw_8bit", {"optimizer": "adamw_8bit"}
 
 
-def _changed(config: RunConfig, plan: Plan, changes: dict[str, object], budget: float) -> Plan:
+def _changed(config: RunConfig, plan: Plan, changes: dict[str, object], priors: Priors) -> Plan:
     changed = dataclasses.replace(config, **changes)  # type: ignore[arg-type]
-    return make_plan(changed, changed.workload(plan.workload.lengths), plan.precision, budget)
+    return make_plan(changed, changed.workload(plan.workload.lengths), plan.precision, priors)

@@ -1,6 +1,7 @@
 """Estimates as a person reads them on a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from .answer import Estimate, Interval
 from .sweeps import Total
@@ -99,13 +100,11 @@ def mass(grams: float) -> str:
     return f"{grams:.3g} g" if grams < 1000 else f"{grams / 1000:.3g} kg"
 
 
-def _figure(interval: Interval, show: object) -> tuple[str, str]:
-    assert callable(show)
+def _figure(interval: Interval, show: Callable[[float], str]) -> tuple[str, str]:
     return show(interval.estimate), f"{show(interval.low)} … {show(interval.high)}"
 
 
-def _between(interval: Interval | None, show: object) -> str:
-    assert callable(show)
+def _between(interval: Interval | None, show: Callable[[float], str]) -> str:
     if interval is None:
         return "unknown"
     return f"{show(interval.estimate)} ({show(interval.low)} … {show(interval.high)})"
@@ -141,8 +140,7 @@ def _work(e: Estimate) -> str:
     )
 
 
-def _beyond(item: object) -> str:
-    assert isinstance(item, dict)
+def _beyond(item: Mapping[str, Any]) -> str:
     factor = item["factor"]
     return f"{item['variable']} (not in the data)" if factor is None else f"{item['variable']} ×{factor:.3g}"
 

@@ -103,7 +103,10 @@ def _grouped_maximum(ordered: Sequence[int], batch: int) -> tuple[float, float]:
     n, size = len(ordered), batch * _MEGA_BATCHES
     drawn = [ordered[min(n - 1, int((i + 0.5) / size * n))] for i in range(size)]
     tops = drawn[batch - 1 :: batch]
-    return sum(tops) / len(tops), sum(top * top for top in tops) / len(tops)
+    # Only the excess over the drawn samples is taken from them: their own mean is not exact.
+    length = sum(ordered) / n + sum(tops) / len(tops) - sum(drawn) / size
+    square = sum(x * x for x in ordered) / n + sum(x * x for x in tops) / len(tops) - sum(x * x for x in drawn) / size
+    return length, square
 
 
 def step_count(rows: int, *, epochs: int, batch_size: int, gradient_accumulation: int, max_steps: int | None) -> int:

@@ -78,9 +78,7 @@ class MemorySetup:
         return self.held_bytes + 12.0 if self.logits_bytes is None else self.logits_bytes
 
 
-def training_memory(
-    shape: ModelShape, tuning: Tuning, setup: MemorySetup, *, rows: int, row_tokens: int
-) -> MemoryUse:
+def training_memory(shape: ModelShape, tuning: Tuning, setup: MemorySetup, *, rows: int, row_tokens: int) -> MemoryUse:
     """Bytes at the peak of training on micro-batches of `rows` rows of `row_tokens` tokens (padding included)."""
     tokens, shards = rows * row_tokens, setup.shards
     trained = tuning.trainable_params(shape)
@@ -127,9 +125,7 @@ def layer_activation_bytes(shape: ModelShape, tuning: Tuning, setup: MemorySetup
     if a < ADAPTER_BYTES:
         return kept + sum(setup.adapter_input_bytes * m.inputs for m in adapted)
     names = {m.name for m in adapted}
-    shared = (
-        h * bool(names & set(ATTENTION[:3])) + h * bool(names & set(MLP[:2])) + i * ("down_proj" in names)
-    )
+    shared = h * bool(names & set(ATTENTION[:3])) + h * bool(names & set(MLP[:2])) + i * ("down_proj" in names)
     return kept + a * shared
 
 
@@ -145,9 +141,7 @@ def largest_batch(
     return max(1, int((budget_bytes - held) / per_row))
 
 
-def _rerun(
-    shape: ModelShape, tuning: Tuning, setup: MemorySetup, layer: float, tokens: int, gradients: float
-) -> float:
+def _rerun(shape: ModelShape, tuning: Tuning, setup: MemorySetup, layer: float, tokens: int, gradients: float) -> float:
     """While a layer is run again: what it keeps, the logits (whose owner holds them), and gradients made before.
 
     The worst is the last layer, with all inputs still kept, or the first, with nearly all gradients made.
@@ -164,9 +158,7 @@ def _rerun(
     return running + max(at_last, gradients * (1 - shape.layer_params / shape.params) - inputs)
 
 
-def _at_update(
-    shape: ModelShape, tuning: Tuning, setup: MemorySetup, tokens: int, gradients: float
-) -> float:
+def _at_update(shape: ModelShape, tuning: Tuning, setup: MemorySetup, tokens: int, gradients: float) -> float:
     """All gradients; and where embeddings are trained, the look-up's dense gradient before it is added to another."""
     if tuning.adapted:
         return gradients
