@@ -31,7 +31,8 @@ def make_step() -> tuple[Callable[[], None], Callable[[], None]]:
     config = LlamaConfig(
         vocab_size=512, hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4
     )
-    model = LlamaForCausalLM(config).to(device)
+    model = LlamaForCausalLM(config)
+    torch.nn.Module.to(model, device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     tokens = torch.randint(0, 512, (4, 64), device=device)
     synchronize = torch.cuda.synchronize if device == "cuda" else (lambda: None)

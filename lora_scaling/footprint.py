@@ -83,10 +83,15 @@ class Footprint:
         """Add to a section of the record: config, model, data, work, training or device."""
         self.record[section].update(values)
 
-    def open(self) -> None:
-        """Open the sensors (the first time in a process 1.5 to 3 s) and begin the phase `train`."""
+    def open(self, *, with_ranks: bool = False) -> None:
+        """Open the sensors (the first time in a process 1.5 to 3 s) and begin the phase `train`.
+
+        with_ranks: every rank calls this, and their windows begin together.
+        """
         with _never_raise("the meter could not be opened"):
             self._recording = open_meter(self._settings, _synchronize).recording()
+        if with_ranks and (distributed := _distributed()) is not None:
+            distributed.barrier()
         self.record["started_at"] = _now()
         self._start_s = time.perf_counter()
         self._write()
@@ -196,7 +201,7 @@ class _Hooks:
         self.footprint = Footprint(self.name, **options)
         self._describe(self.footprint, args, kwargs)
         atexit.register(self._abandon)
-        self.footprint.open()
+        self.footprint.open(with_ranks=True)
 
     @_hook
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -275,13 +280,21 @@ def __getattr__(name: str) -> Any:
 
 def _of_all_ranks(account: EnergyAccount | None) -> EnergyAccount | None:
     """Every rank calls this, also one whose meter failed: a rank that does not would hold up the others."""
-    torch = sys.modules.get("torch")
-    if torch is None or not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    distributed = _distributed()
+    if distributed is None:
         return account
-    gathered: list[EnergyAccount | None] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, account)
+    gathered: list[EnergyAccount | None] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(gathered, account)
     known = [each for each in gathered if each is not None]
     return combine(known) if known else None
+
+
+def _distributed() -> Any:
+    """torch.distributed if this process is one of several ranks, else None."""
+    torch = sys.modules.get("torch")
+    if torch is None or not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return None
+    return torch.distributed
 
 
 def _synchronize() -> None:

@@ -25,6 +25,7 @@ from lora_scaling.energy import (
     PhaseEnergy,
     TimelineBin,
     combine,
+    host,
     idle_baseline,
     measure_idle,
     open_meter,
@@ -244,3 +245,52 @@ def test_importing_the_room_imports_no_sensor_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=nvml_stub.ROOT, capture_output=True, text=True, timeout=30)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_settings_from_a_file_may_hold_lists() -> None:
+    settings = MeteringSettings(gpu_ids=[0, "GPU-1"], enabled=False)  # type: ignore[arg-type]
+    assert settings == MeteringSettings(gpu_ids=(0, "GPU-1"), enabled=False)
+    open_meter(settings).close()
+
+
+def test_the_load_of_others_is_seen_but_not_our_childrens() -> None:
+    """A child that computes is ours; the same load outside our tree is somebody else's."""
+    burn = "import time\nend = time.time() + 60\nwhile time.time() < end: pass"
+    child = subprocess.Popen([sys.executable, "-c", burn])
+    try:
+        time.sleep(0.3)
+        start = host.cpu_times()
+        time.sleep(1.0)
+        end = host.cpu_times()
+    finally:
+        child.kill()
+        child.wait()
+    assert start is not None
+    assert end is not None
+    ours = (end.own_s - start.own_s) / (end.at_s - start.at_s)
+    assert ours > 0.15  # a busy machine may give it no more
+    others = host.other_load_cores(start, end)
+    assert others is not None
+    assert others <= (end.busy_s - start.busy_s) / (end.at_s - start.at_s) - ours + 1e-9 or others == 0
+
+
+@pytest.mark.parametrize(
+    ("seen", "own", "container", "expected"),
+    [
+        (set(), {7}, False, (True, [])),
+        ({7}, {7}, False, (True, [])),
+        ({7, 8}, {7}, False, (False, [8])),
+        ({9}, {7}, True, (None, [9])),  # pids of the host: it may be us
+        ({9}, {7}, False, (False, [9])),
+        ({9, 10}, {7}, True, (False, [9, 10])),
+    ],
+)
+def test_whose_gpu_it_was(
+    seen: set[int],
+    own: set[int],
+    container: bool,
+    expected: tuple[bool | None, list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(host, "_in_container", lambda: container)
+    assert host.judge_gpu_processes(seen, own) == expected

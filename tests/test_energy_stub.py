@@ -222,14 +222,21 @@ from pathlib import Path
 law = Path(sys.argv[1])
 law.write_text(law.read_text().replace("OWN", str(os.getpid())))
 from lora_scaling.energy import MeteringSettings, open_meter
-recording = open_meter(MeteringSettings()).recording()
+meter = open_meter(MeteringSettings())
+stop = meter.tracker.stop
+def one_twentieth_more():
+    task = stop()
+    task.joules["gpu"] *= 1.05
+    return task
+meter.tracker.stop = one_twentieth_more
+recording = meter.recording()
 with recording.phase("train"):
-    import time; time.sleep(0.3)
+    import time; time.sleep(0.8)
 print(json.dumps(recording.close().to_dict()))
 """
 
 
-def test_other_processes_and_throttling_are_recorded(tmp_path: Path) -> None:
+def test_other_processes_throttling_and_disagreement_are_recorded(tmp_path: Path) -> None:
     shared, alone = tmp_path / "shared.law", tmp_path / "alone.law"
     power = "power 0 0 200\n"
     shared.write_text(power + "pids 0 OWN 1\nthrottle 0 0x44\n")
@@ -245,6 +252,7 @@ def test_other_processes_and_throttling_are_recorded(tmp_path: Path) -> None:
     assert with_others["conditions"]["gpu_temperature_c"] == 61
     assert with_others["conditions"]["driver"] == "stub"
     assert {"shared_gpu", "throttled"} <= {warning["kind"] for warning in with_others["warnings"]}
+    assert "energy_disagreement" in {warning["kind"] for warning in by_itself["warnings"]}
     assert by_itself["conditions"]["gpus"][0]["other_processes"] == []
     assert "shared_gpu" not in {warning["kind"] for warning in by_itself["warnings"]}
 

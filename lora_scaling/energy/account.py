@@ -177,9 +177,7 @@ class EnergyAccount:
     @property
     def complete(self) -> bool:
         """Whether every component that exists is known in every phase."""
-        return all(
-            c.joules is not None or c.source == "none" for p in self.phases for c in p.components.values()
-        )
+        return all(c.joules is not None or c.source == "none" for p in self.phases for c in p.components.values())
 
     @property
     def uncertainty_joules(self) -> float | None:
@@ -199,10 +197,7 @@ class EnergyAccount:
         if self.idle is None or not self.complete:
             return None
         parts = self.components
-        if any(
-            part.joules is not None and self.idle.components_w.get(name) is None
-            for name, part in parts.items()
-        ):
+        if any(part.joules is not None and self.idle.components_w.get(name) is None for name, part in parts.items()):
             return None
         above = math.fsum(
             part.joules - (self.idle.components_w[name] or 0.0) * self.seconds
@@ -213,9 +208,7 @@ class EnergyAccount:
 
     def phase_joules(self, name: str) -> float | None:
         """Energy of all phases of this name; None if there is none or a part is unknown."""
-        chosen = [
-            c for p in self.phases if p.name == name for c in p.components.values() if c.source != "none"
-        ]
+        chosen = [c for p in self.phases if p.name == name for c in p.components.values() if c.source != "none"]
         if not chosen or any(c.joules is None for c in chosen):
             return None
         return add(c.joules for c in chosen if c.joules is not None)

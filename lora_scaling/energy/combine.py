@@ -38,9 +38,7 @@ def combine(accounts: Sequence[EnergyAccount]) -> EnergyAccount:
         host=",".join(dict.fromkeys(account.host for account in accounts)),
         phases=phases,
         bins=tuple(_combine_bins(keys, phases, accounts)),
-        idle=None
-        if len({a.host for a in accounts}) > 1
-        else next((a.idle for a in accounts if a.idle), None),
+        idle=None if len({a.host for a in accounts}) > 1 else next((a.idle for a in accounts if a.idle), None),
         exclusive=False if False in verdicts else None if None in verdicts else True,
         conditions=_combine_conditions(accounts),
         warnings=tuple({w["message"]: w for account in accounts for w in account.warnings}.values()),
@@ -164,14 +162,10 @@ def _bins_of(account: EnergyAccount, key: PhaseKey) -> list[TimelineBin]:
     return [b for b in account.bins if b.phase == phase.name and phase.started_at <= b.start < phase.ended_at]
 
 
-def _add_to(
-    shares: dict[str, list[float]], cuts: list[tuple[datetime, datetime]], piece: TimelineBin
-) -> None:
+def _add_to(shares: dict[str, list[float]], cuts: list[tuple[datetime, datetime]], piece: TimelineBin) -> None:
     """Give a bin's energy to the bins it overlaps; what overlaps none goes to the nearest end."""
     length_s = (piece.end - piece.start).total_seconds()
-    overlaps = [
-        max((min(end, piece.end) - max(start, piece.start)).total_seconds(), 0.0) for start, end in cuts
-    ]
+    overlaps = [max((min(end, piece.end) - max(start, piece.start)).total_seconds(), 0.0) for start, end in cuts]
     whole_s = math.fsum(overlaps)
     if whole_s <= 0 or length_s <= 0:
         overlaps = [0.0] * len(cuts)

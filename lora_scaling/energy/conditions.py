@@ -36,11 +36,12 @@ class GpuConditions:
 class ConditionsLog:
     """Collects over one recording; `summary` gives the `conditions` section, `exclusive` and warnings."""
 
-    def __init__(self, nvml: Nvml | None, gpus: tuple[Gpu, ...], constants: dict[str, Any]):
+    def __init__(self, nvml: Nvml | None, gpus: tuple[Gpu, ...], constants: dict[str, Any], ranks: bool):
         self._nvml = nvml
         self._gpus = [GpuConditions(gpu=gpu) for gpu in gpus]
         self._constants = constants
-        self._cpu_start = host.cpu_times()
+        self._ranks = ranks
+        self._cpu_start = host.cpu_times(ranks)
 
     def read(self) -> None:
         if self._nvml is not None:
@@ -50,22 +51,18 @@ class ConditionsLog:
     def summary(self) -> tuple[dict[str, Any], bool | None, list[dict[str, str]]]:
         warnings: list[dict[str, str]] = []
         verdicts: list[bool | None] = []
-        own = host.own_pids() if self._gpus else set()
+        own = host.own_pids(self._ranks) if self._gpus else set()
         gpus = []
         for entry in self._gpus:
             alone, others = host.judge_gpu_processes(entry.pids, own)
             verdicts.append(alone)
             gpus.append(self._describe(entry, others))
             if alone is False:
-                warnings.append(
-                    _warning("shared_gpu", f"GPU {entry.gpu.index} was also used by processes {others}.")
-                )
+                warnings.append(_warning("shared_gpu", f"GPU {entry.gpu.index} was also used by processes {others}."))
             alarming = sorted(entry.throttle & ALARMING)
             if alarming:
-                warnings.append(
-                    _warning("throttled", f"GPU {entry.gpu.index} was slowed down: {', '.join(alarming)}.")
-                )
-        load_cores = host.other_load_cores(self._cpu_start, host.cpu_times())
+                warnings.append(_warning("throttled", f"GPU {entry.gpu.index} was slowed down: {', '.join(alarming)}."))
+        load_cores = host.other_load_cores(self._cpu_start, host.cpu_times(self._ranks))
         verdicts.append(None if load_cores is None else load_cores <= host.busy_limit_cores())
         if verdicts[-1] is False:
             warnings.append(

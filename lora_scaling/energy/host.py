@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +28,26 @@ def system_times() -> tuple[float, float]:
     return total_s - times.idle - getattr(times, "iowait", 0.0), total_s
 
 
-def cpu_times() -> CpuTimes | None:
-    """Now; None where the system does not tell."""
+def relatives(ranks: bool) -> list[Any]:
+    """psutil's processes below this one; with `ranks` all below its launcher, which are the other ranks."""
+    import psutil
+
+    me = psutil.Process()
+    top = (me.parent() or me) if ranks else me
+    return [process for process in top.children(recursive=True) if process.pid != me.pid]
+
+
+def cpu_times(ranks: bool = False) -> CpuTimes | None:
+    """Now; None where the system does not tell. `ranks`: the run's other processes are ours too."""
     try:
         import psutil
 
         busy_s, total_s = system_times()
         own = os.times()
         own_s = own.user + own.system + own.children_user + own.children_system
-        for child in psutil.Process().children(recursive=True):
+        for process in relatives(ranks):
             with contextlib.suppress(psutil.Error):
-                times = child.cpu_times()
+                times = process.cpu_times()
                 own_s += times.user + times.system
     except Exception:
         return None
@@ -57,13 +67,11 @@ def busy_limit_cores() -> float:
     return max(0.2, min(1.0, 0.1 * (os.cpu_count() or 1)))
 
 
-def own_pids() -> set[int]:
-    """This process and its descendants."""
+def own_pids(ranks: bool = False) -> set[int]:
+    """This process and its descendants; with `ranks` those of its launcher."""
     pids = {os.getpid()}
     with contextlib.suppress(Exception):
-        import psutil
-
-        pids.update(child.pid for child in psutil.Process().children(recursive=True))
+        pids.update(process.pid for process in relatives(ranks))
     return pids
 
 

@@ -24,8 +24,7 @@ def measure_idle(meter: EnergyMeter, seconds: float) -> IdleBaseline:
     account = recording.close()
     phase = account.phases[0]
     watts: dict[str, float | None] = {
-        name: None if part.joules is None else part.joules / phase.seconds
-        for name, part in phase.components.items()
+        name: None if part.joules is None else part.joules / phase.seconds for name, part in phase.components.items()
     }
     known = [w for w in watts.values() if w is not None]
     reason = None if known else "no component could be measured"

@@ -149,7 +149,9 @@ class Recording:
         for gpu in meter.gpu_meters:
             gpu.bound_j = 0.0
             gpu.resets = 0
-        self._conditions = ConditionsLog(meter.nvml, meter.gpus, meter.constants)
+        self._conditions = ConditionsLog(
+            meter.nvml, meter.gpus, meter.constants, ranks=meter.settings.gpu_share is not None
+        )
         self._sampler = Sampler(
             interval_s=meter.settings.interval_s,
             tick=self._tick,
@@ -166,6 +168,9 @@ class Recording:
         if self._open is not None:
             self.end()
         self._synchronize()
+        with self._sampler.lock:
+            if time.perf_counter() - self._last_conditions_s > CONDITIONS_S / 5:
+                self._read_conditions()
         task_failure = self._start_task()
         with self._sampler.lock:
             wall_s = time.time()
@@ -173,7 +178,6 @@ class Recording:
             self._open.bounds_j = tuple(-gpu.bound_j for gpu in self._meter.gpu_meters)
             if task_failure:
                 self._open.task = TaskEnergy(joules={}, reason=task_failure)
-            self._read_conditions()
         if self._meter.settings.enabled:
             self._sampler.start_ticking()
 
@@ -304,9 +308,7 @@ class PhaseWindow:
         self._recording.begin(self._name)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ):
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
         self._recording.end()
 
 

@@ -106,14 +106,10 @@ class Nvml:
         return _optional(lambda: float(self._nvml.nvmlDeviceGetTemperature(gpu.handle, 0)))
 
     def sm_clock_mhz(self, gpu: Gpu) -> float | None:
-        return _optional(
-            lambda: float(self._nvml.nvmlDeviceGetClockInfo(gpu.handle, self._nvml.NVML_CLOCK_SM))
-        )
+        return _optional(lambda: float(self._nvml.nvmlDeviceGetClockInfo(gpu.handle, self._nvml.NVML_CLOCK_SM)))
 
     def memory_clock_mhz(self, gpu: Gpu) -> float | None:
-        return _optional(
-            lambda: float(self._nvml.nvmlDeviceGetClockInfo(gpu.handle, self._nvml.NVML_CLOCK_MEM))
-        )
+        return _optional(lambda: float(self._nvml.nvmlDeviceGetClockInfo(gpu.handle, self._nvml.NVML_CLOCK_MEM)))
 
     def throttle_reasons(self, gpu: Gpu) -> frozenset[str] | None:
         """Why the clocks are below their maximum; the older name of the call is tried second."""

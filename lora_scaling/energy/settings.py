@@ -30,6 +30,9 @@ class MeteringSettings:
     gpu_share: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("gpu_ids", "components", "gpu_share"):  # a YAML list is not hashable
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else tuple(value))
         if not self.interval_s > 0:
             raise UserError(
                 f"`metering.interval_s` was {self.interval_s}; allowed is a number of seconds above 0; "
@@ -56,7 +59,5 @@ class MeteringSettings:
 
 def settings_for_rank(settings: MeteringSettings, local_rank: int, local_world_size: int) -> MeteringSettings:
     """Settings of one of several processes on a node: its own GPUs; cpu and ram only for local rank 0."""
-    components = (
-        settings.components if local_rank == 0 else tuple(c for c in settings.components if c == "gpu")
-    )
+    components = settings.components if local_rank == 0 else tuple(c for c in settings.components if c == "gpu")
     return replace(settings, components=components, gpu_share=(local_rank, local_world_size))

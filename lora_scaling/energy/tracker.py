@@ -80,9 +80,7 @@ class Tracker:
 
         # Its constructor logs before it looks at `log_level`.
         logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
-        self._tracker = OfflineEmissionsTracker(
-            **tracker_arguments(country_iso, gpu_ids, tempfile.gettempdir())
-        )
+        self._tracker = OfflineEmissionsTracker(**tracker_arguments(country_iso, gpu_ids, tempfile.gettempdir()))
         self._open = False
         # Its __init__ swallows every exception, so a broken object shows only here.
         self._tracker.start_task("detect")
@@ -155,9 +153,7 @@ def _gpu_source(part: Any) -> Source:
     library = "amdsmi" if any("AMD" in type(device).__name__ for device in tracked) else "nvml"
     by_counter = all(device._has_counter and not device._use_power_fallback for device in tracked)
     errors = [device._counter_error for device in tracked if device._counter_error]
-    return Source(
-        name=f"{library}_{'counter' if by_counter else 'power'}", reason=errors[0] if errors else None
-    )
+    return Source(name=f"{library}_{'counter' if by_counter else 'power'}", reason=errors[0] if errors else None)
 
 
 def hardware_of(tracker: Any) -> dict[str, Any]:

@@ -42,11 +42,7 @@ def select_gpus(
     else:
         chosen = _as_cuda_reads(gpus, listed, mig_parent, warnings)
         indexed = any(entry.strip().isdigit() for entry in listed.split(","))
-        if (
-            indexed
-            and len({gpu.name for gpu in gpus}) > 1
-            and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID"
-        ):
+        if indexed and len({gpu.name for gpu in gpus}) > 1 and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
             warnings.append(
                 _warning(
                     "device_order",
@@ -73,9 +69,7 @@ def _explicit(
     for entry in entries:
         gpu = _find(gpus, entry.strip(), mig_parent, warnings)
         if gpu is None:
-            warnings.append(
-                _warning("gpu_not_found", f"`metering.gpu_ids` names {entry!r}, which is no GPU here.")
-            )
+            warnings.append(_warning("gpu_not_found", f"`metering.gpu_ids` names {entry!r}, which is no GPU here."))
         else:
             chosen.append(gpu)
     return chosen

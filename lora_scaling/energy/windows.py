@@ -122,9 +122,7 @@ def _gpus(meter: EnergyMeter, window: Window) -> tuple[GpuEnergy, ...]:
             until_j = max(window.end.edges[i].raw_j - window.start.edges[i].raw_j, 0.0)
             reason = f"{window.lost[i]}; {until_j:.0f} J of this phase were counted until then"
             found.append(
-                GpuEnergy(
-                    index=device.gpu.index, uuid=device.gpu.uuid, joules=None, source=source, reason=reason
-                )
+                GpuEnergy(index=device.gpu.index, uuid=device.gpu.uuid, joules=None, source=source, reason=reason)
             )
             continue
         start, end = window.start.edges[i], window.end.edges[i]
@@ -171,11 +169,7 @@ def _from_codecarbon(meter: EnergyMeter, window: Window, name: str) -> Component
     """A component as CodeCarbon gives it: null with the reason where it gives nothing."""
     settings = meter.settings
     if not settings.enabled or name not in settings.components:
-        why = (
-            "metering is off"
-            if not settings.enabled
-            else f"{name} is measured by another process of this node"
-        )
+        why = "metering is off" if not settings.enabled else f"{name} is measured by another process of this node"
         return ComponentEnergy(joules=None, source="none", reason=why)
     if name == "gpu" and meter.nvml is not None:
         return ComponentEnergy(joules=None, source="none", reason=meter.gpu_reason or "no GPU")
@@ -216,9 +210,7 @@ def _phase_warnings(meter: EnergyMeter, window: Window, phase: PhaseEnergy) -> l
             warnings.append({"kind": "counter_reset", "message": text})
     for name, part in phase.components.items():
         if part.joules is None and part.source != "none":
-            warnings.append(
-                {"kind": f"{name}_unknown", "message": f"{name} energy is unknown: {part.reason}"}
-            )
+            warnings.append({"kind": f"{name}_unknown", "message": f"{name} energy is unknown: {part.reason}"})
         if part.source == "unknown":
             text = f"CodeCarbon does not say how it obtained {name} energy."
             warnings.append({"kind": "source_unknown", "message": text})
@@ -245,7 +237,7 @@ def _bins(window: Window, phase: PhaseEnergy) -> list[TimelineBin]:
         "ram": [b.at_s - a.at_s for a, b in itertools.pairwise(cuts)],
     }
     joules = {name: spread(phase.components[name].joules, weights[name]) for name in COMPONENTS}
-    moments = [utc(window.start_wall_s + cut.at_s - window.start.at_s) for cut in cuts]
+    moments = [utc(window.start_wall_s + (cut.at_s - window.start.at_s)) for cut in cuts]
     return [
         TimelineBin(
             start=moments[i],
