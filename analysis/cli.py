@@ -79,7 +79,7 @@ def _dispatch(name: str, arguments: list[str]) -> int:
     )
     module.add_arguments(parser)
     try:
-        args = parser.parse_args(arguments)
+        args = parser.parse_intermixed_args(arguments)  # overrides may follow options
     except SystemExit as stop:  # argparse leaves by itself after --help (0) and after a mistake (2)
         return stop.code if isinstance(stop.code, int) else 2
     return module.run(args)
