@@ -91,7 +91,8 @@ def _coarse(frame: pd.DataFrame) -> list[RunWarning]:
     """All readings are multiples of one step that is more than 2 % of the smallest."""
     y = frame["y"].to_numpy(dtype=float)
     distinct = np.unique(y)
-    if len(distinct) < 2 or len(distinct) > 0.8 * len(y) or len(y) < 6:
+    works = len(frame[["samples", "epochs", "samples_seen"]].drop_duplicates())
+    if len(distinct) <= works or len(distinct) > 0.8 * len(y) or len(y) < 6:
         return []
     step = float(np.diff(distinct).min())
     multiples = np.abs(y / step - np.round(y / step)) < 1e-3 * np.maximum(1.0, y / step * 1e-3)

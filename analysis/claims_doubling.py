@@ -108,5 +108,6 @@ def _doubling_reason(
         return text + " The growth itself is not linear, so no size makes it hold."
     if holds_from > smallest:
         beyond = " (beyond what was run)" if holds_from > largest else ""
-        text += f" With the fixed cost spread over more work it holds within the margin from about {holds_from:g} {factor} on{beyond}."
+        text += " With the fixed cost spread over more work it "
+        text += f"holds within the margin from about {holds_from:g} {factor} on{beyond}."
     return text

@@ -42,12 +42,11 @@ def rank_effect(response: Response, options: Options, suspects: tuple[str, ...])
     ends = [math.expm1(end) for end in estimate.interval(options.ci_level)]
     step = f"{100 * math.expm1(estimate.value):+.1f} % ({100 * ends[0]:+.1f} to {100 * ends[1]:+.1f} %)"
     over = 100 * math.expm1(estimate.value * math.log2(high / low))
+    change = f"each doubling changes {response.noun} by {step}, from rank {low:g} to {high:g} by {over:+.0f} %"
     reason = {
-        "supported": f"Rank hardly matters: each doubling changes {response.noun} by {step}, from rank {low:g} to {high:g} by {over:+.0f} %.",
-        "refuted": f"Rank matters: each doubling changes {response.noun} by {step}, from rank {low:g} to {high:g} by {over:+.0f} %.",
-        "undecided": f"Undecided: {veto}."
-        if veto
-        else f"Not precise enough: each doubling of the rank changes {response.noun} by {step}.",
+        "supported": f"Rank hardly matters: {change}.",
+        "refuted": f"Rank matters: {change}.",
+        "undecided": f"Undecided: {veto}." if veto else f"Not precise enough: {change}.",
     }[verdict]
     needs = None
     if verdict == "undecided":
@@ -90,7 +89,8 @@ def full_vs_lora(response: Response, options: Options, suspects: tuple[str, ...]
         if tests["outlier"]["verdict_without"] != verdict:
             verdict = "undecided"
     ends = [math.exp(end) for end in estimate.interval(options.ci_level)]
-    size = f"{math.exp(estimate.value):.2f} times LoRA's {response.noun} ({ends[0]:.2f} to {ends[1]:.2f}) for the same work"
+    ratio = f"{math.exp(estimate.value):.2f} times ({ends[0]:.2f} to {ends[1]:.2f})"
+    size = f"{ratio} LoRA's {response.noun} for the same work"
     reason = {
         "supported": f"Yes: full fine-tuning takes {size}.",
         "refuted": f"No: full fine-tuning takes {size}, no more than the margin above it.",
@@ -133,7 +133,8 @@ def size_exponent(response: Response, options: Options, suspects: tuple[str, ...
     tests |= {"p_value": p, "df": estimate.df}
     ci = estimate.interval(options.ci_level)
     ten = 10**estimate.value
-    shown = f"ten times the FLOPs per token cost {ten:.1f} times the energy (γ = {estimate.value:.2f}, {ci[0]:.2f} to {ci[1]:.2f})"
+    gamma = f"γ = {estimate.value:.2f}, {ci[0]:.2f} to {ci[1]:.2f}"
+    shown = f"ten times the FLOPs per token cost {ten:.1f} times the energy ({gamma})"
     below = "larger models use the device better" if estimate.value < 1 else "larger models use the device worse"
     reason = {
         "supported": f"Energy per token grows in proportion to the FLOPs per token: {shown}.",
@@ -198,8 +199,6 @@ def _size_rows(frame: pd.DataFrame, suspects: tuple[str, ...]) -> tuple[pd.DataF
     missing = [name for name in ("flops", "tokens_seen") if not (frame[name] > 0).any()]
     if missing:
         return frame, f"the table does not tell {' and '.join(f'`{name}`' for name in missing)}"
-    if frame.get("y_label", None) is not None:
-        frame = frame.drop(columns="y_label")
     energy = frame["energy_train_kwh"].fillna(frame["y"]) if frame["energy_train_kwh"].notna().all() else frame["y"]
     rows = frame.assign(energy=energy)
     rows = rows[(rows["samples_seen"] > 0) & (rows["flops"] > 0) & (rows["tokens_seen"] > 0) & (rows["energy"] > 0)]

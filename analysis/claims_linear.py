@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .curve_analysis import Analysis
+from .curve_analysis import Analysis, analyse, build_design, gate
 from .curve_needs import gate_needs, more_runs
 from .curve_set import COLUMN, CurveSet, Decision, allowed_deviation, decide_profile
 from .regression import t_quantile, t_tail, wls
@@ -32,6 +32,8 @@ def linear(curves: CurveSet, factor: str) -> Claim:
     needs = None
     if verdict == "undecided":
         needs = more_runs(curves, factor, decision, low, high, veto)
+    if verdict == "refuted":
+        tests["other_units"] = _in_other_units(curves, low, high)
     reason = _linear_reason(curves, factor, decision, verdict, veto, tests)
     return Claim(
         id=claim_id,
@@ -91,9 +93,27 @@ def _vetoed(
             f"no smooth curve fits: runs at {lack.level['samples']:g} samples × {lack.level['epochs']:g} epochs "
             f"lie {100 * lack.deviation:.1f} % off it, more than repeats scatter (p = {lack.p:.2g})"
         )
-    if verdict == "refuted" and not _curved(tests):
+    if verdict == "refuted" and tests["broken_level"] is None and not _curved(tests):
         return "undecided", "the exponent lies outside the margin, but no test shows the curve itself"
     return _agreeing(curves, factor, verdict, low, high, tests)
+
+
+def _in_other_units(curves: CurveSet, low: float, high: float) -> dict[str, Any]:
+    """The same question in optimizer steps and in tokens, where these are not just a multiple of the samples."""
+    frame = curves.response.frame
+    trained = frame[frame["samples_seen"] > 0]
+    found: dict[str, Any] = {}
+    for column, name in {"steps": "optimizer steps", "tokens_padded": "tokens"}.items():
+        ratio = np.log((trained[column] / trained["samples_seen"]).to_numpy(dtype=float))
+        if not np.isfinite(ratio).all() or np.ptp(ratio) < curves.options.margin:
+            continue
+        amount = frame[column].where(frame["samples_seen"] > 0, 0.0)
+        design = build_design(frame.assign(samples=amount, samples_seen=amount, epochs=1.0))
+        if design.factors != ("samples",) or gate(design, "samples") is not None:
+            continue
+        decision = decide_profile(analyse(design).profile("samples"), low, high, curves.options)
+        found[name] = {"verdict": decision.verdict, "estimate": decision.estimate, "ci": decision.ci}
+    return found
 
 
 def _curved(tests: dict[str, Any]) -> bool:
@@ -170,13 +190,14 @@ def _quadratic(analysis: Analysis) -> dict[str, Any]:
     frame, data = analysis.design.frame, analysis.fit.data
     largest = int(np.bincount(data.cell).argmax())
     rows = data.cell == largest
-    expected = np.exp(data.log_y - analysis.fit.resid)[rows]
+    scale = float(data.log_y[rows].max())  # in units of the largest: no square may over- or underflow
+    expected = np.exp(np.maximum(data.log_y - analysis.fit.resid - scale, -100.0))[rows]
     x = frame["samples_seen"].to_numpy(dtype=float)[rows]
     x = x / x.max()
     X = np.column_stack([np.ones_like(x), x, x**2])
     quadratic: dict[str, Any] = {"contribution": None, "ci": None, "p": None}
     if len(np.unique(x)) >= 4 and rows.sum() > 5 and expected.min() > 0:
-        fit = wls(np.exp(data.log_y[rows]), X, 1 / expected**2, ["F", "x", "x2"])
+        fit = wls(np.exp(data.log_y[rows] - scale), X, 1 / expected**2, ["F", "x", "x2"])
         top = float(fit.params.sum())
         c, se = fit.param("x2"), fit.se("x2")
         half = t_quantile(0.95, fit.df) * se
@@ -195,23 +216,37 @@ def _linear_reason(
 ) -> str:
     noun, margin = curves.response.noun, curves.options.margin
     low, high = (f"{2**end:.2f}" if math.isfinite(end) else "?" for end in decision.ci)
+    linear_low, linear_high = (f"{2 ** (1 + sign * margin):.2f}" for sign in (-1, 1))
     factor_of = f"doubling {factor} multiplies what comes on top of the fixed cost by {2**decision.estimate:.2f}"
-    span = f"over a factor {tests['range']:.3g} in {factor} ({tests['runs']} runs, scatter {100 * tests['noise_cv']:.1f} %)"
+    scatter = f"scatter {100 * tests['noise_cv']:.1f} %"
+    span = f"over a factor {tests['range']:.3g} in {factor} ({tests['runs']} runs, {scatter})"
+    subject = noun[0].upper() + noun[1:]
     if veto:
         text = f"Undecided: {veto}."
     elif verdict == "supported":
-        text = f"{noun.capitalize()} grows in proportion to {factor} on top of a fixed cost: {factor_of} ({low} to {high}; 2 is exactly linear), {span}."
+        text = (
+            f"{subject} grows in proportion to {factor} on top of a fixed cost: {factor_of} "
+            f"({low} to {high}; 2 is exactly linear), {span}."
+        )
     elif verdict == "refuted" and tests["broken_level"] is not None:
         level = tests["broken_level"]
         text = (
-            f"{noun.capitalize()} follows no straight line in {factor}: runs at {level['samples']:g} samples × "
+            f"{subject} follows no straight line in {factor}: runs at {level['samples']:g} samples × "
             f"{level['epochs']:g} epochs lie {100 * level['deviation']:.0f} % off the best one, {span}."
         )
     elif verdict == "refuted":
-        way = "slower" if decision.estimate < 1 else "faster"
-        text = f"{noun.capitalize()} grows {way} than {factor}: {factor_of} ({low} to {high}, where linear is 2 and the margin {2 ** (1 - margin):.2f} to {2 ** (1 + margin):.2f}), {span}."
+        text = (
+            f"{subject} grows {'slower' if decision.estimate < 1 else 'faster'} than {factor}: {factor_of} "
+            f"({low} to {high}, where linear is 2 and the margin {linear_low} to {linear_high}), {span}."
+        )
     else:
-        text = f"Not precise enough: {factor_of}, but anything from {low} to {high} fits these runs, and linear within the margin is {2 ** (1 - margin):.2f} to {2 ** (1 + margin):.2f} ({span})."
+        text = (
+            f"Not precise enough: {factor_of}, but anything from {low} to {high} fits these runs, and linear "
+            f"within the margin is {linear_low} to {linear_high} ({span})."
+        )
     if tests["fixed_share_smallest"] > 0.005 and not veto:
         text += f" The fixed cost is {100 * tests['fixed_share_smallest']:.0f} % of the smallest run."
+    for name, found in tests.get("other_units", {}).items():
+        if found["verdict"] == "supported":
+            text += f" In {name} it is linear (exponent {found['estimate']:.2f})."
     return text + measured_sentence(curves.response, tests.get("measured"))

@@ -25,7 +25,7 @@ def energy_line(frame: pd.DataFrame) -> Callable[[float], float]:
     if len(x) == 1:
         return lambda work: float(y[0] * work / x[0]) if x[0] > 0 else float(y[0])
     X = np.column_stack([np.ones_like(x), x])
-    intercept, slope = wls(y, X, 1 / y**2, ["fixed", "work"]).params
+    intercept, slope = wls(y, X, (y.max() / y) ** 2, ["fixed", "work"]).params
     floor = 0.5 * float(y.min())
     return lambda work: max(float(intercept + slope * work), floor)
 

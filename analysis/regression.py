@@ -168,7 +168,7 @@ def _solve(X: NDArray[np.longdouble], y: NDArray[np.longdouble], names: Sequence
     scale = np.sqrt(np.sum(X**2, axis=0))
     scale[scale == 0] = 1
     scaled = X / scale
-    n, k = scaled.shape
+    k = scaled.shape[1]
     # LAPACK directly: scipy.linalg's wrappers cost more than the arithmetic of a small regression
     packed, pivots, tau, _, _ = dgeqp3(np.asfortranarray(scaled, dtype=float))
     order = pivots - 1

@@ -139,4 +139,5 @@ def measured_sentence(response: Response, measured: dict[str, Any] | None) -> st
         return " It rests on time × a modelled power: nothing was metered."
     if not measured or "part" not in measured:
         return ""
-    return f" On the metered part alone ({measured['part']}, {100 * measured['share']:.0f} % of it): {measured['verdict']}."
+    part = f"{measured['part']}, {100 * measured['share']:.0f} % of it" if "share" in measured else measured["part"]
+    return f" On the metered part alone ({part}): {measured['verdict']}."

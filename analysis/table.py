@@ -32,6 +32,7 @@ _TEXT = """
 NUMERIC_COLUMNS = tuple(_NUMERIC.split())
 TEXT_COLUMNS = tuple(_TEXT.split())
 TRUTH_COLUMNS = ("exclusive", "gradient_checkpointing", "setup_reused")
+SMALLEST, LARGEST = 1e-15, 1e15  # of a response, in kWh or s: no run lies beyond, but a slip of the pen does
 RESPONSES = {
     "total": "energy_kwh",
     "train": "energy_train_kwh",
@@ -232,8 +233,8 @@ def _drop_impossible(frame: pd.DataFrame, response: str) -> tuple[pd.DataFrame, 
         values = frame[name]
         reasons[values.isna()] = f"`{name}` is unknown"
         reasons[np.isinf(values)] = f"`{name}` is infinite"
-        wrong = (values <= 0) if name == response else (values < 0)
-        allowed = "a positive number" if name == response else "a number from 0 up"
+        wrong = ((values <= SMALLEST) | (values >= LARGEST)) if name == response else (values < 0)
+        allowed = "a positive number, none beyond measure" if name == response else "a number from 0 up"
         for row in frame.index[wrong & np.isfinite(values)]:
             reasons[row] = f"`{name}` was {values[row]:g}; allowed is {allowed}"
     bad = reasons != ""

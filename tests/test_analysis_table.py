@@ -50,7 +50,7 @@ def test_bad_energies_are_named() -> None:
     frame = rows()
     frame["energy_kwh"] = ["0", "-1", "nan", "inf", "0.5 kWh", "0.2"]
     found = reasons(frame)
-    assert found["r0"] == "`energy_kwh` was 0; allowed is a positive number"
+    assert found["r0"] == "`energy_kwh` was 0; allowed is a positive number, none beyond measure"
     assert found["r1"].startswith("`energy_kwh` was -1")
     assert found["r2"] == "`energy_kwh` is unknown"
     assert found["r3"] == "`energy_kwh` is infinite"
