@@ -2,6 +2,10 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lora_scaling.errors import UserError
 
 from .table import RunTable, load_runs
 
@@ -14,6 +18,15 @@ def add_runs(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
     )
     if json:
         parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+
+def split_overrides(given: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(RUNS, overrides): whatever holds a `=` and is no path is an override."""
+    overrides = [text for text in given if "=" in text and not Path(text).exists()]
+    runs = [text for text in given if text not in overrides]
+    if not runs:
+        raise UserError("`RUNS` was missing; name folders of run records or a table before the overrides.")
+    return runs, overrides
 
 
 def load(args: argparse.Namespace) -> RunTable:

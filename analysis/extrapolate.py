@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from lora_scaling.config import HardwareConfig
 from lora_scaling.errors import LoraScalingError, UserError
 from lora_scaling.estimate.fitted import UNSEEN_LABEL_SD, Fit, Prediction
 from lora_scaling.grid import static_intensity
 
 from . import jsonout
 from .backtest import HORIZON_LIMIT, Backtest, summary
-from .commandline import add_runs, load
+from .commandline import add_runs, load, split_overrides
 from .fit import ValidatedFit, validated_fit
 from .hull import hull_factor
 from .model import evaluate
@@ -87,7 +88,7 @@ def predict_target(table: RunTable, result: ValidatedFit, overrides: Sequence[st
     memory = peak_memory(planned)
     scenarios = _scenarios(planned, fitted.fit, fitted.document["gpu_counts"])
     if memory["fits"] is False:
-        scenarios.append(_too_large(memory, fitted.document["gpu_counts"]))
+        scenarios.append(_too_large(memory, planned.config.hardware.count, fitted.document["gpu_counts"]))
     energy = _widen(fitted.fit.predict(planned.target, LEVEL), scenarios, "energy_factor")
     time = fitted.fit.predict_time(planned.target, LEVEL)
     outside = _outside(fitted.fit, planned, fitted.energy.work)
@@ -143,16 +144,16 @@ def _scenarios(planned: Planned, fit: Fit, gpu_counts: Sequence[int]) -> list[Sc
     return found
 
 
-def _too_large(memory: dict[str, Any], gpu_counts: Sequence[int]) -> Scenario:
+def _too_large(memory: dict[str, Any], count: int, gpu_counts: Sequence[int]) -> Scenario:
     """A target that one device cannot hold needs several, or offloading: another regime than any run's."""
-    needed = math.ceil(memory["estimate"] / memory["limit_gb"])
+    needed = count * math.ceil(memory["estimate"] / memory["available_gb"])
     return Scenario(
         variable="devices needed",
         value=str(needed),
         seen=tuple(str(count) for count in gpu_counts),
         spread_sd=UNSEEN_COUNT_SD * math.sqrt(math.log2(max(2.0, needed / max(gpu_counts)))),
-        sentence=f"The run needs {memory['estimate']:.3g} GB and the device has {memory['limit_gb']:g} GB: it takes "
-        f"{needed} devices or more, or offloading, which no run had",
+        sentence=f"The run needs {memory['estimate']:.3g} GB on each device, which has {memory['available_gb']:g}: it "
+        f"takes {needed} devices or more, or offloading, which no run had",
     )
 
 
@@ -177,12 +178,12 @@ def _other_device(planned: Planned, fit: Fit) -> Scenario:
     )
 
 
-def _sheet(facts: dict[str, Any] | None, precision: str) -> tuple[float, float] | None:
+def _sheet(facts: HardwareConfig | None, precision: str) -> tuple[float, float] | None:
     """(board power in W, peak in TFLOP/s at this precision), where the table has both."""
-    if facts is None or not facts.get("board_power_w"):
+    if facts is None or not facts.board_power_w:
         return None
-    peak = facts["peak_tflops"].get(precision)
-    return (float(facts["board_power_w"]), float(peak)) if peak else None
+    peak = facts.peak_tflops.get(precision)
+    return (facts.board_power_w, peak) if peak else None
 
 
 def _widen(prediction: Prediction, scenarios: Sequence[Scenario], factor_name: str) -> dict[str, float]:
@@ -319,10 +320,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the prediction as JSON or in words."""
-    overrides = [text for text in args.runs if "=" in text and not Path(text).exists()]
-    args.runs = [text for text in args.runs if text not in overrides]
-    if not args.runs:
-        raise UserError("`RUNS` was missing; name folders of run records or a table before the overrides.")
+    args.runs, overrides = split_overrides(args.runs)
     result = extrapolate(load(args), overrides)
     print(jsonout.dumps(result.document) if args.json else "\n".join(describe(result)))
     return 0

@@ -7,17 +7,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lora_scaling.config import RunConfig, compose
+from lora_scaling.config import HardwareConfig, RunConfig, compose
 from lora_scaling.errors import UserError
+from lora_scaling.estimate.answer import Interval
+from lora_scaling.estimate.hardware import preset
+from lora_scaling.estimate.plan import make_plan
+from lora_scaling.estimate.priors import load_priors
 from lora_scaling.estimate.target import target_of
 from lora_scaling.estimate.terms import Target, same_device
-from lora_scaling.paths import config_dir
+from lora_scaling.paths import choices
 from lora_scaling.workload import Lengths, Workload
 
 from .energy_fit import EnergyFit
 from .work import group_levels
 
-MEMORY_OVERHEAD_GB = 1.5  # device context and fragmentation (estimator.md: 1 to 2 GB)
+Z_90 = 1.6448536269514722
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,7 @@ class Planned:
     workload: Workload
     target: Target
     precision: str
-    device: dict[str, Any] | None
+    device: HardwareConfig | None
     same_hardware: bool
     assumptions: tuple[str, ...]
 
@@ -124,7 +128,7 @@ def _precision(config: RunConfig, fitted: EnergyFit, assumptions: list[str]) -> 
 
 def _device(
     config: RunConfig, fitted: EnergyFit, labels: dict[str, str], assumptions: list[str]
-) -> tuple[bool, dict[str, Any] | None]:
+) -> tuple[bool, HardwareConfig | None]:
     """Whether the fit knows the target's device, and that device's row of the hardware table."""
     seen, name = fitted.fit.hardware, config.hardware.name
     if name == "auto":
@@ -145,16 +149,11 @@ def _device(
     return not seen, find_device(name)
 
 
-def find_device(name: str) -> dict[str, Any] | None:
-    """The hardware table's facts of a device, by any of its names; None where it is not listed."""
-    from omegaconf import OmegaConf
-
-    for path in sorted((config_dir() / "hardware").glob("*.yaml")):
-        if path.stem in ("auto", "custom"):
-            continue
-        facts = OmegaConf.to_container(OmegaConf.load(path))
-        if isinstance(facts, dict) and (path.stem == name or same_device(path.stem, name)):
-            return {str(key): value for key, value in facts.items()}
+def find_device(name: str) -> HardwareConfig | None:
+    """The data sheet of a device, by any of its names; None where it is not listed."""
+    for listed in choices("hardware"):
+        if listed not in ("auto", "custom") and (listed == name or same_device(listed, name)):
+            return preset(listed)
     return None
 
 
@@ -177,17 +176,15 @@ def _differences(config: RunConfig, frame: pd.DataFrame) -> list[str]:
 
 
 def peak_memory(planned: Planned) -> dict[str, Any]:
-    """{"estimate", "low", "high", "fits", "limit_gb"} in GB of one device, by exact arithmetic on the shape."""
-    from lora_scaling.estimate.plan import make_plan
-
-    limit = planned.device.get("memory_gb") if planned.device else None
-    plan = make_plan(planned.config, planned.workload, planned.precision, None if limit is None else limit * 1e9)
-    peak = plan.memory.peak / 1e9
-    overhead = MEMORY_OVERHEAD_GB if planned.device and planned.device.get("kind") == "cuda" else 0.0
+    """{"estimate", "low", "high", "fits", "available_gb", "shards"} in GB of one device, as the estimator counts it."""
+    config, priors = planned.config, load_priors()
+    if planned.device is not None:
+        config = replace(config, hardware=replace(planned.device, count=config.hardware.count))
+    plan = make_plan(config, planned.workload, planned.precision, priors)
+    available = config.hardware.memory_gb
     return {
-        "estimate": peak + overhead,
-        "low": peak,
-        "high": 1.15 * peak + 1.5 * overhead,
-        "fits": None if limit is None else bool(peak + overhead <= limit),
-        "limit_gb": limit,
+        **Interval.lognormal(plan.reserved_gb, priors.log_sd["memory"], Z_90).to_dict(),
+        "fits": None if available is None else bool(plan.reserved_gb <= available),
+        "available_gb": available,
+        "shards": plan.shards,
     }

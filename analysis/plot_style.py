@@ -1,0 +1,170 @@
+"""How every figure looks: colours that colour-blind readers tell apart, plain tick labels, labels at the lines."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+MOST_POINTS = 2000
+INK = "#222222"
+FAINT = "#8a8a8a"
+SHADE = "#e9edf2"
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A figure, a name for its files, a title, and a caption that states n, model and source."""
+
+    name: str
+    title: str
+    figure: Figure
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A figure that these runs cannot support, and why."""
+
+    name: str
+    title: str
+    reason: str
+
+
+def styled(draw: Callable[..., Any]) -> Callable[..., Any]:
+    """Draw inside the project's style, leaving the caller's settings alone."""
+
+    @wraps(draw)
+    def inside(*args: Any, **kwargs: Any) -> Any:
+        style: dict[Any, Any] = {
+            **sns.axes_style("ticks"),
+            **sns.plotting_context("paper", font_scale=1.15),
+            "font.family": ["DejaVu Sans"],
+            "text.parse_math": False,  # a `$` in a run's name is a dollar sign
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.edgecolor": INK,
+            "axes.labelcolor": INK,
+            "axes.titlelocation": "left",
+            "axes.titleweight": "bold",
+            "text.color": INK,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "legend.frameon": False,
+        }
+        with mpl.rc_context(style):
+            return draw(*args, **kwargs)
+
+    return inside
+
+
+def canvas(columns: int = 2, *, width: float = 9.0, height: float = 3.9) -> tuple[Figure, list[Axes]]:
+    """A figure with a row of axes."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False)
+    return figure, list(axes[0])
+
+
+def palette(count: int) -> list[Any]:
+    """Okabe–Ito-like colours; beyond ten, a sequential scale."""
+    return list(sns.color_palette("colorblind", count) if count <= 10 else sns.color_palette("viridis", count))
+
+
+def log_axis(axes: Axes, which: str) -> None:
+    """A logarithmic axis with few, plain labels, also where it spans less than a decade."""
+    getattr(axes, f"set_{which}scale")("log")
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    low, high = sorted(axes.get_xlim() if which == "x" else axes.get_ylim())
+    decades = math.log10(high / low) if low > 0 else 1.0
+    if decades < 0.7:
+        axis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
+        axis.set_minor_locator(NullLocator())
+    else:
+        subs = (1.0, 2.0, 5.0) if decades < 1.6 else (1.0, 3.0) if decades < 2.6 else (1.0,)
+        axis.set_major_locator(LogLocator(base=10, subs=subs, numticks=6 if which == "x" else 8))
+        axis.set_minor_locator(LogLocator(base=10, subs="auto", numticks=20))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def linear_axis(axes: Axes, which: str) -> None:
+    """A linear axis from zero with plain labels, without an offset text."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+
+
+def short(value: float) -> str:
+    """A number as a person writes it: 0.002, 250, 1.6 M, 3×10⁻⁷."""
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if 1e-3 <= size < 1e4:
+        return f"{value:.4g}"
+    if 1e4 <= size < 1e15:
+        for scale, name in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+            if size >= scale:
+                return f"{value / scale:.4g} {name}"
+    exponent = math.floor(math.log10(size) + 1e-9)
+    mantissa = value / 10.0**exponent
+    power = "10" + str(exponent).translate(_SUPERSCRIPT)
+    return power if abs(mantissa - 1) < 1e-6 else f"{mantissa:.3g}×{power}"
+
+
+def energy_unit(values_kwh: Sequence[float] | np.ndarray) -> tuple[float, str]:
+    """(factor, unit) in which the largest of these energies reads as a plain number."""
+    largest = float(np.nanmax(np.asarray(values_kwh, dtype=float)))
+    for factor, unit in ((1.0, "kWh"), (1e3, "Wh"), (1e6, "mWh")):
+        if largest * factor >= 1:
+            return factor, unit
+    return 3.6e6, "J"
+
+
+def label_lines(axes: Axes, ends: Sequence[tuple[float, float, str, Any]], *, gap: float = 0.065) -> None:
+    """Write each line's name beside its right end, (x, y, text, colour) in data units, none over another."""
+    if not ends:
+        return
+    axes.figure.canvas.draw() if axes.figure.canvas is not None else None
+    to_axes = axes.transAxes.inverted()
+    places = [to_axes.transform(axes.transData.transform((x, y))) for x, y, _, _ in ends]
+    order = sorted(range(len(ends)), key=lambda i: places[i][1])
+    heights = [float(places[i][1]) for i in order]
+    for j in range(1, len(heights)):
+        heights[j] = max(heights[j], heights[j - 1] + gap)
+    shift = max(0.0, heights[-1] - 1.0)
+    for height, i in zip(heights, order, strict=True):
+        text, colour = ends[i][2], ends[i][3]
+        axes.annotate(
+            text,
+            xy=(ends[i][0], ends[i][1]),
+            xytext=(1.02, height - shift),
+            textcoords="axes fraction",
+            color=colour,
+            va="center",
+            ha="left",
+            fontsize="small",
+            annotation_clip=False,
+        )
+
+
+def thin(count: int, most: int = MOST_POINTS) -> tuple[np.ndarray, str]:
+    """Positions of at most `most` rows to draw, evenly drawn by a fixed seed, and a note where some are left out."""
+    if count <= most:
+        return np.arange(count), ""
+    picked = np.sort(np.random.default_rng(0).choice(count, size=most, replace=False))
+    return picked, f" {most:,} of {count:,} runs are drawn; lines and bands use all."
+
+
+def clip_name(text: str, most: int = 32) -> str:
+    """A name that fits a figure."""
+    text = " ".join(str(text).split())
+    return text if len(text) <= most else text[: most - 1] + "…"
