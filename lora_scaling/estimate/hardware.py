@@ -104,14 +104,13 @@ def _nvidia(asked: HardwareConfig) -> HardwareConfig | None:
         if pynvml.nvmlDeviceGetCount() == 0:
             return None
         handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-        name = pynvml.nvmlDeviceGetName(handle)
+        name = str(pynvml.nvmlDeviceGetName(handle))
         limit_w = pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000
-        memory_gb = pynvml.nvmlDeviceGetMemoryInfo(handle).total / 1e9
+        memory_gb = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total) / 1e9
     except pynvml.NVMLError:
         return None
     finally:
         pynvml.nvmlShutdown()
-    name = name.decode() if isinstance(name, bytes) else str(name)
     return from_nvml_name(name, asked, limit_w=limit_w, memory_gb=memory_gb)
 
 
@@ -157,12 +156,12 @@ def _this_cpu(asked: HardwareConfig) -> HardwareConfig | None:
         peak_tflops={"fp32": measured["tflops"], "bf16": measured["tflops"], "fp16": None},
         bandwidth_gb_s=measured["gb_s"],
         memory_gb=pages,
-        board_power_w=load_priors().values["cpu_core_w"] * cores + 10.0,
+        board_power_w=load_priors().values["cpu_core_w"] * cores + load_priors().values["cpu_ram_w"],
         idle_power_w=None,
         sources={
             "peak_tflops": note,
             "bandwidth_gb_s": note,
-            "board_power_w": "assumed: CodeCarbon's 4 W a core of an unknown processor, and 10 W of memory",
+            "board_power_w": "assumed: CodeCarbon's models of an unknown processor and of memory",
         },
     )
 

@@ -81,7 +81,9 @@ def scale_pilot(pilot: PilotMeasurement, plan: Plan, level: float, *, eval_sampl
     flops = pilot.whole_flops if pilot.whole_flops is not None else plan.workload.flops.total / plan.load.gpus
     micro = pilot.whole_micro_steps if pilot.whole_micro_steps is not None else plan.micro_steps
     per_pass, per_flop, log_sd = fit_steps(pilot.steps)
-    train_s = micro * per_pass + flops * per_flop
+    # What training does once (optimizer, data loader, first batch) is in the window but in no step.
+    once_s = max(0.0, pilot.train.seconds - sum(step.seconds for step in pilot.steps))
+    train_s = once_s + micro * per_pass + flops * per_flop
     power_w = pilot.train.joules / pilot.train.seconds
     phases = {
         "setup": pilot.setup,

@@ -1,15 +1,13 @@
-"""All runs of a sweep as configurations, from the same arguments that would start it; and the sum of their estimates.
+"""All runs of a sweep as configurations, from the same arguments that would start it; and the sum of their estimates."""
 
-Composing one configuration takes Hydra some 70 ms, so runs that differ only in single settings share a composition.
-"""
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import RunConfig, friendly_hydra_errors, from_omegaconf, run_id
+from ..config import RunConfig, register_plugins
 from ..errors import UserError
 from ..paths import choices, config_dir, sweeps_dir
+from ..planning import Design, plan
 from .answer import SCHEMA_VERSION, Estimate, Interval
 
 
@@ -67,24 +65,20 @@ def expand(arguments: Sequence[str]) -> list[RunConfig]:
     Raises:
         UserError: an override cannot be read, or a point of the sweep is no run.
     """
-    from ..sweep import shuffled, with_centre
-
-    sweeper = _sweep_file(arguments)
-    params = [f"{key}={value}" for key, value in sweeper["params"].items()]
-    with friendly_hydra_errors():
-        points = [*_combinations([*params, *arguments]), *_extra(arguments, sweeper["extra"])]
-        composer = _Composer()
-        first = composer.config(points[0])
-        ordered = shuffled(points, replicates=first.replicates, seed=first.order_seed)
-        ordered = with_centre(ordered, points[0], sweeper["centre"], sweeper["centre_every"], first.replicates)
-        runs: dict[str, RunConfig] = {}
-        for point in ordered:
-            config = composer.config(point)
-            runs.setdefault(run_id(config), config)
-    return list(runs.values())
+    return [run.config for run in plan(_design(arguments), arguments, _compose)]
 
 
-def _sweep_file(arguments: Sequence[str]) -> dict[str, Any]:
+def _compose(overrides: list[str]) -> Any:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    register_plugins()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return compose("config", overrides)
+
+
+def _design(arguments: Sequence[str]) -> Design:
     """The sweeper's settings: defaults, overlaid by those of `+sweeps=NAME`."""
     from omegaconf import OmegaConf
 
@@ -96,66 +90,7 @@ def _sweep_file(arguments: Sequence[str]) -> dict[str, Any]:
         path = sweeps_dir() / f"{name}.yaml"
         if not path.is_file():
             raise UserError(f"`sweeps` was {name!r}; choose one of {', '.join(choices('sweeps'))}")
-        settings = OmegaConf.merge(settings, OmegaConf.load(path).get("hydra", {}).get("sweeper", {}))
+        settings = OmegaConf.merge(settings, OmegaConf.select(OmegaConf.load(path), "hydra.sweeper", default={}))
     values = OmegaConf.to_container(settings)
     assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
-
-
-def _parse(overrides: Sequence[str]) -> list[Any]:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    return OverridesParser.create().parse_overrides(list(overrides))
-
-
-def _combinations(overrides: Sequence[str]) -> list[list[str]]:
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
-    [points] = BasicSweeper.split_arguments(_parse(overrides), None)
-    return [list(point) for point in points]
-
-
-def _extra(arguments: Sequence[str], extra: Sequence[Sequence[str]]) -> Iterator[list[str]]:
-    """Further points, on top of what the command line fixes."""
-    fixed = [o.input_line for o in _parse(arguments) if not o.is_sweep_override()]
-    for point in extra:
-        yield [*fixed, *point]
-
-
-class _Composer:
-    """Composes once for each choice of groups, and sets single values on copies of that."""
-
-    def __init__(self) -> None:
-        self.composed: dict[tuple[str, ...], Any] = {}
-
-    def config(self, overrides: Sequence[str]) -> RunConfig:
-        import copy
-
-        from omegaconf import OmegaConf
-
-        groups, values = [], []
-        for override in _parse(overrides):
-            key = override.get_key_element()
-            simple = key[0] not in "+~" and not (config_dir() / key).is_dir()
-            if simple and not key.startswith("hydra."):
-                values.append(override)
-            else:
-                groups.append(override.input_line)
-        chosen = tuple(groups)
-        if chosen not in self.composed:
-            self.composed[chosen] = self._compose([*chosen, *(o.input_line for o in values)])
-        node = copy.deepcopy(self.composed[chosen])
-        for override in values:
-            OmegaConf.update(node, override.get_key_element(), override.value())
-        return from_omegaconf(node)
-
-    def _compose(self, overrides: Sequence[str]) -> Any:
-        from hydra import compose, initialize_config_dir
-        from hydra.core.global_hydra import GlobalHydra
-
-        from ..config import register_plugins
-
-        register_plugins()
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            return compose("config", list(overrides))
+    return Design(**{str(key): value for key, value in values.items() if key != "_target_"})

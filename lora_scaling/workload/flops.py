@@ -77,7 +77,12 @@ def _adapter(matmul: Matmul, rank: int) -> int:
 
 
 def _last_product(shape: ModelShape, tuning: Tuning, adapted: dict[str, Matmul]) -> int:
-    """What a layer's recomputation leaves out: torch stops once it has the last tensor that backward needs."""
+    """What a layer's recomputation leaves out: torch stops once it has the last tensor that backward needs.
+
+    An expert's output is needed, for the gradient of the router's weight on it.
+    """
+    if shape.experts > 1:
+        return 0
     down = shape.matmuls()[-1]
     return 2 * tuning.rank * down.outputs if down.name in adapted else 2 * down.active * down.weights
 

@@ -1,0 +1,201 @@
+"""A pilot: the run's own setup, evaluation and first steps, measured for about a minute and thrown away.
+
+What it measured is scaled to the whole run by `lora_scaling.estimate.pilot`; nothing is written but to a temporary
+folder, and nothing is recorded.
+"""
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..config import RunConfig
+from ..energy import EnergyAccount, MeteringSettings, Recording, open_meter
+from ..errors import RunFailure, UserError
+from ..estimate.pilot import Phase, PilotMeasurement, PilotStep
+from ..workload import Lengths, ModelShape, training_flops
+from .batches import Collator
+from .device import Device, choose
+from .models import BaseModel, attach
+from .tokens import TokenizedDataset
+from .trainer import Counted, MeteredTrainer, make_trainer
+from .workbench import Tokens, Workbench
+
+_LEAST_STEPS = 4
+
+
+def run_pilot(config: RunConfig, seconds: float) -> PilotMeasurement:
+    """Measure about `seconds` of this run on this device; at least a few steps are taken, whatever they take.
+
+    Where the model's weights cannot be had, random ones of its shape stand in: they cost the same.
+
+    Raises:
+        UserError: the run cannot be made here, or its shape is unknown, or max_steps=0 leaves nothing to measure.
+        RunFailure: no energy could be measured.
+    """
+    if config.max_steps == 0:
+        raise UserError("`max_steps` was 0 with pilot=; a pilot measures training steps: leave one of the two out")
+    config = dataclasses.replace(config, metering=_always_on(config.metering))
+    device = choose(config.device, config.precision)
+    meter = open_meter(config.metering, device.synchronize)
+    workbench = Workbench()
+    with tempfile.TemporaryDirectory(prefix="lora-scaling-pilot-") as folder:
+        recording = meter.recording()
+        try:
+            started = time.perf_counter()
+            with recording.phase("setup"):
+                base, tokens, stands_in = _prepare(config, device, workbench)
+                watch = _Watch(device.synchronize)
+                trainer = _trainer(config, device, base, tokens, watch, Path(folder))
+            _measure(config, trainer, watch, recording, started + seconds)
+        finally:
+            account = recording.close(None)
+    assert base.shape is not None
+    return _measurement(config, device, base.shape, tokens.train, watch, account, stands_in=stands_in)
+
+
+def _always_on(metering: MeteringSettings) -> MeteringSettings:
+    return dataclasses.replace(metering, enabled=True)
+
+
+def _prepare(config: RunConfig, device: Device, workbench: Workbench) -> tuple[BaseModel, Tokens, bool]:
+    """The model, its tokens, and whether random weights stand in for the real ones."""
+    stands_in = False
+    try:
+        base, _ = workbench.base(config, device)
+    except UserError:
+        if config.model.weights == "random" or config.model.shape is None:
+            raise
+        stands_in = True
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, weights="random"))
+        base, _ = workbench.base(config, device)
+    if base.shape is None:
+        raise UserError(f"`model` was {config.model.name}, whose shape is unknown: its work cannot be scaled")
+    tokens, _ = workbench.tokens(config, base)
+    return base, tokens, stands_in
+
+
+class _Watch(TrainerCallback):
+    """Times each optimizer step, with the FLOPs' ingredients of its batches, until the deadline."""
+
+    def __init__(self, synchronize: Callable[[], None]) -> None:
+        self.synchronize = synchronize
+        self.deadline = float("inf")
+        self.started = self.last = 0.0
+        self.seconds: list[float] = []
+        self.counts: list[tuple[int, int, int]] = []
+        self.counted: Callable[[], Counted] = Counted
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        self.started = self.last = time.perf_counter()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        self.synchronize()
+        now = time.perf_counter()
+        self.seconds.append(now - self.last)
+        self.last = now
+        done = self.counted()
+        self.counts.append((done.tokens + done.padding, done.pairs, done.micro_steps))
+        if now >= self.deadline and len(self.seconds) >= _LEAST_STEPS:
+            control.should_training_stop = True
+
+    def steps(self, config: RunConfig, shape: ModelShape) -> list[PilotStep]:
+        """Each step's time and work: differences of the running counts."""
+        found, before = [], (0, 0, 0)
+        for seconds, counts in zip(self.seconds, self.counts, strict=True):
+            tokens, pairs, micro_steps = (now - then for now, then in zip(counts, before, strict=True))
+            before = counts
+            flops = _flops(config, shape, tokens, pairs)
+            found.append(PilotStep(seconds=seconds, micro_steps=micro_steps, flops=flops))
+        return found
+
+
+def _trainer(
+    config: RunConfig, device: Device, base: BaseModel, tokens: Tokens, watch: _Watch, folder: Path
+) -> MeteredTrainer:
+    pad = base.tokenizer.pad_token_id
+    trainer = make_trainer(
+        attach(base, config),
+        tokens.train.rows,
+        tokens.held_out.rows,
+        Collator(pad if isinstance(pad, int) else 0, config),
+        config=config,
+        device=device,
+        progress=lambda done, total: None,
+        folder=folder,
+    )
+    watch.counted = lambda: trainer.counted
+    trainer.add_callback(watch)
+    return trainer
+
+
+def _measure(config: RunConfig, trainer: MeteredTrainer, watch: _Watch, recording: Recording, deadline: float) -> None:
+    if config.eval_samples:
+        with recording.phase("eval"):
+            trainer.evaluation_loss()
+    if config.warmup_steps:
+        with recording.phase("warmup"):
+            trainer.warm_up(config.warmup_steps)
+    watch.deadline = deadline
+    with recording.phase("train"):
+        trainer.train()
+
+
+def _measurement(
+    config: RunConfig,
+    device: Device,
+    shape: ModelShape,
+    train: TokenizedDataset,
+    watch: _Watch,
+    account: EnergyAccount,
+    *,
+    stands_in: bool,
+) -> PilotMeasurement:
+    flops, micro_steps = _whole(config, shape, train)
+    measured = _phase(account, "train")
+    setup = _phase(account, "setup")
+    if measured is None or setup is None:
+        raise RunFailure("the pilot could not measure energy: " + "; ".join(w["message"] for w in account.warnings))
+    sources = sorted({c.source for c in account.components.values() if c.source != "none"})
+    return PilotMeasurement(
+        device=device.name,
+        energy_source=", ".join(sources),
+        setup=setup,
+        warmup=_phase(account, "warmup"),
+        train=measured,
+        evaluation=_phase(account, "eval"),
+        steps=watch.steps(config, shape),
+        whole_flops=flops,
+        whole_micro_steps=micro_steps,
+        random_weights=stands_in,
+    )
+
+
+def _phase(account: EnergyAccount, name: str) -> Phase | None:
+    joules = account.phase_joules(name)
+    if joules is None:
+        return None
+    return Phase(seconds=sum(p.seconds for p in account.phases if p.name == name), joules=joules)
+
+
+def _whole(config: RunConfig, shape: ModelShape, train: TokenizedDataset) -> tuple[float, int]:
+    """(FLOPs, micro-steps) of the whole training phase, from the very rows that will be trained on."""
+    workload = dataclasses.replace(
+        config.workload(Lengths(tuple(train.lengths))),
+        shape=shape,
+        samples=len(train.rows),
+        batching=dataclasses.replace(config.batching, packing=False),
+    )
+    return float(workload.flops.total), workload.micro_steps
+
+
+def _flops(config: RunConfig, shape: ModelShape, tokens: int, pairs: int) -> float:
+    work = training_flops(shape, config.tuning, tokens=tokens, pairs=pairs, checkpointing=config.gradient_checkpointing)
+    return float(work.total)
