@@ -114,7 +114,7 @@ def unit_suspects(frame: pd.DataFrame) -> dict[float, list[str]]:
     if rest is None:
         return {}
     spread = 1.4826 * float(np.median(np.abs(rest - np.median(rest))))
-    log_y = np.log(frame["y"])
+    log_y = pd.Series(np.log(frame["y"]))
     level = frame.groupby(["samples", "epochs", "samples_seen", *_known(frame)], dropna=False).ngroup()
     mates = (log_y - log_y.groupby(level).transform("median")).abs().to_numpy()
     several = level.groupby(level).transform("size").to_numpy() >= 3

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from .checks import rank_correlation
 from .curve_analysis import CELL_COLUMNS, MAX_ORDER_CORRELATION, OUTLIER_MADS, order_gate, session_columns
@@ -204,8 +205,8 @@ def _size_rows(frame: pd.DataFrame, suspects: tuple[str, ...]) -> tuple[pd.DataF
     rows = rows[(rows["samples_seen"] > 0) & (rows["flops"] > 0) & (rows["tokens_seen"] > 0) & (rows["energy"] > 0)]
     x = np.log(rows["flops"] / rows["tokens_seen"])
     columns = [name for name in CELL_COLUMNS if name not in ("model", "rank", "weights") and rows[name].notna().any()]
-    keys = rows[columns].astype(object).where(rows[columns].notna(), None) if columns else None
-    group = np.zeros(len(rows), int) if keys is None else pd.factorize(keys.apply(tuple, axis=1))[0]
+    keys = rows[columns].apply(lambda column: pd.factorize(column.astype(object))[0])
+    group = keys.groupby(columns).ngroup().to_numpy() if columns and len(rows) else np.zeros(len(rows), int)
     rows = rows.assign(x=x, x_round=x.round(1), z=np.log(rows["energy"] / rows["tokens_seen"]), group=group)
     sizes = rows.groupby("group")["x_round"].nunique()
     rows = rows[rows["group"].isin(list(sizes[sizes >= 2].index))]
@@ -219,7 +220,7 @@ def _size_rows(frame: pd.DataFrame, suspects: tuple[str, ...]) -> tuple[pd.DataF
     return rows, order_gate(rows, "x")
 
 
-def _groups(frame: pd.DataFrame, without: tuple[str, ...]) -> Array:
+def _groups(frame: pd.DataFrame, without: tuple[str, ...]) -> NDArray[np.intp]:
     """Number (n,) of the group of runs that are alike in everything but the columns `without`."""
     columns = [
         name
@@ -227,7 +228,7 @@ def _groups(frame: pd.DataFrame, without: tuple[str, ...]) -> Array:
         if name not in without and name != "trainable_params" and frame[name].notna().any()
     ]
     keys = frame[columns].apply(lambda column: pd.factorize(column.astype(object))[0])
-    return keys.groupby(columns).ngroup().to_numpy() if len(frame) else np.zeros(0, int)
+    return np.asarray(keys.groupby(columns).ngroup() if len(frame) else [], dtype=np.intp)
 
 
 def _informative(rows: pd.DataFrame) -> pd.DataFrame:
@@ -281,7 +282,7 @@ def _effect_tests(rows: pd.DataFrame, estimate: Estimate, p: float | None, resid
 
 def _worst(rows: pd.DataFrame, resid: Array, tests: dict[str, Any]) -> str | None:
     """Run id of the most extreme run beyond OUTLIER_MADS from its group's median; noted in `tests`."""
-    log_y = np.log(rows["y"])
+    log_y = pd.Series(np.log(rows["y"]))
     rest = (log_y - log_y.groupby([rows["group"], rows["factor"]]).transform("median")).to_numpy()
     spread = 1.4826 * float(np.median(np.abs(resid)))
     worst = int(np.argmax(np.abs(rest)))
@@ -332,7 +333,9 @@ def _level_jump(rows: pd.DataFrame, resid: Array) -> dict[str, float] | None:
     if len(levels) < 3:
         return None
     spread = float(resid.std(ddof=len(levels)))
-    worst, size = max(((rank, abs(float(resid[i].mean()))) for rank, i in levels.items()), key=lambda pair: pair[1])
+    worst, size = max(
+        ((float(str(r)), abs(float(resid[i].mean()))) for r, i in levels.items()), key=lambda pair: pair[1]
+    )
     t = Estimate(value=size, se=spread / math.sqrt(len(levels[worst])), df=max(len(rows) - len(levels) - 1, 1))
     return {
         "rank": float(worst),

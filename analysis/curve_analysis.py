@@ -41,7 +41,7 @@ class Design:
         return self.frame[self.frame["samples_seen"] > 0]
 
     @cached_property
-    def level(self) -> NDArray[np.int_]:
+    def level(self) -> NDArray[np.intp]:
         """Number (n,) of the level, cell × samples × epochs, that each run repeats; zero-step runs alike."""
         shown = self.frame["samples_seen"] > 0
         keys = pd.DataFrame(
@@ -51,7 +51,7 @@ class Design:
                 "epochs": self.frame["epochs_seen"].where(shown, 0),
             }
         )
-        return keys.groupby(["cell", "samples", "epochs"]).ngroup().to_numpy()
+        return np.asarray(keys.groupby(["cell", "samples", "epochs"]).ngroup(), dtype=np.intp)
 
     def levels(self, factor: str) -> int:
         """Most distinct values of a factor within a cell."""
@@ -70,13 +70,13 @@ class Design:
         return int(counts[counts > 1].reset_index()[{"samples": "samples", "epochs": "epochs_seen"}[factor]].nunique())
 
 
-def cells_of(frame: pd.DataFrame, without: tuple[str, ...] = ()) -> NDArray[np.int_]:
+def cells_of(frame: pd.DataFrame, without: tuple[str, ...] = ()) -> NDArray[np.intp]:
     """Number (n,) of the cell, the runs alike in everything but samples and epochs, that each run is in."""
     columns = [name for name in CELL_COLUMNS if name not in without and frame[name].notna().any()]
     if not columns or frame.empty:
-        return np.zeros(len(frame), dtype=int)
+        return np.zeros(len(frame), dtype=np.intp)
     keys = frame[columns].apply(lambda column: pd.factorize(column.astype(object))[0])
-    return keys.groupby(columns).ngroup().to_numpy(dtype=int)
+    return np.asarray(keys.groupby(columns).ngroup(), dtype=np.intp)
 
 
 def build_design(frame: pd.DataFrame) -> Design:
@@ -226,6 +226,10 @@ def _outlier(design: Design, fit: CurveFit) -> tuple[int | None, float | None]:
     from_level = (log_y - log_y.groupby(level).transform("median")).to_numpy()
     judged = size >= 3
     gaps = np.abs(from_level[judged & (from_level != 0)])
+    if judged.all() and len(gaps) >= 6:
+        distance = np.abs(from_level) / (1.4826 * float(np.median(gaps)) + 1e-9)
+        worst = int(np.argmax(distance))
+        return (worst, float(distance[worst])) if distance[worst] > OUTLIER_MADS else (None, None)
     curve = np.abs(_robust_residuals(fit))
     curve_scale = 1.4826 * float(np.median(curve)) + 1e-9
     scale = 1.4826 * float(np.median(gaps)) + 1e-9 if len(gaps) >= 6 else curve_scale
@@ -259,7 +263,7 @@ def _log_size(fit: CurveFit) -> Array:
     return np.log(np.maximum(u + (1 - u) * z, 1e-12))
 
 
-def _variance_slope(fit: CurveFit, level: NDArray[np.int_]) -> tuple[float | None, float]:
+def _variance_slope(fit: CurveFit, level: NDArray[np.intp]) -> tuple[float | None, float]:
     """Koenker's studentised score test of noise variance on log size, and Harvey's slope.
 
     Noise is what repeats scatter by: a curve that does not fit must not pass for unequal noise. Without

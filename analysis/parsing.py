@@ -53,7 +53,7 @@ def parse_numbers(cells: pd.Series, *, run_ids: pd.Series) -> Parsed:
         return Parsed(values=values, unreadable={}, warning=warning)
     return Parsed(
         values=values,
-        unreadable={row: _why(str(cells.name), cell) for row, cell in left.items()},
+        unreadable={int(str(row)): _why(str(cells.name), cell) for row, cell in left.items()},
         warning=None,
     )
 

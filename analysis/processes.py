@@ -137,9 +137,9 @@ def _heteroscedastic(rng: Generator) -> pd.DataFrame:
 
 def _outlier(rng: Generator) -> pd.DataFrame:
     frame = scaling(Sweep(), fixed=0.2)(rng)
-    row = rng.integers(len(frame))
-    frame.loc[row, "energy_kwh"] *= rng.choice([0.3, 3.0])
-    return frame
+    factor = np.ones(len(frame))
+    factor[rng.integers(len(frame))] = rng.choice([0.3, 3.0])
+    return frame.assign(energy_kwh=frame["energy_kwh"] * factor)
 
 
 def _three_runs(rng: Generator) -> pd.DataFrame:
@@ -193,8 +193,9 @@ def _duplicated(rng: Generator) -> pd.DataFrame:
 
 def _watt_hours(rng: Generator) -> pd.DataFrame:
     frame = scaling(Sweep(), fixed=0.2)(rng)
-    frame.loc[rng.integers(len(frame)), "energy_kwh"] *= 1000
-    return frame
+    factor = np.ones(len(frame))
+    factor[rng.integers(len(frame))] = 1000
+    return frame.assign(energy_kwh=frame["energy_kwh"] * factor)
 
 
 def _whole_table_wh(rng: Generator) -> pd.DataFrame:

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg.lapack import dgeqp3, dorgqr, dtrtrs
+from scipy.linalg import get_lapack_funcs
 from scipy.special import stdtr, stdtrit
 
 from lora_scaling.errors import UserError
 
 Array = NDArray[np.float64]
+
+GEQP3, ORGQR, TRTRS = get_lapack_funcs(("geqp3", "orgqr", "trtrs"), dtype=np.float64)
 
 RANK_TOLERANCE = 1e-13  # of unit-norm columns: below it a column is a combination of the others
 REFINEMENTS = 4
@@ -170,10 +172,10 @@ def _solve(X: NDArray[np.longdouble], y: NDArray[np.longdouble], names: Sequence
     scaled = X / scale
     k = scaled.shape[1]
     # LAPACK directly: scipy.linalg's wrappers cost more than the arithmetic of a small regression
-    packed, pivots, tau, _, _ = dgeqp3(np.asfortranarray(scaled, dtype=float))
+    packed, pivots, tau, _, _ = GEQP3(np.asfortranarray(scaled, dtype=float))
     order = pivots - 1
     r = np.triu(packed[:k, :k])
-    q = np.asarray(dorgqr(packed[:, :k], tau)[0])
+    q = np.asarray(ORGQR(packed[:, :k], tau)[0])
     diagonal = np.abs(np.diag(r))
     if diagonal.min() < RANK_TOLERANCE * max(diagonal.max(), np.finfo(float).tiny):
         dependent = order[diagonal < RANK_TOLERANCE * diagonal.max()]
@@ -184,13 +186,13 @@ def _solve(X: NDArray[np.longdouble], y: NDArray[np.longdouble], names: Sequence
     for _ in range(REFINEMENTS):
         f = np.asarray(y - resid - A @ beta, dtype=float)  # of r + Aβ = y
         g = np.asarray(-(A.T @ resid), dtype=float)  # of Aᵀr = 0
-        h = dtrtrs(r, g, trans=1)[0]
+        h = TRTRS(r, g, trans=1)[0]
         d = q.T @ f
-        beta += dtrtrs(r, d - h)[0]
+        beta += TRTRS(r, d - h)[0]
         resid += f - q @ (d - h)
     back = np.empty_like(order)
     back[order] = np.arange(k)
-    inverse_r = dtrtrs(r, np.eye(k))[0][back] / np.asarray(scale, dtype=float)[:, None]
+    inverse_r = TRTRS(r, np.eye(k))[0][back] / np.asarray(scale, dtype=float)[:, None]
     return (beta / scale[order])[back], inverse_r, q
 
 
