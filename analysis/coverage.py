@@ -86,11 +86,16 @@ TRUTHS = (
 )
 
 
-def simulate(truth: Truth, rng: Generator, *, replicates: int = 1) -> pd.DataFrame:
-    """A sweep of sizes × tokens × methods in shuffled order, with the columns of a run table."""
+def simulate(truth: Truth, rng: Generator, *, replicates: int = 1, jitter: float = 0.05) -> pd.DataFrame:
+    """A sweep of sizes × tokens × methods in shuffled order, with the columns of a run table.
+
+    Token counts differ from the levels by up to `jitter`, as batches of different samples make them.
+    """
     grid = [(n, t, m) for n in SIZES for t in TOKENS for m in truth.methods for _ in range(replicates)]
     params, tokens, method = (np.array(column) for column in zip(*grid, strict=True))
-    return runs_of(truth, rng, params=params, tokens=tokens * rng.uniform(0.95, 1.05, len(tokens)), method=method)
+    return runs_of(
+        truth, rng, params=params, tokens=tokens * rng.uniform(1 - jitter, 1 + jitter, len(tokens)), method=method
+    )
 
 
 def runs_of(truth: Truth, rng: Generator, *, params: Array, tokens: Array, method: Array) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 
 from .plot_data import View
 from .plot_scaling import zero_line
@@ -57,7 +58,7 @@ def interchangeability(view: View) -> Drawn | Skipped:
             marker=MARKERS[i % len(MARKERS)],
             s=34,
             ax=axes[0],
-            label=f"{epochs:g} epoch{'s' * (epochs != 1)}",
+            label=f"{epochs:g} epoch" + ("s" if epochs != 1 else ""),
         )
     log_axis(axes[0], "x")
     log_axis(axes[0], "y")
@@ -82,14 +83,25 @@ def interchangeability(view: View) -> Drawn | Skipped:
         axes[1].errorbar(i + 0.28, some.mean(), yerr=half, fmt="_", color=INK, capsize=3, ms=9, zorder=4)
     axes[1].set_xticks(range(len(levels)), [f"{epochs:g}" for epochs in levels])
     axes[1].set(xlabel="Epochs", ylabel="Against runs of the same total (%)", title="Same total, split differently")
-    axes[1].text(0.99, MARGIN, "margin ± 5 %", transform=axes[1].get_yaxis_transform(), ha="right", va="bottom",
+    axes[1].text(0.99, -MARGIN, "margin ± 5 %", transform=axes[1].get_yaxis_transform(), ha="right", va="top",
                  fontsize="x-small", color=FAINT)  # fmt: skip
     linear_axis(axes[1], "y")
+    note += _limit(axes[1], matched["percent"].to_numpy())
     text = (
         f"{len(matched)} runs whose samples × epochs was reached in more than one way. "
         "Bars: mean with its 90 % interval; shaded: the margin of the claims."
     )
     return Drawn(name=name, title=title, figure=figure, caption=_data_caption(view, text + note, len(matched)))
+
+
+def _limit(ax: Axes, percent: np.ndarray) -> str:
+    """Keep single wild runs from flattening the rest; say how many lie outside the picture."""
+    reach = max(2 * MARGIN, 8 * float(np.median(np.abs(percent))))
+    outside = np.abs(percent) > reach
+    ax.set_ylim(-min(reach, 1.2 * max(2 * MARGIN, -percent.min())), min(reach, 1.2 * max(2 * MARGIN, percent.max())))
+    if not outside.any():
+        return ""
+    return f" {int(outside.sum())} runs lie outside the right picture ({percent.min():+.0f} to {percent.max():+.0f} %)."
 
 
 @styled
@@ -131,9 +143,8 @@ def lora_and_full(view: View) -> Drawn | Skipped:
     axes[1].axvline(1, color=INK, lw=0.8)
     axes[1].set_yticks(range(len(shown)), [clip_name(model, 20) for model in shown])
     axes[1].set_ylim(len(shown) - 0.5, -0.6)
-    axes[1].set(
-        xlabel="Full fine-tuning ÷ adapter, energy at the same samples and epochs", title="How many times dearer"
-    )
+    axes[1].margins(x=0.12)
+    axes[1].set(xlabel="Full ÷ adapter, same samples and epochs", title="How many times dearer")
     linear_axis(axes[1], "x")
     text = (
         f"Right: geometric means over matched samples and epochs with 95 % intervals ({int(ratios['n'].sum())} matched "

@@ -135,13 +135,14 @@ def series_of(view: View, factor: str) -> tuple[list[Series], str]:
     """
     column, hues = hue_of(view, factor)
     series, held = [], ""
+    like = _typical(view.work)
     order = list(dict.fromkeys(hues[np.argsort(view.work.values["params"], kind="stable")])) if column else ["all runs"]
     for name in order:
         rows = np.flatnonzero((hues == name).to_numpy() & np.isfinite(view.work.values[factor]))
         if len(rows) == 0 or len(np.unique(np.round(np.log(view.work.values[factor][rows]), 3))) < 2:
             continue
         member = view.work.take(rows)
-        holder = _Holder(work=member, factor=factor)
+        holder = _Holder(work=member, factor=factor, like=like)
         actual = view.predict(member.values, member.labels)
         moved = view.predict(*holder.at(member.values[factor]))
         x = np.geomspace(member.values[factor].min(), member.values[factor].max(), GRID_POINTS)
@@ -157,25 +158,38 @@ def series_of(view: View, factor: str) -> tuple[list[Series], str]:
     return series, held
 
 
+def _typical(work: Work) -> dict[str, float]:
+    """Settings of the run nearest the medians of size and length, of the commonest method."""
+    logs = [np.log(work.values[name]) for name in (work.size, work.per) if name]
+    names, counts = np.unique(work.labels["method"].astype(str), return_counts=True)
+    usual = work.labels["method"] == names[int(np.argmax(counts))]
+    distance = sum((log - np.median(log[usual])) ** 2 for log in logs) + np.where(usual, 0.0, 1e6)
+    run = int(np.argmin(distance))
+    names = ("samples", "epochs", "adapter_rank", "params", "batch_size", "max_seq_len")
+    return {name: float(work.values[name][run]) for name in names if np.isfinite(work.values[name]).all()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Holder:
     """Holds everything but one factor at the values of a typical run, keeping the work consistent."""
 
     work: Work
     factor: str
+    like: Mapping[str, float]
 
     @cached_property
     def typical(self) -> int:
-        """The run nearest the medians of size and length, of the commonest method."""
-        logs = [np.log(self.work.values[name]) for name in (self.work.size, self.work.per) if name]
-        names, counts = np.unique(self.work.labels["method"].astype(str), return_counts=True)
-        usual = self.work.labels["method"] == names[int(np.argmax(counts))]
-        distance = sum((log - np.median(log[usual])) ** 2 for log in logs) + np.where(usual, 0.0, 1e6)
+        """The run nearest the settings of the whole table's typical run, the factor itself aside."""
+        distance = np.zeros(len(self.work))
+        for name, value in self.like.items():
+            own = self.work.values[name]
+            if name != self.factor and value > 0 and (own > 0).all():
+                distance += (np.log(own) - np.log(value)) ** 2
         return int(np.argmin(distance))
 
     @cached_property
     def settings(self) -> dict[str, float]:
-        """Medians-by-choice: values of the typical run for epochs and samples, common levels for the rest."""
+        """All quantities of the typical run."""
         return {name: float(value[self.typical]) for name, value in self.work.values.items()}
 
     def at(self, x: Array) -> tuple[dict[str, Array], dict[str, NDArray[np.object_]]]:

@@ -44,30 +44,30 @@ def extrapolation_figure(view: View, result: Extrapolation) -> Drawn:
     energy = document["energy_kwh"]
     figure, axes = canvas()
     colour, accent = palette(4)[0], palette(4)[3]
-    rows, note = thin(len(work))
+    note = thin(len(work))[1]
+    scale, unit = energy_unit([energy["estimate"]])
     kwh = np.exp(work.log_y) / JOULES_PER_KWH
-    _way(axes[0], work.values[total], kwh, rows, path.values[total], bands, colour)
-    _mark(axes[0], values[total], energy, accent)
-    axes[0].set(xlabel=_work_label(total), ylabel=f"{view.noun} (kWh)", title="Energy on the way to the target")
+    same = work.labels["method"] == result.planned.config.method.name
+    _way(axes[0], work.values[total], kwh * scale, same, path.values[total], _times(bands, scale), colour)
+    _mark(axes[0], values[total], {key: value * scale for key, value in energy.items()}, accent)
+    axes[0].set(xlabel=_work_label(total), ylabel=f"{view.noun} ({unit})", title="Energy on the way to the target")
     size = work.size or work.per
     per_work = JOULES_PER_KWH * 1e12 if total == "flops" else JOULES_PER_KWH * 1e3
-    scaled = Bands(
-        estimate=bands.estimate * per_work / path.values[total],
-        low=bands.low * per_work / path.values[total],
-        high=bands.high * per_work / path.values[total],
-        sd=bands.sd,
-    )
-    _way(axes[1], work.values[size], kwh * per_work / work.values[total], rows, path.values[size], scaled, colour)
+    scaled = _times(bands, per_work / path.values[total])
+    _way(axes[1], work.values[size], kwh * per_work / work.values[total], same, path.values[size], scaled, colour)
+    if same.any() and not same.all():
+        axes[1].legend(title=None, loc="best")
     _mark(axes[1], values[size], {key: value * per_work / values[total] for key, value in energy.items()}, accent)
-    unit = "J per TFLOP" if total == "flops" else f"J per thousand {total.replace('_', ' ')}"
-    axes[1].set(xlabel=_work_label(size), ylabel=f"{view.noun} ({unit})", title="Energy per unit of work")
+    of_work = "J per TFLOP" if total == "flops" else f"J per thousand {total.replace('_', ' ')}"
+    axes[1].set(xlabel=_work_label(size), ylabel=f"{view.noun} ({of_work})", title="Energy per unit of work")
     for ax in axes:
         log_axis(ax, "x")
         log_axis(ax, "y")
     name = clip_name(f"{result.planned.config.model.name}, {result.planned.config.method.name}", 34)
     axes[0].annotate(
-        f"{name}\n{_three(energy['estimate'])} kWh\n({_three(energy['low'])} to {_three(energy['high'])})",
-        (values[total], energy["high"]),
+        f"{name}\n{_three(energy['estimate'] * scale)} {unit}\n"
+        f"({_three(energy['low'] * scale)} to {_three(energy['high'] * scale)})",
+        (values[total], energy["high"] * scale),
         xytext=(0, 6),
         textcoords="offset points",
         ha="right" if values[total] > np.sqrt(np.prod(axes[0].get_xlim())) else "left",
@@ -80,8 +80,8 @@ def extrapolation_figure(view: View, result: Extrapolation) -> Drawn:
     figure.suptitle(label if label == "NOT VALIDATED" else "", color=accent, fontweight="bold", fontsize="medium")
     text = (
         f"Target: {' '.join(document['target']['overrides']) or 'the default configuration'}. Shaded: the range of the "
-        f"runs; line and band: median and 90 % interval on a straight way (in logs) from their middle to the target; "
-        f"diamond: the whole run, set-up and evaluation included. {_outside(document)} "
+        f"runs; line and band: median and 90 % interval on a straight way (in logs) through their middle; "
+        f"diamond: the whole run, set-up, evaluation and scenarios included. {_outside(document)} "
         f"Backtest: {label}{'; ' if document['validation']['reasons'] else ''}"
         f"{'; '.join(document['validation']['reasons'])}."
     )
@@ -96,9 +96,15 @@ def _outside(document: dict[str, Any]) -> str:
 
 
 def _path(work: Work, target: Target) -> Work:
-    """Runs from the middle of the data to the target, straight in logs in every quantity that both know."""
+    """Runs on a straight line in logs through the data's middle to the target, from the data's near end on."""
     start = {name: float(np.exp(np.mean(np.log(value)))) for name, value in work.values.items() if _positive(value)}
-    steps = np.linspace(0, 1, PATH_POINTS)
+    back = 1.0  # how far the line can go the other way before it leaves the data
+    for name in filter(None, (work.total, work.size, work.per)):
+        ahead = np.log(target.values[name] / start[name])
+        near = work.values[name].min() if ahead > 0 else work.values[name].max()
+        if abs(ahead) > 1e-9:
+            back = min(back, abs(np.log(near / start[name]) / ahead))
+    steps = np.linspace(-back, 1, PATH_POINTS)
     values = {
         name: np.exp((1 - steps) * np.log(begin) + steps * np.log(target.values.get(name, begin)))
         for name, begin in start.items()
@@ -118,11 +124,19 @@ def _positive(values: Array) -> bool:
     return bool(np.isfinite(values).all() and (values > 0).all())
 
 
-def _way(ax: Axes, x: Array, y: Array, rows: np.ndarray, path_x: Array, bands: Bands, colour: tuple) -> None:
+def _way(ax: Axes, x: Array, y: Array, same: np.ndarray, path_x: Array, bands: Bands, colour: tuple) -> None:
+    """The runs (those of the target's method darker), the way to the target and the data's range."""
+    rows, _ = thin(len(x))
     ax.axvspan(float(x.min()), float(x.max()), color=SHADE, zorder=0, lw=0)
     ax.fill_between(path_x, bands.low, bands.high, color=colour, alpha=0.18, lw=0)
     ax.plot(path_x, bands.estimate, color=colour, lw=1.5)
-    sns.scatterplot(x=x[rows], y=y[rows], color=INK, s=18 if len(rows) < 300 else 8, ax=ax, edgecolor="white", zorder=3)
+    size = 18 if len(rows) < 300 else 8
+    for mask, name, ink in ((same, "runs of the target's method", INK), (~same, "other runs", FAINT)):
+        some = rows[mask[rows]]
+        if len(some):
+            sns.scatterplot(
+                x=x[some], y=y[some], color=ink, s=size, ax=ax, edgecolor="white", zorder=3, label=name, legend=False
+            )
 
 
 def _mark(ax: Axes, x: float, interval: dict[str, float], colour: tuple) -> None:
@@ -143,6 +157,10 @@ def _work_label(name: str) -> str:
         "samples_seen": "Samples shown",
         "params": "Parameters of the model",
     }.get(name, name)
+
+
+def _times(bands: Bands, factor: Array | float) -> Bands:
+    return Bands(estimate=bands.estimate * factor, low=bands.low * factor, high=bands.high * factor, sd=bands.sd)
 
 
 def _three(value: float) -> str:

@@ -67,6 +67,8 @@ def residuals(view: View) -> Drawn | Skipped:
                 ha="center" if 0.2 < _place(ax, x[i]) < 0.8 else "left" if _place(ax, x[i]) <= 0.2 else "right",
             )
     text = f"Residuals of the best model; dashed: ± 2 standard deviations ({200 * energy.best.sigma:.2g} %)."
+    if len(percent) >= SMOOTHED_FROM:
+        text += " Orange: running median."
     if drift:
         text += f" Rank correlation with run order {drift['rho']:+.2f} (p = {drift['p']:.2g})."
     if not ordered:

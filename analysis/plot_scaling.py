@@ -14,6 +14,7 @@ from .plot_style import (
     clip_name,
     energy_unit,
     label_lines,
+    level_ticks,
     linear_axis,
     log_axis,
     palette,
@@ -54,11 +55,13 @@ def energy_against(view: View, factor: Factor) -> Drawn | Skipped:
         if panel == 0:
             ax.set_ylim(bottom=0)
             ax.set_xlim(left=0)
-            linear_axis(ax, "x")
+            linear_axis(ax, "x", billions=factor.name == "params")
             linear_axis(ax, "y")
             ax.set_title("Linear axes")
         else:
-            log_axis(ax, "x")
+            log_axis(ax, "x", billions=factor.name == "params")
+            if factor.name in ("samples", "epochs", "rank"):
+                level_ticks(ax, np.unique(np.concatenate([s.x for s in series])))
             log_axis(ax, "y")
             ax.set_title("Logarithmic axes")
     if len(series) > 1:

@@ -79,39 +79,50 @@ def palette(count: int) -> list[Any]:
     return list(sns.color_palette("colorblind", count) if count <= 10 else sns.color_palette("viridis", count))
 
 
-def log_axis(axes: Axes, which: str) -> None:
-    """A logarithmic axis with few, plain labels, also where it spans less than a decade."""
+def log_axis(axes: Axes, which: str, *, billions: bool = False) -> None:
+    """A logarithmic axis with few, plain labels, also where it spans less than a decade.
+
+    `billions` writes 10⁹ as B, as parameters are counted.
+    """
     getattr(axes, f"set_{which}scale")("log")
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = sorted(axes.get_xlim() if which == "x" else axes.get_ylim())
     decades = math.log10(high / low) if low > 0 else 1.0
     if decades < 0.7:
-        axis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
+        axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
         axis.set_minor_locator(NullLocator())
     else:
         subs = (1.0, 2.0, 5.0) if decades < 1.6 else (1.0, 3.0) if decades < 2.6 else (1.0,)
         axis.set_major_locator(LogLocator(base=10, subs=subs, numticks=6 if which == "x" else 8))
         axis.set_minor_locator(LogLocator(base=10, subs="auto", numticks=20))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    powers = high >= 1e15  # one way of writing on one axis
+    axis.set_major_formatter(FuncFormatter(lambda value, _: short(value, powers=powers, billions=billions)))
     axis.set_minor_formatter(NullFormatter())
 
 
-def linear_axis(axes: Axes, which: str) -> None:
-    """A linear axis from zero with plain labels, without an offset text."""
+def level_ticks(axes: Axes, levels: np.ndarray) -> None:
+    """Ticks of a logarithmic x axis at the levels themselves, where they are few."""
+    if 2 <= len(levels) <= 7:
+        axes.set_xticks(list(levels), [short(float(level)) for level in levels])
+        axes.xaxis.set_minor_locator(NullLocator())
+
+
+def linear_axis(axes: Axes, which: str, *, billions: bool = False) -> None:
+    """A linear axis with plain labels, without an offset text."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: short(value, billions=billions)))
 
 
-def short(value: float) -> str:
+def short(value: float, *, powers: bool = False, billions: bool = False) -> str:
     """A number as a person writes it: 0.002, 250, 1.6 M, 3×10⁻⁷."""
     if value == 0:
         return "0"
     size = abs(value)
-    if 1e-3 <= size < 1e4:
+    if 1e-4 <= size < 1e4:
         return f"{value:.4g}"
-    if 1e4 <= size < 1e15:
-        for scale, name in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    if 1e4 <= size < 1e15 and not powers:
+        for scale, name in ((1e12, "T"), (1e9, "B" if billions else "G"), (1e6, "M"), (1e3, "k")):
             if size >= scale:
                 return f"{value / scale:.4g} {name}"
     exponent = math.floor(math.log10(size) + 1e-9)
