@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 
 import numpy as np
 
@@ -71,7 +72,8 @@ def run_battery(seeds: int, *, workers: int = 1, processes: Sequence[Process] = 
         for start in range(0, seeds, chunk)
     ]
     if workers > 1:
-        with ProcessPoolExecutor(workers) as pool:
+        # spawn: a fork of a process that already has threads (BLAS, pytest plugins) may deadlock
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             results = list(pool.map(_judge_many, tasks))
     else:
         results = [_judge_many(task) for task in tasks]
