@@ -7,6 +7,7 @@ The settings are those of a run (python -m lora_scaling --help), and of an estim
     fit=PATH              a fit.json from your own sweep (python -m analysis fit RUNS)
     pilot=60s             run the real workload's own steps on this device for about that long, and scale
     compare=method        or gpus, zones, or a list: compare=gpus:rtx-4090,2xh100-sxm
+    at=2026-11-24T02:00   grams of the hours of a run that starts then (or at=now); asks the grid's provider
     price.per_hour=2.5    money for an hour of all devices, or price.per_kwh=0.3
 -m adds up a sweep: samples=32,64 lora.r=4,16, or +sweeps=NAME.
 """
@@ -17,6 +18,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from ..config import RunConfig, compose
 from ..errors import LoraScalingError, UserError
@@ -24,8 +26,9 @@ from .answer import Estimate
 from .compare import compare
 from .estimator import Price, estimate
 from .fitted import Fit, load_fit
+from .hours import advice, at_hours, parse_start
 
-_OWN = ("fit", "pilot", "compare", "level", "price.per_hour", "price.per_kwh")
+_OWN = ("fit", "pilot", "compare", "level", "at", "price.per_hour", "price.per_kwh")
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
@@ -40,6 +43,7 @@ class Request:
     fit: str | None
     pilot_s: float | None
     compare: str | None
+    at: datetime | None
     price: Price | None
 
 
@@ -80,8 +84,8 @@ def parse(arguments: Sequence[str]) -> Request:
     if not 0 < level < 1:
         raise UserError(f"`level` was {level:g}; give a number between 0 and 1, such as 0.9")
     prices = {key[6:]: _number(key, own[key]) for key in ("price.per_hour", "price.per_kwh") if key in own}
-    if given.multirun and own.keys() & {"compare", "pilot"}:
-        raise UserError("`-m` adds up a sweep; compare= and pilot= are for one run: leave one of them out")
+    if given.multirun and (single := own.keys() & {"compare", "pilot", "at"}):
+        raise UserError(f"`-m` adds up a sweep; {min(single)}= is for one run: leave one of the two out")
     return Request(
         overrides=tuple(rest),
         multirun=given.multirun,
@@ -90,6 +94,7 @@ def parse(arguments: Sequence[str]) -> Request:
         fit=own.get("fit"),
         pilot_s=_seconds(own["pilot"]) if "pilot" in own else None,
         compare=own.get("compare"),
+        at=parse_start(own["at"]) if "at" in own else None,
         price=Price(**prices) if prices else None,
     )
 
@@ -124,12 +129,16 @@ def _answer(request: Request) -> int:
 
         pilot = run_pilot(config, request.pilot_s)
     answer = estimate(config, level=request.level, fit=fit, pilot=pilot, price=request.price)
+    if request.at is not None:
+        answer = at_hours(answer, config, request.at)
     if request.json:
         print(json.dumps(answer.to_dict(), indent=1))
     elif answer.memory.fits is not False:
         from .table import one
 
         print(one(answer))
+        if said := advice(answer, config):
+            print(said)
     return _refusal([answer])
 
 

@@ -17,6 +17,7 @@ from .pilot import PilotMeasurement, scale_pilot
 from .plan import Plan, make_plan, resolve_precision
 from .priors import Priors, load_priors
 from .remedies import remedy
+from .shapes import with_shape
 from .target import target_of
 
 _COUNTED = "counted exactly from the model's shape"
@@ -38,7 +39,8 @@ def estimate(
     pilot: PilotMeasurement | None = None,
     price: Price | None = None,
 ) -> Estimate:
-    """What this run will cost, before it is started; nothing is loaded, downloaded or run.
+    """What this run will cost, before it is started; nothing is loaded or run, and of a model without a preset only
+    its config.json is fetched.
 
     Without `fit` and `pilot` the answer rests on priors. With both, the narrower interval is given.
 
@@ -48,7 +50,7 @@ def estimate(
     """
     priors = load_priors()
     hardware = resolve_hardware(config.hardware)
-    config = dataclasses.replace(config, hardware=hardware)
+    config = dataclasses.replace(config, hardware=hardware, model=with_shape(config.model))
     lengths = lengths_of(config.data, priors)
     workload = config.workload(lengths.lengths)
     precision = resolve_precision(config, hardware.kind, hardware.peak_tflops)

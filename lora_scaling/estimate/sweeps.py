@@ -1,4 +1,4 @@
-"""All runs of a sweep as configurations, from the same arguments that would start it; and the sum of their estimates."""
+"""All runs of a sweep as configurations, from the arguments that would start it; and the sum of their estimates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

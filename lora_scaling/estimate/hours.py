@@ -1,0 +1,63 @@
+"""Grams of the very hours a run would take, from the grid's providers: the one part of an estimate that may ask
+the network, and only when `at=` or `grid.forecast=true` says so."""
+
+import dataclasses
+from datetime import UTC, datetime, timedelta
+
+from ..config import RunConfig
+from ..errors import UserError
+from ..grid import EnergyBin, compute_emissions, forecast_window
+from .answer import Emissions, Estimate
+
+_BIN_S = 300.0
+_JOULES_PER_KWH = 3.6e6
+
+
+def parse_start(text: str) -> datetime:
+    """An ISO 8601 time, `now`, or UserError; a time without an offset is local."""
+    if text == "now":
+        return datetime.now(UTC)
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except ValueError:
+        raise UserError(f"`at` was {text!r}; give now or a time such as 2026-11-24T02:00") from None
+
+
+def at_hours(answer: Estimate, config: RunConfig, start: datetime) -> Estimate:
+    """The estimate with the grams of a run that starts then; the energy's interval alone remains.
+
+    Where the provider has no values for these hours, the yearly mean stays, and an assumption says why.
+    """
+    if answer.time_s is None or answer.energy_kwh is None or answer.emissions_g is None:
+        return answer
+    revision = compute_emissions(_bins(start, answer.time_s.estimate, answer.energy_kwh.estimate), config.grid)
+    intensity = revision.intensity_g_per_kwh
+    if intensity is None or revision.status == "static":
+        why = revision.reason or "there is no value for these hours"
+        return dataclasses.replace(answer, assumptions=(*answer.assumptions, f"yearly intensity all the same: {why}"))
+    emissions = Emissions(
+        grams=answer.energy_kwh.scaled(intensity * config.grid.pue),
+        g_per_kwh=intensity,
+        definition=revision.definition,
+        source=revision.provider,
+        year=None,
+    )
+    kinds = ", ".join(f"{share:.0%} {kind}" for kind, share in revision.coverage.items() if share > 0)
+    said = f"intensity of a run from {start:%Y-%m-%d %H:%M} UTC: {intensity:.4g} g/kWh ({kinds})"
+    kept = tuple(text for text in answer.assumptions if "yearly mean" not in text)
+    return dataclasses.replace(answer, emissions_g=emissions, assumptions=(*kept, said))
+
+
+def advice(answer: Estimate, config: RunConfig) -> str | None:
+    """When the same run would emit least, for `grid.forecast=true`; None where that is not asked or not known."""
+    if not config.grid.forecast or answer.time_s is None or answer.energy_kwh is None:
+        return None
+    found = forecast_window(answer.time_s.estimate, answer.energy_kwh.estimate, config.grid)
+    return None if found is None else found.sentence
+
+
+def _bins(start: datetime, seconds: float, kwh: float) -> list[EnergyBin]:
+    count = max(1, min(2000, round(seconds / _BIN_S)))
+    width = timedelta(seconds=max(seconds, 1e-3) / count)
+    joules = kwh * _JOULES_PER_KWH / count
+    return [EnergyBin(start=start + i * width, end=start + (i + 1) * width, joules=joules) for i in range(count)]

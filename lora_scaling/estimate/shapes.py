@@ -1,0 +1,93 @@
+"""The shape of a model that has no preset: from its `config.json` in a folder, in the hub's cache, or on the hub."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..config import ModelConfig
+from ..errors import UserError
+from ..workload import ModelShape
+
+_KNOWN = ("llama", "mistral", "mixtral", "qwen2")
+_TIMEOUT_S = 10
+
+
+def with_shape(model: ModelConfig) -> ModelConfig:
+    """The model with its shape; as it is where the shape is given, or where there is no id to look for.
+
+    Raises:
+        UserError: its `config.json` cannot be had, or is of an architecture whose arithmetic is not known here.
+    """
+    if model.shape is not None or model.id is None:
+        return model
+    values = _local(model.id) or _fetched(model.id, model.revision or "main")
+    return dataclasses.replace(model, shape=shape_from_config(values, model.id))
+
+
+def shape_from_config(values: Mapping[str, Any], name: str) -> ModelShape:
+    """The shape in a checkpoint's `config.json`."""
+    architecture = values.get("model_type")
+    if architecture not in _KNOWN or values.get("mlp_bias") or values.get("attention_bias"):
+        raise UserError(
+            f"`model.id` was {name}, of architecture {architecture!r}; its arithmetic is known for "
+            f"{', '.join(_KNOWN)}: give the nearest shape by model.shape.*"
+        )
+    experts = architecture == "mixtral"
+    try:
+        heads = values["num_attention_heads"]
+        return ModelShape(
+            architecture=architecture,
+            layers=values["num_hidden_layers"],
+            hidden_size=values["hidden_size"],
+            intermediate_size=values["intermediate_size"],
+            heads=heads,
+            kv_heads=values.get("num_key_value_heads") or heads,
+            head_dim=values.get("head_dim") or values["hidden_size"] // heads,
+            vocab_size=values["vocab_size"],
+            tied_embeddings=bool(values.get("tie_word_embeddings", False)),
+            attention_bias=architecture == "qwen2",
+            max_positions=values.get("max_position_embeddings", 4096),
+            experts=values["num_local_experts"] if experts else 1,
+            experts_per_token=values["num_experts_per_tok"] if experts else 1,
+        )
+    except (KeyError, TypeError) as error:
+        raise UserError(f"`model.id` was {name}, whose config.json lacks {error}; give model.shape.*") from None
+
+
+def _local(name: str) -> Mapping[str, Any] | None:
+    """From a folder of this name, or the newest snapshot in the hub's cache."""
+    cache = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser() / "hub"
+    snapshots = (cache / f"models--{name.replace('/', '--')}" / "snapshots").glob("*/config.json")
+    newest = sorted(snapshots, key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in (Path(name) / "config.json", *newest):
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except OSError:
+            continue
+        except ValueError:
+            raise UserError(f"`model.id` was {name}: {path} is not JSON; download it again") from None
+    return None
+
+
+def _fetched(name: str, revision: str) -> Mapping[str, Any]:
+    from urllib.error import URLError
+    from urllib.request import Request, urlopen
+
+    hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    request = Request(f"{hub}/{name}/resolve/{revision}/config.json")
+    if os.environ.get("HF_TOKEN") and hub.startswith("https://"):
+        request.add_unredirected_header("Authorization", f"Bearer {os.environ['HF_TOKEN']}")
+    try:
+        if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+            raise OSError("HF_HUB_OFFLINE is set")
+        with urlopen(request, timeout=_TIMEOUT_S) as response:
+            return json.load(response)
+    except (OSError, ValueError) as error:
+        reason = error.reason if isinstance(error, URLError) else error
+        raise UserError(
+            f"`model.id` was {name}, whose shape is not here and cannot be fetched ({reason}); "
+            "give model.shape.*, a local folder, or a preset (model=llama-3.1-8b …)"
+        ) from None
