@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from .config import RunConfig, run_id
 from .energy import EnergyMeter, idle_baseline, open_meter
 from .errors import LoraScalingError, OutOfMemory, RecordError, RunFailure
+from .estimate.hardware import from_nvml_name
 from .grid import compute_emissions, read_timeline
 from .provenance import host, provenance
 from .records import (
@@ -27,6 +28,7 @@ from .records import (
     is_finished,
     locked,
     read_record,
+    record_to_row,
     record_path,
     write_record,
 )
@@ -134,7 +136,7 @@ def _work(config: RunConfig, record: Record, path: Path, listen: Listener) -> No
         record["exclusive"] = account.exclusive
         record["warnings"] = facts.warnings + list(account.warnings)
         record["total_s"] = sum(phase.seconds for phase in account.phases)
-        record["mfu"] = _utilisation(record)
+        record["mfu"] = _utilisation(config, record)
         account.write_timeline(path.parent / TIMELINE_NAME)
 
 
@@ -175,8 +177,18 @@ def _add_emissions(config: RunConfig, record: Record, path: Path) -> None:
         record["emissions"] = compute_emissions(bins, config.grid).to_dict()
 
 
-def _utilisation(record: Record) -> float | None:
-    return None
+def _utilisation(config: RunConfig, record: Record) -> float | None:
+    """Model FLOPs utilisation of the train phase against the dense peak of the device's sheet; None without one.
+
+    Recomputation is not counted as useful (Chowdhery et al. 2022, arXiv:2204.02311, app. B).
+    """
+    device, flops = record.get("device") or {}, record["work"].get("model_flops")
+    train_s = record_to_row(record)["train_s"]
+    if device.get("kind") != "cuda" or not flops or not train_s:
+        return None
+    sheet = from_nvml_name(device["name"], config.hardware, limit_w=0.0, memory_gb=device["memory_gb"])
+    peak = sheet.peak_tflops.get(record["training"]["precision"])
+    return flops / train_s / (peak * 1e12 * device["gpu_count"]) if peak else None
 
 
 @functools.cache

@@ -7,3 +7,5 @@ import os
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 # Tokenizers fork worker threads that deadlock with data loaders; one thread is fast enough for what we tokenise.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# One moving line is enough, and it is ours.
+os.environ.setdefault("TQDM_DISABLE", "1")

@@ -222,7 +222,22 @@ def _pretrained(config: RunConfig, dtype: torch.dtype, device: Device) -> PreTra
         )
         options["device_map"] = {"": device.torch_device}
     with _friendly_hub_errors(config.model):
-        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa", **options)
+        network = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa", **options)
+    if config.model.gguf_file is not None:
+        _forget_quantization(network)
+    return network
+
+
+def _forget_quantization(network: PreTrainedModel) -> None:
+    """A GGUF file's weights are unpacked as they are loaded; transformers still calls them quantised, and refuses."""
+    for owner, name in (
+        (network, "hf_quantizer"),
+        (network, "quantization_method"),
+        (network.config, "quantization_config"),
+    ):
+        if hasattr(owner, name):
+            delattr(owner, name)
+    network.is_quantized = False  # type: ignore[assignment]
 
 
 def _source(model: ModelConfig) -> tuple[str, dict[str, Any]]:
