@@ -46,21 +46,31 @@ class Edge:
     step_power_w: float | None = None  # mean power over the counter step that holds the edge
     spread_s: float = 0.0
     pending: bool = False
-    floor_j: float = 0.0  # hard limit of the error, known once refined
+    next_j: float = 0.0  # the counter's next value
+    moved_at_s: float = 0.0  # when it came
 
     def refine(self, now_j: float, before_s: float, after_s: float, step_s: float) -> None:
         """The counter moved to `now_j` somewhere in (before_s, after_s]; one step of it holds this edge."""
         self.pending = False
         moved = now_j - self.raw_j
-        moved_at = (before_s + after_s) / 2
+        self.next_j, self.moved_at_s = now_j, (before_s + after_s) / 2
         if after_s - self.at_s > 2 * step_s:
             self.bound_j = moved  # seen too late to say which step it was
             return
-        share = min(max((moved_at - self.at_s) / step_s, 0.0), 1.0)
+        share = min(max((self.moved_at_s - self.at_s) / step_s, 0.0), 1.0)
         self.joules = now_j - moved * share
         self.step_power_w = moved / step_s
         self.spread_s = (after_s - before_s) / 2
-        self.floor_j = max(self.joules - self.raw_j, now_j - self.joules)
+
+    def settle(self, inside_w: float | None, step_s: float, *, opens: bool) -> None:
+        """Where a window opens or closes the power often jumps: use the mean power beside the edge, inside."""
+        if self.step_power_w is None or inside_w is None:
+            return
+        if opens:
+            joules = self.next_j - inside_w * (self.moved_at_s - self.at_s)
+        else:
+            joules = self.raw_j + inside_w * (self.at_s - (self.moved_at_s - step_s))
+        self.joules = min(max(joules, self.raw_j), self.next_j)
 
     def bound(self, inside_w: float | None, step_s: float) -> float:
         """Half-width of the energy at this edge, given the mean power beside it inside the window."""
@@ -68,7 +78,8 @@ class Edge:
             return self.bound_j
         jump = abs(self.step_power_w - inside_w) if inside_w is not None else self.step_power_w
         loose = self.step_power_w * (self.spread_s + 0.05 * step_s) + jump * step_s
-        return min(self.floor_j, loose) + 0.002  # the counter counts in millijoules
+        hard = max(self.joules - self.raw_j, self.next_j - self.joules)
+        return min(hard, loose) + 0.002  # the counter counts in millijoules
 
 
 @dataclass
@@ -127,7 +138,7 @@ class GpuEnergyMeter:
                 seen = self._at_s is not None and now_s - self._at_s < self.step_s / 4
                 self._moved_s = now_s if seen else None
             self.joules += counter_j - self._counter_j
-            self._refine_edges(now_s)
+            self._refine_edges(self.clock())
         else:
             self._integrate(now_s, power_w, falling)
         if self.lost:
@@ -147,6 +158,7 @@ class GpuEnergyMeter:
         if self.power_w is not None and edge_of_phase:
             self.highest_w = self.lowest_w = self.power_w
         late_j = max(self.power_w or 0.0, 0.0) * max(read_s - at_s, 0.0)
+        reading_j = max(self.power_w or 0.0, 0.0) * max(self.clock() - at_s, 0.0)
         stale_j = self.step_s * max(self.power_w or 0.0, 0.0)
         stepped = not self.by_power and not self._settling and self.step_s > SMOOTH_STEP_S
         edge = Edge(
@@ -154,7 +166,7 @@ class GpuEnergyMeter:
             raw_j=self.joules,
             joules=self.joules if stepped else self.joules - late_j,
             range_w=range_w,
-            bound_j=late_j + (0.0 if self.by_power else stale_j),
+            bound_j=reading_j + (0.0 if self.by_power else stale_j),
             pending=stepped and self.lost is None,
         )
         if edge.pending:
@@ -186,7 +198,8 @@ class GpuEnergyMeter:
         same for every run on a GPU and is not in it.
         """
         if self.by_power:
-            return POWER_LAG_S * end.range_w + POWER_RESOLUTION * (end.joules - start.joules)
+            used_j = end.joules - start.joules
+            return start.bound_j + end.bound_j + POWER_LAG_S * end.range_w + POWER_RESOLUTION * used_j
         return start.bound(first_w, self.step_s) + end.bound(last_w, self.step_s)
 
     def _counter(self) -> float | None:
@@ -239,6 +252,7 @@ def probe_step(meters: Sequence[GpuEnergyMeter], limit_s: float = 0.6, moves: in
     by_counter = [m for m in meters if not m.lost and not m.by_power]
     moved_at: dict[int, list[float]] = {id(m): [] for m in by_counter}
     last: dict[int, float] = {}
+    polls = 0
     start_s = time.perf_counter()
     while by_counter and time.perf_counter() - start_s < limit_s:
         for meter in by_counter:
@@ -249,10 +263,14 @@ def probe_step(meters: Sequence[GpuEnergyMeter], limit_s: float = 0.6, moves: in
             if id(meter) in last and now_j != last[id(meter)]:
                 moved_at[id(meter)].append(time.perf_counter())
             last[id(meter)] = now_j
+        polls += 1
         if all(len(times) >= moves for times in moved_at.values()):
             break
         time.sleep(0.001)
     for meter in by_counter:
         times = moved_at[id(meter)]
         if len(times) >= 2:
-            meter.step_s = statistics.median(b - a for a, b in itertools.pairwise(times))
+            between_s = statistics.median(b - a for a, b in itertools.pairwise(times))
+            # One that has moved at every look, on however busy a machine, does not move in steps.
+            always = len(times) >= polls - 1 and between_s < DEFAULT_STEP_S / 2
+            meter.step_s = min(between_s, SMOOTH_STEP_S) if always else between_s

@@ -51,7 +51,6 @@ class Window:
     start_wall_s: float
     start: Tick
     ticks: list[Tick] = field(default_factory=list)
-    end_wall_s: float = 0.0
     end: Tick | None = None
     lost: tuple[str | None, ...] = ()
     bounds_j: tuple[float, ...] = ()
@@ -173,8 +172,9 @@ class Recording:
                 self._read_conditions()
         task_failure = self._start_task()
         with self._sampler.lock:
-            wall_s = time.time()
-            self._open = Window(name=name, start_wall_s=wall_s, start=self._read_tick(edge_of_phase=True))
+            wall_s, at_s = _both_clocks()
+            tick = self._read_tick(at_s, edge_of_phase=True)
+            self._open = Window(name=name, start_wall_s=wall_s, start=tick)
             self._open.bounds_j = tuple(-gpu.bound_j for gpu in self._meter.gpu_meters)
             if task_failure:
                 self._open.task = TaskEnergy(joules={}, reason=task_failure)
@@ -189,8 +189,7 @@ class Recording:
         self._synchronize()
         self._sampler.stop_ticking()
         with self._sampler.lock:
-            window.end_wall_s = time.time()
-            window.end = self._read_tick(edge_of_phase=True)
+            window.end = self._read_tick(time.perf_counter(), edge_of_phase=True)
             self._open = None
         if self._meter.tracker is not None and window.task is None:
             window.task = self._meter.tracker.stop()
@@ -255,8 +254,7 @@ class Recording:
         except Exception as error:
             self._warn("synchronize", f"The device could not be synchronised at a window's edge: {error!r}")
 
-    def _read_tick(self, *, edge_of_phase: bool) -> Tick:
-        at_s = time.perf_counter()
+    def _read_tick(self, at_s: float, *, edge_of_phase: bool) -> Tick:
         edges = tuple(meter.mark(at_s, edge_of_phase=edge_of_phase) for meter in self._meter.gpu_meters)
         busy_s = total_s = None
         if self._meter.settings.enabled and "cpu" in self._meter.settings.components:
@@ -269,7 +267,7 @@ class Recording:
     def _tick(self) -> None:
         if self._open is None:
             return
-        tick = self._read_tick(edge_of_phase=False)
+        tick = self._read_tick(time.perf_counter(), edge_of_phase=False)
         self._open.ticks.append(tick)
         if tick.at_s - self._last_conditions_s >= CONDITIONS_S:
             self._read_conditions()
@@ -310,6 +308,16 @@ class PhaseWindow:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
         self._recording.end()
+
+
+def _both_clocks() -> tuple[float, float]:
+    """(seconds since 1970, perf_counter) of one moment: read again if the process was set aside in between."""
+    before_s, at_s, after_s = time.time(), time.perf_counter(), time.time()
+    for _ in range(5):
+        if after_s - before_s < 0.0005:
+            break
+        before_s, at_s, after_s = time.time(), time.perf_counter(), time.time()
+    return (before_s + after_s) / 2, at_s
 
 
 _meters: dict[tuple[int, MeteringSettings], EnergyMeter] = {}
