@@ -32,9 +32,7 @@ class Law:
     def joules(self, start: float, end: float) -> float:
         """The exact integral, by the trapezoid between kinks."""
         first, last = self.power[0], self.power[-1]
-        total = first[1] * max(min(end, first[0]) - start, 0.0) + last[1] * max(
-            end - max(start, last[0]), 0.0
-        )
+        total = first[1] * max(min(end, first[0]) - start, 0.0) + last[1] * max(end - max(start, last[0]), 0.0)
         for (t0, w0), (t1, w1) in itertools.pairwise(self.power):
             a, b = max(start, t0), min(end, t1)
             if b > a:
@@ -56,9 +54,7 @@ def build() -> Path:
     """A folder with libnvidia-ml.so.1 and an executable nvidia-smi."""
     folder = Path(tempfile.mkdtemp(prefix="nvml-stub-"))
     library = folder / "libnvidia-ml.so.1"
-    subprocess.run(
-        ["gcc", "-shared", "-fPIC", "-O1", "-o", str(library), str(FOLDER / "nvml.c"), "-lm"], check=True
-    )
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", str(library), str(FOLDER / "nvml.c"), "-lm"], check=True)
     smi = folder / "nvidia-smi"
     smi.write_text("#!/bin/sh\nexit 0\n")
     smi.chmod(0o755)
@@ -67,11 +63,7 @@ def build() -> Path:
 
 def environment(law_file: Path, **extra: str) -> dict[str, str]:
     """The environment of a subprocess that sees the stub GPUs and no other influence."""
-    keep = {
-        k: v
-        for k, v in os.environ.items()
-        if not k.upper().startswith(("CODECARBON", "CUDA_", "ROCR", "HIP"))
-    }
+    keep = {k: v for k, v in os.environ.items() if not k.upper().startswith(("CODECARBON", "CUDA_", "ROCR", "HIP"))}
     stub = str(build())
     return {
         **keep,
@@ -96,14 +88,10 @@ def moments(phase: dict[str, Any]) -> tuple[float, float]:
     return start, end
 
 
-def run_python(
-    code: str, env: dict[str, str], *arguments: str, cwd: Path | None = None
-) -> subprocess.Popen[str]:
+def run_python(code: str, env: dict[str, str], *arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
     """Start Python code in a process of its own; warnings are errors there too."""
     command = [sys.executable, "-W", "error::UserWarning", "-c", code, *arguments]
-    return subprocess.Popen(
-        command, env=env, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    return subprocess.Popen(command, env=env, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def finish(process: subprocess.Popen[str], timeout_s: float = 120) -> Any:
