@@ -8,7 +8,7 @@ import numpy as np
 
 from .curve_analysis import Analysis, analyse, build_design, gate
 from .curve_needs import gate_needs, more_runs
-from .curve_set import COLUMN, CurveSet, Decision, allowed_deviation, decide_profile
+from .curve_set import COLUMN, CurveSet, Decision, allowed_deviation, decide_profile, length_slope, length_words
 from .regression import t_quantile, t_tail, wls
 from .response import measured_sentence
 from .verdicts import Claim, Verdict, undecided
@@ -95,15 +95,25 @@ def _vetoed(
         )
     if verdict == "refuted" and tests["broken_level"] is None and not _curved(tests):
         return "undecided", "the exponent lies outside the margin, but no test shows the curve itself"
+    slope = tests["length_slope"]
+    if slope is not None and abs(slope) > options.margin / 2:
+        raw = decide_profile(curves.as_run.profile(factor), low, high, options)
+        tests["as_run"] = {"verdict": raw.verdict, "estimate": raw.estimate, "ci": raw.ci}
+        if raw.verdict != verdict:
+            return "undecided", (
+                f"{length_words(slope, factor)}: counted by tokens it is {verdict} (exponent {decision.estimate:.2f}), "
+                f"counted by {factor} {raw.verdict} ({raw.estimate:.2f}); padding=max_length makes samples alike"
+            )
     return _agreeing(curves, factor, verdict, low, high, tests)
 
 
 def _in_other_units(curves: CurveSet, low: float, high: float) -> dict[str, Any]:
     """The same question in optimizer steps and in tokens, where these are not just a multiple of the samples."""
     frame = curves.response.frame
+    frame = frame.assign(tokens=frame["tokens_seen"] + frame["tokens_padded"].fillna(0))
     trained = frame[frame["samples_seen"] > 0]
     found: dict[str, Any] = {}
-    for column, name in {"steps": "optimizer steps", "tokens_padded": "tokens"}.items():
+    for column, name in {"steps": "optimizer steps", "tokens": "tokens"}.items():
         ratio = np.log((trained[column] / trained["samples_seen"]).to_numpy(dtype=float))
         if not np.isfinite(ratio).all() or np.ptp(ratio) < curves.options.margin:
             continue
@@ -171,6 +181,7 @@ def curve_tests(curves: CurveSet, factor: str, decision: Decision) -> dict[str, 
         "weighted": analysis.weighted,
         "order_p": analysis.order_p,
         "drift_removed": analysis.drift,
+        "length_slope": length_slope(curves, factor),
         "outlier": None,
         "half_width": (decision.ci[1] - decision.ci[0]) / 2,
     }

@@ -9,7 +9,7 @@ import numpy as np
 from .curve import CurveData, Profile, fit_curve
 from .curve_analysis import Analysis, order_gate
 from .curve_needs import more_runs, pair_needs
-from .curve_set import CurveSet, Decision, decide_profile, length_block
+from .curve_set import CurveSet, Decision, decide_profile
 from .regression import wls
 from .verdicts import Claim, Estimate, Verdict, equivalence, undecided
 
@@ -138,4 +138,4 @@ def _pair_block(curves: CurveSet) -> str | None:
         return "fewer than 5 combinations of samples and epochs were run"
     if len(design.frame) < int(design.frame["cell"].max()) + 8:
         return f"{len(design.frame)} runs are too few"
-    return order_gate(trained, "epochs_seen") or order_gate(trained, "samples") or length_block(curves, "epochs")
+    return order_gate(trained, "epochs_seen") or order_gate(trained, "samples")

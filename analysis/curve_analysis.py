@@ -116,13 +116,32 @@ def session_columns(frame: pd.DataFrame) -> Array:
     return np.zeros((len(frame), 0))
 
 
-def curve_data(design: Design, y: str, drift: bool, weights: Array | None = None) -> CurveData:
-    """The arrays of a design, for the response column `y`."""
+def relative_length(frame: pd.DataFrame) -> Array | None:
+    """Log of the tokens a sample as processed, padding included, about their mean (n,); 0 for zero steps.
+
+    None where tokens are not known for all runs. `tokens_padded` counts padding alone.
+    """
+    shown = frame["samples_seen"].to_numpy(dtype=float)
+    trained = shown > 0
+    tokens = (frame["tokens_seen"] + frame["tokens_padded"].fillna(0)).to_numpy(dtype=float)
+    if not trained.any() or not (tokens[trained] > 0).all() or not np.isfinite(tokens[trained]).all():
+        return None
+    length = np.zeros(len(frame))
+    length[trained] = np.log(tokens[trained] / shown[trained])
+    length[trained] -= length[trained].mean()
+    return length
+
+
+def curve_data(design: Design, y: str, drift: bool, per_token: bool = False) -> CurveData:
+    """The arrays of a design, for the response column `y`; `per_token` counts samples at equal length."""
     frame = design.frame
     zero = (frame["samples_seen"] <= 0).to_numpy()
     columns = {"samples": "samples", "epochs": "epochs_seen"}
     with np.errstate(divide="ignore"):
         log_x = np.log(np.column_stack([frame[columns[name]].to_numpy(dtype=float) for name in design.factors]))
+    length = relative_length(frame) if per_token else None
+    if length is not None:  # a sample of twice the tokens counts as two, in whatever factor the design has
+        log_x[:, 0] += length
     log_x[zero] = -np.inf
     cell = frame["cell"].to_numpy(dtype=np.int64)
     parts = [np.equal.outer(cell, np.arange(cell.max() + 1)).astype(float), session_columns(frame)]
@@ -135,7 +154,7 @@ def curve_data(design: Design, y: str, drift: bool, weights: Array | None = None
         log_x=log_x,
         cell=cell,
         nuisance=np.concatenate(parts, axis=1),
-        weights=np.ones(len(frame)) if weights is None else weights,
+        weights=np.ones(len(frame)),
         zero=zero,
     )
 
@@ -168,9 +187,9 @@ class Analysis:
         return self._profiles[factor]
 
 
-def analyse(design: Design, y: str = "y") -> Analysis:
+def analyse(design: Design, y: str = "y", per_token: bool = False) -> Analysis:
     """Fit the curve, then look for an outlier, for unequal noise and for drift, and refit accordingly."""
-    data = curve_data(design, y, drift=False)
+    data = curve_data(design, y, drift=False, per_token=per_token)
     fit = fit_curve(data)
     outlier, distance = _outlier(design, fit)
     clean = np.ones(len(data.log_y), dtype=bool)
@@ -178,7 +197,7 @@ def analyse(design: Design, y: str = "y") -> Analysis:
         clean[outlier] = False
     drift, order_p = _drifts(design, fit if outlier is None else fit_curve(data.subset(clean)), clean)
     if drift:
-        data = curve_data(design, y, drift=True)
+        data = curve_data(design, y, drift=True, per_token=per_token)
         fit = fit_curve(data)
     base = fit if outlier is None else fit_curve(data.subset(clean))
     variance_p, slope = _variance_slope(base, design.level[clean])

@@ -63,6 +63,16 @@ def more_runs(
             epochs=[int(row["epochs"])],
             replicates=have + 2,
         )
+    if veto and "padding=max_length" in veto:
+        trained = design.trained
+        return sweep_needs(
+            frame,
+            message="The same runs with every sample padded to one length.",
+            samples=sorted(int(s) for s in trained["samples"].unique()),
+            epochs=sorted(int(e) for e in trained["epochs"].unique()),
+            replicates=3,
+            extra=("padding=max_length",),
+        )
     if veto:
         return None
     df = curves.total.fit.data.df

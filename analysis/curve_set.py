@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .curve import Profile
-from .curve_analysis import Analysis, Design, LackOfFit, analyse, build_design, gate, lack_of_fit
+from .curve_analysis import Analysis, Design, LackOfFit, analyse, build_design, gate, lack_of_fit, relative_length
 from .response import Response
 from .verdicts import Options, Verdict
 
@@ -29,11 +29,16 @@ class CurveSet:
 
     @cached_property
     def total(self) -> Analysis:
+        return analyse(self.design, "y", per_token=True)
+
+    @cached_property
+    def as_run(self) -> Analysis:
+        """The same without counting samples at equal length."""
         return analyse(self.design, "y")
 
     @cached_property
     def measured(self) -> Analysis:
-        return analyse(self.design, "y_measured")
+        return analyse(self.design, "y_measured", per_token=True)
 
     @cached_property
     def lack_of_fit(self) -> LackOfFit | None:
@@ -90,27 +95,29 @@ def _curve_block(curves: CurveSet, factor: str) -> str | None:
     parameters = len(curves.design.factors) + int(curves.design.frame["cell"].max()) + 2
     if len(curves.design.frame) < parameters + 3:
         return f"{len(curves.design.frame)} runs are too few for a curve of {parameters} parameters"
-    return length_block(curves, factor)
+    return None
 
 
-def length_block(curves: CurveSet, factor: str) -> str | None:
-    """Whether the samples themselves got longer or shorter with the factor, as padded."""
+def length_slope(curves: CurveSet, factor: str) -> float | None:
+    """How the tokens of a sample, padding included, grow with the factor (an exponent); None if unknown.
+
+    Where it exceeds half the margin, more samples also means longer ones: their effects look alike.
+    """
     trained = curves.design.trained
-    for column in ("tokens_padded", "tokens_seen"):
-        length = np.log((trained[column] / trained["samples_seen"]).to_numpy(dtype=float))
-        if np.isfinite(length).all():
-            break
-    else:
+    length = relative_length(trained)
+    if length is None:
         return None
     x = np.log(trained[COLUMN[factor]].to_numpy(dtype=float))
     dx = x - pd.Series(x).groupby(trained["cell"].to_numpy()).transform("mean").to_numpy()
-    slope = float(dx @ length / (dx @ dx))
-    if abs(slope) <= curves.options.margin / 2:
-        return None
+    return float(dx @ length / (dx @ dx))
+
+
+def length_words(slope: float, factor: str) -> str:
+    """The confounding of length in words."""
     change = 100 * math.expm1(slope * math.log(2))
+    way = "more" if slope > 0 else "fewer"
     return (
-        f"runs with more {factor} also had {'longer' if slope > 0 else 'shorter'} samples "
-        f"({change:+.1f} % tokens a sample for each doubling), so the two effects look alike"
+        f"runs with more {factor} also had {way} tokens a sample, padding included ({change:+.1f} % for each doubling)"
     )
 
 

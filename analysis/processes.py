@@ -283,7 +283,7 @@ def _longer_samples(rng: Generator) -> pd.DataFrame:
     length = 100 * (frame["samples"] / 32) ** 0.1
     tokens = frame["samples_seen"] * length
     energy = noisy(rng, KWH_PER_SAMPLE * 32 * (0.2 + tokens / 3200), 0.02)
-    return frame.assign(tokens_padded=tokens, tokens_seen=tokens, energy_kwh=energy)
+    return frame.assign(tokens_padded=0.0, tokens_seen=tokens, energy_kwh=energy)
 
 
 def _coarse_meter(rng: Generator) -> pd.DataFrame:

@@ -285,7 +285,22 @@ def test_steps_explain_what_samples_do_not() -> None:
 
 
 def test_longer_samples_are_seen() -> None:
-    assert "longer samples" in claims(draw("longer samples in larger runs"))["linear_in_samples"].reason
+    found = claims(draw("longer samples in larger runs"))["linear_in_samples"]
+    assert found.verdict == "undecided"
+    assert "more tokens a sample" in found.reason
+    assert found.tests["as_run"]["verdict"] == "refuted"
+    assert found.needs is not None
+    assert "padding=max_length" in str(found.needs.command)
+
+
+def test_lengths_that_vary_by_chance_are_allowed_for() -> None:
+    """Each level's data happen to be a few per cent longer or shorter: no lack of fit once counted by tokens."""
+    rng = np.random.default_rng(4)
+    frame = Sweep().draw(rng)
+    length = {samples: 200 * math.exp(0.05 * rng.standard_normal()) for samples in set(frame["samples"])}
+    frame["tokens_seen"] = frame["samples_seen"] * frame["samples"].map(length)
+    frame["energy_kwh"] = noisy(rng, 1e-4 + 1e-7 * frame["tokens_seen"], 0.01)
+    assert claims(frame)["linear_in_samples"].verdict == "supported"
 
 
 def test_sizes_give_the_exponent() -> None:
