@@ -28,8 +28,8 @@ from .records import (
     is_finished,
     locked,
     read_record,
-    record_to_row,
     record_path,
+    record_to_row,
     write_record,
 )
 

@@ -52,7 +52,7 @@ def from_omegaconf(node: Any) -> RunConfig:
     except OmegaConfBaseException as error:
         raise UserError(f"`{error.full_key}` has no value: {_first_line(error)}") from None
     assert isinstance(values, dict)
-    return build(RunConfig, values, "")
+    return build(RunConfig, {str(key): value for key, value in values.items()}, "")
 
 
 @contextmanager

@@ -62,7 +62,8 @@ def load_base(config: RunConfig, device: Device) -> BaseModel:
         _keep_trainable(network)
     network.config.use_cache = False  # packed rows are kept apart only without a cache
     tokenizer, name = _tokenizer(model, hf_config)
-    return BaseModel(model=network.to(device.torch_device), tokenizer=tokenizer, shape=shape, tokenizer_name=name)
+    network.to(device.torch_device)  # pyright: ignore[reportArgumentType] - transformers wraps it
+    return BaseModel(model=network, tokenizer=tokenizer, shape=shape, tokenizer_name=name)
 
 
 def _weight_precision(config: RunConfig, device: Device) -> str:
