@@ -12,7 +12,7 @@ solved for at every trial value.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,8 @@ SCAN_ROWS = 400
 NEWTON_STEPS = 40
 POORLY_KNOWN = 1.5  # standard error of a log N_h above which its whole likelihood is kept, not a peak
 PINNED_POINTS = 7
+SCREEN_ROWS = 4000  # of more runs than this, a sample of this many rules out forms
+HOPELESS_AICC = 25.0  # behind the best of the sample: all runs would put it further behind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +157,20 @@ def per_values(values: Mapping[str, Array], per: str) -> Array:
 
 
 def fit_forms(work: Work, forms: Sequence[Form], weights: Array) -> list[FormFit]:
-    """All forms that can be fitted; empty where there are too few runs for even the simplest."""
+    """All forms that can be fitted; empty where there are too few runs for even the simplest.
+
+    Of very many runs a sample is fitted first, and forms that are hopeless there are not fitted to all.
+    """
+    if len(work) <= SCREEN_ROWS:
+        return _fit_each(work, forms, weights)
+    pick = np.sort(np.random.default_rng(0).choice(len(work), SCREEN_ROWS, replace=False))
+    first = _fit_each(work.take(pick), forms, weights[pick])
+    limit = min((fit.aicc for fit in first), default=np.inf) + HOPELESS_AICC
+    kept = list(dict.fromkeys(fit.form.name for fit in first if fit.aicc <= limit))
+    return _fit_each(work, [form for form in forms if form.name in kept], weights)
+
+
+def _fit_each(work: Work, forms: Sequence[Form], weights: Array) -> list[FormFit]:
     fits: list[FormFit] = []
     for form in forms:
         if len(work) < len(form.terms) + 2:
@@ -215,8 +230,19 @@ class _Problem:
     curved: tuple[str, ...]
 
     def minimise(self, bounds: Array) -> Array:
-        """The curved parameters (q,) of least RSS inside `bounds` (q, 2): a scan, then Levenberg–Marquardt."""
-        start = self._scan(bounds)
+        """The curved parameters (q,) of least RSS inside `bounds` (q, 2): a scan, then Levenberg–Marquardt.
+
+        Both on a sample first where there are very many runs.
+        """
+        point = self._scan(bounds)
+        if len(self.work) > SCREEN_ROWS:
+            pick = np.sort(np.random.default_rng(1).choice(len(self.work), SCREEN_ROWS, replace=False))
+            sample = replace(self, work=self.work.take(pick), weights=self.weights[pick])
+            point = sample._descend(point, bounds)
+        return self._descend(point, bounds)
+
+    def _descend(self, start: Array, bounds: Array) -> Array:
+        """Levenberg–Marquardt from `start`."""
         basis, y, root = self._projection(self.work, self.weights)
         point, (rss, resid, slopes) = start, self._residuals(self.work, basis, y, root, start)
         damping = 1e-3

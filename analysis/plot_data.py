@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from .fit import ValidatedFit
+from .plot_style import thin
 from .predict import Bands, predict_many
 from .regression import Array
 from .table import RunTable
@@ -88,9 +89,13 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """Runs that share a hue: their x and energy (kWh) moved by the fit to the held settings, and the curve."""
+    """Runs that share a hue: their x and energy (kWh) moved by the fit to the held settings, and the curve.
+
+    `total` counts them all; x and kwh hold at most as many as are drawn.
+    """
 
     name: str
+    total: int
     x: Array
     kwh: Array
     curve: Curve
@@ -141,6 +146,9 @@ def series_of(view: View, factor: str) -> tuple[list[Series], str]:
         rows = np.flatnonzero((hues == name).to_numpy() & np.isfinite(view.work.values[factor]))
         if len(rows) == 0 or len(np.unique(np.round(np.log(view.work.values[factor][rows]), 3))) < 2:
             continue
+        total = len(rows)
+        ends = rows[[*_ends(view.work.values[factor][rows])]]
+        rows = np.unique(np.concatenate([rows[thin(total)[0]], ends]))
         member = view.work.take(rows)
         holder = _Holder(work=member, factor=factor, like=like)
         actual = view.predict(member.values, member.labels)
@@ -153,9 +161,14 @@ def series_of(view: View, factor: str) -> tuple[list[Series], str]:
             new=view.predict(values, labels, level=0.9),
         )
         kwh = np.exp(member.log_y) / JOULES_PER_KWH * moved.estimate / actual.estimate
-        series.append(Series(name=name, x=member.values[factor], kwh=kwh, curve=curve))
+        series.append(Series(name=name, x=member.values[factor], kwh=kwh, curve=curve, total=total))
         held = holder.sentence()
     return series, held
+
+
+def _ends(values: Array) -> tuple[int, int]:
+    """Positions of the smallest and the largest value."""
+    return int(np.argmin(values)), int(np.argmax(values))
 
 
 def _typical(work: Work) -> dict[str, float]:

@@ -19,7 +19,6 @@ from .plot_style import (
     log_axis,
     palette,
     styled,
-    thin,
 )
 
 BANDS = "Lines: fit; dark bands: 95 % interval of the mean; light bands: 90 % interval of a new run."
@@ -46,10 +45,11 @@ def energy_against(view: View, factor: Factor) -> Drawn | Skipped:
     scale, unit = energy_unit(np.concatenate([s.kwh for s in series]))
     figure, axes = canvas()
     colours = palette(len(series))
-    note = ""
+    drawn, total = sum(len(one.x) for one in series), sum(one.total for one in series)
+    note = f" {drawn:,} of {total:,} runs are drawn; lines and bands use all." if drawn < total else ""
     for panel, ax in enumerate(axes):
         for i, one in enumerate(series):
-            note = _draw(ax, one, scale, colours[i], MARKERS[i % len(MARKERS)]) or note
+            _draw(ax, one, scale, colours[i], MARKERS[i % len(MARKERS)])
         ax.set_xlabel(factor.label)
         ax.set_ylabel(f"{view.noun} ({unit})" if panel == 0 else "")
         if panel == 0:
@@ -74,24 +74,22 @@ def energy_against(view: View, factor: Factor) -> Drawn | Skipped:
     return Drawn(name=name, title=title, figure=figure, caption=caption)
 
 
-def _draw(ax: Axes, one: Series, scale: float, colour: tuple, marker: str) -> str:
-    rows, note = thin(len(one.x))
+def _draw(ax: Axes, one: Series, scale: float, colour: tuple, marker: str) -> None:
     ax.fill_between(one.curve.x, one.curve.new.low * scale, one.curve.new.high * scale, color=colour, alpha=0.13, lw=0)
     ax.fill_between(one.curve.x, one.curve.mean.low * scale, one.curve.mean.high * scale, color=colour, alpha=0.3, lw=0)
     sns.lineplot(x=one.curve.x, y=one.curve.mean.estimate * scale, color=colour, lw=1.5, ax=ax, errorbar=None)
     sns.scatterplot(
-        x=one.x[rows],
-        y=one.kwh[rows] * scale,
+        x=one.x,
+        y=one.kwh * scale,
         color=colour,
         marker=marker,
-        s=26 if len(rows) < 300 else 9,
-        edgecolor="white" if len(rows) < 300 else "none",
+        s=26 if len(one.x) < 300 else 9,
+        edgecolor="white" if len(one.x) < 300 else "none",
         linewidth=0.5,
         ax=ax,
         legend=False,
         zorder=3,
     )
-    return note
 
 
 def zero_line(ax: Axes) -> None:

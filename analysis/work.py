@@ -65,14 +65,17 @@ class Work:
 
 
 def group_levels(values: Array, tolerance: float = 0.02) -> tuple[Array, NDArray[np.int64]]:
-    """Distinct positive values (their geometric means) and each row's level; neighbours within tolerance join."""
+    """Distinct positive values (geometric means) and each row's level; a level is at most `tolerance` wide in logs."""
     logs = np.log(values)
-    order = np.argsort(logs, kind="stable")
-    step = np.concatenate([[0], np.cumsum(np.diff(logs[order]) > tolerance)])
-    index = np.empty(len(values), dtype=np.int64)
-    index[order] = step
-    counts = np.bincount(index)
-    return np.exp(np.bincount(index, weights=logs) / counts), index
+    ordered = np.sort(logs)
+    starts = []
+    place = 0
+    while place < len(ordered):
+        starts.append(ordered[place])
+        place = int(np.searchsorted(ordered, ordered[place] + tolerance, side="right"))
+    index = (np.searchsorted(np.array(starts), logs, side="right") - 1).astype(np.int64)
+    counts = np.bincount(index, minlength=len(starts))
+    return np.exp(np.bincount(index, weights=logs, minlength=len(starts)) / counts), index
 
 
 def quantities(frame: pd.DataFrame) -> tuple[dict[str, Array], dict[str, NDArray[np.object_]], list[str]]:
