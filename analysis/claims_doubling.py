@@ -20,7 +20,7 @@ def doubling(curves: CurveSet) -> Claim:
     quantity = f"elasticity of {noun} in {factor}, averaged over the range run"
     blocked = curves.blocks[factor]
     if blocked:
-        return undecided("doubling_doubles", quantity, blocked, gate_needs(curves, factor, blocked))
+        return undecided("doubling_doubles", quantity, blocked, gate_needs(curves, factor))
     low, high = 1 - options.margin, 1 + options.margin
     analysis = curves.total
     estimate = mean_elasticity(analysis, factor)
@@ -55,7 +55,7 @@ def doubling(curves: CurveSet) -> Claim:
     holds_from = _holds_from(analysis, factor, options)
     tests["holds_from"] = holds_from
     decision = Decision(verdict=verdict, estimate=estimate.value, ci=ci, p_value=p)
-    needs = more_runs(curves, factor, decision, low, high, veto) if verdict == "undecided" else None
+    needs = more_runs(curves, factor, decision, low, high, veto, of_exponent=False) if verdict == "undecided" else None
     return Claim(
         id="doubling_doubles",
         verdict=verdict,

@@ -20,7 +20,7 @@ def linear(curves: CurveSet, factor: str) -> Claim:
     quantity = f"exponent b of {factor} in {curves.response.noun} = F + a·{factor}^b"
     blocked = curves.blocks[factor]
     if blocked:
-        return undecided(claim_id, quantity, blocked, gate_needs(curves, factor, blocked))
+        return undecided(claim_id, quantity, blocked, gate_needs(curves, factor))
     low, high = 1 - options.margin, 1 + options.margin
     analysis = curves.total
     decision = decide_profile(analysis.profile(factor), low, high, options)

@@ -20,7 +20,7 @@ def interchangeable(curves: CurveSet) -> Claim:
     quantity = f"exponent of epochs minus exponent of samples in {noun}"
     blocked = _pair_block(curves)
     if blocked:
-        return undecided(claim_id, quantity, blocked, pair_needs(curves, blocked))
+        return undecided(claim_id, quantity, blocked, pair_needs(curves))
     margin = options.margin
     decision = decide_profile(_difference(curves.total), -margin, margin, options)
     pairs = matched_pairs(curves.total)
@@ -59,7 +59,11 @@ def interchangeable(curves: CurveSet) -> Claim:
         if veto
         else f"Not precise enough: {text}, but these runs leave more than the margin open.",
     }[verdict]
-    needs = more_runs(curves, "samples", decision, -margin, margin, veto) if verdict == "undecided" else None
+    needs = (
+        more_runs(curves, "samples", decision, -margin, margin, veto, of_exponent=False)
+        if verdict == "undecided"
+        else None
+    )
     return Claim(
         id=claim_id,
         verdict=verdict,

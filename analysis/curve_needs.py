@@ -9,7 +9,7 @@ from .regression import t_quantile
 from .verdicts import Estimate, Needs, runs_needed
 
 
-def gate_needs(curves: CurveSet, factor: str, why: str) -> Needs | None:
+def gate_needs(curves: CurveSet, factor: str) -> Needs | None:
     """The sweep that passes the gates: six geometric levels, a range of 32, three of each, zero-step runs."""
     frame = curves.response.frame
     if frame.empty or curves.suspects:
@@ -33,7 +33,7 @@ def gate_needs(curves: CurveSet, factor: str, why: str) -> Needs | None:
     )
 
 
-def pair_needs(curves: CurveSet, why: str) -> Needs | None:
+def pair_needs(curves: CurveSet) -> Needs | None:
     frame = curves.response.frame
     trained = frame[frame["samples_seen"] > 0] if len(frame) else frame
     if trained.empty or curves.suspects:
@@ -49,9 +49,20 @@ def pair_needs(curves: CurveSet, why: str) -> Needs | None:
 
 
 def more_runs(
-    curves: CurveSet, factor: str, decision: Decision, low: float, high: float, veto: str | None
+    curves: CurveSet,
+    factor: str,
+    decision: Decision,
+    low: float,
+    high: float,
+    veto: str | None,
+    *,
+    of_exponent: bool = True,
 ) -> Needs | None:
-    """More of the same, widened, until an interval of the expected width decides with 80 % power."""
+    """Runs until an interval of the expected width decides with 80 % power.
+
+    Chosen one by one for what they tell per kWh where the claim is on the factor's own exponent
+    (`of_exponent`); else more of the same.
+    """
     frame, design = curves.response.frame, curves.design
     if veto and "repeat" in veto and curves.total.outlier is not None:
         row = design.frame.iloc[curves.total.outlier]
@@ -74,7 +85,7 @@ def more_runs(
             extra=("padding=max_length",),
         )
     if veto:
-        return None
+        return Needs(message="Find what is different about the runs named; more runs alone do not settle it.")
     df = curves.total.fit.data.df
     half = (decision.ci[1] - decision.ci[0]) / 2
     se = half / t_quantile(0.5 + curves.options.ci_level / 2, df)
@@ -82,7 +93,7 @@ def more_runs(
     gap = min((decision.estimate - low, high - decision.estimate), key=abs)
     extra = runs_needed(len(design.frame), estimate, gap, curves.options)
     like = "" if extra is None else f" (or about {extra:.0f} more like these)"
-    plan = plan_exponent(curves, factor, decision.estimate, low, high)
+    plan = plan_exponent(curves, factor, decision.estimate, low, high) if of_exponent else None
     if plan is not None:
         return Needs(
             message=f"{plan.runs} runs where they tell most per kWh{like}.",
@@ -99,10 +110,12 @@ def more_runs(
     if extra is None:
         message = (
             f"The estimate {decision.estimate:.3f} is so close to the margin's edge that no reasonable number "
-            "of like runs decides; a wider range does, or another margin."
+            "of like runs decides; a wider range may, or another margin."
         )
     else:
         message = f"About {extra:.0f} more runs like these, or fewer over a wider range."
+        if extra > 2 * len(design.frame):
+            message += " The command makes a first part of them."
     if factor == "samples" and len(samples) < 12:
         samples = [*samples, 2 * samples[-1]] if extra is None or extra > len(design.frame) else samples
     more = math.ceil(min(extra or len(design.frame), 2 * len(design.frame)) / points)
