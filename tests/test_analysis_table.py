@@ -185,7 +185,10 @@ def test_exit_statuses(arguments: list[str], status: int, text: str, capsys: pyt
 
 
 def test_claims_imports_neither_torch_nor_statsmodels() -> None:
-    code = "import sys; import analysis.claims; print([m for m in ('torch', 'statsmodels', 'seaborn') if m in sys.modules])"
+    code = (
+        "import sys; import analysis.claims; "
+        "print([m for m in ('torch', 'statsmodels', 'seaborn') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
