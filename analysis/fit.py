@@ -19,6 +19,7 @@ from .energy_fit import EnergyFit, fit_table
 from .table import RunTable
 
 FILE_NAME = "fit.json"
+MOST_SHOWN = 5
 # Spread added for each factor e beyond the data even where the backtest found no excess: the family is finite.
 LEAST_FORM_SD = {"flops_per_token": 0.02, "params": 0.02, "tokens": 0.01, "samples_seen": 0.01}
 
@@ -75,12 +76,15 @@ def run(args: argparse.Namespace) -> int:
 def describe(document: dict[str, Any]) -> list[str]:
     """The fit in a few lines: models with weights and parameters, the fixed part, what to doubt."""
     lines = [f"Training energy ({document['response']}) of {document['n']} runs, per model of the mixture:"]
-    for model in document["models"]:
+    for model in document["models"][:MOST_SHOWN]:
         params = ", ".join(
             f"{name} = {model['params'][name]:.4g} ± {model['se'][name]:.2g}" for name in model["params"]
         )
         lines.append(f"  {100 * model['weight']:3.0f} %  {model['name']}: {model['form']}")
         lines.append(f"         {params}; noise {100 * model['sigma']:.2g} %, df {model['df']}")
+    if len(document["models"]) > MOST_SHOWN:
+        rest = sum(model["weight"] for model in document["models"][MOST_SHOWN:])
+        lines.append(f"  {100 * rest:3.0f} %  {len(document['models']) - MOST_SHOWN} more, in {FILE_NAME}")
     fixed = document["fixed"]["energy_j"]
     if fixed:
         lines.append(

@@ -166,8 +166,9 @@ def fit_forms(work: Work, forms: Sequence[Form], weights: Array) -> list[FormFit
     pick = np.sort(np.random.default_rng(0).choice(len(work), SCREEN_ROWS, replace=False))
     first = _fit_each(work.take(pick), forms, weights[pick])
     limit = min((fit.aicc for fit in first), default=np.inf) + HOPELESS_AICC
-    kept = list(dict.fromkeys(fit.form.name for fit in first if fit.aicc <= limit))
-    return _fit_each(work, [form for form in forms if form.name in kept], weights)
+    kept = {fit.form.name for fit in first if fit.aicc <= limit}
+    chosen = [form for form in forms if any(name == form.name or name.startswith(f"{form.name} at") for name in kept)]
+    return _fit_each(work, chosen, weights)
 
 
 def _fit_each(work: Work, forms: Sequence[Form], weights: Array) -> list[FormFit]:
@@ -319,7 +320,7 @@ def _solve(
     covariance[np.ix_(keep, keep)] = fit.cov
     rss, k, n = linear.rss, len(form.terms) + 1, len(work)
     return FormFit(
-        form=form,
+        form=replace(form, name=f"{form.name} at {np.exp(curved[pinned]):.1g}") if pinned else form,
         params={name: params[name] for name in form.terms},
         covariance=covariance,
         df=n - len(form.terms),

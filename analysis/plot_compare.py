@@ -82,6 +82,7 @@ def interchangeability(view: View) -> Drawn | Skipped:
         half = t_quantile(0.95, len(some) - 1) * some.std(ddof=1) / np.sqrt(len(some)) if len(some) > 1 else 0.0
         axes[1].errorbar(i + 0.28, some.mean(), yerr=half, fmt="_", color=INK, capsize=3, ms=9, zorder=4)
     axes[1].set_xticks(range(len(levels)), [f"{epochs:g}" for epochs in levels])
+    axes[1].set_xlim(-0.6, len(levels) - 0.4)
     axes[1].set(xlabel="Epochs", ylabel="Against runs of the same total (%)", title="Same total, split differently")
     axes[1].text(0.99, -MARGIN, "margin ± 5 %", transform=axes[1].get_yaxis_transform(), ha="right", va="top",
                  fontsize="x-small", color=FAINT)  # fmt: skip
@@ -145,7 +146,7 @@ def lora_and_full(view: View) -> Drawn | Skipped:
     axes[1].set_ylim(len(shown) - 0.5, -0.6)
     axes[1].margins(x=0.12)
     axes[1].set(xlabel="Full ÷ adapter, same samples and epochs", title="How many times dearer")
-    linear_axis(axes[1], "x")
+    log_axis(axes[1], "x")
     text = (
         f"Right: geometric means over matched samples and epochs with 95 % intervals ({int(ratios['n'].sum())} matched "
         "cells); grey bars: the ratio of FLOPs."

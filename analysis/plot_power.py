@@ -13,7 +13,7 @@ from lora_scaling.errors import LoraScalingError
 from lora_scaling.records import RECORD_NAME, TIMELINE_NAME
 
 from .plot_data import View
-from .plot_style import FAINT, INK, Drawn, Skipped, canvas, clip_name, linear_axis, palette, styled
+from .plot_style import INK, SHADE, Drawn, Skipped, canvas, clip_name, linear_axis, palette, styled
 from .regression import Array
 
 PARTS: tuple[str, ...] = ("gpu", "cpu", "ram")
@@ -71,6 +71,9 @@ def power_figure(view: View, run_id: str | None = None) -> Drawn | Skipped:
     caption = (
         f"Power of run {clip_name(name, 60)} by part, {len(timeline.start)} bins; mean "
         f"{_mean(timeline):.3g} W over {timeline.end[-1]:.3g} s. "
+        + "Phases: "
+        + ", ".join(f"{name} {end - begin:.3g} s" for name, begin, end in spans(timeline)[:12])
+        + ". "
         + (f"Not measured: {', '.join(missing)}. " if missing else "")
         + f"{_origin(view, name)}n = 1 run. Model: none, recorded energies. Source: {view.source}."
     )
@@ -117,18 +120,28 @@ def _steps(timeline: Timeline) -> tuple[Array, dict[str, Array]]:
 
 
 def _phases(ax: Axes, timeline: Timeline, top: float) -> None:
-    """A line and a name where a phase begins; names that would touch are moved to a second row."""
-    ax.set_ylim(0, top * 1.25)
-    length, last, row = float(timeline.end[-1]), -1.0, 0
-    for i, phase in enumerate(timeline.phase):
-        if i and phase == timeline.phase[i - 1]:
-            continue
-        x = float(timeline.start[i])
-        if i:
-            ax.axvline(x, color=INK, lw=0.8, ls=(0, (2, 2)))
-        row = 1 - row if (x - last) / length < 0.07 else 0
-        ax.text(x + 0.004 * length, top * (1.22 - 0.085 * row), phase, fontsize="small", color=FAINT, va="top")
-        last = x
+    """A strip above the power, one block a phase; blocks wide enough carry their name, the caption has all."""
+    ax.set_ylim(0, top * 1.22)
+    names = list(dict.fromkeys(timeline.phase))
+    shades = dict(zip(names, (SHADE, "#c9d3df", "#dfe5ec", "#b4c2d2", "#eef1f5"), strict=False))
+    length = float(timeline.end[-1])
+    for name, begin, end in spans(timeline):
+        ax.axvspan(begin, end, ymin=0.9, ymax=1.0, color=shades.get(name, SHADE), lw=0)
+        if (end - begin) / length > 0.012 * len(name):
+            ax.text((begin + end) / 2, top * 1.16, name, fontsize="small", color=INK, va="center", ha="center")
+        if begin > 0:
+            ax.axvline(begin, color=INK, lw=0.6, ls=(0, (2, 2)))
+
+
+def spans(timeline: Timeline) -> list[tuple[str, float, float]]:
+    """Phases in order: name, begin and end in seconds since the run's start."""
+    found: list[tuple[str, float, float]] = []
+    for name, begin, end in zip(timeline.phase, timeline.start, timeline.end, strict=True):
+        if found and found[-1][0] == name:
+            found[-1] = (name, found[-1][1], float(end))
+        else:
+            found.append((name, float(begin), float(end)))
+    return found
 
 
 def _mean(timeline: Timeline) -> float:

@@ -24,7 +24,7 @@ from .plot_style import (
 from .work import JOULES_PER_KWH
 
 TITLE = "What the fit leaves unexplained"
-SMOOTHED_FROM = 12
+SMOOTHED_FROM = 30
 
 
 @styled
@@ -66,7 +66,7 @@ def residuals(view: View) -> Drawn | Skipped:
                 color=alarm,
                 ha="center" if 0.2 < _place(ax, x[i]) < 0.8 else "left" if _place(ax, x[i]) <= 0.2 else "right",
             )
-    text = f"Residuals of the best model; dashed: ± 2 standard deviations ({200 * energy.best.sigma:.2g} %)."
+    text = "Residuals of the best model; dashed: ± 2 standard deviations of their logarithm."
     if len(percent) >= SMOOTHED_FROM:
         text += " Orange: running median."
     if drift:
@@ -78,8 +78,9 @@ def residuals(view: View) -> Drawn | Skipped:
 
 def _panel(ax: Axes, x: np.ndarray, percent: np.ndarray, rows: np.ndarray, colour: tuple) -> None:
     zero_line(ax)
-    spread = 2 * float(np.std(percent, ddof=1))
-    for edge in (-spread, spread):
+    sigma = float(np.std(np.log1p(percent / 100), ddof=1))
+    edges = [100 * np.expm1(-2 * sigma), 100 * np.expm1(2 * sigma)]
+    for edge in edges:
         ax.axhline(edge, color=FAINT, lw=0.8, ls=(0, (4, 3)), zorder=1)
     sns.scatterplot(
         x=x[rows], y=percent[rows], color=colour, s=26 if len(rows) < 300 else 9, edgecolor="white", ax=ax, zorder=3
@@ -90,8 +91,7 @@ def _panel(ax: Axes, x: np.ndarray, percent: np.ndarray, rows: np.ndarray, colou
         smooth = pd.Series(percent[order]).rolling(window, center=True, min_periods=window // 2 + 1).median()
         ax.plot(x[order], smooth, color=palette(2)[1], lw=1.5, zorder=2)
     linear_axis(ax, "y")
-    reach = 1.25 * max(spread, float(np.abs(percent).max()))
-    ax.set_ylim(-reach, reach)
+    ax.set_ylim(1.25 * min(edges[0], float(percent.min())), 1.25 * max(edges[1], float(percent.max())))
 
 
 def _outliers(view: View) -> list[int]:
