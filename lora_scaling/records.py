@@ -192,7 +192,8 @@ def _energy_columns(record: Mapping[str, Any]) -> dict[str, Any]:
         columns[f"energy_source_{name}"] = component.get("source")
     conditions, idle = _section(energy, "conditions"), _section(energy, "idle")
     return columns | {
-        "energy_kwh": _kwh(energy.get("joules")),
+        # A total that lacks a part that should be there (a GPU lost on the way) is not the run's energy.
+        "energy_kwh": _kwh(energy.get("joules")) if energy.get("complete", True) else None,
         "energy_uncertainty_kwh": _kwh(energy.get("uncertainty_joules")),
         "energy_above_idle_kwh": _kwh(energy.get("above_idle_joules")),
         "idle_power_w": idle.get("power_w"),
