@@ -45,9 +45,10 @@ class DesignSweeper(Sweeper):
         runs = plan(self.design, arguments, self._compose)
         todo = [run for run in runs if not run.finished]
         where = f"{runs[0].config.runs_dir}/{runs[0].config.study}"
-        expected = total_of([estimate(run.config) for run in todo])
+        expected = _expected(todo)
         print(f"{len(runs)} runs in {where}: {len(runs) - len(todo)} finished before, {len(todo)} to do")
-        print(_said(expected), flush=True)
+        if todo:
+            print(_said(expected), flush=True)
         _refuse_excess(expected, runs[0])
         if isinstance(self.launcher, BasicLauncher):  # its runs are this process's, so it can count them
             console.display = console.Display(total=len(todo))
@@ -79,11 +80,21 @@ def register_sweeper() -> None:
     Plugins.instance().class_name_to_class["hydra_plugins.lora_scaling.DesignSweeper"] = DesignSweeper
 
 
-def _said(expected: Total) -> str:
+def _expected(runs: Sequence[Planned]) -> Total | str:
+    """What the runs will cost by priors, or why that is not known."""
+    try:
+        return total_of([estimate(run.config) for run in runs])
+    except UserError as error:  # a shape or data set that only loading reveals is no reason not to run
+        return str(error)
+
+
+def _said(expected: Total | str) -> str:
     """What the sweep is expected to cost, in one line."""
+    if isinstance(expected, str):
+        return f"Expected cost unknown: {expected.partition(';')[0]}"
     energy, time = expected.energy_kwh, expected.time_s
     if energy is None or time is None:
-        return "Expected cost: unknown for this device (python -m lora_scaling.estimate -m … says why)"
+        return "Expected cost unknown for this device (python -m lora_scaling.estimate -m … says why)"
     return (
         f"Expected: {console.format_energy(energy.estimate * 3.6e6)} "
         f"({console.format_energy(energy.low * 3.6e6)} to {console.format_energy(energy.high * 3.6e6)}), "
@@ -92,11 +103,12 @@ def _said(expected: Total) -> str:
     )
 
 
-def _refuse_excess(expected: Total, run: Planned) -> None:
+def _refuse_excess(expected: Total | str, run: Planned) -> None:
     """Raise if what is allowed (`max_kwh`, `max_hours`) is less than what is expected."""
+    energy, time = (None, None) if isinstance(expected, str) else (expected.energy_kwh, expected.time_s)
     for field, figure, unit in (
-        ("max_kwh", expected.energy_kwh.estimate if expected.energy_kwh else None, "kWh"),
-        ("max_hours", expected.time_s.estimate / 3600 if expected.time_s else None, "h"),
+        ("max_kwh", energy.estimate if energy else None, "kWh"),
+        ("max_hours", time.estimate / 3600 if time else None, "h"),
     ):
         allowed = getattr(run.config, field)
         if allowed is None:
