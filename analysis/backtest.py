@@ -295,9 +295,12 @@ def main() -> int:
     parser.add_argument("--simulate", action="store_true", required=True, help="simulate known truths")
     parser.add_argument("--seeds", type=int, default=200, help="tables simulated for each truth")
     args = parser.parse_args()
-    from .coverage import coverage_table, format_table
+    from .coverage import TRUTHS, coverage_of, format_footer, format_header, format_row
 
-    print(format_table(coverage_table(seeds=args.seeds)))
+    print(format_header(), flush=True)
+    for truth in TRUTHS:
+        print(format_row(coverage_of(truth, seeds=args.seeds)), flush=True)
+    print(format_footer(args.seeds))
     return 0
 
 

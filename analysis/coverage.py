@@ -175,33 +175,32 @@ def inside(fitted: EnergyFit, new: Work) -> tuple[Array, Array]:
     return held.astype(float), np.log(bands.high / bands.low)
 
 
+def coverage_of(truth: Truth, *, seeds: int) -> dict[str, Any]:
+    """Coverage and median interval (high/low) of each question over `seeds` tables of one truth."""
+    held: dict[str, list[float]] = {question.name: [] for question in QUESTIONS}
+    width: dict[str, list[float]] = {question.name: [] for question in QUESTIONS}
+    failed = 0
+    for seed in range(seeds):
+        rng = np.random.default_rng([seed, *truth.name.encode()])
+        result = validated_fit(as_table(simulate(truth, rng)))
+        failed += bool(result.backtest.failed)
+        for question in QUESTIONS:
+            within, wide = inside(result.fitted, ask(truth, rng, question))
+            held[question.name] += list(within)
+            width[question.name] += list(wide)
+    return {
+        "truth": truth.name,
+        "inside_family": truth.inside_family,
+        "seeds": seeds,
+        "coverage": {name: float(np.mean(values)) for name, values in held.items()},
+        "high_over_low": {name: float(np.exp(np.median(values))) for name, values in width.items()},
+        "backtest_failed": failed / seeds,
+    }
+
+
 def coverage_table(*, seeds: int, truths: Sequence[Truth] = TRUTHS) -> list[dict[str, Any]]:
-    """One row a truth: coverage and median interval (high/low) of each question over `seeds` tables."""
-    rows = []
-    for truth in truths:
-        held: dict[str, list[float]] = {question.name: [] for question in QUESTIONS}
-        width: dict[str, list[float]] = {question.name: [] for question in QUESTIONS}
-        failed = 0
-        for seed in range(seeds):
-            rng = np.random.default_rng([seed, len(truth.name), sum(map(ord, truth.name))])
-            frame = simulate(truth, rng)
-            result = validated_fit(as_table(frame))
-            failed += bool(result.backtest.failed)
-            for question in QUESTIONS:
-                inside_, wide = inside(result.fitted, ask(truth, rng, question))
-                held[question.name] += list(inside_)
-                width[question.name] += list(wide)
-        rows.append(
-            {
-                "truth": truth.name,
-                "inside_family": truth.inside_family,
-                "seeds": seeds,
-                "coverage": {name: float(np.mean(values)) for name, values in held.items()},
-                "high_over_low": {name: float(np.exp(np.median(values))) for name, values in width.items()},
-                "backtest_failed": failed / seeds,
-            }
-        )
-    return rows
+    """One row a truth, as `coverage_of` gives it."""
+    return [coverage_of(truth, seeds=seeds) for truth in truths]
 
 
 def as_table(frame: pd.DataFrame) -> RunTable:
@@ -217,19 +216,24 @@ def as_table(frame: pd.DataFrame) -> RunTable:
     )
 
 
-def format_table(rows: Sequence[dict[str, Any]]) -> str:
-    """The coverage table for people: coverage in per cent, with the median high ÷ low."""
-    names = [question.name for question in QUESTIONS]
-    lines = [f"{'truth':<26}" + "".join(f"{name:>18}" for name in names) + f"{'backtest failed':>18}"]
-    for row in rows:
-        cells = [f"{100 * row['coverage'][name]:.1f} % (×{row['high_over_low'][name]:.2f})" for name in names]
-        lines.append(
-            f"{row['truth']:<26}"
-            + "".join(f"{cell:>18}" for cell in cells)
-            + f"{100 * row['backtest_failed']:>16.0f} %"
-        )
-    lines.append(
-        f"{rows[0]['seeds']} tables of {len(SIZES) * len(TOKENS)} runs a truth and method; coverage of 90 % intervals "
-        "for new runs; in brackets the interval's high over low. Truths with a break are outside the family."
+def format_header() -> str:
+    """Names of the columns of `format_row`."""
+    return f"{'truth':<26}" + "".join(f"{question.name:>18}" for question in QUESTIONS) + f"{'backtest failed':>18}"
+
+
+def format_row(row: dict[str, Any]) -> str:
+    """One truth for people: coverage in per cent, with the median high ÷ low."""
+    cells = [
+        f"{100 * row['coverage'][question.name]:.1f} % (×{row['high_over_low'][question.name]:.2f})"
+        for question in QUESTIONS
+    ]
+    failed = f"{100 * row['backtest_failed']:>16.0f} %"
+    return f"{row['truth']:<26}" + "".join(f"{cell:>18}" for cell in cells) + failed
+
+
+def format_footer(seeds: int) -> str:
+    """What the table shows."""
+    return (
+        f"{seeds} tables of {len(SIZES) * len(TOKENS)} runs (for each method) a truth; coverage of 90 % intervals for "
+        "new runs; in brackets the interval's high over low. Truths with a break are outside the family."
     )
-    return "\n".join(lines)

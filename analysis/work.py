@@ -144,7 +144,7 @@ def work_of(frame: pd.DataFrame, response: Array) -> tuple[Work, list[Excluded],
 def ranges_of(work: Work) -> dict[str, tuple[float, float]]:
     """Smallest and largest of each quantity that is known and positive in the fitted runs."""
     found: dict[str, tuple[float, float]] = {}
-    for name in RANGED:
+    for name in dict.fromkeys((*RANGED, work.per)):
         if name == "flops_per_token" and work.size != "flops_per_token":
             continue
         known = work.values[name][np.isfinite(work.values[name]) & (work.values[name] > 0)]

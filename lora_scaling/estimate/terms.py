@@ -10,6 +10,7 @@
 NAME is a quantity of the target's work; `run` is 1 for every run.
 """
 
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -56,6 +57,7 @@ class Term:
     power: float = 1.0
 
 
+@functools.cache
 def parse_term(text: str) -> Term:
     """The parts of a term as it is written in `fit.json`."""
     squeezed = text.replace(" ", "")

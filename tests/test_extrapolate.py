@@ -1,0 +1,210 @@
+"""`extrapolate`: the contract's JSON, the same numbers as the estimator, and honest flags."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fit_tables import frame_of, law, table_of
+
+from analysis.cli import main
+from analysis.coverage import as_table
+from analysis.extrapolate import Extrapolation, extrapolate, predict_target
+from analysis.fit import validated_fit
+from analysis.hull import hull_factor
+from lora_scaling.config import compose
+from lora_scaling.errors import UserError
+from lora_scaling.estimate.fitted import load_fit
+from lora_scaling.estimate.target import target_of
+from lora_scaling.grid import static_intensity
+from lora_scaling.workload import Lengths
+
+SATURATING = law(lambda f: 1 + 4e9 / f, full=1.2)
+
+
+def ask(*overrides: str, **options: object) -> Extrapolation:
+    frame = frame_of(SATURATING, cv=0.02, methods=("lora", "full"), replicates=2, **options)  # type: ignore[arg-type]
+    return extrapolate(as_table(frame), list(overrides))
+
+
+def test_contract(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame_of(SATURATING, cv=0.02, methods=("lora", "full")).to_csv(tmp_path / "t.csv", index=False)
+    command = ["extrapolate", str(tmp_path / "t.csv"), "--json", "model=llama-2-70b", "method=full", "samples=21300"]
+    assert main(command) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["schema_version"], document["level"], document["basis"]) == (1, 0.9, "fit")
+    for name in ("time_s", "energy_kwh", "emissions_g", "peak_memory_gb"):
+        assert 0 < document[name]["low"] <= document[name]["estimate"] <= document[name]["high"]
+    assert {"intensity_g_per_kwh", "definition"} <= set(document["emissions_g"])
+    factors = {item["variable"]: item["factor"] for item in document["extrapolates"]}
+    assert factors["params"] == pytest.approx(68976648192 / 8e9)
+    assert document["assumptions"]
+    assert main(command[:2] + command[3:]) == 0
+    assert "kWh (90 % interval" in capsys.readouterr().out
+
+
+def test_estimator_with_the_written_fit_says_the_same(tmp_path: Path) -> None:
+    table = table_of(SATURATING, cv=0.02, methods=("lora", "full"))
+    overrides = ["model=llama-3.2-1b", "samples=200000", "precision=bf16", "max_seq_len=256"]
+    ours = extrapolate(table, overrides)
+    (tmp_path / "fit.json").write_text(json.dumps(ours.validated.fitted.document), encoding="utf-8")
+    config = compose(overrides)
+    target = target_of(config, config.workload(Lengths.lognormal(100.0, config.data.tokens_cv)))
+    theirs = load_fit(tmp_path / "fit.json").predict(target)
+    for name in ("estimate", "low", "high"):
+        assert ours.document["energy_kwh"][name] == pytest.approx(getattr(theirs, name), rel=1e-9)
+
+
+def test_truth_ten_times_beyond_the_data_lies_in_the_interval() -> None:
+    document = ask("model=llama-2-70b", "samples=20000", "hardware.memory_gb=1000").document
+    values = document["target"]["values"]
+    truth = 3e-12 * values["flops"] * (1 + 4e9 / values["flops_per_token"]) / 3.6e6
+    assert document["energy_kwh"]["low"] < truth * 1.02
+    assert truth < document["energy_kwh"]["high"]
+
+
+def test_inside_the_data_nothing_is_flagged() -> None:
+    document = ask("model=llama-3.2-1b", "samples=5000").document
+    assert document["extrapolates"] == []
+    assert document["scenarios"] == []
+    assert document["validation"] == {**document["validation"], "label": "validated", "validated": True, "reasons": []}
+
+
+def test_corner_that_no_run_had_is_outside_the_hull() -> None:
+    frame = frame_of(law(), cv=0.02, tokens=(1e5, 2e5, 4e5, 8e5, 1.6e6))
+    along = np.abs(np.log(frame["params"] / 1e9) - np.log(frame["tokens_seen"] / 4e5)) < 1.2
+    document = extrapolate(
+        as_table(frame[along].reset_index(drop=True)), ["model=smollm2-135m", "samples=14000"]
+    ).document
+    assert [item["variable"] for item in document["extrapolates"]][-1] == "flops_per_token with tokens"
+
+
+def test_hull_distance() -> None:
+    square = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    assert hull_factor(square, np.array([0.4, 0.9])) is None
+    assert hull_factor(square, np.array([0.5, 3.0])) == pytest.approx(math.exp(2.0), rel=1e-3)
+    assert hull_factor(np.array([[0.0, 0.0], [1.0, 1.0]]), np.array([1.0, 0.0])) == pytest.approx(
+        math.exp(math.sqrt(0.5)), rel=1e-3
+    )
+
+
+def test_unseen_method_is_a_scenario_not_an_extrapolation() -> None:
+    document = ask("model=llama-3.2-1b", "method=qlora", "samples=5000").document
+    seen = ask("model=llama-3.2-1b", "samples=5000").document
+    assert [item["variable"] for item in document["scenarios"]] == ["method"]
+    assert "method" not in [item["variable"] for item in document["extrapolates"]]
+    assert document["validation"]["label"] == "NOT VALIDATED"
+    assert _ratio(document) > 2 * _ratio(seen)
+
+
+def _ratio(document: dict) -> float:
+    return document["energy_kwh"]["high"] / document["energy_kwh"]["low"]
+
+
+def test_other_device_is_scaled_by_the_sheets_and_widened() -> None:
+    here, there = (ask("model=llama-3.2-1b", "samples=5000", *extra).document for extra in ([], ["hardware=l40s"]))
+    expected = (350 / 362) / (140 / 76.7)
+    ratio = there["energy_kwh"]["estimate"] / here["energy_kwh"]["estimate"]
+    assert ratio == pytest.approx(expected, rel=0.05)
+    assert [item["variable"] for item in there["scenarios"]] == ["hardware"]
+    assert _ratio(there) > 3.9
+
+
+def test_device_without_a_sheet_is_refused_in_one_sentence() -> None:
+    frame = frame_of(law(), cv=0.02).assign(hardware="Some accelerator")
+    with pytest.raises(UserError, match="`hardware` was l40s; the runs were on Some accelerator"):
+        extrapolate(as_table(frame), ["hardware=l40s"])
+
+
+def test_several_devices_are_a_scenario() -> None:
+    document = ask("model=llama-3.2-1b", "samples=5000", "hardware=rtx-a4000", "hardware.count=4").document
+    assert [item["variable"] for item in document["scenarios"]] == ["hardware.count"]
+
+
+def test_model_that_does_not_fit_is_not_validated() -> None:
+    document = ask("model=llama-2-70b", "method=full", "samples=10000").document
+    assert document["peak_memory_gb"]["fits"] is False
+    assert "devices needed" in [item["variable"] for item in document["scenarios"]]
+    assert document["validation"]["label"] == "NOT VALIDATED"
+
+
+def test_beyond_twice_the_backtests_horizon_is_not_validated() -> None:
+    near = ask("model=llama-3.2-1b", "samples=100000").document["validation"]
+    far = ask("model=llama-3.2-1b", "samples=100000000").document["validation"]
+    assert near["validated"]
+    assert not far["validated"]
+    assert any("in tokens" in reason for reason in far["reasons"])
+
+
+def test_size_that_never_varied_does_not_look_sure() -> None:
+    one = extrapolate(table_of(law(), cv=0.02, sizes=(1e9,), replicates=6), ["model=llama-3.1-8b", "samples=4000"])
+    several = extrapolate(
+        table_of(law(), cv=0.02, sizes=(5e8, 1e9, 2e9), replicates=2), one.document["target"]["overrides"]
+    )
+    assert _ratio(one.document) > 1.4 * _ratio(several.document)
+    assert one.document["validation"]["label"] == "NOT VALIDATED"
+
+
+def test_token_lengths_come_from_the_runs_unless_given() -> None:
+    taken = ask("samples=1000").document
+    given = ask("samples=1000", "data.tokens_per_sample=50").document
+    assert any("100 tokens a sample on average, as in the runs" in text for text in taken["assumptions"])
+    assert any("50 tokens a sample, as given" in text for text in given["assumptions"])
+    assert given["target"]["values"]["tokens"] < 0.65 * taken["target"]["values"]["tokens"]
+
+
+def test_grams_from_the_runs_own_intensity_or_the_zone_asked_for() -> None:
+    frame = frame_of(SATURATING, cv=0.02, methods=("lora", "full")).assign(
+        intensity_g_per_kwh=80.0, intensity_source="energidataservice"
+    )
+    frame.loc[0, "intensity_g_per_kwh"] = 120.0
+    share = frame["energy_kwh"][0] / frame["energy_kwh"].sum()
+    own = extrapolate(as_table(frame), ["samples=1000"]).document["emissions_g"]
+    assert own["intensity_g_per_kwh"] == pytest.approx(80 + 40 * share)
+    assert own["estimate"] == pytest.approx(
+        own["intensity_g_per_kwh"] * extrapolate(as_table(frame), ["samples=1000"]).document["energy_kwh"]["estimate"]
+    )
+    zone = extrapolate(as_table(frame), ["samples=1000", "grid.zone=SE"]).document["emissions_g"]
+    assert zone["intensity_g_per_kwh"] == static_intensity("SE").g_per_kwh
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("model=nonsense", "`model` was 'nonsense'"),
+        ("max_steps=0", "`max_steps` was 0"),
+        ("samples=-3", "`samples` was -3"),
+        ("nonsense=3", "`nonsense` is not a setting"),
+    ],
+)
+def test_targets_that_make_no_run_are_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, sentence: str
+) -> None:
+    frame_of(law(), cv=0.02).to_csv(tmp_path / "t.csv", index=False)
+    assert main(["extrapolate", str(tmp_path / "t.csv"), override]) == 2
+    captured = capsys.readouterr()
+    assert sentence in captured.err
+    assert captured.out == ""
+
+
+def test_runs_are_needed_before_overrides(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["extrapolate", "model=llama-2-70b"]) == 2
+    assert "`RUNS` was missing" in capsys.readouterr().err
+
+
+def test_time_is_extrapolated_where_it_is_known() -> None:
+    frame = frame_of(law(), cv=0.02)
+    known = extrapolate(as_table(frame), ["samples=1000"]).document["time_s"]
+    assert known["estimate"] > 0
+    assert extrapolate(as_table(frame.assign(train_s=np.nan)), ["samples=1000"]).document["time_s"] is None
+
+
+def test_predictions_grow_with_the_run() -> None:
+    table = as_table(frame_of(SATURATING, cv=0.02))
+    fit = validated_fit(table)
+    energies = [
+        predict_target(table, fit, ["model=llama-3.2-1b", f"samples={n}"]).document["energy_kwh"]["estimate"]
+        for n in (1000, 2000, 4000, 8000)
+    ]
+    assert energies == sorted(energies)

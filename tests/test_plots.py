@@ -1,0 +1,198 @@
+"""`plot`: which figures there are, what captions say, and that names from outside stay text."""
+
+import dataclasses
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from fit_tables import frame_of, law
+
+from analysis.cli import main
+from analysis.coverage import as_table
+from analysis.fit import validated_fit
+from analysis.plot import figures, save
+from analysis.plot_compare import lora_and_full
+from analysis.plot_data import FACTORS, View, series_of
+from analysis.plot_power import power_figure, read_watts, spans
+from analysis.plot_residuals import residuals
+from analysis.plot_scaling import energy_against
+from analysis.plot_style import Drawn, Skipped, energy_unit, label_lines, short, thin
+
+NASTY = "<script>alert('x')</script> $\\frac{1}{2}$ & \"q\""
+
+
+def sweep() -> pd.DataFrame:
+    """Samples × epochs × rank on two models, LoRA and full."""
+    parts = []
+    for method, ranks in (("lora", (4, 16, 64)), ("full", (4,))):
+        for rank in ranks:
+            for epochs in (1, 2):
+                frame = frame_of(
+                    law(full=1.2),
+                    cv=0.02,
+                    sizes=(1e8, 1e9),
+                    tokens=(1e5, 2e5, 4e5, 8e5),
+                    methods=(method,),
+                    seed=rank + epochs,
+                )
+                frame["epochs"] = float(epochs)
+                frame["samples"] = frame["samples_seen"] / epochs
+                frame["rank"] = float(rank) if method == "lora" else np.nan
+                frame["flops"] *= 1 + 0.001 * rank * (method == "lora")
+                parts.append(frame)
+    whole = pd.concat(parts, ignore_index=True)
+    whole["run_id"] = [f"run-{i}" for i in range(len(whole))]
+    whole["position"] = np.random.default_rng(1).permutation(len(whole)).astype(float)
+    return whole
+
+
+@pytest.fixture(scope="module")
+def drawn() -> dict[str, Drawn | Skipped]:
+    return {item.name: item for item in figures(as_table(sweep()))}
+
+
+def test_every_figure_of_the_issue_is_drawn_or_skipped_with_a_reason(drawn: dict[str, Drawn | Skipped]) -> None:
+    expected = {f"energy_vs_{name}" for name in ("samples", "epochs", "tokens", "rank", "params", "flops_per_token")}
+    expected |= {"samples_vs_epochs", "lora_vs_full", "residuals", "backtest", "extrapolation", "power"}
+    assert set(drawn) == expected
+    assert {name for name, item in drawn.items() if isinstance(item, Skipped)} == {"extrapolation", "power"}
+    assert all(item.reason for item in drawn.values() if isinstance(item, Skipped))
+
+
+def test_captions_state_n_model_and_source(drawn: dict[str, Drawn | Skipped]) -> None:
+    for item in drawn.values():
+        if isinstance(item, Drawn):
+            assert "n = 64 runs" in item.caption or item.name == "samples_vs_epochs"
+            assert "Model: " in item.caption
+            assert item.caption.endswith("Source: simulated.")
+
+
+def test_axes_carry_units(drawn: dict[str, Drawn | Skipped]) -> None:
+    for name, item in drawn.items():
+        if isinstance(item, Drawn) and name.startswith("energy_vs"):
+            assert item.figure.axes[0].get_ylabel() in ("Training energy (Wh)", "Training energy (mWh)")
+            assert all(ax.get_xlabel() for ax in item.figure.axes)
+            assert item.figure.axes[1].get_xscale() == "log"
+
+
+def test_runs_are_moved_along_the_fit_by_their_own_ratio() -> None:
+    view = View(table=as_table(sweep()), result=validated_fit(as_table(sweep())))
+    series, held = series_of(view, "samples")
+    assert "epochs" in held
+    for one in series:
+        fitted = np.interp(np.log(one.x), np.log(one.curve.x), np.log(one.curve.mean.estimate))
+        assert np.abs(np.log(one.kwh) - fitted).max() < 0.12
+
+
+def test_interval_of_a_run_is_wider_than_that_of_the_mean() -> None:
+    view = View(table=as_table(sweep()), result=validated_fit(as_table(sweep())))
+    for one in series_of(view, "tokens")[0]:
+        assert (one.curve.new.high - one.curve.new.low > one.curve.mean.high - one.curve.mean.low).all()
+
+
+def test_files_are_written_with_captions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep().to_csv(tmp_path / "t.csv", index=False)
+    out = tmp_path / "figures"
+    assert main(["plot", str(tmp_path / "t.csv"), "--out", str(out), "model=llama-3.2-3b", "samples=20000"]) == 0
+    printed = capsys.readouterr().out
+    assert "skipped power" in printed
+    index = json.loads((out / "captions.json").read_text(encoding="utf-8"))
+    names = [item["name"] for item in index["figures"]]
+    assert "extrapolation" in names
+    for name in names:
+        assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        ElementTree.parse(out / f"{name}.svg")
+
+
+def test_names_from_outside_stay_text(tmp_path: Path) -> None:
+    frame = sweep()
+    frame["model"] = np.where(frame["params"] > 5e8, NASTY, "plain")
+    frame.loc[3, "energy_train_kwh"] *= 4
+    frame.loc[3, "run_id"] = NASTY
+    view = View(table=as_table(frame), result=validated_fit(as_table(frame)))
+    for item in (energy_against(view, FACTORS[0]), lora_and_full(view), residuals(view)):
+        assert isinstance(item, Drawn)
+        svg, _ = save(item, tmp_path)
+        ElementTree.parse(svg)
+        assert "<script" not in svg.read_text(encoding="utf-8")
+
+
+def test_drawing_leaves_the_callers_settings_alone() -> None:
+    from matplotlib import pyplot
+
+    before = dict(mpl.rcParams)
+    table = as_table(sweep())
+    residuals(View(table=table, result=validated_fit(table)))
+    assert dict(mpl.rcParams) == before
+    assert pyplot.get_fignums() == []
+
+
+def test_same_runs_give_the_same_file(tmp_path: Path) -> None:
+    found = []
+    for folder in ("a", "b"):
+        item = residuals(View(table=as_table(sweep()), result=validated_fit(as_table(sweep()))))
+        assert isinstance(item, Drawn)
+        found.append(save(item, tmp_path / folder)[0].read_bytes())
+    assert found[0] == found[1]
+
+
+def test_poor_tables_skip_with_reasons() -> None:
+    frame = frame_of(law(), cv=0.02, sizes=(1e9,), tokens=(1e5,), replicates=4)
+    found = {item.name: item for item in figures(as_table(frame))}
+    assert {name for name, item in found.items() if isinstance(item, Drawn)} == {"residuals"}
+    reason = found["energy_vs_rank"]
+    assert isinstance(reason, Skipped)
+    assert reason.reason == "`rank` never varied in the fitted runs"
+
+
+def test_power_over_time(tmp_path: Path) -> None:
+    folder = tmp_path / "study" / "run-0"
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text("{}", encoding="utf-8")
+    rows = ["start,end,phase,gpu_j,cpu_j,ram_j"]
+    for i in range(10):
+        phase = "setup" if i < 3 else "train"
+        rows.append(f"2026-01-01T00:00:{i:02d}+00:00,2026-01-01T00:00:{i + 1:02d}+00:00,{phase},{100 + i},20,")
+    (folder / "timeline.csv").write_text("\n".join(rows), encoding="utf-8")
+    timeline = read_watts(folder / "timeline.csv")
+    assert list(timeline.watts["gpu"]) == pytest.approx([100.0 + i for i in range(10)])
+    assert "ram" not in timeline.watts
+    assert spans(timeline) == [("setup", 0.0, 3.0), ("train", 3.0, 10.0)]
+    table = as_table(frame_of(law(), cv=0.02))
+    table = dataclasses.replace(table, sources=(str(tmp_path),))
+    view = View(table=table, result=validated_fit(table))
+    item = power_figure(view, "run-0")
+    assert isinstance(item, Drawn)
+    assert "mean 124 W over 10 s" in item.caption
+    assert "Not measured: RAM" in item.caption
+    assert isinstance(power_figure(view, "run-1"), Skipped)
+
+
+def test_many_runs_are_thinned_and_it_is_said() -> None:
+    rows, note = thin(5000)
+    assert len(rows) == 2000
+    assert "2,000 of 5,000 runs are drawn" in note
+    assert thin(10)[1] == ""
+
+
+def test_numbers_read_as_people_write_them() -> None:
+    assert [short(v) for v in (0, 0.002, 250, 1.6e6, 3e-7, 1e-6)] == ["0", "0.002", "250", "1.6 M", "3×10⁻⁷", "10⁻⁶"]
+    assert short(7e9, billions=True) == "7 B"
+    assert short(1e18) == "10¹⁸"
+    assert energy_unit([0.002]) == (1e3, "Wh")
+    assert energy_unit([3.0]) == (1.0, "kWh")
+
+
+def test_labels_of_lines_do_not_overlap() -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 4))
+    ax = figure.subplots()
+    ax.plot([0, 1], [0, 1])
+    label_lines(ax, [(1, 0.5, "a", "red"), (1, 0.5001, "b", "blue"), (1, 0.5002, "c", "green")])
+    heights = sorted(text.xyann[1] for text in ax.texts)  # type: ignore[attr-defined]
+    assert min(np.diff(heights)) >= 0.06
