@@ -217,7 +217,6 @@ def _leverage(result: ValidatedFit, planned: Planned) -> dict[str, float]:
     """Leverage of the target in the best model (its mean's variance over σ²), and the largest in the fit."""
     best = result.fitted.energy.best
     values = {name: np.array([value]) for name, value in planned.target.values.items()}
-    values["gpu_count"] = np.ones(1)
     labels = {name: np.array([value], dtype=object) for name, value in planned.target.labels.items()}
     labels |= {name: np.array([""], dtype=object) for name in ("method", "hardware", "precision") if name not in labels}
     gradient = np.array(

@@ -122,6 +122,14 @@ def test_several_devices_are_a_scenario() -> None:
     assert [item["variable"] for item in document["scenarios"]] == ["hardware.count"]
 
 
+def test_number_of_devices_that_the_runs_varied_is_no_scenario() -> None:
+    frame = frame_of(law(), cv=0.02, replicates=2)
+    frame["gpu_count"] = np.where(frame.index % 2, 4.0, 1.0)
+    table = as_table(frame)
+    overrides = ["model=llama-3.2-1b", "samples=5000", "hardware=rtx-a4000", "hardware.count=4"]
+    assert extrapolate(table, overrides).document["scenarios"] == []
+
+
 def test_model_that_does_not_fit_is_not_validated() -> None:
     document = ask("model=llama-2-70b", "method=full", "samples=10000").document
     assert document["peak_memory_gb"]["fits"] is False

@@ -61,8 +61,8 @@ def test_linear_member_is_ordinary_least_squares_on_logs() -> None:
     frame = frame_of(law(), cv=0.05, seed=4)
     document = fit_table(frame).document
     model = next(m for m in document["models"] if m["name"] == "power")
-    x = np.log(frame["flops"] / frame["tokens_seen"]).to_numpy()
-    y = np.log(frame["energy_train_kwh"] * 3.6e6 / frame["tokens_seen"]).to_numpy()
+    x = np.log((frame["flops"] / frame["tokens_seen"]).to_numpy())
+    y = np.log((frame["energy_train_kwh"] * 3.6e6 / frame["tokens_seen"]).to_numpy())
     design = np.column_stack([np.ones_like(x), x])
     beta, rss, *_ = np.linalg.lstsq(design, y, rcond=None)
     sigma2 = float(rss[0]) / (len(x) - 2)

@@ -27,6 +27,7 @@ def target_of(config: RunConfig, workload: Workload) -> Target:
         "adapter_rank": float(config.lora.r) if adapted else 1.0,
         "batch_size": float(config.batch_size),
         "max_seq_len": float(config.max_seq_len),
+        "gpu_count": float(max(1, config.hardware.count)),
     }
     if tokens > 0:
         values["flops_per_token"] = flops / tokens
