@@ -1,4 +1,5 @@
 """Estimates through the public surface: the case study, physics that must hold, the pilot's arithmetic."""
+# pyright: reportOptionalMemberAccess=false, reportOptionalOperand=false, reportOperatorIssue=false
 
 import dataclasses
 import json
@@ -241,6 +242,30 @@ def test_a_pilots_intervals_cover_noisy_devices(base):
         errors.append(abs(found.estimate / truth - 1))
     assert covered >= 90
     assert statistics.median(errors) < 0.02
+
+
+def test_a_pilot_beside_other_processes_is_trusted_less(base):
+    quiet = pilot_of(0.02, 2e-11, 30)
+    shared = dataclasses.replace(quiet, exclusive=False)
+    answers = [estimate(base, pilot=pilot) for pilot in (quiet, shared)]
+    assert answers[1].energy_kwh.ratio > 1.3 * answers[0].energy_kwh.ratio
+    assert any("other processes" in text for text in answers[1].assumptions)
+
+
+@pytest.mark.slow
+def test_a_pilot_of_a_tiny_run_measures_this_device():
+    pytest.importorskip("torch")
+    from lora_scaling.training.pilot import run_pilot
+
+    config = compose(["samples=4000", "batch_size=4", "device=cpu", "eval_samples=4", "max_seq_len=64"])
+    pilot = run_pilot(config, 3.0)
+    assert len(pilot.steps) >= 4
+    assert 0 < sum(step.seconds for step in pilot.steps) <= pilot.train.seconds
+    planned = config.workload(Lengths((40,))).micro_steps
+    assert pilot.whole_micro_steps == planned
+    answer = estimate(config, pilot=pilot)
+    assert answer.basis == "pilot"
+    assert answer.extrapolates[0]["factor"] > 5
 
 
 def test_the_answer_says_that_it_rests_on_the_pilot(base):

@@ -1,4 +1,5 @@
 """Peak memory against what torch's allocator reports on a CPU, tensor for tensor."""
+# pyright: reportOptionalMemberAccess=false, reportAttributeAccessIssue=false
 
 import pytest
 

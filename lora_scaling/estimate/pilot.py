@@ -18,6 +18,7 @@ _JOULES_PER_KWH = 3.6e6
 # Runs differ from each other beyond what a minute shows: temperature, clocks, other load (log standard deviation).
 _RUN_TO_RUN_SD = 0.025
 _DEVICE_DRIFT_SD = 0.01
+_SHARED_SD = 0.12  # other processes were running, and nobody knows what they do later
 _FLAT = 0.02
 
 
@@ -44,7 +45,7 @@ class PilotMeasurement:
 
     whole_flops, whole_micro_steps: exact for the training phase of the whole run; None: as planned. warmup, train,
     evaluation: the pilot's windows (`evaluation`: one pass over all held-out samples). random_weights: the right
-    shape without the weights.
+    shape without the weights; exclusive: False where other processes used the device or the processor meanwhile.
     """
 
     device: str
@@ -57,6 +58,7 @@ class PilotMeasurement:
     whole_flops: float | None = None
     whole_micro_steps: int | None = None
     random_weights: bool = False
+    exclusive: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +95,8 @@ def scale_pilot(pilot: PilotMeasurement, plan: Plan, level: float, *, eval_sampl
     }
     parts = {name: Part(seconds=p.seconds, energy_kwh=p.joules / _JOULES_PER_KWH) for name, p in phases.items()}
     total_s, kwh = sum(p.seconds for p in parts.values()), sum(p.energy_kwh for p in parts.values())
-    sd = math.hypot(log_sd, _RUN_TO_RUN_SD, _DEVICE_DRIFT_SD * math.log(max(1.0, train_s / pilot.train.seconds)))
+    between_runs = _SHARED_SD if pilot.exclusive is False else _RUN_TO_RUN_SD
+    sd = math.hypot(log_sd, between_runs, _DEVICE_DRIFT_SD * math.log(max(1.0, train_s / pilot.train.seconds)))
     quantile = t_quantile(0.5 + level / 2, max(2, len(pilot.steps) - 2))
     done = sum(step.flops for step in pilot.steps)
     factor = flops / done if done else math.inf
@@ -149,6 +152,8 @@ def _said(pilot: PilotMeasurement, factor: float, power_w: float) -> tuple[str, 
         f"pilot of {pilot.train.seconds:.3g} s, {len(pilot.steps)} steps at {power_w:.3g} W ({pilot.energy_source}), "
         f"scaled {factor:.3g} times by exact FLOPs"
     ]
+    if pilot.exclusive is False:
+        said.append("other processes were running during the pilot: its interval is widened")
     if pilot.random_weights:
         said.append("random weights of the right shape: reading the real ones from disk comes on top")
     return tuple(said)

@@ -175,6 +175,7 @@ def _measurement(
         whole_flops=flops,
         whole_micro_steps=micro_steps,
         random_weights=stands_in,
+        exclusive=account.exclusive,
     )
 
 
