@@ -21,6 +21,7 @@ from .plot_style import (
     styled,
 )
 
+MANY = 300  # points from which a line is drawn over them
 BANDS = "Lines: fit; dark bands: 95 % interval of the mean; light bands: 90 % interval of a new run."
 
 
@@ -77,15 +78,18 @@ def energy_against(view: View, factor: Factor) -> Drawn | Skipped:
 def _draw(ax: Axes, one: Series, scale: float, colour: tuple, marker: str) -> None:
     ax.fill_between(one.curve.x, one.curve.new.low * scale, one.curve.new.high * scale, color=colour, alpha=0.13, lw=0)
     ax.fill_between(one.curve.x, one.curve.mean.low * scale, one.curve.mean.high * scale, color=colour, alpha=0.3, lw=0)
-    sns.lineplot(x=one.curve.x, y=one.curve.mean.estimate * scale, color=colour, lw=1.5, ax=ax, errorbar=None)
+    many = len(one.x) >= MANY
+    line = INK if many else colour  # over a cloud of points its own colour would not be seen
+    ax.plot(one.curve.x, one.curve.mean.estimate * scale, color=line, lw=1.5, zorder=4 if many else 2)
     sns.scatterplot(
         x=one.x,
         y=one.kwh * scale,
         color=colour,
         marker=marker,
-        s=26 if len(one.x) < 300 else 9,
-        edgecolor="white" if len(one.x) < 300 else "none",
+        s=9 if many else 26,
+        edgecolor="none" if many else "white",
         linewidth=0.5,
+        alpha=0.4 if many else 1.0,
         ax=ax,
         legend=False,
         zorder=3,
