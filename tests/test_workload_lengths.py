@@ -38,8 +38,8 @@ def test_padding_is_the_mean_of_the_longest_as_simulated():
 def test_grouping_by_length_and_packing_pad_less():
     values = Lengths.lognormal(120, 0.7)
     plain, grouped, packed = (
-        values.statistics(Batching(batch_size=8, max_seq_len=512, **options)).padding
-        for options in ({}, {"group_by_length": True}, {"packing": True})
+        values.statistics(Batching(batch_size=8, max_seq_len=512, group_by_length=group, packing=pack)).padding
+        for group, pack in ((False, False), (True, False), (False, True))
     )
     assert packed == 0 < grouped < plain / 4
 
