@@ -17,7 +17,8 @@ from lora_scaling.estimate.fitted import SCHEMA_VERSION, Fit, fit_from_dict
 
 from .diagnostics import diagnose
 from .fixed_part import fixed_part
-from .model import FormFit, evaluate, family, fit_forms, label_effects, weigh
+from .forms import evaluate, family, label_effects
+from .model import FormFit, fit_forms, weigh
 from .regression import Array
 from .table import Excluded
 from .work import JOULES_PER_KWH, Work, ranges_of, work_of

@@ -9,7 +9,7 @@ from scipy.special import stdtr
 
 from lora_scaling.estimate.fitted import FittedModel
 
-from .model import evaluate, per_values
+from .forms import evaluate, per_values
 from .regression import Array
 
 BISECTIONS = 80
