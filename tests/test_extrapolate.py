@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from lora_scaling.estimate.target import target_of
 from lora_scaling.grid import static_intensity
 from lora_scaling.workload import Lengths
 
+ROOT = Path(__file__).resolve().parents[1]
 SATURATING = law(lambda f: 1 + 4e9 / f, full=1.2)
 
 
@@ -216,3 +219,12 @@ def test_predictions_grow_with_the_run() -> None:
         for n in (1000, 2000, 4000, 8000)
     ]
     assert energies == sorted(energies)
+
+
+def test_no_plotting_no_torch_no_statsmodels_is_imported() -> None:
+    code = (
+        "import sys, analysis.extrapolate, analysis.fit, analysis.backtest; "
+        "print([m for m in ('matplotlib', 'seaborn', 'torch', 'statsmodels', 'transformers') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert found.stdout.strip() == "[]"
