@@ -20,12 +20,14 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from lora_scaling.errors import LoraScalingError, RecordError
 
@@ -124,7 +126,10 @@ class Study:
             rng.shuffle(first)
             rng.shuffle(again)
             trained = [p.samples * p.epochs for p in (*first, *again) if not p.zero]
-            if abs(rank_correlation(np.arange(len(trained)), np.array(trained))) < MAX_ORDER_CORRELATION:
+            if (
+                abs(rank_correlation(np.arange(len(trained), dtype=np.float64), np.array(trained, dtype=np.float64)))
+                < MAX_ORDER_CORRELATION
+            ):
                 return (*first, *again)
             attempt += 1
 
@@ -158,7 +163,7 @@ def advance(
         spent = kwh_left <= 0 or seconds_left <= 0
         return Step(usable=usable, look=None, stop="budget" if spent else None, runs=() if spent else missing)
     taken = len(study.looked)
-    curves = _curves(study, table)
+    curves = comparable_curves(study, table)
     look = None
     if taken < LOOKS and usable >= study.schedule[taken]:
         look, stop = _look(study, curves, usable)
@@ -168,7 +173,7 @@ def advance(
     if taken == LOOKS:
         return Step(usable=usable, look=look, stop="looks")
     wanted = study.schedule[taken] - usable
-    runs = next_runs(study, curves, count=wanted, kwh_left=kwh_left, seconds_left=seconds_left)
+    runs = next_runs(study, curves, table, count=wanted, kwh_left=kwh_left, seconds_left=seconds_left)
     if runs:
         return Step(usable=usable, look=look, stop=None, runs=runs)
     if look is None and usable > max(study.looked, default=0):
@@ -192,8 +197,31 @@ def _missing(study: Study, table: RunTable | None) -> tuple[Point, ...]:
     return tuple(missing)
 
 
-def _curves(study: Study, table: RunTable) -> CurveSet:
+def comparable_curves(study: Study, table: RunTable) -> CurveSet:
+    """The curves of a study's runs, on what runs with and without optimizer steps have in common.
+
+    A run of zero steps needs no warm-up passes; where the others made some, they are taken off, or every
+    straight line would seem to bend at its foot. Zero-step runs that consist of setup alone say nothing
+    about a run's other fixed cost and stay out.
+    """
+    frame = table.frame
+    zero = frame["samples_seen"] <= 0
+    if (frame["energy_kwh"] - frame["energy_setup_kwh"])[zero].le(1e-9 * frame["energy_kwh"][zero]).any():
+        table = replace(table, frame=frame[~zero].reset_index(drop=True))
     response = choose_response(table)
+    frame = response.frame
+    zero = frame["samples_seen"] <= 0
+    warm = frame["energy_warmup_kwh"]
+    rest = frame["y"] - warm.fillna(0.0)
+    if warm[~zero].gt(0).all() and not warm[zero].gt(0).any() and rest.gt(0).all():
+        response = replace(
+            response,
+            frame=frame.assign(y=rest),
+            noun=f"{response.noun} {'and' if 'without' in response.noun else 'without'} warm-up",
+            measured_noun=None,
+            measured_share=None,
+            measured_gap="the warm-up is not known by component",
+        )
     options = Options(margin=study.margin, level=study.look_level)
     return CurveSet(response, options, suspicious(check_rows(response.frame), len(response.frame)))
 
@@ -215,23 +243,21 @@ def _look(study: Study, curves: CurveSet, usable: int) -> tuple[Look, str | None
 
 
 def next_runs(
-    study: Study, curves: CurveSet, *, count: int, kwh_left: float = math.inf, seconds_left: float = math.inf
+    study: Study,
+    curves: CurveSet,
+    table: RunTable,
+    *,
+    count: int,
+    kwh_left: float = math.inf,
+    seconds_left: float = math.inf,
 ) -> tuple[Point, ...]:
-    """Up to `count` runs, each the one that tells most about the exponent per kWh given those before it."""
-    frame = curves.response.frame
-    kwh = energy_line(frame)
-    seconds = energy_line(frame.assign(energy_kwh=frame["total_s"]))
-    points = [
-        Point(
-            samples=p.samples,
-            epochs=p.epochs,
-            zero=p.zero,
-            energy_kwh=_known(kwh(0 if p.zero else p.samples * p.epochs)),
-            seconds=_known(seconds(0 if p.zero else p.samples * p.epochs)),
-        )
-        for p in [*map(study.point, study.levels), study.zero]
-    ]
+    """Up to `count` runs, each the one that tells most about the exponent per kWh given those before it.
+
+    A run that lies far off the curve is repeated first. Without a curve to plan by (a gate) the points are
+    taken in turn.
+    """
     usable = curves.blocks[study.factor] is None
+    points = _priced(study, table.frame, zero=bool((curves.response.frame["samples_seen"] <= 0).any()))
     information, rows = _tangent(study, curves.total, points) if usable else (np.eye(1), np.ones((len(points), 1)))
     again = _outlier(curves) if usable else None
     chosen: list[Point] = []
@@ -241,21 +267,32 @@ def next_runs(
         ]
         if not fits:
             break
-        repeat = [i for i in fits if points[i].key == again]
+        repeats = [i for i in fits if points[i].key == again]
         again = None
-        if repeat:
-            best = repeat[0]
+        if repeats:
+            best = repeats[0]
         elif usable:
-            inverse = np.linalg.pinv(information, hermitian=True)
+            inverse = np.asarray(np.linalg.pinv(information, hermitian=True), dtype=np.float64)
             best = max(fits, key=lambda i: _gain(inverse, rows[i]) / (points[i].energy_kwh or 1.0))
-        else:  # no curve to plan by: the opening once more, its cheapest first
+        else:
             best = fits[len(chosen) % len(fits)]
         information = information + np.outer(rows[best], rows[best])
         kwh_left -= points[best].energy_kwh or 0.0
         seconds_left -= points[best].seconds or 0.0
         chosen.append(points[best])
-    random.Random(f"{study.seed}/{len(frame)}").shuffle(chosen)
+    random.Random(f"{study.seed}/{len(table.frame)}").shuffle(chosen)
     return tuple(chosen)
+
+
+def _priced(study: Study, frame: pd.DataFrame, *, zero: bool) -> list[Point]:
+    """The runs that can be made, with the energy and time that the runs so far let expect."""
+    kwh = energy_line(frame)
+    seconds = energy_line(frame.assign(energy_kwh=frame["total_s"]))
+    points = []
+    for point in [*map(study.point, study.levels), *([study.zero] if zero else [])]:
+        work = 0 if point.zero else point.samples * point.epochs
+        points.append(replace(point, energy_kwh=_known(kwh(work)), seconds=_known(seconds(work))))
+    return points
 
 
 def _known(value: float) -> float | None:
@@ -279,8 +316,8 @@ def _gain(inverse: Array, row: Array) -> float:
 def _tangent(study: Study, analysis: Analysis, points: Sequence[Point]) -> tuple[Array, Array]:
     """Information (3, 3) on (exponent, share, level) of the runs there are, and the row (3,) each point adds.
 
-    The model is linearised at the fit. The share is kept off zero: on its boundary the tangent would claim
-    to know the fixed cost.
+    The model is linearised at the fit, with its weights: where small runs scatter more, they tell less. The
+    share is kept off zero: on its boundary the tangent would claim to know the fixed cost.
     """
     fit, data = analysis.fit, analysis.fit.data
     j = analysis.design.factors.index(study.factor)
@@ -288,16 +325,21 @@ def _tangent(study: Study, analysis: Analysis, points: Sequence[Point]) -> tuple
     share = max(float(fit.shares[cell]), 1e-3)
     centre = float(data.log_x[~data.zero, j].mean())
 
-    def rows(log_x: Array, zero: Array) -> Array:
+    def rows(log_x: Array, zero: NDArray[np.bool_]) -> tuple[Array, Array]:
         centred = np.where(zero, 0.0, log_x - centre)
         z = np.where(zero, 0.0, np.exp(centred * fit.exponents[j]))
         m = share + (1 - share) * z
-        return np.column_stack([(1 - share) * z / m * centred, (1 - z) / m, np.ones_like(m)])
+        return np.column_stack([(1 - share) * z / m * centred, (1 - z) / m, np.ones_like(m)]), np.log(m)
 
     mine = data.cell == cell
-    existing = rows(data.log_x[mine, j], data.zero[mine])
-    at = np.array([getattr(p, study.factor) for p in points], dtype=float)
-    return existing.T @ existing, rows(np.log(at), np.array([p.zero for p in points]))
+    existing, size = rows(data.log_x[mine, j], data.zero[mine])
+    at = np.array([getattr(p, study.factor) for p in points], dtype=np.float64)
+    added, sizes = rows(np.log(at), np.array([p.zero for p in points]))
+    if analysis.weighted:  # log weight is a line in log size
+        slope, level = np.polyfit(size, np.log(data.weights[mine]), 1)
+        existing = existing * np.exp((level + slope * size) / 2)[:, None]
+        added = added * np.exp((level + slope * sizes) / 2)[:, None]
+    return existing.T @ existing, added
 
 
 def study_of(state: Mapping[str, Any], where: str = STATE_NAME) -> Study:

@@ -198,7 +198,7 @@ def render(rows: Sequence[Row]) -> str:
             f"{row.wrong(row.fixed):6.3f} | {shown[1]:>15} {row.wrong(row.adaptive):6.3f} {row.runs:5.0f} "
             f"{row.energy_share:7.3f} | {row.agree:5.2f}  {'ok' if row.passes else 'FAIL'}"
         )
-    decided = [row for row in rows if row.truth.right is not None]
+    edge = [row for row in rows if row.truth.right is None]
     seeds = rows[0].seeds if rows else 0
     lines += [
         "",
@@ -206,7 +206,13 @@ def render(rows: Sequence[Row]) -> str:
         f"over {LOOKS} looks at most.",
         "edge: the truth lies on the margin, where neither verdict may come in more than 5 %; "
         "such a study goes on until its budget is spent.",
-        f"Median energy over the rows with a verdict due: {np.median([row.energy_share for row in decided]):.3f}; "
-        f"over all: {np.median([row.energy_share for row in rows]):.3f}.",
+        f"Median of the rows: {np.median([row.energy_share for row in rows]):.3f} of the sweep's energy.",
     ]
+    if edge:
+        pooled = [
+            f"{name} supported {np.mean([side['supported'] for side in sides]):.3f}, "
+            f"refuted {np.mean([side['refuted'] for side in sides]):.3f}"
+            for name, sides in (("fixed", [row.fixed for row in edge]), ("adaptive", [row.adaptive for row in edge]))
+        ]
+        lines.append(f"On the edge, {seeds * len(edge)} studies together: {'; '.join(pooled)}.")
     return "\n".join(lines)
