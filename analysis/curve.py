@@ -19,6 +19,7 @@ from .regression import Array, t_quantile, t_tail
 MAX_STEPS = 60
 SEARCH_WIDTH = 3.0  # exponents further than this from the estimate count as unbounded
 SHARE_CEILING = 1 - 1e-9
+SMALLEST_MIXTURE = 1e-60  # of the centre's energy; its inverse still squares without overflow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,7 @@ def _evaluate(data: CurveData, exponents: Array, shares: Array) -> tuple[Array, 
     """Projected weighted residuals (n,), z and the mixture m, for these exponents and shares."""
     z = np.where(data.zero, 0.0, np.exp(np.minimum(data.centred @ exponents, 500.0)))
     u = shares[data.cell]
-    m = np.maximum(u + (1 - u) * z, 1e-300)
+    m = np.maximum(u + (1 - u) * z, SMALLEST_MIXTURE)
     raw = np.sqrt(data.weights) * (data.log_y - np.log(m))
     return raw - data.basis @ (data.basis.T @ raw), z, m
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import fdtrc
 
 from .checks import rank_correlation
-from .curve import CurveData, CurveFit, Profile, fit_curve
+from .curve import SMALLEST_MIXTURE, CurveData, CurveFit, Profile, fit_curve
 from .regression import Array, t_tail
 from .verdicts import Estimate
 
@@ -466,7 +466,7 @@ def _covariance(fit: CurveFit) -> Array:
     data, p = fit.data, fit.data.log_x.shape[1]
     z = np.where(data.zero, 0.0, np.exp(data.centred @ fit.exponents))
     u = fit.shares[data.cell]
-    m = np.maximum(u + (1 - u) * z, 1e-300)
+    m = np.maximum(u + (1 - u) * z, SMALLEST_MIXTURE)
     onehot = np.equal.outer(data.cell, np.arange(data.cells))
     jacobian = np.concatenate([((1 - u) * z / m)[:, None] * data.centred, ((1 - z) / m)[:, None] * onehot], axis=1)
     jacobian *= np.sqrt(data.weights)[:, None]
