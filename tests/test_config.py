@@ -1,0 +1,113 @@
+"""Every YAML composes; bad values are refused in one sentence; a run's name follows its work."""
+
+import pytest
+
+from lora_scaling.config import compose, run_id
+from lora_scaling.errors import UserError
+from lora_scaling.estimate.sweeps import expand
+from lora_scaling.paths import choices
+
+NEEDS = {
+    "hub": ["model.id=org/name"],
+    "gguf": ["model.gguf_file=model.gguf"],
+    "shape": [
+        "model.shape.layers=2",
+        "model.shape.hidden_size=64",
+        "model.shape.intermediate_size=128",
+        "model.shape.heads=4",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", choices("model"))
+def test_every_model_composes(name: str) -> None:
+    config = compose([f"model={name}", *NEEDS.get(name, [])])
+    assert config.model.name
+    if name not in ("hub", "gguf"):
+        assert config.model.shape is not None
+        assert config.tuning.trainable_params(config.model.shape) > 0
+
+
+@pytest.mark.parametrize("name", choices("data"))
+def test_every_data_set_composes(name: str) -> None:
+    needs = {"file": ["data.path=x.json"], "hub": ["data.path=org/set"]}.get(name, [])
+    assert compose([f"data={name}", *needs]).data.kind in ("synthetic", "file", "hub")
+
+
+@pytest.mark.parametrize("name", choices("method"))
+def test_every_method_composes(name: str) -> None:
+    assert compose([f"method={name}"]).method.name == name
+
+
+@pytest.mark.parametrize("name", choices("hardware"))
+def test_every_device_composes(name: str) -> None:
+    assert compose([f"hardware={name}"]).hardware.count >= 1
+
+
+@pytest.mark.parametrize("name", choices("experiment"))
+def test_every_experiment_composes(name: str) -> None:
+    assert compose([f"+experiment={name}"]).study != "default"
+
+
+@pytest.mark.parametrize("name", choices("sweeps"))
+def test_every_sweep_composes_and_varies_something(name: str) -> None:
+    configs = expand([f"+sweeps={name}"])
+    assert len({run_id(config) for config in configs}) == len(configs) >= 6
+    assert {config.study for config in configs} == {configs[0].study}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("samples=0", "`samples` was 0; give 1 or more"),
+        ("samples=-5", "`samples` was -5; give 1 or more"),
+        ("samples=many", "`samples` was 'many'; give a whole number"),
+        ("samples=1.5", "`samples` was 1.5; give a whole number"),
+        ("epochs=0", "`epochs` was 0; give 1 or more"),
+        ("smples=3", "`smples` is not a setting; did you mean samples"),
+        ("lora.rank=3", "`lora.rank` is not a setting"),
+        ("model=ladder-2m", "`model` was 'ladder-2m'; did you mean ladder-"),
+        ("study=a/b", "`study` was 'a/b'; it names a folder"),
+        ("precision=fp8", "`precision` was 'fp8'; choose one of auto, bf16, fp16, fp32"),
+        ("learning_rate=-1", "`learning_rate` was -1.0; give a number above 0, or null"),
+        ("lora.r=eight", "`lora.r` was 'eight'; give a whole number"),
+        ("packing=perhaps", "`packing` was 'perhaps'; give true or false"),
+        ("grid.zone=XX9", "grid.zone"),
+        ("metering.interval_s=0", "`metering.interval_s` was 0"),
+    ],
+)
+def test_a_bad_value_is_one_sentence(override: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose([override])
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("rank", "said"), [(0, "`lora.r` was 0"), (100, "at most 64 makes sense")])
+def test_a_rank_must_fit_the_model(rank: int, said: str) -> None:
+    config = compose([f"lora.r={rank}"])  # ladder-1m: k_proj is 128 × 64
+    assert config.model.shape is not None
+    with pytest.raises(UserError, match=said):
+        config.tuning.trainable_params(config.model.shape)
+
+
+def test_a_run_is_named_after_its_work_and_nothing_else() -> None:
+    name = run_id(compose([]))
+    for same in ("study=other", "runs_dir=elsewhere", "order=7", "metering.interval_s=2", "grid.zone=DK1", "reuse=false"):
+        assert run_id(compose([same])) == name
+    for other in ("samples=257", "seed=1", "lora.r=4", "model=ladder-3m", "packing=true", "replicate=1", "data.seed=1"):
+        assert run_id(compose([other])) != name
+
+
+def test_rank_does_not_name_a_full_fine_tune() -> None:
+    assert run_id(compose(["method=full", "lora.r=4"])) == run_id(compose(["method=full", "lora.r=16"]))
+
+
+def test_content_names_a_data_file_and_its_place_does_not(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    one, two = tmp_path / "one.json", tmp_path / "two.json"
+    one.write_text("[]")
+    two.write_text("[]")
+    names = [run_id(compose(["data=file", f"data.path={path}", "data.name=x"])) for path in (one, two)]
+    assert names[0] == names[1]
+    two.write_text("[1]")
+    assert run_id(compose(["data=file", f"data.path={two}", "data.name=x"])) != names[0]

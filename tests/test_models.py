@@ -1,0 +1,50 @@
+"""Our arithmetic against transformers' and PEFT's own counts, for every preset, without weights."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM
+
+import lora_scaling.training  # noqa: F401 - quiets the libraries
+from lora_scaling.config import compose
+from lora_scaling.paths import choices
+from lora_scaling.training.models import config_of_shape, shape_of_config
+from lora_scaling.workload import LINEAR, Tuning
+
+PRESETS = [name for name in choices("model") if name not in ("hub", "gguf", "shape")]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_parameters_agree_exactly(name: str) -> None:
+    shape = compose([f"model={name}"]).model.shape
+    assert shape is not None
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config_of_shape(shape))
+    assert model.num_parameters() == shape.params
+    assert shape_of_config(model.config) == shape
+    for targets in (LINEAR, ("q_proj", "v_proj"), ("down_proj",)):
+        tuning = Tuning(method="lora", rank=8, targets=targets)
+        if shape.experts > 1 and targets == ("down_proj",):
+            continue  # fused experts carry no adapters
+        names = [matmul.name for matmul in tuning.adapters(shape)]
+        with torch.device("meta"):
+            adapted = get_peft_model(model, LoraConfig(r=8, target_modules=names))
+        assert adapted.get_nb_trainable_parameters()[0] == tuning.trainable_params(shape)
+        model = adapted.unload()
+
+
+def test_flops_of_a_run_agree_with_torchs_counter(made, tiny) -> None:  # type: ignore[no-untyped-def]
+    """One batch with eager attention, which torch counts in full, against the record of a run of that batch."""
+    overrides = ("samples=4", "eval_samples=0", "padding=max_length", "max_seq_len=32", "study=flops")
+    record = made(*overrides)
+    shape = tiny(*overrides).model.shape
+    assert shape is not None
+    config = config_of_shape(shape)
+    config._attn_implementation = "eager"
+    model = get_peft_model(AutoModelForCausalLM.from_config(config), LoraConfig(r=8, target_modules=list(LINEAR)))
+    ids = torch.randint(0, 256, (4, 32))
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=ids, labels=ids).loss.backward()
+    assert record["work"]["tokens_seen"] + record["work"]["tokens_padded"] == 4 * 32
+    assert record["work"]["flops"] == pytest.approx(counter.get_total_flops(), rel=0.01)

@@ -1,0 +1,143 @@
+"""Records are whole or absent, and become rows with the contract's columns."""
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_scaling.errors import RecordError, UserError
+from lora_scaling.records import (
+    COLUMNS,
+    find_records,
+    is_finished,
+    locked,
+    read_record,
+    record_to_row,
+    write_record,
+)
+
+# As the contract lists them, word by word.
+CONTRACT = (
+    "run_id, study, status, error, replicate, order, started_at, host, exclusive, samples, epochs, tokens_seen, "
+    "tokens_padded, steps, batch_size, gradient_accumulation, max_seq_len, method, rank, trainable_params, model, "
+    "params, layers, hidden_size, flops, precision, gradient_checkpointing, hardware, gpu_count, setup_s, warmup_s, "
+    "train_s, eval_s, total_s, energy_kwh, energy_setup_kwh, energy_train_kwh, energy_eval_kwh, energy_gpu_kwh, "
+    "energy_cpu_kwh, energy_ram_kwh, idle_power_w, energy_source_gpu, energy_source_cpu, energy_source_ram, "
+    "intensity_g_per_kwh, intensity_source, intensity_status, emissions_g, train_loss, eval_loss_before, "
+    "eval_loss_after, peak_memory_gb, mfu"
+).split(", ")
+
+MINIMAL = {"schema_version": 1, "run_id": "r", "status": "ok"}
+
+
+def test_a_row_has_every_column_of_the_contract() -> None:
+    assert set(CONTRACT) <= set(COLUMNS)
+    assert set(record_to_row(MINIMAL)) == set(COLUMNS)
+
+
+def test_what_a_record_does_not_know_is_none_never_zero() -> None:
+    row = record_to_row(MINIMAL)
+    assert {key for key, value in row.items() if value is not None} == {"run_id", "status"}
+
+
+def test_energy_is_added_up_by_phase_and_component() -> None:
+    def phase(name: str, cpu: float | None) -> dict:
+        parts = {"gpu": {"joules": None, "source": "none"}, "cpu": {"joules": cpu, "source": "rapl"}}
+        return {"name": name, "seconds": 2.0, "components": parts}
+
+    energy = {
+        "phases": [phase("eval", 3.6e6), phase("train", 7.2e6), phase("eval", 1.8e6)],
+        "components": {"gpu": {"joules": None, "source": "none"}, "cpu": {"joules": 12.6e6, "source": "rapl"}},
+        "joules": 12.6e6,
+    }
+    row = record_to_row({**MINIMAL, "energy": energy})
+    assert row["energy_kwh"] == pytest.approx(3.5)
+    assert row["energy_train_kwh"] == pytest.approx(2.0)
+    assert row["energy_eval_kwh"] == pytest.approx(1.5)
+    assert row["eval_s"] == pytest.approx(4.0)
+    assert row["energy_gpu_kwh"] is None
+    assert row["energy_setup_kwh"] is None
+    assert row["energy_source_cpu"] == "rapl"
+    energy["complete"] = False  # a GPU was lost: the total is not the run's
+    assert record_to_row({**MINIMAL, "energy": energy})["energy_kwh"] is None
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=10,
+    )
+)
+def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
+    path = tmp_path_factory.mktemp("record") / "run.json"
+    write_record(path, {**MINIMAL, "value": value})
+    assert read_record(path)["value"] == value
+
+
+def test_nan_becomes_null(tmp_path: Path) -> None:
+    write_record(tmp_path / "run.json", {**MINIMAL, "loss": float("nan"), "more": [float("inf")]})
+    assert json.loads((tmp_path / "run.json").read_text())["loss"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"schema_version": 1, "run', "not valid JSON"),
+        ("[]", "no schema_version"),
+        ('{"schema_version": 99, "run_id": "r", "status": "ok"}', "schema_version 99"),
+        ('{"schema_version": 1, "run_id": "r", "status": "fine"}', "status 'fine'"),
+    ],
+)
+def test_a_broken_record_is_never_a_run(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(text)
+    assert not is_finished(path)
+    with pytest.raises(RecordError, match=said):
+        read_record(path)
+
+
+def test_a_failed_write_leaves_the_old_record(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    write_record(path, MINIMAL)
+    with pytest.raises(TypeError):
+        write_record(path, {**MINIMAL, "odd": object()})
+    assert read_record(path) == MINIMAL
+    assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_a_file_in_the_way_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(UserError, match=r"`runs_dir`: .* cannot be written"):
+        write_record(tmp_path / "runs" / "study" / "run.json", MINIMAL)
+
+
+def test_temporary_files_are_not_found(tmp_path: Path) -> None:
+    write_record(tmp_path / "a" / "run.json", MINIMAL)
+    (tmp_path / "a" / ".half.tmp").write_text("{")
+    assert find_records([tmp_path]) == [tmp_path / "a" / "run.json"]
+    with pytest.raises(UserError, match="which is not there"):
+        find_records([tmp_path / "nowhere"])
+
+
+def _holder(folder: Path, held, release) -> None:  # type: ignore[no-untyped-def]
+    with locked(folder):
+        held.set()
+        release.wait(30)
+
+
+def test_a_lock_is_one_process_s_and_dies_with_it(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    process = context.Process(target=_holder, args=(tmp_path, held, release))
+    process.start()
+    assert held.wait(30)
+    with locked(tmp_path) as mine:
+        assert not mine
+    process.kill()
+    process.join()
+    with locked(tmp_path) as mine:
+        assert mine

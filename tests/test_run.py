@@ -1,0 +1,240 @@
+"""Real tiny fine-tunes: what they count, what they record, that they repeat, and what failing ones leave."""
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_scaling.config import RunConfig, compose
+from lora_scaling.records import read_record, record_path, record_to_row
+from lora_scaling.running import run
+from lora_scaling.training.bytes_tokenizer import bytes_tokenizer
+from lora_scaling.training.samples import split_samples
+from lora_scaling.training.tokens import tokenize
+
+Record = dict[str, Any]
+Make = Callable[..., Record]
+GOLDEN = Path(__file__).parent / "golden" / "tiny_run.json"
+
+
+@pytest.fixture(scope="module")
+def plain(made: Make) -> Record:
+    return made("study=plain")
+
+
+def test_a_run_is_recorded_in_full(plain: Record) -> None:
+    assert (plain["status"], plain["error"]) == ("ok", None)
+    row = record_to_row(plain)
+    known = set(row) - {key for key, value in row.items() if value is None}
+    unknown = set(row) - known
+    # On a CPU there is no GPU, no known peak, no idle baseline unless asked for, and no order outside a sweep.
+    assert unknown == {
+        "error", "order", "mfu", "energy_gpu_kwh", "idle_power_w", "energy_above_idle_kwh", "gpu_temperature_c",
+    }  # fmt: skip
+    assert row["energy_source_gpu"] == "none"
+    assert plain["provenance"]["packages"]["torch"]
+    assert [phase["name"] for phase in plain["energy"]["phases"]] == ["setup", "eval", "warmup", "train", "eval"]
+    parts = sum(part["joules"] or 0 for part in plain["energy"]["components"].values())
+    phases = sum(
+        part["joules"] or 0 for phase in plain["energy"]["phases"] for part in phase["components"].values()
+    )
+    assert parts == pytest.approx(phases, abs=1e-6) == plain["energy"]["joules"]
+    assert row["emissions_g"] == pytest.approx(row["energy_kwh"] * row["intensity_g_per_kwh"])
+    assert row["intensity_status"] == "static"
+
+
+def test_tokens_are_those_of_the_data(plain: Record, tiny: Callable[..., RunConfig]) -> None:
+    """Counted batch by batch, against the tokenised samples themselves."""
+    config = tiny("study=plain")
+    dataset = tokenize(split_samples(config).train, bytes_tokenizer(), config)
+    work = plain["work"]
+    assert work["tokens_seen"] == sum(len(row["input_ids"]) for row in dataset.rows)
+    assert work["samples_seen"] == len(dataset.rows) == 24
+    assert work["steps"] == work["micro_steps"] == 6
+    processed = work["tokens_seen"] + work["tokens_padded"]
+    assert processed <= 24 * max(len(row["input_ids"]) for row in dataset.rows)
+
+
+def test_epochs_multiply_the_work_exactly(plain: Record, made: Make) -> None:
+    twice = made("epochs=2", "group_by_length=false", "padding=max_length", "max_seq_len=64", "study=epochs")
+    once = made("epochs=1", "group_by_length=false", "padding=max_length", "max_seq_len=64", "study=epochs")
+    for count in ("samples_seen", "tokens_seen", "tokens_padded", "tokens_trained", "steps", "flops"):
+        assert twice["work"][count] == 2 * once["work"][count]
+    assert once["work"]["tokens_seen"] == plain["work"]["tokens_seen"]
+
+
+def test_the_same_run_gives_the_same_numbers(plain: Record, made: Make) -> None:
+    """With and without what the process has kept, and after other runs have used the same base model."""
+    made("lora.r=4", "study=between")
+    for study in ("reuse=true", "reuse=false"):
+        again = made(study, f"study=again-{study[6:]}")
+        assert again["work"] == plain["work"]
+        assert again["training"] == plain["training"]
+    assert made("seed=1", "study=again")["training"]["train_loss"] != plain["training"]["train_loss"]
+
+
+def test_reuse_is_recorded(made: Make) -> None:
+    made("study=reuse-1")
+    assert made("study=reuse-2")["setup_reused"] == ["model", "tokens"]
+    assert made("study=reuse-3", "reuse=false")["setup_reused"] == []
+
+
+def test_the_golden_run(plain: Record) -> None:
+    """Counts exactly and losses to five digits, as they were on the day they were written down (x86-64, fp32)."""
+    golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    assert plain["run_id"] == golden["run_id"]
+    assert {key: plain["work"][key] for key in golden["work"]} == golden["work"]
+    assert {key: plain["model"][key] for key in golden["model"]} == golden["model"]
+    for key, loss in golden["training"].items():
+        assert plain["training"][key] == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("method=qlora",),
+        ("method=full",),
+        ("optimizer=adamw_8bit",),
+        ("packing=true",),
+        ("gradient_checkpointing=true",),
+        ("gradient_accumulation=3",),
+        ("precision=bf16",),
+        ("lora.target_modules=[q_proj,v_proj]",),
+        ("loss_on=all",),
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_every_way_of_training_learns(made: Make, overrides: tuple[str, ...]) -> None:
+    record = made(*overrides, "epochs=3", "study=ways", "learning_rate=0.002")
+    assert record["status"] == "ok", record["error"]
+    assert record["training"]["eval_loss_after"] < record["training"]["eval_loss_before"]
+    assert not [w for w in record["warnings"] if w["kind"] == "parameter_count"]
+
+
+def test_checkpointing_changes_work_but_not_results(plain: Record, made: Make) -> None:
+    record = made("gradient_checkpointing=true", "study=checkpointing")
+    assert record["work"]["flops"] > plain["work"]["flops"]
+    assert record["training"]["train_loss"] == pytest.approx(plain["training"]["train_loss"], rel=1e-5)
+
+
+def test_a_run_without_steps_does_everything_but_train(made: Make) -> None:
+    record = made("max_steps=0", "study=none")
+    assert record["status"] == "ok"
+    assert record["work"]["steps"] == record["work"]["tokens_seen"] == record["work"]["flops"] == 0
+    assert record["training"]["eval_loss_before"] == record["training"]["eval_loss_after"]
+    assert "train" not in [phase["name"] for phase in record["energy"]["phases"]]
+
+
+def test_max_steps_counts_what_was_shown(made: Make) -> None:
+    work = made("max_steps=2", "study=two")["work"]
+    assert (work["steps"], work["samples_seen"]) == (2, 8)
+
+
+def test_a_finished_run_is_skipped_unless_asked_for_again(tiny: Callable[..., RunConfig]) -> None:
+    first = run(tiny("study=skip"))
+    again = run(tiny("study=skip"))
+    assert first.skipped is None
+    assert again.skipped == "finished before"
+    assert again.record == first.record
+    rerun = run(tiny("study=skip", "on_existing=rerun"))
+    assert rerun.record is not None
+    assert rerun.record["started_at"] > first.record["started_at"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("device=cuda",), "`device` was 'cuda'; this machine has cpu"),
+        (("device=tpu",), "`device` was 'tpu'; this machine has cpu"),
+        (("precision=fp16",), "`precision` was 'fp16'"),
+        (("model=llama-3.2-1b",), "`model.id` was meta-llama/Llama-3.2-1B-Instruct"),
+        (("model=hub", "model.id=no/such"), "`model.id` was no/such"),
+        (("lora.r=100",), "at most 64 makes sense"),
+        (("model.shape.vocab_size=100",), "`model.shape.vocab_size` was 100"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_what_cannot_be_run_leaves_a_record_that_says_so(
+    tiny: Callable[..., RunConfig], overrides: tuple[str, ...], said: str
+) -> None:
+    ran = run(tiny(*overrides, "study=bad"))
+    assert ran.record is not None
+    assert ran.record["status"] == "failed"
+    assert said in ran.record["error"]
+    assert "\n" not in ran.record["error"]
+    assert ran.failure is not None
+    assert ran.failure.exit_status == 2
+    assert read_record(ran.path) == ran.record
+
+
+def test_too_few_samples_says_how_many_there_are(tiny: Callable[..., RunConfig], tmp_path: Path) -> None:
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps([{"instruction": "say", "input": "", "output": "so"}] * 10))
+    ran = run(tiny("data=file", f"data.path={data}", "study=few"))
+    assert ran.record is not None
+    assert "10" in ran.record["error"]
+    assert "data.repeat=true" in ran.record["error"]
+    repeated = run(tiny("data=file", f"data.path={data}", "data.repeat=true", "study=few")).record
+    assert repeated is not None
+    assert repeated["status"] == "ok"
+
+
+@pytest.fixture
+def little_memory() -> Iterator[None]:
+    """Room for some 300 MB more than the process has now."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        pages = int(file.read().split()[0])
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 300_000_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+def test_out_of_memory_is_recorded_as_such(tiny: Callable[..., RunConfig], little_memory: None) -> None:
+    overrides = ("samples=512", "batch_size=512", "max_seq_len=2048", "padding=max_length", "eval_samples=0")
+    ran = run(tiny(*overrides, "study=oom"))
+    assert ran.record is not None
+    assert ran.record["status"] == "oom"
+    assert "ran out of memory with batch_size=512" in ran.record["error"]
+    assert ran.record["energy"]["joules"] > 0  # what was spent is kept
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    """A limit on file size stands in for a disk without room: the write fails in the same place."""
+    code = (
+        "import resource, signal\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+        "from lora_scaling.__main__ import main\n"
+        "main()"
+    )
+    command = [sys.executable, "-c", code, "samples=8", f"runs_dir={tmp_path}"]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 2
+    assert "`runs_dir`" in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert not list(tmp_path.rglob("run.json"))
+
+
+def test_a_run_says_it_is_unfinished_until_it_is(tiny: Callable[..., RunConfig]) -> None:
+    config = tiny("study=watched")
+    seen: list[Record] = []
+
+    def look(phase: str, done: int, total: int, joules: float | None) -> None:
+        [path] = (record_path(config.runs_dir, config.study, "x").parent.parent).rglob("run.json")
+        seen.append(read_record(path))
+
+    run(config, look)
+    assert {record["status"] for record in seen} == {"interrupted"}
+
+
+def test_the_case_study_s_configuration_is_as_published() -> None:
+    config = compose(["+experiment=munin_skolegpt"])
+    assert (config.model.id, config.samples, config.epochs) == ("danish-foundation-models/munin-7b-alpha", 21300, 1)
+    assert (config.method.name, config.data.path, config.grid.zone) == ("qlora", "kobprof/skolegpt-instruct", "DK1")
