@@ -34,7 +34,7 @@ from lora_scaling.errors import LoraScalingError, RecordError
 from .checks import check_rows, rank_correlation, suspicious
 from .claims_linear import linear
 from .curve_analysis import Analysis
-from .curve_set import CurveSet
+from .curve_set import CurveSet, decide_profile
 from .jsonout import dumps
 from .needs import energy_line
 from .regression import Array
@@ -253,13 +253,13 @@ def next_runs(
 ) -> tuple[Point, ...]:
     """Up to `count` runs, each the one that tells most about the exponent per kWh given those before it.
 
-    A run that lies far off the curve is repeated first. Without a curve to plan by (a gate) the points are
-    taken in turn.
+    A run that lies far off the curve and sways the verdict is repeated first. Without a curve to plan by
+    (a gate) the points are taken in turn.
     """
     usable = curves.blocks[study.factor] is None
     points = _priced(study, table.frame, zero=bool((curves.response.frame["samples_seen"] <= 0).any()))
     information, rows = _tangent(study, curves.total, points) if usable else (np.eye(1), np.ones((len(points), 1)))
-    again = _outlier(curves) if usable else None
+    again = _outlier(study, curves) if usable else None
     chosen: list[Point] = []
     while len(chosen) < count:
         fits = [
@@ -299,11 +299,18 @@ def _known(value: float) -> float | None:
     return value if math.isfinite(value) and value > 0 else None
 
 
-def _outlier(curves: CurveSet) -> tuple[int, int, bool] | None:
-    """The setting of a run so far off the curve that a verdict may hang on it: repeated first."""
-    if curves.total.outlier is None:
+def _outlier(study: Study, curves: CurveSet) -> tuple[int, int, bool] | None:
+    """The setting of a run far off the curve on which the verdict hangs: repeated first."""
+    analysis, margin = curves.total, study.margin
+    if analysis.outlier is None or analysis.without is None:
         return None
-    row = curves.design.frame.iloc[curves.total.outlier]
+    found = [
+        decide_profile(each.profile(study.factor), 1 - margin, 1 + margin, curves.options).verdict
+        for each in (analysis, analysis.without)
+    ]
+    if found[0] == found[1]:
+        return None
+    row = curves.design.frame.iloc[analysis.outlier]
     return int(row["samples"]), int(row["epochs"]), bool(row["samples_seen"] == 0)
 
 

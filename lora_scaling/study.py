@@ -204,7 +204,10 @@ class Conductor:
         from .estimate import estimate
         from .estimate.sweeps import total_of
 
-        total = total_of([estimate(self._config(point)) for point in points])
+        try:
+            total = total_of([estimate(self._config(point)) for point in points])
+        except UserError:
+            return  # of unknown cost: what is spent is watched all the same
         request = self.request
         for field, allowed, figure, unit in (
             ("max_kwh", request.max_kwh, total.energy_kwh and total.energy_kwh.estimate, "kWh"),
