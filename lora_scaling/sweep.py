@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
@@ -50,7 +49,8 @@ class DesignSweeper(Sweeper):
         if todo:
             print(_said(expected), flush=True)
         _refuse_excess(expected, runs[0])
-        if isinstance(self.launcher, BasicLauncher):  # its runs are this process's, so it can count them
+        # Hydra loads its plugins' modules a second time, so that their classes are only alike by name.
+        if type(self.launcher).__name__ == "BasicLauncher":  # its runs are this process's, which can count them
             console.display = console.Display(total=len(todo))
         try:
             self._launch(todo)

@@ -93,7 +93,14 @@ def test_a_rank_must_fit_the_model(rank: int, said: str) -> None:
 
 def test_a_run_is_named_after_its_work_and_nothing_else() -> None:
     name = run_id(compose([]))
-    for same in ("study=other", "runs_dir=elsewhere", "order=7", "metering.interval_s=2", "grid.zone=DK1", "reuse=false"):
+    for same in (
+        "study=other",
+        "runs_dir=elsewhere",
+        "order=7",
+        "metering.interval_s=2",
+        "grid.zone=DK1",
+        "reuse=false",
+    ):
         assert run_id(compose([same])) == name
     for other in ("samples=257", "seed=1", "lora.r=4", "model=ladder-3m", "packing=true", "replicate=1", "data.seed=1"):
         assert run_id(compose([other])) != name

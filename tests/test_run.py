@@ -40,9 +40,7 @@ def test_a_run_is_recorded_in_full(plain: Record) -> None:
     assert plain["provenance"]["packages"]["torch"]
     assert [phase["name"] for phase in plain["energy"]["phases"]] == ["setup", "eval", "warmup", "train", "eval"]
     parts = sum(part["joules"] or 0 for part in plain["energy"]["components"].values())
-    phases = sum(
-        part["joules"] or 0 for phase in plain["energy"]["phases"] for part in phase["components"].values()
-    )
+    phases = sum(part["joules"] or 0 for phase in plain["energy"]["phases"] for part in phase["components"].values())
     assert parts == pytest.approx(phases, abs=1e-6) == plain["energy"]["joules"]
     assert row["emissions_g"] == pytest.approx(row["energy_kwh"] * row["intensity_g_per_kwh"])
     assert row["intensity_status"] == "static"

@@ -167,14 +167,13 @@ class Tuning:
                 f"`lora.target_modules` was {list(self.targets)}; "
                 f"a model with experts is adapted in {', '.join(ATTENTION)}"
             )
-        for matmul in chosen:
-            smallest = min(matmul.inputs, matmul.outputs)
-            if self.rank > smallest:
-                raise UserError(
-                    f"`lora.r` was {self.rank}; {matmul.name} of this model is {matmul.inputs} × {matmul.outputs}, "
-                    f"so at most {smallest} makes sense"
-                )
-            yield matmul
+        least = min(chosen, key=lambda m: min(m.inputs, m.outputs))
+        if self.rank > min(least.inputs, least.outputs):
+            raise UserError(
+                f"`lora.r` was {self.rank}; {least.name} of this model is {least.inputs} × {least.outputs}, "
+                f"so at most {min(least.inputs, least.outputs)} makes sense"
+            )
+        yield from chosen
 
     def trainable_params(self, shape: ModelShape) -> int:
         """Σ r·(d_in + d_out) over adapted matrices (Hu et al. 2021), or all parameters for `full`."""
