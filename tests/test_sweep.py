@@ -9,12 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import TINY
 
 from lora_scaling.config import compose
 from lora_scaling.planning import Design, Planned, plan
 from lora_scaling.records import find_records, read_record
-
-from conftest import TINY
 
 
 def planned(design: Design, *arguments: str) -> list[Planned]:
