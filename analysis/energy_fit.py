@@ -17,7 +17,7 @@ from lora_scaling.estimate.fitted import SCHEMA_VERSION, Fit, fit_from_dict
 
 from .diagnostics import diagnose
 from .fixed_part import fixed_part
-from .forms import evaluate, family, label_effects
+from .forms import family, identified, label_effects
 from .model import FormFit, fit_forms, weigh
 from .regression import Array
 from .table import Excluded
@@ -27,7 +27,6 @@ LEAST_RUNS = 3
 NOISE_LEAST_RUNS = 20
 NOISE_P = 0.01
 NOISE_LIMIT = 0.75
-LEAST_OWN_SPREAD = 0.05  # standard deviation in logs that is a factor's own
 COVARIATES = ("adapter_rank", "batch_size")
 COVARIATE_GAIN = 4.0  # AICc that an optional factor must gain to enter
 # Log-scale spread for each factor e beyond the data where the runs say nothing of a slope: utilisation in the
@@ -188,20 +187,7 @@ def _normal_quantile(probability: float) -> float:
 def beyond_rates(work: Work) -> dict[str, float]:
     """Spread a factor e beyond the data for quantities whose slope these runs leave open, else 0."""
     names = [name for name in (work.size, work.per) if name]
-    return {name: 0.0 if _identified(work, name) else UNKNOWN_SLOPE_SD[name] for name in names}
-
-
-def _identified(work: Work, name: str) -> bool:
-    """Whether a slope in `name` can be known: it varies, and not only together with labels or the other quantity."""
-    terms, _ = label_effects(work)
-    others = [other for other in (work.size, work.per) if other and other != name and work.levels(other) > 1]
-    columns = [np.ones(len(work))]
-    columns += [evaluate(term, 0.0, work.values, work.labels)[1] for term in terms.values()]
-    columns += [np.log(work.values[other]) for other in others]
-    design = np.column_stack(columns)
-    y = np.log(work.values[name])
-    own = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
-    return len(work) > design.shape[1] + 2 and float(np.sqrt(np.mean(own**2))) > LEAST_OWN_SPREAD
+    return {name: 0.0 if identified(work, name) else UNKNOWN_SLOPE_SD[name] for name in names}
 
 
 def _model(weight: float, fit: FormFit, response: ResponseFit) -> dict[str, Any]:

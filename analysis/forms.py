@@ -18,6 +18,7 @@ from lora_scaling.estimate.terms import PER_RUN, parse_term
 from .regression import Array
 from .work import LABELS, Work
 
+LEAST_OWN_SPREAD = 0.05  # standard deviation in logs that is a factor's own
 POWERS = {"saturating-slowly": 0.5, "saturating": 1.0, "saturating-suddenly": 2.0}
 
 
@@ -50,7 +51,7 @@ def family(work: Work, covariates: Sequence[str] = ()) -> list[Form]:
 def _size_parts(work: Work) -> list[tuple[str, str, dict[str, str]]]:
     if work.size is None:
         return [("proportional", work.per, {})]
-    levels = work.levels(work.size)
+    levels = work.levels(work.size) if identified(work, work.size) else 1
     power = ("power", work.per, {"gamma": f"log({work.size})"})
     if work.size != "flops_per_token":
         return [("proportional", work.per, {})] if levels < 2 else [power]
@@ -71,7 +72,7 @@ def _size_parts(work: Work) -> list[tuple[str, str, dict[str, str]]]:
 
 def _length_parts(work: Work) -> list[tuple[str, dict[str, str]]]:
     parts: list[tuple[str, dict[str, str]]] = [("", {})]
-    levels = work.levels(work.per)
+    levels = work.levels(work.per) if identified(work, work.per) else 1
     if levels >= 2:
         parts.append((f"power of {work.per}", {f"{work.per}_exponent": f"log({work.per})"}))
     if levels >= 3:
@@ -97,6 +98,19 @@ def label_effects(work: Work) -> tuple[dict[str, str], list[str]]:
             elif label not in aliased:
                 aliased.append(label)
     return terms, aliased
+
+
+def identified(work: Work, name: str) -> bool:
+    """Whether a slope in `name` can be known: it varies, and not only together with labels or the other quantity."""
+    terms, _ = label_effects(work)
+    others = [other for other in (work.size, work.per) if other and other != name and work.levels(other) > 1]
+    columns = [np.ones(len(work))]
+    columns += [evaluate(term, 0.0, work.values, work.labels)[1] for term in terms.values()]
+    columns += [np.log(work.values[other]) for other in others]
+    design = np.column_stack(columns)
+    y = np.log(work.values[name])
+    own = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
+    return len(work) > design.shape[1] + 2 and float(np.sqrt(np.mean(own**2))) > LEAST_OWN_SPREAD
 
 
 def evaluate(

@@ -145,7 +145,7 @@ def lora_and_full(view: View) -> Drawn | Skipped:
     axes[1].set_yticks(range(len(shown)), [clip_name(model, 20) for model in shown])
     axes[1].set_ylim(len(shown) - 0.5, -0.6)
     axes[1].margins(x=0.12)
-    axes[1].set(xlabel="Full ÷ adapter, same samples and epochs", title="How many times dearer")
+    axes[1].set(xlabel="Full ÷ adapter, energy", title="How many times dearer")
     log_axis(axes[1], "x")
     text = (
         f"Right: geometric means over matched samples and epochs with 95 % intervals ({int(ratios['n'].sum())} matched "

@@ -17,6 +17,7 @@ from .table import RunTable
 from .work import JOULES_PER_KWH, Work, group_levels
 
 GRID_POINTS = 60
+LEAST_RANGE = np.log(1.1)  # what varies less makes no line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +145,7 @@ def series_of(view: View, factor: str) -> tuple[list[Series], str]:
     order = list(dict.fromkeys(hues[np.argsort(view.work.values["params"], kind="stable")])) if column else ["all runs"]
     for name in order:
         rows = np.flatnonzero((hues == name).to_numpy() & np.isfinite(view.work.values[factor]))
-        if len(rows) == 0 or len(np.unique(np.round(np.log(view.work.values[factor][rows]), 3))) < 2:
+        if len(rows) == 0 or np.ptp(np.log(view.work.values[factor][rows])) < LEAST_RANGE:
             continue
         total = len(rows)
         ends = rows[[*_ends(view.work.values[factor][rows])]]
