@@ -1,0 +1,253 @@
+"""The estimator page: one HTML file that computes in the browser what `python -m lora_scaling.estimate` computes.
+
+`page.html` is the frame and its looks, `page_model.html` the arithmetic in JavaScript, `page_ui.html` the controls.
+The script holds no constant: shapes, sheets, priors, intensities, and a fit if there is one, go in as JSON from here.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+from .. import __version__
+from ..config import HardwareConfig, RunConfig
+from ..errors import UserError
+from ..grid import static_intensity
+from ..grid.zones import countries
+from ..paths import choices, config_dir
+from ..workload import ATTENTION, LINEAR, MLP, MemorySetup
+from ..workload.flops import _BELOW
+from ..workload.lengths import _MEGA_BATCHES, _QUANTILES
+from ..workload.memory import ADAPTER_BYTES, NF4_BYTES
+from .compare import _GPUS, _METHODS, _ZONES
+from .fitted import JOULES_PER_KWH, UNSEEN_LABEL_SD, Fit, FittedModel
+from .hardware import memory_of_presets, preset, resolve_hardware
+from .lengths import lengths_of
+from .modelled import _NUDGE, _UNCERTAIN
+from .plan import _BYTES
+from .priors import load_priors
+from .remedies import _SHARDS
+from .shapes import with_shape
+from .terms import parse_term
+
+_FOLDER = Path(__file__).parent
+_MARK = "/*DATA*/null"
+_NOT_LISTED = ("auto", "custom", "hub", "gguf", "shape")
+_LEVELS = (0.5, 0.8, 0.9, 0.95)
+_MEMORY_PARTS = ("weights", "adapters", "gradients", "optimizer", "activations", "logits", "rerun", "at_update")
+_SETTINGS = (
+    "samples", "epochs", "max_steps", "max_seq_len", "batch_size", "gradient_accumulation", "padding",
+    "group_by_length", "packing", "precision", "gradient_checkpointing", "optimizer", "eval_samples", "warmup_steps",
+)  # fmt: skip
+
+
+def write_page(
+    path: str | Path,
+    config: RunConfig,
+    *,
+    overrides: Sequence[str] = (),
+    fit: Fit | None = None,
+    level: float = 0.9,
+) -> Path:
+    """Write the page, opened at this run; it needs no network. `overrides` head the command that the page shows.
+
+    Raises:
+        UserError: the file cannot be written, or the run cannot be estimated (see `estimate`).
+    """
+    target = Path(path)
+    text = render(page_data(config, overrides=overrides, fit=fit, level=level))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"`page` was {path}, which cannot be written ({error.strerror}); give another path") from None
+    return target
+
+
+def render(data: Mapping[str, Any]) -> str:
+    """The HTML with these data in it."""
+    frame, model, ui = ((_FOLDER / f"{name}.html").read_text(encoding="utf-8") for name in ("page", "page_model", "page_ui"))
+    # Inside a script element, only "<" could end it early.
+    embedded = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return frame.replace("<!--MODEL-->", model).replace("<!--UI-->", ui).replace(_MARK, embedded)
+
+
+def page_data(
+    config: RunConfig, *, overrides: Sequence[str] = (), fit: Fit | None = None, level: float = 0.9
+) -> dict[str, Any]:
+    """All that the page's script needs, as JSON types; `initial` is this run in the names of the command line."""
+    priors = load_priors()
+    hardware_name, hardware = _hardware(config.hardware)
+    model_name, models = _models(config)
+    normal = NormalDist()
+    quantiles = [normal.inv_cdf((i + 0.5) / _QUANTILES) for i in range(_QUANTILES)]
+    zone = config.grid.zone
+    return {
+        "version": __version__,
+        "overrides": list(overrides),
+        "initial": {
+            "model": model_name,
+            "method": config.method.name,
+            "hardware": hardware_name,
+            "hardware.count": config.hardware.count,
+            "lora.r": config.lora.r,
+            "lora.target_modules": _targets(config.lora.target_modules),
+            **{name: getattr(config, name) for name in _SETTINGS},
+            "data.tokens_per_sample": config.data.tokens_per_sample,
+            "data.tokens_cv": config.data.tokens_cv,
+            "grid.zone": zone,
+            "grid.intensity_g_per_kwh": config.grid.intensity_g_per_kwh,
+            "grid.pue": config.grid.pue,
+            "level": level,
+            "basis": "priors" if fit is None else "fit",
+        },
+        "constants": dict(priors.values),
+        "log_sd": dict(priors.log_sd),
+        "link_gb_s": dict(priors.link_gb_s),
+        "uncertain": list(_UNCERTAIN),
+        "nudge": _NUDGE,
+        "joules_per_kwh": JOULES_PER_KWH,
+        "workload": _workload_constants(),
+        "memory_parts": list(_MEMORY_PARTS),
+        "shards": list(_SHARDS),
+        "memory_of_presets": sorted([gb, name] for name, gb in memory_of_presets().items()),
+        "normal_quantiles": quantiles,
+        "z": {_number(p): normal.inv_cdf(0.5 + p / 2) for p in sorted({*_LEVELS, level})},
+        "models": models,
+        "hardware": hardware,
+        "data": _data(config),
+        "zones": _zones(zone),
+        "compare": {"method": list(_METHODS), "hardware": list(_GPUS), "grid.zone": list(_ZONES)},
+        "fit": None if fit is None else _fit(fit),
+        "log_beta": {} if fit is None else _log_beta(fit),
+        "unseen_label_sd": UNSEEN_LABEL_SD,
+    }
+
+
+def _number(value: float) -> str:
+    """As JavaScript writes a number used as a key."""
+    return str(int(value)) if value == int(value) else repr(value)
+
+
+def _targets(modules: str | tuple[str, ...]) -> str:
+    return modules if isinstance(modules, str) else f"[{','.join(modules)}]"
+
+
+def _workload_constants() -> dict[str, Any]:
+    setup = MemorySetup(compute_bytes=2, trainable_bytes=4, state_bytes=8, checkpointing=False, accumulates=False)
+    return {
+        "attention": list(ATTENTION),
+        "mlp": list(MLP),
+        "linear": list(LINEAR),
+        "below": {name: list(inputs) for name, inputs in _BELOW.items()},
+        "nf4_bytes": NF4_BYTES,
+        "adapter_bytes": ADAPTER_BYTES,
+        "adapter_input_bytes": setup.adapter_input_bytes,
+        "loss_bytes": setup.loss_bytes,
+        "bytes": dict(_BYTES),
+        "mega_batches": _MEGA_BATCHES,
+    }
+
+
+def _models(config: RunConfig) -> tuple[str, dict[str, Any]]:
+    """(the run's own key, {preset: name, weights, shape}); a model that is no preset comes under its own name."""
+    from omegaconf import OmegaConf
+
+    found: dict[str, Any] = {}
+    for name in choices("model"):
+        if name not in _NOT_LISTED:
+            values = OmegaConf.to_container(OmegaConf.load(config_dir() / "model" / f"{name}.yaml"))
+            assert isinstance(values, dict)
+            found[name] = {key: values[key] for key in ("name", "weights", "shape")}
+    model = with_shape(config.model)
+    if model.shape is None:
+        raise UserError(f"`model.shape` of {model.name} is unknown here; give model.shape.* or choose a preset")
+    own = {"name": model.name, "weights": model.weights, "shape": dataclasses.asdict(model.shape)}
+    return _placed(own, model.name, found)
+
+
+def _hardware(asked: HardwareConfig) -> tuple[str, dict[str, Any]]:
+    """The same of devices. A processor that was recognised is one device, however many are asked for."""
+    found = {name: _sheet(preset(name)) for name in choices("hardware") if name not in _NOT_LISTED}
+    resolved = resolve_hardware(asked)
+    own = _sheet(resolved, fixed=asked.kind == "auto" and resolved.kind == "cpu")
+    return _placed(own, resolved.name, found)
+
+
+def _sheet(hardware: HardwareConfig, *, fixed: bool = False) -> dict[str, Any]:
+    names = ("name", "kind", "bandwidth_gb_s", "memory_gb", "board_power_w", "idle_power_w")
+    sheet = {name: getattr(hardware, name) for name in names}
+    return {**sheet, "peak_tflops": dict(hardware.peak_tflops), "fixed_count": fixed}
+
+
+def _placed(own: Mapping[str, Any], name: str, listed: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    for key, value in listed.items():
+        if value == own:
+            return key, listed
+    key = name if name not in listed else f"{name} (as given)"
+    return key, {key: {**own, "given": True}, **listed}
+
+
+def _data(config: RunConfig) -> dict[str, Any]:
+    """Lengths of the run's data where no mean is given, and the spread of a mean that is."""
+    priors, data = load_priors(), config.data
+    known = lengths_of(dataclasses.replace(data, tokens_per_sample=data.tokens_per_sample or 1.0), priors)
+    basis = lengths_of(data, priors)
+    stated = data.tokens_per_sample is not None
+    return {
+        "name": data.name,
+        "stated": stated,
+        "mean": basis.lengths.mean,
+        "values": None if stated else list(basis.lengths.values),
+        "log_sd": basis.log_sd,
+        "known_log_sd": known.log_sd,
+        "sentence": basis.sentence,
+    }
+
+
+def _zones(own: str | None) -> dict[str, Any]:
+    """Yearly values by zone; "" is the world's. Countries without a value are left out, unless asked for."""
+    asked = ("DK1", "DK2", *countries(), *([own] if own else []))
+    found = {"": _intensity(None)}
+    for zone in asked:
+        value = _intensity(zone)
+        if value["notice"] is None or zone == own:
+            found[zone] = value
+    return found
+
+
+def _intensity(zone: str | None) -> dict[str, Any]:
+    value = static_intensity(zone)
+    return {name: getattr(value, name) for name in ("g_per_kwh", "year", "place", "definition", "source", "notice")}
+
+
+def _fit(fit: Fit) -> dict[str, Any]:
+    def model(item: FittedModel) -> dict[str, Any]:
+        terms = {name: dataclasses.asdict(parse_term(text)) for name, text in item.terms.items()}
+        return {**dataclasses.asdict(item), "terms": terms, "df": None if math.isinf(item.df) else item.df}
+
+    values = dataclasses.asdict(fit)
+    for name in ("energy", "time"):
+        values[name] = [model(item) for item in getattr(fit, name)]
+    for name in ("fixed_energy_j", "fixed_time_s"):
+        spread = getattr(fit, name)
+        if spread is not None:
+            values[name]["models"] = [model(item) for item in spread.models]
+    return values
+
+
+def _log_beta(fit: Fit) -> dict[str, float]:
+    """ln B(df/2, 1/2) for every number of degrees of freedom in the fit: browsers have no log-gamma."""
+    return {
+        _number(df): math.lgamma(df / 2) + math.lgamma(0.5) - math.lgamma(df / 2 + 0.5) for df in _degrees(fit)
+    }
+
+
+def _degrees(fit: Fit) -> Iterable[float]:
+    spreads = [spread for spread in (fit.fixed_energy_j, fit.fixed_time_s) if spread is not None]
+    models = [*fit.energy, *fit.time, *(model for spread in spreads for model in spread.models)]
+    found = {model.df for model in models} | {float(spread.n - 1) for spread in spreads if spread.n > 1}
+    return sorted(df for df in found if math.isfinite(df))
