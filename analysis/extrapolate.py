@@ -120,8 +120,12 @@ def _leverage(result: ValidatedFit, planned: Planned) -> dict[str, float]:
 
 
 def validation(graded: Backtest, work: Work, planned: Planned, scenarios: Sequence[Scenario] = ()) -> dict[str, Any]:
-    """Whether the backtest reached far enough to speak for this target: NOT VALIDATED beyond twice its horizon."""
-    asked, tested, reasons = {}, {}, []
+    """Whether the backtest reached far enough to speak for this target.
+
+    `validated` within its horizon; PARTLY VALIDATED up to twice it (in logs), where a change of regime could lie
+    that no backtest has seen; NOT VALIDATED beyond, and for scenarios.
+    """
+    asked, tested, reasons, remarks = {}, {}, [], []
     for name in dict.fromkeys(n for n in (work.total, work.size, work.per) if n):
         value = planned.target.values.get(name)
         if value is None or not value > 0:
@@ -131,6 +135,11 @@ def validation(graded: Backtest, work: Work, planned: Planned, scenarios: Sequen
         if math.log(asked[name]) > HORIZON_LIMIT * math.log(tested[name]) + 1e-9:
             reached = f"the backtest reached {tested[name]:.3g}×" if tested[name] > 1.01 else "no backtest reached any"
             reasons.append(f"{asked[name]:.3g}× beyond the data in {name.replace('_', ' ')}; {reached}")
+        elif asked[name] > 1.01 * tested[name]:
+            remarks.append(
+                f"{asked[name]:.3g}× beyond the data in {name.replace('_', ' ')}, where the backtest reached "
+                f"{tested[name]:.3g}×: a change of regime in between would not have been seen"
+            )
     if not graded.made:
         reasons.append("no backtest could be made")
     reasons += [
@@ -138,8 +147,13 @@ def validation(graded: Backtest, work: Work, planned: Planned, scenarios: Sequen
         for split in graded.failed
     ]
     reasons += [f"{scenario.variable} {scenario.value} is a scenario: no run had it" for scenario in scenarios]
-    label = "NOT VALIDATED" if reasons else "validated"
-    return {"label": label, "validated": not reasons, "reasons": reasons, "asked": asked, "backtest": tested}
+    return {
+        "label": "NOT VALIDATED" if reasons else "PARTLY VALIDATED" if remarks else "validated",
+        "validated": not reasons,
+        "reasons": [*reasons, *remarks],
+        "asked": asked,
+        "backtest": tested,
+    }
 
 
 def _factor_beyond(value: float, seen: Array) -> float:

@@ -144,7 +144,10 @@ def test_beyond_twice_the_backtests_horizon_is_not_validated() -> None:
     near = ask("model=llama-3.2-1b", "samples=100000").document["validation"]
     far = ask("model=llama-3.2-1b", "samples=100000000").document["validation"]
     assert near["validated"]
+    assert near["label"] == "PARTLY VALIDATED"
+    assert "a change of regime in between would not have been seen" in near["reasons"][0]
     assert not far["validated"]
+    assert far["label"] == "NOT VALIDATED"
     assert any("in tokens" in reason for reason in far["reasons"])
 
 
