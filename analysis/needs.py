@@ -46,6 +46,10 @@ def common_overrides(frame: pd.DataFrame) -> list[str]:
         if len(values) == 0 or (column == "rank" and (frame["method"] == "full").all()):
             continue
         value = values.mode().iloc[0]
+        again = frame[f"{column}_override"].dropna() if f"{column}_override" in frame else []
+        if len(again):  # records say how to choose a file or a checkpoint again, which a name does not
+            found.append(str(again.mode().iloc[0]))
+            continue
         found.append(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}")
     return found
 

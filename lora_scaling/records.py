@@ -11,12 +11,14 @@ import fcntl
 import json
 import math
 import os
+import shlex
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from .errors import RecordError, UserError
+from .paths import choices
 
 SCHEMA_VERSION = 1
 RECORD_NAME = "run.json"
@@ -31,7 +33,7 @@ COLUMNS = (
     "samples", "samples_seen", "epochs", "tokens_seen", "tokens_padded", "tokens_truncated", "tokens_trained",
     "steps", "batch_size", "gradient_accumulation", "max_seq_len", "method", "rank", "trainable_params",
     "model", "weights", "params", "layers", "hidden_size", "flops", "precision", "gradient_checkpointing",
-    "data", "seed", "hardware", "gpu_count", "setup_reused",
+    "data", "seed", "model_override", "data_override", "hardware", "gpu_count", "setup_reused",
     "setup_s", "warmup_s", "train_s", "eval_s", "total_s",
     "energy_kwh", "energy_setup_kwh", "energy_warmup_kwh", "energy_train_kwh", "energy_eval_kwh",
     "energy_gpu_kwh", "energy_cpu_kwh", "energy_ram_kwh", "energy_uncertainty_kwh", "energy_above_idle_kwh",
@@ -164,6 +166,8 @@ def record_to_row(record: Mapping[str, Any]) -> dict[str, Any]:
         "model": model.get("name"),
         "weights": model.get("weights"),
         "data": _section(record, "data").get("name"),
+        "model_override": _model_override(_section(config, "model")),
+        "data_override": _data_override(_section(config, "data")),
         "method": tuned,
         "rank": None if tuned == "full" else _section(config, "lora").get("r"),
         "hardware": device.get("name"),
@@ -175,6 +179,30 @@ def record_to_row(record: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("batch_size", "gradient_accumulation", "max_seq_len", "gradient_checkpointing", "seed"):
         row[key] = config.get(key)
     return row | _energy_columns(record) | _emission_columns(record)
+
+
+def _model_override(model: Mapping[str, Any]) -> str | None:
+    """The words of a command line that choose this model again."""
+    name = model.get("name")
+    listed = name in choices("model")
+    if model.get("gguf_file"):
+        return f"model={name if listed else 'gguf'} model.gguf_file={shlex.quote(str(model['gguf_file']))}"
+    if listed or name is None:
+        weights = " model.weights=random" if listed and model.get("id") and model.get("weights") == "random" else ""
+        return f"model={name}{weights}" if listed else None
+    return f"model=hub model.id={shlex.quote(str(model.get('id')))}"
+
+
+def _data_override(data: Mapping[str, Any]) -> str | None:
+    """The words of a command line that choose this data set again."""
+    kind, path = data.get("kind"), data.get("path")
+    if kind in (None, "synthetic") or path is None or data.get("name") in choices("data"):
+        return None if kind is None else f"data={data.get('name')}"
+    words = [f"data={kind}", f"data.path={shlex.quote(str(path))}"]
+    if data.get("fields"):
+        pairs = ", ".join(f'{key}: "{value}"' for key, value in data["fields"].items())
+        words.append(shlex.quote(f"data.fields={{{pairs}}}"))
+    return " ".join(words)
 
 
 def _energy_columns(record: Mapping[str, Any]) -> dict[str, Any]:

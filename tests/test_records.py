@@ -2,12 +2,14 @@
 
 import json
 import multiprocessing
+import shlex
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lora_scaling.config import compose
 from lora_scaling.errors import RecordError, UserError
 from lora_scaling.records import (
     COLUMNS,
@@ -141,3 +143,26 @@ def test_a_lock_is_one_process_s_and_dies_with_it(tmp_path: Path) -> None:
     process.join()
     with locked(tmp_path) as mine:
         assert mine
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model=ladder-3m"],
+        ["model=smollm2-135m", "model.gguf_file=a b.gguf"],
+        ["model=gguf", "model.gguf_file=x.gguf"],
+        ["model=hub", "model.id=org/name"],
+        ["model=mistral-7b", "model.weights=random"],
+        ["data=skolegpt"],
+        ["data=file", "data.path=it's.json", 'data.fields={instruction: a, input: "b[0].c", output: d}'],
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_a_row_says_how_to_choose_its_model_and_data_again(overrides: list[str]) -> None:
+    """Composing the words that the row gives yields the model and the data of the run."""
+    config = compose(overrides)
+    model = {"name": config.model.name, "weights": config.model.weights}
+    row = record_to_row({**MINIMAL, "config": config.to_dict(), "model": model})
+    again = compose(shlex.split(f"{row['model_override']} {row['data_override']}"))
+    assert again.model == config.model
+    assert {**again.to_dict()["data"], "name": ""} == {**config.to_dict()["data"], "name": ""}
