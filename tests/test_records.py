@@ -154,7 +154,7 @@ def test_a_lock_is_one_process_s_and_dies_with_it(tmp_path: Path) -> None:
         ["model=hub", "model.id=org/name"],
         ["model=mistral-7b", "model.weights=random"],
         ["data=skolegpt"],
-        ["data=file", "data.path=it's.json", 'data.fields={instruction: a, input: "b[0].c", output: d}'],
+        ["data=file", "data.path=my data.json", 'data.fields={instruction: a, input: "b[0].c", output: d}'],
     ],
     ids=lambda overrides: overrides[0],
 )
