@@ -3,8 +3,10 @@
 import os
 import sys
 
+from .config import RunConfig
 from .errors import LoraScalingError
 from .paths import choices, config_dir
+from .records import Record, record_to_row
 
 _USAGE = """\
 lora-scaling: fine-tune, measure the energy, record it.
@@ -66,12 +68,25 @@ def _task(node: object) -> None:
         display.run_started()
         ran = run(config, lambda phase, done, total, joules: display.progress(label, phase, done, total, joules))
         display.run_finished(ran)
+        if config.grid.forecast and ran.record is not None:
+            print(when_to_run(ran.record, config))
         if single and ran.failure is not None:
             raise ran.failure  # a run of a sweep leaves its failure in its record: the others go on
     except LoraScalingError as error:
         if single:  # before Hydra prints its own words
             _fail(str(error), error.exit_status)
         raise
+
+
+def when_to_run(record: Record, config: RunConfig) -> str:
+    """When in the next hours the same run would emit least, by the provider's forecast."""
+    from .grid import forecast_window
+
+    energy_kwh = record_to_row(record)["energy_kwh"]
+    if energy_kwh is None:
+        return "No advice on when to run: its energy is unknown."
+    advice = forecast_window(record["total_s"], energy_kwh, config.grid)
+    return advice.sentence if advice else "No advice on when to run: this provider has no forecast; set grid.zone."
 
 
 def _fail(message: str, status: int) -> None:

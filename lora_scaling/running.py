@@ -8,6 +8,7 @@ import contextlib
 import functools
 import gc
 import os
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .config import RunConfig, run_id
-from .energy import EnergyMeter, idle_baseline, open_meter
+from .energy import EnergyMeter, idle_baseline, measure_idle, open_meter
 from .errors import LoraScalingError, OutOfMemory, RecordError, RunFailure
 from .estimate.hardware import from_nvml_name
 from .grid import compute_emissions, read_timeline
@@ -65,6 +66,8 @@ def run(config: RunConfig, listen: Listener = lambda *_: None) -> Ran:
             return Ran(path=path, record=None, skipped="another process is running it")
         if config.on_existing == "skip" and is_finished(path):
             return Ran(path=path, record=read_record(path), skipped="finished before")
+        if _workbench.cache_info().currsize:  # not before the first run of the process
+            time.sleep(config.cooldown_s)
         record = _blank(config, name)
         write_record(path, record)
         failure: LoraScalingError | None = None
@@ -166,6 +169,26 @@ def _spare_imports_from_collection() -> None:
     through imported modules that never change. Freezing them takes that out of every run."""
     gc.collect()
     gc.freeze()
+
+
+def idle_after(config: RunConfig) -> str | None:
+    """Measure the idle power again after this process's runs; a sentence, or None where none was measured before.
+
+    Both baselines are kept in `<runs_dir>/<study>/idle.json`: a machine that idles higher after a sweep than before
+    it was warmer, or no longer alone.
+    """
+    if config.metering.idle_s <= 0 or not _workbench.cache_info().currsize:
+        return None
+    device, workbench, meter = _prepare_process(config)
+    before = meter.idle
+    workbench.drop_base()
+    device.synchronize()
+    after = measure_idle(meter, config.metering.idle_s)
+    if before is None or before.power_w is None or after.power_w is None:
+        return None
+    study = Path(config.runs_dir) / config.study
+    write_record(study / "idle.json", {"before": before.to_dict(), "after": after.to_dict()})
+    return f"Idle power: {before.power_w:.3g} W before, {after.power_w:.3g} W after"
 
 
 def _add_emissions(config: RunConfig, record: Record, path: Path) -> None:

@@ -15,6 +15,7 @@ from .estimate import estimate
 from .estimate.sweeps import Total, total_of
 from .planning import Design, Planned, plan
 from .records import Record, read_record, record_path
+from .running import idle_after
 
 
 class DesignSweeper(Sweeper):
@@ -54,6 +55,8 @@ class DesignSweeper(Sweeper):
             console.display = console.Display(total=len(todo))
         try:
             self._launch(todo)
+            if todo and (idle := idle_after(todo[0].config)):
+                print(idle, flush=True)
         finally:
             failed = _summarise(runs, where)
         if failed:

@@ -16,7 +16,10 @@ from lora_scaling.config import RunConfig, compose
 Record = dict[str, Any]
 
 # The smallest real fine-tune: 24 samples of 24 tokens on a 1.3 M model.
-TINY = ("samples=24", "batch_size=4", "eval_samples=4", "data.tokens_per_sample=24", "warmup_steps=1", "device=cpu")
+TINY = (
+    "samples=24", "batch_size=4", "eval_samples=4", "data.tokens_per_sample=24", "warmup_steps=1", "device=cpu",
+    "metering.idle_s=0",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")

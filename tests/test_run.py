@@ -4,6 +4,7 @@ import json
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -236,3 +237,19 @@ def test_the_case_study_s_configuration_is_as_published() -> None:
     config = compose(["+experiment=munin_skolegpt"])
     assert (config.model.id, config.samples, config.epochs) == ("danish-foundation-models/munin-7b-alpha", 21300, 1)
     assert (config.method.name, config.data.path, config.grid.zone) == ("qlora", "kobprof/skolegpt-instruct", "DK1")
+
+
+def test_a_pause_lies_between_runs_and_in_no_window(tiny: Callable[..., RunConfig], made: Make) -> None:
+    made("study=pause")
+    start = time.monotonic()
+    record = run(tiny("study=pause", "replicate=1", "cooldown_s=2")).record
+    assert record is not None
+    assert time.monotonic() - start >= 2 + record["total_s"]
+
+
+def test_an_idle_baseline_makes_energy_above_idle(made: Make) -> None:
+    record = made("study=idle", "metering.idle_s=1.2", "metering.interval_s=0.5")
+    row = record_to_row(record)
+    assert row["idle_power_w"] > 0
+    expected = row["energy_kwh"] - row["idle_power_w"] * row["total_s"] / 3.6e6
+    assert row["energy_above_idle_kwh"] == pytest.approx(expected, rel=0.02)
