@@ -69,7 +69,9 @@ def write_page(
 
 def render(data: Mapping[str, Any]) -> str:
     """The HTML with these data in it."""
-    frame, model, ui = ((_FOLDER / f"{name}.html").read_text(encoding="utf-8") for name in ("page", "page_model", "page_ui"))
+    frame, model, ui = (
+        (_FOLDER / f"{name}.html").read_text(encoding="utf-8") for name in ("page", "page_model", "page_ui")
+    )
     # Inside a script element, only "<" could end it early.
     embedded = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return frame.replace("<!--MODEL-->", model).replace("<!--UI-->", ui).replace(_MARK, embedded)
@@ -241,9 +243,7 @@ def _fit(fit: Fit) -> dict[str, Any]:
 
 def _log_beta(fit: Fit) -> dict[str, float]:
     """ln B(df/2, 1/2) for every number of degrees of freedom in the fit: browsers have no log-gamma."""
-    return {
-        _number(df): math.lgamma(df / 2) + math.lgamma(0.5) - math.lgamma(df / 2 + 0.5) for df in _degrees(fit)
-    }
+    return {_number(df): math.lgamma(df / 2) + math.lgamma(0.5) - math.lgamma(df / 2 + 0.5) for df in _degrees(fit)}
 
 
 def _degrees(fit: Fit) -> Iterable[float]:
