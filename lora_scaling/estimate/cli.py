@@ -8,6 +8,8 @@ The settings are those of a run (python -m lora_scaling --help), and of an estim
     pilot=60s             run the real workload's own steps on this device for about that long, and scale
     compare=method        or gpus, zones, or a list: compare=gpus:rtx-4090,2xh100-sxm
     at=2026-11-24T02:00   grams of the hours of a run that starts then (or at=now); asks the grid's provider
+    plot=compare.svg      draw the comparison
+    page=estimator.html   write a page with sliders that computes all this in a browser, opened at this run
     price.per_hour=2.5    money for an hour of all devices, or price.per_kwh=0.3
 -m adds up a sweep: samples=32,64 lora.r=4,16, or +sweeps=NAME.
 """
@@ -16,7 +18,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -28,7 +30,7 @@ from .estimator import Price, estimate
 from .fitted import Fit, load_fit
 from .hours import advice, at_hours, parse_start
 
-_OWN = ("fit", "pilot", "compare", "level", "at", "price.per_hour", "price.per_kwh")
+_OWN = ("fit", "pilot", "compare", "plot", "page", "level", "at", "price.per_hour", "price.per_kwh")
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
@@ -43,6 +45,8 @@ class Request:
     fit: str | None
     pilot_s: float | None
     compare: str | None
+    plot: str | None
+    page: str | None
     at: datetime | None
     price: Price | None
 
@@ -84,8 +88,7 @@ def parse(arguments: Sequence[str]) -> Request:
     if not 0 < level < 1:
         raise UserError(f"`level` was {level:g}; give a number between 0 and 1, such as 0.9")
     prices = {key[6:]: _number(key, own[key]) for key in ("price.per_hour", "price.per_kwh") if key in own}
-    if given.multirun and (single := own.keys() & {"compare", "pilot", "at"}):
-        raise UserError(f"`-m` adds up a sweep; {min(single)}= is for one run: leave one of the two out")
+    _refuse_conflicts(own, multirun=given.multirun)
     return Request(
         overrides=tuple(rest),
         multirun=given.multirun,
@@ -94,9 +97,20 @@ def parse(arguments: Sequence[str]) -> Request:
         fit=own.get("fit"),
         pilot_s=_seconds(own["pilot"]) if "pilot" in own else None,
         compare=own.get("compare"),
+        plot=own.get("plot"),
+        page=own.get("page"),
         at=parse_start(own["at"]) if "at" in own else None,
         price=Price(**prices) if prices else None,
     )
+
+
+def _refuse_conflicts(own: Mapping[str, str], *, multirun: bool) -> None:
+    if multirun and (single := own.keys() & {"compare", "pilot", "at", "page"}):
+        raise UserError(f"`-m` adds up a sweep; {min(single)}= is for one run: leave one of the two out")
+    if "page" in own and (other := own.keys() & {"compare", "pilot", "at", "price.per_hour", "price.per_kwh"}):
+        raise UserError(f"`page` computes from priors or a fit alone; leave {min(other)}= out")
+    if "plot" in own and "compare" not in own:
+        raise UserError(f"`plot` was {own['plot']!r}, of what? give compare=method, compare=gpus or compare=zones")
 
 
 def _number(name: str, text: str) -> float:
@@ -121,6 +135,8 @@ def _answer(request: Request) -> int:
     if request.multirun:
         return _sweep(request, fit)
     config = compose(request.overrides)
+    if request.page is not None:
+        return _page(request, request.page, config, fit)
     if request.compare is not None:
         return _comparison(request, config, fit)
     pilot = None
@@ -142,9 +158,21 @@ def _answer(request: Request) -> int:
     return _refusal([answer])
 
 
+def _page(request: Request, path: str, config: RunConfig, fit: Fit | None) -> int:
+    from .page import write_page
+
+    written = write_page(path, config, overrides=request.overrides, fit=fit, level=request.level)
+    print(json.dumps({"page": str(written)}) if request.json else f"Estimator page: {written}")
+    return 0
+
+
 def _comparison(request: Request, config: RunConfig, fit: Fit | None) -> int:
     assert request.compare is not None
     rows = compare(config, request.compare, level=request.level, fit=fit, price=request.price)
+    if request.plot is not None:
+        from .compare_plot import write_plot
+
+        write_plot(request.plot, rows, what=request.compare)
     if request.json:
         listed = [{"label": name} | e.to_dict() for name, e in rows]
         print(json.dumps({"compare": request.compare, "rows": listed}, indent=1))
