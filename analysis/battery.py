@@ -5,9 +5,11 @@ import os
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import groupby
 from multiprocessing import get_context
 
 import numpy as np
@@ -63,28 +65,24 @@ def _judge_many(task: tuple[int, range]) -> list[tuple[dict[str, str], bool]]:
     return [judge(PROCESSES[index], seed) for seed in seeds]
 
 
-def run_battery(seeds: int, *, workers: int = 1, processes: Sequence[Process] = PROCESSES) -> list[Row]:
-    """Judge every process on `seeds` draws; rows in the order of the processes."""
+def run_battery(seeds: int, *, workers: int = 1, processes: Sequence[Process] = PROCESSES) -> Iterator[list[Row]]:
+    """Judge every process on `seeds` draws; the rows of one process at a time, in their order."""
     chunk = max(1, min(25, seeds))
     tasks = [
         (PROCESSES.index(process), range(start, min(start + chunk, seeds)))
         for process in processes
         for start in range(0, seeds, chunk)
     ]
-    if workers > 1:
-        # spawn: a fork of a process that already has threads (BLAS, pytest plugins) may deadlock
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            results = list(pool.map(_judge_many, tasks))
-    else:
-        results = [_judge_many(task) for task in tasks]
-    drawn: dict[int, list[tuple[dict[str, str], bool]]] = {}
-    for (index, _), result in zip(tasks, results, strict=True):
-        drawn.setdefault(index, []).extend(result)
-    return [
-        _row(PROCESSES[index], claim, truth, draws)
-        for index, draws in drawn.items()
-        for claim, truth in PROCESSES[index].truths.items()
-    ]
+    with ExitStack() as stack:
+        results = map(_judge_many, tasks)
+        if workers > 1:
+            # spawn: a fork of a process that already has threads (BLAS, pytest plugins) may deadlock
+            pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn")))
+            results = pool.map(_judge_many, tasks)
+        for index, group in groupby(zip(tasks, results, strict=True), key=lambda pair: pair[0][0]):
+            draws = [draw for _, result in group for draw in result]
+            process = PROCESSES[index]
+            yield [_row(process, claim, truth, draws) for claim, truth in process.truths.items()]
 
 
 def _row(process: Process, claim: str, truth: Truth, draws: list[tuple[dict[str, str], bool]]) -> Row:
@@ -103,23 +101,17 @@ def _row(process: Process, claim: str, truth: Truth, draws: list[tuple[dict[str,
     )
 
 
-def render(rows: Sequence[Row]) -> str:
-    """The battery as a text table, one line for each process × claim."""
-    head = f"{'process':<44} {'claim':<31} {'due':<22} {'supp':>5} {'refut':>5} {'undec':>5} {'wrong':>6}  "
-    lines = [head, "-" * (len(head) + 4)]
-    for row in rows:
-        due = row.expected if row.powered else f"({row.expected})"
-        lines.append(
-            f"{row.process:<44} {row.claim:<31} {due:<22} {row.supported:5.3f} {row.refuted:5.3f} "
-            f"{row.undecided:5.3f} {row.wrong:6.3f}  {'ok' if row.passes() else 'FAIL'}"
-            + ("" if row.warned is None else f" warned {row.warned:.2f}")
-        )
-    failed = sum(not row.passes() for row in rows)
-    lines.append(
-        f"\n{len(rows)} rows, {failed} failed; {rows[0].seeds if rows else 0} draws each. "
-        "Verdicts in brackets are not due: the design lacks the power or the truth is on the edge."
+HEAD = f"{'process':<44} {'claim':<31} {'due':<22} {'supp':>5} {'refut':>5} {'undec':>5} {'wrong':>6}"
+
+
+def render(row: Row) -> str:
+    """One line of the table; a verdict in brackets is not due (no power, or a truth on the edge)."""
+    due = row.expected if row.powered else f"({row.expected})"
+    return (
+        f"{row.process:<44} {row.claim:<31} {due:<22} {row.supported:5.3f} {row.refuted:5.3f} "
+        f"{row.undecided:5.3f} {row.wrong:6.3f}  {'ok' if row.passes() else 'FAIL'}"
+        + ("" if row.warned is None else f" warned {row.warned:.2f}")
     )
-    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -131,8 +123,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
     chosen = [process for process in PROCESSES if args.only in process.name]
-    rows = run_battery(args.seeds, workers=args.workers, processes=chosen)
-    print(dumps(rows) if args.json else render(rows))
+    rows: list[Row] = []
+    if not args.json:
+        print(HEAD)
+    for found in run_battery(args.seeds, workers=args.workers, processes=chosen):
+        rows += found
+        if not args.json:
+            print("\n".join(map(render, found)), flush=True)
+    failed = sum(not row.passes() for row in rows)
+    print(dumps(rows) if args.json else f"{len(rows)} rows, {failed} failed; {args.seeds} draws each.")
     return 0 if all(row.passes(slack=True) for row in rows) else 1
 
 

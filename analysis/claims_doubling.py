@@ -12,6 +12,8 @@ from .needs import round_to
 from .response import measured_sentence
 from .verdicts import Claim, Options, equivalence, undecided
 
+LARGEST_LOG_SIZE = math.log(1e12)  # no training set has more samples
+
 
 def doubling(curves: CurveSet) -> Claim:
     """`doubling_doubles`: the elasticity of the whole bill, fixed cost included."""
@@ -73,7 +75,8 @@ def doubling(curves: CurveSet) -> Claim:
 def _holds_from(analysis: Analysis, factor: str, options: Options) -> float | None:
     """The number of `factor` from which the local elasticity b·(1 − fixed share) is at least 1 − margin.
 
-    None where it never is (b itself is below), 0 where it always is. Linear growth is taken as exact.
+    None where it never is (b itself is below), 0 where it always is, infinite where the fixed cost is all
+    there is to see. Growth that may be linear is taken as exactly so.
     """
     fit, data = analysis.fit, analysis.fit.data
     j = analysis.design.factors.index(factor)
@@ -85,9 +88,12 @@ def _holds_from(analysis: Analysis, factor: str, options: Options) -> float | No
     u = float(np.median(fit.shares))
     if u <= 0:
         return 0.0
-    z = u / (1 - u) * floor / (b - floor)
-    centre = float(data.log_x[~data.zero, j].mean())
-    return round_to(math.exp(centre) * z ** (1 / float(fit.exponents[j])), 2)
+    exponent = float(fit.exponents[j])
+    if exponent <= 0:
+        return float("inf")
+    log_z = math.log(u / (1 - u) * floor / (b - floor))
+    log_size = float(data.log_x[~data.zero, j].mean()) + log_z / exponent
+    return round_to(math.exp(log_size), 2) if log_size < LARGEST_LOG_SIZE else float("inf")
 
 
 def _doubling_reason(
@@ -106,6 +112,8 @@ def _doubling_reason(
     largest = float(curves.design.trained[COLUMN[factor]].max())
     if holds_from is None:
         return text + " The growth itself is not linear, so no size makes it hold."
+    if math.isinf(holds_from):
+        return text + " The fixed cost is all there is to see: no number within reach makes it hold."
     if holds_from > smallest:
         beyond = " (beyond what was run)" if holds_from > largest else ""
         text += " With the fixed cost spread over more work it "
