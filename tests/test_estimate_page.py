@@ -5,6 +5,7 @@ import json
 import math
 import random
 import re
+import shlex
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
@@ -24,6 +25,10 @@ from lora_scaling.estimate.page import page_data, render
 from lora_scaling.estimate.table import duration, energy, mass
 
 BASE = ("+experiment=munin_skolegpt",)
+OWN_MODEL = (
+    "model=shape", "model.shape.layers=2", "model.shape.hidden_size=64", "model.shape.intermediate_size=96",
+    "model.shape.heads=4", "hardware=t4", "grid.zone=SE",
+)  # fmt: skip
 NODE, CHROMIUM = shutil.which("node"), shutil.which("chromium")
 needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed")
 
@@ -210,10 +215,8 @@ def test_an_embedded_fit_answers_as_the_command_does(tmp_path):
     "overrides",
     [
         ["level=0.8", "model=ladder-3m", "hardware=rtx-4090"],
-        [
-            *("model=shape", "model.shape.layers=2", "model.shape.hidden_size=64", "model.shape.intermediate_size=96"),
-            *("model.shape.heads=4", "hardware=custom", "hardware.name=mine", "hardware.memory_gb=8"),
-        ],
+        OWN_MODEL,
+        [*OWN_MODEL[:-2], "hardware=custom", "hardware.name=mine", "hardware.memory_gb=8"],
         ["hardware=l4", "data=hub", "data.path=a/b", "data.bytes_per_sample=800", "grid.zone=SE"],
     ],
 )
@@ -278,7 +281,26 @@ def test_what_the_page_shows_is_what_its_address_asks_for(page, browser):
         "Emissions": mass(run["emissions_g"]["estimate"]),
         "Memory": f"{run['peak_memory_gb']['estimate']:.3g} GB",
     }
-    assert "munin_skolegpt method=lora hardware=h100-sxm samples=5000" in document
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("base", "address"),
+    [
+        (BASE, "#method=lora&samples=5000&hardware=h100-sxm&lora.target_modules=[q_proj,v_proj]&level=0.8"),
+        (OWN_MODEL, "#model=llama-3.2-1b&hardware=l4&grid.zone=null"),
+        (OWN_MODEL, "#samples=20000"),
+    ],
+)
+def test_the_command_that_the_page_shows_gives_its_figures(base, address, browser, capsys):
+    document = browser(render(page_data(compose(base), overrides=base)), address)
+    found = re.search(r"<pre>(python -m lora_scaling.estimate .*?)</pre>", document)
+    assert found is not None
+    assert main([*shlex.split(html.unescape(found[1]))[3:], "--json"]) == 0
+    run = json.loads(capsys.readouterr().out)
+    shown = dict(re.findall(r"<h2>(\w+)</h2><b>([^<]*)</b>", document))
+    assert shown["Energy"] == energy(run["energy_kwh"]["estimate"])
+    assert shown["Emissions"] == mass(run["emissions_g"]["estimate"])
 
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -108,7 +108,7 @@ def _panel(panel: _Panel, rows: Sequence[tuple[str, Estimate]], *, left: float, 
     for tick in _ticks(math.exp(low) / size, math.exp(high) / size):
         x = at(tick * size)
         parts.append(f'<path d="M{x:.1f} {_TOP - 4}V{bottom + 4:.1f}" stroke="{_GRID}"/>')
-        parts.append(_text(x, bottom + 20, f"{tick:.3g} {unit}", anchor="middle", fill=_SOFT, size=12))
+        parts.append(_text(x, bottom + 20, f"{tick:.4g} {unit}", anchor="middle", fill=_SOFT, size=12))
     for i, (value, (_, estimate)) in enumerate(zip(panel.values, rows, strict=True)):
         figure = left + _PANEL + 10
         if value is None:
