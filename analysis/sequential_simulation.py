@@ -18,7 +18,8 @@ from .claims_linear import linear
 from .curve_set import CurveSet
 from .processes import KWH_PER_SAMPLE, Generator
 from .response import choose_response
-from .sequential import LOOKS, Point, Study, advance
+from .sequential import advance
+from .sequential_study import LOOKS, Point, Study
 from .table import table_from_frame
 from .verdicts import Options
 

@@ -11,8 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.sequential import LOOKS, Point, Study, advance, comparable_curves, main, next_runs
+from analysis.claims_linear import linear
+from analysis.sequential import advance, comparable_curves, main
+from analysis.sequential_plan import next_runs
 from analysis.sequential_simulation import Truth, render, simulate, sweep_points
+from analysis.sequential_study import LOOKS, Point, Study
 from analysis.table import RunTable, table_from_frame
 
 LEVELS = (64, 128, 256, 512, 1024)
@@ -154,6 +157,26 @@ def test_no_verdict_from_an_opening_that_could_not_be_paid() -> None:
 def test_no_look_is_taken_beyond_the_last() -> None:
     done = replace(STUDY, looked=STUDY.schedule)
     assert advance(done, table(STUDY.opening * 12, cv=0.3)).stop == "looks"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_design_heavy_at_its_cheap_end_refutes_no_exponent_within_the_margin(seed: int) -> None:
+    heavy = (*STUDY.opening, *[STUDY.point(64)] * 30, *[STUDY.zero] * 8, *[STUDY.point(1024)] * 6)
+    order = np.random.default_rng(seed).permutation(len(heavy))
+    made = table([heavy[i] for i in order], b=1.045, cv=0.01, seed=seed)
+    step = advance(replace(STUDY, looked=STUDY.schedule[:5]), made)
+    assert step.look is not None
+    assert step.look.verdict != "refuted"
+    if linear(comparable_curves(STUDY, made), "samples").tests["broken_level"]:
+        assert "off the best straight line" in step.look.reason
+
+
+def test_a_break_at_the_top_is_still_refuted() -> None:
+    made = table(STUDY.opening * 2, cv=0.01)
+    top = made.frame["samples_seen"] == 1024
+    frame = made.frame.assign(energy_kwh=made.frame["energy_kwh"] * np.where(top, 1.6, 1.0))
+    step = advance(replace(STUDY, looked=(10, 14)), replace(made, frame=frame))
+    assert step.stop == "refuted"
 
 
 def test_warm_up_that_runs_of_no_steps_lack_bends_no_line() -> None:

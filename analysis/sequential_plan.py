@@ -1,0 +1,124 @@
+"""Which runs tell most about an exponent per kWh: c-optimality on the fitted curve, one run after another."""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from .curve_analysis import Analysis
+from .curve_set import CurveSet, decide_profile
+from .needs import energy_line
+from .regression import Array
+from .sequential_study import Point, Study
+from .table import RunTable
+
+
+def next_runs(
+    study: Study,
+    curves: CurveSet,
+    table: RunTable,
+    *,
+    count: int,
+    kwh_left: float = math.inf,
+    seconds_left: float = math.inf,
+) -> tuple[Point, ...]:
+    """Up to `count` runs, each the one that tells most about the exponent per kWh given those before it.
+
+    A run that lies far off the curve and sways the verdict is repeated first. Without a curve to plan by
+    (a gate) the points are taken in turn.
+    """
+    usable = curves.blocks[study.factor] is None
+    points = _priced(study, table.frame, zero=bool((curves.response.frame["samples_seen"] <= 0).any()))
+    information, rows = _tangent(study, curves.total, points) if usable else (np.eye(1), np.ones((len(points), 1)))
+    again = _outlier(study, curves) if usable else None
+    chosen: list[Point] = []
+    while len(chosen) < count:
+        fits = [
+            i for i, p in enumerate(points) if (p.energy_kwh or 0.0) <= kwh_left and (p.seconds or 0.0) <= seconds_left
+        ]
+        if not fits:
+            break
+        repeats = [i for i in fits if points[i].key == again]
+        again = None
+        if repeats:
+            best = repeats[0]
+        elif usable:
+            inverse = np.asarray(np.linalg.pinv(information, hermitian=True), dtype=np.float64)
+            best = max(fits, key=lambda i: _gain(inverse, rows[i]) / (points[i].energy_kwh or 1.0))
+        else:
+            best = fits[len(chosen) % len(fits)]
+        information = information + np.outer(rows[best], rows[best])
+        kwh_left -= points[best].energy_kwh or 0.0
+        seconds_left -= points[best].seconds or 0.0
+        chosen.append(points[best])
+    random.Random(f"{study.seed}/{len(table.frame)}").shuffle(chosen)
+    return tuple(chosen)
+
+
+def _priced(study: Study, frame: pd.DataFrame, *, zero: bool) -> list[Point]:
+    """The runs that can be made, with the energy and time that the runs so far let expect."""
+    kwh = energy_line(frame)
+    seconds = energy_line(frame.assign(energy_kwh=frame["total_s"]))
+    points = []
+    for point in [*map(study.point, study.levels), *([study.zero] if zero else [])]:
+        work = 0 if point.zero else point.samples * point.epochs
+        points.append(replace(point, energy_kwh=_known(kwh(work)), seconds=_known(seconds(work))))
+    return points
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) and value > 0 else None
+
+
+def _outlier(study: Study, curves: CurveSet) -> tuple[int, int, bool] | None:
+    """The setting of a run far off the curve on which the verdict hangs: repeated first."""
+    analysis, margin = curves.total, study.margin
+    if analysis.outlier is None or analysis.without is None:
+        return None
+    found = [
+        decide_profile(each.profile(study.factor), 1 - margin, 1 + margin, curves.options).verdict
+        for each in (analysis, analysis.without)
+    ]
+    if found[0] == found[1]:
+        return None
+    row = curves.design.frame.iloc[analysis.outlier]
+    return int(row["samples"]), int(row["epochs"]), bool(row["samples_seen"] == 0)
+
+
+def _gain(inverse: Array, row: Array) -> float:
+    """Drop of the variance of the exponent (in σ²) when a run is added: the rank-one update of its inverse."""
+    v = inverse @ row
+    return float(v[0] ** 2 / (1 + row @ v))
+
+
+def _tangent(study: Study, analysis: Analysis, points: Sequence[Point]) -> tuple[Array, Array]:
+    """Information (3, 3) on (exponent, share, level) of the runs there are, and the row (3,) each point adds.
+
+    The model is linearised at the fit, with its weights: where small runs scatter more, they tell less. The
+    share is kept off zero: on its boundary the tangent would claim to know the fixed cost.
+    """
+    fit, data = analysis.fit, analysis.fit.data
+    j = analysis.design.factors.index(study.factor)
+    cell = int(np.bincount(data.cell).argmax())
+    share = max(float(fit.shares[cell]), 1e-3)
+    centre = float(data.log_x[~data.zero, j].mean())
+
+    def rows(log_x: Array, zero: NDArray[np.bool_]) -> tuple[Array, Array]:
+        centred = np.where(zero, 0.0, log_x - centre)
+        z = np.where(zero, 0.0, np.exp(centred * fit.exponents[j]))
+        m = share + (1 - share) * z
+        return np.column_stack([(1 - share) * z / m * centred, (1 - z) / m, np.ones_like(m)]), np.log(m)
+
+    mine = data.cell == cell
+    existing, size = rows(data.log_x[mine, j], data.zero[mine])
+    at = np.array([getattr(p, study.factor) for p in points], dtype=np.float64)
+    added, sizes = rows(np.log(at), np.array([p.zero for p in points]))
+    if analysis.weighted:  # log weight is a line in log size
+        slope, level = np.polyfit(size, np.log(data.weights[mine]), 1)
+        existing = existing * np.exp((level + slope * size) / 2)[:, None]
+        added = added * np.exp((level + slope * sizes) / 2)[:, None]
+    return existing.T @ existing, added
