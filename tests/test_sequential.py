@@ -159,16 +159,16 @@ def test_no_look_is_taken_beyond_the_last() -> None:
     assert advance(done, table(STUDY.opening * 12, cv=0.3)).stop == "looks"
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [2, 4, 7])
 def test_a_design_heavy_at_its_cheap_end_refutes_no_exponent_within_the_margin(seed: int) -> None:
     heavy = (*STUDY.opening, *[STUDY.point(64)] * 30, *[STUDY.zero] * 8, *[STUDY.point(1024)] * 6)
     order = np.random.default_rng(seed).permutation(len(heavy))
     made = table([heavy[i] for i in order], b=1.045, cv=0.01, seed=seed)
-    step = advance(replace(STUDY, looked=STUDY.schedule[:5]), made)
-    assert step.look is not None
-    assert step.look.verdict != "refuted"
-    if linear(comparable_curves(STUDY, made), "samples").tests["broken_level"]:
-        assert "off the best straight line" in step.look.reason
+    assert linear(comparable_curves(STUDY, made), "samples").tests["broken_level"]["samples"] == 1024
+    look = advance(replace(STUDY, looked=STUDY.schedule[:5]), made).look
+    assert look is not None
+    assert look.verdict == "undecided"
+    assert "off the best straight line" in look.reason
 
 
 def test_a_break_at_the_top_is_still_refuted() -> None:
