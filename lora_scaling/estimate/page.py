@@ -190,7 +190,7 @@ def _placed(own: Mapping[str, Any], name: str, listed: dict[str, Any]) -> tuple[
         if value == own:
             return key, listed
     key = name if name not in listed else f"{name} (as given)"
-    return key, {key: {**own, "given": True}, **listed}
+    return key, {key: own, **listed}
 
 
 def _data(config: RunConfig) -> dict[str, Any]:
@@ -200,8 +200,6 @@ def _data(config: RunConfig) -> dict[str, Any]:
     basis = lengths_of(data, priors)
     stated = data.tokens_per_sample is not None
     return {
-        "name": data.name,
-        "stated": stated,
         "mean": basis.lengths.mean,
         "values": None if stated else list(basis.lengths.values),
         "log_sd": basis.log_sd,
