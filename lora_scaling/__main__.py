@@ -1,9 +1,11 @@
 """`python -m lora_scaling`: one run, or with -m a sweep. See `--help`."""
 
 import os
+import signal
 import sys
 
 from .config import RunConfig
+from .distributed import rank, world_size
 from .errors import LoraScalingError
 from .paths import choices, config_dir
 from .records import Record, record_to_row
@@ -29,6 +31,10 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     import hydra
 
+    if world_size() > 1:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # how the launcher ends us when another rank failed
+        if rank() > 0:
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - the first process speaks for all
     from .config import friendly_hydra_errors, register_plugins
     from .sweep import register_sweeper
 
@@ -37,6 +43,10 @@ def main() -> None:
     try:
         with friendly_hydra_errors():
             hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")(_task)()
+        if world_size() > 1:
+            from .training.processes import leave
+
+            leave()
     except LoraScalingError as error:
         _fail(str(error), error.exit_status)
     except KeyboardInterrupt:
@@ -57,8 +67,10 @@ def help_text() -> str:
 def _task(node: object) -> None:
     """One run. Called by Hydra's launcher, in this process or another."""
     from . import console
-    from .config import from_omegaconf
+    from .config import from_omegaconf, register_plugins
     from .running import run
+
+    register_plugins()  # a launcher's process has not been through main()
 
     single = getattr(node, "order", None) is None
     try:
@@ -70,7 +82,7 @@ def _task(node: object) -> None:
         display.run_finished(ran)
         if config.grid.forecast and ran.record is not None:
             print(when_to_run(ran.record, config))
-        if single and ran.failure is not None:
+        if (single or world_size() > 1) and ran.failure is not None:
             raise ran.failure  # a run of a sweep leaves its failure in its record: the others go on
     except LoraScalingError as error:
         if single:  # before Hydra prints its own words
@@ -90,7 +102,8 @@ def when_to_run(record: Record, config: RunConfig) -> str:
 
 
 def _fail(message: str, status: int) -> None:
-    print(f"lora_scaling: {message}", file=sys.stderr)
+    if rank() == 0:
+        print(f"lora_scaling: {message}", file=sys.stderr)
     raise SystemExit(status)
 
 

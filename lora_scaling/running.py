@@ -10,14 +10,15 @@ import gc
 import os
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .config import RunConfig, run_id
-from .energy import EnergyMeter, idle_baseline, measure_idle, open_meter
+from .distributed import devices_held, local_rank, local_world_size, rank, world_size
+from .energy import EnergyMeter, combine, idle_baseline, measure_idle, open_meter, settings_for_rank
 from .errors import LoraScalingError, OutOfMemory, RecordError, RunFailure
 from .estimate.hardware import from_nvml_name
 from .grid import compute_emissions, read_timeline
@@ -41,6 +42,13 @@ if TYPE_CHECKING:
 # Told (phase, steps done, steps in all, joules so far or None).
 Listener = Callable[[str, int, int, float | None], None]
 
+_LAST_WORDS_S = 3.0
+_SHARED = {
+    "kind": "shared_device",
+    "message": "another run used the same device at the same time: the energy is of both; "
+    "exclusive_device=true has runs wait for each other",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ran:
@@ -59,13 +67,39 @@ def run(config: RunConfig, listen: Listener = lambda *_: None) -> Ran:
         UserError: the record cannot be written.
         KeyboardInterrupt: passed on, after the record of the interrupted run is written.
     """
+    if world_size() > 1:
+        from .training.processes import from_first
+
+        _prepare_process(config)  # the processes meet
+        if rank() > 0:
+            return _follow(config, from_first)
+    return _lead(config, listen)
+
+
+def _follow(config: RunConfig, from_first: Callable[[str | None], str | None]) -> Ran:
+    """A further process's part in a run: it works and measures, the first one records."""
+    path = record_path(config.runs_dir, config.study, run_id(config))
+    if (skipped := from_first(None)) is not None:
+        return Ran(path=path, record=None, skipped=skipped)
+    try:
+        _work(config, {}, path, lambda *_: None)
+    except Exception:
+        time.sleep(_LAST_WORDS_S)  # the launcher ends everyone when one process ends: let the first record why
+        raise
+    from_first(None)  # until the record is written
+    return Ran(path=path, record=None, skipped=f"process {rank()}'s part is done")
+
+
+def _lead(config: RunConfig, listen: Listener) -> Ran:
     name = run_id(config)
     path = record_path(config.runs_dir, config.study, name)
     with locked(path.parent) as mine:
-        if not mine:
-            return Ran(path=path, record=None, skipped="another process is running it")
-        if config.on_existing == "skip" and is_finished(path):
-            return Ran(path=path, record=read_record(path), skipped="finished before")
+        skipped = None if mine else "another process is running it"
+        if mine and config.on_existing == "skip" and is_finished(path):
+            skipped = "finished before"
+        _tell(skipped)
+        if skipped:
+            return Ran(path=path, record=read_record(path) if mine else None, skipped=skipped)
         if _workbench.cache_info().currsize:  # not before the first run of the process
             time.sleep(config.cooldown_s)
         record = _blank(config, name)
@@ -87,7 +121,17 @@ def run(config: RunConfig, listen: Listener = lambda *_: None) -> Ran:
             write_record(path, record)
         _add_emissions(config, record, path)
         write_record(path, record)
+        if failure is None:
+            _tell("recorded")
         return Ran(path=path, record=record, failure=failure)
+
+
+def _tell(word: str | None) -> None:
+    """Let the further processes of a distributed run know; they wait for it in `_follow`."""
+    if world_size() > 1:
+        from .training.processes import from_first
+
+        from_first(word)
 
 
 def _blank(config: RunConfig, name: str) -> Record:
@@ -103,6 +147,7 @@ def _blank(config: RunConfig, name: str) -> Record:
         "started_at": _now(),
         "finished_at": None,
         "host": host(),
+        "world_size": world_size(),
         "config": config.to_dict(),
         "provenance": provenance(),
         "energy": None,
@@ -112,12 +157,41 @@ def _blank(config: RunConfig, name: str) -> Record:
 
 
 def _work(config: RunConfig, record: Record, path: Path, listen: Listener) -> None:
-    from .training.engine import Facts, execute
+    from .training.processes import gathered
 
     device, workbench, meter = _prepare_process(config)
     record["device"] = device.describe()
+    # Several processes on a host have one of them hold the devices of all.
+    held = [name for place, name in gathered((host(), _device_name(record["device"]))) if place == host()]
+    with devices_held(
+        held if local_rank() == 0 else (),
+        wait=config.exclusive_device,
+        waiting=lambda: listen("waiting for the device", 0, 0, None),
+    ) as alone:
+        gathered(None)  # nobody starts before all devices are held
+        shared = not alone()
+        try:
+            _measured(config, record, path, listen, device, workbench, meter)
+        finally:
+            if shared or not alone():
+                record["exclusive"] = False
+                record["warnings"] = [*record.get("warnings", []), _SHARED]
+
+
+def _measured(
+    config: RunConfig,
+    record: Record,
+    path: Path,
+    listen: Listener,
+    device: "Device",
+    workbench: "Workbench",
+    meter: EnergyMeter,
+) -> None:
+    from .training.engine import Facts, execute
+    from .training.processes import gathered
+
     baseline = None
-    if config.metering.idle_s > 0:
+    if config.metering.idle_s > 0 and world_size() == 1:  # of several processes none sees all that idles
         baseline = idle_baseline(meter, config.metering.idle_s, Path(config.runs_dir) / ".idle")
     facts = Facts()
     recording = meter.recording()
@@ -134,13 +208,23 @@ def _work(config: RunConfig, record: Record, path: Path, listen: Listener) -> No
         record |= {"status": "ok", "error": None}
     finally:
         account = recording.close(baseline)
+        if record.get("status") == "ok":  # otherwise another process may never give its account
+            account = combine(gathered(account))
+        elif world_size() > 1:
+            facts.warnings.append({"kind": "ranks", "message": "only the first process's energy is in this record"})
         record |= asdict(facts)
         record["energy"] = account.to_dict() | {"timeline": TIMELINE_NAME}
         record["exclusive"] = account.exclusive
         record["warnings"] = facts.warnings + list(account.warnings)
         record["total_s"] = sum(phase.seconds for phase in account.phases)
         record["mfu"] = _utilisation(config, record)
-        account.write_timeline(path.parent / TIMELINE_NAME)
+        if rank() == 0:
+            account.write_timeline(path.parent / TIMELINE_NAME)
+
+
+def _device_name(device: Mapping[str, Any]) -> str:
+    """What tells the devices of a host apart."""
+    return device["uuid"] or device["kind"]
 
 
 @functools.cache
@@ -153,11 +237,16 @@ def _workbench() -> "Workbench":
 def _prepare_process(config: RunConfig) -> "tuple[Device, Workbench, EnergyMeter]":
     """Everything slow that happens once a process and belongs to no run: imports, device, sensors."""
     from .training.device import choose
+    from .training.processes import join
 
     device = choose(config.device, config.precision)
     _spare_imports_from_collection()
     workbench = _workbench()
-    meter = open_meter(config.metering, device.synchronize)
+    join(device.kind)
+    metering = config.metering
+    if world_size() > 1:
+        metering = settings_for_rank(metering, local_rank(), local_world_size())
+    meter = open_meter(metering, device.synchronize)
     if workbench.idle_bytes == 0:
         workbench.idle_bytes = device.idle_bytes()
     return device, workbench, meter
@@ -177,7 +266,7 @@ def idle_after(config: RunConfig) -> str | None:
     Both baselines are kept in `<runs_dir>/<study>/idle.json`: a machine that idles higher after a sweep than before
     it was warmer, or no longer alone.
     """
-    if config.metering.idle_s <= 0 or not _workbench.cache_info().currsize:
+    if config.metering.idle_s <= 0 or world_size() > 1 or not _workbench.cache_info().currsize:
         return None
     device, workbench, meter = _prepare_process(config)
     before = meter.idle

@@ -10,6 +10,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from . import console
+from .distributed import world_size
 from .errors import RecordError, RunFailure, UserError
 from .estimate import estimate
 from .estimate.sweeps import Total, total_of
@@ -43,7 +44,8 @@ class DesignSweeper(Sweeper):
             RunFailure: some runs did not finish; all others did.
         """
         runs = plan(self.design, arguments, self._compose)
-        todo = [run for run in runs if not run.finished]
+        # Of several processes the first decides run by run what to skip: all must see the same list.
+        todo = [run for run in runs if world_size() > 1 or not run.finished]
         where = f"{runs[0].config.runs_dir}/{runs[0].config.study}"
         expected = _expected(todo)
         print(f"{len(runs)} runs in {where}: {len(runs) - len(todo)} finished before, {len(todo)} to do")

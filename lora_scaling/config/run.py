@@ -126,6 +126,7 @@ class RunConfig:
     order: int | None
     order_seed: int
     reuse: bool
+    exclusive_device: bool
     cooldown_s: float
     max_kwh: float | None
     max_hours: float | None
@@ -196,7 +197,7 @@ class RunConfig:
 _NOT_WORK = frozenset(
     {
         "hardware", "metering", "grid", "study", "runs_dir", "on_existing", "replicates", "order", "order_seed",
-        "reuse", "cooldown_s", "max_kwh", "max_hours", "session", "replicate",
+        "reuse", "exclusive_device", "cooldown_s", "max_kwh", "max_hours", "session", "replicate",
     }
 )  # fmt: skip
 

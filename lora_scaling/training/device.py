@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..distributed import local_rank, world_size
 from ..errors import UserError
 
 _PRECISIONS = {"cuda": ("bf16", "fp16", "fp32"), "mps": ("bf16", "fp16", "fp32"), "cpu": ("fp32", "bf16")}
@@ -74,11 +75,6 @@ class Device:
         return description
 
 
-def world_size() -> int:
-    """Processes of a distributed launch, one a device; 1 otherwise."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def choose(wanted: str, precision: str) -> Device:
     """The device that `device=` and `precision=` ask for.
 
@@ -86,7 +82,9 @@ def choose(wanted: str, precision: str) -> Device:
         UserError: it is not there, or does not support the precision; the text says what is.
     """
     kind = _kind(wanted)
-    if kind == "cuda":
+    if kind == "cuda" and world_size() > 1:
+        torch.cuda.set_device(local_rank())
+    elif kind == "cuda":
         _show_one_gpu(wanted)
     supported = [p for p in _PRECISIONS[kind] if p != "bf16" or kind != "cuda" or torch.cuda.is_bf16_supported(False)]
     if precision == "auto":
@@ -119,7 +117,7 @@ def _kind(wanted: str) -> str:
 
 def _show_one_gpu(wanted: str) -> None:
     """Leave one GPU visible to a single process: with several, Trainer would split the batch over all of them."""
-    if world_size() > 1 or torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():
         return
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     ids = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]

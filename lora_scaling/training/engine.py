@@ -1,6 +1,7 @@
 """One run: load, tokenise, evaluate, warm up, train, evaluate; each in a measured window of its own."""
 
 import gc
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +18,9 @@ from ..workload import ModelShape, training_flops
 from .batches import Collator
 from .device import Device
 from .models import BaseModel, attach, detach, parameter_counts
+from .processes import gathered
 from .tokens import TokenizedDataset
-from .trainer import MeteredTrainer, make_trainer
+from .trainer import Counted, MeteredTrainer, make_trainer
 from .workbench import Tokens, Workbench
 
 transformers.logging.set_verbosity_error()
@@ -165,13 +167,17 @@ def _phases(
         with recording.phase("warmup"):
             trainer.warm_up(config.warmup_steps)
     transformers.set_seed(config.seed)
+    counted = None
     try:
         if config.max_steps != 0:
             progress("train", 0, 0)
             with recording.phase("train"):
-                facts.training["train_loss"] = trainer.train().training_loss
+                local_loss = trainer.train().training_loss
+            facts.training["train_loss"] = statistics.fmean(gathered(local_loss))
+        counted = trainer.counted_everywhere()
     finally:
-        facts.work |= _work(config, trainer, dataset, shape)
+        # A process that failed must not wait for the others, which know nothing of it.
+        facts.work |= _work(config, trainer, dataset, shape, counted or trainer.counted)
     _evaluate(config, trainer, recording, facts, "eval_loss_after", progress)
 
 
@@ -191,10 +197,13 @@ def _evaluate(
 
 
 def _work(
-    config: RunConfig, trainer: MeteredTrainer, dataset: TokenizedDataset, shape: ModelShape | None
+    config: RunConfig,
+    trainer: MeteredTrainer,
+    dataset: TokenizedDataset,
+    shape: ModelShape | None,
+    counted: Counted,
 ) -> dict[str, Any]:
     """What was processed, counted batch by batch over all processes; FLOPs exact for those very batches."""
-    counted = trainer.counted_everywhere()
     share = counted.tokens / dataset.tokens  # epochs shown: whole, unless max_steps or an interruption cut them
     flops = None
     if shape is not None:

@@ -17,9 +17,10 @@ from transformers import (
 )
 
 from ..config import RunConfig
+from ..distributed import world_size
 from ..errors import UserError
 from .batches import IGNORED, Collator, batch_counts
-from .device import Device, world_size
+from .device import Device
 
 _COUNTS = "batch_counts"
 
@@ -174,6 +175,8 @@ def training_arguments(config: RunConfig, device: Device, folder: Path) -> Train
         train_sampling_strategy="group_by_length" if config.group_by_length and not config.packing else "random",
         length_column_name="length",
         remove_unused_columns=False,
+        # Only a mixture of experts has weights that a batch may leave out; looking for them costs a pass.
+        ddp_find_unused_parameters=config.model.shape is None or config.model.shape.experts > 1,
         dataloader_pin_memory=device.kind == "cuda",
         seed=config.seed,
         data_seed=config.seed,

@@ -1,0 +1,42 @@
+"""The processes of one distributed run as a group that can exchange objects."""
+
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+
+from ..distributed import local_rank, world_size
+
+T = TypeVar("T")
+
+# A rank that is lost for so long is not coming back: the others fail instead of waiting on.
+_PATIENCE = timedelta(minutes=20)
+
+
+def join(kind: str) -> None:
+    """Meet the other processes of the launch; nothing for one alone. `kind` is the device's."""
+    if world_size() == 1 or torch.distributed.is_initialized():
+        return
+    if kind == "cuda":
+        torch.cuda.set_device(local_rank())
+    torch.distributed.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=_PATIENCE)
+
+
+def leave() -> None:
+    """Part from the group, if there is one."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def gathered(mine: T) -> list[T]:
+    """What each process gave, in order of rank, on all of them."""
+    if world_size() == 1:
+        return [mine]
+    everyone: list[Any] = [None] * world_size()
+    torch.distributed.all_gather_object(everyone, mine)
+    return everyone
+
+
+def from_first(mine: T) -> T:
+    """What the first process gave, on all of them."""
+    return gathered(mine)[0]
