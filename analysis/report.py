@@ -1,0 +1,152 @@
+"""`report`: one self-contained HTML page with everything the runs say, verdicts first.
+
+    python -m analysis report RUNS [--out DIR] [--target "model=llama-2-70b method=full samples=21300"]
+
+It opens from disk and fetches nothing. A section that cannot be made says why; the others stand.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from lora_scaling import __version__
+from lora_scaling.errors import LoraScalingError
+from lora_scaling.records import write_text
+
+from .claims import ClaimsReport, decide
+from .commandline import add_runs, load
+from .extrapolate import Extrapolation, predict_target
+from .fit import ValidatedFit, validated_fit
+from .plot import figures
+from .plot_style import Drawn, Skipped
+from .report_html import Section, page
+from .report_provenance import Provenance, provenance_of
+from .report_sections import (
+    emissions_section,
+    figures_section,
+    forecast_section,
+    methods_section,
+    runs_section,
+    sources_section,
+    verdicts_section,
+    warnings_section,
+)
+from .table import RunTable
+from .verdicts import Options
+
+FAR = 10
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """All that a report tells; what could not be had is None or empty, with the reason in `failures`."""
+
+    table: RunTable
+    claims: ClaimsReport
+    provenance: Provenance
+    fit: ValidatedFit | None = None
+    forecasts: tuple[Extrapolation, ...] = ()
+    figures: tuple[Drawn | Skipped, ...] = ()
+    failures: dict[str, str] = field(default_factory=dict)
+    command: str = ""
+
+
+def find(table: RunTable, options: Options, targets: Sequence[Sequence[str]], command: str = "") -> Findings:
+    """Analyse a table in every way; a part that fails leaves its reason and stops no other."""
+    failures: dict[str, str] = {}
+
+    def attempt(part: str, work: Callable[[], T]) -> T | None:
+        try:
+            return work()
+        except LoraScalingError as error:
+            failures[part] = str(error)
+        except Exception as error:  # a page with a gap and its reason is worth more than no page
+            failures[part] = f"{type(error).__name__}: {error}"
+        return None
+
+    fit = attempt("fit", lambda: validated_fit(table))
+    forecasts: list[Extrapolation] = []
+    if fit is not None:
+        for overrides in targets or [_default_target(table)]:
+            made = attempt(f"forecast of {' '.join(overrides)}", lambda o=overrides: predict_target(table, fit, o))
+            forecasts += [made] if made is not None else []
+    drawn = attempt("figures", lambda: figures(table, fit, extrapolation=forecasts[0] if forecasts else None))
+    return Findings(
+        table=table,
+        claims=decide(table, options),
+        provenance=provenance_of(table.sources),
+        fit=fit,
+        forecasts=tuple(forecasts),
+        figures=tuple(drawn or ()),
+        failures=failures,
+        command=command,
+    )
+
+
+def _default_target(table: RunTable) -> list[str]:
+    """Ten times the largest training set that was run, once shown, with the commonest model and method."""
+    frame = table.frame
+    words = [f"samples={FAR * int(frame['samples'].max())}", "epochs=1"]
+    for column in ("model", "data"):
+        again = frame.get(f"{column}_override")
+        if again is not None and again.notna().any():
+            words += shlex.split(str(again.mode().iloc[0]))
+    if frame["method"].notna().any():
+        words.append(f"method={frame['method'].mode().iloc[0]}")
+    for column, name in (("rank", "lora.r"), ("batch_size", "batch_size"), ("max_seq_len", "max_seq_len")):
+        if frame[column].notna().any():
+            words.append(f"{name}={frame[column].mode().iloc[0]:g}")
+    return words
+
+
+def render(findings: Findings) -> str:
+    """The page."""
+    builders: list[tuple[str, Callable[[Findings], Section]]] = [
+        ("Verdicts", verdicts_section),
+        ("Figures", figures_section),
+        ("Predictions", forecast_section),
+        ("Measured and modelled", sources_section),
+        ("Emissions", emissions_section),
+        ("Warnings", warnings_section),
+        ("Runs", runs_section),
+        ("Methods", methods_section),
+    ]
+    sections = []
+    for title, build in builders:
+        try:
+            sections.append(build(findings))
+        except Exception as error:
+            sections.append(Section(title=title, reason=f"could not be made: {type(error).__name__}: {error}"))
+    used = len(findings.table.frame)
+    name = ", ".join(Path(source).name or source for source in findings.table.sources)
+    return page(
+        title=f"Energy scaling: {name}", subtitle=f"{used} runs · lora-scaling {__version__}", sections=sections
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `python -m analysis report`."""
+    add_runs(parser, json=False)
+    parser.add_argument("--out", default="report", metavar="DIR", help="folder for report.html")
+    parser.add_argument("--margin", type=float, default=0.05, help="what counts as equal, as a share")
+    parser.add_argument("--level", type=float, default=0.95, help="1 − the error rate of a verdict")
+    parser.add_argument(
+        "--target", action="append", default=[], metavar="OVERRIDES", help="a run to predict (may be repeated)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the page and say where it is."""
+    options = Options(margin=args.margin, level=args.level)
+    table = load(args)
+    command = "python -m analysis report " + shlex.join(sys.argv[2:])
+    findings = find(table, options, [shlex.split(target) for target in args.target], command)
+    path = Path(args.out) / "report.html"
+    write_text(path, render(findings))
+    print(f"{path}: {sum(c.verdict != 'undecided' for c in findings.claims.claims)} of 7 claims decided")
+    return 0

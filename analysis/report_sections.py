@@ -1,0 +1,271 @@
+"""The sections of the report, each from the findings to HTML."""
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from lora_scaling.grid import equivalents
+
+from .backtest import summary
+from .claims_text import TITLES
+from .extrapolate import Extrapolation
+from .plot_style import Drawn
+from .report_html import Section, bullets, code, details, escape, paragraph, picture, table
+from .verdicts import Claim
+
+if TYPE_CHECKING:
+    from .report import Findings
+
+MOST_ROWS = 1000
+MOST_NAMED = 30
+WORDS = {"supported": "Yes", "refuted": "No", "undecided": "Not decided"}
+RUN_COLUMNS = (
+    "run_id", "model", "method", "rank", "samples", "epochs", "tokens_seen", "train_s", "energy_kwh",
+    "energy_train_kwh", "emissions_g", "train_loss", "eval_loss_before", "eval_loss_after", "peak_memory_gb",
+)  # fmt: skip
+MEASURED = {"nvml_counter", "nvml_power", "rapl", "amdsmi_counter", "amdsmi_power", "powermetrics"}
+
+
+def verdicts_section(found: "Findings") -> Section:
+    """A sentence that sums up, then a card per claim, decided ones first."""
+    claims = sorted(found.claims.claims, key=lambda claim: claim.verdict == "undecided")
+    counts = Counter(claim.verdict for claim in claims)
+    said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("supported", "refuted", "undecided"))
+    options = found.claims.options
+    lead = (
+        f"{len(claims)} claims about {found.claims.response.noun}, tested on {len(found.table.frame)} runs: {said}. "
+        f"“Yes” and “No” are each wrong in at most {100 * options.alpha:.3g} % of such studies; what counts as equal "
+        f"is ±{100 * options.margin:.3g} %."
+    )
+    cards = "".join(_card(claim, found.claims.response.noun) for claim in claims)
+    return Section(title="Verdicts", html=f'{paragraph(lead, "lead")}{_basis(found)}<div class="cards">{cards}</div>')
+
+
+def _card(claim: Claim, noun: str) -> str:
+    title = TITLES[claim.id].format(noun)
+    interval = ""
+    if claim.estimate is not None and claim.ci is not None and all(map(math.isfinite, claim.ci)):
+        low, high = claim.ci
+        interval = paragraph(f"{claim.quantity}: {claim.estimate:.3g} ({low:.3g} to {high:.3g})", "figure")
+    needs = ""
+    if claim.needs is not None:
+        cost = "" if claim.needs.energy_kwh is None else f" About {claim.needs.energy_kwh:.3g} kWh."
+        command = code(claim.needs.command) if claim.needs.command else ""
+        needs = details("What would decide it", paragraph(claim.needs.message + cost) + command)
+    return (
+        f'<article class="card {claim.verdict}"><p class="verdict">{WORDS[claim.verdict]}'
+        f"<span> · {claim.verdict}</span></p><h3>{escape(title[0].upper() + title[1:])}</h3>{interval}"
+        f"{paragraph(_reason(claim))}{needs}</article>"
+    )
+
+
+def _reason(claim: Claim) -> str:
+    """The reason without the verdict's own word, which the card shows already."""
+    text = claim.reason.removeprefix(f"{claim.verdict.capitalize()}: ")
+    return text[0].upper() + text[1:]
+
+
+def _basis(found: "Findings") -> str:
+    """What the energy is made of, in one line, where it matters most: beside the verdicts."""
+    share = _measured_share(found.table.frame)
+    if share is None:
+        return ""
+    if share == 0:
+        text = "None of this energy was measured: it is time × a modelled power, so the verdicts are about time."
+    else:
+        text = f"{100 * share:.0f} % of this energy was measured; the rest is modelled."
+    return paragraph(text, "basis")
+
+
+def _measured_share(frame: pd.DataFrame) -> float | None:
+    measured = total = 0.0
+    for component in ("gpu", "cpu", "ram"):
+        energy = frame[f"energy_{component}_kwh"].fillna(0.0)
+        source = frame[f"energy_source_{component}"].fillna("").str.split("+")
+        total += float(energy.sum())
+        measured += float(energy[source.map(lambda names: set(names) <= MEASURED)].sum())
+    return measured / total if total > 0 else None
+
+
+def figures_section(found: "Findings") -> Section:
+    """Every figure the runs support, and why the others are not there."""
+    if not found.figures:
+        return Section(title="Figures", reason=found.failures.get("figures", found.failures.get("fit")))
+    shown, missing = [], []
+    for number, item in enumerate(found.figures):
+        if not isinstance(item, Drawn):
+            missing.append(f"{item.title}: {item.reason}")
+            continue
+        try:
+            shown.append(picture(item.figure, item.title, item.caption, salt=f"f{number}"))
+        except Exception as error:
+            missing.append(f"{item.title}: could not be drawn ({error})")
+    skipped = details(f"{len(missing)} figures that these runs cannot support", bullets(missing)) if missing else ""
+    return Section(title="Figures", html="".join(shown) + skipped)
+
+
+def forecast_section(found: "Findings") -> Section:
+    """Predictions, each with its interval, what is outside the data, and the backtest beside it."""
+    if found.fit is None:
+        return Section(title="Predictions", reason=f"None: {found.failures.get('fit')}")
+    parts = [_forecast(forecast) for forecast in found.forecasts]
+    parts += [
+        paragraph(f"{part}: {why}", "quiet") for part, why in found.failures.items() if part.startswith("forecast")
+    ]
+    backtests = bullets(summary(found.fit.backtest))
+    checked = "<h3>How such predictions did on these very runs</h3>"
+    return Section(title="Predictions", html="".join(parts) + checked + backtests)
+
+
+def _forecast(forecast: Extrapolation) -> str:
+    document = forecast.document
+    rows = [
+        _interval_row("Energy, kWh", document["energy_kwh"]),
+        _interval_row("Time, s", document["time_s"]),
+        _interval_row("Emissions, g", document["emissions_g"]),
+        _interval_row("Peak memory, GB", document["peak_memory_gb"]),
+    ]
+    outside = [f"{item['variable'].replace('_', ' ')} {item['factor']:.3g}×" for item in document["extrapolates"]]
+    beyond = f"Outside the data: {', '.join(outside)}." if outside else "Inside the data."
+    validation = document["validation"]
+    reasons = f": {'; '.join(validation['reasons'])}" if validation["reasons"] else ""
+    return (
+        f"<h3>{escape(' '.join(document['target']['overrides']))}</h3>"
+        + table(("", "estimate", "low", "high"), [row for row in rows if row], sortable=False)
+        + paragraph(f"90 % intervals. {beyond}")
+        + paragraph(f"{validation['label']}{reasons}.", "basis")
+        + details("Assumptions", bullets(document["assumptions"]))
+    )
+
+
+def _interval_row(name: str, interval: dict[str, Any] | None) -> tuple[str, str, str, str] | None:
+    if not interval or interval.get("estimate") is None:
+        return None
+    return (name, *(_number(interval.get(key)) for key in ("estimate", "low", "high")))
+
+
+def sources_section(found: "Findings") -> Section:
+    """Where each component's energy came from, and how much of it there was."""
+    frame = found.table.frame
+    rows = []
+    for component, name in (("gpu", "GPU"), ("cpu", "CPU"), ("ram", "memory")):
+        groups = frame.groupby(frame[f"energy_source_{component}"].fillna("unknown"))
+        for source, group in groups:
+            energy = group[f"energy_{component}_kwh"]
+            kind = "measured" if set(str(source).split("+")) <= MEASURED else "modelled"
+            kind = {"none": "not there", "unknown": "unknown"}.get(str(source), kind)
+            total = _number(energy.sum()) if energy.notna().any() else "–"
+            rows.append((name, str(source), kind, str(len(group)), total))
+    if not rows:
+        return Section(title="Measured and modelled", reason="The table does not say where its energy came from.")
+    note = (
+        "Measured: from a counter or sensor of the device. Modelled: CodeCarbon's power models multiplied by time, "
+        "which makes energy proportional to time by construction."
+    )
+    header = ("component", "source", "kind", "runs", "kWh in all")
+    return Section(title="Measured and modelled", html=table(header, rows) + paragraph(note))
+
+
+def emissions_section(found: "Findings") -> Section:
+    """Grams, their definition, and what they compare to."""
+    frame = found.table.frame
+    energy, grams = frame["energy_kwh"], frame["emissions_g"]
+    known = grams.notna()
+    if not known.any():
+        text = f"{_number(energy.sum())} kWh in all. Grams are unknown: the table has no emissions_g."
+        return Section(title="Emissions", html=paragraph(text) + _equivalents(energy.sum(), None))
+    statuses = ", ".join(
+        f"{n} {status}" for status, n in frame["intensity_status"].fillna("unknown").value_counts().items()
+    )
+    definitions = [f"{text} ({n} runs)" for text, n in found.provenance.definitions]
+    definitions += [f"Data: {text}" for text, _ in found.provenance.attributions]
+    mean = grams[known].sum() / energy[known].sum()
+    lead = (
+        f"{_number(energy.sum())} kWh in all; {_number(grams.sum())} g for the {int(known.sum())} runs whose grams are "
+        f"known, {mean:.4g} g/kWh on average. Status: {statuses}."
+    )
+    if len(definitions) == 0:
+        definitions = ["The table does not say how its grams are defined; compare them with nothing."]
+    return Section(
+        title="Emissions", html=paragraph(lead) + bullets(definitions) + _equivalents(energy.sum(), grams.sum())
+    )
+
+
+def _equivalents(kwh: float, grams: float | None) -> str:
+    found = equivalents(energy_kwh=float(kwh), grams=None if grams is None else float(grams))
+    if not found:
+        return ""
+    return "<h3>In familiar things</h3>" + bullets(f"{e.sentence} ({e.source}, {e.year})" for e in found)
+
+
+def warnings_section(found: "Findings") -> Section:
+    """What is doubtful about the runs, and which were left out and why."""
+    warnings = [f"{w.message}{_named(w.run_ids)}" for w in found.claims.warnings]
+    excluded = [f"{e.run_id}: {e.reason}" for e in found.table.excluded]
+    failures = [f"{part}: {reason}" for part, reason in found.failures.items()]
+    parts = [bullets(warnings)] if warnings else [paragraph("None.")]
+    if excluded:
+        more = [f"… and {len(excluded) - MOST_NAMED} more"] if len(excluded) > MOST_NAMED else []
+        parts.append(f"<h3>{len(excluded)} rows left out</h3>" + bullets(excluded[:MOST_NAMED] + more))
+    if failures:
+        parts.append("<h3>Not made</h3>" + bullets(failures))
+    return Section(title="Warnings", html="".join(parts))
+
+
+def _named(run_ids: tuple[str, ...]) -> str:
+    if not run_ids:
+        return ""
+    more = f" and {len(run_ids) - 3} more" if len(run_ids) > 3 else ""
+    return f" ({', '.join(run_ids[:3])}{more})"
+
+
+def runs_section(found: "Findings") -> Section:
+    """The runs as a table that sorts on a click; the first thousand of a very long one."""
+    frame = found.table.frame
+    columns = [name for name in RUN_COLUMNS if name in frame and frame[name].notna().any()]
+    rows = [[_number(value) for value in row] for row in frame[columns].head(MOST_ROWS).itertuples(index=False)]
+    note = ""
+    if len(frame) > MOST_ROWS:
+        note = paragraph(f"The first {MOST_ROWS:,} of {len(frame):,} runs.", "quiet")
+    return Section(title="Runs", html=note + table([c.replace("_", " ") for c in columns], rows, sortable=True))
+
+
+def methods_section(found: "Findings") -> Section:
+    """How it was done, with which versions, and the commands that do it again."""
+    origin = found.provenance
+    said = [
+        "Linearity: energy = F + a·x^b with multiplicative noise, runs of zero steps included; supported when the "
+        "whole interval of b lies within the margin of 1 (two one-sided tests), refuted when it lies outside; lack of "
+        "fit against repeats, outliers and drift over the run order can veto. Failing to reject is not support.",
+        "Claims decided on the same runs are adjusted for their number (Holm).",
+        "Predictions: a weighted mixture of models on exact FLOPs and tokens; 90 % intervals hold the parameters' "
+        "uncertainty, the runs' noise and the choice of model, and widen with distance.",
+    ]
+    parts = [bullets(said)]
+    if found.command:
+        parts.append("<h3>This page</h3>" + code(found.command))
+    for title, values in (
+        ("The runs", origin.commands),
+        ("Devices", origin.devices),
+        ("Versions", origin.versions),
+        ("Commits", origin.commits),
+    ):
+        if values:
+            lines = [f"{text}   ({n} runs)" for text, n in values]
+            parts.append(f"<h3>{title}</h3>" + (code("\n".join(lines))))
+    if origin.there > origin.read:
+        parts.append(paragraph(f"Read from {origin.read} of {origin.there} records.", "quiet"))
+    return Section(title="Methods", html="".join(parts))
+
+
+def _number(value: Any) -> str:
+    """A cell: text as it is, numbers to four digits, the unknown as a dash."""
+    if isinstance(value, str):
+        return value
+    if value is None or not math.isfinite(value):
+        return "–"
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:.4g}"
