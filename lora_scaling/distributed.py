@@ -35,21 +35,25 @@ def devices_held(
 ) -> Iterator[Callable[[], bool]]:
     """Hold this host's devices for a measured run; yields a function that says whether no other run holds them.
 
-    wait: wait until the devices are free, and keep others out. Otherwise share them; the answer may be False then.
+    wait: wait until the devices are free, and keep others out. Otherwise share them; the answer, to be asked for at the end, may
+        be False then (a run that came and went in between is not seen by the one that was there first).
     The locks die with their process. They are files of the temporary folder: a device is in one host.
     """
     place = folder or Path(tempfile.gettempdir()) / "lora-scaling-locks"
     handles: list[int] = []
+    shared = False
     try:
         for name in sorted(set(names)):  # everyone in the same order: no two wait for each other
             handles.append(_open(place, f"{host()}-{name}"))
         for handle in handles:
-            if not wait:
-                fcntl.flock(handle, fcntl.LOCK_SH)
-            elif not _taken_now(handle):
+            free = _taken_now(handle)
+            if wait and not free:
                 waiting()
                 fcntl.flock(handle, fcntl.LOCK_EX)
-        yield lambda: wait or all([_taken_now(handle) for handle in handles])
+            elif not wait:
+                shared = shared or not free
+                fcntl.flock(handle, fcntl.LOCK_SH)  # waits only for a run that wants the device to itself
+        yield lambda: wait or not (shared or any(not _taken_now(handle) for handle in handles))
     finally:
         for handle in handles:
             os.close(handle)

@@ -169,11 +169,10 @@ def _work(config: RunConfig, record: Record, path: Path, listen: Listener) -> No
         waiting=lambda: listen("waiting for the device", 0, 0, None),
     ) as alone:
         gathered(None)  # nobody starts before all devices are held
-        shared = not alone()
         try:
             _measured(config, record, path, listen, device, workbench, meter)
         finally:
-            if shared or not alone():
+            if not alone():
                 record["exclusive"] = False
                 record["warnings"] = [*record.get("warnings", []), _SHARED]
 
