@@ -35,8 +35,8 @@ def devices_held(
 ) -> Iterator[Callable[[], bool]]:
     """Hold this host's devices for a measured run; yields a function that says whether no other run holds them.
 
-    wait: wait until the devices are free, and keep others out. Otherwise share them; the answer, to be asked for at the end, may
-        be False then (a run that came and went in between is not seen by the one that was there first).
+    wait: wait until the devices are free, and keep others out. Otherwise share them; the answer, to be asked for
+        at the end, may be False then (who came and went in between is not seen by the one that was there first).
     The locks die with their process. They are files of the temporary folder: a device is in one host.
     """
     place = folder or Path(tempfile.gettempdir()) / "lora-scaling-locks"
