@@ -18,13 +18,23 @@ from conftest import TINY
 
 from lora_scaling.records import find_records, locked, read_record
 
-SWEEP = ("samples=8,16", "replicates=3", "eval_samples=0", "exclusive_device=false")
+SWEEP = ("samples=8,16", "eval_samples=0", "exclusive_device=false")
 
 
-def start(runs_dir: Path) -> subprocess.Popen[str]:
+def start(runs_dir: Path, replicates: int) -> subprocess.Popen[str]:
     """One of the workers, in a process group of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "lora_scaling", "-m", *TINY, *SWEEP, f"runs_dir={runs_dir}", "study=s"],
+        [
+            sys.executable,
+            "-m",
+            "lora_scaling",
+            "-m",
+            *TINY,
+            *SWEEP,
+            f"runs_dir={runs_dir}",
+            "study=s",
+            f"replicates={replicates}",
+        ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -39,11 +49,15 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def killed_and_finished(runs_dir: Path, kills: int, seed: int = 0) -> Counter[str]:
-    """Kill one of two workers `kills` times, each at a random moment; finish; return the statuses of the runs."""
+def killed_and_finished(runs_dir: Path, kills: int, replicates: int, seed: int = 0) -> Counter[str]:
+    """Kill one of two workers `kills` times, each at a random moment; finish; return the statuses of the runs.
+
+    `cut` counts the kills that hit a run underway.
+    """
     draw = random.Random(seed)
     finished_before: dict[str, str] = {}
-    workers = [start(runs_dir), start(runs_dir)]
+    cut = 0
+    workers = [start(runs_dir, replicates), start(runs_dir, replicates)]
     try:
         for _ in range(kills):
             time.sleep(draw.uniform(0.5, 12))
@@ -53,11 +67,14 @@ def killed_and_finished(runs_dir: Path, kills: int, seed: int = 0) -> Counter[st
                 record = read_record(path)
                 if record["status"] == "ok":  # and what was finished stays as it was
                     assert finished_before.setdefault(record["run_id"], record["finished_at"]) == record["finished_at"]
-            workers[place] = start(runs_dir)
+                else:  # nobody holds it: the one that was killed left it
+                    with locked(path.parent) as free:
+                        cut += free
+            workers[place] = start(runs_dir, replicates)
     finally:
         for worker in workers:
             kill(worker)
-    last = start(runs_dir)
+    last = start(runs_dir, replicates)
     _, errors = last.communicate(timeout=300)
     assert last.returncode == 0, errors
     records = [read_record(path) for path in find_records([runs_dir])]
@@ -68,14 +85,15 @@ def killed_and_finished(runs_dir: Path, kills: int, seed: int = 0) -> Counter[st
     for path in find_records([runs_dir]):
         with locked(path.parent) as free:
             assert free
-    return Counter(record["status"] for record in records)
+    return Counter(record["status"] for record in records) + Counter(cut=cut)
 
 
 @pytest.mark.slow
 def test_every_run_is_finished_once_after_kills(tmp_path: Path) -> None:
-    assert killed_and_finished(tmp_path, kills=3) == {"ok": 6}
+    found = killed_and_finished(tmp_path, kills=3, replicates=6)
+    assert {status: count for status, count in found.items() if status != "cut"} == {"ok": 12}
     assert not list(tmp_path.rglob("run.json.*"))
 
 
 if __name__ == "__main__":
-    print(dict(killed_and_finished(Path(sys.argv[2]), int(sys.argv[1]))))
+    print(dict(killed_and_finished(Path(sys.argv[2]), int(sys.argv[1]), replicates=3 * int(sys.argv[1]))))
