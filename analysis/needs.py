@@ -42,7 +42,7 @@ def common_overrides(frame: pd.DataFrame) -> list[str]:
     words |= {"batch_size": "batch_size"}
     found = []
     for column, name in words.items():
-        values = frame[column].dropna()
+        values = pd.Series(frame[column].dropna())
         if len(values) == 0 or (column == "rank" and (frame["method"] == "full").all()):
             continue
         value = values.mode().iloc[0]
