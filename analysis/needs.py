@@ -42,11 +42,12 @@ def common_overrides(frame: pd.DataFrame) -> list[str]:
     words |= {"batch_size": "batch_size"}
     found = []
     for column, name in words.items():
-        values = pd.Series(frame[column].dropna())
+        values = frame[column].dropna()
         if len(values) == 0 or (column == "rank" and (frame["method"] == "full").all()):
             continue
         value = values.mode().iloc[0]
-        again = frame[f"{column}_override"].dropna() if f"{column}_override" in frame else []
+        override = f"{column}_override"
+        again = pd.Series(frame[override].dropna() if override in frame else [], dtype=object)
         if len(again):  # records say how to choose a file or a checkpoint again, which a name does not
             found.append(str(again.mode().iloc[0]))
             continue
