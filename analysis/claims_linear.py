@@ -8,7 +8,16 @@ import numpy as np
 
 from .curve_analysis import Analysis, analyse, build_design, gate
 from .curve_needs import gate_needs, more_runs
-from .curve_set import COLUMN, CurveSet, Decision, allowed_deviation, decide_profile, length_slope, length_words
+from .curve_set import (
+    COLUMN,
+    CurveSet,
+    Decision,
+    allowed_deviation,
+    decide_profile,
+    deviation_within,
+    length_slope,
+    length_words,
+)
 from .regression import t_quantile, t_tail, wls
 from .response import measured_sentence
 from .verdicts import Claim, Verdict, undecided
@@ -56,7 +65,7 @@ def _or_broken(curves: CurveSet, factor: str, decision: Decision) -> tuple[Decis
     straight = curves.straight(factor)
     if decision.verdict != "undecided" or straight is None or straight.p >= 0.01:
         return decision, None
-    p = straight.p_beyond(allowed_deviation(curves, factor))
+    p = straight.p_beyond(deviation_within(curves, factor))
     if p > curves.options.alpha:
         return decision, None
     broken = {**straight.level, "deviation": straight.deviation}

@@ -1,13 +1,13 @@
 """What the claims on samples and epochs share: one design, its analyses, and a decision on an exponent."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
-from .curve import Profile
+from .curve import Profile, fit_curve
 from .curve_analysis import Analysis, Design, LackOfFit, analyse, build_design, gate, lack_of_fit, relative_length
 from .response import Response
 from .verdicts import Options, Verdict
@@ -124,3 +124,18 @@ def length_words(slope: float, factor: str) -> str:
 def allowed_deviation(curves: CurveSet, factor: str) -> float:
     """How far (relative) a level may lie off: what an exponent on the margin's edge does at the ends."""
     return curves.options.margin * math.log(curves.design.range(COLUMN[factor])) / 2
+
+
+def deviation_within(curves: CurveSet, factor: str) -> float:
+    """How far (relative) this very design may put a level off the best straight line, if the exponent is within margin.
+
+    `allowed_deviation` is for levels run equally often. Where most runs are at the cheap end, the line is pinned
+    there, and an exponent just within the margin puts the far end farther off.
+    """
+    profile = curves.total.profile(factor)
+    allowed = math.log1p(allowed_deviation(curves, factor))
+    for edge in (1 - curves.options.margin, 1 + curves.options.margin):
+        exact = replace(profile.fit.data, log_y=profile.fit.data.log_y - profile.held_at(edge).resid)
+        line = Profile(fit=fit_curve(exact), index=profile.index).held_at(1.0)
+        allowed = max(allowed, float(np.abs(line.resid).max()))
+    return math.expm1(allowed)

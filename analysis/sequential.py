@@ -23,20 +23,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lora_scaling.errors import LoraScalingError, RecordError
 
 from .checks import check_rows, suspicious
 from .claims_linear import linear
-from .curve import Profile, fit_curve
 from .curve_set import CurveSet
 from .jsonout import dumps
 from .response import choose_response
 from .sequential_plan import next_runs
 from .sequential_study import LOOKS, STATE_NAME, Look, Point, Study, study_of
 from .table import RunTable, load_runs
-from .verdicts import Claim, Options
+from .verdicts import Options
 
 SCHEMA_VERSION = 1
 
@@ -130,7 +127,7 @@ def comparable_curves(study: Study, table: RunTable) -> CurveSet:
 
 def _look(study: Study, curves: CurveSet, usable: int) -> tuple[Look, str | None]:
     """The claim at this look's level, and whether that ends the study."""
-    claim = _unless_design_bends(study, curves, linear(curves, study.factor))
+    claim = linear(curves, study.factor)
     look = Look(
         runs=usable,
         level=study.look_level,
@@ -142,31 +139,6 @@ def _look(study: Study, curves: CurveSet, usable: int) -> tuple[Look, str | None
     if claim.verdict != "undecided":
         return look, claim.verdict
     return look, "doubt" if curves.suspects else None
-
-
-def _unless_design_bends(study: Study, curves: CurveSet, claim: Claim) -> Claim:
-    """A refutation by one level's distance from the best straight line, held against this very design.
-
-    The test's own bound is for levels run equally often. Where most runs are at the cheap end, the line is
-    pinned there, and an exponent just within the margin puts the far end farther off.
-    """
-    straight = curves.straight(study.factor) if claim.tests.get("broken_level") else None
-    if claim.verdict != "refuted" or straight is None:
-        return claim
-    profile = curves.total.profile(study.factor)
-    data = profile.fit.data
-    allowed = 0.0
-    for edge in (1 - study.margin, 1 + study.margin):
-        exact = replace(data, log_y=data.log_y - profile.held_at(edge).resid)
-        line = Profile(fit=fit_curve(exact), index=profile.index).held_at(1.0)
-        allowed = max(allowed, float(np.abs(line.resid).max()))
-    if straight.p_beyond(math.expm1(allowed)) <= curves.options.alpha:
-        return claim
-    reason = (
-        f"Undecided: some runs lie off the best straight line, by up to {100 * straight.deviation:.0f} %, but an "
-        f"exponent within the margin may put them {100 * math.expm1(allowed):.0f} % off in this design."
-    )
-    return replace(claim, verdict="undecided", reason=reason, p_value=None)
 
 
 def _document(study: Study, step: Step) -> dict[str, Any]:

@@ -53,9 +53,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise UserError("`RUNS` was not given; give one or more folders of run records.")
     paths = find_records(runs)
     if not paths:
-        raise UserError(
-            f"`RUNS` was {' '.join(runs)}, which holds no run.json; give a folder of run records."
-        )
+        raise UserError(f"`RUNS` was {' '.join(runs)}, which holds no run.json; give a folder of run records.")
     outcomes = [update(path, overrides) for path in paths]
     if all(outcome.run_id == "" for outcome in outcomes):
         raise RecordError(outcomes[0].note or "no record could be read")
@@ -73,9 +71,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         description="(Re)compute grams from stored energy timelines, adding a revision where they change.",
         epilog="Overrides: " + ", ".join(f"grid.{f.name}=…" for f in dataclasses.fields(GridSettings)),
     )
-    parser.add_argument(
-        "words", nargs="*", metavar="RUNS|grid.FIELD=VALUE", help="folders of runs, overrides"
-    )
+    parser.add_argument("words", nargs="*", metavar="RUNS|grid.FIELD=VALUE", help="folders of runs, overrides")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.add_argument("--forecast", action="store_true", help="say when the last run would emit least")
     return parser.parse_intermixed_args(argv)
@@ -128,9 +124,7 @@ def update(path: Path, overrides: Mapping[str, Any]) -> Outcome:
             record = read_record(path)
             run_id = str(record["run_id"])
             if not mine:
-                return Outcome(
-                    path=path, run_id=run_id, change="skipped", emissions=None, note="it is running"
-                )
+                return Outcome(path=path, run_id=run_id, change="skipped", emissions=None, note="it is running")
             return _update(path, record, overrides)
     except RecordError as error:
         return Outcome(path=path, run_id=run_id, change="skipped", emissions=None, note=str(error))
@@ -142,9 +136,7 @@ def _update(path: Path, record: dict[str, Any], overrides: Mapping[str, Any]) ->
 
     def outcome(change: str, emissions: Mapping[str, Any] | None, **more: Any) -> Outcome:
         started_at = str(record.get("started_at") or "")
-        return Outcome(
-            path=path, run_id=run_id, change=change, emissions=emissions, started_at=started_at, **more
-        )
+        return Outcome(path=path, run_id=run_id, change=change, emissions=emissions, started_at=started_at, **more)
 
     if not energy.get("timeline"):
         return outcome("skipped", old, note="it has no energy timeline")
@@ -174,9 +166,7 @@ def _stored_settings(record: Mapping[str, Any]) -> dict[str, Any]:
     return dict(stored) if isinstance(stored, Mapping) else {}
 
 
-def _checked(
-    revision: EmissionsRevision, bins: Sequence[EnergyBin], energy: Mapping[str, Any]
-) -> EmissionsRevision:
+def _checked(revision: EmissionsRevision, bins: Sequence[EnergyBin], energy: Mapping[str, Any]) -> EmissionsRevision:
     """The revision, with a warning where the timeline does not hold the energy that the record states."""
     stated, held = energy.get("joules"), math.fsum(b.joules for b in bins)
     if stated is None or math.isclose(stated, held, rel_tol=0.01, abs_tol=0.5):

@@ -35,9 +35,7 @@ def store_run(runs: Path, name: str, *, kwh: float = 0.694, hours: float = 4, gr
         rows = csv.writer(stream)
         rows.writerow(["start", "end", "phase", "gpu_j", "cpu_j", "ram_j"])
         for b in even_bins(START, hours, kwh, int(hours * 3600)):
-            rows.writerow(
-                [b.start.isoformat(), b.end.isoformat(), "train", b.joules * 0.8, b.joules * 0.2, ""]
-            )
+            rows.writerow([b.start.isoformat(), b.end.isoformat(), "train", b.joules * 0.8, b.joules * 0.2, ""])
     record = {
         "schema_version": 1,
         "run_id": name,
@@ -102,9 +100,7 @@ def test_recomputing_adds_a_revision_only_where_something_changed(
     assert json.loads(path.read_text())["config"] == {"samples": 32, "grid": {}}  # the run's own is as it was
 
 
-def test_a_failing_grid_never_replaces_a_better_answer(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failing_grid_never_replaces_a_better_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = store_run(tmp_path, "a", grid={"zone": "DK1", "timeout_s": 2})
     with serving(in_turn([Answer("", 403)])) as server:
         assert main([str(tmp_path), f"grid.base_url={server.url}"]) == 0
@@ -153,9 +149,7 @@ def test_json_is_one_document_and_a_sweep_of_a_day_is_one_request(tmp_path: Path
     assert len(server.requests) == 1
 
 
-def test_grams_of_different_definitions_are_not_summed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_grams_of_different_definitions_are_not_summed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store_run(tmp_path, "a")
     store_run(tmp_path, "b", grid={"zone": "US"})
     assert main([str(tmp_path)]) == 0

@@ -32,9 +32,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Waiting without the time: the seconds a client would have slept."""
     slept: list[float] = []
-    monkeypatch.setattr(
-        "lora_scaling.grid.http.time", SimpleNamespace(sleep=slept.append, monotonic=lambda: 0.0)
-    )
+    monkeypatch.setattr("lora_scaling.grid.http.time", SimpleNamespace(sleep=slept.append, monotonic=lambda: 0.0))
     return slept
 
 
@@ -333,9 +331,7 @@ def test_a_token_that_no_header_can_hold_is_masked_too(monkeypatch: pytest.Monke
     assert "second-half" not in repr(revision)
 
 
-@pytest.mark.parametrize(
-    "answer", [Answer("", 429, {"Retry-After": "197"}), Answer("", 503), Answer("", hang_s=9)]
-)
+@pytest.mark.parametrize("answer", [Answer("", 429, {"Retry-After": "197"}), Answer("", 503), Answer("", hang_s=9)])
 def test_a_busy_service_is_left_alone_by_the_next_run(answer: Answer, waits: list[float]) -> None:
     with serving(in_turn([answer])) as server:
         first = compute(server.url, timeout_s=0.1)

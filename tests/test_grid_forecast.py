@@ -53,9 +53,7 @@ def test_the_best_start_is_the_least_of_all_starts(minutes: int) -> None:
         advice = advise(server.url, duration)
     assert server.requests[0].path == "/dataset/CO2EmisProg"
     assert advice.best_start is not None
-    starts = [
-        NOW + timedelta(seconds=30 * i) for i in range(int((8.8 * HOUR - duration).total_seconds()) // 30)
-    ]
+    starts = [NOW + timedelta(seconds=30 * i) for i in range(int((8.8 * HOUR - duration).total_seconds()) // 30)]
     assert advice.best_g == pytest.approx(0.694 * min(mean(s, duration) for s in starts), rel=1e-3)
     assert advice.best_g == pytest.approx(0.694 * mean(advice.best_start, duration), rel=5e-3)
     assert advice.now_g == pytest.approx(0.694 * mean(NOW, duration), rel=5e-3)

@@ -38,9 +38,7 @@ documents = st.recursive(
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(names, inner, max_size=5),
     max_leaves=25,
 )
-rows = st.lists(
-    st.dictionaries(names, leaves | st.dictionaries(names, leaves, max_size=3), max_size=6), max_size=6
-)
+rows = st.lists(st.dictionaries(names, leaves | st.dictionaries(names, leaves, max_size=3), max_size=6), max_size=6)
 shaped = st.dictionaries(names, rows | st.lists(leaves, max_size=6), max_size=6)
 
 

@@ -49,9 +49,7 @@ def slot_rows(draw: st.DrawFn) -> list[Slot]:
 def bin_rows(draw: st.DrawFn) -> list[EnergyBin]:
     """Contiguous bins in whole seconds."""
     edges = list(itertools.accumulate(draw(lengths), initial=0))
-    return [
-        EnergyBin(START + a * SECOND, START + b * SECOND, draw(joules)) for a, b in itertools.pairwise(edges)
-    ]
+    return [EnergyBin(START + a * SECOND, START + b * SECOND, draw(joules)) for a, b in itertools.pairwise(edges)]
 
 
 def brute_force(bins: list[EnergyBin], slots: list[Slot]) -> tuple[float, float]:
@@ -96,9 +94,7 @@ def test_splitting_bins_changes_nothing(bins: list[EnergyBin], slots: list[Slot]
 
 @settings(deadline=None)
 @given(bins=bin_rows(), slots=slot_rows(), factor=st.floats(0.1, 10))
-def test_grams_scale_with_energy_and_with_intensity(
-    bins: list[EnergyBin], slots: list[Slot], factor: float
-) -> None:
+def test_grams_scale_with_energy_and_with_intensity(bins: list[EnergyBin], slots: list[Slot], factor: float) -> None:
     grams = integrate(bins, slots).grams
     more_energy = [EnergyBin(b.start, b.end, b.joules * factor) for b in bins]
     dirtier = [Slot(s.start, s.end, s.g_per_kwh * factor, s.kind) for s in slots]
@@ -116,9 +112,7 @@ def test_a_bin_across_slots_is_split_in_proportion_to_time() -> None:
 def test_the_case_study(tmp_path: Path) -> None:
     """0.694 kWh over four hours of DK1 whose energy-weighted mean is 82.5 g/kWh is 57 g, and says of what."""
     # Power 3:1 over the halves, 70 then x g/kWh: (3·70 + x)/4 = 82.5 → x = 120; the time average would be 95.
-    bins = even_bins(START, 2, 0.694 * 0.75, 7200) + even_bins(
-        START + timedelta(hours=2), 2, 0.694 * 0.25, 7200
-    )
+    bins = even_bins(START, 2, 0.694 * 0.75, 7200) + even_bins(START + timedelta(hours=2), 2, 0.694 * 0.25, 7200)
     noon = START + timedelta(hours=2)
     with serving(energinet(lambda moment: 70.0 if moment < noon else 120.0)) as server:
         chosen = GridSettings(zone="DK1", base_url=server.url, cache_dir=str(tmp_path))
@@ -255,9 +249,7 @@ def test_a_slot_is_checked(start: datetime, end: datetime, value: float, kind: s
 
 
 def test_a_series_must_increase() -> None:
-    meaning = Definition(
-        gas="CO2", signal="average", accounting=None, scope=None, includes_losses=None, sentence="x"
-    )
+    meaning = Definition(gas="CO2", signal="average", accounting=None, scope=None, includes_losses=None, sentence="x")
     slots = (Slot(START, START + 2 * SECOND, 0.0), Slot(START + SECOND, START + 3 * SECOND, 1.0))
     with pytest.raises(ValueError, match="increase without overlap"):
         Series(

@@ -150,9 +150,7 @@ def test_energy_charts_tells_observed_from_forecast() -> None:
             "co2eq_forecast": [None] * seen + [200.0] * (97 - seen),
             "deprecated": False,
         },
-        match=[
-            matchers.query_param_matcher({"country": "de", "start": iso(DAY), "end": "2026-11-11T00:00Z"})
-        ],
+        match=[matchers.query_param_matcher({"country": "de", "start": iso(DAY), "end": "2026-11-11T00:00Z"})],
     )
     revision = compute(zone="DEU")
     assert revision.grams == pytest.approx(0.25 * 400 + 0.25 * 200)
@@ -260,9 +258,7 @@ def test_a_number_of_ones_own_needs_no_network() -> None:
         ("WORLD", True, "static"),
     ],
 )
-def test_auto_chooses_by_zone(
-    zone: str | None, token: bool, provider: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_chooses_by_zone(zone: str | None, token: bool, provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if token:
         monkeypatch.setenv("ELECTRICITYMAPS_TOKEN", "t")
     assert GridSettings(zone=zone).resolved_provider == provider

@@ -93,8 +93,7 @@ def minutes5(request: Request) -> list[datetime]:
     """The 5-minute starts that a request to Energi Data Service asks for."""
     assert request.query["timezone"] == "UTC"
     start, end = (
-        datetime.strptime(request.query[key], "%Y-%m-%dT%H:%M").replace(tzinfo=UTC)
-        for key in ("start", "end")
+        datetime.strptime(request.query[key], "%Y-%m-%dT%H:%M").replace(tzinfo=UTC) for key in ("start", "end")
     )
     return [start + timedelta(minutes=5 * i) for i in range((end - start) // timedelta(minutes=5))]
 
@@ -117,9 +116,7 @@ def record(moment: datetime, value: float | None, area: str = "DK1") -> dict[str
 def even_bins(start: datetime, hours: float, kwh: float, count: int) -> list[EnergyBin]:
     """Constant power."""
     length = timedelta(hours=hours) / count
-    return [
-        EnergyBin(start + i * length, start + (i + 1) * length, kwh * 3.6e6 / count) for i in range(count)
-    ]
+    return [EnergyBin(start + i * length, start + (i + 1) * length, kwh * 3.6e6 / count) for i in range(count)]
 
 
 def test_the_server_answers_over_a_real_socket() -> None:

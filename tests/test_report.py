@@ -92,7 +92,8 @@ def test_the_page_is_whole_and_fetches_nothing(html: str) -> None:
 
 
 def test_every_section_is_there(findings: report.Findings, html: str) -> None:
-    for title in ("Verdicts", "Figures", "Predictions", "Measured and modelled", "Emissions", "Warnings", "Runs", "Methods"):
+    titles = "Verdicts", "Figures", "Predictions", "Measured and modelled", "Emissions", "Warnings", "Runs", "Methods"
+    for title in titles:
         assert f"<h2>{title}</h2>" in html
     assert findings.failures == {}
     assert "could not be" not in html
@@ -144,9 +145,8 @@ def test_the_command_writes_the_page(tmp_path: Path) -> None:
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "samples=50000" in page
     assert "python -m analysis report" in page
-    claims = subprocess.run(
-        [sys.executable, "-m", "analysis", "claims", str(tmp_path / "runs.csv"), "--json"], capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "analysis", "claims", str(tmp_path / "runs.csv"), "--json"]
+    claims = subprocess.run(command, capture_output=True, text=True)
     assert len(json.loads(claims.stdout)["claims"]) == page.count("<article")
 
 

@@ -164,11 +164,12 @@ def test_a_design_heavy_at_its_cheap_end_refutes_no_exponent_within_the_margin(s
     heavy = (*STUDY.opening, *[STUDY.point(64)] * 30, *[STUDY.zero] * 8, *[STUDY.point(1024)] * 6)
     order = np.random.default_rng(seed).permutation(len(heavy))
     made = table([heavy[i] for i in order], b=1.045, cv=0.01, seed=seed)
-    assert linear(comparable_curves(STUDY, made), "samples").tests["broken_level"]["samples"] == 1024
+    claim = linear(comparable_curves(STUDY, made), "samples")
+    assert claim.verdict == "undecided"
+    assert claim.tests["broken_level"] is None  # the far end lies off, as such an exponent puts it in this design
     look = advance(replace(STUDY, looked=STUDY.schedule[:5]), made).look
     assert look is not None
     assert look.verdict == "undecided"
-    assert "off the best straight line" in look.reason
 
 
 def test_a_break_at_the_top_is_still_refuted() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from ..config import RunConfig
+from ..errors import UserError
 from ..grid import StaticIntensity, static_intensity
 from ..grid.static import given_intensity
 from .answer import Emissions, Estimate, Interval, Memory
@@ -152,6 +153,8 @@ def _from_priors(base: Estimate, run: Modelled, z: float, kind: str) -> Estimate
 
 
 def _from_fit(base: Estimate, config: RunConfig, plan: Plan, fit: Fit, level: float) -> Estimate:
+    if plan.workload.steps == 0:
+        raise UserError("`max_steps` was 0; a fit speaks of training: estimate a run without steps by priors, fit=null")
     target = target_of(config, plan.workload)
     energy, seconds = fit.predict(target, level), fit.predict_time(target, level)
     kwh = Interval(estimate=energy.estimate, low=energy.low, high=energy.high)

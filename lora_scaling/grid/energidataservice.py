@@ -55,8 +55,7 @@ SOURCE = Source(
         scope="direct",
         includes_losses=None,
         sentence=(
-            "CO2, average, consumption-based, direct: 5-minute CO2Emis of the Danish price area "
-            "(125 % heat allocation)"
+            "CO2, average, consumption-based, direct: 5-minute CO2Emis of the Danish price area (125 % heat allocation)"
         ),
     ),
     licence="CC BY 4.0",

@@ -13,8 +13,7 @@ from lora_scaling.grid.source import Fetch, Source, chunks
 from lora_scaling.grid.zones import provider_code
 
 SOURCES: dict[str, Source] = {
-    source.name: source
-    for source in (energidataservice.SOURCE, uk.SOURCE, energycharts.SOURCE, electricitymaps.SOURCE)
+    source.name: source for source in (energidataservice.SOURCE, uk.SOURCE, energycharts.SOURCE, electricitymaps.SOURCE)
 }
 HORIZON = timedelta(hours=48)
 LEFT_ALONE_S = 60.0

@@ -39,9 +39,7 @@ class ForecastAdvice:
         """The advice, or why there is none, for a person."""
         if self.best_start is None or self.now_g is None or self.best_g is None or self.saving is None:
             return f"No advice on when to run: {self.reason}."
-        until = (
-            f"(forecast of {self.provider} for {self.zone} until {self.forecast_until:%Y-%m-%d %H:%M} UTC)"
-        )
+        until = f"(forecast of {self.provider} for {self.zone} until {self.forecast_until:%Y-%m-%d %H:%M} UTC)"
         if self.best_start == self.now:
             return f"Starting now is best, about {self.now_g:.3g} g {until}."
         return (

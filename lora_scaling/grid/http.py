@@ -98,9 +98,7 @@ class Client:
         for form in (secret, quote(secret, safe=""), repr(secret)[1:-1]):
             text = text.replace(form, "***") if form else text
         text = re.sub(r"//[^/@\s]+@", "//***@", text)
-        return re.sub(
-            r"(?i)((?:token|api[-_]?key|secret|password)[\"']?\s*[=:]\s*[\"']?)[^\s&\"',)]+", r"\1***", text
-        )
+        return re.sub(r"(?i)((?:token|api[-_]?key|secret|password)[\"']?\s*[=:]\s*[\"']?)[^\s&\"',)]+", r"\1***", text)
 
 
 def without_login(url: str) -> str:

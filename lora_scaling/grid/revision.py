@@ -140,9 +140,7 @@ class _Grams:
     missing_joules: float
 
     @classmethod
-    def of(
-        cls, integral: Integral, meaning: Definition | None, settings: GridSettings, provider: str
-    ) -> _Grams:
+    def of(cls, integral: Integral, meaning: Definition | None, settings: GridSettings, provider: str) -> _Grams:
         """Adds the fallback for the joules that met no slot, labelled with its own definition."""
         missing = integral.missing_joules
         asked_static = provider == "static"
@@ -176,9 +174,7 @@ class _Grams:
 
     def attribution(self, series: Series | None) -> str | None:
         """Whom to name for these grams."""
-        named = (
-            [series.attribution] if series and self.provider == series.provider and series.attribution else []
-        )
+        named = [series.attribution] if series and self.provider == series.provider and series.attribution else []
         named += [self.static.source] if self.static else []
         return "; ".join(named) or None
 
@@ -231,9 +227,7 @@ def _warnings(
     if reason is not None and result.static is not None:
         found.append({"kind": "grid_fallback", "message": f"a static value stands in: {reason}"})
     if meaning and result.static and not meaning.comparable_with(result.static.meaning):
-        found.append(
-            {"kind": "mixed_definition", "message": f"the grams mix two definitions: {result.sentence}"}
-        )
+        found.append({"kind": "mixed_definition", "message": f"the grams mix two definitions: {result.sentence}"})
     if integral.joules["estimated"]:
         share = integral.joules["estimated"] / (integral.covered_joules + integral.missing_joules)
         message = f"{share:.1%} of the energy met values that are estimated (by the source, or across a gap)"

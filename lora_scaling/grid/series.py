@@ -91,9 +91,7 @@ class Series:
     def __post_init__(self) -> None:
         for before, after in zip(self.slots, self.slots[1:], strict=False):
             if after.start < before.end:
-                raise ValueError(
-                    f"slots must increase without overlap, got {before.start} then {after.start}"
-                )
+                raise ValueError(f"slots must increase without overlap, got {before.start} then {after.start}")
 
 
 def ordered(slots: Iterable[Slot]) -> tuple[Slot, ...]:

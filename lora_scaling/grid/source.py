@@ -46,12 +46,7 @@ def intensity(value: Any, provider: str) -> float | None:
     """A JSON number as g/kWh; None for null; GridError for anything else, negative or not finite."""
     if value is None:
         return None
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not math.isfinite(value)
-        or value < 0
-    ):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
         raise GridError(f"{provider} answered {value!r:.60} where g/kWh belong")
     return float(value)
 

@@ -50,9 +50,7 @@ def static_intensity(zone_or_iso: str | None = None) -> StaticIntensity:
     # 0.0 stands for a country without data in that file, and no grid's life-cycle value is 0.
     if entry is None or not entry["carbon_intensity"] > 0:
         return _world(f"no yearly value for {name} ({origin}), so the world's is used")
-    sentence = (
-        f"CO2e, average, production-based, life-cycle: yearly mean of {name}'s generation in {entry['year']}"
-    )
+    sentence = f"CO2e, average, production-based, life-cycle: yearly mean of {name}'s generation in {entry['year']}"
     return StaticIntensity(
         g_per_kwh=float(entry["carbon_intensity"]),
         year=int(entry["year"]),
@@ -72,9 +70,7 @@ def static_intensity(zone_or_iso: str | None = None) -> StaticIntensity:
 
 def given_intensity(g_per_kwh: float) -> StaticIntensity:
     """A number of the user's, of which nothing else is known."""
-    sentence = (
-        f"{g_per_kwh:g} g/kWh as given by the user (grid.intensity_g_per_kwh); its definition is not known"
-    )
+    sentence = f"{g_per_kwh:g} g/kWh as given by the user (grid.intensity_g_per_kwh); its definition is not known"
     return StaticIntensity(
         g_per_kwh=g_per_kwh,
         year=None,
@@ -88,9 +84,7 @@ def given_intensity(g_per_kwh: float) -> StaticIntensity:
 
 
 def _world(notice: str | None) -> StaticIntensity:
-    sentence = (
-        "CO2, average, production-based, direct: world mean of electricity generation in 2018 (IEA 2019)"
-    )
+    sentence = "CO2, average, production-based, direct: world mean of electricity generation in 2018 (IEA 2019)"
     return StaticIntensity(
         g_per_kwh=WORLD_G_PER_KWH,
         year=2018,

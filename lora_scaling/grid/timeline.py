@@ -56,9 +56,7 @@ def read_timeline(path: str | Path) -> list[EnergyBin]:
                 if joules and start != end:
                     bins.append(EnergyBin(start, end, sum(joules)))
     except OSError as error:
-        raise RecordError(
-            f"`timeline` {path} cannot be read ({error.strerror}); expected a CSV file."
-        ) from error
+        raise RecordError(f"`timeline` {path} cannot be read ({error.strerror}); expected a CSV file.") from error
     except (ValueError, TypeError, AttributeError, csv.Error) as error:
         raise RecordError(
             f"`timeline` {path} is not an energy timeline ({error}); "

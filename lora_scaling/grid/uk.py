@@ -47,8 +47,7 @@ SOURCE = Source(
         scope="direct",
         includes_losses=True,
         sentence=(
-            "CO2, average, consumption-based, direct: half-hourly, Great Britain, "
-            "imports and grid losses included"
+            "CO2, average, consumption-based, direct: half-hourly, Great Britain, imports and grid losses included"
         ),
     ),
     licence="CC BY 4.0",

@@ -162,7 +162,7 @@ def _phases(
     progress: Progress,
 ) -> None:
     _evaluate(config, trainer, recording, facts, "eval_loss_before", progress)
-    if config.max_steps != 0 and config.warmup_steps:
+    if config.warmup_steps:  # in runs of zero steps too, which are to cost what the others cost besides training
         progress("warmup", 0, 0)
         with recording.phase("warmup"):
             trainer.warm_up(config.warmup_steps)
