@@ -69,7 +69,7 @@ class Split:
 
     @property
     def worst(self) -> pd.Series | None:
-        return self.table.loc[self.table["error"].abs().idxmax()] if len(self.table) else None
+        return self.table.iloc[int(self.table["error"].abs().to_numpy().argmax())] if len(self.table) else None
 
     def to_dict(self, *, runs: bool = True) -> dict[str, Any]:
         """The JSON form; without the single runs where `runs` is False."""
@@ -260,11 +260,11 @@ def run(args: argparse.Namespace) -> int:
     for split in result.made:
         print(f"\n{split.name}: every predicted run")
         print(f"  {'run':<48} {'observed kWh':>13} {'predicted kWh':>14} {'90 % interval':>27} {'error':>8}")
-        for row in split.table.head(40).itertuples():
-            interval = f"{row.low_kwh:.4g} to {row.high_kwh:.4g}"
+        for row in split.table.head(40).to_dict("records"):
+            interval = f"{row['low_kwh']:.4g} to {row['high_kwh']:.4g}"
             print(
-                f"  {str(row.run_id)[:48]:<48} {row.observed_kwh:>13.4g} {row.predicted_kwh:>14.4g} "
-                f"{interval:>27} {100 * row.error:>+7.1f} %"
+                f"  {str(row['run_id'])[:48]:<48} {row['observed_kwh']:>13.4g} {row['predicted_kwh']:>14.4g} "
+                f"{interval:>27} {100 * row['error']:>+7.1f} %"
             )
         if len(split.table) > 40:
             print(f"  … and {len(split.table) - 40} more (--json has all)")

@@ -26,7 +26,7 @@ class Section:
 
 def page(*, title: str, subtitle: str, sections: Sequence[Section]) -> str:
     """The whole document; style and script are inline, nothing is fetched."""
-    files = resources.files(__package__)
+    files = resources.files("analysis")
     style = files.joinpath("report.css").read_text(encoding="utf-8")
     script = files.joinpath("report.js").read_text(encoding="utf-8")
     links = "".join(f'<a href="#{s.anchor}">{escape(s.title)}</a>' for s in sections)

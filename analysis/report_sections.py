@@ -83,9 +83,9 @@ def _measured_share(frame: pd.DataFrame) -> float | None:
     measured = total = 0.0
     for component in ("gpu", "cpu", "ram"):
         energy = frame[f"energy_{component}_kwh"].fillna(0.0)
-        source = frame[f"energy_source_{component}"].fillna("").str.split("+")
+        sources = [str(source).split("+") for source in frame[f"energy_source_{component}"].fillna("none")]
         total += float(energy.sum())
-        measured += float(energy[source.map(lambda names: set(names) <= MEASURED)].sum())
+        measured += float(energy[[set(names) <= MEASURED for names in sources]].sum())
     return measured / total if total > 0 else None
 
 
@@ -140,7 +140,7 @@ def _forecast(forecast: Extrapolation) -> str:
     )
 
 
-def _interval_row(name: str, interval: dict[str, Any] | None) -> tuple[str, str, str, str] | None:
+def _interval_row(name: str, interval: dict[str, Any] | None) -> tuple[str, ...] | None:
     if not interval or interval.get("estimate") is None:
         return None
     return (name, *(_number(interval.get(key)) for key in ("estimate", "low", "high")))

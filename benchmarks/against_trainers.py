@@ -31,7 +31,8 @@ transformers.logging.set_verbosity_error()
 
 def ours(config: RunConfig) -> float:
     record = run(config).record
-    assert record is not None and record["status"] == "ok", record and record["error"]
+    assert record is not None
+    assert record["status"] == "ok", record["error"]
     train = next(phase for phase in record["energy"]["phases"] if phase["name"] == "train")
     return record["work"]["tokens_seen"] / train["seconds"]
 
