@@ -137,7 +137,7 @@ def _hub_rows(data: DataConfig) -> Iterator[tuple[str, Any]]:
     if not data.path:
         raise UserError("`data.path` was null; give a data set of the hub as ORG/NAME")
     try:
-        import datasets
+        import datasets  # pyright: ignore[reportMissingImports] - an extra
     except ImportError:
         raise UserError(
             f"`data.path` was {data.path}, a hub data set, and the package datasets is not installed; "
