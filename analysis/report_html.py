@@ -1,5 +1,6 @@
 """The frame of the report and the few pieces of HTML it is made of. Every text is escaped here."""
 
+import base64
 import io
 import re
 from collections.abc import Iterable, Sequence
@@ -9,6 +10,8 @@ from importlib import resources
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+
+LARGEST_SVG = 400_000  # characters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +83,23 @@ def picture(figure: Figure, title: str, caption: str, *, salt: str) -> str:
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": salt, "text.parse_math": False, "svg.fonttype": "path"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    svg = buffer.getvalue()
+        drawing = _inline(buffer.getvalue(), title, salt) if buffer.tell() < LARGEST_SVG else _png(figure, title)
+    head = f"<h3>{escape(title)}</h3>"
+    return f'<figure>{head}<div class="canvas">{drawing}</div><figcaption>{escape(caption)}</figcaption></figure>'
+
+
+def _png(figure: Figure, title: str) -> str:
+    """A figure of very many points as pixels: smaller than the points."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f'<img alt="{escape(title)}" src="data:image/png;base64,{data}">'
+
+
+def _inline(svg: str, title: str, salt: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(id="|href="#|url\(#)', lambda found: found.group(1) + salt + "-", svg)
     svg = re.sub(
         r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', rf'<svg role="img" viewBox="\1" aria-label="{escape(title)}">', svg
     )
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    head = f"<h3>{escape(title)}</h3>"
-    return f'<figure>{head}<div class="canvas">{svg}</div><figcaption>{escape(caption)}</figcaption></figure>'
+    return re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)

@@ -16,7 +16,7 @@ from analysis.claims import decide
 from analysis.table import table_from_frame
 from analysis.verdicts import Options
 
-VOID = {"meta", "br", "path", "use", "rect", "circle", "line", "image"}
+VOID = {"img", "meta", "br", "path", "use", "rect", "circle", "line", "image"}
 
 
 def affine_runs(exponent: float = 1.0, name: str = "m") -> pd.DataFrame:
@@ -155,3 +155,13 @@ def test_an_empty_folder_is_one_sentence(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
+
+
+def test_a_figure_of_very_many_points_is_embedded_as_pixels() -> None:
+    """Two thousand points in every figure: the page stays small, and still fetches nothing."""
+    frame = pd.concat([affine_runs().assign(run_id=lambda f, i=i: f.run_id + f"-{i}") for i in range(120)])
+    frame["energy_kwh"] *= 1 + 1e-9 * np.arange(len(frame))
+    html = report.render(report.find(table_from_frame(frame), Options(), []))
+    assert "data:image/png;base64," in html
+    assert len(html) < 4_000_000
+    assert all(address.startswith(("#", "data:")) for address in Page(html).addresses)
