@@ -109,12 +109,21 @@ def test_one_failure_does_not_stop_the_others_and_is_named(tmp_path: Path) -> No
     assert "Traceback" not in sweep.stderr
 
 
+def _hear_interrupts() -> None:
+    """A test suite started in the background has SIGINT ignored, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 def test_interrupted_and_killed_sweeps_lose_nothing_and_continue(tmp_path: Path) -> None:
     overrides = ("samples=8,16,24", "epochs=2")
     for sent, code in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
         process = subprocess.Popen(
-            command(tmp_path, *overrides, "samples=400"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command(tmp_path, *overrides, "samples=20000"),  # a minute of training: longer than we wait
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=_hear_interrupts,
         )
         deadline = time.monotonic() + 120
         while not any((tmp_path / "s").glob("*/run.json")) and time.monotonic() < deadline:
