@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import TINY
 
 from lora_scaling.config import RunConfig, compose
 from lora_scaling.records import read_record, record_path, record_to_row
@@ -253,3 +254,75 @@ def test_an_idle_baseline_makes_energy_above_idle(made: Make) -> None:
     assert row["idle_power_w"] > 0
     expected = row["energy_kwh"] - row["idle_power_w"] * row["total_s"] / 3.6e6
     assert row["energy_above_idle_kwh"] == pytest.approx(expected, rel=0.02)
+
+
+def test_a_full_fine_tune_shares_its_model_with_no_one(plain: Record, made: Make) -> None:
+    """It changes all weights: neither the next run nor the next full run may start from what it left."""
+    made("study=before-full")
+    first = made("study=full-1", "method=full", "learning_rate=0.01")
+    assert "model" not in first["setup_reused"]
+    assert first["training"]["eval_loss_after"] < first["training"]["eval_loss_before"] - 1
+    again = made("study=full-2", "method=full", "learning_rate=0.01")
+    assert again["training"] == first["training"]
+    assert made("study=after-full")["training"] == plain["training"]
+
+
+def test_a_quantised_model_is_shared_only_in_its_precision(made: Make) -> None:
+    made("study=nf4-fp32", "method=qlora", "precision=fp32")
+    shared = made("study=nf4-bf16", "method=qlora", "precision=bf16")
+    alone = made("study=nf4-alone", "method=qlora", "precision=bf16", "reuse=false")
+    assert shared["model"] == alone["model"]
+    assert shared["training"] == alone["training"]
+
+
+def test_checkpointing_lasts_from_warm_up_to_the_end_of_its_run(made: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen in what is recomputed: one more forward pass of each layer's MLP in each training step."""
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    passes = 0
+    forward = LlamaMLP.forward
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal passes
+        passes += self.training
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaMLP, "forward", counted)
+
+    def layer_passes(*overrides: str) -> int:
+        nonlocal passes
+        passes = 0
+        record = made(*overrides)
+        steps = record["work"]["micro_steps"] + record["config"]["warmup_steps"]
+        assert passes % (steps * record["model"]["layers"]) == 0
+        return passes // (steps * record["model"]["layers"])
+
+    assert layer_passes("study=recompute-0") == 1
+    assert layer_passes("study=recompute-1", "gradient_checkpointing=true") == 2
+    assert layer_passes("study=recompute-2") == 1  # on the same base model
+    assert layer_passes("study=recompute-3", "gradient_checkpointing=true") == 2
+
+
+def test_an_interrupted_run_keeps_what_it_spent(tmp_path: Path) -> None:
+    """Ctrl-C while it trains: the record says so and holds the energy and the work until then."""
+    code = (
+        "import os, signal, sys\n"
+        "from lora_scaling import __main__, running\n"
+        "run = running.run\n"
+        "def interrupted(config, listen):\n"
+        "    def tell(phase, done, *rest):\n"
+        "        if (phase, done) == ('train', 3): os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return run(config, tell)\n"
+        "running.run = interrupted\n"
+        "__main__.main()"
+    )
+    command = [sys.executable, "-c", code, *TINY, f"runs_dir={tmp_path}"]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 130
+    assert "Traceback" not in finished.stderr
+    [path] = tmp_path.rglob("run.json")
+    record = read_record(path)
+    assert (record["status"], record["error"]) == ("interrupted", "interrupted from the keyboard")
+    assert record["energy"]["joules"] > 0
+    assert record["work"]["micro_steps"] in (3, 4)
+    assert record["finished_at"] is not None

@@ -114,6 +114,9 @@ def detach(network: nn.Module, base: BaseModel) -> None:
     """Take the adapters off again, leaving the base as it was before `attach`."""
     if network is not base.model:
         network.unload()  # type: ignore[operator]
+        # Trainer turns checkpointing on and never off: the next run would recompute without saying so.
+        base.model.activation_checkpointing_disable()
+        base.model.disable_input_require_grads()
         if hasattr(base.model, "peft_config"):
             del base.model.peft_config
 

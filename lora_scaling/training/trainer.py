@@ -76,17 +76,25 @@ class MeteredTrainer(Trainer):
         """Forward and backward passes that are thrown away: kernels get chosen, caches and the allocator filled."""
         if steps == 0:
             return
-        assert self.model is not None
-        self.model.train()
+        model: Any = self.model
+        model.train()
+        if self.args.activation_checkpointing:  # the parent turns it on only as training starts
+            model.activation_checkpointing_enable(
+                activation_checkpointing_kwargs=self.args.activation_checkpointing_kwargs
+            )
         self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
         done = 0
         while done < steps:
             for inputs in self.get_train_dataloader():
-                self.training_step(self.model, inputs)  # pyright: ignore[reportArgumentType]
+                self.training_step(model, inputs)
                 done += 1
                 if done >= steps:
                     break
-        self.model.zero_grad()
+        model.zero_grad()
+        if self.args.activation_checkpointing:
+            # Turned on twice in a row, it would leave hooks behind.
+            model.activation_checkpointing_disable()
+            model.disable_input_require_grads()
         self.counted = Counted()
 
     def counted_everywhere(self) -> Counted:

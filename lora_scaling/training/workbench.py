@@ -44,11 +44,13 @@ class Workbench:
     def base(self, config: RunConfig, device: Device) -> tuple[BaseModel, bool]:
         """The model of this run, and whether it was here already."""
         key = _base_key(config, device)
-        if config.reuse and self._base is not None and key == self._base_key:
+        # Training a model as a whole changes it: such a run neither takes the shared one nor leaves its own.
+        shared = config.reuse and config.tuning.adapted
+        if shared and self._base is not None and key == self._base_key:
             return self._base, True
         self.drop_base()
         base = load_base(config, device)
-        if config.reuse and config.tuning.adapted:
+        if shared:
             self._base_key, self._base = key, base
         return base, False
 
@@ -79,8 +81,8 @@ class Workbench:
 
 
 def _base_key(config: RunConfig, device: Device) -> str:
-    quantized = "nf4" if config.method.name == "qlora" else device.precision
-    return _key(config, ("model", "seed")) + f"{device.kind} {quantized}"
+    quantized = "nf4" if config.method.name == "qlora" else "plain"
+    return _key(config, ("model", "seed")) + f"{device.kind} {device.precision} {quantized}"
 
 
 def _key(config: RunConfig, fields: tuple[str, ...]) -> str:
