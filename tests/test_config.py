@@ -74,6 +74,12 @@ def test_every_sweep_composes_and_varies_something(name: str) -> None:
         ("packing=perhaps", "`packing` was 'perhaps'; give true or false"),
         ("grid.zone=XX9", "grid.zone"),
         ("metering.interval_s=0", "`metering.interval_s` was 0"),
+        ("seed=4294967296", "`seed` was 4294967296; give 0 to 4294967295"),
+        ("lora.alpha=0", "`lora.alpha` was 0.0; give a number above 0"),
+        ("lora.dropout=1.5", "`lora.dropout` was 1.5; give a number from 0 to below 1"),
+        ("model=hub", "`model.id` is missing"),
+        ("model=gguf", "`model.gguf_file` is missing"),
+        ("data=file", "`data.path` is missing"),
     ],
 )
 def test_a_bad_value_is_one_sentence(override: str, said: str) -> None:

@@ -50,6 +50,8 @@ def from_omegaconf(node: Any) -> RunConfig:
     try:
         values = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
+        if missing := re.search(r"Missing mandatory value: ([\w.]+)", str(error)):
+            raise UserError(f"`{missing[1]}` is missing; give it a value, {missing[1]}=…") from None
         raise UserError(f"`{error.full_key}` has no value: {_first_line(error)}") from None
     assert isinstance(values, dict)
     return build(RunConfig, {str(key): value for key, value in values.items()}, "")

@@ -58,6 +58,12 @@ class LoraConfig:
     dropout: float
     target_modules: str | tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        if not self.alpha > 0:
+            raise UserError(f"`lora.alpha` was {self.alpha}; give a number above 0")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"`lora.dropout` was {self.dropout}; give a number from 0 to below 1")
+
     @property
     def targets(self) -> tuple[str, ...]:
         """Names of the adapted matrices; `all-linear` means every one inside the layers."""
@@ -133,6 +139,8 @@ class RunConfig:
     session: str | None
 
     def __post_init__(self) -> None:
+        if self.seed >= 2**32:
+            raise UserError(f"`seed` was {self.seed}; give 0 to {2**32 - 1}")
         for field in ("samples", "epochs", "batch_size", "gradient_accumulation", "replicates"):
             _at_least(self, field, 1)
         for field in ("eval_samples", "warmup_steps", "replicate", "cooldown_s", "weight_decay", "seed"):
