@@ -1,9 +1,13 @@
 """The import rules of the contract, each in a process of its own."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import lora_scaling
 
 HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "codecarbon", "datasets")
 TABLES = ("pandas", "statsmodels", "scipy", "matplotlib", "seaborn")
@@ -34,3 +38,31 @@ def test_running_a_sweep_imports_training_only_when_a_run_starts() -> None:
 @pytest.mark.parametrize("module", ["table", "claims", "fit", "extrapolate", "backtest", "design", "plot", "cli"])
 def test_analysis_never_trains_or_meters(module: str) -> None:
     assert not loaded(f"import analysis.{module}") & set(HEAVY)
+
+
+def imported(file: Path) -> set[str]:
+    """Top-level packages that a file names in any import, those inside functions included."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+def test_no_file_reaches_out_of_its_room() -> None:
+    """Late imports, too. `footprint` has the one exception: a callback for other people's trainers."""
+    package = Path(lora_scaling.__file__).parent
+    for file in package.rglob("*.py"):
+        names, place = imported(file), file.relative_to(package)
+        assert "analysis" not in names, place
+        if place.parts[0] != "training" and place.name != "footprint.py":
+            assert not names & {"torch", "transformers", "peft", "bitsandbytes", "accelerate"}, place
+
+
+def test_no_file_of_the_analysis_names_training_or_metering() -> None:
+    for file in (Path(lora_scaling.__file__).parents[1] / "analysis").glob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        for room in ("training", "energy", "running", "footprint"):
+            assert f"lora_scaling.{room}" not in text, file.name

@@ -137,9 +137,9 @@ def test_interrupted_and_killed_sweeps_lose_nothing_and_continue(tmp_path: Path)
         if sent == signal.SIGINT:
             assert "interrupted; what was finished is kept" in errors
             assert "Traceback" not in errors
-    two = [subprocess.Popen(command(tmp_path, *overrides), stdout=subprocess.DEVNULL) for _ in range(2)]
-    for process in two:
-        process.wait(timeout=200)
+    two = [subprocess.Popen(command(tmp_path, *overrides), stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    printed = "".join(process.communicate(timeout=200)[0] for process in two)
+    assert len(re.findall(r"^\[\d/3\] ladder-1m.* tokens/s ", printed, re.M)) == 3  # each run was one process's
     assert finish(tmp_path, *overrides).returncode == 0
     done = statuses(tmp_path)
     assert sorted(done.values()) == ["interrupted", "ok", "ok", "ok"]
