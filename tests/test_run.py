@@ -185,8 +185,8 @@ def test_too_few_samples_says_how_many_there_are(tiny: Callable[..., RunConfig],
 
 
 @pytest.fixture
-def little_memory() -> Iterator[None]:
-    """Room for some 300 MB more than the process has now."""
+def little_memory(plain: Record) -> Iterator[None]:
+    """Room for some 300 MB more than the process has once a run (`plain`) has loaded all libraries."""
     with open("/proc/self/statm", encoding="ascii") as file:
         pages = int(file.read().split()[0])
     before = resource.getrlimit(resource.RLIMIT_AS)
