@@ -72,7 +72,8 @@ def find(table: RunTable, options: Options, targets: Sequence[Sequence[str]], co
     fit = attempt("fit", lambda: validated_fit(table))
     forecasts: list[Extrapolation] = []
     if fit is not None:
-        for overrides in targets or [_default_target(table)]:
+        default = None if targets else attempt("forecast", lambda: _default_target(table))
+        for overrides in targets or ([default] if default else []):
             made = attempt(f"forecast of {' '.join(overrides)}", lambda o=overrides: predict_target(table, fit, o))
             forecasts += [made] if made is not None else []
     drawn = attempt("figures", lambda: figures(table, fit, extrapolation=forecasts[0] if forecasts else None))

@@ -69,24 +69,39 @@ def _reason(claim: Claim) -> str:
 
 def _basis(found: "Findings") -> str:
     """What the energy is made of, in one line, where it matters most: beside the verdicts."""
-    share = _measured_share(found.table.frame)
-    if share is None:
-        return ""
-    if share == 0:
+    shares = _shares(found.table.frame)
+    measured, modelled = 100 * shares["measured"], 100 * shares["modelled"]
+    if measured + modelled == 0:
+        text = "The table does not say whether this energy was measured or modelled (time × an assumed power)."
+    elif shares["unknown"] > 0:
+        text = f"{measured:.0f} % of this energy was measured, {modelled:.0f} % modelled; of the rest it is not known."
+    elif measured == 0:
         text = "None of this energy was measured: it is time × a modelled power, so the verdicts are about time."
+    elif modelled == 0:
+        text = "All of this energy was measured."
     else:
-        text = f"{100 * share:.0f} % of this energy was measured; the rest is modelled."
+        text = f"{measured:.0f} % of this energy was measured; the rest is modelled."
     return paragraph(text, "basis")
 
 
-def _measured_share(frame: pd.DataFrame) -> float | None:
-    measured = total = 0.0
+def _shares(frame: pd.DataFrame) -> dict[str, float]:
+    """Shares of the components' energy that were measured, modelled, or come from a source that is not known."""
+    joined = dict.fromkeys(("measured", "modelled", "unknown"), 0.0)
     for component in ("gpu", "cpu", "ram"):
         energy = frame[f"energy_{component}_kwh"].fillna(0.0)
-        sources = [str(source).split("+") for source in frame[f"energy_source_{component}"].fillna("none")]
-        total += float(energy.sum())
-        measured += float(energy[[set(names) <= MEASURED for names in sources]].sum())
-    return measured / total if total > 0 else None
+        kinds = frame[f"energy_source_{component}"].fillna("unknown").map(_kind)
+        for kind in joined:
+            joined[kind] += float(energy[kinds == kind].sum())
+    total = sum(joined.values())
+    return {kind: energy / total if total > 0 else 0.0 for kind, energy in joined.items()}
+
+
+def _kind(source: object) -> str:
+    """What a source's name says of an energy: `measured`, `modelled`, `unknown` or `not there`."""
+    name = str(source).lower()
+    if name in ("none", "unknown"):
+        return {"none": "not there"}.get(name, name)
+    return "measured" if set(name.split("+")) <= MEASURED else "modelled"
 
 
 def figures_section(found: "Findings") -> Section:
@@ -154,10 +169,8 @@ def sources_section(found: "Findings") -> Section:
         groups = frame.groupby(frame[f"energy_source_{component}"].fillna("unknown"))
         for source, group in groups:
             energy = group[f"energy_{component}_kwh"]
-            kind = "measured" if set(str(source).split("+")) <= MEASURED else "modelled"
-            kind = {"none": "not there", "unknown": "unknown"}.get(str(source), kind)
             total = _number(energy.sum()) if energy.notna().any() else "–"
-            rows.append((name, str(source), kind, str(len(group)), total))
+            rows.append((name, str(source), _kind(source), str(len(group)), total))
     if not rows:
         return Section(title="Measured and modelled", reason="The table does not say where its energy came from.")
     note = (

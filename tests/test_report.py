@@ -105,7 +105,7 @@ def test_verdicts_are_those_of_claims(findings: report.Findings, html: str) -> N
     by_id = {claim.id: claim for claim in expected.claims}
     assert by_id["linear_in_samples"].verdict == "supported"
     assert html.index("Yes<span> · supported") < html.index("Not decided<span>")
-    assert "100 % of this energy was measured" in html
+    assert "All of this energy was measured." in html
 
 
 def test_what_is_refuted_is_said_to_be(tmp_path: Path) -> None:
@@ -128,6 +128,20 @@ def test_a_part_that_fails_leaves_its_reason_and_the_page(tmp_path: Path) -> Non
     assert "fit" in found.failures
     assert "0 supported, 0 refuted, 7 undecided" in html
     assert found.failures["fit"] in "".join(Page(html).texts)
+
+
+def test_a_source_that_is_not_given_is_neither_measured_nor_modelled() -> None:
+    frame = affine_runs().drop(columns="energy_source_gpu")
+    html = report.render(report.find(table_from_frame(frame), Options(), []))
+    assert "does not say whether this energy was measured or modelled" in html
+    assert "None of this energy was measured" not in html
+
+
+def test_overrides_that_cannot_be_read_cost_the_forecast_only() -> None:
+    """A stray quotation mark in a column of the table; the verdicts stand."""
+    found = report.find(table_from_frame(affine_runs().assign(model_override="model='x")), Options(), [])
+    assert "No closing quotation" in found.failures["forecast"]
+    assert "Yes<span> · supported" in report.render(found)
 
 
 def test_a_very_long_table_is_cut_and_says_so() -> None:
