@@ -21,7 +21,12 @@ def host() -> str:
 
 def provenance() -> dict[str, Any]:
     """Versions, commit and dirty flag (null outside a checkout), interpreter, platform and command line."""
-    return {**_unchanging(), "command": [Path(sys.argv[0]).name, *sys.argv[1:]]}
+    return {**_unchanging(), "command": [*_program(Path(sys.argv[0])), *sys.argv[1:]]}
+
+
+def _program(script: Path) -> list[str]:
+    """How the process was started: `python -m PACKAGE` names only the package's `__main__.py`."""
+    return ["python", "-m", script.parent.name] if script.name == "__main__.py" else [script.name]
 
 
 @functools.cache

@@ -94,6 +94,8 @@ def test_a_sweep_runs_prints_its_table_and_resumes(tmp_path: Path) -> None:
     records = {path: read_record(path) for path in find_records([tmp_path])}
     assert sorted(record["order"] for record in records.values()) == [0, 1, 2, 3]
     assert len({record["session"] for record in records.values()}) == 1
+    for record in records.values():
+        assert record["provenance"]["command"] == ["python", *command(tmp_path, "samples=8,16", "epochs=1,2")[1:]]
     again = finish(tmp_path, "samples=8,16", "epochs=1,2")
     assert "4 finished before, 0 to do" in again.stdout
     assert {path: read_record(path) for path in find_records([tmp_path])} == records
