@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from lora_scaling.grid import equivalents
+from lora_scaling.records import MEASURED_SOURCES
 
 from .backtest import summary
 from .claims_text import TITLES
@@ -25,7 +26,6 @@ RUN_COLUMNS = (
     "run_id", "model", "method", "rank", "samples", "epochs", "tokens_seen", "train_s", "energy_kwh",
     "energy_train_kwh", "emissions_g", "train_loss", "eval_loss_before", "eval_loss_after", "peak_memory_gb",
 )  # fmt: skip
-MEASURED = {"nvml_counter", "nvml_power", "rapl", "amdsmi_counter", "amdsmi_power", "powermetrics"}
 
 
 def verdicts_section(found: "Findings") -> Section:
@@ -101,7 +101,7 @@ def _kind(source: object) -> str:
     name = str(source).lower()
     if name in ("none", "unknown"):
         return {"none": "not there"}.get(name, name)
-    return "measured" if set(name.split("+")) <= MEASURED else "modelled"
+    return "measured" if set(name.split("+")) <= MEASURED_SOURCES else "modelled"
 
 
 def figures_section(found: "Findings") -> Section:

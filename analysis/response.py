@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lora_scaling.records import MEASURED_SOURCES
+
 from .parsing import RunWarning
 from .table import RunTable
 
-MEASURED_SOURCES = {"gpu": ("nvml_counter", "nvml_power"), "cpu": ("rapl",), "ram": ("rapl",)}
 MODELLED_SOURCES = ("load_model", "constant_model", "constant", "tdp", "cpu_load")
 COMPONENTS = ("gpu", "cpu", "ram")
 
@@ -103,7 +104,9 @@ def _without_unequal_setup(frame: pd.DataFrame) -> tuple[pd.DataFrame, bool, lis
 
 
 def _sources(frame: pd.DataFrame, component: str) -> set[str]:
-    return {str(source).lower() for source in frame[f"energy_source_{component}"].dropna()} - {"none"}
+    """The sources of a component; where phases or devices differ, a run's are joined by a plus."""
+    joined = frame[f"energy_source_{component}"].dropna().unique()
+    return {part for source in joined for part in str(source).lower().split("+")} - {"none"}
 
 
 def _all_modelled(frame: pd.DataFrame, components: tuple[str, ...]) -> bool:
@@ -118,7 +121,7 @@ def _measured_part(frame: pd.DataFrame, setup_differs: bool) -> tuple[str | None
         component
         for component in COMPONENTS
         if (sources := _sources(frame, component))
-        and sources <= set(MEASURED_SOURCES[component])
+        and sources <= MEASURED_SOURCES
         and bool((frame[f"energy_{component}_kwh"] > 0).all())
     ]
     if not measured:

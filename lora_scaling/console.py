@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-from .records import JOULES_PER_KWH, Record, record_to_row
+from .records import Record, record_to_row
 from .running import Ran
+from .units import JOULES_PER_KWH
 
 _REFRESH_S = 0.2
 

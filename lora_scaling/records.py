@@ -19,12 +19,17 @@ from typing import Any
 
 from .errors import RecordError, UserError
 from .paths import choices
+from .units import JOULES_PER_KWH
 
 SCHEMA_VERSION = 1
 RECORD_NAME = "run.json"
 TIMELINE_NAME = "timeline.csv"
 STATUSES = ("ok", "failed", "oom", "interrupted")
-JOULES_PER_KWH = 3.6e6
+# Where a component's energy may come from that a sensor has felt; all other sources are models, or `none`.
+MEASURED_SOURCES = frozenset(
+    {"nvml_counter", "nvml_power", "rapl", "amdsmi_counter", "amdsmi_power", "powermetrics",
+     "windows_emi", "power_gadget", "raspberry_pmic"}
+)  # fmt: skip
 
 Record = dict[str, Any]
 

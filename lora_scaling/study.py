@@ -21,7 +21,6 @@ from . import console
 from .config import RunConfig, compose, run_id
 from .errors import LoraScalingError, RecordError, RunFailure, UserError
 from .records import (
-    JOULES_PER_KWH,
     RECORD_NAME,
     Record,
     is_finished,
@@ -32,6 +31,7 @@ from .records import (
 )
 from .running import run
 from .study_request import CLAIMS, Request, parse
+from .units import JOULES_PER_KWH
 
 STATE_NAME = "study.json"
 _USAGE = """\

@@ -17,6 +17,7 @@ from .estimate.sweeps import Total, total_of
 from .planning import Design, Planned, plan
 from .records import Record, read_record, record_path
 from .running import idle_after
+from .units import JOULES_PER_KWH
 
 
 class DesignSweeper(Sweeper):
@@ -100,9 +101,12 @@ def _said(expected: Total | str) -> str:
     energy, time = expected.energy_kwh, expected.time_s
     if energy is None or time is None:
         return "Expected cost unknown for this device (python -m lora_scaling.estimate -m … says why)"
+
+    def wh(kwh: float) -> str:
+        return console.format_energy(kwh * JOULES_PER_KWH)
+
     return (
-        f"Expected: {console.format_energy(energy.estimate * 3.6e6)} "
-        f"({console.format_energy(energy.low * 3.6e6)} to {console.format_energy(energy.high * 3.6e6)}), "
+        f"Expected: {wh(energy.estimate)} ({wh(energy.low)} to {wh(energy.high)}), "
         f"{console.format_duration(time.estimate)} "
         f"({console.format_duration(time.low)} to {console.format_duration(time.high)}), by priors"
     )

@@ -16,13 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from lora_scaling.energy.settings import COMPONENTS
+from lora_scaling.records import TIMELINE_NAME
 
-TIMELINE_NAME = "timeline.csv"
 TIMELINE_HEADER = ("start", "end", "phase", "gpu_j", "cpu_j", "ram_j")
-MEASURED_SOURCES = frozenset(
-    {"nvml_counter", "nvml_power", "rapl", "amdsmi_counter", "amdsmi_power", "powermetrics",
-     "windows_emi", "power_gadget", "raspberry_pmic"}
-)  # fmt: skip
 SHORT_S = 1.0
 
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-J_PER_KWH = 3.6e6
+from lora_scaling.units import JOULES_PER_KWH
 
 # CPU._mode (codecarbon/external/hardware.py, core/resource_tracker.py)
 CPU_SOURCES = {
@@ -104,7 +104,7 @@ class Tracker:
         self._open = False
         try:
             data = self._tracker.stop_task()
-            joules = {name: float(getattr(data, f"{name}_energy")) * J_PER_KWH for name in NOTHING}
+            joules = {name: float(getattr(data, f"{name}_energy")) * JOULES_PER_KWH for name in NOTHING}
         except Exception as error:
             return TaskEnergy(joules=dict(NOTHING), reason=f"CodeCarbon's stop_task failed: {error!r}")
         # Finished tasks are kept by name for a final report that is never made.

@@ -9,6 +9,7 @@ from ..config import RunConfig
 from ..errors import UserError
 from ..grid import StaticIntensity, static_intensity
 from ..grid.static import given_intensity
+from ..units import JOULES_PER_KWH
 from .answer import Emissions, Estimate, Interval, Memory
 from .fitted import Fit
 from .hardware import machine_of, resolve_hardware
@@ -168,7 +169,7 @@ def _from_fit(base: Estimate, config: RunConfig, plan: Plan, fit: Fit, level: fl
         basis="fit",
         time_s=time_s,
         energy_kwh=kwh,
-        power_w=None if time_s is None else kwh.estimate * 3.6e6 / time_s.estimate,
+        power_w=None if time_s is None else kwh.estimate * JOULES_PER_KWH / time_s.estimate,
         extrapolates=energy.extrapolates,
         sources={**base.sources, "time_s": f"fit ({fit.path})", "energy_kwh": f"fit ({fit.path})"},
         assumptions=(*base.assumptions, *said),
@@ -183,7 +184,7 @@ def _from_pilot(base: Estimate, config: RunConfig, plan: Plan, pilot: PilotMeasu
         hardware=pilot.device,
         time_s=scaled.time_s,
         energy_kwh=scaled.energy_kwh,
-        power_w=scaled.energy_kwh.estimate * 3.6e6 / scaled.time_s.estimate,
+        power_w=scaled.energy_kwh.estimate * JOULES_PER_KWH / scaled.time_s.estimate,
         parts=scaled.parts,
         extrapolates=scaled.extrapolates,
         sources={**base.sources, "time_s": "pilot, scaled", "energy_kwh": f"pilot, scaled ({pilot.energy_source})"},

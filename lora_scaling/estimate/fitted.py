@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..units import JOULES_PER_KWH
 from .quantiles import Component, mixture_quantile, t_quantile
 from .terms import Target, contribution, same_device
 
 __all__ = ["Fit", "FittedModel", "Prediction", "Spread", "Target", "fit_from_dict", "load_fit", "same_device"]
 
 SCHEMA_VERSION = 1
-JOULES_PER_KWH = 3.6e6
 # Log-scale spread added for a method or precision the fit has never seen: a factor 1.5 either way at 90 %.
 UNSEEN_LABEL_SD = math.log(1.5) / 1.645
 

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 from ..config import RunConfig
 from ..errors import UserError
 from ..grid import EnergyBin, compute_emissions, forecast_window
+from ..units import JOULES_PER_KWH
 from .answer import Emissions, Estimate
 
 _BIN_S = 300.0
-_JOULES_PER_KWH = 3.6e6
 
 
 def parse_start(text: str) -> datetime:
@@ -59,5 +59,5 @@ def advice(answer: Estimate, config: RunConfig) -> str | None:
 def _bins(start: datetime, seconds: float, kwh: float) -> list[EnergyBin]:
     count = max(1, min(2000, round(seconds / _BIN_S)))
     width = timedelta(seconds=max(seconds, 1e-3) / count)
-    joules = kwh * _JOULES_PER_KWH / count
+    joules = kwh * JOULES_PER_KWH / count
     return [EnergyBin(start=start + i * width, end=start + (i + 1) * width, joules=joules) for i in range(count)]

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..config import RunConfig
+from ..units import JOULES_PER_KWH
 from .answer import Part
 from .physics import Load, Machine, mean_power_w, step_time
 from .plan import Plan
 from .priors import Priors
 
-_JOULES_PER_KWH = 3.6e6
 _UNCERTAIN = (
     "eta", "half_tokens", "traffic_factor", "layer_launch_s", "cpu_layer_s", "module_launch_s", "dequant_bytes",
     "update_bytes", "comm_share", "software",
@@ -48,7 +48,7 @@ def model_run(config: RunConfig, plan: Plan, machine: Machine, priors: Priors, t
     }
     idle_w = load.gpus * machine.idle_power_w + host_w if machine.kind != "cpu" else host_w
     parts = {
-        name: Part(seconds=s, energy_kwh=s * (idle_w if name == "setup" else boards_w + host_w) / _JOULES_PER_KWH)
+        name: Part(seconds=s, energy_kwh=s * (idle_w if name == "setup" else boards_w + host_w) / JOULES_PER_KWH)
         for name, s in seconds.items()
     }
     total_s, kwh = sum(p.seconds for p in parts.values()), sum(p.energy_kwh for p in parts.values())
@@ -62,7 +62,7 @@ def model_run(config: RunConfig, plan: Plan, machine: Machine, priors: Priors, t
     return Modelled(
         seconds=total_s,
         energy_kwh=kwh,
-        power_w=kwh * _JOULES_PER_KWH / total_s,
+        power_w=kwh * JOULES_PER_KWH / total_s,
         time_log_sd=math.hypot(running * train_sd, (1 - running) * start),
         energy_log_sd=math.hypot(energetic * train_sd, (1 - energetic) * start, power),
         parts=parts,

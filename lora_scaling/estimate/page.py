@@ -18,12 +18,13 @@ from ..errors import UserError
 from ..grid import static_intensity
 from ..grid.zones import countries
 from ..paths import choices, config_dir
+from ..units import JOULES_PER_KWH
 from ..workload import ATTENTION, LINEAR, MLP, MemorySetup
 from ..workload.flops import _BELOW
 from ..workload.lengths import _MEGA_BATCHES, _QUANTILES
 from ..workload.memory import ADAPTER_BYTES, NF4_BYTES
 from .compare import _GPUS, _METHODS, _ZONES
-from .fitted import JOULES_PER_KWH, UNSEEN_LABEL_SD, Fit, FittedModel
+from .fitted import UNSEEN_LABEL_SD, Fit, FittedModel
 from .hardware import memory_of_presets, preset, resolve_hardware
 from .lengths import lengths_of
 from .modelled import _NUDGE, _UNCERTAIN

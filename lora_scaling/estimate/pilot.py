@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..units import JOULES_PER_KWH
 from .answer import Interval, Part
 from .plan import Plan
 from .quantiles import t_quantile
 
-_JOULES_PER_KWH = 3.6e6
 # Runs differ from each other beyond what a minute shows: temperature, clocks, other load (log standard deviation).
 _RUN_TO_RUN_SD = 0.025
 _DEVICE_DRIFT_SD = 0.01
@@ -93,7 +93,7 @@ def scale_pilot(pilot: PilotMeasurement, plan: Plan, level: float, *, eval_sampl
         "train": Phase(seconds=train_s, joules=train_s * power_w),
         "eval": _evaluations(pilot.evaluation, eval_samples),
     }
-    parts = {name: Part(seconds=p.seconds, energy_kwh=p.joules / _JOULES_PER_KWH) for name, p in phases.items()}
+    parts = {name: Part(seconds=p.seconds, energy_kwh=p.joules / JOULES_PER_KWH) for name, p in phases.items()}
     total_s, kwh = sum(p.seconds for p in parts.values()), sum(p.energy_kwh for p in parts.values())
     between_runs = _SHARED_SD if pilot.exclusive is False else _RUN_TO_RUN_SD
     sd = math.hypot(log_sd, between_runs, _DEVICE_DRIFT_SD * math.log(max(1.0, train_s / pilot.train.seconds)))

@@ -12,6 +12,7 @@ from lora_scaling.grid.integrate import fill_gaps, integrate
 from lora_scaling.grid.series import GridError, Slot
 from lora_scaling.grid.settings import GridSettings
 from lora_scaling.grid.timeline import EnergyBin
+from lora_scaling.units import JOULES_PER_KWH
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,7 @@ def _best(advice: ForecastAdvice, slots: tuple[Slot, ...], energy_kwh: float) ->
     starts = [advice.now, *sorted(t for t in edges if advice.now < t <= latest)]
 
     def grams(start: datetime) -> float:
-        return integrate([EnergyBin(start, start + length, energy_kwh * 3.6e6)], slots).grams
+        return integrate([EnergyBin(start, start + length, energy_kwh * JOULES_PER_KWH)], slots).grams
 
     # Of equally good starts, the earliest: `min` keeps the first; a difference below rounding is none.
     best_start = min(starts, key=lambda start: round(grams(start), 9))

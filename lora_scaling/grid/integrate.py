@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 
 from lora_scaling.grid.series import KINDS, Slot
 from lora_scaling.grid.timeline import EnergyBin
+from lora_scaling.units import JOULES_PER_KWH
 
-JOULES_PER_KWH = 3.6e6
 # A hole between two values is filled with their mean up to the first limit; the hole before the first or
 # after the last value takes that value up to the second. Longer holes are not guessed.
 GAP_LIMIT = timedelta(hours=1)

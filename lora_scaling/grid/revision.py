@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lora_scaling.grid import fetch
-from lora_scaling.grid.integrate import JOULES_PER_KWH, Integral, fill_gaps, integrate
+from lora_scaling.grid.integrate import Integral, fill_gaps, integrate
 from lora_scaling.grid.series import Definition, GridError, Series
 from lora_scaling.grid.settings import GridSettings
 from lora_scaling.grid.static import StaticIntensity, given_intensity, static_intensity
 from lora_scaling.grid.timeline import EnergyBin
+from lora_scaling.units import JOULES_PER_KWH
 
 STATIC_LICENCE = "CC BY 4.0 (Our World in Data / Ember)"
 

@@ -11,6 +11,7 @@ import torch
 
 from ..distributed import local_rank, world_size
 from ..errors import UserError
+from ..estimate.hardware import processor_name
 
 _PRECISIONS = {"cuda": ("bf16", "fp16", "fp32"), "mps": ("bf16", "fp16", "fp32"), "cpu": ("fp32", "bf16")}
 
@@ -130,20 +131,7 @@ def _name(kind: str) -> str:
         return torch.cuda.get_device_name()
     if kind == "mps":
         return "Apple GPU"
-    return _processor_name()
-
-
-def _processor_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    if not names:
-        import platform
-
-        return platform.processor() or platform.machine() or "CPU"
-    return f"{names[0]} ({len(names)} threads)"
+    return processor_name()
 
 
 def _status_bytes(field: str) -> int | None:

@@ -120,11 +120,6 @@ class ModelShape:
         """All parameters, as `transformers` counts them."""
         return self.embedding_params + self.layers * self.layer_params + self.hidden_size
 
-    @property
-    def active_matmul_params(self) -> int:
-        """Weights that take part in a matrix product for each token, head included, look-up excluded."""
-        return self.layers * sum(m.active * m.weights for m in self.matmuls()) + self.head.weights
-
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
