@@ -89,6 +89,13 @@ class HardwareConfig:
     sources: Mapping[str, str]
 
 
+# Far beyond any run there was: what exceeds these is a slip of the pen, and arithmetic on it means nothing.
+_MOST = {
+    "samples": 10**10, "epochs": 10**4, "max_steps": 10**12, "max_seq_len": 10**8, "batch_size": 10**6,
+    "gradient_accumulation": 10**6, "replicates": 10**4, "eval_samples": 10**7, "warmup_steps": 10**6,
+}  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One run, wholly specified. The groups of fields below follow `conf/config.yaml`, which documents each."""
@@ -148,6 +155,10 @@ class RunConfig:
         _at_least(self, "max_seq_len", 8)
         if self.max_steps is not None:
             _at_least(self, "max_steps", 0)
+        for field, most in _MOST.items():
+            value = getattr(self, field)
+            if value is not None and value > most:
+                raise UserError(f"`{field}` was {value}; give {most} or less")
         for field in ("max_kwh", "max_hours", "learning_rate"):
             value = getattr(self, field)
             if value is not None and not value > 0:
