@@ -13,9 +13,10 @@ HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "codecar
 TABLES = ("pandas", "statsmodels", "scipy", "matplotlib", "seaborn")
 
 
-def loaded(statement: str) -> set[str]:
-    """Top-level modules in memory after a statement."""
-    code = f"{statement}\nimport sys\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+def loaded(statement: str, *, whole: bool = False) -> set[str]:
+    """Modules in memory after a statement: their top-level names, or the `whole` ones."""
+    name = "name" if whole else "name.partition('.')[0]"
+    code = f"{statement}\nimport sys\nprint(*sorted({{{name} for name in sys.modules}}))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(run.stdout.splitlines()[-1].split())
 
@@ -35,9 +36,23 @@ def test_running_a_sweep_imports_training_only_when_a_run_starts() -> None:
     assert not loaded("import lora_scaling.running, lora_scaling.sweep, lora_scaling.console") & {*HEAVY, "analysis"}
 
 
-@pytest.mark.parametrize("module", ["table", "claims", "fit", "extrapolate", "backtest", "design", "plot", "cli"])
+MODULES = ["table", "claims", "fit", "extrapolate", "backtest", "design", "plot", "report", "cli"]
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_analysis_never_trains_or_meters(module: str) -> None:
-    assert not loaded(f"import analysis.{module}") & set(HEAVY)
+    found = loaded(f"import analysis.{module}", whole=True)
+    assert not {name.partition(".")[0] for name in found} & set(HEAVY)
+    own = {name for name in found if name.startswith(("lora_scaling.energy", "lora_scaling.training"))}
+    assert own <= {"lora_scaling.energy", "lora_scaling.energy.settings"}
+
+
+def test_the_metering_room_s_interface_is_there_when_asked_for() -> None:
+    from lora_scaling import energy
+
+    assert {name: getattr(energy, name).__name__ for name in energy.__all__} == {name: name for name in energy.__all__}
+    with pytest.raises(AttributeError, match="no_such_meter"):
+        _ = energy.no_such_meter
 
 
 def imported(file: Path) -> set[str]:

@@ -7,21 +7,27 @@
     account = recording.close()          # account.to_dict() is the `energy` section of a run record
     account.write_timeline("timeline.csv")
 
-CodeCarbon, pynvml and psutil are imported on first use; torch never.
+CodeCarbon, pynvml and psutil are imported on first use; torch never. What meters is itself loaded when it is
+first asked for: a configuration, and an analysis that reads one, needs the settings alone.
 """
 
-from lora_scaling.energy.account import (
-    ComponentEnergy,
-    EnergyAccount,
-    GpuEnergy,
-    IdleBaseline,
-    PhaseEnergy,
-    TimelineBin,
-)
-from lora_scaling.energy.combine import combine
-from lora_scaling.energy.idle import idle_baseline, measure_idle
-from lora_scaling.energy.meter import EnergyMeter, Recording, open_meter
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from lora_scaling.energy.settings import MeteringSettings, settings_for_rank
+
+if TYPE_CHECKING:
+    from lora_scaling.energy.account import (
+        ComponentEnergy,
+        EnergyAccount,
+        GpuEnergy,
+        IdleBaseline,
+        PhaseEnergy,
+        TimelineBin,
+    )
+    from lora_scaling.energy.idle import idle_baseline, measure_idle
+    from lora_scaling.energy.meter import EnergyMeter, Recording, open_meter
+    from lora_scaling.energy.processes import combine
 
 __all__ = [
     "ComponentEnergy",
@@ -39,3 +45,18 @@ __all__ = [
     "open_meter",
     "settings_for_rank",
 ]
+
+_HOME = {
+    **dict.fromkeys(
+        ("ComponentEnergy", "EnergyAccount", "GpuEnergy", "IdleBaseline", "PhaseEnergy", "TimelineBin"), "account"
+    ),
+    **dict.fromkeys(("idle_baseline", "measure_idle"), "idle"),
+    **dict.fromkeys(("EnergyMeter", "Recording", "open_meter"), "meter"),
+    "combine": "processes",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
