@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lora_scaling.arguments import Parser
 from lora_scaling.errors import LoraScalingError
 
 PROGRAM = "python -m analysis"
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(name: str, arguments: list[str]) -> int:
     module = importlib.import_module(f".{COMMANDS[name].module}", __package__)
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"{PROGRAM} {name}",
         description=COMMANDS[name].summary,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -80,8 +81,8 @@ def _dispatch(name: str, arguments: list[str]) -> int:
     module.add_arguments(parser)
     try:
         args = parser.parse_intermixed_args(arguments)  # overrides may follow options
-    except SystemExit as stop:  # argparse leaves by itself after --help (0) and after a mistake (2)
-        return stop.code if isinstance(stop.code, int) else 2
+    except SystemExit:  # argparse leaves by itself after --help
+        return 0
     return module.run(args)
 
 

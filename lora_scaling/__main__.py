@@ -3,10 +3,11 @@
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
 from .config import RunConfig
 from .distributed import rank, world_size
-from .errors import LoraScalingError
+from .errors import LoraScalingError, UserError
 from .paths import choices, config_dir
 from .records import Record, record_to_row
 
@@ -41,6 +42,7 @@ def main() -> None:
     register_plugins()
     register_sweeper()
     try:
+        sys.argv[1:] = _options_first(sys.argv[1:])
         with friendly_hydra_errors():
             hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")(_task)()
         if world_size() > 1:
@@ -51,6 +53,33 @@ def main() -> None:
         _fail(str(error), error.exit_status)
     except KeyboardInterrupt:
         _fail("interrupted; what was finished is kept, and the same command continues", 130)
+
+
+def _options_first(given: Sequence[str]) -> list[str]:
+    """The command line in the order that Hydra can read: its options, then all settings.
+
+    Raises:
+        UserError: an option is unknown or excludes another, or a setting is not `name=value`.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    from .arguments import Parser
+    from .config import check_overrides
+
+    parser = Parser(prog="python -m lora_scaling", parents=[get_args_parser()], add_help=False)
+    args = parser.parse_intermixed_args(given)
+    check_overrides(args.overrides)
+    chosen = [name for name in ("run", "multirun", "cfg", "info", "shell_completion") if getattr(args, name)]
+    if len(chosen) > 1:
+        raise UserError(
+            f"`--{chosen[0]}` and `--{chosen[1]}` exclude each other; give one of the two".replace("_", "-")
+        )
+    if args.resolve and not args.cfg:
+        raise UserError("`--resolve` was given alone; it goes with --cfg job")
+    options = list(given)
+    for override in args.overrides:
+        options.remove(override)
+    return [*options, *args.overrides]
 
 
 def help_text() -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .config import RunConfig, friendly_hydra_errors, from_omegaconf, run_id
+from .config import RunConfig, check_overrides, friendly_hydra_errors, from_omegaconf, run_id
 from .paths import config_dir
 from .records import is_finished, record_path
 
@@ -54,6 +54,7 @@ def plan(design: Design, arguments: Sequence[str], compose: Compose) -> list[Pla
     Raises:
         UserError: an override cannot be read, or a point of the sweep is no run.
     """
+    check_overrides(arguments)
     with friendly_hydra_errors():
         points = _points(design, arguments)
         composer = _Composer(compose)

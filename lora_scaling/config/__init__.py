@@ -1,6 +1,6 @@
 """Configuration: what a run is, read strictly from YAML and overrides."""
 
-from .compose import compose, friendly_hydra_errors, from_omegaconf, register_plugins
+from .compose import check_overrides, compose, friendly_hydra_errors, from_omegaconf, register_plugins
 from .run import DataConfig, HardwareConfig, LoraConfig, MethodConfig, ModelConfig, RunConfig, run_id
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "MethodConfig",
     "ModelConfig",
     "RunConfig",
+    "check_overrides",
     "compose",
     "friendly_hydra_errors",
     "from_omegaconf",

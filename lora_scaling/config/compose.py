@@ -21,8 +21,23 @@ def compose(overrides: Sequence[str], *, config_name: str = "config") -> RunConf
 
     register_plugins()
     GlobalHydra.instance().clear()
+    check_overrides(overrides)
     with friendly_hydra_errors(), initialize_config_dir(str(config_dir()), version_base="1.3"):
         return from_omegaconf(hydra_compose(config_name, list(overrides)))
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Whether each is `name=value` in Hydra's grammar, which lets a nameless one pass and then fails inside.
+
+    Raises:
+        UserError: one is not.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    with friendly_hydra_errors():
+        for override in OverridesParser.create().parse_overrides(list(overrides)):
+            if not override.key_or_group:
+                raise UserError(f"`{override.input_line}` names no setting; write name=value, such as samples=64")
 
 
 def register_plugins() -> None:
@@ -70,7 +85,14 @@ def friendly_hydra_errors() -> Iterator[None]:
 
 
 def _explain(error: BaseException) -> str:
+    from hydra.errors import OverrideParseException
+
     text = " ".join(str(error).split())
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override)
+    if several := re.search(r"Ambiguous value for argument '([^=']+)=(.*?)' 1\.", text):
+        key, values = several.groups()
+        return f"`{key}` was {values}; give one value, [{values}] for a list, or -m for a sweep over them"
     missing = re.search(r"Could not find '([\w-]+)/([^']+)'", text)
     if missing:
         group, name = missing.groups()
@@ -84,6 +106,15 @@ def _explain(error: BaseException) -> str:
         fields = [f.name for f in dataclasses.fields(RunConfig)]
         return f"`{key}` is not a setting; {suggest(key, fields)}"
     return text
+
+
+def _unreadable(override: str) -> str:
+    if override and "=" not in override:
+        return f"`{override}` has no value; write name=value, such as samples=64"
+    return (
+        f"`{override}` cannot be read; write name=value without spaces around =, "
+        """and quote a value with spaces or brackets of its own: 'name="a value"'"""
+    )
 
 
 def _first_line(error: BaseException) -> str:

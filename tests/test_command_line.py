@@ -1,0 +1,78 @@
+"""A command line that cannot be read is one sentence and exit status 2, whichever layer finds the mistake."""
+
+import sys
+
+import pytest
+
+import lora_scaling.__main__ as program
+from analysis.cli import main as analysis
+from lora_scaling.config import compose
+from lora_scaling.errors import UserError
+
+
+def said(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """What `python -m lora_scaling` says on stderr to arguments that it refuses."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # main() sets it: undone after the test
+    monkeypatch.setattr(sys, "argv", ["lora_scaling", *arguments])
+    with pytest.raises(SystemExit) as left:
+        program.main()
+    assert left.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["=3"], "`=3` names no setting; write name=value"),
+        (["-m", "=3"], "`=3` names no setting"),
+        (["samples"], "`samples` has no value; write name=value"),
+        (["a b=3"], "`a b=3` cannot be read; write name=value"),
+        (["samples=[1"], "`samples=[1` cannot be read"),
+        (["samples=1,2"], "`samples` was 1,2; give one value, [1,2] for a list, or -m for a sweep"),
+        (["--samples=3"], "`--samples=3` is not an option; settings have no dashes: samples=3"),
+        (["--quiet"], "`--quiet` is not an option"),
+        (["--cfg", "everything"], "`--cfg` was 'everything'; choose one of job, hydra, all"),
+        (["--cfg"], "`--cfg` has no value"),
+        (["-m", "--cfg", "job"], "`--multirun` and `--cfg` exclude each other"),
+        (["--resolve"], "`--resolve` was given alone"),
+        (["samples=0", "-m", "epochs=1,2"], "`samples` was 0; give 1 or more"),
+        (["samples=64", "-m", "epochs=1,0"], "`epochs` was 0; give 1 or more"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    arguments: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = said(arguments, monkeypatch, capsys)
+    assert sentence in text
+    assert text.startswith("lora_scaling: ")
+    assert text.count("\n") == 1
+    assert "hydra.cc" not in text
+
+
+@pytest.mark.parametrize("override", ["=3", "++=3", "samples", ""])
+def test_composing_refuses_what_names_no_setting(override: str) -> None:
+    with pytest.raises(UserError, match="write name=value") as caught:
+        compose([override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--margn", "0.1"], "`--margn` is not an option"),
+        (["--margin", "wide"], "`--margin` was 'wide'; give a number"),
+        (["--level"], "`--level` has no value"),
+        (["--response", "joy"], "`--response` was 'joy'; choose one of total, train, gpu, time"),
+        ([], "`RUNS` is missing"),
+    ],
+)
+def test_the_analysis_refuses_in_one_sentence(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = ["runs"] if arguments else []
+    assert analysis(["claims", *runs, *arguments]) == 2
+    text = capsys.readouterr().err
+    assert sentence in text
+    assert text.count("\n") == 1
