@@ -209,6 +209,8 @@ def _measured(
         account = recording.close(baseline)
         if record.get("status") == "ok":  # otherwise another process may never give its account
             account = combine(gathered(account))
+            peaks = gathered(facts.peak_memory_gb)  # of the process that needed most, where all are known
+            facts.peak_memory_gb = None if None in peaks else max(peak for peak in peaks if peak is not None)
         elif world_size() > 1:
             facts.warnings.append({"kind": "ranks", "message": "only the first process's energy is in this record"})
         record |= asdict(facts)

@@ -113,6 +113,7 @@ class RunConfig:
     chat_template: bool
     precision: Literal["auto", "bf16", "fp16", "fp32"]
     gradient_checkpointing: bool
+    sharding: Literal["none", "fsdp"]
     optimizer: Literal["adamw", "adamw_8bit"]
     learning_rate: float | None
     lr_scheduler: Literal["constant", "linear", "cosine"]
@@ -169,6 +170,20 @@ class RunConfig:
             )
         if self.packing and self.padding == "max_length":
             raise UserError("`padding` was 'max_length' together with packing=true; choose one of the two")
+        if self.sharding == "fsdp":
+            self._refuse_unsharded()
+
+    def _refuse_unsharded(self) -> None:
+        """Refuse what bitsandbytes keeps in a form of its own, which cannot be split by rows."""
+        if self.method.name == "qlora":
+            raise UserError(
+                "`sharding` was fsdp with method=qlora, whose 4-bit weights cannot be split here; "
+                "use method=lora or full, or sharding=none, where each device holds the 4-bit model"
+            )
+        if self.optimizer == "adamw_8bit":
+            raise UserError(
+                "`optimizer` was adamw_8bit with sharding=fsdp, whose states cannot be split here; use optimizer=adamw"
+            )
 
     @property
     def tuning(self) -> Tuning:
@@ -228,6 +243,8 @@ def run_id(config: RunConfig) -> str:
     work["learning_rate"] = config.learning_rate or config.method.learning_rate
     if not config.tuning.adapted:
         del work["lora"]
+    if config.sharding == "none":  # sharded or not, the loss is the same: the time and energy of it are not
+        del work["sharding"]
     work["data"] = {
         key: value
         for key, value in work["data"].items()

@@ -19,6 +19,7 @@ from .batches import Collator
 from .device import Device
 from .models import BaseModel, attach, detach, parameter_counts
 from .processes import gathered
+from .sharding import held_params, shard
 from .tokens import TokenizedDataset
 from .trainer import Counted, MeteredTrainer, make_trainer
 from .workbench import Tokens, Workbench
@@ -67,6 +68,8 @@ def execute(
             progress("setup", 0, 0)
             base, tokens = _prepare(config, device, workbench, facts)
             network = attach(base, config)
+            if config.sharding == "fsdp":
+                shard(network, base.model, device)
             _describe_model(facts, config, network, base)
             trainer = _trainer(config, device, network, base, tokens, folder=folder, progress=progress)
         _phases(config, trainer, tokens.train, base.shape, recording, facts, progress)
@@ -118,6 +121,8 @@ def _describe_model(facts: Facts, config: RunConfig, network: nn.Module, base: B
         "dtype": str(base.model.dtype).removeprefix("torch."),
         "quantization": "nf4" if config.method.name == "qlora" else None,
     }
+    if config.sharding == "fsdp":
+        facts.model["held_params"] = gathered(held_params(network))
     expected = (shape.params, config.tuning.trainable_params(shape)) if shape else (params, trainable)
     if expected != (params, trainable):
         facts.warnings.append(
@@ -229,7 +234,7 @@ def _work(
 
 def _tidy(workbench: Workbench, network: nn.Module | None, base: BaseModel | None, device: Device) -> None:
     """Leave the process as the next run should find it."""
-    if network is not None and base is not None:
+    if network is not None and base is not None and workbench.keeps(base):
         detach(network, base)
     if device.kind == "cuda":
         gc.collect()

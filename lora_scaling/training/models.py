@@ -25,6 +25,7 @@ from ..errors import UserError
 from ..workload import ModelShape
 from .bytes_tokenizer import bytes_tokenizer
 from .device import Device
+from .sharding import loads_weights, refuse_impossible_sharding
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -42,16 +43,22 @@ class BaseModel:
 def load_base(config: RunConfig, device: Device) -> BaseModel:
     """Build or load the model of a run, on its device, frozen weights in the precision of the run.
 
+    One that is to be sharded stays in the first process's host memory, and has no weights elsewhere.
+
     Raises:
         UserError: it is not there, needs a token, differs from its stated shape, or cannot be quantised.
     """
     model = config.model
+    refuse_impossible_sharding(config)
     if config.method.name == "qlora":
         _require_bitsandbytes(device)
     hf_config = transformers_config(model)
     shape = _checked_shape(model, hf_config)
     dtype = DTYPES[_weight_precision(config, device)]
-    if model.weights == "random":
+    if not loads_weights(config):
+        with torch.device("meta"):
+            network = AutoModelForCausalLM.from_config(hf_config, dtype=dtype, attn_implementation="sdpa")
+    elif model.weights == "random":
         set_seed(config.seed)
         network = AutoModelForCausalLM.from_config(hf_config, dtype=dtype, attn_implementation="sdpa")
     else:
@@ -62,7 +69,8 @@ def load_base(config: RunConfig, device: Device) -> BaseModel:
         _keep_trainable(network)
     network.config.use_cache = False  # packed rows are kept apart only without a cache
     tokenizer, name = _tokenizer(model, hf_config)
-    network.to(device.torch_device)  # pyright: ignore[reportArgumentType] - transformers wraps it
+    if config.sharding == "none":
+        network.to(device.torch_device)  # pyright: ignore[reportArgumentType] - transformers wraps it
     return BaseModel(model=network, tokenizer=tokenizer, shape=shape, tokenizer_name=name)
 
 

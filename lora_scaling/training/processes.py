@@ -9,8 +9,9 @@ from ..distributed import local_rank, world_size
 
 T = TypeVar("T")
 
-# A rank that is lost for so long is not coming back: the others fail instead of waiting on.
-_PATIENCE = timedelta(minutes=20)
+# A rank that is lost for so long is not coming back: the others fail instead of waiting on. The first one may take
+# half an hour to load a model of 70 B, for which all wait that share it.
+_PATIENCE = timedelta(minutes=60)
 
 
 def join(kind: str) -> None:

@@ -170,6 +170,7 @@ def training_arguments(config: RunConfig, device: Device, folder: Path) -> Train
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=config.batch_size,
         gradient_accumulation_steps=local_accumulation(config.gradient_accumulation),
+        accelerator_config={"gradient_accumulation_kwargs": {"sync_each_batch": config.sharding == "fsdp"}},
         learning_rate=config.learning_rate or config.method.learning_rate,
         lr_scheduler_type=config.lr_scheduler,
         weight_decay=config.weight_decay,

@@ -44,8 +44,9 @@ class Workbench:
     def base(self, config: RunConfig, device: Device) -> tuple[BaseModel, bool]:
         """The model of this run, and whether it was here already."""
         key = _base_key(config, device)
-        # Training a model as a whole changes it: such a run neither takes the shared one nor leaves its own.
-        shared = config.reuse and config.tuning.adapted
+        # Training a model as a whole changes it, and sharding takes it apart: such a run neither takes the shared one
+        # nor leaves its own.
+        shared = config.reuse and config.tuning.adapted and config.sharding == "none"
         if shared and self._base is not None and key == self._base_key:
             return self._base, True
         self.drop_base()
@@ -73,11 +74,14 @@ class Workbench:
             self._tokens[key] = tokens
         return tokens, False
 
+    def keeps(self, base: BaseModel) -> bool:
+        """Whether a later run may be given this model."""
+        return base is self._base
+
     def drop_base(self) -> None:
-        """Forget the model: another one needs the memory, or it may have been left in a bad state."""
-        if self._base is not None:
-            self._base_key = self._base = None
-            gc.collect()
+        """Forget the model, and what is left of one that was not kept: another one needs the memory."""
+        self._base_key = self._base = None
+        gc.collect()
 
 
 def _base_key(config: RunConfig, device: Device) -> str:

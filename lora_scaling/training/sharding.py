@@ -1,0 +1,107 @@
+"""One model over the processes of a run (FSDP2): each keeps a part of every weight, and gathers a layer to compute it.
+
+Accelerate shards only at `train()`, and on CPUs not at all, without a word. Here the model is sharded as it is set up,
+by PyTorch's own `fully_shard`: evaluation, warm-up and training see the same sharded model, on any device.
+"""
+
+import os
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+from ..config import RunConfig
+from ..distributed import rank, world_size
+from ..errors import UserError
+from .device import Device
+from .processes import from_first
+
+# A place where a module keeps a tensor: its dictionary of parameters or buffers, and the name there.
+_Place = tuple[dict[str, torch.Tensor | None], str]
+
+
+def refuse_impossible_sharding(config: RunConfig) -> None:
+    """Refuse what cannot be sharded as asked.
+
+    Raises:
+        UserError: there is one process to shard over, or the launcher would shard by itself, out of sight.
+    """
+    if config.sharding == "fsdp" and world_size() == 1:
+        raise UserError(
+            "`sharding` was fsdp with one process; it splits a model over 2 or more: start it with "
+            "torchrun --nproc-per-node N -m lora_scaling …, or say sharding=none"
+        )
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        raise UserError(
+            "`accelerate launch` was told to use FSDP itself (--use_fsdp, or its configuration file); "
+            "drop that and say sharding=fsdp, which evaluates and measures the sharded model"
+        )
+
+
+def loads_weights(config: RunConfig) -> bool:
+    """Whether this process has to load the model's weights: of a sharded model the first one has them for all."""
+    return config.sharding == "none" or rank() == 0
+
+
+def shard(network: nn.Module, base: PreTrainedModel, device: Device) -> None:
+    """Split all weights of a network over all processes, layer by layer, the first process giving them to the others.
+
+    network: `base`, or `base` with adapters; real in the memory of the first process's host, on the meta device
+        elsewhere. No device ever holds more of it than its shards and one layer.
+    """
+    mesh = init_device_mesh(device.kind, (world_size(),))
+    names = set(base._no_split_modules or ())
+    layers = [module for module in network.modules() if type(module).__name__ in names]
+    for unit in (*layers, network):
+        _give_to_all(unit, device.torch_device)
+        # The outermost unit would otherwise stay gathered after an evaluation, and the optimizer be given the copy.
+        sharded = fully_shard(unit, mesh=mesh, reshard_after_forward=True)
+        if device.kind == "cpu":
+            sharded.set_force_sum_reduction_for_comms(True)  # gloo has no average
+    # Trainer leaves a model alone that came sharded, and would wrap any other in DDP.
+    base._is_distributed_loading_by_transformers = True
+
+
+def held_params(network: nn.Module) -> int:
+    """Parameters in this process's own memory, adapters included: of a sharded network its share."""
+    return sum(_local(parameter).numel() for parameter in network.parameters())
+
+
+def _local(parameter: torch.Tensor) -> torch.Tensor:
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
+
+
+def _give_to_all(unit: nn.Module, device: torch.device) -> None:
+    """Put the first process's tensors of a unit in its place on all processes; tied ones stay tied."""
+    places: dict[int, list[_Place]] = {}
+    tensors: list[torch.Tensor] = []
+    for table, name in _places(unit):
+        tensor = table[name]
+        assert tensor is not None
+        if id(tensor) not in places:
+            tensors.append(tensor)  # kept, so that no other tensor gets its id
+        places.setdefault(id(tensor), []).append((table, name))
+    described = from_first([(tensor.shape, tensor.dtype) for tensor in tensors])
+    for tensor, (shape, dtype) in zip(tensors, described, strict=True):
+        if rank() == 0:
+            given = tensor.detach().to(device).contiguous()
+        else:
+            given = torch.empty(shape, dtype=dtype, device=device)
+        torch.distributed.broadcast(given, 0)
+        if isinstance(tensor, nn.Parameter):
+            given = nn.Parameter(given, requires_grad=tensor.requires_grad)
+        for table, name in places[id(tensor)]:
+            table[name] = given
+
+
+def _places(unit: nn.Module) -> Iterator[_Place]:
+    """Where the unit's tensors are kept that are not sharded yet."""
+    for module in unit.modules():
+        for table in (module._parameters, module._buffers):
+            for name, tensor in table.items():
+                if tensor is not None and not isinstance(tensor, DTensor):
+                    yield table, name
