@@ -1,5 +1,6 @@
 """A sweep as a Hydra sweeper, so that any Hydra launcher can carry its runs: planned, resumed, and summed up."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,17 +8,21 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from . import console
 from .distributed import world_size
 from .errors import RecordError, RunFailure, UserError
-from .estimate import estimate
+from .estimate import Estimate, estimate
 from .estimate.sweeps import Total, total_of
 from .planning import Design, Planned, plan
 from .records import Record, read_record, record_path
 from .running import idle_after
 from .units import JOULES_PER_KWH
+
+# A job that is cut short has spent its energy for nothing; a limit that is too long only waits longer in the queue.
+_LIMIT_MARGIN = 1.5
+_LEAST_LIMIT_MIN = 10
 
 
 class DesignSweeper(Sweeper):
@@ -27,15 +32,13 @@ class DesignSweeper(Sweeper):
         super().__init__()
         self.design = Design(**{key: _plain(value) for key, value in design.items()})
         self.config: DictConfig
-        self.launcher: Launcher
+        self.task_function: TaskFunction
         self.hydra_context: HydraContext
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context = hydra_context
+        self.task_function = task_function
         self.config = config
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the sweep.
@@ -48,16 +51,18 @@ class DesignSweeper(Sweeper):
         # Of several processes the first decides run by run what to skip: all must see the same list.
         todo = [run for run in runs if world_size() > 1 or not run.finished]
         where = f"{runs[0].config.runs_dir}/{runs[0].config.study}"
-        expected = _expected(todo)
+        estimates = _estimates(todo)
+        expected = estimates if isinstance(estimates, str) else total_of(estimates)
         print(f"{len(runs)} runs in {where}: {len(runs) - len(todo)} finished before, {len(todo)} to do")
         if todo:
             print(_said(expected), flush=True)
         _refuse_excess(expected, runs[0])
+        launcher = self._launcher(estimates, todo)
         # Hydra loads its plugins' modules a second time, so that their classes are only alike by name.
-        if type(self.launcher).__name__ == "BasicLauncher":  # its runs are this process's, which can count them
+        if type(launcher).__name__ == "BasicLauncher":  # its runs are this process's, which can count them
             console.display = console.Display(total=len(todo))
         try:
-            self._launch(todo)
+            _launch(launcher, todo)
             if todo and (idle := idle_after(todo[0].config)):
                 print(idle, flush=True)
         finally:
@@ -70,11 +75,55 @@ class DesignSweeper(Sweeper):
         OmegaConf.set_struct(config, False)
         return config
 
-    def _launch(self, todo: Sequence[Planned]) -> None:
-        if not todo:
-            return
-        for result in self.launcher.launch([run.overrides for run in todo], initial_job_idx=0):
-            _ = result.return_value  # raises what the task could not record
+    def _launcher(self, estimates: list[Estimate] | str, todo: Sequence[Planned]) -> Launcher:
+        """The launcher that was chosen; where its jobs need a time limit and have none, with ours."""
+        settings = self.config.hydra.launcher
+        if todo and settings.get("timeout_min", 0) is None:
+            if settings["_target_"].endswith("SlurmLauncher"):
+                _refuse_auto(todo)
+            limit = time_limit_min(estimates)
+            print(
+                f"Time limit of each job: {limit} min, from the estimate of the longest run "
+                "(hydra.launcher.timeout_min=… sets another)",
+                flush=True,
+            )
+            with open_dict(settings):
+                settings["timeout_min"] = limit
+        return Plugins.instance().instantiate_launcher(
+            hydra_context=self.hydra_context, task_function=self.task_function, config=self.config
+        )
+
+
+def time_limit_min(estimates: Sequence[Estimate] | str) -> int:
+    """Minutes that a job of one run may take: the upper end of the longest run's interval, with a margin.
+
+    Raises:
+        UserError: the time of a run is unknown.
+    """
+    times = [] if isinstance(estimates, str) else [run.time_s for run in estimates]
+    if not times or None in times:
+        raise UserError(
+            "`hydra.launcher.timeout_min` was null, and how long these runs take is unknown "
+            "(python -m lora_scaling.estimate -m … says why); give hydra.launcher.timeout_min=MINUTES"
+        )
+    longest_s = max(time.high for time in times if time is not None)
+    return max(_LEAST_LIMIT_MIN, math.ceil(_LIMIT_MARGIN * longest_s / 60))
+
+
+def _refuse_auto(todo: Sequence[Planned]) -> None:
+    """Raise if the runs' hardware is that of this machine, which only hands them to others."""
+    if any(run.config.hardware.kind == "auto" for run in todo):
+        raise UserError(
+            "`hydra.launcher.timeout_min` was null with hardware=auto, which is this machine and not the cluster's; "
+            "name the nodes' GPU (hardware=a100-80gb, h100-sxm …), or give hydra.launcher.timeout_min=MINUTES"
+        )
+
+
+def _launch(launcher: Launcher, todo: Sequence[Planned]) -> None:
+    if not todo:
+        return
+    for result in launcher.launch([run.overrides for run in todo], initial_job_idx=0):
+        _ = result.return_value  # raises what the task could not record
 
 
 def _plain(value: Any) -> Any:
@@ -86,10 +135,10 @@ def register_sweeper() -> None:
     Plugins.instance().class_name_to_class["hydra_plugins.lora_scaling.DesignSweeper"] = DesignSweeper
 
 
-def _expected(runs: Sequence[Planned]) -> Total | str:
-    """What the runs will cost by priors, or why that is not known."""
+def _estimates(runs: Sequence[Planned]) -> list[Estimate] | str:
+    """What each run will cost by priors, or why that is not known."""
     try:
-        return total_of([estimate(run.config) for run in runs])
+        return [estimate(run.config) for run in runs]
     except UserError as error:  # a shape or data set that only loading reveals is no reason not to run
         return str(error)
 

@@ -1,6 +1,7 @@
 """Launchers carry the same sweep; runs on one device wait for each other, or say that they shared it."""
 
 import itertools
+import math
 import multiprocessing
 import os
 import signal
@@ -17,6 +18,7 @@ from conftest import TINY
 
 from lora_scaling.config import compose, run_id
 from lora_scaling.distributed import devices_held
+from lora_scaling.estimate import estimate
 from lora_scaling.records import find_records, read_record
 
 
@@ -83,6 +85,59 @@ def outcome(runs_dir: Path) -> dict[str, tuple[Any, ...]]:
         )
         for r in records
     }
+
+
+def submitted(folder: Path, *overrides: str) -> tuple[str, subprocess.CompletedProcess[str]]:
+    """What a sweep hands to a Slurm whose `sbatch` keeps the script and refuses it; and how the sweep ended."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    script = folder / "submitted"
+    for name, text in (("sbatch", f'cp "$1" {script}; exit 1'), ("srun", "exit 1")):
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    ended = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "lora_scaling",
+            "-m",
+            "hydra/launcher=slurm",
+            "model=llama-3.1-8b",
+            f"runs_dir={folder / 'runs'}",
+            *overrides,
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
+        timeout=100,
+    )
+    return (script.read_text() if script.exists() else ""), ended
+
+
+def test_slurm_jobs_get_the_time_that_the_longest_run_may_take(tmp_path: Path) -> None:
+    script, ended = submitted(tmp_path, "hardware=a100-80gb", "samples=1000,100000")
+    longest = estimate(compose(["model=llama-3.1-8b", "samples=100000", "hardware=a100-80gb"])).time_s
+    assert longest is not None
+    minutes = math.ceil(1.5 * longest.high / 60)
+    assert minutes > 10
+    assert f"#SBATCH --time={minutes}\n" in script, ended.stderr
+    assert f"Time limit of each job: {minutes} min" in ended.stdout
+
+
+def test_a_short_slurm_job_gets_ten_minutes_and_a_stated_limit_is_kept(tmp_path: Path) -> None:
+    script, ended = submitted(tmp_path, "hardware=a100-80gb", "samples=8")
+    assert "#SBATCH --time=10\n" in script, ended.stderr
+    script, ended = submitted(tmp_path, "hydra.launcher.timeout_min=77")
+    assert "#SBATCH --time=77\n" in script, ended.stderr
+    assert "Time limit" not in ended.stdout
+
+
+@pytest.mark.parametrize("hardware", ["auto", "custom"])
+def test_a_limit_that_cannot_be_known_is_asked_for(tmp_path: Path, hardware: str) -> None:
+    script, ended = submitted(tmp_path, f"hardware={hardware}")
+    assert (script, ended.returncode) == ("", 2)
+    [sentence] = ended.stderr.splitlines()
+    assert sentence.startswith("lora_scaling: `hydra.launcher.timeout_min` was null")
+    assert sentence.endswith("give hydra.launcher.timeout_min=MINUTES")
 
 
 @pytest.mark.slow
