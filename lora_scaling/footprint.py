@@ -26,7 +26,6 @@ import os
 import platform
 import re
 import secrets
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -44,6 +43,7 @@ from lora_scaling.energy import (
     open_meter,
     settings_for_rank,
 )
+from lora_scaling.provenance import host
 
 log = logging.getLogger(__name__)
 Hook = TypeVar("Hook", bound=Callable[..., Any])
@@ -135,6 +135,8 @@ class Footprint:
         self._write()
 
     def _take(self, account: EnergyAccount) -> None:
+        from lora_scaling.estimate.hardware import processor_name  # as the records of our own runs name it
+
         self.account = account
         self.record["energy"] = account.to_dict()
         self.record["exclusive"] = account.exclusive
@@ -143,7 +145,7 @@ class Footprint:
         if gpus:
             self.note("device", kind="cuda", name=gpus[0].get("name"), count=len(gpus), gpu_count=len(gpus))
         else:
-            self.note("device", kind="cpu", name=platform.processor() or platform.machine(), gpu_count=0)
+            self.note("device", kind="cpu", name=processor_name(), gpu_count=0)
 
     def _write(self) -> None:
         if not self._writes:
@@ -339,7 +341,7 @@ def _new_record(run_id: str, study: str, config: dict[str, Any]) -> dict[str, An
         "order": None,
         "started_at": _now(),
         "finished_at": None,
-        "host": socket.gethostname(),
+        "host": host(),
         "exclusive": None,
         "config": config,
         "provenance": {"lora_scaling": __version__, "python": platform.python_version(), "by": "footprint"},

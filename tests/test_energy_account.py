@@ -8,6 +8,7 @@ import math
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from lora_scaling.energy import (
     measure_idle,
     open_meter,
 )
-from lora_scaling.energy.account import merge_bins, spread, utc
+from lora_scaling.energy.account import add_components, merge_bins, spread, utc
 
 NONE = ComponentEnergy(joules=None, source="none", reason="no GPU")
 
@@ -85,6 +86,14 @@ def test_a_component_that_is_not_there_is_left_out() -> None:
     assert whole.components["gpu"].source == "none"
     assert whole.joules == 50
     assert whole.complete
+
+
+def test_a_component_that_is_there_in_some_phases_is_the_sum_of_those() -> None:
+    parts = [NONE, modelled(3.0, "nvml_counter"), modelled(4.0, "nvml_counter+nvml_power")]
+    total = add_components(parts)
+    assert (total.joules, total.source, total.uncertainty_joules) == (7.0, "nvml_counter+nvml_power", 2.0)
+    assert add_components([NONE, NONE]) == NONE
+    assert add_components([*parts, modelled(None, "rapl")]).joules is None
 
 
 @given(st.floats(0, 1e9), st.lists(st.floats(0, 1e6), min_size=1, max_size=50))
@@ -142,6 +151,16 @@ def test_other_hosts_are_added() -> None:
     assert together.components["gpu"].joules == 150
     assert together.components["ram"].joules == 70
     assert together.host == "a,b"
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "whole"), [((True, True), True), ((True, None), None), ((None, False), False), ((False, True), False)]
+)
+def test_a_run_is_exclusive_only_where_every_process_of_it_was(
+    verdicts: tuple[bool | None, ...], whole: bool | None
+) -> None:
+    made = [replace(account(("train", 1.0, 4.0), gpu=f"GPU-{i}"), exclusive=v) for i, v in enumerate(verdicts)]
+    assert combine(made).exclusive is whole
 
 
 def test_a_rank_with_another_phase_keeps_it() -> None:

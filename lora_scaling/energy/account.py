@@ -7,8 +7,8 @@ exactly. Unknown is None with a reason; a component that is not there has the so
 from __future__ import annotations
 
 import csv
+import io
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_scaling.energy.settings import COMPONENTS
-from lora_scaling.records import TIMELINE_NAME
+from lora_scaling.records import TIMELINE_NAME, write_text
 
 TIMELINE_HEADER = ("start", "end", "phase", "gpu_j", "cpu_j", "ram_j")
 SHORT_S = 1.0
@@ -86,6 +86,13 @@ class GpuEnergy:
     def to_dict(self) -> dict[str, Any]:
         return {"index": self.index, "uuid": self.uuid, "joules": self.joules, "source": self.source,
                 "uncertainty_joules": self.uncertainty_joules, "reason": self.reason}  # fmt: skip
+
+    @property
+    def component(self) -> ComponentEnergy:
+        """The same as a part of the component `gpu`."""
+        return ComponentEnergy(
+            joules=self.joules, source=self.source, uncertainty_joules=self.uncertainty_joules, reason=self.reason
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,30 +234,34 @@ class EnergyAccount:
         }
 
     def write_timeline(self, path: Path | str, max_bins: int = 4000) -> None:
-        """Write the bins as CSV (atomically); neighbours are merged until there are at most `max_bins`."""
-        path = Path(path)
-        scratch = path.with_name(f".{path.name}.{os.getpid()}")
-        with scratch.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(TIMELINE_HEADER)
-            for piece in merge_bins(self.bins, max_bins):
-                cells = ["" if j is None else f"{j:.6f}" for j in (piece.joules.get(c) for c in COMPONENTS)]
-                writer.writerow([iso(piece.start), iso(piece.end), piece.phase, *cells])
-        os.replace(scratch, path)
+        """Write the bins as CSV (atomically); neighbours are merged until there are at most `max_bins`.
+
+        Raises:
+            UserError: the folder cannot be written or the disk is full.
+        """
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(TIMELINE_HEADER)
+        for piece in merge_bins(self.bins, max_bins):
+            cells = ["" if j is None else f"{j:.6f}" for j in (piece.joules.get(c) for c in COMPONENTS)]
+            writer.writerow([iso(piece.start), iso(piece.end), piece.phase, *cells])
+        write_text(Path(path), text.getvalue())
 
 
 def add_components(parts: list[ComponentEnergy]) -> ComponentEnergy:
-    """The sum of a component over phases: None if any part is, with that part's reason."""
+    """The sum over phases, devices or processes of those that there are; None if one of them is, with its reason."""
     if not parts:
         return ComponentEnergy(joules=None, source="none", reason="no phase was measured")
-    sources = sorted({part.source for part in parts if part.source != "none"})
-    source = "+".join(sources) if sources else "none"
-    missing = next((part for part in parts if part.joules is None), None)
+    there = [part for part in parts if part.source != "none"]
+    if not there:
+        return ComponentEnergy(joules=None, source="none", reason=parts[0].reason)
+    source = "+".join(sorted({name for part in there for name in part.source.split("+")}))
+    missing = next((part for part in there if part.joules is None), None)
     if missing is not None:
         return ComponentEnergy(joules=None, source=source, reason=missing.reason)
-    bounds = [part.uncertainty_joules for part in parts]
+    bounds = [part.uncertainty_joules for part in there]
     return ComponentEnergy(
-        joules=add(part.joules for part in parts if part.joules is not None),
+        joules=add(part.joules for part in there if part.joules is not None),
         source=source,
         uncertainty_joules=None if None in bounds else add(b for b in bounds if b is not None),
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 import socket
 import time
@@ -14,6 +13,8 @@ from pathlib import Path
 
 from lora_scaling.energy.account import IdleBaseline
 from lora_scaling.energy.meter import EnergyMeter
+from lora_scaling.errors import UserError
+from lora_scaling.records import write_text
 
 
 def measure_idle(meter: EnergyMeter, seconds: float) -> IdleBaseline:
@@ -76,8 +77,5 @@ def _load(path: Path) -> IdleBaseline | None:
 
 
 def _store(path: Path, baseline: IdleBaseline) -> None:
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(f".{path.name}.{os.getpid()}")
-        scratch.write_text(json.dumps(baseline.to_dict(), indent=2), encoding="utf-8")
-        os.replace(scratch, path)
+    with contextlib.suppress(UserError):
+        write_text(path, json.dumps(baseline.to_dict(), indent=2))

@@ -14,6 +14,7 @@ from lora_scaling.energy.account import (
     PhaseEnergy,
     TimelineBin,
     add,
+    add_components,
     spread,
 )
 from lora_scaling.energy.settings import COMPONENTS
@@ -65,7 +66,7 @@ def _combine_phase(key: PhaseKey, accounts: Sequence[EnergyAccount]) -> PhaseEne
     gpus = _gpus_once(held)
     components = {name: _once_per_host(name, held) for name in COMPONENTS}
     if gpus:
-        components["gpu"] = _sum([_as_component(gpu) for gpu in gpus])
+        components["gpu"] = add_components([gpu.component for gpu in gpus])
     codecarbon: dict[str, float | None] = {}
     for name in COMPONENTS:
         values = [p.codecarbon_joules.get(name) for _, p in held if p.components[name].source != "none"]
@@ -101,29 +102,7 @@ def _once_per_host(name: str, held: list[tuple[str, PhaseEnergy]]) -> ComponentE
         part = phase.components[name]
         if host not in by_host or (by_host[host].source == "none" and part.source != "none"):
             by_host[host] = part
-    return _sum(list(by_host.values()))
-
-
-def _sum(parts: list[ComponentEnergy]) -> ComponentEnergy:
-    there = [part for part in parts if part.source != "none"]
-    if not there:
-        return parts[0]
-    source = "+".join(sorted({part.source for part in there}))
-    missing = next((part for part in there if part.joules is None), None)
-    if missing is not None:
-        return ComponentEnergy(joules=None, source=source, reason=missing.reason)
-    bounds = [part.uncertainty_joules for part in there]
-    return ComponentEnergy(
-        joules=add(part.joules for part in there if part.joules is not None),
-        source=source,
-        uncertainty_joules=None if None in bounds else add(b for b in bounds if b is not None),
-    )
-
-
-def _as_component(gpu: GpuEnergy) -> ComponentEnergy:
-    return ComponentEnergy(
-        joules=gpu.joules, source=gpu.source, uncertainty_joules=gpu.uncertainty_joules, reason=gpu.reason
-    )
+    return add_components(list(by_host.values()))
 
 
 def _combine_conditions(accounts: Sequence[EnergyAccount]) -> dict[str, Any]:

@@ -104,13 +104,15 @@ class Tracker:
         self._open = False
         try:
             data = self._tracker.stop_task()
-            joules = {name: float(getattr(data, f"{name}_energy")) * JOULES_PER_KWH for name in NOTHING}
+            joules: dict[str, float | None] = {
+                name: float(getattr(data, f"{name}_energy")) * JOULES_PER_KWH for name in NOTHING
+            }
         except Exception as error:
             return TaskEnergy(joules=dict(NOTHING), reason=f"CodeCarbon's stop_task failed: {error!r}")
         # Finished tasks are kept by name for a final report that is never made.
         with contextlib.suppress(Exception):
             self._tracker._tasks.clear()
-        return TaskEnergy(joules=dict(joules.items()))
+        return TaskEnergy(joules=joules)
 
     def sources(self) -> dict[str, Source]:
         """How CodeCarbon obtains each component now (a GPU may lose its counter in mid-run)."""

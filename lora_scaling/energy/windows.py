@@ -17,7 +17,7 @@ from lora_scaling.energy.account import (
     IdleBaseline,
     PhaseEnergy,
     TimelineBin,
-    add,
+    add_components,
     spread,
     utc,
 )
@@ -96,7 +96,7 @@ def _phase(meter: EnergyMeter, window: Window) -> tuple[PhaseEnergy, list[dict[s
     gpus = _gpus(meter, window)
     components = {name: _from_codecarbon(meter, window, name) for name in COMPONENTS}
     if gpus:
-        components["gpu"] = _sum_gpus(gpus)
+        components["gpu"] = add_components([gpu.component for gpu in gpus])
     phase = PhaseEnergy(
         name=window.name,
         started_at=utc(window.start_wall_s),
@@ -153,18 +153,6 @@ def _edge_powers(window: Window, i: int) -> tuple[float | None, float | None]:
         if t1 - t0 > 0.25
     ]
     return (powers[0], powers[-1]) if powers else (None, None)
-
-
-def _sum_gpus(gpus: tuple[GpuEnergy, ...]) -> ComponentEnergy:
-    source = "+".join(sorted({gpu.source for gpu in gpus}))
-    lost = next((gpu for gpu in gpus if gpu.joules is None), None)
-    if lost is not None:
-        return ComponentEnergy(joules=None, source=source, reason=lost.reason)
-    return ComponentEnergy(
-        joules=add(gpu.joules for gpu in gpus if gpu.joules is not None),
-        source=source,
-        uncertainty_joules=add(gpu.uncertainty_joules for gpu in gpus if gpu.uncertainty_joules is not None),
-    )
 
 
 def _from_codecarbon(meter: EnergyMeter, window: Window, name: str) -> ComponentEnergy:

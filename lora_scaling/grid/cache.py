@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from lora_scaling.errors import UserError
 from lora_scaling.grid.series import Slot, ordered
+from lora_scaling.records import write_text
 
 DAY = timedelta(days=1)
 PROVISIONAL_FOR = timedelta(minutes=5)
@@ -71,9 +71,5 @@ class DayCache:
             "url": day.url,
             "slots": [(s.start.timestamp(), s.end.timestamp(), s.g_per_kwh, s.kind) for s in day.slots],
         }
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                json.dump(document, stream)
-            os.replace(name, path)
+        with contextlib.suppress(UserError):
+            write_text(path, json.dumps(document))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from lora_scaling.grid.http import Client
 from lora_scaling.grid.series import Definition, GridError, Slot
+from lora_scaling.grid.timeline import parse_utc
 
 # (client, zone code of the provider, start, end) → (slots, address); start and end are aware UTC.
 Fetch = Callable[[Client, str, datetime, datetime], tuple[list[Slot], str]]
@@ -54,10 +55,9 @@ def intensity(value: Any, provider: str) -> float | None:
 def utc_time(value: Any, provider: str) -> datetime:
     """An ISO 8601 text as aware UTC (naive texts of these services are UTC), else GridError."""
     try:
-        moment = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
+        return parse_utc(value)
+    except (AttributeError, TypeError, ValueError):
         raise GridError(f"{provider} answered {value!r:.60} where a time belongs") from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def chunks(start: datetime, end: datetime, longest: timedelta) -> Iterator[tuple[datetime, datetime]]:
