@@ -106,7 +106,7 @@ def _tangent(analysis: Analysis, curves: CurveSet) -> tuple[Array, list[Candidat
 
     existing = np.array([tangent(x, bool(zero)) for x, zero in zip(data.log_x[rows], data.zero[rows], strict=True)])
     information = existing.T @ existing
-    cost = energy_line(curves.response.frame)
+    cost = energy_line(curves.response.frame, common_overrides(curves.response.frame))
     trained = design.trained[design.trained["cell"] == cell]
     low, high = float(trained["samples"].min()), float(trained["samples"].max())
     levels = sorted(

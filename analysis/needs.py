@@ -1,33 +1,84 @@
 """What would decide an undecided claim: runs, settings, expected energy, and the command that makes them."""
 
+import itertools
 import math
+import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from omegaconf import OmegaConf
+
+from lora_scaling.errors import UserError
+from lora_scaling.paths import config_dir
+from lora_scaling.workload import ModelShape
 
 from .regression import wls
 from .verdicts import Needs
 
 TARGET_RANGE = 32
 FULL_LEVELS = 6
+PASS_FLOPS = {"lora": 4.0, "qlora": 4.0, "full": 6.0}  # a weight and token: gradients of the weights are a third pass
 SWEEP = "python -m lora_scaling -m"
 
 
-def energy_line(frame: pd.DataFrame) -> Callable[[float], float]:
-    """Expected kWh of a run by its work (samples × epochs): an affine line through the medians there are."""
-    known = frame[frame["energy_kwh"] > 0]
-    if known.empty:
+def energy_line(frame: pd.DataFrame, overrides: Sequence[str] = ()) -> Callable[[float], float]:
+    """Expected kWh of a run by its work (samples × epochs): an affine line through the medians there are.
+
+    Of the runs with the method and model that `overrides` name. What was never run is taken from the other
+    runs, in proportion to the FLOPs that a token costs it: rough, but of the right size.
+    """
+    rows, scale = _alike(frame[frame["energy_kwh"] > 0], _named(overrides))
+    if rows.empty:
         return lambda work: float("nan")
-    line = known.groupby("samples_seen")["energy_kwh"].median()
-    x, y = line.index.to_numpy(dtype=float), line.to_numpy(dtype=float)
+    line = rows.groupby("samples_seen")["energy_kwh"].median()
+    x, y = line.index.to_numpy(dtype=float), scale * line.to_numpy(dtype=float)
     if len(x) == 1:
         return lambda work: float(y[0] * work / x[0]) if x[0] > 0 else float(y[0])
     X = np.column_stack([np.ones_like(x), x])
     intercept, slope = wls(y, X, (y.max() / y) ** 2, ["fixed", "work"]).params
     floor = 0.5 * float(y.min())
     return lambda work: max(float(intercept + slope * work), floor)
+
+
+def _named(overrides: Sequence[str]) -> dict[str, str]:
+    return dict(word.partition("=")[::2] for word in overrides)
+
+
+def _alike(frame: pd.DataFrame, named: dict[str, str]) -> tuple[pd.DataFrame, float]:
+    """The rows of a method and a model, or all where there are none; and how much dearer a token is then."""
+    scale = 1.0
+    for column in ("model", "method"):
+        wanted = named.get(column)
+        if wanted is None or frame[column].isna().all():
+            continue
+        same = frame[frame[column] == wanted]
+        if len(same):
+            frame = same
+        elif column == "method":
+            costs = frame["method"].map(PASS_FLOPS).dropna()
+            scale *= PASS_FLOPS.get(wanted, 4.0) / float(costs.median() if len(costs) else 4.0)
+        else:
+            known = [size for name in frame["model"].dropna().unique() if (size := _flops_per_token(name)) is not None]
+            target = _flops_per_token(wanted)
+            scale *= target / float(np.median(known)) if known and target is not None else 1.0
+    return frame, scale
+
+
+@cache
+def _flops_per_token(model: str) -> float | None:
+    """Weights that a token meets, of a preset; None where the name is no preset's or its shape is unknown."""
+    file = config_dir() / "model" / f"{model}.yaml"
+    if not re.fullmatch(r"[\w.-]+", model) or not file.is_file():
+        return None
+    shape = OmegaConf.to_container(OmegaConf.load(file)).get("shape")  # type: ignore[union-attr]
+    try:
+        known = ModelShape(**shape)
+    except (TypeError, UserError):  # a preset whose shape is to be given
+        return None
+    return float(known.layers * sum(m.active * m.weights for m in known.matmuls()) + known.head.weights)
 
 
 def common_overrides(frame: pd.DataFrame) -> list[str]:
@@ -38,8 +89,8 @@ def common_overrides(frame: pd.DataFrame) -> list[str]:
         "rank": "lora.r",
         "data": "data",
         "max_seq_len": "max_seq_len",
+        "batch_size": "batch_size",
     }
-    words |= {"batch_size": "batch_size"}
     found = []
     for column, name in words.items():
         values = frame[column].dropna()
@@ -52,6 +103,9 @@ def common_overrides(frame: pd.DataFrame) -> list[str]:
             found.append(str(again.mode().iloc[0]))
             continue
         found.append(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}")
+    study = frame["study"].dropna()
+    if len(study) and re.fullmatch(r"[A-Za-z0-9][\w.+-]*", str(study.mode().iloc[0])):
+        found.append(f"study={study.mode().iloc[0]}")  # so that the new runs join these
     return found
 
 
@@ -77,24 +131,28 @@ def sweep_needs(
     """
     replaced = {word.split("=")[0] for word in extra}
     shared = [word for word in common_overrides(frame) if word.split("=")[0] not in replaced]
-    variants = math.prod(word.count(",") + 1 for word in extra)
-    cost = energy_line(frame)
-    have = frame[frame["samples_seen"] > 0].groupby(["samples", "epochs"]).size().to_dict()
+    swept = [[f"{key}={value}" for value in values.split(",")] for key, values in _named(extra).items()]
+    variants = [energy_line(frame, [*shared, *words]) for words in itertools.product(*swept)]
+    same, _ = _alike(frame, _named([*shared, *extra]))
+    rank = _named([*shared, *extra]).get("lora.r")
+    if rank is not None and len(variants) == 1:
+        same = same[same["rank"].isna() | (same["rank"] == float(rank))]
+    have = same[same["samples_seen"] > 0].groupby(["samples", "epochs"]).size().to_dict()
     settings: list[dict[str, Any]] = []
     energy = 0.0
     for s in samples:
         for e in epochs:
-            new = max(0, replicates - have.get((s, e), 0)) if variants == 1 else replicates * variants
+            new = max(0, replicates - have.get((s, e), 0)) if len(variants) == 1 else replicates
             if new:
-                settings.append({"samples": s, "epochs": e, "runs": new})
-                energy += new * cost(s * e)
+                settings.append({"samples": s, "epochs": e, "runs": new * len(variants)})
+                energy += new * sum(cost(s * e) for cost in variants)
     levels = f"samples={','.join(map(str, samples))} epochs={','.join(map(str, epochs))}"
     command = " ".join([SWEEP, levels, *extra, *shared, f"replicates={replicates}"])
     if zero_runs:
         settings.append({"samples": samples[0], "epochs": epochs[0], "max_steps": 0, "runs": zero_runs})
         zero = f"samples={samples[0]} epochs={epochs[0]}"
         command += " && " + " ".join([SWEEP, zero, *shared, "max_steps=0", f"replicates={zero_runs}"])
-        energy += zero_runs * cost(0)
+        energy += zero_runs * energy_line(frame, shared)(0)
     return Needs(
         message=message,
         runs=sum(setting["runs"] for setting in settings),
