@@ -18,12 +18,12 @@ from .parsing import RunWarning, parse_numbers, parse_truth
 from .reading import read_sources
 
 _NUMERIC = """
-    replicate order samples samples_seen samples_end epochs tokens_seen tokens_padded steps batch_size
-    gradient_accumulation max_seq_len rank trainable_params params layers hidden_size flops gpu_count
-    setup_s warmup_s train_s eval_s total_s energy_kwh energy_setup_kwh energy_warmup_kwh energy_train_kwh
-    energy_eval_kwh energy_gpu_kwh energy_cpu_kwh energy_ram_kwh energy_uncertainty_kwh
-    energy_above_idle_kwh idle_power_w intensity_g_per_kwh emissions_g train_loss eval_loss_before
-    eval_loss_after peak_memory_gb mfu seed gpu_temperature_c
+    replicate order samples samples_seen samples_end epochs tokens_seen tokens_padded tokens_truncated
+    tokens_trained steps batch_size gradient_accumulation max_seq_len rank trainable_params params layers
+    hidden_size flops gpu_count setup_s warmup_s train_s eval_s total_s energy_kwh energy_setup_kwh
+    energy_warmup_kwh energy_train_kwh energy_eval_kwh energy_gpu_kwh energy_cpu_kwh energy_ram_kwh
+    energy_uncertainty_kwh energy_above_idle_kwh idle_power_w intensity_g_per_kwh emissions_g train_loss
+    eval_loss_before eval_loss_after peak_memory_gb mfu seed gpu_temperature_c
 """
 _TEXT = """
     run_id study status error started_at host method model precision hardware session weights data

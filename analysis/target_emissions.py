@@ -13,13 +13,19 @@ from .target import Planned
 
 def emissions(table: RunTable, planned: Planned, overrides: Sequence[str], energy: dict[str, float]) -> dict[str, Any]:
     intensity, definition = _intensity(table, planned, overrides)
-    grams = {key: value * intensity for key, value in energy.items()}
+    pue = planned.config.grid.pue
+    if pue != 1:
+        definition += f"; energy × a PUE of {pue:g}"
+    grams = {key: value * pue * intensity for key, value in energy.items()}
     return {**grams, "intensity_g_per_kwh": intensity, "definition": definition}
 
 
 def _intensity(table: RunTable, planned: Planned, overrides: Sequence[str]) -> tuple[float, str]:
-    """g/kWh and what it is: that of the runs, unless the target names a grid of its own."""
+    """g/kWh and what it is: that of the runs, unless the target names a number or a grid of its own."""
     frame, zone = table.frame, planned.config.grid.zone
+    given = planned.config.grid.intensity_g_per_kwh
+    if given is not None:
+        return given, "grid.intensity_g_per_kwh of the target"
     known = frame[(frame["intensity_g_per_kwh"] > 0) & (frame["energy_kwh"] > 0)]
     if len(known) and not any(text.lstrip("+").startswith("grid.zone=") for text in overrides):
         grams = (known["intensity_g_per_kwh"] * known["energy_kwh"]).sum()
