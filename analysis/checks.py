@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.special import chdtrc, ndtr
 
 from .parsing import RunWarning
 from .regression import Array
@@ -17,6 +18,7 @@ UNIT_FACTORS = {
 }
 UNIT_TOLERANCE = 0.25  # in logs, besides the noise of the rest
 MAX_FLOPS_PER_JOULE = 1e13  # FLOPs a joule buys: the best accelerator of 2026 stays below 5e12
+MOST_OF_ORDER, ONE_SIDED = 0.5, 0.9
 POWER_RANGE_W = (0.5, 5000.0)  # per device, all components
 MIXED_COLUMNS = {
     "hardware": ("mixed_hardware", "hardware"),
@@ -176,3 +178,28 @@ def rank_correlation(a: Sequence[float] | Array, b: Sequence[float] | Array) -> 
     if len(frame) < 4 or frame["a"].nunique() < 2 or frame["b"].nunique() < 2:
         return float("nan")
     return float(frame["a"].rank().corr(frame["b"].rank()))
+
+
+def apart_in_time(position: pd.Series, level: pd.Series) -> float | None:
+    """The share of the run order that `level` explains, where its levels were run apart and not by chance; else None.
+
+    Apart: levels explain most of the order (Kruskal and Wallis: H = (n − 1)·η² on ranks), or all but a few runs
+    of one level lie on one side of the others (Mann and Whitney). Levels made in blocks, in whatever order,
+    differ by whatever changed between the blocks.
+    """
+    known = position.notna() & level.notna()
+    place, level = position[known].rank(), level[known]
+    n, levels = len(place), level.nunique()
+    if levels < 2 or n - levels < 3 or place.nunique() < 2:
+        return None
+    groups = place.groupby(level)
+    between = groups.transform("mean") - place.mean()
+    share = float((between**2).sum() / ((place - place.mean()) ** 2).sum())
+    if share > MOST_OF_ORDER and float(chdtrc(levels - 1, (n - 1) * share)) < 0.01:
+        return share
+    size = groups.size().to_numpy(dtype=float)
+    lead = np.abs(groups.mean().to_numpy() - (n + 1) / 2)  # of the mean rank; n/2 − size/2 where all lie on one side
+    sided = lead / ((n - size) / 2)
+    z = lead / np.sqrt((n - size) * (n + 1) / (12 * size))
+    p = levels * 2 * ndtr(-z)
+    return share if bool(np.any((sided > ONE_SIDED) & (p < 0.01))) else None

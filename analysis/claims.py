@@ -4,13 +4,14 @@ import argparse
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .checks import check_rows, rank_correlation, suspicious
+from .checks import check_rows, suspicious
 from .claims_doubling import doubling
 from .claims_effects import full_vs_lora, rank_effect, size_exponent
 from .claims_linear import linear
 from .claims_pairs import interchangeable
 from .claims_series import is_series, series_claims
 from .claims_text import render
+from .claims_warnings import disturbed
 from .curve_set import CurveSet
 from .jsonout import dumps
 from .parsing import RunWarning
@@ -81,7 +82,7 @@ def decide(table: RunTable, options: Options) -> ClaimsReport:
         size_exponent(response, options, suspects),
         full_vs_lora(response, options, suspects),
     ]
-    warnings = (*table.warnings, *response.warnings, *row_warnings, *_curve_warnings(curves, claims))
+    warnings = (*table.warnings, *response.warnings, *row_warnings, *disturbed(curves, claims))
     return ClaimsReport(
         options=options,
         table=table,
@@ -107,33 +108,6 @@ def _adjusted(claims: list[Claim], options: Options) -> list[Claim]:
         tests = {**claim.tests, "before_holm": claim.verdict, "claims_tested": tested}
         adjusted.append(replace(claim, verdict="undecided", reason=reason, tests=tests, p_value=None))
     return adjusted
-
-
-def _curve_warnings(curves: CurveSet, claims: list[Claim]) -> list[RunWarning]:
-    """What the curve's diagnostics found, where a curve was fitted, and the order of the runs."""
-    found = []
-    frame = curves.response.frame
-    trained = frame[frame["samples_seen"] > 0] if len(frame) else frame
-    if len(trained):
-        for factor in ("samples", "epochs"):
-            r = rank_correlation(trained["position"].to_numpy(), trained[factor].to_numpy())
-            if abs(r) > 0.7:
-                message = f"The runs were made in order of {factor} (rank correlation {r:.2f}); shuffle them."
-                found.append(RunWarning(kind="order_confounded", message=message))
-    if not any("noise_cv" in claim.tests and "zero_step_runs" in claim.tests for claim in claims):
-        return found
-    analysis = curves.total
-    if analysis.drift:
-        message = f"Energy drifted over the run order (p = {analysis.order_p:.1g}); the drift was taken out."
-        found.append(RunWarning(kind="order_drift", message=message))
-    if analysis.weighted:
-        message = f"Scatter differs with size (p = {analysis.variance_p:.1g}); runs were weighted accordingly."
-        found.append(RunWarning(kind="heteroscedastic", message=message))
-    if analysis.outlier is not None:
-        run_id = str(curves.design.frame["run_id"][analysis.outlier])
-        message = f"Run {run_id} lies {analysis.outlier_mads:.0f} times the usual scatter off the curve."
-        found.append(RunWarning(kind="outlier", message=message, run_ids=(run_id,)))
-    return found
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

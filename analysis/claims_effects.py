@@ -8,12 +8,21 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from .checks import rank_correlation
-from .curve_analysis import CELL_COLUMNS, MAX_ORDER_CORRELATION, OUTLIER_MADS, order_gate, session_columns
+from .curve_analysis import (
+    CELL_COLUMNS,
+    MAX_ORDER_CORRELATION,
+    OUTLIER_MADS,
+    apart_gate,
+    order_gate,
+    session_columns,
+)
 from .needs import sweep_needs
 from .regression import Array, CollinearError, ols, wls
 from .response import Response, measured_sentence
 from .verdicts import Claim, Estimate, Needs, Options, Verdict, equivalence, runs_needed, undecided
 
+LEAST_SIZE_RANGE = 4  # of FLOPs per token
+MOSTLY_TRAINING = 0.9  # of a run's energy
 WORK_COLUMNS = ("samples", "epochs", "samples_seen")
 
 
@@ -24,7 +33,8 @@ def rank_effect(response: Response, options: Options, suspects: tuple[str, ...])
     rows = frame[(frame["rank"] > 0) & (frame["samples_seen"] > 0) & (frame["method"] != "full")]
     rows = rows.assign(factor=np.log2(rows["rank"].astype(float)), group=_groups(rows, ("rank",)))
     rows = _informative(rows)
-    blocked = _block(frame, rows, suspects, "the LoRA rank") or order_gate(rows, "rank")
+    blocked = _block(frame, rows, suspects, "the LoRA rank")
+    blocked = blocked or order_gate(rows, "rank") or apart_gate(rows, "rank", "rank")
     if blocked:
         return undecided("rank_effect", quantity, blocked, _rank_needs(frame, suspects))
     estimate, resid = within_slope(rows, "y")
@@ -131,7 +141,8 @@ def size_exponent(response: Response, options: Options, suspects: tuple[str, ...
         why = "each model was run with another method or hardware: the effects look alike"
         return undecided("size_exponent", quantity, why, _size_needs(frame, suspects))
     verdict, p = equivalence(estimate, 1 - options.margin, 1 + options.margin, options)
-    tests |= {"p_value": p, "df": estimate.df}
+    tests |= {"p_value": p, "df": estimate.df, "measured": _size_measured(rows, response, options)}
+    verdict, veto = _contradicted(verdict, tests["measured"])
     ci = estimate.interval(options.ci_level)
     ten = 10**estimate.value
     gamma = f"γ = {estimate.value:.2f}, {ci[0]:.2f} to {ci[1]:.2f}"
@@ -140,7 +151,9 @@ def size_exponent(response: Response, options: Options, suspects: tuple[str, ...
     reason = {
         "supported": f"Energy per token grows in proportion to the FLOPs per token: {shown}.",
         "refuted": f"Energy per token does not grow in proportion to FLOPs: {shown}; {below}.",
-        "undecided": f"Not precise enough: {shown}, from {tests['sizes']} model sizes.",
+        "undecided": f"Undecided: {veto}."
+        if veto
+        else f"Not precise enough: {shown}, from {tests['sizes']} model sizes.",
     }[verdict]
     return Claim(
         id="size_exponent",
@@ -148,11 +161,33 @@ def size_exponent(response: Response, options: Options, suspects: tuple[str, ...
         estimate=estimate.value,
         ci=ci,
         quantity=quantity,
-        reason=reason + measured_sentence(response, None),
+        reason=reason + measured_sentence(response, tests["measured"]),
         tests=tests,
         needs=_size_needs(frame, suspects) if verdict == "undecided" else None,
         p_value=p if verdict != "undecided" else None,
     )
+
+
+def _size_measured(rows: pd.DataFrame, response: Response, options: Options) -> dict[str, Any] | None:
+    """γ of the metered part. Components are known over whole runs only: training takes its share of each.
+
+    Said where training is nearly all of every run, so that this share cannot bend the answer.
+    """
+    if response.measured_noun is None:
+        return None if response.measured_gap is None else {"reason": response.measured_gap}
+    share = rows["energy"] / rows["energy_kwh"]
+    if share.min() < MOSTLY_TRAINING:
+        return {"reason": "components are known over whole runs only, and some of these did not mostly train"}
+    metered = np.log(rows["y_measured"] * share / rows["tokens_seen"])
+    estimate, _ = size_fit(rows.assign(z=metered))
+    verdict, _ = equivalence(estimate, 1 - options.margin, 1 + options.margin, options)
+    return {
+        "part": response.measured_noun,
+        "share": response.measured_share,
+        "verdict": verdict,
+        "estimate": estimate.value,
+        "ci": estimate.interval(options.ci_level),
+    }
 
 
 def size_fit(rows: pd.DataFrame) -> tuple[Estimate, dict[str, Any]]:
@@ -189,7 +224,6 @@ def size_fit(rows: pd.DataFrame) -> tuple[Estimate, dict[str, Any]]:
         "between_models_sd": math.sqrt(tau2),
         "within_models_sd": math.sqrt(sigma2),
         "largest_departure": float(np.expm1(np.abs(resid).max())),
-        "measured": None,
     }
     return Estimate(value=final.param("gamma"), se=se, df=final.df), tests
 
@@ -208,16 +242,32 @@ def _size_rows(frame: pd.DataFrame, suspects: tuple[str, ...]) -> tuple[pd.DataF
     keys = rows[columns].apply(lambda column: pd.factorize(column.astype(object))[0])
     group = keys.groupby(columns).ngroup().to_numpy() if columns and len(rows) else np.zeros(len(rows), int)
     rows = rows.assign(x=x, x_round=x.round(1), z=np.log(rows["energy"] / rows["tokens_seen"]), group=group)
-    sizes = rows.groupby("group")["x_round"].nunique()
-    rows = rows[rows["group"].isin(list(sizes[sizes >= 2].index))]
+    rows = _sizes_side_by_side(rows)
     if rows.empty or rows["x_round"].nunique() < 3:
         return rows, "fewer than 3 sizes of model were run with everything else equal"
     spans = rows.groupby("group")["x"].agg(np.ptp)
-    if math.exp(float(spans.max())) < 4:
-        return rows, f"FLOPs per token span only a factor {math.exp(float(spans.max())):.2g}; 4 is the least"
+    if spans.max() < math.log(LEAST_SIZE_RANGE):
+        factor = math.exp(float(spans.max()))
+        return rows, f"FLOPs per token span only a factor {factor:.2g}; {LEAST_SIZE_RANGE} is the least"
     if len(rows.groupby(["group", "model", "x_round"], dropna=False)) - rows["group"].nunique() - 1 < 1:
         return rows, "too few sizes of model were run to judge the scatter between them"
-    return rows, order_gate(rows, "x")
+    return rows, order_gate(rows, "x") or apart_gate(rows, "x_round", "the size of the model")
+
+
+def _sizes_side_by_side(rows: pd.DataFrame) -> pd.DataFrame:
+    """The groups in which sizes can be compared; those within one session, where there are such.
+
+    Studies put together hold their commonest model in many sessions: against another session's sizes it would tell
+    that session's conditions.
+    """
+    alone = rows.assign(group=rows.groupby(["group", "session"]).ngroup()) if rows["session"].notna().all() else rows
+    for candidates in (alone, rows):
+        by_group = candidates.groupby("group")
+        wide = (by_group["x_round"].nunique() >= 3) & (by_group["x"].agg(np.ptp) >= math.log(LEAST_SIZE_RANGE))
+        if wide.any():
+            return candidates[candidates["group"].isin(list(wide[wide].index))]
+    sizes = rows.groupby("group")["x_round"].nunique()
+    return rows[rows["group"].isin(list(sizes[sizes >= 2].index))]
 
 
 def _groups(frame: pd.DataFrame, without: tuple[str, ...]) -> NDArray[np.intp]:
@@ -309,8 +359,13 @@ def _checked(
         if again != verdict:
             return "undecided", f"the verdict hangs on run {run_id} (without it: {again}): repeat that run"
     tests["measured"] = _measured(rows, response, lambda e: equivalence(e, *bounds, options)[0])
-    part = tests["measured"]["verdict"] if tests["measured"] and "verdict" in tests["measured"] else None
-    if part is not None and {part, verdict} == {"supported", "refuted"}:
+    return _contradicted(verdict, tests["measured"])
+
+
+def _contradicted(verdict: Verdict, measured: dict[str, Any] | None) -> tuple[Verdict, str | None]:
+    """`undecided` where the metered part alone says the opposite."""
+    part = (measured or {}).get("verdict")
+    if {part, verdict} == {"supported", "refuted"}:
         return "undecided", f"the total says {verdict}, its metered part says {part}"
     return verdict, None
 

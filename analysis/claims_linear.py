@@ -1,11 +1,13 @@
 """`linear_in_samples` and `linear_in_epochs`: is energy a fixed cost plus a multiple of the factor?"""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from .claims_text import counted
 from .curve_analysis import Analysis, analyse, build_design, gate
 from .curve_needs import gate_needs, more_runs
 from .curve_set import (
@@ -99,7 +101,7 @@ def _vetoed(
     allowed = allowed_deviation(curves, factor)
     if verdict == "supported" and lack is not None and lack.p < 0.01 and lack.deviation > allowed:
         return "undecided", (
-            f"no smooth curve fits: runs at {lack.level['samples']:g} samples × {lack.level['epochs']:g} epochs "
+            f"no smooth curve fits: runs at {_place(lack.level)} "
             f"lie {100 * lack.deviation:.1f} % off it, more than repeats scatter (p = {lack.p:.2g})"
         )
     if verdict == "refuted" and tests["broken_level"] is None and not _curved(tests):
@@ -226,6 +228,10 @@ def _quadratic(analysis: Analysis) -> dict[str, Any]:
     return quadratic
 
 
+def _place(level: Mapping[str, float]) -> str:
+    return f"{counted(level['samples'], 'sample')} × {counted(level['epochs'], 'epoch')}"
+
+
 def _linear_reason(
     curves: CurveSet,
     factor: str,
@@ -251,8 +257,8 @@ def _linear_reason(
     elif verdict == "refuted" and tests["broken_level"] is not None:
         level = tests["broken_level"]
         text = (
-            f"{subject} follows no straight line in {factor}: runs at {level['samples']:g} samples × "
-            f"{level['epochs']:g} epochs lie {100 * level['deviation']:.0f} % off the best one, {span}."
+            f"{subject} follows no straight line in {factor}: runs at {_place(level)} "
+            f"lie {100 * level['deviation']:.0f} % off the best one, {span}."
         )
     elif verdict == "refuted":
         text = (

@@ -10,8 +10,9 @@ from .curve import CurveData, Profile, fit_curve
 from .curve_analysis import Analysis, order_gate
 from .curve_needs import more_runs, pair_needs
 from .curve_set import CurveSet, Decision, decide_profile
-from .regression import wls
-from .verdicts import Claim, Estimate, Verdict, equivalence, undecided
+from .regression import Array, wls
+from .response import measured_sentence
+from .verdicts import Claim, Estimate, Options, Verdict, equivalence, undecided
 
 
 def interchangeable(curves: CurveSet) -> Claim:
@@ -23,32 +24,23 @@ def interchangeable(curves: CurveSet) -> Claim:
         return undecided(claim_id, quantity, blocked, pair_needs(curves))
     margin = options.margin
     decision = decide_profile(_difference(curves.total), -margin, margin, options)
-    pairs = matched_pairs(curves.total)
     tests: dict[str, Any] = {
         "df": curves.total.fit.data.df,
         "p_value": decision.p_value,
         "matched_pairs": None,
     }
-    verdict, p = decision.verdict, decision.p_value
+    pairs = matched_pairs(curves.total)
+    verdict, p = _witnesses(decision, pairs, options)
     if pairs is not None:
-        bound = math.log1p(margin)
-        pair_verdict, pair_p = equivalence(pairs, -bound, bound, options)
-        ends = pairs.interval(options.ci_level)
+        pair_verdict, pair_p = _pairs_alone(pairs, options)
         tests["matched_pairs"] = {
             "verdict": pair_verdict,
             "ratio": math.exp(pairs.value),
-            "ci": [math.exp(end) for end in ends],
+            "ci": [math.exp(end) for end in pairs.interval(options.ci_level)],
             "df": pairs.df,
             "p": pair_p,
         }
-        verdict, p = _both(decision, pair_verdict, pair_p, same_sign=pairs.value * decision.estimate > 0)
-    veto = None
-    if curves.total.without is not None and verdict != "undecided":
-        again = decide_profile(_difference(curves.total.without), -margin, margin, options).verdict
-        run_id = str(curves.design.frame["run_id"][curves.total.outlier or 0])
-        tests["outlier"] = {"run_id": run_id, "mads": curves.total.outlier_mads, "verdict_without": again}
-        if again != verdict:
-            verdict, veto = "undecided", f"the verdict hangs on run {run_id}: repeat that run"
+    verdict, veto = _vetoed(curves, verdict, tests)
     tests["p_value"] = p if verdict != "undecided" else None
     shown = math.exp(pairs.value) if pairs is not None else 2**decision.estimate
     text = f"the same work in twice the epochs on half the samples costs {100 * (shown - 1):+.1f} %"
@@ -70,11 +62,50 @@ def interchangeable(curves: CurveSet) -> Claim:
         estimate=decision.estimate,
         ci=decision.ci,
         quantity=quantity,
-        reason=reason,
+        reason=reason + measured_sentence(curves.response, tests["measured"]),
         tests=tests,
         needs=needs,
         p_value=p if verdict != "undecided" else None,
     )
+
+
+def _vetoed(curves: CurveSet, verdict: Verdict, tests: dict[str, Any]) -> tuple[Verdict, str | None]:
+    """The verdict after the refit without an outlier and the metered part had their say; both are put into `tests`."""
+    options, veto = curves.options, None
+    if curves.total.without is not None and verdict != "undecided":
+        again = decide_profile(_difference(curves.total.without), -options.margin, options.margin, options).verdict
+        run_id = str(curves.design.frame["run_id"][curves.total.outlier or 0])
+        tests["outlier"] = {"run_id": run_id, "mads": curves.total.outlier_mads, "verdict_without": again}
+        if again != verdict:
+            verdict, veto = "undecided", f"the verdict hangs on run {run_id}: repeat that run"
+    response = curves.response
+    if response.measured_noun is None:
+        tests["measured"] = None if response.measured_gap is None else {"reason": response.measured_gap}
+        return verdict, veto
+    decision = decide_profile(_difference(curves.measured), -options.margin, options.margin, options)
+    part, _ = _witnesses(decision, matched_pairs(curves.measured), options)
+    tests["measured"] = {
+        "part": response.measured_noun,
+        "share": response.measured_share,
+        "verdict": part,
+        "estimate": decision.estimate,
+        "ci": decision.ci,
+    }
+    if {verdict, part} == {"supported", "refuted"}:
+        return "undecided", f"the total says {verdict}, its metered part ({response.measured_noun}) says {part}"
+    return verdict, veto
+
+
+def _pairs_alone(pairs: Estimate, options: Options) -> tuple[Verdict, float | None]:
+    bound = math.log1p(options.margin)
+    return equivalence(pairs, -bound, bound, options)
+
+
+def _witnesses(exponents: Decision, pairs: Estimate | None, options: Options) -> tuple[Verdict, float | None]:
+    """What the exponents and, where there are any, the matched pairs say together."""
+    if pairs is None:
+        return exponents.verdict, exponents.p_value
+    return _both(exponents, *_pairs_alone(pairs, options), same_sign=pairs.value * exponents.estimate > 0)
 
 
 def _both(
@@ -114,15 +145,25 @@ def matched_pairs(analysis: Analysis) -> Estimate | None:
         return None
     used = np.bincount(groups, np.abs(within[:, 0])) > 1e-9
     keep = used[groups]
-    extra = within[keep, 1:-1]
-    extra = extra[:, np.abs(extra).max(axis=0, initial=0.0) > 1e-9] if extra.shape[1] else extra
-    design = np.column_stack([within[keep, 0], extra])
+    extra = _basis(within[keep, 1:-1])
+    x = within[keep, 0]
+    if np.linalg.norm(x - extra @ (extra.T @ x)) < 1e-6 * np.linalg.norm(x):
+        return None  # twice the epochs always came with another session or place in the order
+    design = np.column_stack([x, extra])
     if int(keep.sum()) - int(used.sum()) - design.shape[1] < 3:
         return None
     fit = wls(within[keep, -1], design, np.ones(int(keep.sum())), ["e", *map(str, range(extra.shape[1]))])
     df = fit.n - int(used.sum()) - design.shape[1]
     se = math.sqrt(fit.cov_unscaled[0, 0] * fit.rss / df)
     return Estimate(value=fit.param("e"), se=se, df=df)
+
+
+def _basis(columns: Array) -> Array:
+    """An orthonormal basis of what these columns span: within a few pairs, nuisances are often alike."""
+    if not columns.size:
+        return columns
+    u, scale, _ = np.linalg.svd(columns, full_matrices=False)
+    return u[:, scale > 1e-9 * max(scale.max(), 1.0)]
 
 
 def _pair_block(curves: CurveSet) -> str | None:

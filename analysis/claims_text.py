@@ -38,6 +38,11 @@ def render(document: dict[str, Any], sources: Sequence[str]) -> str:
     return "\n".join(lines).rstrip()
 
 
+def counted(number: float, noun: str) -> str:
+    """1 epoch, 2 epochs."""
+    return f"{number:g} {noun}" + ("" if number == 1 else "s")
+
+
 def _wrapped(text: str) -> str:
     return textwrap.fill(
         text, WIDTH, initial_indent=" " * 11, subsequent_indent=" " * 11,

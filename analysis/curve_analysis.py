@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import fdtrc
 
-from .checks import rank_correlation
+from .checks import apart_in_time, rank_correlation
 from .curve import SMALLEST_MIXTURE, CurveData, CurveFit, Profile, fit_curve
 from .regression import Array, t_tail
 from .verdicts import Estimate
@@ -79,10 +79,13 @@ def cells_of(frame: pd.DataFrame, without: tuple[str, ...] = ()) -> NDArray[np.i
     return np.asarray(keys.groupby(columns).ngroup(), dtype=np.intp)
 
 
-def build_design(frame: pd.DataFrame) -> Design:
-    """Keep the cells in which at least three amounts of work were run; fixed effects join them."""
+def build_design(frame: pd.DataFrame, without: tuple[str, ...] = ()) -> Design:
+    """Keep the cells in which at least three amounts of work were run; fixed effects join them.
+
+    The columns `without` separate no cells.
+    """
     frame = frame.assign(
-        cell=cells_of(frame),
+        cell=cells_of(frame, without),
         epochs_seen=_epochs_seen(frame),
         work=frame["samples_seen"].round(6),
     )
@@ -132,8 +135,11 @@ def relative_length(frame: pd.DataFrame) -> Array | None:
     return length
 
 
-def curve_data(design: Design, y: str, drift: bool, per_token: bool = False) -> CurveData:
-    """The arrays of a design, for the response column `y`; `per_token` counts samples at equal length."""
+def curve_data(design: Design, y: str, drift: bool, per_token: bool = False, *, sessions: bool = True) -> CurveData:
+    """The arrays of a design, for the response column `y`; `per_token` counts samples at equal length.
+
+    `drift` and `sessions` say whether these may shift a run.
+    """
     frame = design.frame
     zero = (frame["samples_seen"] <= 0).to_numpy()
     columns = {"samples": "samples", "epochs": "epochs_seen"}
@@ -144,7 +150,9 @@ def curve_data(design: Design, y: str, drift: bool, per_token: bool = False) -> 
         log_x[:, 0] += length
     log_x[zero] = -np.inf
     cell = frame["cell"].to_numpy(dtype=np.int64)
-    parts = [np.equal.outer(cell, np.arange(cell.max() + 1)).astype(float), session_columns(frame)]
+    parts = [np.equal.outer(cell, np.arange(cell.max() + 1)).astype(float)]
+    if sessions:
+        parts.append(session_columns(frame))
     if drift:
         place = frame["position"].to_numpy(dtype=float)
         place = (place - place.mean()) / max(float(np.ptp(place)), 1.0)
@@ -200,10 +208,10 @@ def analyse(design: Design, y: str = "y", per_token: bool = False) -> Analysis:
         data = curve_data(design, y, drift=True, per_token=per_token)
         fit = fit_curve(data)
     base = fit if outlier is None else fit_curve(data.subset(clean))
-    variance_p, slope = _variance_slope(base, design.level[clean])
+    variance_p, slope = variance_slope(base, design.level[clean])
     weighted = variance_p is not None and variance_p < DIAGNOSTIC_P
     if weighted:
-        size = _log_size(fit)
+        size = log_size(fit)
         data = replace(data, weights=np.exp(-slope * (size - size.mean())))
         fit = fit_curve(data)
     without = None
@@ -240,7 +248,8 @@ def _outlier(design: Design, fit: CurveFit) -> tuple[int | None, float | None]:
     fewer than three runs, the judge is a robust curve, and the level's other run must not agree with it.
     """
     level = design.level
-    log_y = pd.Series(fit.data.log_y - fit.data.basis @ (fit.data.basis.T @ fit.data.log_y))
+    shifted = fit.data.nuisance.shape[1] > fit.data.cells  # by sessions or drift: these differ within a level
+    log_y = pd.Series(robust_residuals(fit) if shifted else fit.data.log_y)
     size = np.bincount(level)[level]
     from_level = (log_y - log_y.groupby(level).transform("median")).to_numpy()
     judged = size >= 3
@@ -249,7 +258,7 @@ def _outlier(design: Design, fit: CurveFit) -> tuple[int | None, float | None]:
         distance = np.abs(from_level) / (1.4826 * float(np.median(gaps)) + 1e-9)
         worst = int(np.argmax(distance))
         return (worst, float(distance[worst])) if distance[worst] > OUTLIER_MADS else (None, None)
-    curve = np.abs(_robust_residuals(fit))
+    curve = np.abs(robust_residuals(fit))
     curve_scale = 1.4826 * float(np.median(curve)) + 1e-9
     scale = 1.4826 * float(np.median(gaps)) + 1e-9 if len(gaps) >= 6 else curve_scale
     distance = np.where(judged, np.abs(from_level) / scale, 0.0)
@@ -259,7 +268,7 @@ def _outlier(design: Design, fit: CurveFit) -> tuple[int | None, float | None]:
     return (worst, float(distance[worst])) if distance[worst] > OUTLIER_MADS else (None, None)
 
 
-def _robust_residuals(fit: CurveFit) -> Array:
+def robust_residuals(fit: CurveFit) -> Array:
     """Residuals (n,) about a curve fitted with Huber's weights."""
     resid, data = fit.resid, fit.data
     for _ in range(8):
@@ -274,7 +283,7 @@ def _robust_residuals(fit: CurveFit) -> Array:
     return resid
 
 
-def _log_size(fit: CurveFit) -> Array:
+def log_size(fit: CurveFit) -> Array:
     """Log of the expected energy of each run within its cell (n,), up to the cell's constant."""
     data = fit.data
     z = np.where(data.zero, 0.0, np.exp(data.centred @ fit.exponents))
@@ -282,7 +291,7 @@ def _log_size(fit: CurveFit) -> Array:
     return np.log(np.maximum(u + (1 - u) * z, 1e-12))
 
 
-def _variance_slope(fit: CurveFit, level: NDArray[np.intp]) -> tuple[float | None, float]:
+def variance_slope(fit: CurveFit, level: NDArray[np.intp]) -> tuple[float | None, float]:
     """Koenker's studentised score test of noise variance on log size, and Harvey's slope.
 
     Noise is what repeats scatter by: a curve that does not fit must not pass for unequal noise. Without
@@ -294,16 +303,17 @@ def _variance_slope(fit: CurveFit, level: NDArray[np.intp]) -> tuple[float | Non
     repeated = (count > 1)[level]
     if (count - 1).sum() >= 8 and (count > 1).sum() >= 4:
         squares = (fit.resid - mean[level])[repeated] ** 2 * (count / np.maximum(count - 1, 1))[level][repeated]
-        size = _log_size(fit)[repeated]
+        size = log_size(fit)[repeated]
+        own = float((count - 1).sum() / repeated.sum())  # deviations of a level add up to 0: fewer than they look
     else:
-        squares, size = fit.resid**2, _log_size(fit)
+        squares, size, own = fit.resid**2, log_size(fit), 1.0
     size = size - size.mean()
     if len(size) < 8 or squares.sum() < 1e-16 or size.std() < 1e-6:
         return None, 0.0
     relative = squares / squares.mean()
     explained = float(size @ relative) ** 2 / float(size @ size)
     total = float(((relative - 1) ** 2).sum())
-    statistic = len(size) * explained / total if total > 0 else 0.0
+    statistic = own * len(size) * explained / total if total > 0 else 0.0
     p = 2 * t_tail(math.sqrt(max(statistic, 0.0)), 1e9)  # χ² with 1 df is a normal squared
     logs = np.log(squares + 1e-2 * squares.mean())
     slope = float(size @ logs / (size @ size))
@@ -428,6 +438,15 @@ def order_gate(frame: pd.DataFrame, column: str) -> str | None:
     return None
 
 
+def apart_gate(frame: pd.DataFrame, column: str, noun: str) -> str | None:
+    """Whether the levels of a factor were run apart from each other, so that drift would look like its effect."""
+    share = apart_in_time(frame["position"], frame[column])
+    if share is None:
+        return None
+    part = f"{100 * share:.0f} % of the run order"
+    return f"runs that differ in {noun} were made at different times ({part}): drift would look alike"
+
+
 def mean_elasticity(analysis: Analysis, factor: str) -> Estimate:
     """d log E / d log factor over its range, from one end of the design to the other, by the delta method.
 
@@ -461,17 +480,35 @@ def mean_elasticity(analysis: Analysis, factor: str) -> Estimate:
     return Estimate(value=elasticity(theta), se=float(np.sqrt(max(gradient @ covariance @ gradient, 0.0))), df=data.df)
 
 
-def _covariance(fit: CurveFit) -> Array:
-    """Covariance of (exponents, shares) from the tangent model; zero for shares held at a boundary."""
-    data, p = fit.data, fit.data.log_x.shape[1]
+def tangent(fit: CurveFit) -> Array:
+    """Orthonormal basis (n, rank) of what the fitted curve can follow: nuisance, exponents and free shares."""
+    data = fit.data
+    columns = _jacobian(fit)[:, _free(fit)]
+    u, scale, _ = np.linalg.svd(columns, full_matrices=False)
+    return np.concatenate([data.basis, u[:, scale > 1e-7 * max(scale.max(initial=0.0), 1e-300)]], axis=1)
+
+
+def _free(fit: CurveFit) -> NDArray[np.bool_]:
+    """Which of (exponents, shares) are not held at a boundary."""
+    free_shares = (fit.shares > 1e-9) & (fit.shares < 1 - 1e-6)
+    return np.concatenate([np.ones(fit.data.log_x.shape[1], dtype=bool), free_shares])
+
+
+def _jacobian(fit: CurveFit) -> Array:
+    """d log E / d (exponents, shares) (n, p + C), weighted, beside the nuisance columns."""
+    data = fit.data
     z = np.where(data.zero, 0.0, np.exp(data.centred @ fit.exponents))
     u = fit.shares[data.cell]
     m = np.maximum(u + (1 - u) * z, SMALLEST_MIXTURE)
     onehot = np.equal.outer(data.cell, np.arange(data.cells))
     jacobian = np.concatenate([((1 - u) * z / m)[:, None] * data.centred, ((1 - z) / m)[:, None] * onehot], axis=1)
     jacobian *= np.sqrt(data.weights)[:, None]
-    jacobian -= data.basis @ (data.basis.T @ jacobian)
-    free = np.concatenate([np.ones(p, dtype=bool), (fit.shares > 1e-9) & (fit.shares < 1 - 1e-6)])
+    return jacobian - data.basis @ (data.basis.T @ jacobian)
+
+
+def _covariance(fit: CurveFit) -> Array:
+    """Covariance of (exponents, shares) from the tangent model; zero for shares held at a boundary."""
+    jacobian, free = _jacobian(fit), _free(fit)
     covariance = np.zeros((len(free), len(free)))
     information = jacobian[:, free].T @ jacobian[:, free]
     covariance[np.ix_(free, free)] = np.linalg.pinv(information, hermitian=True) * fit.sigma**2

@@ -204,6 +204,37 @@ def _whole_table_wh(rng: Generator) -> pd.DataFrame:
     return frame.assign(total_s=seconds, energy_kwh=frame["energy_kwh"] * 1000)
 
 
+def _few_sizes(disturb: Callable[[Generator, pd.DataFrame], Any]) -> Callable[[Generator], pd.DataFrame]:
+    """Three ranks and sizes × two numbers of epochs, each once: too few for a verdict, enough to see what is odd."""
+
+    def make(rng: Generator) -> pd.DataFrame:
+        sweep = Sweep(samples=(64, 128, 256), epochs=(1, 2), replicates=1, zero=0)
+        parts = [sweep.draw(rng, {"rank": rank, "method": "lora"}) for rank in (4.0, 8.0, 16.0)]
+        frame = pd.concat(parts, ignore_index=True)
+        frame["order"] = rng.permutation(len(frame))
+        frame["run_id"] = [f"run-{i:04d}" for i in range(len(frame))]
+        energy = noisy(rng, curve(frame, fixed=0.5, smallest=64.0), 0.08)
+        return frame.assign(energy_kwh=energy * disturb(rng, frame))
+
+    return make
+
+
+def _tenfold(rng: Generator, frame: pd.DataFrame) -> Any:
+    return np.where(frame.index == rng.integers(len(frame)), 10.0, 1.0)
+
+
+def _slowing(rng: Generator, frame: pd.DataFrame) -> Any:
+    return 1 + 0.6 * frame["order"] / len(frame)
+
+
+def _another_day(rng: Generator) -> pd.DataFrame:
+    """No effect of rank, but all runs of the middle one were made after the others, on a machine half as quick."""
+    frame = _ranks(0.0)(rng)
+    late = frame["rank"] == 16
+    frame["order"] = (frame["order"] + len(frame) * late).rank() - 1
+    return frame.assign(energy_kwh=frame["energy_kwh"] * np.where(late, 2.0, 1.0))
+
+
 def _ranks(effect: float) -> Callable[[Generator], pd.DataFrame]:
     def make(rng: Generator) -> pd.DataFrame:
         sweep = Sweep(samples=(128, 512), replicates=4, zero=0)
@@ -378,6 +409,24 @@ PROCESSES: tuple[Process, ...] = (
     Process(name="unequal noise", make=_heteroscedastic, truths={"linear_in_samples": yes()}),
     Process(
         name="one gross outlier", make=_outlier, truths={"linear_in_samples": not_refuted()}, warnings=("outlier",)
+    ),
+    Process(
+        name="one run tenfold, three sizes only",
+        make=_few_sizes(_tenfold),
+        truths={"linear_in_samples": unknowable()},
+        warnings=("outlier",),
+    ),
+    Process(
+        name="drift, three sizes only",
+        make=_few_sizes(_slowing),
+        truths={"linear_in_samples": unknowable()},
+        warnings=("order_drift",),
+    ),
+    Process(
+        name="one rank on another day",
+        make=_another_day,
+        truths={"rank_effect": unknowable()},
+        warnings=("order_confounded", "order_drift"),
     ),
     Process(
         name="three runs only",
