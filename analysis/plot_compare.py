@@ -5,6 +5,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
+from .claims_text import counted
 from .plot_data import View
 from .plot_scaling import zero_line
 from .plot_style import (
@@ -58,7 +59,7 @@ def interchangeability(view: View) -> Drawn | Skipped:
             marker=MARKERS[i % len(MARKERS)],
             s=34,
             ax=axes[0],
-            label=f"{epochs:g} epoch" + ("s" if epochs != 1 else ""),
+            label=counted(epochs, "epoch"),
         )
     log_axis(axes[0], "x")
     log_axis(axes[0], "y")

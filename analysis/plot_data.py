@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from .claims_text import counted
 from .fit import ValidatedFit
 from .plot_style import thin
 from .predict import Bands, predict_many
@@ -116,8 +117,8 @@ def hue_of(view: View, factor: str) -> tuple[str | None, pd.Series]:
         "model": runs["model"],
         "method": runs["method"],
         "hardware": runs["hardware"],
-        "epochs": runs["epochs"].map("{:g} epochs".format),
-        "samples": runs["samples"].map("{:g} samples".format),
+        "epochs": runs["epochs"].map(lambda count: counted(count, "epoch")),
+        "samples": runs["samples"].map(lambda count: counted(count, "sample")),
         "rank": runs["rank"].map(lambda rank: f"rank {rank:g}" if np.isfinite(rank) else "no adapter"),
     }
     ruled_out = {

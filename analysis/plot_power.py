@@ -54,7 +54,7 @@ def power_figure(view: View, run_id: str | None = None) -> Drawn | Skipped:
         which = f"run {run_id} has" if run_id else "these runs have"
         return Skipped(name="power", title=TITLE, reason=f"{which} no readable timeline.csv beside a record")
     name, timeline = found
-    figure, axes = canvas(1, width=9.0, height=3.6)
+    figure, axes = canvas(1, width=6.4, height=3.4)
     ax = axes[0]
     colours = dict(zip(PARTS, palette(3), strict=True))
     edges, stacked = _steps(timeline)

@@ -1,6 +1,7 @@
 """`report`: one self-contained HTML page with everything the runs say, verdicts first.
 
     python -m analysis report RUNS [--out DIR] [--target "model=llama-2-70b method=full samples=21300"]
+                              [--estimates FILE]      what `python -m lora_scaling.estimate … --json` printed
 
 It opens from disk and fetches nothing. A section that cannot be made says why; the others stand.
 """
@@ -23,6 +24,8 @@ from .extrapolate import Extrapolation, predict_target
 from .fit import ValidatedFit, validated_fit
 from .plot import figures
 from .plot_style import Drawn, Skipped
+from .report_answers import answers_section
+from .report_estimates import Quote, estimates_section, read_estimates
 from .report_html import Section, page
 from .report_provenance import Provenance, provenance_of
 from .report_sections import (
@@ -53,10 +56,17 @@ class Findings:
     forecasts: tuple[Extrapolation, ...] = ()
     figures: tuple[Drawn | Skipped, ...] = ()
     failures: dict[str, str] = field(default_factory=dict)
+    estimates: tuple[Quote, ...] = ()
     command: str = ""
 
 
-def find(table: RunTable, options: Options, targets: Sequence[Sequence[str]], command: str = "") -> Findings:
+def find(
+    table: RunTable,
+    options: Options,
+    targets: Sequence[Sequence[str]],
+    command: str = "",
+    estimates: tuple[Quote, ...] = (),
+) -> Findings:
     """Analyse a table in every way; a part that fails leaves its reason and stops no other."""
     failures: dict[str, str] = {}
 
@@ -85,6 +95,7 @@ def find(table: RunTable, options: Options, targets: Sequence[Sequence[str]], co
         forecasts=tuple(forecasts),
         figures=tuple(drawn or ()),
         failures=failures,
+        estimates=estimates,
         command=command,
     )
 
@@ -108,9 +119,11 @@ def _default_target(table: RunTable) -> list[str]:
 def render(findings: Findings) -> str:
     """The page."""
     builders: list[tuple[str, Callable[[Findings], Section]]] = [
+        ("In short", answers_section),
         ("Verdicts", verdicts_section),
         ("Figures", figures_section),
         ("Predictions", forecast_section),
+        *([("Estimates", lambda found: estimates_section(found.estimates))] if findings.estimates else []),
         ("Measured and modelled", sources_section),
         ("Emissions", emissions_section),
         ("Warnings", warnings_section),
@@ -139,6 +152,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target", action="append", default=[], metavar="OVERRIDES", help="a run to predict (may be repeated)"
     )
+    parser.add_argument(
+        "--estimates", action="append", default=[], metavar="FILE",
+        help="JSON of lora_scaling.estimate to show beside the runs (may be repeated)",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -146,7 +163,8 @@ def run(args: argparse.Namespace) -> int:
     options = Options(margin=args.margin, level=args.level)
     table = load(args)
     command = "python -m analysis report " + shlex.join(sys.argv[2:])
-    findings = find(table, options, [shlex.split(target) for target in args.target], command)
+    estimates = read_estimates(args.estimates)
+    findings = find(table, options, [shlex.split(target) for target in args.target], command, estimates)
     path = Path(args.out) / "report.html"
     write_text(path, render(findings))
     print(f"{path}: {sum(c.verdict != 'undecided' for c in findings.claims.claims)} of 7 claims decided")

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 LARGEST_SVG = 400_000  # characters
+PANEL_MARGIN = 4.0  # points
+WIDEST = 1.65  # pixels a point: a narrow figure is not blown up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,14 +66,20 @@ def details(summary: str, html: str) -> str:
     return f"<details><summary>{escape(summary)}</summary>{html}</details>"
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, sortable: bool = False) -> str:
-    """A table in a box that scrolls sideways; cells that read as numbers are set flush right."""
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, label: str, sortable: bool = False) -> str:
+    """A table in a box called `label`; cells that read as numbers are set flush right.
+
+    The box scrolls sideways where it must, by keyboard as well; a table that does not sort wraps its cells first.
+    """
     cells = "".join(
         f"<th>{f'<button type=button>{escape(name)}</button>' if sortable else escape(name)}</th>" for name in header
     )
     body = "".join("<tr>" + "".join(_cell(text) for text in row) + "</tr>" for row in rows)
-    kind = ' class="sortable"' if sortable else ""
-    return f'<div class="scroll"><table{kind}><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>'
+    kind = "sortable" if sortable else "fitting"
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">'
+        f'<table class="{kind}"><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
 
 
 def _cell(text: str) -> str:
@@ -79,13 +88,32 @@ def _cell(text: str) -> str:
 
 
 def picture(figure: Figure, title: str, caption: str, *, salt: str) -> str:
-    """A figure as inline SVG with its caption; ids are made the figure's own, so that several share a page."""
+    """A figure as inline SVG with its caption; ids are made the figure's own, so that several share a page.
+
+    Where the window is narrow its panels are shown one below the other: the same drawing, seen through a window each.
+    """
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": salt, "text.parse_math": False, "svg.fonttype": "path"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-        drawing = _inline(buffer.getvalue(), title, salt) if buffer.tell() < LARGEST_SVG else _png(figure, title)
-    head = f"<h3>{escape(title)}</h3>"
-    return f'<figure>{head}<div class="canvas">{drawing}</div><figcaption>{escape(caption)}</figcaption></figure>'
+        if buffer.tell() < LARGEST_SVG:
+            drawing, kind = _inline(buffer.getvalue(), title, salt, _panels(figure)), "canvas"
+        else:
+            drawing, kind = _png(figure, title), "canvas pixels"
+    focus = f' tabindex="0" role="region" aria-label="{escape(title)}"' if kind != "canvas" else ""
+    return (
+        f'<figure><h3>{escape(title)}</h3><div class="{kind}"{focus}>{drawing}</div>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _panels(figure: Figure) -> list[tuple[float, float, float, float]]:
+    """(x, y, width, height) in points from the top left of each column of axes, what is written around it included."""
+    width, height = 72 * figure.get_size_inches()
+    boxes = [box for axes in figure.axes if (box := axes.get_tightbbox()) is not None]
+    boxes = sorted((box.transformed(figure.dpi_scale_trans.inverted()) for box in boxes), key=lambda box: box.x0)
+    top = max(0.0, height - 72 * max(box.y1 for box in boxes) - PANEL_MARGIN)
+    edges = [0.0, *(36 * (left.x1 + right.x0) for left, right in itertools.pairwise(boxes)), float(width)]
+    return [(left, top, right - left, height - top) for left, right in itertools.pairwise(edges)]
 
 
 def _png(figure: Figure, title: str) -> str:
@@ -96,10 +124,24 @@ def _png(figure: Figure, title: str) -> str:
     return f'<img alt="{escape(title)}" src="data:image/png;base64,{data}">'
 
 
-def _inline(svg: str, title: str, salt: str) -> str:
+def _inline(svg: str, title: str, salt: str, panels: Sequence[tuple[float, float, float, float]]) -> str:
+    """The drawing once, and one window on it for each panel where there are several."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(id="|href="#|url\(#)', lambda found: found.group(1) + salt + "-", svg)
-    svg = re.sub(
-        r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', rf'<svg role="img" viewBox="\1" aria-label="{escape(title)}">', svg
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    opening = re.match(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', svg)
+    assert opening is not None
+    drawing = svg[opening.end() : svg.rindex("</svg>")]
+    several = len(panels) > 1
+    whole = (
+        f'<svg role="img" viewBox="{opening[1]}" aria-label="{escape(title)}"{" class=whole" if several else ""}'
+        f' style="max-width:{WIDEST * float(opening[1].split()[2]):.0f}px">'
+        f'<g id="{salt}-all">{drawing}</g></svg>'
     )
-    return re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    if not several:
+        return whole
+    boxes = [" ".join(f"{number:.2f}" for number in panel) for panel in panels]
+    windows = "".join(
+        f'<svg class="panel" aria-hidden="true" viewBox="{box}"><use href="#{salt}-all"/></svg>' for box in boxes
+    )
+    return whole + windows

@@ -14,7 +14,7 @@ from .claims_text import TITLES
 from .extrapolate import Extrapolation
 from .plot_style import Drawn
 from .report_html import Section, bullets, code, details, escape, paragraph, picture, table
-from .verdicts import Claim
+from .verdicts import Claim, Options
 
 if TYPE_CHECKING:
     from .report import Findings
@@ -39,16 +39,17 @@ def verdicts_section(found: "Findings") -> Section:
         f"“Yes” and “No” are each wrong in at most {100 * options.alpha:.3g} % of such studies; what counts as equal "
         f"is ±{100 * options.margin:.3g} %."
     )
-    cards = "".join(_card(claim, found.claims.response.noun) for claim in claims)
+    cards = "".join(_card(claim, found.claims.response.noun, options) for claim in claims)
     return Section(title="Verdicts", html=f'{paragraph(lead, "lead")}{_basis(found)}<div class="cards">{cards}</div>')
 
 
-def _card(claim: Claim, noun: str) -> str:
+def _card(claim: Claim, noun: str, options: Options) -> str:
     title = TITLES[claim.id].format(noun)
     interval = ""
     if claim.estimate is not None and claim.ci is not None and all(map(math.isfinite, claim.ci)):
         low, high = claim.ci
-        interval = paragraph(f"{claim.quantity}: {claim.estimate:.3g} ({low:.3g} to {high:.3g})", "figure")
+        level = f"{100 * options.ci_level:.3g} % interval"
+        interval = paragraph(f"{claim.quantity}: {claim.estimate:.3g} ({level} {low:.3g} to {high:.3g})", "figure")
     needs = ""
     if claim.needs is not None:
         cost = "" if claim.needs.energy_kwh is None else f" About {claim.needs.energy_kwh:.3g} kWh."
@@ -57,11 +58,11 @@ def _card(claim: Claim, noun: str) -> str:
     return (
         f'<article class="card {claim.verdict}"><p class="verdict">{WORDS[claim.verdict]}'
         f"<span> · {claim.verdict}</span></p><h3>{escape(title[0].upper() + title[1:])}</h3>{interval}"
-        f"{paragraph(_reason(claim))}{needs}</article>"
+        f"{paragraph(plain_reason(claim))}{needs}</article>"
     )
 
 
-def _reason(claim: Claim) -> str:
+def plain_reason(claim: Claim) -> str:
     """The reason without the verdict's own word, which the card shows already."""
     text = claim.reason.removeprefix(f"{claim.verdict.capitalize()}: ")
     return text[0].upper() + text[1:]
@@ -148,7 +149,7 @@ def _forecast(forecast: Extrapolation) -> str:
     reasons = f": {'; '.join(validation['reasons'])}" if validation["reasons"] else ""
     return (
         f"<h3>{escape(' '.join(document['target']['overrides']))}</h3>"
-        + table(("", "estimate", "low", "high"), [row for row in rows if row], sortable=False)
+        + table(("", "estimate", "low", "high"), [row for row in rows if row], label="Prediction")
         + paragraph(f"90 % intervals. {beyond}")
         + paragraph(f"{validation['label']}{reasons}.", "basis")
         + details("Assumptions", bullets(document["assumptions"]))
@@ -178,7 +179,7 @@ def sources_section(found: "Findings") -> Section:
         "which makes energy proportional to time by construction."
     )
     header = ("component", "source", "kind", "runs", "kWh in all")
-    return Section(title="Measured and modelled", html=table(header, rows) + paragraph(note))
+    return Section(title="Measured and modelled", html=table(header, rows, label="Sources of energy") + paragraph(note))
 
 
 def emissions_section(found: "Findings") -> Section:
@@ -242,7 +243,8 @@ def runs_section(found: "Findings") -> Section:
     note = ""
     if len(frame) > MOST_ROWS:
         note = paragraph(f"The first {MOST_ROWS:,} of {len(frame):,} runs.", "quiet")
-    return Section(title="Runs", html=note + table([c.replace("_", " ") for c in columns], rows, sortable=True))
+    header = [c.replace("_", " ") for c in columns]
+    return Section(title="Runs", html=note + table(header, rows, label="Runs", sortable=True))
 
 
 def methods_section(found: "Findings") -> Section:

@@ -1,0 +1,68 @@
+"""The first screen of the report: the questions people come with, each with its answer and how sure it is."""
+
+import math
+from typing import TYPE_CHECKING
+
+from .report_estimates import sentence
+from .report_html import Section, escape
+from .report_sections import WORDS, plain_reason
+from .verdicts import Claim, Options
+
+if TYPE_CHECKING:
+    from .report import Findings
+
+QUESTIONS = {
+    "linear_in_samples": "Is {} linear in the number of samples?",
+    "linear_in_epochs": "Is {} linear in the number of epochs?",
+    "doubling_doubles": "Do twice the samples cost twice the {}?",
+    "rank_effect": "Is {} the same at every LoRA rank?",
+    "size_exponent": "Is the energy of a token proportional to its FLOPs?",
+    "full_vs_lora": "Does full fine-tuning cost more than LoRA?",
+}
+
+
+def answers_section(found: "Findings") -> Section:
+    """Question by question; then what a dear run would cost."""
+    claims = {claim.id: claim for claim in found.claims.claims}
+    noun, options = found.claims.response.noun, found.claims.options
+    rows = [
+        (text.format(noun), _answer(claims[name]), _sure(claims[name], options)) for name, text in QUESTIONS.items()
+    ]
+    costs = [sentence(quote) for quote in found.estimates] + [_predicted(found, i) for i in range(len(found.forecasts))]
+    body = "".join(
+        f'<div class="{claims[name].verdict}"><dt>{escape(question)}</dt>'
+        f'<dd><strong>{escape(answer)}</strong> <span class="quiet">{escape(sure)}</span></dd></div>'
+        for name, (question, answer, sure) in zip(QUESTIONS, rows, strict=True)
+    )
+    if costs:
+        listed = "".join(f"<li>{escape(cost)}</li>" for cost in costs)
+        body += f"<div><dt>What would dearer runs cost?</dt><dd><ul>{listed}</ul></dd></div>"
+    return Section(title="In short", html=f'<dl class="answers">{body}</dl>')
+
+
+def _answer(claim: Claim) -> str:
+    word = WORDS[claim.verdict]
+    if claim.id == "doubling_doubles" and claim.verdict != "undecided":
+        return plain_reason(claim)
+    return f"{word}."
+
+
+def _sure(claim: Claim, options: Options) -> str:
+    if claim.estimate is None or claim.ci is None or not all(map(math.isfinite, claim.ci)):
+        return plain_reason(claim)
+    low, high = claim.ci
+    return (
+        f"{claim.quantity}: {claim.estimate:.3g}, {100 * options.ci_level:.3g} % interval {low:.3g} to {high:.3g}; "
+        f"equal means ±{100 * options.margin:.3g} %."
+    )
+
+
+def _predicted(found: "Findings", number: int) -> str:
+    document = found.forecasts[number].document
+    energy = document["energy_kwh"]
+    outside = ", ".join(f"{i['variable'].replace('_', ' ')} {i['factor']:.3g}×" for i in document["extrapolates"])
+    return (
+        f"{' '.join(document['target']['overrides'])}, from these runs: {energy['estimate']:.3g} kWh "
+        f"({energy['low']:.3g} to {energy['high']:.3g}, 90 % interval; "
+        f"{'outside the data: ' + outside if outside else 'inside the data'})."
+    )
