@@ -1,0 +1,104 @@
+"""The examples of CONTRIBUTING.md do what they are said to, in the room they are said to go to."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fit_tables import frame_of, law
+from omegaconf import OmegaConf
+
+from analysis import claims_effects, plot_compare
+from analysis.coverage import as_table
+from analysis.fit import validated_fit
+from analysis.plot_data import View
+from analysis.plot_style import Drawn, Skipped
+from analysis.response import choose_response
+from analysis.table import table_from_frame
+from analysis.verdicts import Options
+from lora_scaling.config import HardwareConfig, ModelConfig, compose
+from lora_scaling.config.build import build
+from lora_scaling.estimate.hardware import machine_of
+from lora_scaling.estimate.priors import load_priors
+from lora_scaling.grid import GridError
+
+PAGE = (Path(__file__).resolve().parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def example(heading: str, language: str) -> str:
+    section = PAGE.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    [code] = re.findall(rf"^```{language}\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    return code
+
+
+def in_room_of(module: Any, code: str) -> dict[str, Any]:
+    """The names that the code defines where it is put at the end of a module."""
+    names = dict(vars(module))
+    exec(compile(code, "CONTRIBUTING.md", "exec"), names)
+    return names
+
+
+def test_the_model_is_one() -> None:
+    code = example("Add a model", "yaml")
+    model = build(ModelConfig, OmegaConf.to_container(OmegaConf.create(code)), "model.")
+    listed = compose(["model=llama-3.2-1b"]).model  # whose shape it borrows
+    assert model.shape == listed.shape
+    assert code.count("\n") < 20
+
+
+def test_the_gpu_is_one() -> None:
+    code = example("Add a GPU", "yaml")
+    sheet = build(HardwareConfig, OmegaConf.to_container(OmegaConf.create(code)), "hardware.")
+    machine, missing = machine_of(sheet, "bf16", load_priors())
+    assert machine is not None, missing
+    assert machine.peak == 362e12
+    assert code.count("\n") < 20
+
+
+class Answering:
+    """A client whose service has two hours, one of them without a value."""
+
+    def get_json(self, path: str, parameters: dict[str, str]) -> tuple[Any, str]:
+        assert path == "/co2"
+        hours = [{"start": parameters["from"], "g_per_kwh": 90.0}, {"start": parameters["to"], "g_per_kwh": None}]
+        return {"data": hours}, "https://api.example.org/co2"
+
+
+def test_the_grid_provider_reads_what_its_service_answers() -> None:
+    names: dict[str, Any] = {}
+    exec(compile(example("Add a grid provider", "python"), "CONTRIBUTING.md", "exec"), names)
+    start = datetime(2026, 11, 24, tzinfo=UTC)
+    slots, _ = names["SOURCE"].history(Answering(), "XX", start, start + timedelta(hours=1))
+    assert [(slot.start, slot.g_per_kwh, slot.kind) for slot in slots] == [(start, 90.0, "actual")]
+    with pytest.raises(GridError, match="somewhere"):
+        names["rows_of"]({"data": None}, "data", "somewhere")
+
+
+@pytest.mark.parametrize(("per_doubling", "verdict"), [(1.0, "supported"), (0.8, "refuted")])
+def test_the_claim_is_decided(per_doubling: float, verdict: str) -> None:
+    batch_effect = in_room_of(claims_effects, example("Add a claim", "python"))["batch_effect"]
+    rng = np.random.default_rng(0)
+    frame = frame_of(law(), cv=0.01, sizes=(1e8,), tokens=(1e5, 2e5, 4e5, 8e5) * 4, seed=1)
+    frame["batch_size"] = rng.permutation([1.0, 2.0, 4.0, 8.0] * (len(frame) // 4))
+    frame["samples"] = frame["samples_seen"] = 100.0
+    frame["epochs"] = 1.0
+    frame["energy_kwh"] = per_doubling ** np.log2(frame["batch_size"]) * np.exp(rng.normal(0, 0.01, len(frame)))
+    for name in ("tokens_seen", "flops"):
+        frame[name] = 1e6
+    response = choose_response(table_from_frame(frame))
+    claim = batch_effect(response, Options(), ())
+    assert claim.verdict == verdict, claim.reason
+    assert claim.estimate == pytest.approx(per_doubling - 1, abs=0.01)
+
+
+def test_the_plot_is_drawn_or_says_why_not() -> None:
+    draw = in_room_of(plot_compare, example("Add a plot", "python"))["energy_against_batch"]
+    frame = frame_of(law(), cv=0.02, sizes=(1e8, 1e9), tokens=(1e5, 2e5, 4e5, 8e5), seed=1)
+    table = as_table(frame.assign(batch_size=8.0))
+    assert isinstance(draw(View(table=table, result=validated_fit(table))), Skipped)
+    table = as_table(frame.assign(batch_size=np.resize([2.0, 4.0], len(frame))))
+    drawn = draw(View(table=table, result=validated_fit(table)))
+    assert isinstance(drawn, Drawn)
+    assert f"n = {len(frame)} runs" in drawn.caption

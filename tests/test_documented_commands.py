@@ -1,0 +1,317 @@
+"""Every command in the documentation is one that the program understands, and most of them are run.
+
+Fenced and indented blocks and code in running text are searched for `python -m …`, `torchrun …` and `accelerate
+launch …`. Settings are composed through the public interface and options are read by the commands' own parsers; what
+takes seconds at most is then run on a small table. What is only read, and why, stands in `ONLY_READ`.
+"""
+
+import argparse
+import importlib
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY
+
+from analysis import cli
+from analysis.commandline import split_overrides
+from analysis.processes import FACTORIAL, scaling
+from lora_scaling import emissions
+from lora_scaling.__main__ import _options_first
+from lora_scaling.config import compose
+from lora_scaling.errors import UserError
+from lora_scaling.estimate import cli as estimate_cli
+from lora_scaling.estimate.sweeps import expand
+from lora_scaling.paths import choices, config_dir
+from lora_scaling.study_request import parse as parse_study
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+LAUNCHERS = {"python", "torchrun", "accelerate"}
+OTHER_MODULES = {"venv", "pytest", "pip"}  # not ours; `.ci/run` uses the three
+RAY = "ray"  # its preset comes with hydra-ray-launcher, which the test environment does not hold
+
+# Commands, by how they begin, that are read but not run, each with what it would need.
+ONLY_READ = {
+    "lora_scaling": "a fine-tune: tests/test_run.py and its like run tiny ones, and a slow test below two of these",
+    "lora_scaling.study": "a study of minutes: tests/test_study.py runs small ones",
+    "lora_scaling.emissions": "records; tests/test_emissions.py has them, and live providers need the network",
+    "analysis.battery": "minutes: tests/test_battery.py runs a part",
+    "analysis.sequential": "minutes: tests/test_sequential.py runs a part",
+    "lora_scaling.estimate.validate": "six seconds: tests/test_estimate.py compares the rows",
+    "lora_scaling.estimate … pilot=": "trains on the device: tests/test_estimate_cli.py has a short one",
+    "lora_scaling.estimate … fit=": "a fit of this device: tests/test_estimate_fitted.py has one",
+    "lora_scaling.estimate … at=": "the network",
+    "analysis report": "half a minute: tests/test_report.py makes one",
+    "analysis plot": "half a minute: tests/test_plots.py draws them",
+}
+
+
+def _blocks(text: str) -> Iterator[str]:
+    """Fenced blocks (mermaid and the like hold no command), indented ones, and code in running text."""
+    fenced = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    yield from fenced.findall(text)
+    rest = fenced.sub("", text)
+    yield from re.findall(r"(?:^ {4}\S.*\n)+", rest, re.MULTILINE)
+    yield from (span for span in re.findall(r"`([^`]+)`", rest) if "…" not in span)
+
+
+def _commands(path: Path) -> Iterator[tuple[str, ...]]:
+    """The words of each command, comments and `…` removed; what a `--wrap` holds is a command of its own."""
+    for block in _blocks(path.read_text(encoding="utf-8")):
+        for line in re.sub(r"\\\n\s*", " ", block).splitlines():
+            words = _words(line.strip())
+            yield from _split(words)
+
+
+def _words(line: str) -> list[str]:
+    try:
+        return shlex.split(line, comments=True)
+    except ValueError:  # prose or program text with an apostrophe
+        return []
+
+
+def _split(words: list[str]) -> Iterator[tuple[str, ...]]:
+    if "--wrap" in words:
+        yield from _split(_words(words[words.index("--wrap") + 1]))
+        return
+    joined = " ".join(words).split(" && ") if "&&" in words else None
+    parts = [part.split() for part in joined] if joined else [words]
+    for part in parts:
+        given = [word for word in part if not word.endswith("…")]
+        if given and Path(given[0]).name.rstrip("3") in LAUNCHERS and "-m" in given:
+            yield tuple(given)
+
+
+DOCUMENTED = sorted({(page.name, words) for page in PAGES if page.exists() for words in _commands(page)})
+
+
+def _module_and_arguments(words: tuple[str, ...]) -> tuple[str, list[str]]:
+    place = words.index("-m") + 1
+    return words[place], list(words[place + 1 :])
+
+
+def _shown(value: str | tuple[str, ...]) -> str:
+    return value if isinstance(value, str) else " ".join(value)[:90]
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A table of a factorial sweep, in a current folder that holds the files the documentation names."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "alpaca.json").write_text('[{"instruction": "a", "output": "b"}]', encoding="utf-8")
+    (tmp_path / "intensity.csv").write_text("start,end,g_per_kwh\n", encoding="utf-8")
+    path = tmp_path / "table.csv"
+    frame = scaling(FACTORIAL, fixed=0.5)(np.random.default_rng(0)).assign(
+        model="llama-3.2-1b", method="lora", hardware="NVIDIA A100-SXM4-80GB", precision="bf16"
+    )
+    frame["train_s"] = 1e4 * frame["energy_kwh"]
+    frame.to_csv(path, index=False)
+    return path
+
+
+def test_the_documentation_has_commands() -> None:
+    modules = {_module_and_arguments(words)[0] for _, words in DOCUMENTED}
+    assert modules >= {
+        "lora_scaling",
+        "lora_scaling.estimate",
+        "lora_scaling.emissions",
+        "lora_scaling.study",
+        "analysis",
+    }
+    assert len(DOCUMENTED) > 40
+
+
+@pytest.mark.parametrize(("page", "words"), DOCUMENTED, ids=_shown)
+def test_a_documented_command_is_understood(
+    page: str, words: tuple[str, ...], table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    understand(words, table, monkeypatch)
+
+
+def understand(words: tuple[str, ...], table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read a command with the program's own parsers, and run it on `table` where that is cheap."""
+    module, arguments = _module_and_arguments(words)
+    _check_launcher(words)
+    if module in OTHER_MODULES or arguments in ([], ["--help"]):
+        assert importlib.util.find_spec(module)
+        return
+    if module == "lora_scaling":
+        _check_run(arguments)
+    elif module == "lora_scaling.estimate":
+        _check_estimate(arguments)
+    elif module == "lora_scaling.study":
+        request = parse_study(arguments)
+        compose(request.overrides)
+    elif module == "lora_scaling.emissions":
+        read = emissions._arguments(arguments)
+        emissions.parse_overrides([word for word in read.words if emissions._is_override(word)])
+    elif module == "analysis":
+        _check_analysis(arguments, table, monkeypatch)
+    elif module in ("analysis.battery", "analysis.sequential", "lora_scaling.estimate.validate"):
+        _check_long(module, arguments, monkeypatch)
+    else:
+        raise UserError(f"`{module}` is no command of this project; correct the documentation.")
+
+
+def _check_launcher(words: tuple[str, ...]) -> None:
+    """The options of torchrun or accelerate before `-m`."""
+    name, own = Path(words[0]).name, list(words[1 : words.index("-m")])
+    if name == "torchrun":
+        from torch.distributed.run import get_args_parser
+
+        get_args_parser().parse_args([*own, "script"])
+    elif name == "accelerate":
+        from accelerate.commands.launch import launch_command_parser
+
+        assert own[0] == "launch"
+        launch_command_parser().parse_args([*own[1:], "script"])
+
+
+def _check_run(arguments: list[str]) -> None:
+    given = _options_first([word for word in arguments if not word.startswith("hydra")])
+    overrides = [word for word in given if "=" in word]
+    _check_hydra([word for word in arguments if word.startswith("hydra")])
+    if {"-m", "--multirun"} & set(given):
+        assert expand(overrides)
+    else:
+        compose(overrides)
+
+
+def _check_hydra(words: list[str]) -> None:
+    """`hydra/launcher=NAME` names a preset, and `hydra.launcher.KEY=…` a key that stands in it."""
+    from omegaconf import OmegaConf
+
+    chosen = {word.partition("=")[2] for word in words if word.startswith("hydra/launcher=")}
+    assert chosen <= {*choices("hydra/launcher"), RAY}
+    keys = [word.partition("=")[0].removeprefix("hydra.launcher.") for word in words if word.startswith("hydra.")]
+    for name in chosen - {RAY}:
+        preset = OmegaConf.load(config_dir() / "hydra" / "launcher" / f"{name}.yaml")
+        for key in keys:
+            assert OmegaConf.select(preset, key, default="absent") != "absent", f"{key} is not in {name}.yaml"
+
+
+def _check_estimate(arguments: list[str]) -> None:
+    request = estimate_cli.parse(arguments)
+    if request.fit or request.pilot_s or request.at or request.multirun:
+        assert expand(request.overrides) if request.multirun else compose(request.overrides)
+    else:
+        assert estimate_cli.main(arguments) == 0
+
+
+def _check_analysis(arguments: list[str], table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, rest = arguments[0], arguments[1:]
+    assert name in cli.COMMANDS, f"`analysis {name}` is no command"
+    if rest in ([], ["--help"]):  # named in running text
+        return
+    module = importlib.import_module(f"analysis.{cli.COMMANDS[name].module}")
+    understood = []
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "run", lambda args: understood.append(args) or 0)
+        assert cli._dispatch(name, rest) == 0
+    [args] = understood
+    _, overrides = split_overrides(args.runs)
+    if overrides:
+        compose(overrides)
+    if name in ("report", "plot"):
+        return
+    args.runs = [str(table), *overrides]
+    args.exclude = []
+    assert module.run(args) == 0
+
+
+def _check_long(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module's own parser reads the arguments; what it would then do is replaced."""
+
+    class Understood(Exception):
+        pass
+
+    real = argparse.ArgumentParser.parse_args
+
+    def read(self: argparse.ArgumentParser, args: object = None, namespace: object = None) -> object:
+        real(self, arguments)
+        raise Understood
+
+    with monkeypatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", read)
+        with pytest.raises(Understood):
+            importlib.import_module(module).main()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "python -m lora_scaling smples=3",
+        "python -m lora_scaling -m +sweeps=lineer_claim",
+        "python -m lora_scaling --quiet samples=3",
+        "python -m lora_scaling -m hydra/launcher=slurn samples=1,2",
+        "python -m lora_scaling -m hydra/launcher=slurm hydra.launcher.partitoin=gpu samples=1,2",
+        "python -m lora_scaling.estimate compare=colour",
+        "python -m lora_scaling.estimate model=llama-2-7c",
+        "python -m lora_scaling.study claim=linear_in_samples",
+        "python -m lora_scaling.emissions runs grid.zome=DK1",
+        "python -m analysis claims RUNS --margn 0.1",
+        "python -m analysis extrapolate RUNS model=llama-2-70c",
+        "python -m analysis judge RUNS",
+        "python -m analysis.battery --sead 3",
+        "python -m lora_scaling.estimator",
+        "torchrun --processes 2 -m lora_scaling",
+    ],
+)
+def test_a_command_with_a_mistake_would_be_noticed(
+    command: str, table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises((UserError, AssertionError, SystemExit)):
+        understand(tuple(command.split()), table, monkeypatch)
+
+
+def test_what_is_only_read_is_documented_at_all() -> None:
+    commands = [" ".join(_module_and_arguments(words)[:1]) + " " + " ".join(words[1:]) for _, words in DOCUMENTED]
+    for name in ONLY_READ:
+        module, _, more = name.partition(" … ")
+        assert any(module in command and more in command for command in commands), name
+
+
+# ---------------------------------------------------------------- run for real
+
+
+def _run_elsewhere(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=300, env=environment)
+
+
+def _python_blocks(page: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["docs/bring_your_own.md", "docs/estimator.md"])
+def test_the_python_in_the_documentation_runs(page: str, tmp_path: Path) -> None:
+    blocks = _python_blocks(page)
+    assert blocks
+    code = "\n".join(blocks)
+    run = _run_elsewhere([sys.executable, "-c", code], tmp_path)
+    assert run.returncode == 0, run.stderr
+    if "footprint" in code:
+        assert len(list(tmp_path.glob("runs/footprint/my-run-*/run.json"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wanted", ["model=shape", "method=qlora samples=64"])
+def test_documented_runs_run(wanted: str, tmp_path: Path) -> None:
+    """As documented, but tiny: later settings replace earlier ones."""
+    [words] = {words for _, words in DOCUMENTED if wanted in " ".join(words) and words[0] == "python"}
+    arguments = [word for word in words[3:] if not word.startswith("samples=")]
+    command = [sys.executable, "-m", "lora_scaling", *arguments, *TINY]
+    run = _run_elsewhere(command, tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert len(list(tmp_path.glob("runs/*/*/run.json"))) == 1
