@@ -247,6 +247,22 @@ def test_each_of_the_three_columns_is_needed(column: str, tmp_path: Path, capsys
 # ---------------------------------------------------------------- emissions
 
 
+def test_emissions_leave_a_run_that_is_under_way_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = records.record_path(tmp_path, "s", "r")
+    energy = {"joules": 3600.0, "timeline": "timeline.csv", "phases": []}
+    records.write_record(path, {"schema_version": 1, "run_id": "r", "status": "interrupted", "energy": energy})
+    hour = "2026-11-10T09:00:00+00:00,2026-11-10T10:00:00+00:00"
+    (path.parent / "timeline.csv").write_text(f"start,end,phase,gpu_j,cpu_j,ram_j\n{hour},train,,3600,\n")
+    before = path.read_bytes()
+    with records.locked(path.parent):
+        assert emissions.main([str(tmp_path), "--json"]) == 0
+    [run] = json.loads(capsys.readouterr().out)["runs"]
+    assert (run["change"], run["note"]) == ("skipped", "it is running")
+    assert path.read_bytes() == before
+    assert emissions.main([str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["runs"][0]["change"] == "new"
+
+
 def test_emissions_of_nothing_readable_is_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run.json").write_text("{", encoding="utf-8")
     assert emissions.main([str(tmp_path), "--json"]) == 2

@@ -96,6 +96,16 @@ def test_an_estimate_takes_every_override_of_a_run() -> None:
         assert estimate(compose(["hardware=rtx-4090", override])).energy_kwh is not None, override
 
 
+def test_checkpointing_is_more_work_and_no_more_use() -> None:
+    """A second forward pass: half as much again where adapters are trained. Utilisation counts the first one only."""
+    job = ["model=llama-3.1-8b", "hardware=a100-80gb", "data.tokens_per_sample=200"]
+    plain, again = (estimate(compose([*job, f"gradient_checkpointing={flag}"])) for flag in ("false", "true"))
+    assert plain.work["model_flops"] == plain.work["flops"]
+    assert again.work["flops"] == pytest.approx(1.5 * plain.work["flops"], rel=0.05)
+    assert again.work["model_flops"] == pytest.approx(plain.work["flops"], rel=0.02)
+    assert again.memory.peak_gb.estimate < plain.memory.peak_gb.estimate
+
+
 def test_replicates_are_runs_of_their_own_and_the_same_work() -> None:
     names = [run_id(compose([f"replicate={number}"])) for number in range(3)]
     assert len(set(names)) == 3

@@ -56,6 +56,13 @@ def test_layouts_pad_as_they_say(plain: Record, made: Make) -> None:
     assert packed["tokens_padded"] < plain["work"]["tokens_padded"]
 
 
+def test_what_is_recomputed_is_work_and_no_use(plain: Record, made: Make) -> None:
+    work = made("gradient_checkpointing=true", "study=recomputed")["work"]
+    assert plain["work"]["model_flops"] == plain["work"]["flops"]
+    assert work["flops"] > 1.3 * work["model_flops"]
+    assert work["model_flops"] == pytest.approx(plain["work"]["flops"], rel=0.1)  # the first layer saves less then
+
+
 def test_held_out_samples_are_as_many_as_asked_for(made: Make) -> None:
     assert made("eval_samples=6", "study=held-out")["data"]["held_out"] == 6
     none = made("eval_samples=0", "study=held-out")
