@@ -44,7 +44,7 @@ def energy_line(frame: pd.DataFrame, overrides: Sequence[str] = ()) -> Callable[
 
 
 def _named(overrides: Sequence[str]) -> dict[str, str]:
-    return dict(word.partition("=")[::2] for word in overrides)
+    return {key: value for key, _, value in (word.partition("=") for word in overrides)}
 
 
 def _alike(frame: pd.DataFrame, named: dict[str, str]) -> tuple[pd.DataFrame, float]:
@@ -73,9 +73,9 @@ def _flops_per_token(model: str) -> float | None:
     file = config_dir() / "model" / f"{model}.yaml"
     if not re.fullmatch(r"[\w.-]+", model) or not file.is_file():
         return None
-    shape = OmegaConf.to_container(OmegaConf.load(file)).get("shape")  # type: ignore[union-attr]
+    preset: Any = OmegaConf.to_container(OmegaConf.load(file))
     try:
-        known = ModelShape(**shape)
+        known = ModelShape(**preset["shape"])
     except (TypeError, UserError):  # a preset whose shape is to be given
         return None
     return float(known.layers * sum(m.active * m.weights for m in known.matmuls()) + known.head.weights)

@@ -110,6 +110,11 @@ def varied(view: View, name: str, tolerance: float = 0.02) -> int:
     return len(group_levels(known, tolerance)[0]) if len(known) else 0
 
 
+def _counts(runs: pd.DataFrame, column: str) -> pd.Series:
+    numbers = runs[column].to_numpy(dtype=float)
+    return pd.Series([counted(number, column.removesuffix("s")) for number in numbers], index=runs.index)
+
+
 def hue_of(view: View, factor: str) -> tuple[str | None, pd.Series]:
     """The column that colours the runs beside `factor`, if one is needed, and its value for each run as text."""
     runs = view.runs
@@ -117,8 +122,8 @@ def hue_of(view: View, factor: str) -> tuple[str | None, pd.Series]:
         "model": runs["model"],
         "method": runs["method"],
         "hardware": runs["hardware"],
-        "epochs": runs["epochs"].map(lambda count: counted(count, "epoch")),
-        "samples": runs["samples"].map(lambda count: counted(count, "sample")),
+        "epochs": _counts(runs, "epochs"),
+        "samples": _counts(runs, "samples"),
         "rank": runs["rank"].map(lambda rank: f"rank {rank:g}" if np.isfinite(rank) else "no adapter"),
     }
     ruled_out = {

@@ -55,8 +55,7 @@ def draw(name: str, seed: int = 0) -> pd.DataFrame:
 def test_a_tenfold_run_is_named_where_no_curve_can_be_decided(seed: int) -> None:
     frame = draw("one run tenfold, three sizes only", seed)
     table = table_from_frame(frame)
-    line = np.log(frame["energy_kwh"] / frame["samples_seen"])
-    culprit = frame["run_id"][(line - line.median()).idxmax()]
+    culprit = frame["run_id"].to_numpy()[np.argmax((frame["energy_kwh"] / frame["samples_seen"]).to_numpy())]
     [outlier] = find_disturbances(choose_response(table).frame).outliers
     assert outlier.run_id == culprit
     assert 7 < outlier.ratio < 14
@@ -70,7 +69,7 @@ def test_a_tenfold_run_is_named_where_no_curve_can_be_decided(seed: int) -> None
 def test_two_outliers_do_not_hide_each_other() -> None:
     rng = np.random.default_rng(3)
     frame = scaling(Sweep(), fixed=0.3)(rng)
-    frame.loc[[4, 13], "energy_kwh"] *= 2.5
+    frame["energy_kwh"] *= np.where(frame.index.isin([4, 13]), 2.5, 1.0)
     found = find_disturbances(choose_response(table_from_frame(frame)).frame).outliers
     assert {outlier.run_id for outlier in found} == {"run-0004", "run-0013"}
 
@@ -79,7 +78,7 @@ def test_an_outlier_among_repeats_of_one_work_is_named() -> None:
     """A comparison of methods has no curve at all."""
     frame = named("full costs 1.5 × LoRA").make(np.random.default_rng(1))
     frame = frame[frame["samples"] == 64].reset_index(drop=True)
-    frame.loc[2, "energy_kwh"] *= 1.6
+    frame["energy_kwh"] *= np.where(frame.index == 2, 1.6, 1.0)
     assert "outlier" in warnings_of(frame)
 
 
@@ -124,7 +123,7 @@ def test_exact_tables_are_judged_without_a_division_by_zero() -> None:
     frame = Sweep(zero=0).draw(np.random.default_rng(0))
     frame["energy_kwh"] = curve(frame, fixed=0.5)
     assert find_disturbances(choose_response(table_from_frame(frame)).frame).outliers == ()
-    frame.loc[5, "energy_kwh"] *= 3
+    frame["energy_kwh"] *= np.where(frame.index == 5, 3.0, 1.0)
     [outlier] = find_disturbances(choose_response(table_from_frame(frame)).frame).outliers
     assert outlier.run_id == "run-0005"
     assert outlier.ratio == pytest.approx(3, rel=0.01)
@@ -134,7 +133,7 @@ def test_exact_tables_are_judged_without_a_division_by_zero() -> None:
 @pytest.mark.parametrize("name", CLEAN)
 def test_clean_studies_bring_few_alarms(name: str) -> None:
     """Each kind of warning in at most 5 % of them, as far as chance allows."""
-    seeds = 40
+    seeds = 25
     counts = Counter(kind for seed in range(seeds) for kind in warnings_of(CLEAN[name](np.random.default_rng(seed))))
     for kind in ALARMS:
         assert counts[kind] == 0 or bdtrc(counts[kind] - 1, seeds, 0.05) > 1e-3, kind
