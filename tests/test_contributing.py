@@ -33,6 +33,12 @@ def example(heading: str, language: str) -> str:
     return code
 
 
+def settings(code: str) -> dict[str, Any]:
+    found = OmegaConf.to_container(OmegaConf.create(code))
+    assert isinstance(found, dict)
+    return {str(name): value for name, value in found.items()}
+
+
 def in_room_of(module: Any, code: str) -> dict[str, Any]:
     """The names that the code defines where it is put at the end of a module."""
     names = dict(vars(module))
@@ -42,7 +48,7 @@ def in_room_of(module: Any, code: str) -> dict[str, Any]:
 
 def test_the_model_is_one() -> None:
     code = example("Add a model", "yaml")
-    model = build(ModelConfig, OmegaConf.to_container(OmegaConf.create(code)), "model.")
+    model = build(ModelConfig, settings(code), "model.")
     listed = compose(["model=llama-3.2-1b"]).model  # whose shape it borrows
     assert model.shape == listed.shape
     assert code.count("\n") < 20
@@ -50,7 +56,7 @@ def test_the_model_is_one() -> None:
 
 def test_the_gpu_is_one() -> None:
     code = example("Add a GPU", "yaml")
-    sheet = build(HardwareConfig, OmegaConf.to_container(OmegaConf.create(code)), "hardware.")
+    sheet = build(HardwareConfig, settings(code), "hardware.")
     machine, missing = machine_of(sheet, "bf16", load_priors())
     assert machine is not None, missing
     assert machine.peak == 362e12
