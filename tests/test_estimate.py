@@ -137,9 +137,11 @@ def test_unknown_hardware_gives_memory_and_work_but_neither_time_nor_energy():
     assert kwh(compose(["hardware=custom", "model=llama-3.1-8b", *sheet])) > 0
 
 
-def test_a_run_of_no_steps_costs_its_setup_only():
+def test_a_run_of_no_steps_costs_all_but_its_training():
+    whole = estimate(compose([*BASE, "eval_samples=16"]))
     answer = estimate(compose([*BASE, "max_steps=0", "eval_samples=16"]))
     assert answer.parts["train"].seconds == 0
+    assert answer.parts["warmup"].seconds == pytest.approx(whole.parts["warmup"].seconds, rel=0.02)
     assert 0 < answer.parts["eval"].seconds < answer.time_s.estimate
     assert answer.time_s.estimate > 10
 
@@ -214,8 +216,8 @@ def pilot_of(per_pass, per_flop, steps, watts=30.0, noise=0.0, seed=0):
         taken.append(PilotStep(seconds=seconds, micro_steps=1, flops=flops))
     total = sum(step.seconds for step in taken)
     return PilotMeasurement(
-        device="fake", energy_source="fake", setup=Phase(seconds=3, joules=60), warmup=None,
-        train=Phase(seconds=total, joules=total * watts), evaluation=Phase(seconds=1, joules=25), steps=taken,
+        device="fake", kind="cuda", energy_source="fake", setup=Phase(seconds=3, joules=60), warmup=None,
+        train=Phase(seconds=total, joules=total * watts), evaluation=Phase(seconds=2, joules=50), steps=taken,
         whole_flops=2e12, whole_micro_steps=1000,
     )  # fmt: skip
 
@@ -224,7 +226,7 @@ def pilot_of(per_pass, per_flop, steps, watts=30.0, noise=0.0, seed=0):
 def test_a_pilot_recovers_a_known_law_exactly(base, per_pass, per_flop):
     plan = make_plan(base, base.workload(Lengths((400,))), "bf16", load_priors())
     pilot = pilot_of(per_pass, per_flop, 20)
-    scaled = scale_pilot(pilot, plan, 0.9, eval_samples=16)
+    scaled = scale_pilot(pilot, plan, 0.9)
     train = 1000 * per_pass + 2e12 * per_flop
     assert scaled.parts["train"].seconds == pytest.approx(train)
     assert scaled.time_s.estimate == pytest.approx(train + 3 + 2)
@@ -237,7 +239,7 @@ def test_a_pilots_intervals_cover_noisy_devices(base):
     truth = 1000 * 0.02 + 2e12 * 2e-11 + 5
     covered, errors = 0, []
     for seed in range(100):
-        found = scale_pilot(pilot_of(0.02, 2e-11, 40, noise=0.05, seed=seed), plan, 0.9, eval_samples=16).time_s
+        found = scale_pilot(pilot_of(0.02, 2e-11, 40, noise=0.05, seed=seed), plan, 0.9).time_s
         covered += found.low <= truth <= found.high
         errors.append(abs(found.estimate / truth - 1))
     assert covered >= 90
@@ -250,6 +252,24 @@ def test_a_pilot_beside_other_processes_is_trusted_less(base):
     answers = [estimate(base, pilot=pilot) for pilot in (quiet, shared)]
     assert answers[1].energy_kwh.ratio > 1.3 * answers[0].energy_kwh.ratio
     assert any("other processes" in text for text in answers[1].assumptions)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("grouped", [True, False])
+def test_a_pilot_scales_by_the_work_that_the_run_then_does(tmp_path, grouped):
+    pytest.importorskip("torch")
+    from lora_scaling.running import run
+    from lora_scaling.training.pilot import run_pilot
+
+    config = compose(
+        ["samples=48", "batch_size=4", "epochs=3", "device=cpu", "eval_samples=4", "metering.idle_s=0",
+         f"group_by_length={grouped}", f"runs_dir={tmp_path}"]
+    )  # fmt: skip
+    pilot = run_pilot(config, 1.0)
+    work = run(config).record["work"]
+    assert pilot.whole_micro_steps == work["micro_steps"] == 36
+    assert pilot.whole_flops == pytest.approx(work["flops"], rel=0.02)
+    assert pilot.evaluation is not None
 
 
 @pytest.mark.slow

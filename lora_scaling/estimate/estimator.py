@@ -177,7 +177,7 @@ def _from_fit(base: Estimate, config: RunConfig, plan: Plan, fit: Fit, level: fl
 
 
 def _from_pilot(base: Estimate, config: RunConfig, plan: Plan, pilot: PilotMeasurement, level: float) -> Estimate:
-    scaled = scale_pilot(pilot, plan, level, eval_samples=config.eval_samples)
+    scaled = scale_pilot(pilot, plan, level)
     return dataclasses.replace(
         base,
         basis="pilot",

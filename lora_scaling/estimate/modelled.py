@@ -41,7 +41,7 @@ def model_run(config: RunConfig, plan: Plan, machine: Machine, priors: Priors, t
     micro_s = step.total / load.accumulation if load.accumulation else _passes_alone(load, machine, priors)
     seconds = {
         "setup": _setup_s(config, plan, machine, priors),
-        "warmup": config.warmup_steps * micro_s if load.steps else 0.0,
+        "warmup": config.warmup_steps * micro_s,
         "train": train_s,
         # One forward pass of all held-out samples before training and one after.
         "eval": 2 * math.ceil(config.eval_samples / config.batch_size) / load.gpus * micro_s / load.passes,

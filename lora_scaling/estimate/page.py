@@ -21,7 +21,7 @@ from ..paths import choices, config_dir
 from ..units import JOULES_PER_KWH
 from ..workload import ATTENTION, LINEAR, MLP, MemorySetup
 from ..workload.flops import _BELOW
-from ..workload.lengths import _MEGA_BATCHES, _QUANTILES
+from ..workload.lengths import EXACT_UP_TO, MEGA_BATCHES, MEGA_BATCHES_LEAST, QUANTILES
 from ..workload.memory import ADAPTER_BYTES, NF4_BYTES
 from .compare import _GPUS, _METHODS, _ZONES
 from .fitted import UNSEEN_LABEL_SD, Fit, FittedModel
@@ -86,7 +86,7 @@ def page_data(
     hardware_name, hardware = _hardware(config.hardware)
     model_name, models = _models(config)
     normal = NormalDist()
-    quantiles = [normal.inv_cdf((i + 0.5) / _QUANTILES) for i in range(_QUANTILES)]
+    quantiles = [normal.inv_cdf((i + 0.5) / QUANTILES) for i in range(QUANTILES)]
     zone = config.grid.zone
     return {
         "version": __version__,
@@ -151,7 +151,9 @@ def _workload_constants() -> dict[str, Any]:
         "adapter_input_bytes": setup.adapter_input_bytes,
         "loss_bytes": setup.loss_bytes,
         "bytes": dict(_BYTES),
-        "mega_batches": _MEGA_BATCHES,
+        "mega_batches": MEGA_BATCHES,
+        "mega_batches_least": MEGA_BATCHES_LEAST,
+        "exact_up_to": EXACT_UP_TO,
     }
 
 

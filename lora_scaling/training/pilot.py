@@ -5,18 +5,20 @@ folder, and nothing is recorded.
 """
 
 import dataclasses
+import math
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import transformers
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..config import RunConfig
 from ..energy import EnergyAccount, MeteringSettings, Recording, open_meter
 from ..errors import RunFailure, UserError
 from ..estimate.pilot import Phase, PilotMeasurement, PilotStep
-from ..workload import Lengths, ModelShape, training_flops
+from ..workload import ModelShape, training_flops
 from .batches import Collator
 from .device import Device, choose
 from .models import BaseModel, attach
@@ -25,6 +27,16 @@ from .trainer import Counted, MeteredTrainer, make_trainer
 from .workbench import Tokens, Workbench
 
 _LEAST_STEPS = 4
+_EPOCHS_DRAWN = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Whole:
+    """Tokens (padding included), query-key pairs and micro-steps of the training phase."""
+
+    tokens: int
+    pairs: int
+    micro_steps: int
 
 
 def run_pilot(config: RunConfig, seconds: float) -> PilotMeasurement:
@@ -51,10 +63,11 @@ def run_pilot(config: RunConfig, seconds: float) -> PilotMeasurement:
                 watch = _Watch(device.synchronize)
                 trainer = _trainer(config, device, base, tokens, watch, Path(folder))
             _measure(config, trainer, watch, recording, started + seconds)
+            whole = _whole(config, trainer, tokens.train)
         finally:
             account = recording.close(None)
     assert base.shape is not None
-    return _measurement(config, device, base.shape, tokens.train, watch, account, stands_in=stands_in)
+    return _measurement(config, device, base.shape, whole, watch, account, stands_in=stands_in)
 
 
 def _always_on(metering: MeteringSettings) -> MeteringSettings:
@@ -137,28 +150,35 @@ def _trainer(
 
 
 def _measure(config: RunConfig, trainer: MeteredTrainer, watch: _Watch, recording: Recording, deadline: float) -> None:
-    if config.eval_samples:
-        with recording.phase("eval"):
-            trainer.evaluation_loss()
+    before = time.perf_counter()
+    _evaluate(config, trainer, recording)
+    spent_s = time.perf_counter() - before
     if config.warmup_steps:
         with recording.phase("warmup"):
             trainer.warm_up(config.warmup_steps)
-    watch.deadline = deadline
+    transformers.set_seed(config.seed)
+    watch.deadline = deadline - spent_s  # the second evaluation costs about as much
     with recording.phase("train"):
         trainer.train()
+    _evaluate(config, trainer, recording)
+
+
+def _evaluate(config: RunConfig, trainer: MeteredTrainer, recording: Recording) -> None:
+    if config.eval_samples:
+        with recording.phase("eval"):
+            trainer.evaluation_loss()
 
 
 def _measurement(
     config: RunConfig,
     device: Device,
     shape: ModelShape,
-    train: TokenizedDataset,
+    whole: _Whole,
     watch: _Watch,
     account: EnergyAccount,
     *,
     stands_in: bool,
 ) -> PilotMeasurement:
-    flops, micro_steps = _whole(config, shape, train)
     measured = _phase(account, "train")
     setup = _phase(account, "setup")
     if measured is None or setup is None:
@@ -166,14 +186,15 @@ def _measurement(
     sources = sorted({c.source for c in account.components.values() if c.source != "none"})
     return PilotMeasurement(
         device=device.name,
+        kind=device.kind,
         energy_source=", ".join(sources),
         setup=setup,
         warmup=_phase(account, "warmup"),
         train=measured,
         evaluation=_phase(account, "eval"),
         steps=watch.steps(config, shape),
-        whole_flops=flops,
-        whole_micro_steps=micro_steps,
+        whole_flops=_flops(config, shape, whole.tokens, whole.pairs),
+        whole_micro_steps=whole.micro_steps,
         random_weights=stands_in,
         exclusive=account.exclusive,
     )
@@ -186,15 +207,26 @@ def _phase(account: EnergyAccount, name: str) -> Phase | None:
     return Phase(seconds=sum(p.seconds for p in account.phases if p.name == name), joules=joules)
 
 
-def _whole(config: RunConfig, shape: ModelShape, train: TokenizedDataset) -> tuple[float, int]:
-    """(FLOPs, micro-steps) of the whole training phase, from the very rows that will be trained on."""
-    workload = dataclasses.replace(
-        config.workload(Lengths(tuple(train.lengths))),
-        shape=shape,
-        samples=len(train.rows),
-        batching=dataclasses.replace(config.batching, packing=False),
+def _whole(config: RunConfig, trainer: MeteredTrainer, train: TokenizedDataset) -> _Whole:
+    """The work of the whole training phase, from the batches that the run's own sampler makes of its rows.
+
+    A few epochs' shuffles stand for many: length grouping pads by chance, the more so in a small training set.
+    """
+    transformers.set_seed(config.seed)
+    batches = trainer.get_train_dataloader().batch_sampler
+    assert batches is not None
+    epochs = min(config.epochs, _EPOCHS_DRAWN)
+    limit = None if config.max_steps is None else config.max_steps * config.gradient_accumulation
+    drawn = [rows for _ in range(epochs) for rows in batches][:limit]
+    micro_steps = min(limit or math.inf, config.epochs * len(batches))
+    fixed = config.max_seq_len if config.padding == "max_length" else 0
+    lengths = [fixed or max(train.lengths[i] for i in rows) for rows in drawn]
+    times = micro_steps / len(drawn)
+    return _Whole(
+        tokens=round(times * sum(len(rows) * length for rows, length in zip(drawn, lengths, strict=True))),
+        pairs=round(times * sum(len(rows) * length**2 for rows, length in zip(drawn, lengths, strict=True))),
+        micro_steps=int(micro_steps),
     )
-    return float(workload.flops.total), workload.micro_steps
 
 
 def _flops(config: RunConfig, shape: ModelShape, tokens: int, pairs: int) -> float:

@@ -1,14 +1,18 @@
 """How samples of different lengths become batches: tokens, padding, truncation and steps."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import NormalDist
 
 from ..errors import UserError
 
-_QUANTILES = 512
-_MEGA_BATCHES = 50  # transformers' LengthGroupedSampler sorts within this many batches
+QUANTILES = 512
+# transformers' LengthGroupedSampler sorts within so many batches at most, and so many times at least.
+MEGA_BATCHES = 50
+MEGA_BATCHES_LEAST = 4
+EXACT_UP_TO = 128  # rows sorted together; beyond, quantiles stand for the order statistics within 0.5 %
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +62,19 @@ class Lengths:
             raise UserError(f"`data.tokens_per_sample` was {mean} (cv {cv}); give a mean above 0 and a cv of 0 or more")
         sigma = math.sqrt(math.log1p(cv * cv))
         normal = NormalDist()
-        raw = [math.exp(sigma * normal.inv_cdf((i + 0.5) / _QUANTILES)) for i in range(_QUANTILES)]
-        scale = mean * _QUANTILES / sum(raw)
+        raw = [math.exp(sigma * normal.inv_cdf((i + 0.5) / QUANTILES)) for i in range(QUANTILES)]
+        scale = mean * QUANTILES / sum(raw)
         return cls(tuple(max(1, round(scale * value)) for value in raw))
 
     @property
     def mean(self) -> float:
         return sum(self.values) / len(self.values)
 
-    def statistics(self, batching: Batching) -> BatchStatistics:
-        """Expected tokens, padding, truncation and attended pairs a sample."""
+    def statistics(self, batching: Batching, samples: int | None = None) -> BatchStatistics:
+        """Expected tokens, padding, truncation and attended pairs a sample.
+
+        samples: size of the training set. Length grouping has less to choose from in a small one; None: a large one.
+        """
         limit = batching.max_seq_len
         kept = [min(value, limit) for value in self.values]
         tokens = sum(kept) / len(kept)
@@ -77,7 +84,7 @@ class Lengths:
         if batching.padding == "max_length":
             length, square = float(limit), float(limit * limit)
         elif batching.group_by_length:
-            length, square = _grouped_maximum(kept, batching.batch_size)
+            length, square = _grouped_maximum(kept, batching.batch_size, sorted_together(samples, batching.batch_size))
         else:
             length, square = _expected_maximum(kept, batching.batch_size)
         return BatchStatistics(tokens=tokens, padding=length - tokens, truncated=truncated, pairs=square, rows=1.0)
@@ -88,25 +95,56 @@ class Lengths:
         return BatchStatistics(tokens=tokens, padding=0.0, truncated=truncated, pairs=rows * limit * limit, rows=rows)
 
 
+def sorted_together(samples: int | None, batch: int) -> int:
+    """Batches that transformers' length grouping sorts together (`get_length_grouped_indices`)."""
+    if samples is None:
+        return MEGA_BATCHES
+    return max(1, min(samples // (MEGA_BATCHES_LEAST * batch), MEGA_BATCHES))
+
+
 def _expected_maximum(ordered: Sequence[int], batch: int) -> tuple[float, float]:
     """E[max] and E[max²] of `batch` independent draws from equally likely ordered values."""
-    n, length, square = len(ordered), 0.0, 0.0
-    for i, value in enumerate(ordered):
-        weight = ((i + 1) / n) ** batch - (i / n) ** batch
-        length += weight * value
-        square += weight * value * value
-    return length, square
+    return _moments(ordered, lambda p: p**batch)
 
 
-def _grouped_maximum(ordered: Sequence[int], batch: int) -> tuple[float, float]:
-    """The same for batches cut from a sorted mega-batch, as transformers' length grouping makes them."""
-    n, size = len(ordered), batch * _MEGA_BATCHES
+def _grouped_maximum(ordered: Sequence[int], batch: int, mega: int) -> tuple[float, float]:
+    """The same for batches cut from a sorted mega-batch of `mega` batches."""
+    n, size = len(ordered), batch * mega
+    if size <= EXACT_UP_TO:
+        return _moments(ordered, lambda p: _batches_below(p, batch, mega))
     drawn = [ordered[min(n - 1, int((i + 0.5) / size * n))] for i in range(size)]
     tops = drawn[batch - 1 :: batch]
     # Only the excess over the drawn samples is taken from them: their own mean is not exact.
     length = sum(ordered) / n + sum(tops) / len(tops) - sum(drawn) / size
     square = sum(x * x for x in ordered) / n + sum(x * x for x in tops) / len(tops) - sum(x * x for x in drawn) / size
     return length, square
+
+
+def _moments(ordered: Sequence[int], below: Callable[[float], float]) -> tuple[float, float]:
+    """E[x] and E[x²] of a batch's longest sample x; below(p): P(x ≤ the p-quantile of the lengths)."""
+    n, length, square, before = len(ordered), 0.0, 0.0, 0.0
+    for i, value in enumerate(ordered):
+        if i + 1 < n and ordered[i + 1] == value:
+            continue
+        now = below((i + 1) / n)
+        length += (now - before) * value
+        square += (now - before) * value * value
+        before = now
+    return length, square
+
+
+@cache
+def _batches_below(p: float, batch: int, mega: int) -> float:
+    """Expected share of the batches of a sorted mega-batch that lie below the p-quantile whole: E[⌊K / batch⌋] / mega,
+    where K, the rows below it, is binomial."""
+    size, expected = batch * mega, 0.0
+    low = p <= 0.5  # summed from the likely end: the other one's first term would underflow
+    odds = p / (1 - p) if low else (1 - p) / p
+    probability = (1 - p if low else p) ** size
+    for j in range(size + 1):
+        expected += probability * ((j if low else size - j) // batch)
+        probability *= (size - j) / (j + 1) * odds
+    return expected / mega
 
 
 def step_count(rows: int, *, epochs: int, batch_size: int, gradient_accumulation: int, max_steps: int | None) -> int:

@@ -1,7 +1,7 @@
 """The whole work of one run, expected before it starts."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from .flops import Flops, training_flops
@@ -29,16 +29,8 @@ class Workload:
     @cached_property
     def statistics(self) -> BatchStatistics:
         # A training set smaller than a batch makes smaller batches.
-        batch = min(self.batching.batch_size, self.samples)
-        return self.lengths.statistics(
-            Batching(
-                batch_size=batch,
-                max_seq_len=self.batching.max_seq_len,
-                padding=self.batching.padding,
-                group_by_length=self.batching.group_by_length,
-                packing=self.batching.packing,
-            )
-        )
+        batching = replace(self.batching, batch_size=min(self.batching.batch_size, self.samples))
+        return self.lengths.statistics(batching, self.samples)
 
     @property
     def rows(self) -> int:
