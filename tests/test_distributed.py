@@ -30,6 +30,7 @@ def torchrun(runs_dir: Path, *overrides: str, env: dict[str, str] | None = None)
         stderr=subprocess.PIPE,
         text=True,
         env={**ENVIRONMENT, **(env or {})},
+        start_new_session=True,  # what a terminal's Ctrl-C interrupts together
     )
 
 
@@ -102,3 +103,18 @@ def test_a_killed_process_ends_the_run_instead_of_hanging_it(tmp_path: Path) -> 
     process.communicate(timeout=90)
     assert process.returncode != 0
     assert only_record(tmp_path)["status"] in ("failed", "interrupted")
+
+
+def test_ctrl_c_ends_all_processes_and_leaves_an_interrupted_record(tmp_path: Path) -> None:
+    process = torchrun(tmp_path, "gradient_accumulation=2", "epochs=2000")
+    deadline = time.monotonic() + 100
+    while not find_records([tmp_path]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(5)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=40)
+    assert process.returncode != 0
+    record = only_record(tmp_path)
+    assert (record["status"], record["error"]) == ("interrupted", "interrupted from the keyboard")
+    assert errors.count("lora_scaling: interrupted") == 1
+    assert record["energy"]["joules"] > 0

@@ -6,6 +6,7 @@ by PyTorch's own `fully_shard`: evaluation, warm-up and training see the same sh
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ from .device import Device
 from .processes import from_first
 
 # A place where a module keeps a tensor: its dictionary of parameters or buffers, and the name there.
-_Place = tuple[dict[str, torch.Tensor | None], str]
+_Place = tuple[dict[str, Any], str]
 
 
 def refuse_impossible_sharding(config: RunConfig) -> None:
@@ -80,8 +81,7 @@ def _give_to_all(unit: nn.Module, device: torch.device) -> None:
     places: dict[int, list[_Place]] = {}
     tensors: list[torch.Tensor] = []
     for table, name in _places(unit):
-        tensor = table[name]
-        assert tensor is not None
+        tensor: torch.Tensor = table[name]
         if id(tensor) not in places:
             tensors.append(tensor)  # kept, so that no other tensor gets its id
         places.setdefault(id(tensor), []).append((table, name))
