@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING
 
 from .report_estimates import sentence
 from .report_html import Section, escape
-from .report_sections import WORDS, plain_reason
+from .report_sections import WORDS, basis, plain_reason
 from .verdicts import Claim, Options
 
 if TYPE_CHECKING:
     from .report import Findings
 
+MOST_COSTS = 8  # the others are in their own section
 QUESTIONS = {
     "linear_in_samples": "Is {} linear in the number of samples?",
     "linear_in_epochs": "Is {} linear in the number of epochs?",
@@ -28,23 +29,26 @@ def answers_section(found: "Findings") -> Section:
     rows = [
         (text.format(noun), _answer(claims[name]), _sure(claims[name], options)) for name, text in QUESTIONS.items()
     ]
-    costs = [sentence(quote) for quote in found.estimates] + [_predicted(found, i) for i in range(len(found.forecasts))]
+    costs = [sentence(quote) for quote in found.estimates if quote.document["peak_memory_gb"]["fits"] is not False]
+    costs = costs[:MOST_COSTS] + [_predicted(found, i) for i in range(len(found.forecasts))]
     body = "".join(
         f'<div class="{claims[name].verdict}"><dt>{escape(question)}</dt>'
-        f'<dd><strong>{escape(answer)}</strong> <span class="quiet">{escape(sure)}</span></dd></div>'
+        f'<dd>{answer} <span class="quiet">{escape(sure)}</span></dd></div>'
         for name, (question, answer, sure) in zip(QUESTIONS, rows, strict=True)
     )
     if costs:
         listed = "".join(f"<li>{escape(cost)}</li>" for cost in costs)
         body += f"<div><dt>What would dearer runs cost?</dt><dd><ul>{listed}</ul></dd></div>"
-    return Section(title="In short", html=f'<dl class="answers">{body}</dl>')
+    return Section(title="In short", html=f'{basis(found)}<dl class="answers">{body}</dl>')
 
 
 def _answer(claim: Claim) -> str:
-    word = WORDS[claim.verdict]
-    if claim.id == "doubling_doubles" and claim.verdict != "undecided":
-        return plain_reason(claim)
-    return f"{word}."
+    """The verdict's word; beside it from which size on doubling doubles, where that is the question."""
+    word = f"<strong>{WORDS[claim.verdict]}.</strong>"
+    if claim.id != "doubling_doubles" or claim.verdict == "undecided":
+        return word
+    _, _, rest = plain_reason(claim).partition(", ")
+    return f"{word} {escape(rest[0].upper() + rest[1:])}"
 
 
 def _sure(claim: Claim, options: Options) -> str:

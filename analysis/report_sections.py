@@ -40,7 +40,7 @@ def verdicts_section(found: "Findings") -> Section:
         f"is ±{100 * options.margin:.3g} %."
     )
     cards = "".join(_card(claim, found.claims.response.noun, options) for claim in claims)
-    return Section(title="Verdicts", html=f'{paragraph(lead, "lead")}{_basis(found)}<div class="cards">{cards}</div>')
+    return Section(title="Verdicts", html=f'{paragraph(lead, "lead")}{basis(found)}<div class="cards">{cards}</div>')
 
 
 def _card(claim: Claim, noun: str, options: Options) -> str:
@@ -68,7 +68,7 @@ def plain_reason(claim: Claim) -> str:
     return text[0].upper() + text[1:]
 
 
-def _basis(found: "Findings") -> str:
+def basis(found: "Findings") -> str:
     """What the energy is made of, in one line, where it matters most: beside the verdicts."""
     shares = _shares(found.table.frame)
     measured, modelled = 100 * shares["measured"], 100 * shares["modelled"]

@@ -74,7 +74,7 @@ def compared(overrides: list[str], pilot: str, folder: Path) -> dict[str, Any]:
         "error": interval["estimate"] / kwh - 1,
         "time_error": estimate["time_s"]["estimate"] / record["total_s"] - 1,
         "inside": interval["low"] <= kwh <= interval["high"],
-        "exclusive": record["exclusive"],
+        "disturbed": record["exclusive"] is False or any("other processes" in text for text in estimate["assumptions"]),
     }
 
 
@@ -89,7 +89,7 @@ def line(row: dict[str, Any]) -> str:
     return (
         f"| {row['overrides']} | {row['run_s']:.0f} | {1000 * row['run_kwh']:.4g} | {1000 * row['pilot_kwh']:.4g} | "
         f"{1000 * row['low']:.4g} … {1000 * row['high']:.4g} | {100 * row['error']:+.1f} % | "
-        f"{'' if row['inside'] else 'outside'} |"
+        f"{'' if row['inside'] else 'outside'}{' disturbed by other processes' if row['disturbed'] else ''} |"
     )
 
 

@@ -1,5 +1,7 @@
 """Every YAML composes; bad values are refused in one sentence; a run's name follows its work."""
 
+from pathlib import Path
+
 import pytest
 
 from lora_scaling.config import compose, run_id
@@ -50,7 +52,9 @@ def test_every_experiment_composes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", choices("sweeps"))
-def test_every_sweep_composes_and_varies_something(name: str) -> None:
+def test_every_sweep_composes_and_varies_something(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "alpaca.json").write_text("[]")  # the one sweep on a file of the user's; runs are named by its content
     configs = expand([f"+sweeps={name}"])
     assert len({run_id(config) for config in configs}) == len(configs) >= 6
     assert {config.study for config in configs} == {configs[0].study}

@@ -81,8 +81,9 @@ def test_comparisons_are_of_the_same_job(capsys):
     methods = answer(capsys, *JOB, "compare=method")["rows"]
     assert [row["label"] for row in methods] == ["lora", "qlora", "full"]
     assert methods[2]["peak_memory_gb"]["fits"] is False
-    gpus = answer(capsys, *JOB, "gradient_accumulation=4", "compare=gpus:l4,2xl4,h100-sxm")["rows"]
+    gpus = answer(capsys, *JOB, "gradient_accumulation=4", "compare=gpus:l4,2xl4,h100-sxm,2xrtx-4090")["rows"]
     assert gpus[0]["time_s"]["estimate"] > gpus[1]["time_s"]["estimate"] > gpus[2]["time_s"]["estimate"]
+    assert (gpus[3]["gpu_count"], gpus[3]["hardware"]) == (2, "rtx-4090")
     zones = answer(capsys, *JOB, "compare=zones:NO,PL")["rows"]
     assert zones[0]["energy_kwh"] == zones[1]["energy_kwh"]
     assert zones[0]["emissions_g"]["estimate"] < zones[1]["emissions_g"]["estimate"]

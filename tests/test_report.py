@@ -13,8 +13,11 @@ import pytest
 
 from analysis import report
 from analysis.claims import decide
+from analysis.report_estimates import read_estimates, sentence
 from analysis.table import table_from_frame
 from analysis.verdicts import Options
+from lora_scaling.errors import UserError
+from lora_scaling.estimate.cli import main
 
 VOID = {"img", "meta", "br", "path", "use", "rect", "circle", "line", "image"}
 
@@ -92,8 +95,8 @@ def test_the_page_is_whole_and_fetches_nothing(html: str) -> None:
 
 
 def test_every_section_is_there(findings: report.Findings, html: str) -> None:
-    titles = "Verdicts", "Figures", "Predictions", "Measured and modelled", "Emissions", "Warnings", "Runs", "Methods"
-    for title in titles:
+    titles = ("In short", "Verdicts", "Figures", "Predictions", "Measured and modelled", "Emissions", "Warnings")
+    for title in (*titles, "Runs", "Methods"):
         assert f"<h2>{title}</h2>" in html
     assert findings.failures == {}
     assert "could not be" not in html
@@ -106,6 +109,48 @@ def test_verdicts_are_those_of_claims(findings: report.Findings, html: str) -> N
     assert by_id["linear_in_samples"].verdict == "supported"
     assert html.index("Yes<span> · supported") < html.index("Not decided<span>")
     assert "All of this energy was measured." in html
+
+
+def test_the_first_screen_answers_with_the_numbers_of_the_claims(findings: report.Findings, html: str) -> None:
+    first = html[html.index("<h2>In short") : html.index("<h2>Verdicts")]
+    claim = {c.id: c for c in findings.claims.claims}["linear_in_samples"]
+    assert "Is energy linear in the number of samples?</dt><dd><strong>Yes.</strong>" in first
+    assert f"{claim.estimate:.3g}, 90 % interval {claim.ci[0]:.3g} to {claim.ci[1]:.3g}; equal means ±5 %" in first
+    assert "from these runs" in first
+
+
+def test_estimates_stand_beside_the_study_and_those_that_fit_on_the_first_screen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(
+        [
+            "model=llama-2-7b",
+            "hardware=rtx-a4000",
+            "batch_size=1",
+            "gradient_checkpointing=true",
+            "compare=method",
+            "--json",
+        ]
+    )
+    (tmp_path / "seven.json").write_text(capsys.readouterr().out)
+    quotes = read_estimates([str(tmp_path / "seven.json")])
+    html = report.render(report.find(table_from_frame(affine_runs()), Options(), [], estimates=quotes))
+    first, section = html[: html.index("<h2>Verdicts")], html[html.index("<h2>Estimates") :]
+    fitting = [quote for quote in quotes if quote.document["peak_memory_gb"]["fits"]]
+    assert 0 < len(fitting) < len(quotes) == 3
+    assert all(sentence(quote) in first for quote in fitting)
+    assert sum(sentence(quote) in first for quote in quotes) == len(fitting)
+    assert all(quote.label in section for quote in quotes)
+    assert f"{quotes[0].energy['estimate']:.3g}" in section
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"energy_kwh": 1}', '{"rows": [{}]}'])
+def test_a_file_without_estimates_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(UserError, match="holds no estimate"):
+        read_estimates([str(tmp_path / "x.json")])
+    with pytest.raises(UserError, match="cannot be read"):
+        read_estimates([str(tmp_path / "missing.json")])
 
 
 def test_what_is_refuted_is_said_to_be(tmp_path: Path) -> None:

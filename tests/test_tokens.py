@@ -242,6 +242,12 @@ def test_no_answer_left_anywhere_is_an_error() -> None:
         tokenize([chat("q" * 60, "one")], bytes_tokenizer(), config(max_seq_len=8))
 
 
+def test_another_models_tokenizer_is_refused_before_training_fails_on_it() -> None:
+    small = compose(["model=ladder-1m", "model.shape.vocab_size=64"])
+    with pytest.raises(UserError, match=r"ladder-1m, which has 64 tokens.*`model\.gguf_file`"):
+        tokenize([chat("question", "answer")], bytes_tokenizer(), small)
+
+
 # Synthetic lengths
 
 

@@ -42,7 +42,7 @@ def _with_method(config: RunConfig, name: str) -> RunConfig:
 
 
 def _with_gpus(config: RunConfig, name: str) -> RunConfig:
-    count, times, device = name.rpartition("x")
+    count, times, device = name.partition("x")
     several = times == "x" and count.isdigit()
     hardware = preset(device if several else name)
     number = int(count) if several else config.hardware.count

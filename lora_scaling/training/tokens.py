@@ -65,7 +65,8 @@ def tokenize(samples: Sequence[Sample], tokenizer: Any, config: RunConfig) -> To
         tokenizer: a transformers tokenizer; its chat template is used if `chat_template` is true.
 
     Raises:
-        UserError: the chat template refuses the conversations, or `max_seq_len` leaves no answer anywhere.
+        UserError: the chat template refuses the conversations, `max_seq_len` leaves no answer anywhere, or the
+            tokenizer is another model's.
     """
     encoded: list[_Encoded] = []
     lost = 0
@@ -73,6 +74,7 @@ def tokenize(samples: Sequence[Sample], tokenizer: Any, config: RunConfig) -> To
         part, unmarked = _encode(samples[start : start + _CHUNK], tokenizer, use_chat=config.chat_template)
         encoded += part
         lost += unmarked
+    _refuse_foreign(encoded, config)
     rows = [_row(item, config) for item in encoded]
     lengths = [len(row["input_ids"]) for row in rows]
     trained = [len(row["labels"]) - row["labels"].count(IGNORED) for row in rows]
@@ -90,6 +92,16 @@ def tokenize(samples: Sequence[Sample], tokenizer: Any, config: RunConfig) -> To
         unanswered=unanswered,
         warnings=_warnings(unanswered, lost, len(rows), config),
     )
+
+
+def _refuse_foreign(encoded: Sequence[_Encoded], config: RunConfig) -> None:
+    """Raise if there are tokens that the model has no embedding for: one model's shape, another one's file."""
+    largest = max((max(item.ids, default=0) for item in encoded), default=0)
+    if config.model.shape is not None and largest >= config.model.shape.vocab_size:
+        raise UserError(
+            f"`model` was {config.model.name}, which has {config.model.shape.vocab_size:,} tokens, but its tokenizer "
+            f"gave number {largest:,}; `model.gguf_file` and `model.id` must belong to the model that is named"
+        )
 
 
 def _warnings(unanswered: int, lost: int, samples: int, config: RunConfig) -> list[tuple[str, str]]:
