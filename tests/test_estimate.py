@@ -266,7 +266,9 @@ def test_a_pilot_scales_by_the_work_that_the_run_then_does(tmp_path, grouped):
          f"group_by_length={grouped}", f"runs_dir={tmp_path}"]
     )  # fmt: skip
     pilot = run_pilot(config, 1.0)
-    work = run(config).record["work"]
+    record = run(config).record
+    assert record is not None
+    work = record["work"]
     assert pilot.whole_micro_steps == work["micro_steps"] == 36
     assert pilot.whole_flops == pytest.approx(work["flops"], rel=0.02)
     assert pilot.evaluation is not None

@@ -115,6 +115,7 @@ def test_the_first_screen_answers_with_the_numbers_of_the_claims(findings: repor
     first = html[html.index("<h2>In short") : html.index("<h2>Verdicts")]
     claim = {c.id: c for c in findings.claims.claims}["linear_in_samples"]
     assert "Is energy linear in the number of samples?</dt><dd><strong>Yes.</strong>" in first
+    assert claim.ci is not None
     assert f"{claim.estimate:.3g}, 90 % interval {claim.ci[0]:.3g} to {claim.ci[1]:.3g}; equal means ±5 %" in first
     assert "from these runs" in first
 
@@ -141,6 +142,7 @@ def test_estimates_stand_beside_the_study_and_those_that_fit_on_the_first_screen
     assert all(sentence(quote) in first for quote in fitting)
     assert sum(sentence(quote) in first for quote in quotes) == len(fitting)
     assert all(quote.label in section for quote in quotes)
+    assert quotes[0].energy is not None
     assert f"{quotes[0].energy['estimate']:.3g}" in section
 
 

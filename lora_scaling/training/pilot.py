@@ -8,7 +8,7 @@ import dataclasses
 import math
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sized
 from pathlib import Path
 
 import transformers
@@ -214,7 +214,8 @@ def _whole(config: RunConfig, trainer: MeteredTrainer, train: TokenizedDataset) 
     """
     transformers.set_seed(config.seed)
     batches = trainer.get_train_dataloader().batch_sampler
-    assert batches is not None
+    assert isinstance(batches, Iterable)
+    assert isinstance(batches, Sized)
     epochs = min(config.epochs, _EPOCHS_DRAWN)
     limit = None if config.max_steps is None else config.max_steps * config.gradient_accumulation
     drawn = [rows for _ in range(epochs) for rows in batches][:limit]
