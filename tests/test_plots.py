@@ -63,6 +63,19 @@ def test_every_figure_of_the_issue_is_drawn_or_skipped_with_a_reason(drawn: dict
     assert all(item.reason for item in drawn.values() if isinstance(item, Skipped))
 
 
+def test_the_same_runs_make_the_same_figures_and_nobody_elses_chance_moves() -> None:
+    points = []
+    for seed in (7, 8):
+        np.random.seed(seed)
+        before = np.random.random(3).tolist()
+        np.random.seed(seed)
+        axes = [ax for item in figures(as_table(sweep())) if isinstance(item, Drawn) for ax in item.figure.axes]
+        assert np.random.random(3).tolist() == before
+        points.append([np.asarray(drawn.get_offsets()).tolist() for ax in axes for drawn in ax.collections])
+    assert points[0] == points[1]
+    assert sum(map(len, points[0])) > 10
+
+
 def test_captions_state_n_model_and_source(drawn: dict[str, Drawn | Skipped]) -> None:
     for item in drawn.values():
         if isinstance(item, Drawn):
