@@ -10,7 +10,7 @@ from .curve import CurveData, Profile, fit_curve
 from .curve_analysis import Analysis, order_gate
 from .curve_needs import more_runs, pair_needs
 from .curve_set import CurveSet, Decision, decide_profile
-from .regression import Array, wls
+from .regression import span, wls
 from .response import measured_sentence
 from .verdicts import Claim, Estimate, Options, Verdict, equivalence, undecided
 
@@ -145,7 +145,7 @@ def matched_pairs(analysis: Analysis) -> Estimate | None:
         return None
     used = np.bincount(groups, np.abs(within[:, 0])) > 1e-9
     keep = used[groups]
-    extra = _basis(within[keep, 1:-1])
+    extra = span(within[keep, 1:-1])  # within a few pairs, nuisances are often alike
     x = within[keep, 0]
     if np.linalg.norm(x - extra @ (extra.T @ x)) < 1e-6 * np.linalg.norm(x):
         return None  # twice the epochs always came with another session or place in the order
@@ -156,14 +156,6 @@ def matched_pairs(analysis: Analysis) -> Estimate | None:
     df = fit.n - int(used.sum()) - design.shape[1]
     se = math.sqrt(fit.cov_unscaled[0, 0] * fit.rss / df)
     return Estimate(value=fit.param("e"), se=se, df=df)
-
-
-def _basis(columns: Array) -> Array:
-    """An orthonormal basis of what these columns span: within a few pairs, nuisances are often alike."""
-    if not columns.size:
-        return columns
-    u, scale, _ = np.linalg.svd(columns, full_matrices=False)
-    return u[:, scale > 1e-9 * max(scale.max(), 1.0)]
 
 
 def _pair_block(curves: CurveSet) -> str | None:

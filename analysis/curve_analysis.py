@@ -14,7 +14,7 @@ from scipy.special import fdtrc
 
 from .checks import apart_in_time, rank_correlation
 from .curve import SMALLEST_MIXTURE, CurveData, CurveFit, Profile, fit_curve
-from .regression import Array, t_tail
+from .regression import Array, span, t_tail
 from .verdicts import Estimate
 
 _CELL = """
@@ -482,10 +482,8 @@ def mean_elasticity(analysis: Analysis, factor: str) -> Estimate:
 
 def tangent(fit: CurveFit) -> Array:
     """Orthonormal basis (n, rank) of what the fitted curve can follow: nuisance, exponents and free shares."""
-    data = fit.data
-    columns = _jacobian(fit)[:, _free(fit)]
-    u, scale, _ = np.linalg.svd(columns, full_matrices=False)
-    return np.concatenate([data.basis, u[:, scale > 1e-7 * max(scale.max(initial=0.0), 1e-300)]], axis=1)
+    moving = span(_jacobian(fit)[:, _free(fit)], tolerance=1e-7, floor=1e-300)
+    return np.concatenate([fit.data.basis, moving], axis=1)
 
 
 def _free(fit: CurveFit) -> NDArray[np.bool_]:

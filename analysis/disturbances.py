@@ -25,7 +25,7 @@ from .curve_analysis import (
     tangent,
     variance_slope,
 )
-from .regression import Array, t_tail
+from .regression import Array, span, t_tail
 
 OUTLIER_P = 0.01  # Bonferroni over the runs
 SMALLEST_OUTLIER = math.log(1.02)  # what lies closer disturbs nothing, however exact the rest is
@@ -116,8 +116,7 @@ class _Repeats:
     def _model(self, live: NDArray[np.bool_]) -> tuple[Array, NDArray[np.intp], Array]:
         level = pd.factorize(self.level[live])[0]
         count = np.bincount(level)
-        basis, scale, _ = np.linalg.svd(_within(self.columns[live], level, count), full_matrices=False)
-        basis = basis[:, scale > 1e-9]
+        basis = span(_within(self.columns[live], level, count))
         resid = _within(self.log_y[live, None], level, count)
         return (resid - basis @ (basis.T @ resid))[:, 0], level, basis
 

@@ -31,6 +31,15 @@ class CollinearError(UserError):
         super().__init__(f"{named} is determined by the other factors in these runs; vary them separately.")
 
 
+def span(columns: Array, tolerance: float = 1e-9, floor: float = 1.0) -> Array:
+    """Orthonormal basis (n, rank) of the column space of `columns` (n, k).
+
+    Directions below `tolerance` of the largest singular value, or of `floor` where that is smaller, are rounding.
+    """
+    u, scale, _ = np.linalg.svd(columns, full_matrices=False)
+    return u[:, scale > tolerance * max(scale.max(initial=0.0), floor)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
     """Means at m new points, the interval of the mean (ci) and of a new observation (pi), each (m,)."""

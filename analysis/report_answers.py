@@ -1,11 +1,11 @@
 """The first screen of the report: the questions people come with, each with its answer and how sure it is."""
 
-import math
 from typing import TYPE_CHECKING
 
+from .extrapolate import Extrapolation
 from .report_estimates import sentence
 from .report_html import Section, escape
-from .report_sections import WORDS, basis, plain_reason
+from .report_sections import WORDS, basis, interval_of, plain_reason, reach
 from .verdicts import Claim, Options
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def answers_section(found: "Findings") -> Section:
         (text.format(noun), _answer(claims[name]), _sure(claims[name], options)) for name, text in QUESTIONS.items()
     ]
     costs = [sentence(quote) for quote in found.estimates if quote.document["peak_memory_gb"]["fits"] is not False]
-    costs = costs[:MOST_COSTS] + [_predicted(found, i) for i in range(len(found.forecasts))]
+    costs = costs[:MOST_COSTS] + [_predicted(forecast) for forecast in found.forecasts]
     body = "".join(
         f'<div class="{claims[name].verdict}"><dt>{escape(question)}</dt>'
         f'<dd>{answer} <span class="quiet">{escape(sure)}</span></dd></div>'
@@ -52,21 +52,16 @@ def _answer(claim: Claim) -> str:
 
 
 def _sure(claim: Claim, options: Options) -> str:
-    if claim.estimate is None or claim.ci is None or not all(map(math.isfinite, claim.ci)):
+    known = interval_of(claim, options)
+    if known is None:
         return plain_reason(claim)
-    low, high = claim.ci
-    return (
-        f"{claim.quantity}: {claim.estimate:.3g}, {100 * options.ci_level:.3g} % interval {low:.3g} to {high:.3g}; "
-        f"equal means ±{100 * options.margin:.3g} %."
-    )
+    return f"{claim.quantity}: {known[0]}, {known[1]}; equal means ±{100 * options.margin:.3g} %."
 
 
-def _predicted(found: "Findings", number: int) -> str:
-    document = found.forecasts[number].document
+def _predicted(forecast: Extrapolation) -> str:
+    document = forecast.document
     energy = document["energy_kwh"]
-    outside = ", ".join(f"{i['variable'].replace('_', ' ')} {i['factor']:.3g}×" for i in document["extrapolates"])
     return (
         f"{' '.join(document['target']['overrides'])}, from these runs: {energy['estimate']:.3g} kWh "
-        f"({energy['low']:.3g} to {energy['high']:.3g}, 90 % interval; "
-        f"{'outside the data: ' + outside if outside else 'inside the data'})."
+        f"({energy['low']:.3g} to {energy['high']:.3g}, 90 % interval; {reach(document)})."
     )

@@ -46,10 +46,8 @@ def verdicts_section(found: "Findings") -> Section:
 def _card(claim: Claim, noun: str, options: Options) -> str:
     title = TITLES[claim.id].format(noun)
     interval = ""
-    if claim.estimate is not None and claim.ci is not None and all(map(math.isfinite, claim.ci)):
-        low, high = claim.ci
-        level = f"{100 * options.ci_level:.3g} % interval"
-        interval = paragraph(f"{claim.quantity}: {claim.estimate:.3g} ({level} {low:.3g} to {high:.3g})", "figure")
+    if (known := interval_of(claim, options)) is not None:
+        interval = paragraph(f"{claim.quantity}: {known[0]} ({known[1]})", "figure")
     needs = ""
     if claim.needs is not None:
         cost = "" if claim.needs.energy_kwh is None else f" About {claim.needs.energy_kwh:.3g} kWh."
@@ -60,6 +58,14 @@ def _card(claim: Claim, noun: str, options: Options) -> str:
         f"<span> · {claim.verdict}</span></p><h3>{escape(title[0].upper() + title[1:])}</h3>{interval}"
         f"{paragraph(plain_reason(claim))}{needs}</article>"
     )
+
+
+def interval_of(claim: Claim, options: Options) -> tuple[str, str] | None:
+    """A claim's number and its interval with the interval's level, in words; None where it has none."""
+    if claim.estimate is None or claim.ci is None or not all(map(math.isfinite, claim.ci)):
+        return None
+    low, high = claim.ci
+    return f"{claim.estimate:.3g}", f"{100 * options.ci_level:.3g} % interval {low:.3g} to {high:.3g}"
 
 
 def plain_reason(claim: Claim) -> str:
@@ -143,17 +149,22 @@ def _forecast(forecast: Extrapolation) -> str:
         _interval_row("Emissions, g", document["emissions_g"]),
         _interval_row("Peak memory, GB", document["peak_memory_gb"]),
     ]
-    outside = [f"{item['variable'].replace('_', ' ')} {item['factor']:.3g}×" for item in document["extrapolates"]]
-    beyond = f"Outside the data: {', '.join(outside)}." if outside else "Inside the data."
+    beyond = reach(document)
     validation = document["validation"]
     reasons = f": {'; '.join(validation['reasons'])}" if validation["reasons"] else ""
     return (
         f"<h3>{escape(' '.join(document['target']['overrides']))}</h3>"
         + table(("", "estimate", "low", "high"), [row for row in rows if row], label="Prediction")
-        + paragraph(f"90 % intervals. {beyond}")
+        + paragraph(f"90 % intervals. {beyond[0].upper()}{beyond[1:]}.")
         + paragraph(f"{validation['label']}{reasons}.", "basis")
         + details("Assumptions", bullets(document["assumptions"]))
     )
+
+
+def reach(document: dict[str, Any]) -> str:
+    """How far a prediction leaves the data, by variable."""
+    outside = [f"{item['variable'].replace('_', ' ')} {item['factor']:.3g}×" for item in document["extrapolates"]]
+    return f"outside the data: {', '.join(outside)}" if outside else "inside the data"
 
 
 def _interval_row(name: str, interval: dict[str, Any] | None) -> tuple[str, ...] | None:

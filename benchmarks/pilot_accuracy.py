@@ -17,6 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from lora_scaling.units import JOULES_PER_KWH
+
 CONFIGURATIONS = [
     "model=ladder-1m samples=4000",
     "model=ladder-1m samples=2400 group_by_length=false",
@@ -63,7 +65,7 @@ def compared(overrides: list[str], pilot: str, folder: Path) -> dict[str, Any]:
     python("lora_scaling", *overrides, f"runs_dir={folder}", "study=pilots", "on_existing=rerun")
     newest = max(folder.glob("pilots/*/run.json"), key=lambda path: path.stat().st_mtime)
     record = json.loads(newest.read_text())
-    kwh, interval = record["energy"]["joules"] / 3.6e6, estimate["energy_kwh"]
+    kwh, interval = record["energy"]["joules"] / JOULES_PER_KWH, estimate["energy_kwh"]
     return {
         "overrides": " ".join(o for o in overrides if "_file=" not in o and "path=" not in o),
         "run_s": record["total_s"],
