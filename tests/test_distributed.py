@@ -39,20 +39,26 @@ def only_record(runs_dir: Path) -> Record:
     return read_record(path)
 
 
-def test_two_processes_do_the_work_of_one_with_twice_the_accumulation(tmp_path: Path) -> None:
-    overrides = ("gradient_accumulation=2", "epochs=2")
-    single = subprocess.run(
-        [sys.executable, "-m", "lora_scaling", *TINY, f"runs_dir={tmp_path / 'one'}", *overrides],
+def alone(runs_dir: Path, *overrides: str) -> Record:
+    """The run in one process."""
+    done = subprocess.run(
+        [sys.executable, "-m", "lora_scaling", *TINY, f"runs_dir={runs_dir}", *overrides],
         capture_output=True,
         text=True,
         env=ENVIRONMENT,
         timeout=200,
     )
-    assert single.returncode == 0, single.stderr
+    assert done.returncode == 0, done.stderr
+    return only_record(runs_dir)
+
+
+def test_two_processes_do_the_work_of_one_with_twice_the_accumulation(tmp_path: Path) -> None:
+    overrides = ("gradient_accumulation=2", "epochs=2")
+    one = alone(tmp_path / "one", *overrides)
     process = torchrun(tmp_path / "two", *overrides)
     output, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
-    one, two = only_record(tmp_path / "one"), only_record(tmp_path / "two")
+    two = only_record(tmp_path / "two")
     assert len([line for line in output.splitlines() if one["run_id"] in line]) == 1  # one process speaks
     assert (one["world_size"], two["world_size"]) == (1, 2)
     assert one["run_id"] == two["run_id"]

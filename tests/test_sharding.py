@@ -1,14 +1,12 @@
 """A model split over processes: the work and loss of a whole one, a part in each; and what is refused."""
 
 import itertools
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import TINY, Record
-from test_distributed import ENVIRONMENT, torchrun
+from conftest import Record
+from test_distributed import alone, torchrun
 
 from lora_scaling.config import RunConfig, compose, run_id
 from lora_scaling.errors import UserError
@@ -40,20 +38,6 @@ def records(runs_dir: Path) -> list[Record]:
     return [read_record(path) for path in find_records([runs_dir])]
 
 
-def whole(runs_dir: Path, *overrides: str) -> Record:
-    """The run in one process."""
-    done = subprocess.run(
-        [sys.executable, "-m", "lora_scaling", *TINY, f"runs_dir={runs_dir}", *overrides],
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
-    [record] = records(runs_dir)
-    return record
-
-
 def same_outcome(one: Record, other: Record) -> None:
     for field in ("tokens_seen", "samples_seen", "steps"):
         assert other["work"][field] == one["work"][field]
@@ -67,7 +51,7 @@ def same_outcome(one: Record, other: Record) -> None:
 def test_two_processes_share_one_model(tmp_path: Path, method: str) -> None:
     """With checkpointing, and rows that two processes divide unevenly."""
     overrides = (f"method={method}", "gradient_accumulation=4", "epochs=2", "gradient_checkpointing=true", "lora.r=7")
-    one = whole(tmp_path / "one", *overrides)
+    one = alone(tmp_path / "one", *overrides)
     process = torchrun(tmp_path / "two", *overrides, "sharding=fsdp")
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
