@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from lora_scaling.arguments import Parser
 from lora_scaling.errors import LoraScalingError, RecordError, UserError
 from lora_scaling.grid import (
     EmissionsRevision,
@@ -66,7 +67,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m lora_scaling.emissions",
         description="(Re)compute grams from stored energy timelines, adding a revision where they change.",
         epilog="Overrides: " + ", ".join(f"grid.{f.name}=…" for f in dataclasses.fields(GridSettings)),

@@ -1,13 +1,18 @@
 """A command line that cannot be read is one sentence and exit status 2, whichever layer finds the mistake."""
 
 import sys
+from collections.abc import Callable, Sequence
 
 import pytest
 
 import lora_scaling.__main__ as program
 from analysis.cli import main as analysis
 from lora_scaling.config import compose
+from lora_scaling.emissions import main as emissions
 from lora_scaling.errors import UserError
+from lora_scaling.estimate.cli import main as estimate
+
+Command = Callable[[Sequence[str]], int]
 
 
 def said(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
@@ -49,6 +54,15 @@ def test_a_mistake_is_one_sentence(
     assert text.startswith("lora_scaling: ")
     assert text.count("\n") == 1
     assert "hydra.cc" not in text
+
+
+@pytest.mark.parametrize("command", [estimate, emissions, analysis])
+def test_the_other_commands_say_it_as_briefly(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["claims", "runs", "--quiet"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "`--quiet` is not an option" in captured.err
+    assert captured.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("override", ["=3", "++=3", "samples", ""])

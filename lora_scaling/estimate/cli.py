@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from ..arguments import Parser
 from ..config import RunConfig, compose
 from ..errors import LoraScalingError, UserError
 from .answer import Estimate
@@ -67,7 +68,7 @@ def parse(arguments: Sequence[str]) -> Request:
     Raises:
         UserError: one of them cannot be read.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m lora_scaling.estimate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
