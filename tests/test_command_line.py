@@ -1,7 +1,8 @@
 """A command line that cannot be read is one sentence and exit status 2, whichever layer finds the mistake."""
 
+import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -13,6 +14,18 @@ from lora_scaling.errors import UserError
 from lora_scaling.estimate.cli import main as estimate
 
 Command = Callable[[Sequence[str]], int]
+
+
+@pytest.fixture(autouse=True)
+def own_loggers() -> Iterator[None]:
+    """Hydra, started in this process, silences every logger there is; tests that come later want theirs."""
+    level = logging.root.level
+    loggers = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
+    silent = [logger.disabled for logger in loggers]
+    yield
+    logging.root.setLevel(level)
+    for logger, disabled in zip(loggers, silent, strict=True):
+        logger.disabled = disabled
 
 
 def said(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:

@@ -307,6 +307,7 @@ def test_an_interrupted_run_keeps_what_it_spent(tmp_path: Path) -> None:
     """Ctrl-C while it trains: the record says so and holds the energy and the work until then."""
     code = (
         "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a test run in the background ignores it
         "from lora_scaling import __main__, running\n"
         "run = running.run\n"
         "def interrupted(config, listen):\n"
