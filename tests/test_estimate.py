@@ -154,6 +154,14 @@ def test_grams_money_and_pue_follow_the_energy(base):
     assert answer.cost.estimate == pytest.approx(money)
 
 
+def test_a_provider_of_one_country_implies_it(base):
+    implied, named, world = (
+        estimate(compose([*BASE, *grid])).emissions_g for grid in (["grid.provider=uk"], ["grid.zone=GB"], [])
+    )
+    assert implied.g_per_kwh == named.g_per_kwh != world.g_per_kwh
+    assert "United Kingdom" in implied.definition
+
+
 def test_intervals_widen_with_the_level_and_hold_the_estimate(base):
     widths = [estimate(base, level=level).energy_kwh.ratio for level in (0.5, 0.8, 0.9, 0.99)]
     assert widths == sorted(widths)

@@ -218,6 +218,7 @@ def test_an_embedded_fit_answers_as_the_command_does(tmp_path):
         OWN_MODEL,
         [*OWN_MODEL[:-2], "hardware=custom", "hardware.name=mine", "hardware.memory_gb=8"],
         ["hardware=l4", "data=hub", "data.path=a/b", "data.bytes_per_sample=800", "grid.zone=SE"],
+        ["hardware=l4", "grid.provider=uk"],
     ],
 )
 def test_any_run_can_be_the_first_one(overrides):
@@ -289,6 +290,7 @@ def test_what_the_page_shows_is_what_its_address_asks_for(page, browser):
     [
         (BASE, "#method=lora&samples=5000&hardware=h100-sxm&lora.target_modules=[q_proj,v_proj]&level=0.8"),
         (OWN_MODEL, "#model=llama-3.2-1b&hardware=l4&grid.zone=null"),
+        ((*OWN_MODEL[:-1], "grid.provider=energidataservice", "grid.zone=DK1"), "#grid.zone=FR"),
         (OWN_MODEL, "#samples=20000&epochs=-3&model=none&method=x&packing=true&max_seq_len=128&grid.pue=1.2"),
     ],
 )

@@ -7,8 +7,7 @@ from statistics import NormalDist
 
 from ..config import RunConfig
 from ..errors import UserError
-from ..grid import StaticIntensity, static_intensity
-from ..grid.static import given_intensity
+from ..grid import static_of
 from ..units import JOULES_PER_KWH
 from .answer import Emissions, Estimate, Interval, Memory
 from .fitted import Fit
@@ -192,17 +191,10 @@ def _from_pilot(base: Estimate, config: RunConfig, plan: Plan, pilot: PilotMeasu
     )
 
 
-def _intensity(config: RunConfig) -> StaticIntensity:
-    grid = config.grid
-    if grid.intensity_g_per_kwh is not None:
-        return given_intensity(grid.intensity_g_per_kwh)
-    return static_intensity(grid.zone)
-
-
 def _with_grams(answer: Estimate, config: RunConfig, priors: Priors, z: float) -> Estimate:
     if answer.energy_kwh is None:
         return answer
-    intensity = _intensity(config)
+    intensity = static_of(config.grid)
     given = config.grid.intensity_g_per_kwh is not None
     spread = 0.0 if given else z * priors.log_sd["intensity_static"]
     kwh, grams = answer.energy_kwh, intensity.g_per_kwh * config.grid.pue

@@ -87,7 +87,8 @@ def page_data(
     model_name, models = _models(config)
     normal = NormalDist()
     quantiles = [normal.inv_cdf((i + 0.5) / QUANTILES) for i in range(QUANTILES)]
-    zone = config.grid.zone
+    place = config.grid.place
+    zone = None if place is None else place.zone
     return {
         "version": __version__,
         "overrides": list(overrides),

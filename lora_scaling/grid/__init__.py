@@ -8,7 +8,7 @@ from lora_scaling.grid.forecast import ForecastAdvice, forecast_window
 from lora_scaling.grid.revision import EmissionsRevision, compute_emissions
 from lora_scaling.grid.series import Definition, GridError, Series, Slot
 from lora_scaling.grid.settings import GridSettings
-from lora_scaling.grid.static import StaticIntensity, static_intensity
+from lora_scaling.grid.static import StaticIntensity, static_intensity, static_of
 from lora_scaling.grid.timeline import EnergyBin, read_timeline
 
 __all__ = [
@@ -27,4 +27,5 @@ __all__ = [
     "forecast_window",
     "read_timeline",
     "static_intensity",
+    "static_of",
 ]

@@ -13,7 +13,7 @@ from lora_scaling.grid import fetch
 from lora_scaling.grid.integrate import Integral, fill_gaps, integrate
 from lora_scaling.grid.series import Definition, GridError, Series
 from lora_scaling.grid.settings import GridSettings
-from lora_scaling.grid.static import StaticIntensity, given_intensity, static_intensity
+from lora_scaling.grid.static import StaticIntensity, static_of
 from lora_scaling.grid.timeline import EnergyBin
 from lora_scaling.units import JOULES_PER_KWH
 
@@ -152,7 +152,7 @@ class _Grams:
             known = meaning or _intended(provider)
             return cls(grams=None, provider=provider, meaning=known, sentence=known.sentence,
                        static=None, static_joules=0.0, missing_joules=missing)  # fmt: skip
-        static = _static(settings)
+        static = static_of(settings)
         grams = integral.grams + missing / JOULES_PER_KWH * static.g_per_kwh
         if meaning is None:
             return cls(grams=grams, provider="static", meaning=static.meaning, sentence=static.definition,
@@ -178,12 +178,6 @@ class _Grams:
         named = [series.attribution] if series and self.provider == series.provider and series.attribution else []
         named += [self.static.source] if self.static else []
         return "; ".join(named) or None
-
-
-def _static(settings: GridSettings) -> StaticIntensity:
-    if settings.intensity_g_per_kwh is not None:
-        return given_intensity(settings.intensity_g_per_kwh)
-    return static_intensity(settings.place.zone if settings.place else None)
 
 
 def _intended(provider: str) -> Definition:

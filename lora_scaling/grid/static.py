@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_scaling.grid.series import Definition
+from lora_scaling.grid.settings import GridSettings
 from lora_scaling.grid.zones import countries, find_place
 
 WORLD_G_PER_KWH = 475.0
@@ -34,6 +35,13 @@ class StaticIntensity:
     place: str
     meaning: Definition
     notice: str | None = None
+
+
+def static_of(settings: GridSettings) -> StaticIntensity:
+    """The one value that stands for a grid whose hours are not asked: the user's own, else the place's of a year."""
+    if settings.intensity_g_per_kwh is not None:
+        return given_intensity(settings.intensity_g_per_kwh)
+    return static_intensity(settings.place.zone if settings.place else None)
 
 
 def static_intensity(zone_or_iso: str | None = None) -> StaticIntensity:
