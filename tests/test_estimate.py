@@ -13,6 +13,7 @@ import pytest
 from lora_scaling.config import compose
 from lora_scaling.errors import UserError
 from lora_scaling.estimate import Price, estimate
+from lora_scaling.estimate.compare import compare
 from lora_scaling.estimate.pilot import Phase, PilotMeasurement, PilotStep, scale_pilot
 from lora_scaling.estimate.plan import make_plan
 from lora_scaling.estimate.priors import load_priors
@@ -101,13 +102,41 @@ def test_more_devices_are_faster_but_not_cheaper(base):
     assert any("DDP" in text for text in eight.assumptions)
 
 
-def test_seventy_billion_parameters_are_sharded_over_eight_devices():
-    job = ["model=llama-3.1-70b", "method=full", "hardware=h100-sxm", "hardware.count=8", "optimizer=adamw_8bit"]
-    layout = ["batch_size=1", "gradient_accumulation=8", "gradient_checkpointing=true"]
-    answer = estimate(compose([*job, *layout]))
+SEVENTY = (
+    "model=llama-3.1-70b", "method=full", "hardware=h100-sxm", "hardware.count=8", "batch_size=1",
+    "gradient_accumulation=8", "gradient_checkpointing=true",
+)  # fmt: skip
+
+
+def test_seventy_billion_parameters_fit_eight_devices_where_the_run_shards_them():
+    answer = estimate(compose([*SEVENTY, "sharding=fsdp"]))
     assert answer.memory.shards == 8
     assert answer.memory.fits
     assert any("FSDP" in text for text in answer.assumptions)
+    whole = estimate(compose(SEVENTY))
+    assert whole.memory.shards == 1
+    assert whole.memory.fits is False
+    assert whole.memory.remedy.endswith("; sharding=fsdp")
+    assert whole.memory.peak_gb.estimate > 2 * 70.6  # 16-bit weights alone
+
+
+def test_sharding_is_as_asked_also_where_the_model_would_fit():
+    job = ["model=llama-3.2-1b", "hardware=a100-80gb", "gradient_accumulation=8"]
+    whole, split, alone = (
+        estimate(compose([*job, f"hardware.count={count}", f"sharding={sharding}"]))
+        for count, sharding in ((8, "none"), (8, "fsdp"), (1, "fsdp"))
+    )
+    assert (whole.memory.shards, split.memory.shards, alone.memory.shards) == (1, 8, 1)
+    assert split.memory.parts["weights"] == pytest.approx(whole.memory.parts["weights"] / 8)
+    assert split.time_s.estimate > whole.time_s.estimate  # each layer is gathered for every pass
+    assert any("needs two or more" in text for text in alone.assumptions)
+
+
+def test_a_comparison_shards_the_methods_that_can_be():
+    config = compose([*SEVENTY, "sharding=fsdp"])
+    assert {name: answer.memory.shards for name, answer in compare(config, "method")} == {
+        "lora": 8, "qlora": 1, "full": 8,
+    }  # fmt: skip
 
 
 def test_what_does_not_fit_says_by_how_much_and_what_would():
@@ -118,13 +147,30 @@ def test_what_does_not_fit_says_by_how_much_and_what_would():
         assert words in memory.remedy
 
 
-def test_what_the_remedy_names_does_fit():
-    arguments = ["model=llama-3.1-8b", "method=lora", "hardware=rtx-4090", "batch_size=8", "max_seq_len=2048",
-                 "padding=max_length"]  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        (["method=lora", "hardware=rtx-4090", "batch_size=8"], "gradient_checkpointing=true with batch_size=1"),
+        (["method=full", "optimizer=adamw_8bit", "hardware=l40s"], "hardware.count=2 optimizer=adamw sharding=fsdp"),
+        (["method=full", "hardware=l40s", "hardware.count=4"], "sharding=fsdp"),
+        (["method=full", "hardware=rtx-4090", "hardware.count=2", "sharding=fsdp"], "hardware.count=16"),
+        (
+            ["method=qlora", "hardware=rtx-4060", "gradient_checkpointing=true"],
+            "hardware.count=8 method=lora sharding=fsdp",
+        ),
+        (["method=full", "hardware=apple-m1-max"], "method=qlora"),
+    ],
+)
+def test_what_the_remedy_names_does_fit(changes, named):
+    """Each way out, given on the command line: none is refused by the run's own settings."""
+    arguments = ["model=llama-3.1-8b", "max_seq_len=2048", "padding=max_length", "batch_size=1", *changes]
     remedy = estimate(compose(arguments)).memory.remedy
     assert remedy is not None
-    option = remedy.rpartition("would fit: ")[2].split("; ")[0].replace(" with ", " ")
-    assert estimate(compose([*arguments, *option.split()])).memory.fits
+    options = remedy.rpartition("would fit: ")[2].split("; ")
+    assert named in options
+    for option in options:
+        words = option.replace(" with ", " ").partition(" (")[0].split()
+        assert estimate(compose([*arguments, *words])).memory.fits, option
 
 
 def test_unknown_hardware_gives_memory_and_work_but_neither_time_nor_energy():

@@ -62,6 +62,7 @@ def drawn(seed: int, **fixed):
         "grid.zone": pick((None, "FR", "DK2", "PL")),
         "grid.pue": pick((1.0, 1.3)),
         "grid.intensity_g_per_kwh": pick((None, None, 82.5)),
+        "sharding": pick(("none", "none", "fsdp")),
     } | fixed
     if not case["packing"] and pick((True, False, False)):
         case["padding"] = "max_length"

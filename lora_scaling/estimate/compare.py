@@ -38,7 +38,8 @@ def _with_method(config: RunConfig, name: str) -> RunConfig:
     if name not in _METHODS:
         raise UserError(f"`compare` names the method {name!r}; choose from {', '.join(_METHODS)}")
     values: dict[str, Any] = {"name": name, "learning_rate": config.method.learning_rate}
-    return dataclasses.replace(config, method=dataclasses.replace(config.method, **values))
+    sharding = "none" if name == "qlora" else config.sharding  # its 4-bit weights cannot be split
+    return dataclasses.replace(config, method=dataclasses.replace(config.method, **values), sharding=sharding)
 
 
 def _with_gpus(config: RunConfig, name: str) -> RunConfig:

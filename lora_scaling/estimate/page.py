@@ -41,7 +41,8 @@ _LEVELS = (0.5, 0.8, 0.9, 0.95)
 _MEMORY_PARTS = ("weights", "adapters", "gradients", "optimizer", "activations", "logits", "rerun", "at_update")
 _SETTINGS = (
     "samples", "epochs", "max_steps", "max_seq_len", "batch_size", "gradient_accumulation", "padding",
-    "group_by_length", "packing", "precision", "gradient_checkpointing", "optimizer", "eval_samples", "warmup_steps",
+    "group_by_length", "packing", "precision", "gradient_checkpointing", "sharding", "optimizer", "eval_samples",
+    "warmup_steps",
 )  # fmt: skip
 
 

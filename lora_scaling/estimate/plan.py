@@ -59,21 +59,19 @@ def resolve_precision(config: RunConfig, kind: str, peaks: Mapping[str, float | 
 
 
 def make_plan(config: RunConfig, workload: Workload, precision: str, priors: Priors) -> Plan:
-    """Lay a run out on `hardware.count` devices; weights are sharded where one device cannot hold them."""
+    """Lay a run out on `hardware.count` devices, which each hold the model, or with sharding=fsdp a share of it."""
     devices = config.hardware.count
     rows = min(workload.batching.batch_size, workload.rows)
     longest = _longest_row(workload)
     notes: list[str] = []
-    setup = _memory_setup(config, precision, shards=1)
+    setup = _memory_setup(config, precision)
     memory = training_memory(workload.shape, workload.tuning, setup, rows=rows, row_tokens=longest)
-    budget = _budget_bytes(config, workload, 1, priors)
-    if devices > 1 and budget is not None and memory.peak > budget:
-        setup = _memory_setup(config, precision, shards=devices)
-        memory = training_memory(workload.shape, workload.tuning, setup, rows=rows, row_tokens=longest)
-        budget = _budget_bytes(config, workload, devices, priors)
+    if setup.shards > 1:
         notes.append(f"weights sharded over {devices} devices (FSDP), gathered for every pass")
     elif devices > 1:
         notes.append(f"{devices} devices each hold the whole model (DDP)")
+    elif config.sharding == "fsdp":
+        notes.append("one device holds the whole model: sharding=fsdp needs two or more (hardware.count)")
     accumulation = max(1, config.gradient_accumulation // devices)
     if accumulation * devices != config.gradient_accumulation and devices > 1:
         notes.append(
@@ -93,7 +91,7 @@ def make_plan(config: RunConfig, workload: Workload, precision: str, priors: Pri
         memory=memory,
         micro_steps=micro_steps,
         row_tokens=longest,
-        budget_bytes=budget,
+        budget_bytes=_budget_bytes(config, workload, setup.shards, priors),
         reserved_gb=reserved_bytes(memory, workload, setup.shards, priors) / 1e9,
         notes=tuple(notes),
     )
@@ -116,7 +114,7 @@ def _unpacking(workload: Workload, shards: int, priors: Priors) -> float:
     return priors.values["nf4_workspace"] * quantized / shards
 
 
-def _memory_setup(config: RunConfig, precision: str, *, shards: int) -> MemorySetup:
+def _memory_setup(config: RunConfig, precision: str) -> MemorySetup:
     compute = _BYTES[precision]
     full_fp16 = config.method.name == "full" and precision == "fp16"
     trainable = 4 if config.tuning.adapted or full_fp16 else compute
@@ -126,7 +124,7 @@ def _memory_setup(config: RunConfig, precision: str, *, shards: int) -> MemorySe
         state_bytes=2.0 if config.optimizer == "adamw_8bit" else 2.0 * trainable,
         checkpointing=config.gradient_checkpointing,
         accumulates=config.gradient_accumulation > config.hardware.count,
-        shards=shards,
+        shards=config.hardware.count if config.sharding == "fsdp" else 1,
     )
 
 

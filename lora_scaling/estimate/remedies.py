@@ -35,12 +35,7 @@ def _options(config: RunConfig, plan: Plan, priors: Priors) -> Iterator[str]:
             yield words
         elif not largest and (rows := changed.largest_batch()):
             yield f"{words} with batch_size={rows}"
-    for count in _SHARDS:
-        if count > config.hardware.count:
-            hardware = dataclasses.replace(config.hardware, count=count)
-            if _changed(config, plan, {"hardware": hardware}, priors).fits:
-                yield f"hardware.count={count}"
-                break
+    yield from _sharded(config, plan, largest, priors)
     listed = memory_of_presets().items()
     enough = sorted((gb, name) for name, gb in listed if gb >= plan.reserved_gb and not name.startswith("apple"))
     if enough:
@@ -51,12 +46,42 @@ def _changes(config: RunConfig) -> Iterator[tuple[str, dict[str, object]]]:
     if not config.gradient_checkpointing:
         yield "gradient_checkpointing=true", {"gradient_checkpointing": True}
     if config.method.name != "qlora":
-        method = dataclasses.replace(config.method, name="qlora")
-        yield "method=qlora", {"method": method}
+        words = "method=qlora" if config.sharding == "none" else "method=qlora sharding=none"
+        changes = {"method": dataclasses.replace(config.method, name="qlora"), "sharding": "none"}
+        yield words, changes
         if not config.gradient_checkpointing:
-            yield "method=qlora gradient_checkpointing=true", {"method": method, "gradient_checkpointing": True}
-    if config.method.name == "full" and config.optimizer != "adamw_8bit":
+            yield f"{words} gradient_checkpointing=true", {**changes, "gradient_checkpointing": True}
+    if config.method.name == "full" and config.optimizer != "adamw_8bit" and config.sharding == "none":
         yield "optimizer=adamw_8bit", {"optimizer": "adamw_8bit"}
+
+
+def _sharded(config: RunConfig, plan: Plan, largest: int, priors: Priors) -> Iterator[str]:
+    """The fewest GPUs that hold the run split over them, and what else has to change for it to be split."""
+    if config.hardware.kind not in ("cuda", "rocm"):
+        return
+    words: list[str] = []
+    changes: dict[str, object] = {"sharding": "fsdp"}
+    if config.method.name == "qlora":
+        words.append("method=lora")
+        changes["method"] = dataclasses.replace(config.method, name="lora")
+    if config.optimizer == "adamw_8bit":
+        words.append("optimizer=adamw")
+        changes["optimizer"] = "adamw"
+    if config.sharding == "none":
+        words.append("sharding=fsdp")
+    devices = config.hardware.count
+    if words and devices > 1:
+        changed = _changed(config, plan, changes, priors)
+        if changed.fits:
+            yield " ".join(words)
+            return
+        if not largest and (rows := changed.largest_batch()):
+            yield f"{' '.join(words)} with batch_size={rows}"
+    for count in _SHARDS:
+        hardware = dataclasses.replace(config.hardware, count=count)
+        if count > devices and _changed(config, plan, {**changes, "hardware": hardware}, priors).fits:
+            yield " ".join([f"hardware.count={count}", *words])
+            return
 
 
 def _changed(config: RunConfig, plan: Plan, changes: dict[str, object], priors: Priors) -> Plan:

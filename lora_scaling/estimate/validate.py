@@ -147,6 +147,7 @@ def _config(row: Mapping[str, str], base: RunConfig) -> RunConfig:
         max_seq_len=max(8, int(row["memory_row_tokens"] or tokens), math.ceil(tokens)),
         group_by_length=row["grouped"] == "yes",
         gradient_checkpointing=row["checkpointing"] == "yes",
+        sharding=row["sharding"],  # type: ignore[arg-type]
         precision="bf16",
         eval_samples=0,
     )
