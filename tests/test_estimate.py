@@ -109,14 +109,21 @@ SEVENTY = (
 
 
 def test_seventy_billion_parameters_fit_eight_devices_where_the_run_shards_them():
-    answer = estimate(compose([*SEVENTY, "sharding=fsdp"]))
-    assert answer.memory.shards == 8
-    assert answer.memory.fits
-    assert any("FSDP" in text for text in answer.assumptions)
-    whole = estimate(compose(SEVENTY))
+    asked, unasked = estimate(compose([*SEVENTY, "sharding=fsdp"])), estimate(compose(SEVENTY))
+    assert unasked.memory == asked.memory
+    assert unasked.time_s == asked.time_s
+    assert asked.memory.shards == 8
+    assert asked.memory.fits
+    assert any("FSDP" in text for text in asked.assumptions)
+    [told] = set(unasked.assumptions) - set(asked.assumptions)
+    assert told.endswith("ask for sharding=fsdp")
+
+
+def test_what_the_run_cannot_split_is_not_promised_to_fit():
+    whole = estimate(compose([*SEVENTY, "optimizer=adamw_8bit"]))
     assert whole.memory.shards == 1
     assert whole.memory.fits is False
-    assert whole.memory.remedy.endswith("; sharding=fsdp")
+    assert whole.memory.remedy.endswith("; optimizer=adamw sharding=fsdp")
     assert whole.memory.peak_gb.estimate > 2 * 70.6  # 16-bit weights alone
 
 
@@ -152,7 +159,10 @@ def test_what_does_not_fit_says_by_how_much_and_what_would():
     [
         (["method=lora", "hardware=rtx-4090", "batch_size=8"], "gradient_checkpointing=true with batch_size=1"),
         (["method=full", "optimizer=adamw_8bit", "hardware=l40s"], "hardware.count=2 optimizer=adamw sharding=fsdp"),
-        (["method=full", "hardware=l40s", "hardware.count=4"], "sharding=fsdp"),
+        (
+            ["method=full", "optimizer=adamw_8bit", "hardware=l40s", "hardware.count=4"],
+            "; optimizer=adamw sharding=fsdp",
+        ),
         (["method=full", "hardware=rtx-4090", "hardware.count=2", "sharding=fsdp"], "hardware.count=16"),
         (
             ["method=qlora", "hardware=rtx-4060", "gradient_checkpointing=true"],

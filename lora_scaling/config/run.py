@@ -186,6 +186,11 @@ class RunConfig:
             )
 
     @property
+    def can_shard(self) -> bool:
+        """Whether sharding=fsdp is allowed with these settings."""
+        return self.method.name != "qlora" and self.optimizer != "adamw_8bit"
+
+    @property
     def tuning(self) -> Tuning:
         return Tuning(method=self.method.name, rank=self.lora.r, targets=self.lora.targets)
 

@@ -59,7 +59,22 @@ def resolve_precision(config: RunConfig, kind: str, peaks: Mapping[str, float | 
 
 
 def make_plan(config: RunConfig, workload: Workload, precision: str, priors: Priors) -> Plan:
-    """Lay a run out on `hardware.count` devices, which each hold the model, or with sharding=fsdp a share of it."""
+    """Lay a run out on `hardware.count` devices, which each hold the model, or with sharding=fsdp a share of it.
+
+    A model that none of several devices could hold whole is laid out as the run would have to be asked for.
+    """
+    plan = _lay_out(config, workload, precision, priors)
+    if plan.fits or config.hardware.count == 1 or not config.can_shard or config.sharding == "fsdp":
+        return plan
+    split = _lay_out(dataclasses.replace(config, sharding="fsdp"), workload, precision, priors)
+    if not split.fits:
+        return plan
+    return dataclasses.replace(
+        split, notes=("no device could hold the whole model: ask for sharding=fsdp", *split.notes)
+    )
+
+
+def _lay_out(config: RunConfig, workload: Workload, precision: str, priors: Priors) -> Plan:
     devices = config.hardware.count
     rows = min(workload.batching.batch_size, workload.rows)
     longest = _longest_row(workload)
