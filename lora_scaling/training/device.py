@@ -1,5 +1,7 @@
 """The device of a run: chosen, described, synchronised, and asked for its memory."""
 
+import contextlib
+import ctypes
 import os
 import resource
 import sys
@@ -34,6 +36,16 @@ class Device:
             torch.cuda.synchronize()
         elif self.kind == "mps":
             torch.mps.synchronize()
+
+    def release_memory(self) -> None:
+        """Hand what the allocator keeps in reserve back to the device."""
+        if self.kind == "cuda":
+            torch.cuda.empty_cache()
+        elif self.kind == "mps":
+            torch.mps.empty_cache()
+        elif sys.platform == "linux":
+            with contextlib.suppress(OSError, AttributeError):  # only glibc has it
+                ctypes.CDLL(None).malloc_trim(0)
 
     def reset_peak_memory(self) -> None:
         if self.kind == "cuda":

@@ -1,6 +1,5 @@
 """One run: load, tokenise, evaluate, warm up, train, evaluate; each in a measured window of its own."""
 
-import gc
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -59,6 +58,7 @@ def execute(
         UserError: what was asked for cannot be done.
         OutOfMemory: the device's memory did not suffice.
     """
+    workbench.make_room(config, device)
     device.reset_peak_memory()
     network: nn.Module | None = None
     base: BaseModel | None = None
@@ -82,7 +82,8 @@ def execute(
     finally:
         peak = device.peak_memory_bytes()
         facts.peak_memory_gb = None if peak is None else max(0, peak - workbench.idle_bytes) / 1e9
-        _tidy(workbench, network, base, device)
+        if network is not None and base is not None and workbench.keeps(base):
+            detach(network, base)
 
 
 def _prepare(config: RunConfig, device: Device, workbench: Workbench, facts: Facts) -> tuple[BaseModel, Tokens]:
@@ -230,15 +231,6 @@ def _work(
         "flops": flops.total if flops else None,
         "model_flops": flops.model if flops else None,
     }
-
-
-def _tidy(workbench: Workbench, network: nn.Module | None, base: BaseModel | None, device: Device) -> None:
-    """Leave the process as the next run should find it."""
-    if network is not None and base is not None and workbench.keeps(base):
-        detach(network, base)
-    if device.kind == "cuda":
-        gc.collect()
-        torch.cuda.empty_cache()
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -19,6 +19,7 @@ from transformers import (
 from ..config import RunConfig
 from ..distributed import world_size
 from ..errors import UserError
+from ..workload import step_count
 from .batches import IGNORED, Collator, batch_counts
 from .device import Device
 
@@ -151,13 +152,26 @@ def make_trainer(
     folder: Path,
 ) -> MeteredTrainer:
     """A trainer for this run, writing nothing and reporting to no one but `progress`."""
+    args = training_arguments(config, device, folder)
+    if config.max_steps is not None and config.max_steps >= _steps_of_all_epochs(config, len(rows)):
+        args.max_steps = -1  # Trainer would show the data again until so many steps were made
     return MeteredTrainer(
         model=network,  # type: ignore[arg-type]
-        args=training_arguments(config, device, folder),
+        args=args,
         train_dataset=rows,  # type: ignore[arg-type]
         eval_dataset=held_out or None,  # type: ignore[arg-type]
         data_collator=CountingCollator(collator),
         callbacks=[_Reporting(progress)],
+    )
+
+
+def _steps_of_all_epochs(config: RunConfig, rows: int) -> int:
+    return step_count(
+        rows,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        gradient_accumulation=config.gradient_accumulation,
+        max_steps=None,
     )
 
 

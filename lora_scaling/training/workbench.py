@@ -43,17 +43,24 @@ class Workbench:
 
     def base(self, config: RunConfig, device: Device) -> tuple[BaseModel, bool]:
         """The model of this run, and whether it was here already."""
-        key = _base_key(config, device)
-        # Training a model as a whole changes it, and sharding takes it apart: such a run neither takes the shared one
-        # nor leaves its own.
-        shared = config.reuse and config.tuning.adapted and config.sharding == "none"
-        if shared and self._base is not None and key == self._base_key:
+        if self._base is not None and self._has(config, device):
             return self._base, True
         self.drop_base()
         base = load_base(config, device)
-        if shared:
-            self._base_key, self._base = key, base
+        if _shares(config):
+            self._base_key, self._base = _base_key(config, device), base
         return base, False
+
+    def make_room(self, config: RunConfig, device: Device) -> None:
+        """Give back what earlier runs held and this one does not use, so that its peak memory is its own."""
+        if self._has(config, device):
+            gc.collect()  # the adapters and optimizer states of the run before
+        else:
+            self.drop_base()
+        device.release_memory()
+
+    def _has(self, config: RunConfig, device: Device) -> bool:
+        return _shares(config) and _base_key(config, device) == self._base_key
 
     def tokens(self, config: RunConfig, base: BaseModel) -> tuple[Tokens, bool]:
         """The run's samples as tokens, and whether they were here already."""
@@ -82,6 +89,12 @@ class Workbench:
         """Forget the model, and what is left of one that was not kept: another one needs the memory."""
         self._base_key = self._base = None
         gc.collect()
+
+
+def _shares(config: RunConfig) -> bool:
+    """Whether a run takes the shared model and leaves it: one that is trained as a whole is changed, and sharding
+    takes it apart."""
+    return config.reuse and config.tuning.adapted and config.sharding == "none"
 
 
 def _base_key(config: RunConfig, device: Device) -> str:
