@@ -11,9 +11,11 @@ import pytest
 
 from lora_scaling.config import RunConfig, compose
 from lora_scaling.distributed import devices_held
+from lora_scaling.errors import UserError
 from lora_scaling.estimate.hardware import preset
 from lora_scaling.records import record_to_row
 from lora_scaling.running import _utilisation, idle_after
+from lora_scaling.training.device import choose
 
 Record = dict[str, Any]
 Make = Callable[..., Record]
@@ -106,17 +108,60 @@ def test_idle_power_is_measured_before_and_after(tiny: Callable[..., RunConfig],
     assert idle_after(tiny("study=idle-twice")) is None  # not where no baseline is asked for
 
 
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A machine with GPUs whose driver reads CUDA_VISIBLE_DEVICES as `is_available` first asks it, and not again."""
+
+    def with_gpus(visible: str | None) -> None:
+        count = len(visible.split(",")) if visible else 4
+        monkeypatch.setattr("lora_scaling.training.device._shown", None)
+        monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+        monkeypatch.setattr("torch.cuda.get_device_name", lambda: os.environ["READ_BY_DRIVER"])
+        monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda emulated: True)
+
+        def driver_starts() -> bool:
+            monkeypatch.setenv("READ_BY_DRIVER", os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+            return True
+
+        monkeypatch.setattr("torch.cuda.is_available", driver_starts)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    return with_gpus
+
+
 @pytest.mark.parametrize(
     ("visible", "wanted", "left"),
-    [("3,5", "cuda:1", "5"), ("3,5", "cuda", "3"), ("GPU-a,GPU-b", "cuda:1", "GPU-b"), ("7", "auto", "7")],
+    [
+        ("3,5", "cuda:1", "5"),
+        ("3,5", "cuda", "3"),
+        ("GPU-a,GPU-b", "cuda:1", "GPU-b"),
+        ("7", "auto", "7"),
+        (None, "auto", "0"),
+        (None, "cuda:2", "2"),
+    ],
 )
-def test_a_single_process_sees_one_gpu(monkeypatch: pytest.MonkeyPatch, visible: str, wanted: str, left: str) -> None:
-    """With several, Trainer would split the batch over all of them."""
-    from lora_scaling.training.device import _show_one_gpu
+def test_a_single_process_sees_one_gpu(
+    gpus: Callable[..., None], visible: str | None, wanted: str, left: str
+) -> None:
+    """With several, Trainer would split the batch over all of them; what the driver does not read has no effect."""
+    gpus(visible)
+    assert choose(wanted, "auto").name == left
+    assert choose(wanted, "auto").name == left  # the next run of a sweep
 
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    _show_one_gpu(wanted)
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == left
+
+def test_a_process_stays_on_its_gpu(gpus: Callable[..., None]) -> None:
+    gpus(None)
+    choose("cuda:1", "auto")
+    with pytest.raises(UserError, match="`device` was 'cuda:0'; this process has begun on cuda:1 and stays there"):
+        choose("cuda:0", "auto")
+
+
+def test_a_gpu_that_is_not_there_is_refused(gpus: Callable[..., None]) -> None:
+    gpus("3,5")
+    with pytest.raises(UserError, match="`device` was 'cuda:2'; this machine has 2 GPUs, counted from 0"):
+        choose("cuda:2", "auto")
 
 
 def record_on(device: str, *, gpus: int, model_flops: float, train_s: float) -> Record:

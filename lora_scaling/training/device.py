@@ -94,11 +94,11 @@ def choose(wanted: str, precision: str) -> Device:
     Raises:
         UserError: it is not there, or does not support the precision; the text says what is.
     """
+    if world_size() == 1:
+        _show_one_gpu(wanted)
     kind = _kind(wanted)
     if kind == "cuda" and world_size() > 1:
         torch.cuda.set_device(local_rank())
-    elif kind == "cuda":
-        _show_one_gpu(wanted)
     supported = [p for p in _PRECISIONS[kind] if p != "bf16" or kind != "cuda" or torch.cuda.is_bf16_supported(False)]
     if precision == "auto":
         # A CPU computes fp32 fastest unless it has matrix units for bf16; Apple's bf16 is emulated on older chips.
@@ -123,19 +123,42 @@ def _kind(wanted: str) -> str:
     kind, _, index = wanted.partition(":")
     if kind not in there or (index and (kind != "cuda" or not index.isdigit())):
         raise UserError(f"`device` was {wanted!r}; this machine has {', '.join(there)}, or say auto")
-    if index and int(index) >= torch.cuda.device_count():
-        raise UserError(f"`device` was {wanted!r}; this machine has {torch.cuda.device_count()} GPUs, counted from 0")
     return kind
 
 
+# The place of the GPU that this process was left with, among those that it was started with.
+_shown: int | None = None
+
+
 def _show_one_gpu(wanted: str) -> None:
-    """Leave one GPU visible to a single process: with several, Trainer would split the batch over all of them."""
-    if torch.cuda.is_initialized():
+    """Leave one GPU visible to a single process: with several, Trainer would split the batch over all of them.
+
+    The driver reads the variable once, when it is first asked for anything: `torch.cuda.is_available` is too late,
+    `device_count` asks NVML.
+
+    Raises:
+        UserError: the machine has no such GPU, or the process has begun on another.
+    """
+    global _shown
+    kind, _, index = wanted.partition(":")
+    if kind not in ("auto", "cuda") or (index and not index.isdigit()):
         return
+    if _shown is not None:
+        if index and int(index) != _shown:
+            raise UserError(
+                f"`device` was {wanted!r}; this process has begun on cuda:{_shown} and stays there: "
+                "give each GPU a command of its own"
+            )
+        return
+    count = torch.cuda.device_count()
+    if torch.cuda.is_initialized() or count == 0:
+        return
+    if int(index or 0) >= count:
+        raise UserError(f"`device` was {wanted!r}; this machine has {count} GPUs, counted from 0")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    ids = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
-    index = int(wanted.partition(":")[2] or 0)
-    os.environ["CUDA_VISIBLE_DEVICES"] = ids[index].strip()
+    ids = visible.split(",") if visible else [str(i) for i in range(count)]
+    _shown = int(index or 0)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ids[_shown].strip()
 
 
 def _name(kind: str) -> str:

@@ -232,7 +232,8 @@ def _pretrained(config: RunConfig, dtype: torch.dtype, device: Device) -> PreTra
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
-        options["device_map"] = {"": device.torch_device}
+        # Accelerate compares this with the device of the process, by its index.
+        options["device_map"] = {"": torch.cuda.current_device() if device.kind == "cuda" else device.torch_device}
     with _friendly_hub_errors(config.model):
         network = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa", **options)
     if config.model.gguf_file is not None:
