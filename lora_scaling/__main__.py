@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from .config import RunConfig
 from .distributed import rank, world_size
@@ -17,6 +18,7 @@ lora-scaling: fine-tune, measure the energy, record it.
   python -m lora_scaling [setting=value …]                 one run
   python -m lora_scaling -m samples=64,128 lora.r=4,16     a sweep: every combination
   python -m lora_scaling -m +sweeps=linear_claim           a named sweep
+  python -m lora_scaling.study claim=… max_minutes=10      runs until a claim is decided
   python -m lora_scaling.estimate [-m] [setting=value …]   what would it cost?
   python -m lora_scaling.emissions runs/STUDY              grams, again
   python -m analysis report runs/STUDY                     verdicts, plots, predictions
@@ -32,10 +34,9 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     import hydra
 
-    if world_size() > 1:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # how the launcher ends us when another rank failed
-        if rank() > 0:
-            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - the first process speaks for all
+    signal.signal(signal.SIGTERM, _ended)
+    if rank() > 0:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - the first process speaks for all
     from .config import friendly_hydra_errors, register_plugins
     from .sweep import register_sweeper
 
@@ -51,8 +52,14 @@ def main() -> None:
             leave()
     except LoraScalingError as error:
         _fail(str(error), error.exit_status)
-    except KeyboardInterrupt:
-        _fail("interrupted; what was finished is kept, and the same command continues", 130)
+    except KeyboardInterrupt as stop:
+        reason = str(stop) or "interrupted"
+        _fail(f"{reason}; what was finished is kept, and the same command continues", 130)
+
+
+def _ended(number: int, frame: object) -> NoReturn:
+    """A time limit, or a launcher whose other process failed: the run keeps what it has measured."""
+    raise KeyboardInterrupt("ended from outside (SIGTERM): a time limit, or another process that failed")
 
 
 def _options_first(given: Sequence[str]) -> list[str]:
@@ -104,6 +111,8 @@ def _task(node: object) -> None:
     single = getattr(node, "order", None) is None
     try:
         config = from_omegaconf(node)
+        if single:
+            _refuse_sweeps_settings(config)
         label = f"{config.model.name} {config.method.name}"
         display = console.display
         display.run_started()
@@ -117,6 +126,19 @@ def _task(node: object) -> None:
         if single:  # before Hydra prints its own words
             _fail(str(error), error.exit_status)
         raise
+
+
+def _refuse_sweeps_settings(config: RunConfig) -> None:
+    """Hold a run by itself to its limits, and refuse what only a sweep can do.
+
+    Raises:
+        UserError: it is expected to exceed a limit, or was asked for several times.
+    """
+    from .sweep import refuse_dear_run
+
+    if config.replicates > 1:
+        raise UserError(f"`replicates` was {config.replicates} for a single run, which is made once: add -m")
+    refuse_dear_run(config)
 
 
 def when_to_run(record: Record, config: RunConfig) -> str:

@@ -114,7 +114,7 @@ def table(records: Iterable[Record]) -> str:
         "tokens",
         "tokens/s",
         "energy",
-        "CO2e",
+        "grams",
         "loss",
     )
     cells: list[tuple[str, ...]] = [header]

@@ -35,6 +35,7 @@ from types import TracebackType
 from typing import Any, TypeVar, cast
 
 from lora_scaling import __version__, records
+from lora_scaling.distributed import rank
 from lora_scaling.energy import (
     EnergyAccount,
     MeteringSettings,
@@ -43,9 +44,9 @@ from lora_scaling.energy import (
     open_meter,
     settings_for_rank,
 )
-from lora_scaling.provenance import host
 
 log = logging.getLogger(__name__)
+_SECTIONS = ("config", "model", "data", "work", "training", "device")
 Hook = TypeVar("Hook", bound=Callable[..., Any])
 
 
@@ -62,25 +63,33 @@ class Footprint:
         study: str = "footprint",
         runs_dir: str | Path = "runs",
         settings: MeteringSettings | None = None,
-        writes: bool = True,
+        writes: bool | None = None,
         **config: Any,
     ):
         """name, study: parts of the record's path; config: what is known of the work (samples, epochs, …).
 
-        writes: whether this process writes the record; of several only one does.
+        writes: whether this process writes the record; None: the first one of a launch does.
         """
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         self.run_id = f"{_safe(name)}-{stamp}-{secrets.token_hex(3)}"
         self.path = records.record_path(runs_dir, _safe(study), self.run_id)
         self.account: EnergyAccount | None = None
-        self.record: dict[str, Any] = _new_record(self.run_id, _safe(study), {"name": name, **config})
-        self._writes = writes
+        self.record = records.blank_record(
+            run_id=self.run_id,
+            study=_safe(study),
+            config={"name": name, **config},
+            provenance={"lora_scaling": __version__, "python": platform.python_version(), "by": "footprint"},
+        )
+        self._writes = rank() == 0 if writes is None else writes
         self._settings = settings if settings is not None else MeteringSettings()
         self._recording: Recording | None = None
         self._start_s = 0.0
 
     def note(self, section: str, **values: Any) -> None:
         """Add to a section of the record: config, model, data, work, training or device."""
+        if section not in _SECTIONS:
+            log.warning("lora-scaling: `section` was %r, which is none of %s", section, ", ".join(_SECTIONS))
+            return
         self.record[section].update(values)
 
     def open(self, *, with_ranks: bool = False) -> None:
@@ -88,11 +97,12 @@ class Footprint:
 
         with_ranks: every rank calls this, and their windows begin together.
         """
-        with _never_raise("the meter could not be opened"):
-            self._recording = open_meter(self._settings, _synchronize).recording()
+        if self._writes or with_ranks:  # without an exchange between the ranks, the one that writes measures its host
+            with _never_raise("the meter could not be opened"):
+                self._recording = open_meter(self._settings, _synchronize).recording()
         if with_ranks and (distributed := _distributed()) is not None:
             distributed.barrier()
-        self.record["started_at"] = _now()
+        self.record["started_at"] = records.now()
         self._start_s = time.perf_counter()
         self._write()
         self.switch("train")
@@ -126,7 +136,7 @@ class Footprint:
         self.record |= {
             "status": status,
             "error": sentence,
-            "finished_at": _now(),
+            "finished_at": records.now(),
             "total_s": time.perf_counter() - self._start_s,
         }
         with _never_raise("the record could not be completed"):
@@ -135,14 +145,14 @@ class Footprint:
         self._write()
 
     def _take(self, account: EnergyAccount) -> None:
-        from lora_scaling.estimate.hardware import processor_name  # as the records of our own runs name it
-
         self.account = account
         self.record["energy"] = account.to_dict()
         self.record["exclusive"] = account.exclusive
         self.record["warnings"] = [dict(warning) for warning in account.warnings]
+        from lora_scaling.devices import processor_name  # as the records of our own runs name it
+
         gpus = account.conditions.get("gpus") or []
-        if gpus:
+        if gpus and _may_compute_on_gpu():
             self.note("device", kind="cuda", name=gpus[0].get("name"), count=len(gpus), gpu_count=len(gpus))
         else:
             self.note("device", kind="cpu", name=processor_name(), gpu_count=0)
@@ -188,6 +198,7 @@ class _Hooks:
     def __init__(self, name: str = "trainer", **options: Any):
         self.name, self.options = name, options
         self.footprint: Footprint | None = None
+        self._before = (0, 0.0, 0.0, 0)
         self._in_eval = False
 
     @_hook
@@ -201,6 +212,7 @@ class _Hooks:
             options["settings"] = settings_for_rank(settings, int(args.local_process_index), local_world)
         options["writes"] = bool(getattr(state, "is_world_process_zero", True))
         self.footprint = Footprint(self.name, **options)
+        self._before = _progress(state)
         self._describe(self.footprint, args, kwargs)
         atexit.register(self._abandon)
         self.footprint.open(with_ranks=True)
@@ -227,9 +239,13 @@ class _Hooks:
         mine.account = account
         losses = [entry["train_loss"] for entry in state.log_history if "train_loss" in entry]
         mine.note("training", train_loss=losses[-1] if losses else None)
-        tokens = getattr(state, "num_input_tokens_seen", 0)
-        mine.note("work", steps=state.global_step, epochs=state.epoch, tokens_seen=tokens or None)
-        mine.note("work", flops=float(state.total_flos) or None)
+        # What was resumed from a checkpoint has been shown, and paid for, before.
+        steps, epochs, flops, tokens = (now - then for now, then in zip(_progress(state), self._before, strict=True))
+        samples = mine.record["config"].get("samples")
+        mine.note("work", steps=steps, tokens_seen=tokens or None, flops=flops or None)
+        mine.note("work", samples_seen=None if samples is None else round(samples * epochs))
+        if args.max_steps > 0 and "epochs" not in self.options:  # then it is the steps that were asked for
+            mine.note("config", epochs=epochs)
         mine.close()
 
     def _abandon(self) -> None:
@@ -239,25 +255,26 @@ class _Hooks:
         if left is not None:
             left.close(getattr(sys, "last_value", None) or RuntimeError("training did not reach its end"))
 
-    @staticmethod
-    def _describe(made: Footprint, args: Any, parts: dict[str, Any]) -> None:
+    def _describe(self, made: Footprint, args: Any, parts: dict[str, Any]) -> None:
+        """Note what the Trainer knows; what was said of the work when the callback was made stands."""
         model, loader = parts.get("model"), parts.get("train_dataloader")
+        known: dict[str, Any] = {}
         with contextlib.suppress(Exception):
-            made.note("config", samples=len(loader.dataset))  # type: ignore[union-attr]
+            known["samples"] = len(loader.dataset)  # type: ignore[union-attr]
         with contextlib.suppress(Exception):
             sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]  # type: ignore[union-attr]
             trained = sum(n for n, trains in sizes if trains)
             made.note("model", name=type(model).__name__, params=sum(n for n, _ in sizes))
             made.note("work", trainable_params=trained)
             made.note("model", trainable_params=trained)
-        made.note(
-            "config",
-            epochs=float(args.num_train_epochs),
-            batch_size=int(args.per_device_train_batch_size),
-            gradient_accumulation=int(args.gradient_accumulation_steps),
-            gradient_checkpointing=bool(args.gradient_checkpointing),
-            seed=int(args.seed),
-        )
+        known |= {
+            "epochs": float(args.num_train_epochs),
+            "batch_size": int(args.per_device_train_batch_size),
+            "gradient_accumulation": int(args.gradient_accumulation_steps),
+            "gradient_checkpointing": bool(args.gradient_checkpointing),
+            "seed": int(args.seed),
+        }
+        made.note("config", **{key: value for key, value in known.items() if key not in self.options})
 
 
 @functools.cache
@@ -289,6 +306,18 @@ def _of_all_ranks(account: EnergyAccount | None) -> EnergyAccount | None:
     distributed.all_gather_object(gathered, account)
     known = [each for each in gathered if each is not None]
     return combine(known) if known else None
+
+
+def _progress(state: Any) -> tuple[int, float, float, int]:
+    """Steps, epochs, FLOPs and tokens that a Trainer has behind it, those before a checkpoint included."""
+    tokens = getattr(state, "num_input_tokens_seen", 0) or 0
+    return state.global_step, float(state.epoch or 0), float(state.total_flos or 0), tokens
+
+
+def _may_compute_on_gpu() -> bool:
+    """Whether this process has used an NVIDIA GPU, as far as can be told: a visible one may stand idle."""
+    torch = sys.modules.get("torch")
+    return torch is None or torch.cuda.is_initialized()
 
 
 def _distributed() -> Any:
@@ -330,41 +359,6 @@ def _outcome(error: BaseException | None) -> tuple[str, str | None]:
     return "failed", sentence
 
 
-def _new_record(run_id: str, study: str, config: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "schema_version": records.SCHEMA_VERSION,
-        "run_id": run_id,
-        "study": study,
-        "status": "interrupted",  # until the end: a process that is killed leaves this
-        "error": None,
-        "replicate": 0,
-        "order": None,
-        "started_at": _now(),
-        "finished_at": None,
-        "host": host(),
-        "exclusive": None,
-        "config": config,
-        "provenance": {"lora_scaling": __version__, "python": platform.python_version(), "by": "footprint"},
-        "device": {},
-        "model": {},
-        "data": {},
-        "work": {},
-        "training": {},
-        "energy": None,
-        "emissions": None,
-        "emissions_history": [],
-        "total_s": None,
-        "peak_memory_gb": None,
-        "mfu": None,
-        "setup_reused": [],
-        "warnings": [],
-    }
-
-
 def _safe(name: str) -> str:
     """A name as part of a path."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")

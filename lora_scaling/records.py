@@ -14,11 +14,13 @@ import os
 import shlex
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from .errors import RecordError, UserError
 from .paths import choices
+from .provenance import host
 from .units import JOULES_PER_KWH
 
 SCHEMA_VERSION = 1
@@ -33,6 +35,8 @@ MEASURED_SOURCES = frozenset(
 
 Record = dict[str, Any]
 
+_BY_PARTS = ("shape", "hub", "gguf")  # presets that hold no model of their own
+
 COLUMNS = (
     "run_id", "study", "status", "error", "replicate", "order", "session", "started_at", "host", "exclusive",
     "samples", "samples_seen", "epochs", "tokens_seen", "tokens_padded", "tokens_truncated", "tokens_trained",
@@ -46,6 +50,45 @@ COLUMNS = (
     "intensity_g_per_kwh", "intensity_source", "intensity_status", "emissions_g",
     "train_loss", "eval_loss_before", "eval_loss_after", "peak_memory_gb", "mfu", "gpu_temperature_c",
 )  # fmt: skip
+
+
+def blank_record(*, run_id: str, study: str, config: Mapping[str, Any], provenance: Mapping[str, Any]) -> Record:
+    """The record of work that starts now: all sections, nothing in them. A process that is killed leaves it so."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": run_id,
+        "study": study,
+        "status": "interrupted",
+        "error": None,
+        "replicate": 0,
+        "order": None,
+        "session": None,
+        "started_at": now(),
+        "finished_at": None,
+        "host": host(),
+        "world_size": 1,
+        "exclusive": None,
+        "config": dict(config),
+        "provenance": dict(provenance),
+        "device": {},
+        "model": {},
+        "data": {},
+        "work": {},
+        "training": {},
+        "setup_reused": [],
+        "energy": None,
+        "emissions": None,
+        "emissions_history": [],
+        "total_s": None,
+        "peak_memory_gb": None,
+        "mfu": None,
+        "warnings": [],
+    }
+
+
+def now() -> str:
+    """This moment as records write it: UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def record_path(runs_dir: str | Path, study: str, run_id: str) -> Path:
@@ -143,9 +186,12 @@ def locked(folder: Path) -> Iterator[bool]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield False
-            return
-        yield True
+            mine = False
+        except OSError as error:  # a file system without locks
+            raise unwritable(folder, error) from None
+        else:
+            mine = True
+        yield mine
     finally:
         os.close(handle)
 
@@ -189,19 +235,31 @@ def record_to_row(record: Mapping[str, Any]) -> dict[str, Any]:
 def _model_override(model: Mapping[str, Any]) -> str | None:
     """The words of a command line that choose this model again."""
     name = model.get("name")
-    listed = name in choices("model")
+    if name is None:
+        return None
+    listed = name in choices("model") and name not in _BY_PARTS
     if model.get("gguf_file"):
         return f"model={name if listed else 'gguf'} model.gguf_file={shlex.quote(str(model['gguf_file']))}"
-    if listed or name is None:
-        weights = " model.weights=random" if listed and model.get("id") and model.get("weights") == "random" else ""
-        return f"model={name}{weights}" if listed else None
-    return f"model=hub model.id={shlex.quote(str(model.get('id')))}"
+    words = [f"model={name}"]
+    if not listed and model.get("id") is None:
+        shape = _section(model, "shape").items()
+        words = [
+            "model=shape",
+            f"model.name={shlex.quote(name)}",
+            *(f"model.shape.{key}={value}" for key, value in shape),
+        ]
+    elif not listed:
+        words = ["model=hub", f"model.id={shlex.quote(str(model['id']))}"]
+    if model.get("id") and model.get("weights") == "random":
+        words.append("model.weights=random")
+    return " ".join(words)
 
 
 def _data_override(data: Mapping[str, Any]) -> str | None:
     """The words of a command line that choose this data set again."""
     kind, path = data.get("kind"), data.get("path")
-    if kind in (None, "synthetic") or path is None or data.get("name") in choices("data"):
+    listed = kind == "hub" and data.get("name") in choices("data") and data.get("name") != "hub"
+    if kind in (None, "synthetic") or path is None or listed:
         return None if kind is None else f"data={data.get('name')}"
     words = [f"data={kind}", f"data.path={shlex.quote(str(path))}"]
     if data.get("fields"):
@@ -269,11 +327,18 @@ def _section(mapping: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _jsonable(value: Any) -> Any:
-    """NaN and infinities become null: JSON has no word for them, and unknown is null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
+    """NaN and infinities become null: JSON has no word for them, and unknown is null.
+
+    Other people's code notes what it has at hand: numpy's and torch's scalars are numbers, all else is its text.
+    """
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(key): _jsonable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_jsonable(item) for item in value]
-    return value
+    with contextlib.suppress(AttributeError, TypeError, ValueError, RuntimeError):
+        return _jsonable(value.item())
+    return str(value)

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import gc
 import os
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -17,18 +18,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import RunConfig, run_id
+from .devices import from_nvml_name, preset
 from .distributed import devices_held, local_rank, local_world_size, rank, world_size
 from .energy import EnergyMeter, combine, idle_baseline, measure_idle, open_meter, settings_for_rank
-from .errors import LoraScalingError, OutOfMemory, RecordError, RunFailure
-from .estimate.hardware import from_nvml_name
+from .errors import LoraScalingError, OutOfMemory, RecordError, RunFailure, UserError
 from .grid import compute_emissions, read_timeline
+from .paths import choices
 from .provenance import host, provenance
 from .records import (
-    SCHEMA_VERSION,
     TIMELINE_NAME,
     Record,
+    blank_record,
     is_finished,
     locked,
+    now,
     read_record,
     record_path,
     record_to_row,
@@ -83,8 +86,10 @@ def _follow(config: RunConfig, from_first: Callable[[str | None], str | None]) -
         return Ran(path=path, record=None, skipped=skipped)
     try:
         _work(config, {}, path, lambda *_: None)
-    except Exception:
-        time.sleep(_LAST_WORDS_S)  # the launcher ends everyone when one process ends: let the first record why
+    except Exception as error:
+        # What the first process gets to know is that it was ended.
+        print(f"lora_scaling: process {rank()}: {_one_line(error)}", file=sys.stderr, flush=True)
+        time.sleep(_LAST_WORDS_S)  # the launcher ends everyone when one process ends: let the first record it
         raise
     from_first(None)  # until the record is written
     return Ran(path=path, record=None, skipped=f"process {rank()}'s part is done")
@@ -107,8 +112,8 @@ def _lead(config: RunConfig, listen: Listener) -> Ran:
         failure: LoraScalingError | None = None
         try:
             _work(config, record, path, listen)
-        except KeyboardInterrupt:
-            record |= {"status": "interrupted", "error": "interrupted from the keyboard"}
+        except KeyboardInterrupt as stop:
+            record |= {"status": "interrupted", "error": str(stop) or "interrupted from the keyboard"}
             raise
         except LoraScalingError as error:
             failure = error
@@ -117,7 +122,7 @@ def _lead(config: RunConfig, listen: Listener) -> Ran:
             failure = RunFailure(f"the run failed: {_one_line(error)}; {path} holds the traceback")
             record |= {"status": "failed", "error": _one_line(error), "traceback": traceback.format_exc()}
         finally:
-            record["finished_at"] = _now()
+            record["finished_at"] = now()
             write_record(path, record)
         _add_emissions(config, record, path)
         write_record(path, record)
@@ -135,24 +140,13 @@ def _tell(word: str | None) -> None:
 
 
 def _blank(config: RunConfig, name: str) -> Record:
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "run_id": name,
-        "study": config.study,
-        "status": "interrupted",
+    started = blank_record(run_id=name, study=config.study, config=config.to_dict(), provenance=provenance())
+    return started | {
         "error": "the process ended before the run did",
         "replicate": config.replicate,
         "order": config.order,
         "session": config.session or _session(),
-        "started_at": _now(),
-        "finished_at": None,
-        "host": host(),
         "world_size": world_size(),
-        "config": config.to_dict(),
-        "provenance": provenance(),
-        "energy": None,
-        "emissions": None,
-        "emissions_history": [],
     }
 
 
@@ -214,7 +208,7 @@ def _measured(
         elif world_size() > 1:
             facts.warnings.append({"kind": "ranks", "message": "only the first process's energy is in this record"})
         record |= asdict(facts)
-        record["energy"] = account.to_dict() | {"timeline": TIMELINE_NAME}
+        record["energy"] = account.to_dict()
         record["exclusive"] = account.exclusive
         record["warnings"] = facts.warnings + list(account.warnings)
         record["total_s"] = sum(phase.seconds for phase in account.phases)
@@ -269,11 +263,15 @@ def idle_after(config: RunConfig) -> str | None:
     """
     if config.metering.idle_s <= 0 or world_size() > 1 or not _workbench.cache_info().currsize:
         return None
-    device, workbench, meter = _prepare_process(config)
+    try:
+        device, workbench, meter = _prepare_process(config)
+    except UserError:  # the sweep's own runs have said so
+        return None
     before = meter.idle
     workbench.drop_base()
     device.synchronize()
-    after = measure_idle(meter, config.metering.idle_s)
+    with devices_held([_device_name(device.describe())], wait=config.exclusive_device):
+        after = measure_idle(meter, config.metering.idle_s)
     if before is None or before.power_w is None or after.power_w is None:
         return None
     study = Path(config.runs_dir) / config.study
@@ -299,7 +297,9 @@ def _utilisation(config: RunConfig, record: Record) -> float | None:
     train_s = record_to_row(record)["train_s"]
     if device.get("kind") != "cuda" or not flops or not train_s:
         return None
-    sheet = from_nvml_name(device["name"], config.hardware, limit_w=0.0, memory_gb=device["memory_gb"])
+    # A listed sheet that was asked for is of its own device alone; one of the user's own is of whatever is here.
+    asked = preset("auto") if config.hardware.name in choices("hardware") else config.hardware
+    sheet = from_nvml_name(device["name"], asked, limit_w=0.0, memory_gb=device["memory_gb"])
     peak = sheet.peak_tflops.get(record["training"]["precision"])
     return flops / train_s / (peak * 1e12 * device["gpu_count"]) if peak else None
 
@@ -308,10 +308,6 @@ def _utilisation(config: RunConfig, record: Record) -> float | None:
 def _session() -> str:
     """One process: its runs share caches, temperature and neighbours, and differ from other processes' in them."""
     return f"{host()}-{os.getpid()}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def _one_line(error: BaseException) -> str:

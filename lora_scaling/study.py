@@ -27,6 +27,7 @@ from .records import (
     locked,
     read_record,
     record_path,
+    record_to_row,
     write_text,
 )
 from .running import run
@@ -174,7 +175,7 @@ class Conductor:
                 raise ran.failure
             if ran.record is None:
                 raise RunFailure(f"{path.parent} is being run by another process; wait for it to end")
-            if (ran.record["energy"] or {}).get("joules") is None:
+            if record_to_row(ran.record)["energy_kwh"] is None:  # that of a part is not the run's
                 raise RunFailure(f"the energy of {ran.record['run_id']} is unknown, so no study can rest on it")
             self.order += 1
 
@@ -272,9 +273,9 @@ def study(arguments: Sequence[str]) -> str:
         RunFailure: a run or the analysis failed; the same arguments continue.
     """
     request = parse(arguments)
-    named = any(text.startswith("study=") for text in request.overrides)
-    overrides = [*request.overrides, *([] if named else [f"study=adaptive_{request.claim}"])]
-    config = compose(overrides)
+    # Grouping pads less the more samples there are, which would look like a curve.
+    own = [f"study=adaptive_{request.claim}", "group_by_length=false"]
+    config = compose([*own, *request.overrides])  # what is given comes last, and wins
     factor, _, held, _ = CLAIMS[request.claim]
     config = dataclasses.replace(config, **{factor: request.levels[0], held: request.at})
     if not config.metering.enabled:

@@ -11,6 +11,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from . import console
+from .config import RunConfig
 from .distributed import world_size
 from .errors import RecordError, RunFailure, UserError
 from .estimate import Estimate, estimate
@@ -51,12 +52,12 @@ class DesignSweeper(Sweeper):
         # Of several processes the first decides run by run what to skip: all must see the same list.
         todo = [run for run in runs if world_size() > 1 or not run.finished]
         where = f"{runs[0].config.runs_dir}/{runs[0].config.study}"
-        estimates = _estimates(todo)
+        estimates = _estimates([run.config for run in todo])
         expected = estimates if isinstance(estimates, str) else total_of(estimates)
         print(f"{len(runs)} runs in {where}: {len(runs) - len(todo)} finished before, {len(todo)} to do")
         if todo:
             print(_said(expected), flush=True)
-        _refuse_excess(expected, runs[0])
+        _refuse_excess(expected, runs[0].config, "sweep")
         launcher = self._launcher(estimates, todo)
         # Hydra loads its plugins' modules a second time, so that their classes are only alike by name.
         if type(launcher).__name__ == "BasicLauncher":  # its runs are this process's, which can count them
@@ -135,10 +136,10 @@ def register_sweeper() -> None:
     Plugins.instance().class_name_to_class["hydra_plugins.lora_scaling.DesignSweeper"] = DesignSweeper
 
 
-def _estimates(runs: Sequence[Planned]) -> list[Estimate] | str:
+def _estimates(runs: Sequence[RunConfig]) -> list[Estimate] | str:
     """What each run will cost by priors, or why that is not known."""
     try:
-        return [estimate(run.config) for run in runs]
+        return [estimate(run) for run in runs]
     except UserError as error:  # a shape or data set that only loading reveals is no reason not to run
         return str(error)
 
@@ -161,24 +162,31 @@ def _said(expected: Total | str) -> str:
     )
 
 
-def _refuse_excess(expected: Total | str, run: Planned) -> None:
+def refuse_dear_run(config: RunConfig) -> None:
+    """Raise if a run by itself is expected to exceed its `max_kwh` or `max_hours`."""
+    if config.max_kwh is None and config.max_hours is None:
+        return
+    estimates = _estimates([config])
+    _refuse_excess(estimates if isinstance(estimates, str) else total_of(estimates), config, "run")
+
+
+def _refuse_excess(expected: Total | str, config: RunConfig, what: str) -> None:
     """Raise if what is allowed (`max_kwh`, `max_hours`) is less than what is expected."""
     energy, time = (None, None) if isinstance(expected, str) else (expected.energy_kwh, expected.time_s)
     for field, figure, unit in (
         ("max_kwh", energy.estimate if energy else None, "kWh"),
         ("max_hours", time.estimate / 3600 if time else None, "h"),
     ):
-        allowed = getattr(run.config, field)
+        allowed = getattr(config, field)
         if allowed is None:
             continue
         if figure is None:
             raise UserError(
-                f"`{field}` was {allowed}; the cost of this sweep is unknown, so it cannot be held: drop it"
+                f"`{field}` was {allowed}; the cost of this {what} is unknown, so it cannot be held: drop it"
             )
         if figure > allowed:
             raise UserError(
-                f"`{field}` was {allowed}; this sweep is expected to take {figure:.3g} {unit}: "
-                "allow more, or sweep over less"
+                f"`{field}` was {allowed}; this {what} is expected to take {figure:.3g} {unit}: allow more, or do less"
             )
 
 

@@ -57,6 +57,9 @@ def said(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         (["--resolve"], "`--resolve` was given alone"),
         (["samples=0", "-m", "epochs=1,2"], "`samples` was 0; give 1 or more"),
         (["samples=64", "-m", "epochs=1,0"], "`epochs` was 0; give 1 or more"),
+        (["replicates=3"], "`replicates` was 3 for a single run, which is made once: add -m"),
+        (["+experiment=munin_skolegpt", "max_kwh=0.01"], "`max_kwh` was 0.01; this run is expected to take 0."),
+        (["model=llama-2-7b", "hardware=l40s", "max_hours=0.001"], "`max_hours` was 0.001; this run is expected"),
     ],
 )
 def test_a_mistake_is_one_sentence(

@@ -53,7 +53,7 @@ def test_the_closing_table_is_in_the_order_of_the_runs() -> None:
     made = [record("b", order=1, config={"samples": 16, "epochs": 1, "method": {"name": "full"}}), record("a")]
     lines = console.table(made).splitlines()
     assert lines[0].split() == [
-        "model", "method", "rank", "samples", "epochs", "rep", "tokens", "tokens/s", "energy", "CO2e", "loss",
+        "model", "method", "rank", "samples", "epochs", "rep", "tokens", "tokens/s", "energy", "grams", "loss",
     ]  # fmt: skip
     assert lines[2].split() == [
         "ladder-1m",

@@ -73,6 +73,21 @@ def test_what_the_block_raises_passes_through_and_is_recorded(
     assert record["energy"]["joules"] > 0
 
 
+def test_a_note_that_cannot_be_taken_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with footprint("x", runs_dir=tmp_path) as measured:
+        measured.note("wrok", tokens_seen=1)
+    assert "`section` was 'wrok', which is none of config, model, data, work, training, device" in caplog.text
+    assert only_record(tmp_path)["status"] == "ok"
+
+
+def test_of_a_launch_the_first_process_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        with footprint("x", runs_dir=tmp_path):
+            time.sleep(0.05)
+        assert len(records.find_records([tmp_path])) == (rank == "0")
+
+
 def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("")
     done = False
@@ -158,7 +173,7 @@ rows = [{"input_ids": torch.randint(0, 64, (16,)), "labels": torch.randint(0, 64
 arguments = TrainingArguments(output_dir=sys.argv[1] + "/out", max_steps=8, per_device_train_batch_size=2,
     report_to="none", logging_strategy="no", save_strategy="no", use_cpu=True, disable_tqdm=True)
 trainer = Trainer(model=LlamaForCausalLM(config), args=arguments, train_dataset=rows)
-trainer.add_callback(FootprintCallback("ranks", runs_dir=sys.argv[1]))
+trainer.add_callback(FootprintCallback("ranks", runs_dir=sys.argv[1], samples=320))
 trainer.train()
 print("null")
 """
@@ -240,6 +255,8 @@ def test_evaluations_are_their_own_phase(trainings: dict[str, Training]) -> None
     names = [phase["name"] for phase in record["energy"]["phases"]]
     assert names == ["train", "eval", "train", "eval", "train"]
     assert record["work"]["steps"] == 12
+    row = records.record_to_row(record)  # 12 steps of 4 rows of 64: three quarters of an epoch
+    assert (row["samples"], row["samples_seen"], row["epochs"]) == (64, 48, 0.75)
 
 
 @pytest.mark.slow
@@ -261,6 +278,8 @@ def test_two_ranks_leave_one_record(trainings: dict[str, Training]) -> None:
     record = only_record(trainings["rank0"].folder)
     train = record["energy"]["phases"][0]
     assert record["energy"]["conditions"]["processes"] == 2
+    assert record["config"]["samples"] == 320  # as said where the callback was made, not as the loader counts
+    assert record["work"]["samples_seen"] == 320  # 8 steps of 2 × 2 of its 32 rows are an epoch
     assert [gpu["index"] for gpu in train["gpus"]] == [0, 1]
     watts = [gpu["joules"] / train["seconds"] for gpu in train["gpus"]]
     assert watts == pytest.approx([100, 250], rel=0.3)  # the ranks' windows differ a little

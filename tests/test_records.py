@@ -1,10 +1,14 @@
 """Records are whole or absent, and become rows with the contract's columns."""
 
+import errno
+import fcntl
 import json
 import multiprocessing
+import os
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -102,11 +106,16 @@ def test_a_broken_record_is_never_a_run(tmp_path: Path, text: str, said: str) ->
         read_record(path)
 
 
-def test_a_failed_write_leaves_the_old_record(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run.json"
     write_record(path, MINIMAL)
-    with pytest.raises(TypeError):
-        write_record(path, {**MINIMAL, "odd": object()})
+
+    def breaks(handle: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", breaks)
+    with pytest.raises(UserError, match="Input/output error"):
+        write_record(path, {**MINIMAL, "status": "failed"})
     assert read_record(path) == MINIMAL
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
 
@@ -117,12 +126,37 @@ def test_a_file_in_the_way_is_one_sentence(tmp_path: Path) -> None:
         write_record(tmp_path / "runs" / "study" / "run.json", MINIMAL)
 
 
+def test_the_columns_are_documented() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "bring_your_own.md").read_text(encoding="utf-8")
+    listed = page.partition("The columns of a run's table")[2].split("```")[1]
+    assert tuple(listed.replace("\n", " ").strip().split(", ")) == COLUMNS
+
+
 def test_temporary_files_are_not_found(tmp_path: Path) -> None:
     write_record(tmp_path / "a" / "run.json", MINIMAL)
     (tmp_path / "a" / ".half.tmp").write_text("{")
     assert find_records([tmp_path]) == [tmp_path / "a" / "run.json"]
     with pytest.raises(UserError, match="which is not there"):
         find_records([tmp_path / "nowhere"])
+
+
+def test_what_other_people_s_code_notes_is_written(tmp_path: Path) -> None:
+    """numpy's scalars as numbers, what JSON has no word for as its text: a record is never lost for it."""
+    noted = {"tokens": np.int64(7), "loss": np.float32("nan"), "path": tmp_path, "when": {"epochs": np.float64(0.5)}}
+    write_record(tmp_path / "run.json", MINIMAL | {"work": noted})
+    assert read_record(tmp_path / "run.json")["work"] == {
+        "tokens": 7, "loss": None, "path": str(tmp_path), "when": {"epochs": 0.5},
+    }  # fmt: skip
+
+
+def test_a_file_system_without_locks_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuses)
+    sentence = r"`runs_dir`: .* cannot be written \(No locks available\); give a folder"
+    with pytest.raises(UserError, match=sentence), locked(tmp_path):
+        pytest.fail("the run would have begun")
 
 
 def _holder(folder: Path, held, release) -> None:  # type: ignore[no-untyped-def]
@@ -153,8 +187,20 @@ def test_a_lock_is_one_process_s_and_dies_with_it(tmp_path: Path) -> None:
         ["model=gguf", "model.gguf_file=x.gguf"],
         ["model=hub", "model.id=org/name"],
         ["model=mistral-7b", "model.weights=random"],
+        ["model=hub", "model.id=org/name", "model.weights=random"],
+        [
+            "model=shape",
+            "model.shape.layers=2",
+            "model.shape.hidden_size=64",
+            "model.shape.intermediate_size=96",
+            "model.shape.heads=4",
+            "model.shape.attention_bias=true",
+            "model.shape.architecture=qwen2",
+        ],
         ["data=skolegpt"],
         ["data=file", "data.path=my data.json", 'data.fields={instruction: a, input: "b[0].c", output: d}'],
+        ["data=file", "data.path=skolegpt.jsonl"],
+        ["data=hub", "data.path=org/set"],
     ],
     ids=lambda overrides: overrides[0],
 )

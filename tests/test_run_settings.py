@@ -142,9 +142,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         (None, "cuda:2", "2"),
     ],
 )
-def test_a_single_process_sees_one_gpu(
-    gpus: Callable[..., None], visible: str | None, wanted: str, left: str
-) -> None:
+def test_a_single_process_sees_one_gpu(gpus: Callable[..., None], visible: str | None, wanted: str, left: str) -> None:
     """With several, Trainer would split the batch over all of them; what the driver does not read has no effect."""
     gpus(visible)
     assert choose(wanted, "auto").name == left
@@ -180,4 +178,8 @@ def test_utilisation_is_of_the_dense_peak_of_all_devices() -> None:
     assert preset("a100-80gb").peak_tflops["bf16"] == 312
     known = record_on("NVIDIA A100-SXM4-80GB", gpus=2, model_flops=6.24e14, train_s=4.0)
     assert _utilisation(config, known) == pytest.approx(0.25)
-    assert _utilisation(config, record_on("Some accelerator", gpus=1, model_flops=1e12, train_s=1.0)) is None
+    unlisted = record_on("Some accelerator", gpus=1, model_flops=1e12, train_s=1.0)
+    assert _utilisation(config, unlisted) is None
+    assert _utilisation(compose(["hardware=rtx-a4000"]), unlisted) is None  # another device's sheet
+    own = compose(["hardware=custom", "hardware.name=mine", "hardware.peak_tflops.bf16=10"])
+    assert _utilisation(own, unlisted) == pytest.approx(0.1)

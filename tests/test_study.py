@@ -29,9 +29,17 @@ LEVELS = "samples=64,128,256,512,1024"
 class Machine:
     """Makes runs of E = F + a·x^b without making them; `stop_at` interrupts at the n-th."""
 
-    def __init__(self, b: float = 1.0, cv: float = 0.01, stop_at: int | None = None, minutes: int = 0) -> None:
-        self.b, self.cv, self.stop_at, self.minutes = b, cv, stop_at, minutes
+    def __init__(
+        self,
+        b: float = 1.0,
+        cv: float = 0.01,
+        stop_at: int | None = None,
+        minutes: int = 0,
+        complete: bool = True,
+    ) -> None:
+        self.b, self.cv, self.stop_at, self.minutes, self.complete = b, cv, stop_at, minutes, complete
         self.made: list[str] = []
+        self.configs: list[RunConfig] = []
 
     def run(self, config: RunConfig, listen: Callable[..., None]) -> Ran:
         name = run_id(config)
@@ -53,9 +61,10 @@ class Machine:
             "work": {"samples_seen": seen, "steps": -(-seen // 8), "tokens_seen": 64 * seen},
             "training": {},
             "emissions": None,
-            "energy": {"joules": joules, "phases": [], "components": {}},
+            "energy": {"joules": joules, "complete": self.complete, "phases": [], "components": {}},
         }
         self.made.append(name)
+        self.configs.append(config)
         if self.stop_at is not None and len(self.made) == self.stop_at:
             write_record(path, record | {"status": "interrupted", "error": "interrupted from the keyboard"})
             raise KeyboardInterrupt
@@ -136,6 +145,24 @@ def test_the_same_for_epochs(tmp_path: Path, machine: Callable[..., Machine]) ->
     made = machine(cv=0.003)
     assert room.study(["claim=linear_in_epochs", "max_kwh=1", f"runs_dir={tmp_path}"]) == "supported"
     assert len(made.made) == 10
+
+
+@pytest.mark.parametrize(("given", "grouped"), [((), False), (("group_by_length=true",), True)])
+def test_batches_are_not_grouped_by_length_unless_asked(
+    tmp_path: Path, machine: Callable[..., Machine], given: tuple[str, ...], grouped: bool
+) -> None:
+    """Grouping pads less the more samples there are: the analysis could not tell that from a curve."""
+    made = machine(cv=0.005)
+    room.study(arguments(tmp_path, *given))
+    assert {config.group_by_length for config in made.configs} == {grouped}
+
+
+def test_runs_of_which_a_part_was_not_measured_end_the_study(tmp_path: Path, machine: Callable[..., Machine]) -> None:
+    """The table leaves them out, so that no number of them would ever be enough."""
+    made = machine(complete=False)
+    with pytest.raises(RunFailure, match=r"the energy of .* is unknown, so no study can rest on it"):
+        room.study(arguments(tmp_path))
+    assert len(made.made) == 1
 
 
 @pytest.mark.parametrize("stop_at", [1, 12])
