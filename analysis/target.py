@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 
 from lora_scaling.config import HardwareConfig, RunConfig, compose
+from lora_scaling.devices import NOT_LISTED, listed_as, preset, same_device
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.answer import Interval
-from lora_scaling.estimate.hardware import preset
 from lora_scaling.estimate.plan import make_plan
 from lora_scaling.estimate.priors import load_priors
 from lora_scaling.estimate.target import target_of
-from lora_scaling.estimate.terms import Target, same_device
+from lora_scaling.estimate.terms import Target
 from lora_scaling.paths import choices
 from lora_scaling.workload import Lengths, Workload
 
@@ -151,10 +151,8 @@ def _device(
 
 def find_device(name: str) -> HardwareConfig | None:
     """The data sheet of a device, by any of its names; None where it is not listed."""
-    for listed in choices("hardware"):
-        if listed not in ("auto", "custom") and (listed == name or same_device(listed, name)):
-            return preset(listed)
-    return None
+    listed = name if name in choices("hardware") else listed_as(name)
+    return None if listed is None or listed in NOT_LISTED else preset(listed)
 
 
 def _differences(config: RunConfig, frame: pd.DataFrame) -> list[str]:

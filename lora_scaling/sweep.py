@@ -14,8 +14,8 @@ from . import console
 from .config import RunConfig
 from .distributed import world_size
 from .errors import RecordError, RunFailure, UserError
-from .estimate import Estimate, estimate
-from .estimate.sweeps import Total, total_of
+from .estimate import Estimate
+from .estimate.sweeps import Total, estimates_of, total_of
 from .planning import Design, Planned, plan
 from .records import Record, read_record, record_path
 from .running import idle_after
@@ -52,7 +52,8 @@ class DesignSweeper(Sweeper):
         # Of several processes the first decides run by run what to skip: all must see the same list.
         todo = [run for run in runs if world_size() > 1 or not run.finished]
         where = f"{runs[0].config.runs_dir}/{runs[0].config.study}"
-        estimates = _estimates([run.config for run in todo])
+        here = self.config.hydra.launcher["_target_"].endswith("BasicLauncher")  # others have processes of their own
+        estimates = _estimates([run.config for run in todo], one_process=here)
         expected = estimates if isinstance(estimates, str) else total_of(estimates)
         print(f"{len(runs)} runs in {where}: {len(runs) - len(todo)} finished before, {len(todo)} to do")
         if todo:
@@ -136,10 +137,10 @@ def register_sweeper() -> None:
     Plugins.instance().class_name_to_class["hydra_plugins.lora_scaling.DesignSweeper"] = DesignSweeper
 
 
-def _estimates(runs: Sequence[RunConfig]) -> list[Estimate] | str:
-    """What each run will cost by priors, or why that is not known."""
+def _estimates(runs: Sequence[RunConfig], *, one_process: bool) -> list[Estimate] | str:
+    """What each run will cost by priors, or why that is unknown; of one process, later ones find a model set up."""
     try:
-        return [estimate(run) for run in runs]
+        return estimates_of(runs, one_process=one_process)
     except UserError as error:  # a shape or data set that only loading reveals is no reason not to run
         return str(error)
 
@@ -166,7 +167,7 @@ def refuse_dear_run(config: RunConfig) -> None:
     """Raise if a run by itself is expected to exceed its `max_kwh` or `max_hours`."""
     if config.max_kwh is None and config.max_hours is None:
         return
-    estimates = _estimates([config])
+    estimates = _estimates([config], one_process=True)
     _refuse_excess(estimates if isinstance(estimates, str) else total_of(estimates), config, "run")
 
 

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lora_scaling.config import compose
 from lora_scaling.errors import UserError
-from lora_scaling.estimate.fitted import load_fit, same_device
+from lora_scaling.estimate import estimate
+from lora_scaling.estimate.fitted import load_fit
 from lora_scaling.estimate.quantiles import Component, mixture_quantile, t_cdf, t_quantile
 from lora_scaling.estimate.terms import Target
 
@@ -97,17 +99,32 @@ def test_a_fit_of_other_hardware_is_refused(tmp_path):
         fit.predict(target(hardware="h100-sxm"))
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ("rtx-a4000", "NVIDIA RTX A4000", True),
-        ("a100-80gb", "NVIDIA A100-SXM4-80GB", True),
-        ("rtx-a4000", "NVIDIA RTX A6000", False),
-        ("Intel(R) Xeon(R) Processor (2 threads)", "Intel(R) Xeon(R) Processor (2 threads)", True),
-    ],
-)
-def test_names_of_the_same_device(one, other, same):
-    assert same_device(one, other) is same
+JOB = ("model=llama-3.2-1b", "hardware=h100-sxm", "gradient_checkpointing=true", "samples=1000", "batch_size=4")
+
+
+def test_a_fit_of_the_same_card_is_known_by_its_drivers_name(tmp_path):
+    """As PyTorch names an H100 in the records that the fit was made from."""
+    fit = load_fit(written(tmp_path, hardware=["NVIDIA H100 80GB HBM3"]))
+    assert estimate(compose(JOB), fit=fit).basis == "fit"
+    with pytest.raises(UserError, match="not on h100-pcie"):
+        estimate(compose([*JOB, "hardware=h100-pcie"]), fit=fit)
+
+
+def test_a_fit_answers_for_as_many_devices_as_it_has_seen(tmp_path):
+    seen = {"hardware": ["NVIDIA H100 80GB HBM3"], "gpu_counts": [1, 4]}
+    fit = load_fit(written(tmp_path, **seen))
+    assert estimate(compose([*JOB, "hardware.count=4", "gradient_accumulation=4"]), fit=fit).basis == "fit"
+    with pytest.raises(UserError, match=r"`hardware\.count` was 8; .*fit\.json was fitted on runs of 1, 4: "):
+        estimate(compose([*JOB, "hardware.count=8", "gradient_accumulation=8"]), fit=fit)
+    silent = load_fit(written(tmp_path, hardware=["NVIDIA H100 80GB HBM3"]))  # it does not say
+    assert estimate(compose([*JOB, "hardware.count=8", "gradient_accumulation=8"]), fit=silent).basis == "fit"
+
+
+@pytest.mark.parametrize(("precisions", "unseen"), [(["bf16"], []), (["fp32"], ["precision"])])
+def test_a_fit_is_asked_about_the_precision_that_auto_becomes(tmp_path, precisions, unseen):
+    fit = load_fit(written(tmp_path, hardware=["NVIDIA H100 80GB HBM3"], precisions=precisions))
+    found = estimate(compose([*JOB, "precision=auto"]), fit=fit)
+    assert [item["variable"] for item in found.extrapolates if item["factor"] is None] == unseen
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,13 @@ def drawn(seed: int, **fixed):
     return case
 
 
-CASES = [{}, drawn(0, max_steps=0, method="lora", **{"lora.r": 8}), *(drawn(seed) for seed in range(1, 45))]
+CASES = [
+    {},
+    drawn(0, max_steps=0, method="lora", **{"lora.r": 8}),
+    {"model": "mixtral-8x7b", "hardware": "h100-sxm", "hardware.count": 2, "gradient_accumulation": 4},
+    {"packing": True, "eval_samples": 70, "warmup_steps": 5, "max_steps": 7, "epochs": 3, "samples": 11},
+    *(drawn(seed) for seed in range(1, 45)),
+]
 
 
 def answer(case: dict[str, Any], fit: Fit | None = None) -> dict[str, Any]:
@@ -192,7 +198,8 @@ FIT = {
     "beyond": {"flops_per_token": 0.08},
     "methods": ["lora", "qlora"],
     "precisions": ["bf16"],
-    "hardware": ["NVIDIA RTX A4000", "NVIDIA H100 SXM"],
+    "hardware": ["NVIDIA RTX A4000", "NVIDIA H100 80GB HBM3"],
+    "gpu_counts": [1, 2, 3, 8],
     "n": 21,
 }
 
@@ -203,10 +210,14 @@ def test_an_embedded_fit_answers_as_the_command_does(tmp_path):
     path.write_text(json.dumps(FIT))
     fit = load_fit(path)
     cases = [{}, *(drawn(i, hardware=GPUS[3 * (i % 3 > 0)], max_steps=None) for i in range(12)), {"hardware": "t4"}]
+    cases += [{"hardware.count": 16}, {"max_steps": 0}, {"precision": "fp16"}]
     wanted = [answer(case, fit) for case in cases]
     assert sum(a.get("basis") == "fit" for a in wanted) >= 8
     assert any(a.get("extrapolates") for a in wanted)
-    assert "efficiency does not carry over" in wanted[-1]["error"]
+    refused = ("efficiency does not carry over", "was fitted on runs of 1, 2, 3, 8", "`max_steps` was 0")
+    for a, words in zip(wanted[-4:-1], refused, strict=True):
+        assert words in a["error"]
+    assert {"variable": "precision", "factor": None} in wanted[-1]["extrapolates"]
     got = in_node(render(page_data(compose(BASE), fit=fit)), [*cases, {"basis": "priors"}])
     agree([*wanted, answer({})], got, [*cases, {}])
 
@@ -220,6 +231,10 @@ def test_an_embedded_fit_answers_as_the_command_does(tmp_path):
         [*OWN_MODEL[:-2], "hardware=custom", "hardware.name=mine", "hardware.memory_gb=8"],
         ["hardware=l4", "data=hub", "data.path=a/b", "data.bytes_per_sample=800", "grid.zone=SE"],
         ["hardware=l4", "grid.provider=uk"],
+        ["hardware=auto", "device=cpu"],
+        ["hardware=auto", "device=cpu", "precision=bf16"],
+        ["hardware=l4", "model=smollm2-135m", "model.gguf_file=weights.gguf"],
+        ["hardware=rtx-4090", "model=qwen2.5-3b", "method=full"],
     ],
 )
 def test_any_run_can_be_the_first_one(overrides):

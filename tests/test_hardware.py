@@ -1,12 +1,23 @@
 """The device sheets, and recognising the device that is here."""
 
+import dataclasses
+import json
+import os
 import re
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 
 from lora_scaling.config import compose
+from lora_scaling.devices import from_nvml_name, listed_as, preset, same_device
 from lora_scaling.errors import UserError
-from lora_scaling.estimate.hardware import from_nvml_name, machine_of, preset, resolve_hardware
+from lora_scaling.estimate import estimate, hardware
+from lora_scaling.estimate.hardware import machine_of, resolve_hardware
 from lora_scaling.estimate.priors import load_priors
 from lora_scaling.paths import choices
 
@@ -62,6 +73,7 @@ def test_peaks_are_dense_with_fp32_accumulation(name, tflops, gb_s, watts):
     [
         ("NVIDIA RTX A4000", "rtx-a4000"),
         ("NVIDIA A100-SXM4-40GB", "a100-40gb"),
+        ("NVIDIA A100-PCIE-40GB", "a100-40gb"),
         ("NVIDIA A100-SXM4-80GB", "a100-80gb"),
         ("NVIDIA A100 80GB PCIe", "a100-pcie"),
         ("NVIDIA H100 80GB HBM3", "h100-sxm"),
@@ -82,6 +94,47 @@ def test_a_device_is_recognised_by_the_name_its_driver_gives(reported, listed):
     assert found.sources["board_power_w"].startswith("NVML")
 
 
+@pytest.mark.parametrize("name", LISTED)
+def test_every_listed_device_is_known_by_its_own_name(name: str) -> None:
+    assert listed_as(name) == name
+    assert same_device(name, name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GeForce RTX 4060 Ti", "NVIDIA GeForce RTX 3090 Ti",
+        "NVIDIA GeForce RTX 4090 D", "NVIDIA H100 NVL", "NVIDIA GH200 480GB", "NVIDIA L40",
+        "NVIDIA RTX A4000 Laptop GPU", "NVIDIA A100-SXM4-40GB MIG 1g.5gb", "Apple M1 Pro",
+        "Intel(R) Xeon(R) Processor (2 threads)",
+    ],
+)  # fmt: skip
+def test_a_device_like_a_listed_one_is_not_taken_for_it(name: str) -> None:
+    assert listed_as(name) is None
+    assert not any(same_device(name, listed) for listed in LISTED)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("rtx-a4000", "NVIDIA RTX A4000", True),
+        ("a100-80gb", "NVIDIA A100-SXM4-80GB", True),
+        ("a100-80gb", "NVIDIA A100 80GB PCIe", False),
+        ("a100-80gb", "NVIDIA A100-SXM4-40GB", False),
+        ("h100-sxm", "NVIDIA H100 80GB HBM3", True),
+        ("h100-sxm", "NVIDIA H100 PCIe", False),
+        ("rtx-a4000", "NVIDIA RTX A6000", False),
+        ("mi300x", "AMD Instinct MI300X", True),
+        ("apple-m1", "apple-m1-max", False),
+        ("Intel(R) Xeon(R) Processor (2 threads)", "Intel(R) Xeon(R) Processor (2 threads)", True),
+        ("Intel(R) Xeon(R) Processor (2 threads)", "AMD EPYC 7B12 (2 threads)", False),
+    ],
+)
+def test_names_of_the_same_device(one: str, other: str, same: bool) -> None:
+    assert same_device(one, other) is same
+    assert same_device(other, one) is same
+
+
 def test_a_device_that_is_not_listed_keeps_what_its_driver_says_and_nothing_else():
     found = from_nvml_name("NVIDIA GeForce RTX 4090 Laptop GPU", preset("auto"), limit_w=90.0, memory_gb=17.2)
     machine, missing = machine_of(found, "bf16", load_priors())
@@ -90,15 +143,168 @@ def test_a_device_that_is_not_listed_keeps_what_its_driver_says_and_nothing_else
     assert re.search(r"peak_tflops.*RTX 4090 Laptop", missing)
 
 
-def test_this_hosts_processor_is_measured_once_and_said_to_be(tmp_path):
+class NvmlError(Exception):
+    value = 1
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVML as a machine with an A100 and an L4 answers it."""
+    names, watts, gigabytes = ("NVIDIA A100-SXM4-80GB", "NVIDIA L4"), (400, 72), (85.9, 24.1)
+    fake = types.ModuleType("pynvml")
+    answers: Mapping[str, Callable[..., object]] = {
+        "nvmlInit": lambda: None,
+        "nvmlShutdown": lambda: None,
+        "nvmlDeviceGetCount": lambda: len(names),
+        "nvmlDeviceGetHandleByIndex": lambda index: index,
+        "nvmlDeviceGetUUID": lambda handle: f"GPU-{handle}",
+        "nvmlDeviceGetName": lambda handle: names[handle],
+        "nvmlDeviceGetEnforcedPowerLimit": lambda handle: 1000 * watts[handle],
+        "nvmlDeviceGetMemoryInfo": lambda handle: types.SimpleNamespace(total=gigabytes[handle] * 1e9),
+    }
+    for name, answer in answers.items():
+        setattr(fake, name, answer)
+    fake.NVMLError = NvmlError  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("visible", "device", "name"),
+    [
+        (None, "auto", "a100-80gb"),
+        (None, "cuda", "a100-80gb"),
+        (None, "cuda:1", "l4"),
+        ("1", "auto", "l4"),
+        ("1,0", "cuda:1", "a100-80gb"),
+        (None, "cuda:2", "auto"),
+    ],
+)
+@pytest.mark.usefixtures("two_gpus")
+def test_the_device_estimated_is_the_one_that_the_run_would_use(
+    visible: str | None, device: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert resolve_hardware(preset("auto"), device).name == name
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_run_on_the_processor_is_estimated_for_the_processor_beside_a_gpu() -> None:
     pytest.importorskip("numpy")
-    found = resolve_hardware(preset("auto"))
-    if found.kind != "cpu":
-        pytest.skip("this host has a GPU")
+    assert resolve_hardware(preset("auto"), "cpu").kind == "cpu"
+    answer = estimate(compose(["device=cpu", "eval_samples=0"]))
+    assert answer.gpu_count == 1
+    assert "A100" not in answer.hardware
+    assert estimate(compose(["eval_samples=0"])).hardware == "a100-80gb"
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_what_is_given_beside_auto_wins_over_what_is_found() -> None:
+    asked = dataclasses.replace(
+        preset("auto"), board_power_w=250.0, memory_gb=40.0, peak_tflops={"bf16": 200.0, "fp16": None}
+    )
+    found = resolve_hardware(asked, "auto")
+    assert (found.name, found.board_power_w, found.memory_gb) == ("a100-80gb", 250.0, 40.0)
+    assert found.peak_tflops == {**preset("a100-80gb").peak_tflops, "bf16": 200.0}
+    assert found.bandwidth_gb_s == preset("a100-80gb").bandwidth_gb_s
+    given = {name for name, source in found.sources.items() if source == "as given"}
+    assert given == {"board_power_w", "memory_gb", "peak_tflops"}
+
+
+def fake_speed(monkeypatch: pytest.MonkeyPatch, core_tflops: float, gb_s: float) -> list[Mapping[str, str]]:
+    """Whoever measures the processor is told these; the environments that he was started with."""
+    asked: list[Mapping[str, str]] = []
+
+    def run(command: list[str], *, env: Mapping[str, str], **_: object) -> subprocess.CompletedProcess[str]:
+        asked.append(env)
+        return subprocess.CompletedProcess(command, 0, json.dumps({"core_tflops": core_tflops, "gb_s": gb_s}), "")
+
+    monkeypatch.setattr(hardware.subprocess, "run", run)
+    return asked
+
+
+def test_one_thread_is_measured_and_multiplied_by_the_cores_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = fake_speed(monkeypatch, 0.05, 12.0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    found = resolve_hardware(preset("auto"), "cpu")
+    assert found.peak_tflops["fp32"] == pytest.approx(3 * 0.05)
+    assert found.bandwidth_gb_s == 12.0
+    [environment] = asked
+    threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    assert [environment[name] for name in threads] == ["1", "1", "1"]
+
+
+def test_a_hosts_numbers_are_kept_and_those_of_an_older_version_measured_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = fake_speed(monkeypatch, 0.05, 12.0)
+    first = resolve_hardware(preset("auto"), "cpu")
+    assert resolve_hardware(preset("auto"), "cpu") == first
+    assert len(asked) == 1
+    path = tmp_path / "lora-scaling" / "host.json"
+    path.write_text(json.dumps({"name": first.name, "tflops": 9.0, "gb_s": 0.2}))  # as the first version left it
+    assert resolve_hardware(preset("auto"), "cpu") == first
+    assert len(asked) == 2
+
+
+def test_how_fast_a_processor_computes_in_16_bit_is_unknown_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_speed(monkeypatch, 0.05, 12.0)
+    answer = estimate(compose(["device=cpu", "hardware=auto", "precision=bf16"]))
+    assert answer.time_s is None
+    assert answer.reason is not None
+    assert re.search(r"bf16 is unknown.*give precision=fp32", answer.reason)
+    given = compose(["device=cpu", "hardware=auto", "precision=bf16", "++hardware.peak_tflops.bf16=0.4"])
+    assert estimate(given).time_s is not None
+
+
+@pytest.mark.slow
+def test_a_processors_numbers_are_those_of_one_thread_and_of_pages_that_are_there(tmp_path: Path) -> None:
+    """Against a product and a copy timed here, whatever numpy did in this process before."""
+    np = pytest.importorskip("numpy")
+    threaded = np.ones((900, 900), np.float32)
+    _ = threaded @ threaded  # numpy is loaded, and its threads are started
+    found = resolve_hardware(preset("auto"), "cpu")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    alone = (
+        "import numpy as np, time; a = np.full((512, 512), 0.5, np.float32); best = 9\n"
+        "for _ in range(40):\n    t = time.perf_counter(); a @ a; best = min(best, time.perf_counter() - t)\n"
+        "print(2 * 512**3 / best / 1e12)"
+    )
+    one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-c", alone], env=os.environ | one, capture_output=True, text=True, check=True
+    )
+    assert found.peak_tflops["fp32"] == pytest.approx(cores * float(ran.stdout), rel=0.4)
+    source, target = bytearray(b"x" * 32_000_000), bytearray(b"y" * 32_000_000)
+    best = 9.0
+    for _ in range(20):
+        start = time.perf_counter()
+        target[:] = source
+        best = min(best, time.perf_counter() - start)
+    copied_gb_s = 2 * len(source) / best / 1e9  # read and written
+    assert copied_gb_s / 5 < (found.bandwidth_gb_s or 0) < 5 * copied_gb_s
     assert "measured" in found.sources["peak_tflops"]
-    assert 1e-3 < (found.peak_tflops["fp32"] or 0) < 100
-    assert resolve_hardware(preset("auto")) == found
     assert (tmp_path / "lora-scaling" / "host.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("hardware.count=0", r"`hardware\.count` was 0; give 1 to 100000"),
+        ("hardware.count=-3", r"`hardware\.count` was -3; give 1"),
+        ("hardware.count=1000000", r"`hardware\.count` was 1000000; give 1 to"),
+        ("hardware.bandwidth_gb_s=0", r"`hardware\.bandwidth_gb_s` was 0; give a number above 0"),
+        ("hardware.memory_gb=-8", r"`hardware\.memory_gb` was -8; give a number above 0"),
+        ("hardware.board_power_w=0", r"`hardware\.board_power_w` was 0; give"),
+        ("hardware.peak_tflops.bf16=0", r"`hardware\.peak_tflops\.bf16` was 0; give"),
+        ("hardware.idle_power_w=-1", r"`hardware\.idle_power_w` was -1; give 0 or more"),
+    ],
+)
+def test_a_sheet_that_no_device_could_have_is_refused_in_one_sentence(setting: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        compose(["hardware=l4", setting])
 
 
 def test_an_unlisted_preset_is_refused_in_one_sentence():

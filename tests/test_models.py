@@ -10,7 +10,7 @@ import lora_scaling.training  # noqa: F401 - quiets the libraries
 from lora_scaling.config import compose
 from lora_scaling.paths import choices
 from lora_scaling.training.models import config_of_shape, shape_of_config
-from lora_scaling.workload import LINEAR, Tuning
+from lora_scaling.workload import LINEAR, Tuning, shape_of
 
 PRESETS = [name for name in choices("model") if name not in ("hub", "gguf", "shape")]
 
@@ -23,6 +23,9 @@ def test_parameters_agree_exactly(name: str) -> None:
         model = AutoModelForCausalLM.from_config(config_of_shape(shape))
     assert model.num_parameters() == shape.params
     assert shape_of_config(model.config) == shape
+    assert shape_of(config_of_shape(shape).to_dict()) == shape
+    linear = [m for n, m in model.named_modules() if type(m) is torch.nn.Linear and not n.endswith("lm_head")]
+    assert sum(m.in_features * m.out_features for m in linear) == shape.linear_params  # what bitsandbytes replaces
     for targets in (LINEAR, ("q_proj", "v_proj"), ("down_proj",)):
         tuning = Tuning(method="lora", rank=8, targets=targets)
         if shape.experts > 1 and targets == ("down_proj",):
@@ -32,6 +35,17 @@ def test_parameters_agree_exactly(name: str) -> None:
             adapted = get_peft_model(model, LoraConfig(r=8, target_modules=names))
         assert adapted.get_nb_trainable_parameters()[0] == tuning.trainable_params(shape)
         model = adapted.unload()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model_type": "gpt2"}, {"model_type": None}, {"attention_bias": True}, {"mlp_bias": True}]
+)
+def test_what_the_arithmetic_does_not_know_has_no_shape(changes: dict[str, object]) -> None:
+    shape = compose(["model=llama-3.2-1b"]).model.shape
+    assert shape is not None
+    values = config_of_shape(shape).to_dict()
+    assert shape_of(values) == shape
+    assert shape_of(values | changes) is None
 
 
 def test_flops_of_a_run_agree_with_torchs_counter(made, tiny) -> None:  # type: ignore[no-untyped-def]

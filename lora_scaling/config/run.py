@@ -74,6 +74,9 @@ class LoraConfig:
         return self.target_modules
 
 
+_MOST_DEVICES = 10**5  # beyond any machine there is
+
+
 @dataclass(frozen=True, kw_only=True)
 class HardwareConfig:
     """A device for estimates; dense peaks. `auto` leaves everything else null: the device is recognised."""
@@ -87,6 +90,19 @@ class HardwareConfig:
     board_power_w: float | None
     idle_power_w: float | None
     sources: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.count <= _MOST_DEVICES:
+            raise UserError(f"`hardware.count` was {self.count}; give 1 to {_MOST_DEVICES}")
+        peaks = {f"peak_tflops.{name}": value for name, value in self.peak_tflops.items()}
+        sheet = {name: getattr(self, name) for name in ("bandwidth_gb_s", "memory_gb", "board_power_w")}
+        for field, value in (peaks | sheet).items():
+            if value is not None and not value > 0:
+                raise UserError(f"`hardware.{field}` was {value:g}; give a number above 0, or null where it is unknown")
+        if self.idle_power_w is not None and self.idle_power_w < 0:
+            raise UserError(
+                f"`hardware.idle_power_w` was {self.idle_power_w:g}; give 0 or more, or null where it is unknown"
+            )
 
 
 # Far beyond any run there was: what exceeds these is a slip of the pen, and arithmetic on it means nothing.

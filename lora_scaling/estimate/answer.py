@@ -2,10 +2,15 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+from ..workload import MemoryUse
+
 SCHEMA_VERSION = 1
+LEVEL = 0.9  # of the intervals, where none is asked for
+# Of peak memory, in the order of the answer; `MemoryUse` says what each is.
+MEMORY_PARTS = tuple(part.name for part in fields(MemoryUse))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from datetime import datetime
 from ..arguments import Parser
 from ..config import RunConfig, compose
 from ..errors import LoraScalingError, UserError
-from .answer import Estimate
+from .answer import LEVEL, Estimate
 from .compare import compare
 from .estimator import Price, estimate
 from .fitted import Fit, load_fit
@@ -85,9 +85,9 @@ def parse(arguments: Sequence[str]) -> Request:
             own[key] = value
         else:
             rest.append(override)
-    level = _number("level", own.get("level", "0.9"))
+    level = _number("level", own["level"]) if "level" in own else LEVEL
     if not 0 < level < 1:
-        raise UserError(f"`level` was {level:g}; give a number between 0 and 1, such as 0.9")
+        raise UserError(f"`level` was {level:g}; give a number between 0 and 1, such as {LEVEL:g}")
     prices = {key[6:]: _number(key, own[key]) for key in ("price.per_hour", "price.per_kwh") if key in own}
     _refuse_conflicts(own, multirun=given.multirun)
     return Request(
@@ -186,9 +186,9 @@ def _comparison(request: Request, config: RunConfig, fit: Fit | None) -> int:
 
 
 def _sweep(request: Request, fit: Fit | None) -> int:
-    from .sweeps import expand, total_of
+    from .sweeps import estimates_of, expand, total_of
 
-    answers = [estimate(c, level=request.level, fit=fit, price=request.price) for c in expand(request.overrides)]
+    answers = estimates_of(expand(request.overrides), level=request.level, fit=fit, price=request.price)
     total = total_of(answers)
     if request.json:
         print(json.dumps({"runs": [a.to_dict() for a in answers], "total": total.to_dict()}, indent=1))

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..config import RunConfig
+from ..devices import preset
 from ..errors import UserError
-from .answer import Estimate
+from .answer import LEVEL, Estimate
 from .estimator import Price, estimate
 from .fitted import Fit
-from .hardware import preset
 
 _METHODS = ("lora", "qlora", "full")
 _GPUS = ("rtx-a4000", "rtx-4090", "a10g", "l40s", "a100-80gb", "h100-sxm", "h200", "b200", "mi300x")
@@ -18,7 +18,7 @@ _DEFAULTS = {"method": _METHODS, "gpus": _GPUS, "zones": _ZONES}
 
 
 def compare(
-    config: RunConfig, what: str, *, level: float = 0.9, fit: Fit | None = None, price: Price | None = None
+    config: RunConfig, what: str, *, level: float = LEVEL, fit: Fit | None = None, price: Price | None = None
 ) -> list[tuple[str, Estimate]]:
     """(label, estimate) of each alternative. `what`: method, gpus or zones, or e.g. `gpus:rtx-4090,2xh100-sxm`.
 

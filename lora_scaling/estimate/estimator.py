@@ -9,12 +9,12 @@ from ..config import RunConfig
 from ..errors import UserError
 from ..grid import static_of
 from ..units import JOULES_PER_KWH
-from .answer import Emissions, Estimate, Interval, Memory
+from .answer import LEVEL, MEMORY_PARTS, Emissions, Estimate, Interval, Memory
 from .fitted import Fit
 from .hardware import machine_of, resolve_hardware
 from .lengths import LengthBasis, lengths_of
 from .modelled import Modelled, model_run
-from .pilot import PilotMeasurement, scale_pilot
+from .pilot import PilotMeasurement, refuse_several, scale_pilot
 from .plan import Plan, make_plan, resolve_precision
 from .priors import Priors, load_priors
 from .remedies import remedy
@@ -35,22 +35,28 @@ class Price:
 def estimate(
     config: RunConfig,
     *,
-    level: float = 0.9,
+    level: float = LEVEL,
     fit: Fit | None = None,
     pilot: PilotMeasurement | None = None,
     price: Price | None = None,
+    reuses_model: bool = False,
 ) -> Estimate:
     """What this run will cost, before it is started; nothing is loaded or run, and of a model without a preset only
     its config.json is fetched.
 
-    Without `fit` and `pilot` the answer rests on priors. With both, the narrower interval is given.
+    Without `fit` and `pilot` the answer rests on priors. With both, the narrower interval is given. reuses_model: an
+    earlier run of the same process leaves its model to this one, which so has next to nothing to set up (by priors; a
+    fit has its own set-up).
 
     Raises:
         UserError: the model's shape or the data's lengths are unknown, the zone does not exist, or the fit is of
-            other hardware. A run that does not fit into memory is no error: see `Estimate.memory`.
+            other hardware or another number of devices, or the pilot of several devices. A run that does not fit into
+            memory is no error: see `Estimate.memory`.
     """
     priors = load_priors()
-    hardware = resolve_hardware(config.hardware)
+    if pilot is not None:
+        refuse_several(config)
+    hardware = resolve_hardware(config.hardware, config.device)
     config = dataclasses.replace(config, hardware=hardware, model=with_shape(config.model))
     lengths = lengths_of(config.data, priors)
     workload = config.workload(lengths.lengths)
@@ -77,7 +83,8 @@ def estimate(
     if not answers:
         if machine is None:
             return dataclasses.replace(base, reason=missing)
-        answers.append(_from_priors(base, model_run(config, plan, machine, priors, lengths.log_sd), z, hardware.kind))
+        run = model_run(config, plan, machine, priors, lengths.log_sd, reuses_model=reuses_model)
+        answers.append(_from_priors(base, run, z, hardware.kind))
     best = min(answers, key=lambda answer: answer.energy_kwh.ratio if answer.energy_kwh else float("inf"))
     return _priced(_with_grams(best, config, priors, z), price)
 
@@ -107,10 +114,7 @@ def _memory(config: RunConfig, plan: Plan, priors: Priors, z: float) -> Memory:
     use, available = plan.memory, config.hardware.memory_gb
     peak = Interval.lognormal(plan.reserved_gb, priors.log_sd["memory"], z)
     fits = None if available is None else peak.estimate <= available
-    parts = {
-        name: getattr(use, name) / 1e9
-        for name in ("weights", "adapters", "gradients", "optimizer", "activations", "logits", "rerun", "at_update")
-    }
+    parts = {name: getattr(use, name) / 1e9 for name in MEMORY_PARTS}
     return Memory(
         peak_gb=peak,
         available_gb=available,
@@ -130,6 +134,8 @@ def _assumptions(config: RunConfig, plan: Plan, lengths: LengthBasis) -> tuple[s
         said.append(f"max_seq_len {config.max_seq_len} cuts {cut:.0%} of the tokens")
     if w.statistics.padding > 0.01 * w.statistics.tokens:
         said.append(f"padding adds {w.statistics.padding / w.statistics.tokens:.0%} to the tokens processed")
+    if config.method.name == "qlora" and w.shape.experts > 1:
+        said.append("the experts stay in 16 bit: they are held in fused tensors, which bitsandbytes does not quantise")
     if config.precision == "auto":
         said.append(f"precision auto taken as {plan.precision}")
     if config.method.name == "full" and plan.precision == "bf16":
@@ -154,8 +160,12 @@ def _from_priors(base: Estimate, run: Modelled, z: float, kind: str) -> Estimate
 
 def _from_fit(base: Estimate, config: RunConfig, plan: Plan, fit: Fit, level: float) -> Estimate:
     if plan.workload.steps == 0:
-        raise UserError("`max_steps` was 0; a fit speaks of training: estimate a run without steps by priors, fit=null")
-    target = target_of(config, plan.workload)
+        raise UserError(
+            "`max_steps` was 0; a fit speaks of training: estimate a run without steps by priors, without fit="
+        )
+    fit.refuse_count(config.hardware.count)
+    # Of a device that was not recognised nobody knows what precision=auto becomes.
+    target = target_of(config, plan.workload, None if config.hardware.kind == "auto" else plan.precision)
     energy, seconds = fit.predict(target, level), fit.predict_time(target, level)
     kwh = Interval(estimate=energy.estimate, low=energy.low, high=energy.high)
     time_s = None if seconds is None else Interval(estimate=seconds.estimate, low=seconds.low, high=seconds.high)

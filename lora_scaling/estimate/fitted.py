@@ -23,12 +23,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..devices import same_device
 from ..errors import UserError
 from ..units import JOULES_PER_KWH
+from .answer import LEVEL
 from .quantiles import Component, mixture_quantile, t_quantile
-from .terms import Target, contribution, same_device
+from .terms import Target, contribution
 
-__all__ = ["Fit", "FittedModel", "Prediction", "Spread", "Target", "fit_from_dict", "load_fit", "same_device"]
+__all__ = ["Fit", "FittedModel", "Prediction", "Spread", "Target", "fit_from_dict", "load_fit"]
 
 SCHEMA_VERSION = 1
 # Log-scale spread added for a method or precision the fit has never seen: a factor 1.5 either way at 90 %.
@@ -116,7 +118,7 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """A fitted energy model: `fit.json` as dataclasses."""
+    """A fitted energy model: `fit.json` as dataclasses. `gpu_counts`: devices of its runs, where it says."""
 
     energy: tuple[FittedModel, ...]
     time: tuple[FittedModel, ...]
@@ -129,8 +131,9 @@ class Fit:
     n: int
     path: str
     beyond: Mapping[str, float] = field(default_factory=dict)
+    gpu_counts: tuple[int, ...] = ()
 
-    def predict(self, target: Target, level: float = 0.9) -> Prediction:
+    def predict(self, target: Target, level: float = LEVEL) -> Prediction:
         """Energy of the whole run in kWh: training by the mixture, plus the fixed part.
 
         Raises:
@@ -144,7 +147,7 @@ class Fit:
             extrapolates=joules.extrapolates,
         )
 
-    def predict_time(self, target: Target, level: float = 0.9) -> Prediction | None:
+    def predict_time(self, target: Target, level: float = LEVEL) -> Prediction | None:
         """Seconds of the whole run; None for a fit without a model of time."""
         return self._predict(self.time, self.fixed_time_s, target, level) if self.time else None
 
@@ -189,6 +192,19 @@ class Fit:
             low, high = self.ranges[name]
             total += (rate * max(0.0, math.log(value / high), math.log(low / value))) ** 2
         return math.sqrt(total)
+
+    def refuse_count(self, count: int) -> None:
+        """Raise where the fit has not seen so many devices: how they share the work is not in it.
+
+        Raises:
+            UserError: it has not.
+        """
+        if self.gpu_counts and count not in self.gpu_counts:
+            seen = ", ".join(map(str, self.gpu_counts))
+            raise UserError(
+                f"`hardware.count` was {count}; {self.path} was fitted on runs of {seen}: estimate without fit=, or "
+                "fit runs on as many, or see python -m analysis extrapolate, which states a spread for it"
+            )
 
     def _check_hardware(self, target: Target) -> None:
         given = target.labels.get("hardware")
@@ -262,6 +278,7 @@ def fit_from_dict(values: Mapping[str, Any], path: str = "fit.json") -> Fit:
         n=int(values["n"]),
         path=path,
         beyond={name: float(rate) for name, rate in (values.get("beyond") or {}).items()},
+        gpu_counts=tuple(int(count) for count in values.get("gpu_counts") or ()),
     )
 
 

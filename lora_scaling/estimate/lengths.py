@@ -1,5 +1,6 @@
 """How long the samples are, in tokens: as stated, from a file's bytes, or from the data set card's bytes."""
 
+import codecs
 import functools
 import json
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ def _from_file(path: Path, priors: Priors) -> LengthBasis:
         sizes, ascii_share = _text_sizes(str(path), stamp)
     except OSError as error:
         raise UserError(f"`data.path` was {path}, which cannot be read ({error.strerror}); give a file") from None
-    except (UnicodeDecodeError, ValueError):
+    except (ValueError, RecursionError):
         raise UserError(f"`data.path` was {path}, which is not JSON or JSON lines; give such a file") from None
     if not sizes:
         raise UserError(f"`data.path` was {path}, which holds no samples; give a JSON list or JSON lines")
@@ -92,23 +93,27 @@ def _from_file(path: Path, priors: Priors) -> LengthBasis:
 @functools.lru_cache(maxsize=8)
 def _text_sizes(path: str, stamp: int) -> tuple[tuple[int, ...], float]:
     """Bytes of text of each sample, and the share of ASCII bytes (of a file's first 20 MB)."""
-    with open(path, encoding="utf-8") as file:
-        text = file.read(_SAMPLED_BYTES)
-        whole = not file.read(1)
-    rows = _rows(text, whole)
-    sizes = tuple(size for size in (_text_bytes(row) for row in rows) if size > 0)
+    with open(path, "rb") as file:
+        raw = file.read(_SAMPLED_BYTES)
+        if file.read(1):
+            raw = _whole_lines(raw)
+    text = raw.decode("utf-8-sig")
+    sizes = tuple(size for size in (_text_bytes(row) for row in _rows(text)) if size > 0)
     return sizes, sum(character < "\x80" for character in text) / max(1, len(text))
 
 
-def _rows(text: str, whole: bool) -> list[Any]:
+def _whole_lines(raw: bytes) -> bytes:
+    """The beginning of a file of JSON lines without its last line, which may be cut in the midst of a letter."""
+    if raw.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+        raise UserError("`data.path` is a JSON list of more than 20 MB; give data.tokens_per_sample=NUMBER")
+    return raw[: max(0, raw.rfind(b"\n"))]
+
+
+def _rows(text: str) -> list[Any]:
     if text.lstrip().startswith("["):
-        if not whole:
-            raise UserError("`data.path` is a JSON list of more than 20 MB; give data.tokens_per_sample=NUMBER")
         return json.loads(text)
-    lines = text.splitlines()
-    if not whole:
-        lines = lines[:-1]
-    return [json.loads(line) for line in lines if line.strip()]
+    # As the run reads them: other separators of lines than this are letters of a JSON string.
+    return [json.loads(line) for line in text.split("\n") if line.strip()]
 
 
 def _text_bytes(value: Any) -> int:

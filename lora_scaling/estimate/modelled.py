@@ -1,14 +1,13 @@
 """A whole run from priors: phases, energy, and the spread that the constants' own spreads make."""
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..config import RunConfig
+from ..config import ModelConfig, RunConfig
 from ..units import JOULES_PER_KWH
 from .answer import Part
-from .physics import Load, Machine, mean_power_w, step_time
+from .physics import Constants, Machine, mean_power_w, step_time
 from .plan import Plan
 from .priors import Priors
 
@@ -32,59 +31,66 @@ class Modelled:
     drivers: Mapping[str, float]
 
 
-def model_run(config: RunConfig, plan: Plan, machine: Machine, priors: Priors, tokens_log_sd: float) -> Modelled:
-    """Time, power and energy of a run on this machine."""
-    c, load = priors.values, plan.load
-    step = step_time(load, machine, c)
-    boards_w, host_w = mean_power_w(step, load, machine, c)
-    train_s = load.steps * step.total
-    micro_s = step.total / load.accumulation if load.accumulation else _passes_alone(load, machine, priors)
-    seconds = {
-        "setup": _setup_s(config, plan, machine, priors),
-        "warmup": config.warmup_steps * micro_s,
-        "train": train_s,
-        # One forward pass of all held-out samples before training and one after.
-        "eval": 2 * math.ceil(config.eval_samples / config.batch_size) / load.gpus * micro_s / load.passes,
-    }
-    idle_w = load.gpus * machine.idle_power_w + host_w if machine.kind != "cpu" else host_w
-    parts = {
-        name: Part(seconds=s, energy_kwh=s * (idle_w if name == "setup" else boards_w + host_w) / JOULES_PER_KWH)
-        for name, s in seconds.items()
-    }
+def model_run(
+    config: RunConfig, plan: Plan, machine: Machine, priors: Priors, tokens_log_sd: float, *, reuses_model: bool
+) -> Modelled:
+    """Time, power and energy of a run on this machine; reuses_model: an earlier run of the process left its model."""
+    c = priors.values
+    setup = _setup_s(config, plan, machine, c, reuses_model=reuses_model)
+    idle_w = machine.host_power_w * c["power"]
+    if machine.kind != "cpu":
+        idle_w += plan.load.gpus * machine.idle_power_w
+    parts = {"setup": _part(sum(setup.values()), idle_w)}
+    for name, load in (("warmup", plan.warmup), ("train", plan.load), ("eval", plan.evaluation)):
+        step = step_time(load, machine, c)
+        parts[name] = _part(load.steps * step.total, sum(mean_power_w(step, load, machine, c)))
     total_s, kwh = sum(p.seconds for p in parts.values()), sum(p.energy_kwh for p in parts.values())
-    variances = _train_variances(load, machine, priors) | {"tokens": tokens_log_sd**2}
-    start = priors.log_sd["start_cpu_s" if machine.kind == "cpu" else "start_s"]
+    variances = _variances(plan, machine, priors) | {"tokens": tokens_log_sd**2}
     power = priors.log_sd["power"] if machine.kind != "cpu" else priors.log_sd["cpu_core_w"]
-    running = (total_s - seconds["setup"]) / total_s
-    energetic = (kwh - parts["setup"].energy_kwh) / kwh
     train_sd = math.sqrt(sum(variances.values()))
     total = sum(variances.values()) or 1.0
+    setup_sd = math.hypot(*(s * priors.log_sd[name] for name, s in setup.items())) / parts["setup"].seconds
+
+    def log_sd(share: float) -> float:
+        """Of the whole, of which set-up is this share."""
+        return math.hypot((1 - share) * train_sd, share * setup_sd)
+
     return Modelled(
         seconds=total_s,
         energy_kwh=kwh,
         power_w=kwh * JOULES_PER_KWH / total_s,
-        time_log_sd=math.hypot(running * train_sd, (1 - running) * start),
-        energy_log_sd=math.hypot(energetic * train_sd, (1 - energetic) * start, power),
+        time_log_sd=log_sd(parts["setup"].seconds / total_s),
+        energy_log_sd=math.hypot(log_sd(parts["setup"].energy_kwh / kwh), power),
         parts=parts,
         drivers={name: value / total for name, value in variances.items() if value > 0.01 * total},
     )
 
 
-def _setup_s(config: RunConfig, plan: Plan, machine: Machine, priors: Priors) -> float:
-    c = priors.values
-    start = c["start_cpu_s"] if machine.kind == "cpu" else c["start_s"]
-    read = 0.0 if config.model.weights == "random" else 2.0 * plan.workload.shape.params
-    return start + read / c["load_bytes_per_s"]
+def _part(seconds: float, watts: float) -> Part:
+    return Part(seconds=seconds, energy_kwh=seconds * watts / JOULES_PER_KWH)
 
 
-def _passes_alone(load: Load, machine: Machine, priors: Priors) -> float:
-    """Seconds of one pass where no step is taken at all (max_steps=0): evaluation still makes some."""
-    return step_time(dataclasses.replace(load, steps=1, accumulation=1), machine, priors.values).total
+def weights_from(model: ModelConfig) -> str:
+    """Where the weights come from: random, pretrained, or gguf (unpacked as they are read)."""
+    return "gguf" if model.gguf_file is not None and model.weights == "pretrained" else model.weights
 
 
-def _train_variances(load: Load, machine: Machine, priors: Priors) -> dict[str, float]:
-    """Variance of log step time by constant: (elasticity · its spread)², elasticities by a small nudge."""
-    if load.steps == 0:
+def _setup_s(config: RunConfig, plan: Plan, machine: Machine, c: Constants, *, reuses_model: bool) -> dict[str, float]:
+    """Seconds of the set-up by the constant that they follow from."""
+    if reuses_model:
+        return {"reuse_s": c["reuse_s"]}
+    start = "start_cpu_s" if machine.kind == "cpu" else "start_s"
+    rate = f"{weights_from(config.model)}_weights_per_s"
+    return {start: c[start], rate: plan.workload.shape.params / c[rate]}
+
+
+def _variances(plan: Plan, machine: Machine, priors: Priors) -> dict[str, float]:
+    """Variance of log step time by constant: (elasticity · its spread)², elasticities by a small nudge.
+
+    Of a run that does not train, the evaluation's or the warm-up's stands for it.
+    """
+    load = next((load for load in (plan.load, plan.evaluation, plan.warmup) if load.steps), None)
+    if load is None:
         return {}
     base = math.log(step_time(load, machine, priors.values).total)
     found = {}

@@ -14,6 +14,7 @@ from typing import Any
 
 from .. import __version__
 from ..config import HardwareConfig, RunConfig
+from ..devices import DRIVER_NAMES, memory_of_presets, preset
 from ..errors import UserError
 from ..grid import static_intensity
 from ..grid.zones import countries
@@ -23,11 +24,12 @@ from ..workload import ATTENTION, LINEAR, MLP, MemorySetup
 from ..workload.flops import _BELOW
 from ..workload.lengths import EXACT_UP_TO, MEGA_BATCHES, MEGA_BATCHES_LEAST, QUANTILES
 from ..workload.memory import ADAPTER_BYTES, NF4_BYTES
+from .answer import LEVEL, MEMORY_PARTS
 from .compare import _GPUS, _METHODS, _ZONES
 from .fitted import UNSEEN_LABEL_SD, Fit, FittedModel
-from .hardware import memory_of_presets, preset, resolve_hardware
+from .hardware import resolve_hardware
 from .lengths import lengths_of
-from .modelled import _NUDGE, _UNCERTAIN
+from .modelled import _NUDGE, _UNCERTAIN, weights_from
 from .plan import _BYTES
 from .priors import load_priors
 from .remedies import _SHARDS
@@ -37,8 +39,7 @@ from .terms import parse_term
 _FOLDER = Path(__file__).parent
 _MARK = "/*DATA*/null"
 _NOT_LISTED = ("auto", "custom", "hub", "gguf", "shape")
-_LEVELS = (0.5, 0.8, 0.9, 0.95)
-_MEMORY_PARTS = ("weights", "adapters", "gradients", "optimizer", "activations", "logits", "rerun", "at_update")
+_LEVELS = (0.5, 0.8, LEVEL, 0.95)
 _SETTINGS = (
     "samples", "epochs", "max_steps", "max_seq_len", "batch_size", "gradient_accumulation", "padding",
     "group_by_length", "packing", "precision", "gradient_checkpointing", "sharding", "optimizer", "eval_samples",
@@ -52,7 +53,7 @@ def write_page(
     *,
     overrides: Sequence[str] = (),
     fit: Fit | None = None,
-    level: float = 0.9,
+    level: float = LEVEL,
 ) -> Path:
     """Write the page, opened at this run; it needs no network. `overrides` head the command that the page shows.
 
@@ -80,11 +81,11 @@ def render(data: Mapping[str, Any]) -> str:
 
 
 def page_data(
-    config: RunConfig, *, overrides: Sequence[str] = (), fit: Fit | None = None, level: float = 0.9
+    config: RunConfig, *, overrides: Sequence[str] = (), fit: Fit | None = None, level: float = LEVEL
 ) -> dict[str, Any]:
     """All that the page's script needs, as JSON types; `initial` is this run in the names of the command line."""
     priors = load_priors()
-    hardware_name, hardware = _hardware(config.hardware)
+    hardware_name, hardware = _hardware(config)
     model_name, models = _models(config)
     normal = NormalDist()
     quantiles = [normal.inv_cdf((i + 0.5) / QUANTILES) for i in range(QUANTILES)]
@@ -116,8 +117,10 @@ def page_data(
         "nudge": _NUDGE,
         "joules_per_kwh": JOULES_PER_KWH,
         "workload": _workload_constants(),
-        "memory_parts": list(_MEMORY_PARTS),
+        "memory_parts": list(MEMORY_PARTS),
+        "default_level": LEVEL,
         "shards": list(_SHARDS),
+        "driver_names": [list(pair) for pair in DRIVER_NAMES],
         "memory_of_presets": sorted([gb, name] for name, gb in memory_of_presets().items()),
         "normal_quantiles": quantiles,
         "z": {_number(p): normal.inv_cdf(0.5 + p / 2) for p in sorted({*_LEVELS, level})},
@@ -172,15 +175,15 @@ def _models(config: RunConfig) -> tuple[str, dict[str, Any]]:
     model = with_shape(config.model)
     if model.shape is None:
         raise UserError(f"`model.shape` of {model.name} is unknown here; give model.shape.* or choose a preset")
-    own = {"name": model.name, "weights": model.weights, "shape": dataclasses.asdict(model.shape)}
+    own = {"name": model.name, "weights": weights_from(model), "shape": dataclasses.asdict(model.shape)}
     return _placed(own, model.name, found)
 
 
-def _hardware(asked: HardwareConfig) -> tuple[str, dict[str, Any]]:
+def _hardware(config: RunConfig) -> tuple[str, dict[str, Any]]:
     """The same of devices. A processor that was recognised is one device, however many are asked for."""
     found = {name: _sheet(preset(name)) for name in choices("hardware") if name not in _NOT_LISTED}
-    resolved = resolve_hardware(asked)
-    own = _sheet(resolved, fixed=asked.kind == "auto" and resolved.kind == "cpu")
+    resolved = resolve_hardware(config.hardware, config.device)
+    own = _sheet(resolved, fixed=config.hardware.kind == "auto" and resolved.kind == "cpu")
     return _placed(own, resolved.name, found)
 
 

@@ -7,10 +7,12 @@ come from `priors.json`, which says of each what it was set from and how far it 
     gemm     = |compute, passes · weights / bandwidth|                         matrix products, per micro-step
     traffic  = traffic_factor · kept activations / bandwidth                   everything elementwise
     launch   = layers · layer_launch + adapted modules · module_launch, for each pass
-    micro    = |gemm + traffic, launch| + dequantisation
+    dequantisation = passes · 4-bit weights · dequant_bytes / bandwidth
+    micro    = |gemm + traffic, launch| + dequantisation                       their sum, on a processor
     step     = |accumulation · micro, communication| + update
 
-|a, b| is (aᵖ + bᵖ)^(1/p): nearly the larger of the two, smoothly. Bandwidth is the sheet's times `bandwidth_share`.
+|a, b| is (aᵖ + bᵖ)^(1/p): nearly the larger of the two, smoothly. Bandwidth is the sheet's times `bandwidth_share`,
+except for dequantisation, whose bytes a weight were set from the sheet's alone.
 """
 
 from collections.abc import Mapping

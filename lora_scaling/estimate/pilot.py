@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..config import RunConfig
+from ..errors import UserError
 from ..units import JOULES_PER_KWH
 from .answer import Interval, Part
 from .plan import Plan
@@ -74,6 +76,19 @@ class Scaled:
     parts: Mapping[str, Part]
     extrapolates: tuple[Mapping[str, Any], ...]
     assumptions: tuple[str, ...]
+
+
+def refuse_several(config: RunConfig) -> None:
+    """Raise for a run on several devices: a pilot measures one, and not how they share the work.
+
+    Raises:
+        UserError: it is on several.
+    """
+    if config.hardware.count > 1:
+        raise UserError(
+            f"`hardware.count` was {config.hardware.count} with pilot=, which measures one device and not how several "
+            "share the work; leave one of the two out"
+        )
 
 
 def scale_pilot(pilot: PilotMeasurement, plan: Plan, level: float) -> Scaled:

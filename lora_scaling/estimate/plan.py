@@ -6,26 +6,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..config import RunConfig
-from ..workload import MemorySetup, MemoryUse, Workload, largest_batch, training_memory
+from ..workload import MemorySetup, MemoryUse, ModelShape, Tuning, Workload, largest_batch, training_memory
 from ..workload.memory import layer_activation_bytes, weight_bytes
 from .physics import Load
 from .priors import Priors
 
-_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8": 2}
+_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """A run laid out on its devices.
 
-    micro_steps: forward and backward passes of each device; row_tokens: of the longest row, which sets the peak;
-    shards: devices over which weights are split (1: each holds all of them); budget_bytes: what tensors may take of
-    a device (None: its memory is unknown); reserved_gb: the peak with the allocator's overhead.
+    load: training; warmup: the passes before it, and evaluation: the forward passes before and after it, each as a step
+    of its own. micro_steps: forward and backward passes of each device; row_tokens: of the longest row, which sets the
+    peak; shards: devices over which weights are split (1: each holds all of them); budget_bytes: what tensors may take
+    of a device (None: its memory is unknown); reserved_gb: the peak with the allocator's overhead.
     """
 
     workload: Workload
     precision: str
     load: Load
+    warmup: Load
+    evaluation: Load
     setup: MemorySetup
     memory: MemoryUse
     micro_steps: int
@@ -98,10 +101,13 @@ def _lay_out(config: RunConfig, workload: Workload, precision: str, priors: Prio
     if config.max_steps is not None:
         steps = min(steps, config.max_steps)
         micro_steps = min(micro_steps, steps * accumulation)
+    load = _load(workload, setup, devices, steps, micro_steps)
     return Plan(
         workload=workload,
         precision=precision,
-        load=_load(workload, setup, devices, steps, micro_steps),
+        load=load,
+        warmup=_warmup(config, workload, setup, load),
+        evaluation=_evaluation(config, workload, setup, load),
         setup=setup,
         memory=memory,
         micro_steps=micro_steps,
@@ -140,6 +146,7 @@ def _memory_setup(config: RunConfig, precision: str) -> MemorySetup:
         checkpointing=config.gradient_checkpointing,
         accumulates=config.gradient_accumulation > config.hardware.count,
         shards=config.hardware.count if config.sharding == "fsdp" else 1,
+        buckets=config.hardware.count > 1 and config.sharding == "none",
     )
 
 
@@ -155,18 +162,7 @@ def _load(workload: Workload, setup: MemorySetup, devices: int, steps: int, micr
     # A micro-step's work is that of the whole data set, wherever max_steps ends the run.
     whole = dataclasses.replace(workload, max_steps=None)
     tokens = whole.samples_seen * whole.statistics.processed / whole.micro_steps
-    kept = shape.layers * layer_activation_bytes(shape, tuning, setup) + 12 * shape.vocab_size
-    weights = shape.params * setup.compute_bytes
-    trained = workload.trainable_params
-    comm = 0.0
     accumulation = micro_steps / steps if steps else 0.0
-    ring = (devices - 1) / devices
-    if setup.shards > 1:
-        # Gathered before the forward and the backward pass; gradients of trained weights scattered once.
-        moved = 2 * weight_bytes(shape, tuning, setup) + trained * setup.trainable_bytes
-        comm = accumulation * moved * ring
-    elif devices > 1:
-        comm = 2 * trained * setup.trainable_bytes * ring
     return Load(
         gpus=devices,
         steps=steps,
@@ -174,11 +170,50 @@ def _load(workload: Workload, setup: MemorySetup, devices: int, steps: int, micr
         passes=3.0 if setup.checkpointing else 2.0,
         tokens=max(tokens, 1.0),
         flops=whole.flops.total / whole.micro_steps,
-        activation_bytes=tokens * kept,
-        weight_bytes=float(weights),
+        activation_bytes=tokens * _kept_bytes(shape, tuning, setup),
+        weight_bytes=float(shape.params * setup.compute_bytes),
         layers=shape.layers,
         modules=tuning.adapted_modules(shape) if tuning.adapted else 0,
         quantized=float(shape.linear_params) if tuning.method == "qlora" else 0.0,
-        trainable=trained / setup.shards,
-        comm_bytes=comm,
+        trainable=workload.trainable_params / setup.shards,
+        comm_bytes=_sent_bytes(workload, setup, devices, accumulation),
     )
+
+
+def _warmup(config: RunConfig, workload: Workload, setup: MemorySetup, load: Load) -> Load:
+    """Passes that update nothing; each sends what a step of one pass would."""
+    sent = _sent_bytes(workload, setup, load.gpus, 1.0)
+    return dataclasses.replace(load, steps=config.warmup_steps, accumulation=1.0, trainable=0.0, comm_bytes=sent)
+
+
+def _evaluation(config: RunConfig, workload: Workload, setup: MemorySetup, load: Load) -> Load:
+    """Forward passes over the held-out samples, which are laid out as the training set is: before it and after it."""
+    held_out = dataclasses.replace(workload, samples=max(1, config.eval_samples), epochs=1, max_steps=None)
+    batches = held_out.micro_steps if config.eval_samples else 0
+    tokens = held_out.samples_seen * held_out.statistics.processed / held_out.micro_steps
+    gathered = weight_bytes(workload.shape, workload.tuning, setup) * (1 - 1 / setup.shards)
+    return dataclasses.replace(
+        load,
+        steps=2 * math.ceil(batches / load.gpus),
+        accumulation=1.0,
+        passes=1.0,
+        tokens=max(tokens, 1.0),
+        flops=held_out.flops.forward / held_out.micro_steps,
+        activation_bytes=tokens * _kept_bytes(workload.shape, workload.tuning, setup),
+        trainable=0.0,
+        comm_bytes=gathered,
+    )
+
+
+def _kept_bytes(shape: ModelShape, tuning: Tuning, setup: MemorySetup) -> float:
+    """What a token leaves behind for the backward pass, in all layers and at the loss."""
+    return shape.layers * layer_activation_bytes(shape, tuning, setup) + setup.loss_bytes * shape.vocab_size
+
+
+def _sent_bytes(workload: Workload, setup: MemorySetup, devices: int, accumulation: float) -> float:
+    """What each device sends in a step of so many passes."""
+    trained, ring = workload.trainable_params * setup.trainable_bytes, (devices - 1) / devices
+    if setup.shards > 1:
+        # Gathered before the forward and the backward pass; gradients of trained weights scattered once.
+        return accumulation * (2 * weight_bytes(workload.shape, workload.tuning, setup) + trained) * ring
+    return 2 * trained * ring

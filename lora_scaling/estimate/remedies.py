@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Iterator
 
 from ..config import RunConfig
-from .hardware import memory_of_presets
-from .plan import Plan, make_plan
+from ..devices import memory_of_presets, preset
+from .plan import Plan, make_plan, resolve_precision
 from .priors import Priors
 
 _SHARDS = (2, 4, 8, 16)
@@ -36,10 +36,7 @@ def _options(config: RunConfig, plan: Plan, priors: Priors) -> Iterator[str]:
         elif not largest and (rows := changed.largest_batch()):
             yield f"{words} with batch_size={rows}"
     yield from _sharded(config, plan, largest, priors)
-    listed = memory_of_presets().items()
-    enough = sorted((gb, name) for name, gb in listed if gb >= plan.reserved_gb and not name.startswith("apple"))
-    if enough:
-        yield f"hardware={enough[0][1]} ({enough[0][0]:g} GB)"
+    yield from _larger(config, plan, priors)
 
 
 def _changes(config: RunConfig) -> Iterator[tuple[str, dict[str, object]]]:
@@ -84,6 +81,22 @@ def _sharded(config: RunConfig, plan: Plan, largest: int, priors: Priors) -> Ite
             return
 
 
-def _changed(config: RunConfig, plan: Plan, changes: dict[str, object], priors: Priors) -> Plan:
+def _larger(config: RunConfig, plan: Plan, priors: Priors) -> Iterator[str]:
+    """The listed device with the least memory that holds the run, in a precision of its own where that is auto."""
+    available = config.hardware.memory_gb or 0.0
+    for gb, name in sorted((gb, name) for name, gb in memory_of_presets().items()):
+        if gb < available or name.startswith("apple"):
+            continue
+        hardware = dataclasses.replace(preset(name), count=config.hardware.count)
+        precision = resolve_precision(config, hardware.kind, hardware.peak_tflops)
+        known = hardware.peak_tflops.get(precision) is not None
+        if known and _changed(config, plan, {"hardware": hardware}, priors, precision).fits:
+            yield f"hardware={name} ({gb:g} GB)"
+            return
+
+
+def _changed(
+    config: RunConfig, plan: Plan, changes: dict[str, object], priors: Priors, precision: str | None = None
+) -> Plan:
     changed = dataclasses.replace(config, **changes)  # type: ignore[arg-type]
-    return make_plan(changed, changed.workload(plan.workload.lengths), plan.precision, priors)
+    return make_plan(changed, changed.workload(plan.workload.lengths), precision or plan.precision, priors)

@@ -1,6 +1,7 @@
 """The shape of a model that has no preset: from its `config.json` in a folder, in the hub's cache, or on the hub."""
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -9,9 +10,8 @@ from typing import Any
 
 from ..config import ModelConfig
 from ..errors import UserError
-from ..workload import ModelShape
+from ..workload import ARCHITECTURES, ModelShape, shape_of
 
-_KNOWN = ("llama", "mistral", "mixtral", "qwen2")
 _TIMEOUT_S = 10
 
 
@@ -23,38 +23,22 @@ def with_shape(model: ModelConfig) -> ModelConfig:
     """
     if model.shape is not None or model.id is None:
         return model
-    values = _local(model.id) or _fetched(model.id, model.revision or "main")
+    values = _local(model.id) or _fetched(_hub(), model.id, model.revision or "main")
     return dataclasses.replace(model, shape=shape_from_config(values, model.id))
 
 
 def shape_from_config(values: Mapping[str, Any], name: str) -> ModelShape:
     """The shape in a checkpoint's `config.json`."""
-    architecture = values.get("model_type")
-    if architecture not in _KNOWN or values.get("mlp_bias") or values.get("attention_bias"):
-        raise UserError(
-            f"`model.id` was {name}, of architecture {architecture!r}; its arithmetic is known for "
-            f"{', '.join(_KNOWN)}: give the nearest shape by model.shape.*"
-        )
-    experts = architecture == "mixtral"
     try:
-        heads = values["num_attention_heads"]
-        return ModelShape(
-            architecture=architecture,
-            layers=values["num_hidden_layers"],
-            hidden_size=values["hidden_size"],
-            intermediate_size=values["intermediate_size"],
-            heads=heads,
-            kv_heads=values.get("num_key_value_heads") or heads,
-            head_dim=values.get("head_dim") or values["hidden_size"] // heads,
-            vocab_size=values["vocab_size"],
-            tied_embeddings=bool(values.get("tie_word_embeddings", False)),
-            attention_bias=architecture == "qwen2",
-            max_positions=values.get("max_position_embeddings", 4096),
-            experts=values["num_local_experts"] if experts else 1,
-            experts_per_token=values["num_experts_per_tok"] if experts else 1,
-        )
+        shape = shape_of(values)
     except (KeyError, TypeError) as error:
         raise UserError(f"`model.id` was {name}, whose config.json lacks {error}; give model.shape.*") from None
+    if shape is None:
+        raise UserError(
+            f"`model.id` was {name}, of architecture {values.get('model_type')!r}; its arithmetic is known for "
+            f"{', '.join(ARCHITECTURES)}, without biases: give the nearest shape by model.shape.*"
+        )
+    return shape
 
 
 def _local(name: str) -> Mapping[str, Any] | None:
@@ -72,11 +56,16 @@ def _local(name: str) -> Mapping[str, Any] | None:
     return None
 
 
-def _fetched(name: str, revision: str) -> Mapping[str, Any]:
+def _hub() -> str:
+    return os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+
+
+@functools.cache
+def _fetched(hub: str, name: str, revision: str) -> Mapping[str, Any]:
+    """From the hub, once a process: a sweep asks for every run."""
     from urllib.error import URLError
     from urllib.request import Request, urlopen
 
-    hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     request = Request(f"{hub}/{name}/resolve/{revision}/config.json")
     if os.environ.get("HF_TOKEN") and hub.startswith("https://"):
         request.add_unredirected_header("Authorization", f"Bearer {os.environ['HF_TOKEN']}")

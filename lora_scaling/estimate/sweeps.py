@@ -1,14 +1,24 @@
-"""All runs of a sweep as configurations, from the arguments that would start it; and the sum of their estimates."""
+"""All runs of a sweep as configurations, from the arguments that would start it; their estimates, and the sum."""
 
+import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import RunConfig, register_plugins
+from ..config import RunConfig, check_overrides, register_plugins
 from ..errors import UserError
 from ..paths import choices, config_dir, sweeps_dir
 from ..planning import Design, plan
-from .answer import SCHEMA_VERSION, Estimate, Interval
+from .answer import LEVEL, SCHEMA_VERSION, Estimate, Interval
+from .estimator import Price, estimate
+from .fitted import Fit
+from .hardware import resolve_hardware
+from .plan import resolve_precision
+
+# What changes no run: a sweep over it would be the same runs again, of which only the first is kept.
+_COMPARED = {"hardware": "gpus", "grid": "zones"}
+_EXAMPLES = {"gpus": "gpus:l4,2xh100-sxm", "zones": "zones:DK1,PL"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +44,40 @@ class Total:
             "runs_not_fitting": self.not_fitting,
             "runs_unknown": self.unknown,
         }
+
+
+def estimates_of(
+    runs: Sequence[RunConfig],
+    *,
+    level: float = LEVEL,
+    fit: Fit | None = None,
+    price: Price | None = None,
+    one_process: bool = True,
+) -> list[Estimate]:
+    """The estimate of each run, in their order; in one process a model that the run before left is not set up again.
+
+    Raises:
+        UserError: a run cannot be estimated.
+    """
+    found: list[Estimate] = []
+    here: str | None = None
+    for run in runs:
+        run = dataclasses.replace(run, hardware=resolve_hardware(run.hardware, run.device))
+        model = _shared_model(run) if one_process else None
+        again = model is not None and model == here
+        found.append(estimate(run, level=level, fit=fit, price=price, reuses_model=again))
+        here = model
+    return found
+
+
+def _shared_model(run: RunConfig) -> str | None:
+    """What tells the models apart that a process keeps for its next run, as `training.workbench` does; None for one
+    that it does not keep: a model that is trained as a whole is changed, and sharding takes it apart."""
+    if not (run.reuse and run.tuning.adapted and run.sharding == "none"):
+        return None
+    precision = resolve_precision(run, run.hardware.kind, run.hardware.peak_tflops)
+    values = run.to_dict()
+    return json.dumps([values["model"], run.seed, run.device, precision, run.method.name == "qlora"], sort_keys=True)
 
 
 def total_of(estimates: Sequence[Estimate]) -> Total:
@@ -63,9 +107,25 @@ def expand(arguments: Sequence[str]) -> list[RunConfig]:
     """The configurations of every run of the sweep, replicates and centre points included, each once.
 
     Raises:
-        UserError: an override cannot be read, or a point of the sweep is no run.
+        UserError: an override cannot be read, a point of the sweep is no run, or what is swept changes no run.
     """
+    _refuse_compared(arguments)
     return [run.config for run in plan(_design(arguments), arguments, _compose)]
+
+
+def _refuse_compared(arguments: Sequence[str]) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    check_overrides(arguments)
+    parsed = OverridesParser.create().parse_overrides(list(arguments))
+    for argument, override in zip(arguments, parsed, strict=True):
+        name = override.get_key_element().lstrip("+~")
+        what = _COMPARED.get(name.partition(".")[0])
+        if what is not None and override.is_sweep_override():
+            raise UserError(
+                f"`{name}` was {argument.partition('=')[2]} in a sweep, whose runs it does not change: "
+                f"estimate them beside each other with compare={what}, or a list such as compare={_EXAMPLES[what]}"
+            )
 
 
 def _compose(overrides: list[str]) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .answer import Estimate, Interval
+from .answer import LEVEL, Estimate, Interval
 from .sweeps import Total
 
 _BASES = {
@@ -60,7 +60,7 @@ def many(labelled: Sequence[tuple[str, Estimate]], total: Total | None = None, *
         lines.append(f"… and {len(labelled) - len(shown)} more")
     if total is not None:
         lines += ["", total_line(total)]
-    level = labelled[0][1].level if labelled else 0.9
+    level = labelled[0][1].level if labelled else LEVEL
     lines.append(f"Median (and {level:.0%} interval); basis: {', '.join(sorted({e.basis for _, e in labelled}))}.")
     return "\n".join(lines)
 

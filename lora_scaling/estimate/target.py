@@ -5,12 +5,13 @@ from ..workload import Workload
 from .terms import Target
 
 
-def target_of(config: RunConfig, workload: Workload) -> Target:
+def target_of(config: RunConfig, workload: Workload, precision: str | None = None) -> Target:
     """The planned run as a fit's target.
 
     `tokens` are the positions processed, padding included (padding costs like data); `flops_per_token` is per such
-    position. `adapter_rank` is 1 where there is no adapter. Labels that the configuration leaves to the device
-    (precision `auto`, hardware `auto`) are left out.
+    position. `adapter_rank` is 1 where there is no adapter. Labels that nobody knows are left out: the hardware
+    where it is `auto`, and the precision where the configuration says `auto` and `precision` (what the device makes
+    of that) is None.
     """
     tokens = workload.tokens_seen + workload.tokens_padded
     flops = float(workload.flops.total)
@@ -33,5 +34,9 @@ def target_of(config: RunConfig, workload: Workload) -> Target:
         values["flops_per_token"] = flops / tokens
     if adapted:
         values["rank"] = float(config.lora.r)
-    labels = {"method": config.method.name, "hardware": config.hardware.name, "precision": config.precision}
+    labels = {
+        "method": config.method.name,
+        "hardware": config.hardware.name,
+        "precision": config.precision if precision is None else precision,
+    }
     return Target(values=values, labels={key: value for key, value in labels.items() if value != "auto"})

@@ -1,4 +1,4 @@
-"""The terms of a fitted model: what each parameter adds to the log of a run's energy or time. Standard library only.
+"""The terms of a fitted model: what each parameter adds to the log of a run's energy or time.
 
     "1"                     the parameter itself (an intercept)
     "log(NAME)"             parameter · ln(value of NAME), e.g. log(flops_per_token)
@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..devices import same_device
 from ..errors import UserError
 
 PER_RUN = "run"
@@ -97,9 +98,3 @@ def _has_label(target: Target, term: Term) -> bool:
     if given is None:
         return False
     return same_device(given, term.value) if term.name == "hardware" else given == term.value
-
-
-def same_device(one: str, other: str) -> bool:
-    """Whether two names mean the same device: `rtx-a4000` and `NVIDIA RTX A4000` do."""
-    first, second = (set(re.findall(r"[a-z0-9.]+", name.lower())) - {"nvidia", "amd"} for name in (one, other))
-    return bool(first and second) and (first <= second or second <= first)

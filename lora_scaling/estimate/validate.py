@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import ModelConfig, RunConfig, compose
+from ..devices import preset
 from ..workload import LINEAR, MemorySetup, ModelShape, Tuning, training_memory
 from .answer import Interval
 from .estimator import estimate
-from .hardware import preset
 from .priors import load_priors
 
 _PUBLISHED = Path(__file__).with_name("published.csv")

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from ..devices import processor_name
 from ..distributed import local_rank, world_size
 from ..errors import UserError
-from ..estimate.hardware import processor_name
 
 _PRECISIONS = {"cuda": ("bf16", "fp16", "fp32"), "mps": ("bf16", "fp16", "fp32"), "cpu": ("fp32", "bf16")}
 

@@ -22,7 +22,7 @@ from transformers import (
 
 from ..config import ModelConfig, RunConfig
 from ..errors import UserError
-from ..workload import ModelShape
+from ..workload import ARCHITECTURES, ModelShape, shape_of
 from .bytes_tokenizer import bytes_tokenizer
 from .device import Device
 from .sharding import loads_weights, refuse_impossible_sharding
@@ -174,33 +174,13 @@ def config_of_shape(shape: ModelShape) -> PretrainedConfig:
         return AutoConfig.for_model(shape.architecture, **fields)
     except ValueError:
         raise UserError(
-            f"`model.shape.architecture` was {shape.architecture!r}; choose llama, mistral, mixtral or qwen2"
+            f"`model.shape.architecture` was {shape.architecture!r}; choose one of {', '.join(ARCHITECTURES)}"
         ) from None
 
 
 def shape_of_config(config: PretrainedConfig) -> ModelShape | None:
     """The shape of a checkpoint's configuration, or None for an architecture whose arithmetic is not known here."""
-    architecture = config.model_type
-    if architecture not in ("llama", "mistral", "mixtral", "qwen2"):
-        return None
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    if getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False):
-        return None  # Llama's variants with a bias on every projection
-    return ModelShape(
-        architecture=architecture,
-        layers=config.num_hidden_layers,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        heads=config.num_attention_heads,
-        kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
-        head_dim=head_dim,
-        vocab_size=config.vocab_size,
-        tied_embeddings=bool(config.tie_word_embeddings),
-        attention_bias=architecture == "qwen2",
-        max_positions=config.max_position_embeddings,
-        experts=getattr(config, "num_local_experts", 1),
-        experts_per_token=getattr(config, "num_experts_per_tok", 1) if architecture == "mixtral" else 1,
-    )
+    return shape_of(config.to_dict())
 
 
 _WORKING_FIELDS = (

@@ -5,7 +5,6 @@ folder, and nothing is recorded.
 """
 
 import dataclasses
-import math
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sized
@@ -17,8 +16,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ..config import RunConfig
 from ..energy import EnergyAccount, MeteringSettings, Recording, open_meter
 from ..errors import RunFailure, UserError
-from ..estimate.pilot import Phase, PilotMeasurement, PilotStep
-from ..workload import ModelShape, training_flops
+from ..estimate.pilot import Phase, PilotMeasurement, PilotStep, refuse_several
+from ..workload import ModelShape, epochs_and_passes, step_count, training_flops
 from .batches import Collator
 from .device import Device, choose
 from .models import BaseModel, attach
@@ -42,14 +41,17 @@ class _Whole:
 def run_pilot(config: RunConfig, seconds: float) -> PilotMeasurement:
     """Measure about `seconds` of this run on this device; at least a few steps are taken, whatever they take.
 
-    Where the model's weights cannot be had, random ones of its shape stand in: they cost the same.
+    Where the model's weights cannot be had, random ones of its shape stand in: they cost the same. Its tokenizer is
+    needed all the same, except for synthetic samples, which are as long with any.
 
     Raises:
-        UserError: the run cannot be made here, or its shape is unknown, or max_steps=0 leaves nothing to measure.
+        UserError: the run cannot be made here, is one of several devices, its shape or the length of its samples is
+            unknown, or max_steps=0 leaves nothing to measure.
         RunFailure: no energy could be measured.
     """
     if config.max_steps == 0:
         raise UserError("`max_steps` was 0 with pilot=; a pilot measures training steps: leave one of the two out")
+    refuse_several(config)
     config = dataclasses.replace(config, metering=_always_on(config.metering))
     device = choose(config.device, config.precision)
     meter = open_meter(config.metering, device.synchronize)
@@ -85,10 +87,21 @@ def _prepare(config: RunConfig, device: Device, workbench: Workbench) -> tuple[B
         stands_in = True
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, weights="random"))
         base, _ = workbench.base(config, device)
+        _refuse_bytes(config, base)
     if base.shape is None:
         raise UserError(f"`model` was {config.model.name}, whose shape is unknown: its work cannot be scaled")
     tokens, _ = workbench.tokens(config, base)
     return base, tokens, stands_in
+
+
+def _refuse_bytes(config: RunConfig, base: BaseModel) -> None:
+    """Raise where bytes would stand for the tokens of real samples: four times as many, in longer rows."""
+    if config.data.kind != "synthetic" and base.tokenizer_name == "bytes":
+        raise UserError(
+            f"`pilot` needs the tokenizer of {config.model.id or config.model.name}, which is not here, to know how "
+            f"long the samples of {config.data.name} are; download it, or measure synthetic ones: data=synthetic "
+            "data.tokens_per_sample=NUMBER"
+        )
 
 
 class _Watch(TrainerCallback):
@@ -216,17 +229,23 @@ def _whole(config: RunConfig, trainer: MeteredTrainer, train: TokenizedDataset) 
     batches = trainer.get_train_dataloader().batch_sampler
     assert isinstance(batches, Iterable)
     assert isinstance(batches, Sized)
-    epochs = min(config.epochs, _EPOCHS_DRAWN)
-    limit = None if config.max_steps is None else config.max_steps * config.gradient_accumulation
-    drawn = [rows for _ in range(epochs) for rows in batches][:limit]
-    micro_steps = min(limit or math.inf, config.epochs * len(batches))
+    steps = step_count(
+        len(train.rows),
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        gradient_accumulation=config.gradient_accumulation,
+        max_steps=config.max_steps,
+    )
+    whole, further = epochs_and_passes(steps, len(batches), config.gradient_accumulation)
+    micro_steps = whole * len(batches) + further
+    drawn = [rows for _ in range(min(config.epochs, _EPOCHS_DRAWN)) for rows in batches][:micro_steps]
     fixed = config.max_seq_len if config.padding == "max_length" else 0
     lengths = [fixed or max(train.lengths[i] for i in rows) for rows in drawn]
     times = micro_steps / len(drawn)
     return _Whole(
         tokens=round(times * sum(len(rows) * length for rows, length in zip(drawn, lengths, strict=True))),
         pairs=round(times * sum(len(rows) * length**2 for rows, length in zip(drawn, lengths, strict=True))),
-        micro_steps=int(micro_steps),
+        micro_steps=micro_steps,
     )
 
 

@@ -3,13 +3,15 @@
 Standard library only: no model is built and nothing is downloaded.
 """
 
+from .architectures import ARCHITECTURES, shape_of
 from .flops import Flops, training_flops
-from .lengths import Batching, BatchStatistics, Lengths, step_count
+from .lengths import Batching, BatchStatistics, Lengths, epochs_and_passes, step_count
 from .memory import MemorySetup, MemoryUse, largest_batch, training_memory
 from .run import Workload
 from .shape import ATTENTION, LINEAR, MLP, Matmul, ModelShape, Tuning
 
 __all__ = [
+    "ARCHITECTURES",
     "ATTENTION",
     "LINEAR",
     "MLP",
@@ -23,7 +25,9 @@ __all__ = [
     "ModelShape",
     "Tuning",
     "Workload",
+    "epochs_and_passes",
     "largest_batch",
+    "shape_of",
     "step_count",
     "training_flops",
     "training_memory",

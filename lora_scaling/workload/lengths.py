@@ -152,3 +152,9 @@ def step_count(rows: int, *, epochs: int, batch_size: int, gradient_accumulation
     micro = math.ceil(rows / batch_size)
     steps = epochs * max(1, math.ceil(micro / gradient_accumulation))
     return steps if max_steps is None else min(steps, max_steps)
+
+
+def epochs_and_passes(steps: int, passes_an_epoch: int, gradient_accumulation: int) -> tuple[int, int]:
+    """Whole epochs that so many optimizer steps make, and passes of one begun: an epoch's last step may take fewer."""
+    epochs, rest = divmod(steps, math.ceil(passes_an_epoch / gradient_accumulation))
+    return epochs, rest * gradient_accumulation

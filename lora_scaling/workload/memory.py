@@ -38,12 +38,13 @@ class MemoryUse:
     logits: float
     rerun: float
     workspace: float
+    buckets: float
     at_update: float
 
     @property
     def peak(self) -> float:
         """The largest of three moments: the loss, a layer run again, and the optimizer's update."""
-        held = self.weights + self.adapters + self.optimizer
+        held = self.weights + self.adapters + self.optimizer + self.buckets
         passes = held + self.gradients + self.activations + self.workspace + max(self.logits, self.rerun)
         return max(passes, held + self.at_update)
 
@@ -55,8 +56,9 @@ class MemorySetup:
     compute_bytes: 2 or 4, the type of the passes; trainable_bytes: the type of what is trained; state_bytes: the two
     AdamW moments together, a parameter (8 in float32, 4 in bfloat16, 2 in 8 bit); shards: over how many devices
     weights, gradients and states are split; logits_bytes: a token and vocabulary entry at the loss (None: float32
-    log-softmax, its gradient and that one's gradient; 0 for a loss computed in chunks); holds_logits: whether the
-    model's output outlives the loss; adapter_input_bytes: of an adapter's input kept in 16-bit training.
+    log-softmax, its gradient and that one's gradient; 0 for a loss computed in chunks); adapter_input_bytes: of an
+    adapter's input kept in 16-bit training; buckets: whether the gradients are held a second time, in the buckets by
+    which DDP sends them (torch's default, gradient_as_bucket_view=False).
     """
 
     compute_bytes: int
@@ -67,15 +69,11 @@ class MemorySetup:
     shards: int = 1
     logits_bytes: float | None = None
     adapter_input_bytes: int = 2
-    holds_logits: bool = False
-
-    @property
-    def held_bytes(self) -> float:
-        return float(self.compute_bytes * self.holds_logits)
+    buckets: bool = False
 
     @property
     def loss_bytes(self) -> float:
-        return self.held_bytes + 12.0 if self.logits_bytes is None else self.logits_bytes
+        return 12.0 if self.logits_bytes is None else self.logits_bytes
 
 
 def training_memory(shape: ModelShape, tuning: Tuning, setup: MemorySetup, *, rows: int, row_tokens: int) -> MemoryUse:
@@ -97,7 +95,8 @@ def training_memory(shape: ModelShape, tuning: Tuning, setup: MemorySetup, *, ro
         logits=tokens * shape.vocab_size * setup.loss_bytes,
         rerun=_rerun(shape, tuning, setup, tokens * layer, tokens, gradients),
         workspace=_workspace(shape, tuning, setup),
-        at_update=_at_update(shape, tuning, setup, tokens, gradients),
+        buckets=gradients if setup.buckets else 0.0,
+        at_update=_at_update(shape, tuning, setup, gradients),
     )
 
 
@@ -133,16 +132,22 @@ def largest_batch(
     shape: ModelShape, tuning: Tuning, setup: MemorySetup, *, row_tokens: int, budget_bytes: float
 ) -> int:
     """The most rows of `row_tokens` tokens whose peak stays within `budget_bytes`; 0 where not even one does."""
-    one, two = (training_memory(shape, tuning, setup, rows=rows, row_tokens=row_tokens) for rows in (1, 2))
-    if one.peak > budget_bytes:
-        return 0
-    held = one.weights + one.adapters + one.optimizer + one.gradients + one.workspace
-    per_row = two.activations + max(two.logits, two.rerun) - one.activations - max(one.logits, one.rerun)
-    return max(1, int((budget_bytes - held) / per_row))
+
+    def fits(rows: int) -> bool:
+        return training_memory(shape, tuning, setup, rows=rows, row_tokens=row_tokens).peak <= budget_bytes
+
+    # The peak is the largest of several moments, which grow at different rates with the rows: no slope tells where.
+    least, beyond = 0, 1
+    while fits(beyond):
+        least, beyond = beyond, 2 * beyond
+    while beyond - least > 1:
+        middle = (least + beyond) // 2
+        least, beyond = (middle, beyond) if fits(middle) else (least, middle)
+    return least
 
 
 def _rerun(shape: ModelShape, tuning: Tuning, setup: MemorySetup, layer: float, tokens: int, gradients: float) -> float:
-    """While a layer is run again: what it keeps, the logits (whose owner holds them), and gradients made before.
+    """While a layer is run again: what it keeps, and gradients made before.
 
     The worst is the last layer, with all inputs still kept, or the first, with nearly all gradients made.
     """
@@ -150,7 +155,7 @@ def _rerun(shape: ModelShape, tuning: Tuning, setup: MemorySetup, layer: float, 
         return 0.0
     # In the MLP's backward, gradients as wide as the gate and the up projection are alive with what was kept.
     widest = 2 * setup.compute_bytes * shape.intermediate_size * shape.experts_per_token
-    running = layer + tokens * (setup.held_bytes * shape.vocab_size + widest)
+    running = layer + tokens * widest
     if tuning.adapted or setup.accumulates:
         return running
     at_last = gradients * shape.head.weights / shape.params
@@ -158,20 +163,20 @@ def _rerun(shape: ModelShape, tuning: Tuning, setup: MemorySetup, layer: float, 
     return running + max(at_last, gradients * (1 - shape.layer_params / shape.params) - inputs)
 
 
-def _at_update(shape: ModelShape, tuning: Tuning, setup: MemorySetup, tokens: int, gradients: float) -> float:
+def _at_update(shape: ModelShape, tuning: Tuning, setup: MemorySetup, gradients: float) -> float:
     """All gradients; and where embeddings are trained, the look-up's dense gradient before it is added to another."""
     if tuning.adapted:
         return gradients
     copies = int(setup.accumulates) + 2 * int(shape.tied_embeddings)
     embedding = copies * shape.head.weights * setup.trainable_bytes / setup.shards
-    return gradients + embedding + tokens * setup.held_bytes * shape.vocab_size
+    return gradients + embedding
 
 
 def _workspace(shape: ModelShape, tuning: Tuning, setup: MemorySetup) -> float:
     """Short-lived copies: a matrix unpacked from 4 bit, or a sharded layer gathered (and the next one with it)."""
     workspace = 0.0
     if tuning.method == "qlora":
-        workspace += max(m.weights for m in shape.matmuls()) * setup.compute_bytes
+        workspace += max(m.weights for m in shape.linear) * setup.compute_bytes
     if setup.shards > 1:
         whole = weight_bytes(shape, tuning, setup)
         biggest = max(whole / shape.layers, shape.head.weights * setup.compute_bytes)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from .flops import Flops, training_flops
-from .lengths import Batching, BatchStatistics, Lengths, step_count
+from .lengths import Batching, BatchStatistics, Lengths, epochs_and_passes, step_count
 from .shape import ModelShape, Tuning
 
 
@@ -50,17 +50,24 @@ class Workload:
     @property
     def micro_steps(self) -> int:
         """Forward and backward passes."""
-        micro = self.epochs * math.ceil(self.rows / self.batching.batch_size)
-        return min(micro, self.steps * self.gradient_accumulation)
+        epochs, passes = self._shown
+        return epochs * self._micro_steps_an_epoch + passes
 
     @property
     def samples_seen(self) -> float:
         """Samples shown, epochs counted; fewer than samples × epochs where `max_steps` ends the run."""
-        shown = self.samples * self.epochs
-        if self.max_steps is None:
-            return shown
-        rows = self.steps * self.batching.batch_size * self.gradient_accumulation
-        return min(shown, rows / self.statistics.rows)
+        epochs, passes = self._shown
+        rows = min(passes * self.batching.batch_size, self.rows)
+        return min(self.samples * self.epochs, epochs * self.samples + rows / self.statistics.rows)
+
+    @property
+    def _micro_steps_an_epoch(self) -> int:
+        return math.ceil(self.rows / self.batching.batch_size)
+
+    @property
+    def _shown(self) -> tuple[int, int]:
+        """Whole epochs, and passes of one that `max_steps` cuts off."""
+        return epochs_and_passes(self.steps, self._micro_steps_an_epoch, self.gradient_accumulation)
 
     @property
     def tokens_seen(self) -> float:

@@ -111,9 +111,17 @@ class ModelShape:
         return matrices + 2 * self.hidden_size
 
     @property
+    def linear(self) -> tuple[Matmul, ...]:
+        """The matrices of one layer that transformers holds as linear layers of their own."""
+        return tuple(m for m in self.matmuls() if m.copies == 1 and m.name != "router")
+
+    @property
     def linear_params(self) -> int:
-        """Weights of all matrices inside the layers: what 4-bit quantisation stores in 4 bits."""
-        return self.layers * sum(m.copies * m.weights for m in self.matmuls() if m.name != "router")
+        """Weights of the linear layers: what 4-bit quantisation stores in 4 bits.
+
+        Experts are held in fused tensors, which bitsandbytes does not touch; nor does it touch the router.
+        """
+        return self.layers * sum(m.weights for m in self.linear)
 
     @property
     def params(self) -> int:
