@@ -1,20 +1,23 @@
 """Every command in the documentation is one that the program understands, and most of them are run.
 
-Fenced and indented blocks and code in running text are searched for `python -m …`, `torchrun …` and `accelerate
-launch …`. Settings are composed through the public interface and options are read by the commands' own parsers; what
-takes seconds at most is then run on a small table. What is only read, and why, stands in `ONLY_READ`.
+Fenced and indented blocks and code in running text are searched for `python -m …`, `python benchmarks/….py`,
+`torchrun …` and `accelerate launch …`. Settings are composed through the public interface and options are read by the
+commands' own parsers; what takes seconds at most is then run on a small table. What is only read, and why, stands in
+`ONLY_READ`: a command that is not run must have an entry there.
 """
 
 import argparse
 import importlib
 import importlib.util
+import itertools
 import os
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -33,12 +36,13 @@ from lora_scaling.paths import choices, config_dir
 from lora_scaling.study_request import parse as parse_study
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LAUNCHERS = {"python", "torchrun", "accelerate"}
 OTHER_MODULES = {"venv", "pytest", "pip"}  # not ours; `.ci/run` uses the three
 RAY = "ray"  # its preset comes with hydra-ray-launcher, which the test environment does not hold
+ENDS = {">", ">>", "|"}  # of a command, in a shell
 
-# Commands, by how they begin, that are read but not run, each with what it would need.
+# Commands that are read but not run, by how they begin (and by an argument, after `…`), each with what it would need.
 ONLY_READ = {
     "lora_scaling": "a fine-tune: tests/test_run.py and its like run tiny ones, and a slow test below two of these",
     "lora_scaling.study": "a study of minutes: tests/test_study.py runs small ones",
@@ -51,7 +55,10 @@ ONLY_READ = {
     "lora_scaling.estimate … at=": "the network",
     "analysis report": "half a minute: tests/test_report.py makes one",
     "analysis plot": "half a minute: tests/test_plots.py draws them",
+    "benchmarks/metering_overhead.py": "minutes on a machine that does nothing else",
+    "benchmarks/pilot_accuracy.py": "most of an hour on a machine that does nothing else",
 }
+Outcome = Literal["run", "read", "named"]  # named: the module alone, in running text
 
 
 def _blocks(text: str) -> Iterator[str]:
@@ -60,12 +67,13 @@ def _blocks(text: str) -> Iterator[str]:
     yield from fenced.findall(text)
     rest = fenced.sub("", text)
     yield from re.findall(r"(?:^ {4}\S.*\n)+", rest, re.MULTILINE)
-    yield from (span for span in re.findall(r"`([^`]+)`", rest) if "…" not in span)
+    spans = (" ".join(span.split()) for span in re.findall(r"`([^`]+)`", rest))  # some cover two lines
+    yield from (span for span in spans if "…" not in span)
 
 
-def _commands(path: Path) -> Iterator[tuple[str, ...]]:
+def _commands(text: str) -> Iterator[tuple[str, ...]]:
     """The words of each command, comments and `…` removed; what a `--wrap` holds is a command of its own."""
-    for block in _blocks(path.read_text(encoding="utf-8")):
+    for block in _blocks(text):
         for line in re.sub(r"\\\n\s*", " ", block).splitlines():
             words = _words(line.strip())
             yield from _split(words)
@@ -85,17 +93,40 @@ def _split(words: list[str]) -> Iterator[tuple[str, ...]]:
     joined = " ".join(words).split(" && ") if "&&" in words else None
     parts = [part.split() for part in joined] if joined else [words]
     for part in parts:
-        given = [word for word in part if not word.endswith("…")]
-        if given and Path(given[0]).name.rstrip("3") in LAUNCHERS and "-m" in given:
+        own = itertools.takewhile(lambda word: word not in ENDS, part)
+        given = [word for word in own if not word.endswith("…")]
+        if len(given) > 1 and Path(given[0]).name.rstrip("3") in LAUNCHERS and ("-m" in given or _is_script(given[1])):
             yield tuple(given)
 
 
-DOCUMENTED = sorted({(page.name, words) for page in PAGES if page.exists() for words in _commands(page)})
+def _is_script(word: str) -> bool:
+    return word.endswith(".py")
+
+
+DOCUMENTED = sorted(
+    {
+        (path.relative_to(ROOT).as_posix(), words)
+        for path in PAGES
+        for words in _commands(path.read_text(encoding="utf-8"))
+    }
+)
 
 
 def _module_and_arguments(words: tuple[str, ...]) -> tuple[str, list[str]]:
-    place = words.index("-m") + 1
+    """The module after `-m`, or the script, and what it is given."""
+    place = 1 if _is_script(words[1]) else words.index("-m") + 1
     return words[place], list(words[place + 1 :])
+
+
+def _only_read(words: tuple[str, ...]) -> str | None:
+    """The entry of ONLY_READ that a command falls under."""
+    module, arguments = _module_and_arguments(words)
+    for entry in ONLY_READ:
+        begin, _, argument = entry.partition(" … ")
+        begins = [module, *arguments][: len(begin.split())] == begin.split()
+        if begins and (not argument or any(given.startswith(argument) for given in arguments)):
+            return entry
+    return None
 
 
 def _shown(value: str | tuple[str, ...]) -> str:
@@ -129,38 +160,60 @@ def test_the_documentation_has_commands() -> None:
         "analysis",
     }
     assert len(DOCUMENTED) > 40
+    assert {"README.md", "docs/study/README.md"} <= {page for page, _ in DOCUMENTED}
+
+
+def test_commands_are_found_as_they_are_written() -> None:
+    """Over two lines, with a redirection, as a script, and inside another command."""
+    text = (
+        "Try `python -m analysis\nclaims RUNS --json`, or `python benchmarks/speed.py --rows 2`.\n\n"
+        "```\npython -m lora_scaling.estimate samples=3 \\\n    --json > a.json   # kept\n"
+        'sbatch --wrap "torchrun -m lora_scaling samples=4"\n```\n'
+    )
+    assert list(_commands(text)) == [
+        ("python", "-m", "lora_scaling.estimate", "samples=3", "--json"),
+        ("torchrun", "-m", "lora_scaling", "samples=4"),
+        ("python", "-m", "analysis", "claims", "RUNS", "--json"),
+        ("python", "benchmarks/speed.py", "--rows", "2"),
+    ]
 
 
 @pytest.mark.parametrize(("page", "words"), DOCUMENTED, ids=_shown)
 def test_a_documented_command_is_understood(
     page: str, words: tuple[str, ...], table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    understand(words, table, monkeypatch)
+    outcome = understand(words, table, monkeypatch)
+    assert outcome == "named" or (outcome == "read") == (_only_read(words) is not None), "see ONLY_READ"
 
 
-def understand(words: tuple[str, ...], table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read a command with the program's own parsers, and run it on `table` where that is cheap."""
+def understand(words: tuple[str, ...], table: Path, monkeypatch: pytest.MonkeyPatch) -> Outcome:
+    """Read a command with the program's own parsers, and run it on `table` unless ONLY_READ has an entry."""
     module, arguments = _module_and_arguments(words)
+    run = _only_read(words) is None
+    if _is_script(module):
+        _check_script(module, arguments, monkeypatch)
+        return "read"
     _check_launcher(words)
     if module in OTHER_MODULES or arguments in ([], ["--help"]):
         assert importlib.util.find_spec(module)
-        return
+        return "named"
+    if module == "lora_scaling.estimate":
+        return _check_estimate(arguments, run)
+    if module == "analysis":
+        return _check_analysis(arguments, table, monkeypatch, run)
     if module == "lora_scaling":
         _check_run(arguments)
-    elif module == "lora_scaling.estimate":
-        _check_estimate(arguments)
     elif module == "lora_scaling.study":
         request = parse_study(arguments)
         compose(request.overrides)
     elif module == "lora_scaling.emissions":
         read = emissions._arguments(arguments)
         emissions.parse_overrides([word for word in read.words if emissions._is_override(word)])
-    elif module == "analysis":
-        _check_analysis(arguments, table, monkeypatch)
     elif module in ("analysis.battery", "analysis.sequential", "lora_scaling.estimate.validate"):
-        _check_long(module, arguments, monkeypatch)
+        _check_parser(importlib.import_module(module).main, arguments, monkeypatch)
     else:
         raise UserError(f"`{module}` is no command of this project; correct the documentation.")
+    return "read"
 
 
 def _check_launcher(words: tuple[str, ...]) -> None:
@@ -200,19 +253,20 @@ def _check_hydra(words: list[str]) -> None:
             assert OmegaConf.select(preset, key, default="absent") != "absent", f"{key} is not in {name}.yaml"
 
 
-def _check_estimate(arguments: list[str]) -> None:
+def _check_estimate(arguments: list[str], run: bool) -> Outcome:
     request = estimate_cli.parse(arguments)
-    if request.fit or request.pilot_s or request.at or request.multirun:
-        assert expand(request.overrides) if request.multirun else compose(request.overrides)
-    else:
+    if run:
         assert estimate_cli.main(arguments) == 0
+        return "run"
+    assert expand(request.overrides) if request.multirun else compose(request.overrides)
+    return "read"
 
 
-def _check_analysis(arguments: list[str], table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _check_analysis(arguments: list[str], table: Path, monkeypatch: pytest.MonkeyPatch, run: bool) -> Outcome:
     name, rest = arguments[0], arguments[1:]
     assert name in cli.COMMANDS, f"`analysis {name}` is no command"
     if rest in ([], ["--help"]):  # named in running text
-        return
+        return "named"
     module = importlib.import_module(f"analysis.{cli.COMMANDS[name].module}")
     understood = []
     with monkeypatch.context() as patch:
@@ -222,15 +276,28 @@ def _check_analysis(arguments: list[str], table: Path, monkeypatch: pytest.Monke
     _, overrides = split_overrides(args.runs)
     if overrides:
         compose(overrides)
-    if name in ("report", "plot"):
-        return
+    if not run:
+        return "read"
     args.runs = [str(table), *overrides]
     args.exclude = []
     assert module.run(args) == 0
+    return "run"
 
 
-def _check_long(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The module's own parser reads the arguments; what it would then do is replaced."""
+def _check_script(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = ROOT / name
+    assert path.is_file(), f"`{name}` is not there; correct the documentation."
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, path.stem, script)
+    spec.loader.exec_module(script)
+    _check_parser(script.main, arguments, monkeypatch)
+
+
+def _check_parser(main: Callable[[], object], arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program's own parser reads the arguments; what it would then do is replaced."""
 
     class Understood(Exception):
         pass
@@ -244,7 +311,7 @@ def _check_long(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPat
     with monkeypatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_args", read)
         with pytest.raises(Understood):
-            importlib.import_module(module).main()
+            main()
 
 
 @pytest.mark.parametrize(
@@ -265,6 +332,8 @@ def _check_long(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPat
         "python -m analysis.battery --sead 3",
         "python -m lora_scaling.estimator",
         "torchrun --processes 2 -m lora_scaling",
+        "python benchmarks/pilot_accurcy.py",
+        "python benchmarks/pilot_accuracy.py --piolt 3s",
     ],
 )
 def test_a_command_with_a_mistake_would_be_noticed(
@@ -275,10 +344,14 @@ def test_a_command_with_a_mistake_would_be_noticed(
 
 
 def test_what_is_only_read_is_documented_at_all() -> None:
-    commands = [" ".join(_module_and_arguments(words)[:1]) + " " + " ".join(words[1:]) for _, words in DOCUMENTED]
-    for name in ONLY_READ:
-        module, _, more = name.partition(" … ")
-        assert any(module in command and more in command for command in commands), name
+    assert {_only_read(words) for _, words in DOCUMENTED} - {None} == set(ONLY_READ)
+
+
+def test_a_command_without_an_entry_is_run(
+    table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert understand(("python", "-m", "analysis", "claims", "RUNS"), table, monkeypatch) == "run"
+    assert "is linear in the number of samples" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- run for real
