@@ -77,7 +77,9 @@ def extrapolation_figure(view: View, result: Extrapolation) -> Drawn:
     )
     _headroom(axes[0])
     label = document["validation"]["label"]
-    figure.suptitle(label if label != "validated" else "", color=accent, fontweight="bold", fontsize="medium")
+    figure.suptitle(
+        label if label != "validated" else "", x=0.01, ha="left", color=accent, fontweight="bold", fontsize="medium"
+    )
     text = (
         f"Target: {' '.join(document['target']['overrides']) or 'the default configuration'}. Shaded: the range of the "
         f"runs; line and band: median and 90 % interval on a straight way (in logs) through their middle; "

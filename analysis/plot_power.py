@@ -74,7 +74,7 @@ def power_figure(view: View, run_id: str | None = None) -> Drawn | Skipped:
         + "Phases: "
         + ", ".join(f"{name} {end - begin:.3g} s" for name, begin, end in spans(timeline)[:12])
         + ". "
-        + (f"Not measured: {', '.join(missing)}. " if missing else "")
+        + (f"No figures for: {', '.join(missing)}. " if missing else "")
         + f"{_origin(view, name)}n = 1 run. Model: none, recorded energies. Source: {view.source}."
     )
     return Drawn(name="power", title=TITLE, figure=figure, caption=caption)

@@ -65,7 +65,7 @@ def sentence(quote: Quote) -> str:
 def estimates_section(quotes: Sequence[Quote]) -> Section:
     """All estimates in a table, and what each rests on."""
     rows = [_row(quote) for quote in quotes]
-    header = ("run", "kWh", "low", "high", "hours", "low", "high", "g CO2e", "GB a GPU", "fits", "basis")
+    header = ("run", "kWh", "low", "high", "hours", "low", "high", "grams", "GB a GPU", "fits", "basis")
     rests = [details(f"{q.label}: assumptions", bullets(q.document["assumptions"])) for q in quotes]
     note = paragraph(
         "Estimates before any run (python -m lora_scaling.estimate), not predictions from the runs of this page: "

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 LARGEST_SVG = 400_000  # characters
 PANEL_MARGIN = 4.0  # points
 WIDEST = 1.65  # pixels a point: a narrow figure is not blown up
+NUMBER = ' class="number"'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +68,15 @@ def details(summary: str, html: str) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, label: str, sortable: bool = False) -> str:
-    """A table in a box called `label`; cells that read as numbers are set flush right.
+    """A table in a box called `label`; cells that read as numbers, and headings of nothing else, are set flush right.
 
     The box scrolls sideways where it must, by keyboard as well; a table that does not sort wraps its cells first.
     """
-    cells = "".join(
-        f"<th>{f'<button type=button>{escape(name)}</button>' if sortable else escape(name)}</th>" for name in header
-    )
-    body = "".join("<tr>" + "".join(_cell(text) for text in row) + "</tr>" for row in rows)
+    rows = list(rows)
+    flush = [bool(rows) and all(_is_number(row[column]) for row in rows) for column in range(len(header))]
+    names = [f"<button type=button>{escape(name)}</button>" if sortable else escape(name) for name in header]
+    cells = "".join(f"<th{NUMBER if right else ''}>{name}</th>" for name, right in zip(names, flush, strict=True))
+    body = "".join("<tr>" + "".join(_cell(text, wraps=not sortable) for text in row) + "</tr>" for row in rows)
     kind = "sortable" if sortable else "fitting"
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">'
@@ -82,9 +84,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, label: str, s
     )
 
 
-def _cell(text: str) -> str:
-    number = re.fullmatch(r"[-+−]?[\d.,]+(e[-+]?\d+)?|–", text) is not None
-    return f'<td class="number">{escape(text)}</td>' if number else f"<td>{escape(text)}</td>"
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[-+−]?[\d.,]+(e[-+]?\d+)?|–", text) is not None
+
+
+def _cell(text: str, *, wraps: bool) -> str:
+    """A cell; one that wraps does so within names like `constant_model` before it breaks words."""
+    shown = escape(text).replace("_", "_<wbr>") if wraps else escape(text)
+    return f"<td{NUMBER if _is_number(text) else ''}>{shown}</td>"
 
 
 def picture(figure: Figure, title: str, caption: str, *, salt: str) -> str:
@@ -111,7 +118,8 @@ def _panels(figure: Figure) -> list[tuple[float, float, float, float]]:
     width, height = 72 * figure.get_size_inches()
     boxes = [box for axes in figure.axes if (box := axes.get_tightbbox()) is not None]
     boxes = sorted((box.transformed(figure.dpi_scale_trans.inverted()) for box in boxes), key=lambda box: box.x0)
-    top = max(0.0, height - 72 * max(box.y1 for box in boxes) - PANEL_MARGIN)
+    above = 0.0 if figure.get_suptitle() else height - 72 * max(box.y1 for box in boxes) - PANEL_MARGIN
+    top = max(0.0, above)
     edges = [0.0, *(36 * (left.x1 + right.x0) for left, right in itertools.pairwise(boxes)), float(width)]
     return [(left, top, right - left, height - top) for left, right in itertools.pairwise(edges)]
 
