@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
+import random
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import nvml_stub
 import pytest
@@ -32,6 +36,10 @@ from lora_scaling.energy import (
     open_meter,
 )
 from lora_scaling.energy.account import add_components, merge_bins, spread, utc
+from lora_scaling.energy.meter import Tick, Window
+from lora_scaling.energy.nvml import Gpu, Nvml, SensorError
+from lora_scaling.energy.tracker import Source, TaskEnergy
+from lora_scaling.energy.windows import make_account
 
 NONE = ComponentEnergy(joules=None, source="none", reason="no GPU")
 
@@ -132,6 +140,11 @@ def test_above_idle() -> None:
     busy = account(("train", 100.0, 40.0))
     whole = EnergyAccount(host="a", phases=busy.phases, idle=idle)
     assert whole.above_idle_joules == pytest.approx(150 - 25 * 2)
+    assert whole.to_dict()["above_idle_joules"] == whole.above_idle_joules
+    assert replace(whole, idle=replace(idle, reason="other processes were busy: …")).above_idle_joules is None
+    assert replace(whole, idle=replace(idle, components_w={"gpu": 10.0, "cpu": None})).above_idle_joules is None
+    hot = replace(idle, components_w={"gpu": 60.0, "cpu": 5.0, "ram": 20.0})
+    assert replace(whole, idle=hot).above_idle_joules is None  # it drew less than when idle: no such thing
 
 
 def test_ranks_of_one_node_count_its_ram_once_and_each_gpu_once() -> None:
@@ -174,6 +187,89 @@ def test_a_gpu_lost_on_one_rank_is_unknown_in_the_whole() -> None:
     assert not together.complete
 
 
+def test_a_gpu_that_one_rank_cannot_read_is_unknown_in_the_whole() -> None:
+    """NVML is there on the first host only; on the second a GPU is used all the same."""
+    blind = account(("train", None, 4.0), host="b", gpu=None)
+    unknown = ComponentEnergy(joules=None, source="unknown", reason="the GPU in use cannot be read: no library")
+    [phase] = blind.phases
+    blind = replace(blind, phases=(replace(phase, components={**phase.components, "gpu": unknown}),))
+    together = combine([account(("train", 1.0, 4.0)), blind])
+    assert together.components["gpu"].joules is None
+    assert "no library" in (together.components["gpu"].reason or "")
+    assert not together.complete
+
+
+def bins(phase: str, cuts: list[float], gpu_j: list[float | None]) -> tuple[TimelineBin, ...]:
+    """Consecutive bins of GPU energy between moments in seconds."""
+    return tuple(
+        TimelineBin(start=utc(a), end=utc(b), phase=phase, joules={"gpu": joules, "cpu": None, "ram": None})
+        for a, b, joules in zip(cuts, cuts[1:], gpu_j, strict=False)
+    )
+
+
+def gpu_account(uuid: str, cuts: list[float], gpu_j: list[float]) -> EnergyAccount:
+    """One GPU over one phase, its energy in bins."""
+    total = math.fsum(gpu_j)
+    parts = {"gpu": modelled(total, "nvml_counter"), "cpu": NONE, "ram": NONE}
+    phase = PhaseEnergy(
+        name="train",
+        started_at=utc(cuts[0]),
+        ended_at=utc(cuts[-1]),
+        seconds=cuts[-1] - cuts[0],
+        components=parts,
+        gpus=(GpuEnergy(index=0, uuid=uuid, joules=total, source="nvml_counter"),),
+    )
+    return EnergyAccount(host="a", phases=(phase,), bins=bins("train", cuts, [*gpu_j]))
+
+
+def test_a_ranks_energy_is_in_the_bins_of_its_own_time() -> None:
+    """The second rank's bins are the first one's moved by half a second; what it draws before and after stays near."""
+    first = gpu_account("GPU-1", [0.0, 1.0, 2.0, 3.0], [10.0, 10.0, 10.0])
+    second = gpu_account("GPU-2", [0.5, 1.5, 2.5, 3.5], [0.0, 80.0, 40.0])
+    together = combine([first, second])
+    assert [b.joules["gpu"] for b in together.bins] == pytest.approx([10.0, 10.0 + 40.0, 10.0 + 40.0 + 40.0])
+    apart = combine([first, gpu_account("GPU-2", [7.0, 8.0], [5.0])])
+    assert [b.joules["gpu"] for b in apart.bins] == pytest.approx([10.0, 10.0, 15.0])
+    apart = combine([first, gpu_account("GPU-2", [-8.0, -7.0], [5.0])])
+    assert [b.joules["gpu"] for b in apart.bins] == pytest.approx([15.0, 10.0, 10.0])
+
+
+def by_definition(frame: tuple[TimelineBin, ...], pieces: list[TimelineBin]) -> list[float]:
+    """Each piece spread over every bin of the frame in proportion to their overlap, all pairs looked at."""
+    shares = [0.0] * len(frame)
+    for piece in pieces:
+        overlaps = [max((min(b.end, piece.end) - max(b.start, piece.start)).total_seconds(), 0.0) for b in frame]
+        if not any(overlaps):
+            overlaps[0 if piece.end <= frame[0].start else -1] = 1.0
+        for i, overlap_s in enumerate(overlaps):
+            shares[i] += (piece.joules["gpu"] or 0.0) * overlap_s / math.fsum(overlaps)
+    return shares
+
+
+def test_combined_bins_are_those_of_all_pairs_of_bins() -> None:
+    rng = random.Random(7)
+    ranks = []
+    for rank in range(3):
+        cuts = sorted(rng.uniform(-5, 105) for _ in range(40))
+        ranks.append(gpu_account(f"GPU-{rank}", cuts, [round(rng.uniform(0, 300), 6) for _ in cuts[1:]]))
+    expected = by_definition(ranks[0].bins, [piece for rank in ranks for piece in rank.bins])
+    assert [b.joules["gpu"] for b in combine(ranks).bins] == pytest.approx(expected, abs=2e-6)
+
+
+def test_combining_takes_time_in_proportion_to_the_run() -> None:
+    def seconds(count: int) -> float:
+        cuts = [float(i) for i in range(count + 1)]
+        ranks = [gpu_account(f"GPU-{rank}", cuts, [1.0] * count) for rank in range(2)]
+        taken_s = []
+        for _ in range(3):
+            before_s = time.process_time()
+            combine(ranks)
+            taken_s.append(time.process_time() - before_s)
+        return min(taken_s)
+
+    assert seconds(20_000) < 10 * seconds(5_000)  # all pairs: sixteen times
+
+
 def test_no_accounts_are_refused() -> None:
     with pytest.raises(ValueError, match="`accounts`"):
         combine([])
@@ -209,6 +305,115 @@ def test_a_real_recording_here() -> None:
     meter.close()
 
 
+def test_of_two_recordings_in_a_process_the_first_ends_where_the_second_begins() -> None:
+    meter = open_meter(MeteringSettings(interval_s=0.7))
+    first = meter.recording()
+    first.begin("train")
+    time.sleep(0.6)
+    second = meter.recording()
+    with second.phase("train"):
+        time.sleep(0.2)
+        first.begin("eval")  # too late: it would take the sensors from the second
+        time.sleep(0.2)
+    first.end()
+    accounts = [second.close(), first.close()]
+    third = meter.recording()
+    with third.phase("train"):
+        pass
+    kinds = [{warning["kind"] for warning in whole.warnings} for whole in (*accounts, third.close())]
+    assert ["recording_ended" in each for each in kinds] == [False, True, False]
+    assert [[phase.name for phase in whole.phases] for whole in accounts] == [["train"], ["train"]]
+    watts = []
+    for whole in accounts:
+        ram_j = whole.components["ram"].joules
+        assert ram_j is not None
+        watts.append(ram_j / whole.seconds)
+    assert watts[0] == pytest.approx(watts[1], rel=0.3)  # memory's power is a constant
+    meter.close()
+
+
+class Quiet:
+    """CodeCarbon on a machine of which it knows nothing."""
+
+    def __init__(self, country_iso: str, gpu_ids: object):
+        self.hardware: dict[str, Any] = {}
+
+    def start(self) -> None:
+        pass
+
+    def stop(self) -> TaskEnergy:
+        return TaskEnergy(joules={"gpu": 0.0, "cpu": None, "ram": None})
+
+    def keep_up(self) -> None:
+        pass
+
+    def sources(self) -> dict[str, Source]:
+        return dict.fromkeys(("gpu", "cpu", "ram"), Source(name="none", reason="no GPU"))
+
+
+def recorded(interval_s: float, **options: Any) -> EnergyAccount:
+    meter = open_meter(MeteringSettings(interval_s=interval_s, components=("gpu",)), **options)
+    try:
+        recording = meter.recording()
+        with recording.phase("train"):
+            time.sleep(0.05)
+        return recording.close()
+    finally:
+        meter.close()
+
+
+@pytest.mark.parametrize("expected", [False, True])
+def test_a_gpu_in_use_that_no_sensor_knows_of_is_unknown_not_absent(
+    expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing() -> Nvml:
+        raise SensorError("NVML: Shared Library Not Found")
+
+    monkeypatch.setattr(Nvml, "open", nothing)
+    monkeypatch.setattr("lora_scaling.energy.meter.Tracker", Quiet)
+    whole = recorded(0.71, **({"gpu_expected": True} if expected else {}))
+    part = whole.components["gpu"]
+    assert (part.joules, part.source) == (None, "unknown" if expected else "none")
+    assert "Shared Library Not Found" in (part.reason or "")
+    assert whole.complete is not expected
+    assert ("gpu_unknown" in {warning["kind"] for warning in whole.warnings}) is expected
+
+
+@pytest.mark.parametrize(("visible", "listed"), [(None, [0, 1]), ("1", [1]), ("0", [0])])
+def test_a_listed_gpu_that_cannot_be_read_is_unknown_where_it_is_chosen(
+    visible: str | None, listed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two GPUs NVML gives no handle for the second."""
+
+    def fail(*_: object) -> None:
+        raise OSError("not here")
+
+    counter = itertools.count()
+    names = ("nvmlDeviceGetPowerUsage", "nvmlSystemGetDriverVersion", "nvmlShutdown")
+    library = SimpleNamespace(
+        **dict.fromkeys(names, fail),
+        nvmlDeviceGetTotalEnergyConsumption=lambda handle: 1000 * next(counter),
+    )
+    gpu = Gpu(index=0, uuid="GPU-0", name="Stub", handle=object())
+    monkeypatch.setattr(Nvml, "open", lambda: Nvml(library, (gpu,), {1: "GPU is lost"}))
+    monkeypatch.setattr("lora_scaling.energy.meter.Tracker", Quiet)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    whole = recorded(0.72)
+    [phase] = whole.phases
+    assert [part.index for part in phase.gpus] == listed
+    assert [(part.joules is None, part.source) for part in phase.gpus] == [
+        {0: (False, "nvml_counter"), 1: (True, "unknown")}[index] for index in listed
+    ]
+    known = listed == [0]
+    assert whole.complete is known
+    assert (whole.components["gpu"].joules is not None) is known
+    kinds = {warning["kind"] for warning in whole.warnings}
+    assert "gpu_not_found" not in kinds
+    assert ("gpu_unknown" in kinds) is not known
+
+
 def test_metering_that_is_off_still_keeps_time() -> None:
     recording = open_meter(MeteringSettings(enabled=False)).recording()
     with recording.phase("train"):
@@ -231,12 +436,19 @@ def test_a_synchronise_that_fails_is_a_warning() -> None:
     open_meter(MeteringSettings(enabled=False)).close()
 
 
-def test_the_idle_baseline_is_kept_for_the_day(tmp_path: Path) -> None:
+@pytest.fixture
+def nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this machine does beside the tests."""
+    monkeypatch.setattr(host, "busy_limit_cores", lambda: math.inf)
+
+
+def test_the_idle_baseline_is_kept_for_the_day(tmp_path: Path, nobody_else: None) -> None:
     meter = open_meter(MeteringSettings(interval_s=0.9))
     first = idle_baseline(meter, 0.3, tmp_path)
     assert first is not None
     assert first.power_w is not None
     assert first.power_w > 0
+    meter.idle = None  # as in another process
     assert idle_baseline(meter, 30, tmp_path) == first  # from the cache: nobody waits
     assert idle_baseline(meter, 0, tmp_path) is None
     again = measure_idle(meter, 0.3)
@@ -248,13 +460,74 @@ def test_the_idle_baseline_is_kept_for_the_day(tmp_path: Path) -> None:
     meter.close()
 
 
-def test_a_broken_cache_costs_a_measurement_only(tmp_path: Path) -> None:
+def test_a_process_measures_its_idle_power_once_and_not_again_at_midnight(tmp_path: Path, nobody_else: None) -> None:
+    meter = open_meter(MeteringSettings(interval_s=0.85))
+    first = idle_baseline(meter, 0.2, tmp_path / "today")
+    assert first is not None
+    assert idle_baseline(meter, 30, tmp_path / "tomorrow") is first  # with a model loaded by now
+    assert not (tmp_path / "tomorrow").exists()
+    meter.close()
+
+
+def test_a_busy_baseline_is_not_kept_and_nothing_is_above_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "busy_limit_cores", lambda: -1.0)
+    meter = open_meter(MeteringSettings(interval_s=0.86))
+    baseline = idle_baseline(meter, 0.3, tmp_path)
+    assert baseline is not None
+    assert (baseline.reason or "").startswith("other processes were busy: Other processes kept")
+    assert list(tmp_path.iterdir()) == []
+    recording = meter.recording()
+    with recording.phase("train"):
+        time.sleep(0.1)
+    whole = recording.close()
+    assert whole.idle is baseline
+    assert whole.joules is not None
+    assert whole.above_idle_joules is None
+    meter.close()
+
+
+def test_a_broken_cache_costs_a_measurement_only(tmp_path: Path, nobody_else: None) -> None:
     meter = open_meter(MeteringSettings(interval_s=0.8))
     idle_baseline(meter, 0.2, tmp_path)
     for path in tmp_path.iterdir():
         path.write_text("{")
+    meter.idle = None
     assert idle_baseline(meter, 0.2, tmp_path) is not None
     meter.close()
+
+
+@pytest.mark.parametrize(
+    ("source", "loads", "expected"),
+    [
+        # CodeCarbon's load model: a tenth of the rated power, and the rest with the cube of the load.
+        ("load_model", (0.0, 0.5, 1.0), (0.1, 0.1 + 0.9 / 8, 1.0)),
+        ("rapl", (0.0, 0.5, 1.0), (0.3, 0.65, 1.0)),
+        ("constant_model", (0.0, 0.5, 1.0), (1.0, 1.0, 1.0)),
+    ],
+)
+def test_cpu_energy_lies_in_the_bins_of_the_load(
+    source: str, loads: tuple[float, ...], expected: tuple[float, ...]
+) -> None:
+    """Three seconds on four cores at three loads: the window's energy is spread in proportion to the power at each."""
+    busy_s, ticks = 0.0, [Tick(at_s=0.0, edges=(), cpu_busy_s=0.0, cpu_total_s=0.0)]
+    for i, load in enumerate(loads, start=1):
+        busy_s += 4 * load
+        ticks.append(Tick(at_s=float(i), edges=(), cpu_busy_s=busy_s, cpu_total_s=4.0 * i))
+    window = Window(
+        name="train",
+        start_wall_s=1000.0,
+        start=ticks[0],
+        ticks=ticks[1:-1],
+        end=ticks[-1],
+        task=TaskEnergy(joules={"gpu": None, "cpu": 100.0, "ram": None}),
+        sources={"cpu": Source(name=source)},
+    )
+    meter: Any = SimpleNamespace(
+        settings=MeteringSettings(components=("cpu",)), nvml=None, gpu_meters=(), unreadable={}, gpu_expected=False,
+        gpu_reason=None, tracker_reason=None,
+    )  # fmt: skip
+    whole = make_account(meter, [window], idle=None, exclusive=None, conditions={}, warnings=[])
+    assert [b.joules["cpu"] for b in whole.bins] == pytest.approx([100 * e / sum(expected) for e in expected], abs=1e-6)
 
 
 def test_importing_the_room_imports_no_sensor_library() -> None:

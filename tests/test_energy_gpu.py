@@ -22,6 +22,7 @@ class Fake:
     time_s: float = 0.0
     counter_j: float | SensorError = 1000.0
     watts: float | SensorError = 100.0
+    failures: int = 0  # so many power readings fail, then they are as set
     meter: GpuEnergyMeter = field(init=False)
 
     def __post_init__(self) -> None:
@@ -34,6 +35,9 @@ class Fake:
         return self.counter_j
 
     def power_w(self, gpu: Gpu) -> float:
+        if self.failures:
+            self.failures -= 1
+            raise BUSY
         if isinstance(self.watts, SensorError):
             raise self.watts
         return self.watts
@@ -83,6 +87,50 @@ def test_without_counter_power_is_integrated() -> None:
     fake.watts = 300.0
     assert fake.at(2, NONE).joules == pytest.approx(400)  # trapezoid from 100 W to 300 W
     assert fake.meter.by_power
+
+
+def test_one_power_reading_that_fails_loses_nothing() -> None:
+    fake = Fake(counter_j=NONE)
+    fake.at(1, NONE)
+    fake.failures = 1
+    fake.at(2, NONE)
+    fake.watts = 300.0
+    meter = fake.at(3, NONE)
+    assert meter.lost is None
+    assert meter.joules == pytest.approx(100 + 2 * 200)  # the trapezoid over both seconds
+    assert meter.bound_j == pytest.approx(200)
+
+
+def test_the_first_power_reading_may_fail_too() -> None:
+    meter = Fake(counter_j=NONE, failures=1).meter
+    assert (meter.lost, meter.by_power, meter.power_w) == (None, True, 100.0)
+
+
+def test_a_power_reading_that_fails_at_an_edge_is_held_and_uncertain() -> None:
+    fake = Fake(counter_j=NONE)
+    fake.failures = 1
+    meter = fake.at(1, NONE, edge=True)
+    assert (meter.joules, meter.bound_j) == (pytest.approx(100), pytest.approx(100))
+    fake.watts = 300.0
+    assert fake.at(2, NONE).joules == pytest.approx(300)  # trapezoid from the 100 W that were held
+
+
+def test_a_counter_and_a_power_reading_that_fail_together_at_an_edge_lose_nothing() -> None:
+    fake = Fake()
+    fake.at(1, 1100)
+    fake.failures = 1
+    assert fake.at(2, BUSY, edge=True).joules == pytest.approx(200)
+    assert fake.at(3, 1300).joules == pytest.approx(300)
+    assert fake.meter.lost is None
+
+
+@pytest.mark.parametrize("edge", [False, True])
+def test_power_that_fails_for_long_is_lost_and_not_made_up(edge: bool) -> None:
+    fake = Fake(counter_j=NONE)
+    fake.watts = BUSY
+    for time_s in (1, 3, 5, 7):
+        fake.at(time_s, NONE, edge=edge)
+    assert "Unknown Error" in (fake.meter.lost or "")
 
 
 def test_a_lost_gpu_stays_lost() -> None:

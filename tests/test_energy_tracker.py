@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,8 +20,10 @@ from codecarbon.external.hardware import CPU, AppleSiliconChip
 from codecarbon.external.ram import RAM
 
 from lora_scaling.energy import MeteringSettings, open_meter
-from lora_scaling.energy.tracker import Tracker, sources_of, tracker_arguments
+from lora_scaling.energy.tracker import CPU_SOURCES, Tracker, sources_of, tracker_arguments
+from lora_scaling.energy.windows import RELATIVE_BOUND
 from lora_scaling.errors import UserError
+from lora_scaling.records import MEASURED_SOURCES
 
 # Deprecated ones warn when they are given; without output methods nothing is saved.
 NOT_GIVEN = {"self", "args", "kwargs", "save_to_file", "save_to_api", "save_to_logger", "save_to_prometheus",
@@ -49,6 +52,107 @@ def test_a_task_measures_cpu_and_ram_here() -> None:
 
 def _cpu_of(tracker: Tracker) -> CPU:
     return next(part for part in tracker._tracker._hardware if isinstance(part, CPU))
+
+
+class Rapl:
+    """A processor's counter as the kernel shows it, of the usual range, in place of this machine's."""
+
+    RANGE_J = 262143.32885
+
+    def __init__(self, folder: Path, tracker: Tracker):
+        domain = folder / "intel-rapl" / "intel-rapl:0"
+        domain.mkdir(parents=True)
+        (domain / "name").write_text("package-0\n")
+        (domain / "max_energy_range_uj").write_text(f"{round(self.RANGE_J * 1e6)}\n")
+        self._file = domain / "energy_uj"
+        self.counted(0.9)
+        cpu = CPU(output_dir=".", mode="intel_rapl", model="Stub", tdp=100, rapl_dir=str(folder / "intel-rapl"))
+        parts = tracker._tracker._hardware
+        parts[next(i for i, part in enumerate(parts) if isinstance(part, CPU))] = cpu
+
+    def counted(self, turns: float) -> None:
+        """So many ranges since the counter stood at zero."""
+        scratch = self._file.with_suffix(".new")
+        scratch.write_text(f"{round((turns % 1) * self.RANGE_J * 1e6)}\n")
+        scratch.replace(self._file)
+
+
+def test_a_rapl_counter_that_turns_three_times_within_a_window_is_followed(tmp_path: Path) -> None:
+    tracker = Tracker("DNK", [])
+    rapl = Rapl(tmp_path, tracker)
+    for _ in range(2):  # the window before it takes nothing away
+        rapl.counted(0.9)
+        assert tracker.start() is None
+        for turns in (1.3, 1.9, 2.5, 3.1, 3.8):
+            rapl.counted(turns)
+            assert tracker.keep_up() is None
+        rapl.counted(4.1)
+        joules = tracker.stop().joules["cpu"]
+        assert joules == pytest.approx(3.2 * Rapl.RANGE_J, rel=1e-5)
+    assert tracker.keep_up() is None  # no window, nothing to do
+
+
+def test_a_long_window_keeps_up_with_the_rapl_counter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lora_scaling.energy.meter.CONDITIONS_S", 0.1)  # in place of 5 s
+    meter = open_meter(MeteringSettings(interval_s=0.05))
+    try:
+        assert meter.tracker is not None
+        rapl = Rapl(tmp_path, meter.tracker)
+        recording = meter.recording()
+        with recording.phase("train"):
+            for half_turns in range(1, 8):
+                rapl.counted(0.9 + half_turns / 2)
+                time.sleep(0.3)
+        part = recording.close().components["cpu"]
+    finally:
+        meter.close()
+    assert part.source == "rapl"
+    assert part.joules == pytest.approx(3.5 * Rapl.RANGE_J, rel=1e-5)
+    assert part.uncertainty_joules == pytest.approx(0.05 * 3.5 * Rapl.RANGE_J, rel=1e-5)
+
+
+def test_a_counter_that_cannot_be_kept_up_with_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lora_scaling.energy.meter.CONDITIONS_S", 0.1)
+    meter = open_meter(MeteringSettings(interval_s=0.06))
+    try:
+        assert meter.tracker is not None
+        Rapl(tmp_path, meter.tracker)
+        tracker = meter.tracker._tracker
+        measure = tracker._measure_power_and_energy
+        monkeypatch.setattr(tracker, "_measure_power_and_energy", lambda: 1 / 0)
+        recording = meter.recording()
+        with recording.phase("train"):
+            time.sleep(0.4)
+            monkeypatch.setattr(tracker, "_measure_power_and_energy", measure)
+        account = recording.close()
+    finally:
+        meter.close()
+    assert [w["message"] for w in account.warnings if w["kind"] == "tracker"] == [
+        "CodeCarbon could not read the RAPL counter within a window: ZeroDivisionError('division by zero')"
+    ]
+    assert len(account.bins) > 3  # the timeline went on
+
+
+def test_a_window_that_was_left_open_is_not_in_the_next() -> None:
+    tracker = Tracker("DNK", [])
+    joules = []
+    for left_open_s in (0.0, 0.6):
+        tracker.start()
+        time.sleep(left_open_s)
+        tracker.start()
+        before_s = time.perf_counter()
+        time.sleep(0.2)
+        ram_j = tracker.stop().joules["ram"]
+        assert ram_j is not None
+        joules.append(ram_j / (time.perf_counter() - before_s))
+    assert joules[1] == pytest.approx(joules[0], rel=0.3)  # memory's power is a constant
+
+
+def test_every_source_has_a_bound_and_counts_as_measured_or_modelled() -> None:
+    modelled = {"load_model", "constant_model"}
+    assert set(CPU_SOURCES.values()) <= set(RELATIVE_BOUND)
+    assert set(RELATIVE_BOUND) | {"nvml_counter", "nvml_power"} == MEASURED_SOURCES | modelled
+    assert not MEASURED_SOURCES & modelled
 
 
 @pytest.mark.parametrize(

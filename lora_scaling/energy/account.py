@@ -15,10 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lora_scaling.energy.settings import COMPONENTS
+from lora_scaling.energy.settings import COMPONENTS, TIMELINE_COLUMNS
 from lora_scaling.records import TIMELINE_NAME, write_text
 
-TIMELINE_HEADER = ("start", "end", "phase", "gpu_j", "cpu_j", "ram_j")
 SHORT_S = 1.0
 
 
@@ -196,8 +195,8 @@ class EnergyAccount:
 
     @property
     def above_idle_joules(self) -> float | None:
-        """Energy above the idle baseline; None without one, or where the baseline was not idle."""
-        if self.idle is None or not self.complete:
+        """Energy above the idle baseline; None without one, where it was not idle, or where a part is unknown."""
+        if self.idle is None or self.idle.reason is not None or not self.complete:
             return None
         parts = self.components
         if any(part.joules is not None and self.idle.components_w.get(name) is None for name, part in parts.items()):
@@ -234,14 +233,15 @@ class EnergyAccount:
         }
 
     def write_timeline(self, path: Path | str, max_bins: int = 4000) -> None:
-        """Write the bins as CSV (atomically); neighbours are merged until there are at most `max_bins`.
+        """Write the bins as CSV (atomically); neighbours within a phase are joined,
+        down to about `max_bins`.
 
         Raises:
             UserError: the folder cannot be written or the disk is full.
         """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(TIMELINE_HEADER)
+        writer.writerow(TIMELINE_COLUMNS)
         for piece in merge_bins(self.bins, max_bins):
             cells = ["" if j is None else f"{j:.6f}" for j in (piece.joules.get(c) for c in COMPONENTS)]
             writer.writerow([iso(piece.start), iso(piece.end), piece.phase, *cells])

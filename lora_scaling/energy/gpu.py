@@ -24,6 +24,7 @@ RESET_BOUND = 0.5
 # Power sensors of GPUs without a counter average over up to 100 ms (arXiv 2312.02741).
 POWER_LAG_S = 0.1
 POWER_RESOLUTION = 0.005
+PATIENCE_S = 5.0  # readings that fail for longer than this leave nothing to go by: the GPU is lost
 
 
 class GpuSensor(Protocol):
@@ -102,7 +103,8 @@ class GpuEnergyMeter:
     highest_w: float = 0.0
     lowest_w: float = float("inf")
     _counter_j: float | None = None
-    _counter_error: str | None = None
+    _error: str | None = None
+    _failing_since_s: float | None = None
     _at_s: float | None = None
     _moved_s: float | None = None  # when the counter last moved, if that was seen closely
     _settling: bool = False  # after a reset, until the counter moves: before that it lags behind the power
@@ -118,6 +120,8 @@ class GpuEnergyMeter:
             self._note(error)
         self.power_w = self._power()
         if self._counter_j is None and self.power_w is None:
+            self.power_w = self._power()  # once more: one reading that fails says nothing of the next
+        if self._counter_j is None and self.power_w is None:
             self.lost = self._why()
 
     def read(self, *, edge: bool = False, with_power: bool = True) -> None:
@@ -131,7 +135,7 @@ class GpuEnergyMeter:
         if counter_j is None and not self.by_power and not edge and not self.lost:
             return
         power_w = self._power() if with_power or not steady else self.power_w
-        if self.lost:
+        if self.lost or (not steady and power_w is None and self._waits(now_s, edge)):
             return
         if steady and counter_j is not None and self._counter_j is not None:
             if counter_j > self._counter_j:
@@ -145,7 +149,8 @@ class GpuEnergyMeter:
             return
         stepped = self.step_s > SMOOTH_STEP_S
         self._settling = stepped and (falling or (self._settling and counter_j == self._counter_j))
-        self._counter_j, self._at_s, self.power_w = counter_j, now_s, power_w
+        self._counter_j, self._at_s = counter_j, now_s
+        self.power_w = self.power_w if power_w is None else power_w
 
     def mark(self, at_s: float, *, edge_of_phase: bool = True) -> Edge:
         """The energy at `at_s`, a moment ago, where a bin or a phase begins or ends.
@@ -215,26 +220,42 @@ class GpuEnergyMeter:
         except SensorError as error:
             self._note(error)
             return None
+        self._failing_since_s = None
         self.highest_w, self.lowest_w = max(self.highest_w, power_w), min(self.lowest_w, power_w)
         return power_w
 
     def _note(self, error: SensorError) -> None:
-        self._counter_error = str(error)
+        self._error = str(error)
         if error.code == GPU_IS_LOST:
             self.lost = self._why()
 
     def _why(self) -> str:
-        return f"GPU {self.gpu.index} could not be read any more ({self._counter_error})"
+        return f"GPU {self.gpu.index} could not be read any more ({self._error})"
+
+    def _waits(self, now_s: float, edge: bool) -> bool:
+        """Whether a reading that gave neither counter nor power is left for the next one to make good.
+
+        An edge cannot wait: there the last power is held. What fails for long is lost.
+        """
+        if self._failing_since_s is None:
+            self._failing_since_s = now_s
+        if self.power_w is None or now_s - self._failing_since_s > PATIENCE_S:
+            self.lost = self._why()
+        return self.lost is not None or not edge
 
     def _integrate(self, now_s: float, power_w: float | None, reset: bool) -> None:
-        """Trapezoid of the power since the last reading, where the counter says nothing."""
-        if power_w is None or self.power_w is None or self._at_s is None:
-            self.lost = self._why()
-            return
+        """Trapezoid of the power since the last reading, where the counter says nothing.
+
+        Without a power now the last one is held, with as much again as its bound.
+        """
+        assert self._at_s is not None  # `open` came first
+        before_w = power_w if self.power_w is None else self.power_w
+        assert before_w is not None  # else `read` had waited
+        after_w = before_w if power_w is None else power_w
         dt_s = now_s - self._at_s
-        gap_j = (power_w + self.power_w) / 2 * dt_s
+        gap_j = (after_w + before_w) / 2 * dt_s
         self.joules += gap_j
-        self.bound_j += abs(power_w - self.power_w) / 2 * dt_s
+        self.bound_j += abs(after_w - before_w) / 2 * dt_s + (gap_j if power_w is None else 0.0)
         for edge in self._edges:
             edge.pending = False  # what was added now is not a move of the counter
         if self.by_power:
@@ -242,8 +263,8 @@ class GpuEnergyMeter:
         self.bound_j += RESET_BOUND * gap_j
         if reset:  # what the last value before it lacked: half a step on average, unless its move was seen
             seen_s = None if self._moved_s is None else min(self._at_s - self._moved_s, self.step_s)
-            self.joules += self.power_w * (self.step_s / 2 if seen_s is None else seen_s)
-            self.bound_j += self.power_w * self.step_s * (0.5 if seen_s is None else 0.2)
+            self.joules += before_w * (self.step_s / 2 if seen_s is None else seen_s)
+            self.bound_j += before_w * self.step_s * (0.5 if seen_s is None else 0.2)
             self.resets += 1
 
 

@@ -42,21 +42,23 @@ def measure_idle(meter: EnergyMeter, seconds: float) -> IdleBaseline:
     )
 
 
-def idle_baseline(
-    meter: EnergyMeter, seconds: float, cache_dir: Path | str, *, fresh: bool = False
-) -> IdleBaseline | None:
-    """The baseline of this host, these GPUs and this day, measured if the cache has none or `fresh` is set.
+def idle_baseline(meter: EnergyMeter, seconds: float, cache_dir: Path | str) -> IdleBaseline | None:
+    """The meter's own baseline, else the one of this host, these GPUs and this day, measured if the cache has none.
 
-    It becomes the meter's, so that recordings use it. None if metering is off or `seconds` is 0.
-    A cache that cannot be read or written costs a measurement, nothing else.
+    It becomes the meter's, so that recordings use it, and stays that for the process: once a model is loaded
+    nothing is idle any more. None if metering is off or `seconds` is 0. One measured beside busy processes is
+    not kept for others. A cache that cannot be read or written costs a measurement, nothing else.
     """
     if not meter.settings.enabled or seconds <= 0:
         return None
+    if meter.idle is not None:
+        return meter.idle
     path = Path(cache_dir) / _cache_name(meter)
-    baseline = None if fresh else _load(path)
+    baseline = _load(path)
     if baseline is None:
         baseline = measure_idle(meter, seconds)
-        _store(path, baseline)
+        if baseline.reason is None:
+            _store(path, baseline)
     meter.idle = baseline
     return baseline
 

@@ -18,7 +18,7 @@ from typing import Any
 from lora_scaling.energy import host
 from lora_scaling.energy.account import EnergyAccount, IdleBaseline
 from lora_scaling.energy.conditions import ConditionsLog
-from lora_scaling.energy.gpu import POWER_LAG_S, Edge, GpuEnergyMeter, probe_step
+from lora_scaling.energy.gpu import Edge, GpuEnergyMeter, probe_step
 from lora_scaling.energy.nvml import Gpu, Nvml, SensorError
 from lora_scaling.energy.sampler import POWER_S, WATCH_S, Sampler
 from lora_scaling.energy.settings import MeteringSettings
@@ -67,20 +67,26 @@ class EnergyMeter:
         self.idle: IdleBaseline | None = None
         self.nvml: Nvml | None = None
         self.gpus: tuple[Gpu, ...] = ()
+        self.unreadable: dict[int, str] = {}  # index → why, of the chosen GPUs
+        self.gpu_expected = False
         self.gpu_reason: str | None = None
         self.tracker: Tracker | None = None
         self.tracker_reason: str | None = None
         self.warnings: list[dict[str, str]] = []
         self.gpu_meters: tuple[GpuEnergyMeter, ...] = ()
         self.constants: dict[str, Any] = {}
+        self._current: Recording | None = None
         if settings.enabled:
             self._open_gpus()
             self._open_tracker()
             self._describe()
 
     def recording(self) -> Recording:
-        """A new run. One at a time per process."""
-        return Recording(self)
+        """A new run. One at a time: one that is still open ends here, which its account says."""
+        if self._current is not None:
+            self._current.give_way()
+        self._current = Recording(self)
+        return self._current
 
     def close(self) -> None:
         """Let go of the sensors; a later open_meter starts anew."""
@@ -97,16 +103,19 @@ class EnergyMeter:
         except SensorError as error:
             self.gpu_reason = f"no GPU ({error})"
             return
+        missing = self.nvml.missing
+        listed = [*self.nvml.gpus, *(Gpu(index=index, uuid=None, name=None, handle=None) for index in missing)]
         selection = select_gpus(
-            self.nvml.gpus,
+            sorted(listed, key=lambda gpu: gpu.index),
             os.environ,
             gpu_ids=self.settings.gpu_ids,
             share=self.settings.gpu_share,
             mig_parent=self.nvml.mig_parent,
         )
-        self.gpus = selection.gpus
+        self.gpus = tuple(gpu for gpu in selection.gpus if gpu.index not in missing)
+        self.unreadable = {gpu.index: missing[gpu.index] for gpu in selection.gpus if gpu.index in missing}
         self.warnings.extend(selection.warnings)
-        for index, why in self.nvml.missing.items():
+        for index, why in missing.items():
             self.warnings.append({"kind": "gpu_unreadable", "message": f"GPU {index} cannot be read: {why}"})
         if not self.gpus:
             self.gpu_reason = "no GPU is visible to this process"
@@ -163,7 +172,9 @@ class Recording:
         return PhaseWindow(self, name)
 
     def begin(self, name: str) -> None:
-        """Open a window. One that is still open is closed first: phases never overlap."""
+        """Open a window. One that is still open is closed first: phases never overlap. Nothing after `close`."""
+        if self._account is not None:
+            return
         if self._open is not None:
             self.end()
         self._synchronize()
@@ -232,6 +243,12 @@ class Recording:
         )
         return self._account
 
+    def give_way(self) -> None:
+        """Another recording begins in this process, with the same sensors: this one ends."""
+        if self._account is None:
+            self._warn("recording_ended", "Another recording began in this process: nothing after that is in this one.")
+            self.close()
+
     def _settle(self) -> None:
         """Wait for the counters to move past the last edges: up to one step."""
         deadline_s = time.perf_counter() + 2 * max((m.step_s for m in self._meter.gpu_meters), default=0.0)
@@ -271,6 +288,8 @@ class Recording:
         self._open.ticks.append(tick)
         if tick.at_s - self._last_conditions_s >= CONDITIONS_S:
             self._read_conditions()
+            if self._meter.tracker is not None and (failure := self._meter.tracker.keep_up()) is not None:
+                self._warn("tracker", failure)
 
     def _read_conditions(self) -> None:
         self._last_conditions_s = time.perf_counter()
@@ -288,7 +307,7 @@ class Recording:
         if any(m.watching for m in meters):
             return WATCH_S
         if self._open is not None and any(m.by_power and not m.lost for m in meters):
-            return min(POWER_S, POWER_LAG_S)
+            return POWER_S
         return None
 
     def _warn(self, kind: str, message: str) -> None:
@@ -323,14 +342,18 @@ def _both_clocks() -> tuple[float, float]:
 _meters: dict[tuple[int, MeteringSettings], EnergyMeter] = {}
 
 
-def open_meter(settings: MeteringSettings, synchronize: Callable[[], None] | None = None) -> EnergyMeter:
+def open_meter(
+    settings: MeteringSettings, synchronize: Callable[[], None] | None = None, *, gpu_expected: bool = False
+) -> EnergyMeter:
     """This process's meter for these settings; the first call takes 1.5 to 3 s to find the sensors.
 
     synchronize: waits until the device has finished its work (torch.cuda.synchronize), called at every edge.
+    gpu_expected: the work is done on a GPU: its energy is unknown, not absent, where no sensor of it can be read.
     Raises nothing because of a sensor: what cannot be measured is None with a reason in every record.
     """
     key = (os.getpid(), settings)
     if key not in _meters:
         _meters[key] = EnergyMeter(settings, synchronize)
     _meters[key].synchronize = synchronize
+    _meters[key].gpu_expected = gpu_expected
     return _meters[key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from datetime import datetime
@@ -66,7 +67,8 @@ def _combine_phase(key: PhaseKey, accounts: Sequence[EnergyAccount]) -> PhaseEne
     gpus = _gpus_once(held)
     components = {name: _once_per_host(name, held) for name in COMPONENTS}
     if gpus:
-        components["gpu"] = add_components([gpu.component for gpu in gpus])
+        unlisted = _once_per_host("gpu", [(host, phase) for host, phase in held if not phase.gpus])
+        components["gpu"] = add_components([*(gpu.component for gpu in gpus), unlisted])
     codecarbon: dict[str, float | None] = {}
     for name in COMPONENTS:
         values = [p.codecarbon_joules.get(name) for _, p in held if p.components[name].source != "none"]
@@ -124,13 +126,13 @@ def _combine_bins(
         frame = _bins_of(owners[0], key)
         if not frame:
             continue
-        cuts = [(piece.start, piece.end) for piece in frame]
-        shares = {name: [0.0] * len(cuts) for name in COMPONENTS}
+        starts, ends = [piece.start for piece in frame], [piece.end for piece in frame]
+        shares = {name: [0.0] * len(frame) for name in COMPONENTS}
         for account in owners:
             for piece in _bins_of(account, key):
-                _add_to(shares, cuts, piece)
+                _add_to(shares, starts, ends, piece)
         pieces = {name: spread(phase.components[name].joules, shares[name]) for name in COMPONENTS}
-        for i, (start, end) in enumerate(cuts):
+        for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
             joules = {name: pieces[name][i] for name in COMPONENTS}
             combined.append(TimelineBin(start=start, end=end, phase=key[0], joules=joules))
     return combined
@@ -141,16 +143,18 @@ def _bins_of(account: EnergyAccount, key: PhaseKey) -> list[TimelineBin]:
     return [b for b in account.bins if b.phase == phase.name and phase.started_at <= b.start < phase.ended_at]
 
 
-def _add_to(shares: dict[str, list[float]], cuts: list[tuple[datetime, datetime]], piece: TimelineBin) -> None:
-    """Give a bin's energy to the bins it overlaps; what overlaps none goes to the nearest end."""
-    length_s = (piece.end - piece.start).total_seconds()
-    overlaps = [max((min(end, piece.end) - max(start, piece.start)).total_seconds(), 0.0) for start, end in cuts]
-    whole_s = math.fsum(overlaps)
-    if whole_s <= 0 or length_s <= 0:
-        overlaps = [0.0] * len(cuts)
-        overlaps[0 if piece.end <= cuts[0][0] else -1] = whole_s = 1.0
+def _add_to(
+    shares: dict[str, list[float]], starts: Sequence[datetime], ends: Sequence[datetime], piece: TimelineBin
+) -> None:
+    """Give a bin's energy to the bins it overlaps (increasing); what overlaps none goes to the nearest end."""
+    met = range(bisect.bisect_right(ends, piece.start), bisect.bisect_left(starts, piece.end))
+    overlaps = {i: (min(ends[i], piece.end) - max(starts[i], piece.start)).total_seconds() for i in met}
+    whole_s = math.fsum(overlaps.values())
+    if whole_s <= 0:
+        nearest = 0 if piece.end <= starts[0] else len(starts) - 1
+        overlaps, whole_s = {nearest: 1.0}, 1.0
     for name in COMPONENTS:
         joules = piece.joules.get(name)
         if joules is not None:
-            for i, overlap_s in enumerate(overlaps):
+            for i, overlap_s in overlaps.items():
                 shares[name][i] += joules * overlap_s / whole_s

@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from lora_scaling.errors import UserError
 
 COMPONENTS = ("gpu", "cpu", "ram")
+# The timeline beside a record: a row a bin, joules per component.
+ENERGY_COLUMNS = tuple(f"{name}_j" for name in COMPONENTS)
+TIMELINE_COLUMNS = ("start", "end", "phase", *ENERGY_COLUMNS)
 
 
 @dataclass(frozen=True, kw_only=True)

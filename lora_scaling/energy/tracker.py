@@ -89,12 +89,29 @@ class Tracker:
         self.hardware = hardware_of(self._tracker)
 
     def start(self) -> str | None:
-        """Open a task window. Returns why it could not be opened."""
+        """Open a task window; one that is still open ends. Returns why it could not be opened."""
+        if self._open:  # start_task beside an active task only writes a line to a log
+            self.stop()
         try:
             self._tracker.start_task(None)
         except Exception as error:
             return f"CodeCarbon's start_task failed: {error!r}"
         self._open = True
+        return None
+
+    def keep_up(self) -> str | None:
+        """Have CodeCarbon read a RAPL counter now; to be called every few minutes at least while a window is open.
+
+        The counter starts again from zero after some 262 kJ, and CodeCarbon, which reads it only where a task begins
+        and ends, sees one such turn at most. What it reads in between goes into its totals, whose difference the
+        task is: nothing is lost or counted twice. Returns why it failed; None for other sources, which need it not.
+        """
+        if not self._open or self.sources()["cpu"].name != "rapl":
+            return None
+        try:
+            self._tracker._measure_power_and_energy()
+        except Exception as error:
+            return f"CodeCarbon could not read the RAPL counter within a window: {error!r}"
         return None
 
     def stop(self) -> TaskEnergy:

@@ -42,7 +42,8 @@ def select_gpus(
     else:
         chosen = _as_cuda_reads(gpus, listed, mig_parent, warnings)
         indexed = any(entry.strip().isdigit() for entry in listed.split(","))
-        if indexed and len({gpu.name for gpu in gpus}) > 1 and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
+        names = {gpu.name for gpu in gpus if gpu.name}
+        if indexed and len(names) > 1 and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
             warnings.append(
                 _warning(
                     "device_order",

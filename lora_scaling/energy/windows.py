@@ -34,6 +34,7 @@ MERGE_BELOW = 0.05  # a last bin shorter than this part of the interval joins th
 # Half-width of a modelled or package-level figure, as a fraction of it. Conventions, not measurements: the
 # load model's shape alone (cubic against linear in load) differs by a factor of two at half load, a RAM
 # model by memory size knows neither the modules nor their load; RAPL is a few per cent (Intel SDM: model).
+# Which of them count as measured is in `records.MEASURED_SOURCES`; a test holds the two together.
 RELATIVE_BOUND = {
     "rapl": 0.05,
     "load_model": 0.5,
@@ -139,6 +140,9 @@ def _gpus(meter: EnergyMeter, window: Window) -> tuple[GpuEnergy, ...]:
                 uncertainty_joules=round(bound_j, 6),
             )
         )
+    for index, why in meter.unreadable.items():
+        reason = f"GPU {index} cannot be read: {why}"
+        found.append(GpuEnergy(index=index, uuid=None, joules=None, source="unknown", reason=reason))
     return tuple(found)
 
 
@@ -162,11 +166,12 @@ def _from_codecarbon(meter: EnergyMeter, window: Window, name: str) -> Component
         why = "metering is off" if not settings.enabled else f"{name} is measured by another process of this node"
         return ComponentEnergy(joules=None, source="none", reason=why)
     if name == "gpu" and meter.nvml is not None:
-        return ComponentEnergy(joules=None, source="none", reason=meter.gpu_reason or "no GPU")
+        return _unread_gpu(meter, "no GPU")
     source = window.sources.get(name, Source(name="unknown"))
+    if source.name == "none" and name == "gpu":
+        return _unread_gpu(meter, source.reason)
     if source.name == "none":
-        reason = meter.gpu_reason if name == "gpu" and source.reason == "no GPU" else source.reason
-        return ComponentEnergy(joules=None, source="none", reason=reason)
+        return ComponentEnergy(joules=None, source="none", reason=source.reason)
     joules = window.task.joules.get(name) if window.task else None
     if joules is None:
         reason = (window.task.reason if window.task else None) or meter.tracker_reason or source.reason
@@ -185,6 +190,14 @@ def _from_codecarbon(meter: EnergyMeter, window: Window, name: str) -> Component
     )
 
 
+def _unread_gpu(meter: EnergyMeter, reason: str | None) -> ComponentEnergy:
+    """No sensor knows of a GPU: there is none, unless the work is done on one."""
+    why = meter.gpu_reason if meter.gpu_reason and reason == "no GPU" else reason
+    if meter.gpu_expected:
+        return ComponentEnergy(joules=None, source="unknown", reason=f"the GPU in use cannot be read: {why}")
+    return ComponentEnergy(joules=None, source="none", reason=why)
+
+
 def _phase_warnings(meter: EnergyMeter, window: Window, phase: PhaseEnergy) -> list[dict[str, str]]:
     warnings = []
     if meter.settings.enabled and phase.name == "train":
@@ -201,7 +214,7 @@ def _phase_warnings(meter: EnergyMeter, window: Window, phase: PhaseEnergy) -> l
     for name, part in phase.components.items():
         if part.joules is None and part.source != "none":
             warnings.append({"kind": f"{name}_unknown", "message": f"{name} energy is unknown: {part.reason}"})
-        if part.source == "unknown":
+        elif part.source == "unknown":
             text = f"CodeCarbon does not say how it obtained {name} energy."
             warnings.append({"kind": "source_unknown", "message": text})
     ours, theirs = phase.components["gpu"].joules, phase.codecarbon_joules.get("gpu")
