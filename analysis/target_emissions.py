@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_scaling.errors import LoraScalingError
-from lora_scaling.grid import static_intensity
+from lora_scaling.grid import static_of
 
 from .table import RunTable
 from .target import Planned
@@ -22,18 +22,17 @@ def emissions(table: RunTable, planned: Planned, overrides: Sequence[str], energ
 
 def _intensity(table: RunTable, planned: Planned, overrides: Sequence[str]) -> tuple[float, str]:
     """g/kWh and what it is: that of the runs, unless the target names a number or a grid of its own."""
-    frame, zone = table.frame, planned.config.grid.zone
-    given = planned.config.grid.intensity_g_per_kwh
+    frame, given = table.frame, planned.config.grid.intensity_g_per_kwh
     if given is not None:
         return given, "grid.intensity_g_per_kwh of the target"
     known = frame[(frame["intensity_g_per_kwh"] > 0) & (frame["energy_kwh"] > 0)]
-    if len(known) and not any(text.lstrip("+").startswith("grid.zone=") for text in overrides):
+    if len(known) and not any(text.lstrip("+").startswith(("grid.zone=", "grid.provider=")) for text in overrides):
         grams = (known["intensity_g_per_kwh"] * known["energy_kwh"]).sum()
         sources = ", ".join(sorted({str(source) for source in known["intensity_source"].dropna()})) or "unknown source"
         text = f"energy-weighted mean of the {len(known)} runs' own intensities ({sources})"
         meaning = _recorded_definition(table.sources)
         return float(grams / known["energy_kwh"].sum()), text + (f"; {meaning}" if meaning else "")
-    static = static_intensity(zone)
+    static = static_of(planned.config.grid)
     notice = f" ({static.notice})" if static.notice else ""
     return static.g_per_kwh, f"{static.definition}{notice}"
 

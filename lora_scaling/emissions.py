@@ -1,6 +1,7 @@
 """`python -m lora_scaling.emissions RUNS [grid.zone=DK1 …]`: (re)compute grams from stored energy timelines.
 
-Each changed result becomes a new revision of the run's record; the one before moves to `emissions_history`.
+Each changed result becomes a new revision of the run's record; the one before moves to `emissions_history`. What is
+not said on the command line is as it was for the last revision: looking at grams changes nothing.
 A grid that fails changes no exit status: the table says what stands in, and why.
 """
 
@@ -34,7 +35,10 @@ from lora_scaling.grid.zones import find_place
 from lora_scaling.records import find_records, locked, read_record, write_record
 
 # What may differ between two computations that found the same thing.
-INCIDENTAL = ("revision", "computed_at", "retrieved_at", "url", "reason", "warnings")
+INCIDENTAL = ("revision", "computed_at", "retrieved_at", "url", "reason", "settings", "warnings")
+# What chooses where intensities come from. Naming one of them anew leaves the others to the run's own configuration:
+# the number, the file or the address of before would otherwise stand in for the zone that is asked for now.
+CHOICE = ("provider", "zone", "file", "intensity_g_per_kwh")
 QUALITY = ("pending", "static", "provisional", "final")
 
 
@@ -94,7 +98,7 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
             known = ", ".join(f"grid.{each}" for each in near)
             raise UserError(f"`{name}` is not an override here; allowed: {known}; correct it.")
         overrides[field] = _value(name, text, kinds[field])
-    if (zone := overrides.get("zone")) is not None and overrides.get("provider") != "file":
+    if (zone := overrides.get("zone")) is not None and overrides.get("provider") != "file" and "file" not in overrides:
         find_place(zone)
     if (file := overrides.get("file")) is not None and not Path(file).is_file():
         raise UserError(f"`grid.file` was {file}, which is not a file; give a CSV with start,end,g_per_kwh.")
@@ -142,7 +146,7 @@ def _update(path: Path, record: dict[str, Any], overrides: Mapping[str, Any]) ->
     if not energy.get("timeline"):
         return outcome("skipped", old, note="it has no energy timeline")
     try:
-        settings = GridSettings.from_mapping({**_stored_settings(record), **overrides})
+        settings = GridSettings.from_mapping(settings_for(record, overrides))
     except UserError as error:
         if overrides:
             raise
@@ -161,10 +165,19 @@ def _update(path: Path, record: dict[str, Any], overrides: Mapping[str, Any]) ->
     return outcome("new", new, note=new["reason"], settings=settings)
 
 
-def _stored_settings(record: Mapping[str, Any]) -> dict[str, Any]:
-    config = record.get("config")
-    stored = config.get("grid") if isinstance(config, Mapping) else None
-    return dict(stored) if isinstance(stored, Mapping) else {}
+def settings_for(record: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The `grid` settings of a recomputation: the last revision's, or the run's own before there is one; overridden."""
+    own = _mapping(_mapping(record.get("config")).get("grid"))
+    base = _mapping(_mapping(record.get("emissions")).get("settings")) or own
+    if any(name in overrides for name in CHOICE):
+        anew = {*CHOICE, "base_url"} - (set() if base.get("file") else {"zone"})  # a file's zone is a mere label
+        base = {name: value for name, value in base.items() if name not in anew}
+        base |= {name: value for name, value in own.items() if name in anew}
+    return {**base, **overrides}
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
 
 
 def _checked(revision: EmissionsRevision, bins: Sequence[EnergyBin], energy: Mapping[str, Any]) -> EmissionsRevision:

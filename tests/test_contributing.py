@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from fit_tables import frame_of, law
 from omegaconf import OmegaConf
+from test_grid_server import Answer, Request, even_bins, in_turn, serving
 
 from analysis import claims_effects, plot_compare
 from analysis.coverage import as_table
@@ -22,7 +23,8 @@ from lora_scaling.config import HardwareConfig, ModelConfig, compose
 from lora_scaling.config.build import build
 from lora_scaling.estimate.hardware import machine_of
 from lora_scaling.estimate.priors import load_priors
-from lora_scaling.grid import GridError
+from lora_scaling.grid import GridSettings, compute_emissions
+from lora_scaling.grid.providers import SOURCES
 
 PAGE = (Path(__file__).resolve().parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
@@ -63,23 +65,48 @@ def test_the_gpu_is_one() -> None:
     assert code.count("\n") < 20
 
 
-class Answering:
-    """A client whose service has two hours, one of them without a value."""
-
-    def get_json(self, path: str, parameters: dict[str, str]) -> tuple[Any, str]:
-        assert path == "/co2"
-        hours = [{"start": parameters["from"], "g_per_kwh": 90.0}, {"start": parameters["to"], "g_per_kwh": None}]
-        return {"data": hours}, "https://api.example.org/co2"
-
-
-def test_the_grid_provider_reads_what_its_service_answers() -> None:
+def test_the_grid_provider_is_chosen_and_reads_what_its_service_answers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code = example("Add a grid provider", "python")
     names: dict[str, Any] = {}
-    exec(compile(example("Add a grid provider", "python"), "CONTRIBUTING.md", "exec"), names)
-    start = datetime(2026, 11, 24, tzinfo=UTC)
-    slots, _ = names["SOURCE"].history(Answering(), "XX", start, start + timedelta(hours=1))
-    assert [(slot.start, slot.g_per_kwh, slot.kind) for slot in slots] == [(start, 90.0, "actual")]
-    with pytest.raises(GridError, match="somewhere"):
-        names["rows_of"]({"data": None}, "data", "somewhere")
+    exec(compile(code, "CONTRIBUTING.md", "exec"), names)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("ELECTRICITYMAPS_TOKEN", raising=False)
+    monkeypatch.setitem(SOURCES, "somewhere", names["SOURCE"])  # as the two lines of providers.py do
+    start, hour = datetime(2026, 11, 24, tzinfo=UTC), timedelta(hours=1)
+
+    def answer(request: Request) -> Answer:
+        values = [90.0, 30.0, *[None] * 22]
+        hours = [{"start": f"{start + i * hour:%Y-%m-%dT%H:%MZ}", "g_per_kwh": g} for i, g in enumerate(values)]
+        return Answer({"data": hours})
+
+    def compute(url: str, cache: str) -> Any:
+        settings = GridSettings(zone="IS", base_url=url, cache_dir=str(tmp_path / cache))
+        bins = even_bins(start, hours=2, kwh=0.5, count=4)
+        return compute_emissions(bins, settings, now=start + timedelta(days=9))
+
+    with serving(answer) as server:
+        found = compute(server.url, "a")
+    assert [(request.path, request.query) for request in server.requests] == [
+        ("/co2/iceland", {"from": "2026-11-24T00:00Z", "to": "2026-11-25T00:00Z"})
+    ]
+    assert (found.provider, found.zone, found.status) == ("somewhere", "IS", "final")
+    assert found.grams == pytest.approx(0.25 * 90 + 0.25 * 30)
+    assert found.definition == "CO2, average, consumption-based, direct: hourly values of Somewhere"
+    assert (found.gas, found.accounting, found.scope, found.includes_losses) == ("CO2", "consumption", "direct", None)
+    with serving(in_turn([Answer({"data": None})])) as server:
+        failed = compute(server.url, "b")
+    assert failed.status == "static"
+    assert "127.0.0.1 answered JSON without a list `data`" in failed.reason
+    elsewhere = 2 + 1  # the lines of providers.py, and the row of docs/grid.md
+    assert code.count("\n") + elsewhere < 20
+
+
+def test_every_grid_provider_has_its_row() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "grid.md").read_text(encoding="utf-8")
+    table = page.partition("## Providers\n")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == {*SOURCES, "file", "static"}
 
 
 @pytest.mark.parametrize(("per_doubling", "verdict"), [(1.0, "supported"), (0.8, "refuted")])

@@ -168,8 +168,79 @@ def test_forecast_prints_advice_or_why_not(tmp_path: Path, capsys: pytest.Captur
         assert main([*words, "grid.forecast=true", "--json"]) == 0
     advice = json.loads(capsys.readouterr().out)["forecast"]
     assert advice["saving"] == pytest.approx(0.8, abs=0.01)
-    assert main([str(tmp_path), "--forecast"]) == 0
+    assert main([str(tmp_path), "--forecast"]) == 0  # of the same grid, which is not there any more
+    assert "No advice on when to run: 127.0.0.1 cannot be reached" in capsys.readouterr().out
+    assert main([str(tmp_path), "--forecast", "grid.provider=static"]) == 0
     assert "provider static makes no forecasts" in capsys.readouterr().out
+
+
+def test_advice_counts_the_pue_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """0.4 kWh in a room of PUE 1.5 at 100 g/kWh now and 20 g/kWh later: 60 g and 12 g."""
+    store_run(tmp_path, "a", kwh=0.4, hours=1)
+    ahead = datetime.now(UTC) + timedelta(hours=3)
+    with serving(energinet(lambda moment: 100.0 if moment < ahead else 20.0)) as server:
+        words = ["grid.zone=DK1", f"grid.base_url={server.url}", "grid.pue=1.5"]
+        assert main([str(tmp_path), *words, "--forecast", "--json"]) == 0
+    advice = json.loads(capsys.readouterr().out)["forecast"]
+    assert advice["energy_kwh"] == pytest.approx(0.4)
+    assert (advice["now_g"], advice["best_g"]) == (pytest.approx(60), pytest.approx(12))
+
+
+@pytest.mark.parametrize("look", [[], ["--json"], ["--forecast"], ["grid.timeout_s=3"]])
+def test_looking_at_grams_leaves_them_as_they_are(
+    look: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run's own configuration has no zone: it must not come back with the world's value."""
+    path = store_run(tmp_path, "a")
+    with serving(energinet(lambda moment: 100.0)) as server:
+        assert main([str(tmp_path), "grid.zone=DK1", "grid.pue=1.2", f"grid.base_url={server.url}"]) == 0
+        before = path.read_bytes()
+        assert main([str(tmp_path), *look]) == 0
+        assert path.read_bytes() == before
+    assert main([str(tmp_path), *look]) == 0  # nor with the service gone
+    assert path.read_bytes() == before
+    latest, history = revisions(path)
+    assert (latest["zone"], latest["grams"], latest["revision"]) == ("DK1", pytest.approx(0.694 * 1.2 * 100), 1)
+    assert (latest["settings"]["zone"], latest["settings"]["pue"], history) == ("DK1", 1.2, [])
+
+
+def test_looking_without_the_token_leaves_grams_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = store_run(tmp_path, "a", hours=1)
+    hours = [{"datetime": f"2026-11-10T{h:02}:00Z", "carbonIntensity": 300} for h in range(24)]
+    with serving(in_turn([Answer({"data": hours})])) as server:
+        monkeypatch.setenv("ELECTRICITYMAPS_TOKEN", "hush-hush-token")
+        assert main([str(tmp_path), "grid.zone=US-TEX-ERCO", f"grid.base_url={server.url}"]) == 0
+    before = path.read_bytes()
+    assert revisions(path)[0]["provider"] == "electricitymaps"
+    monkeypatch.delenv("ELECTRICITYMAPS_TOKEN")
+    assert main([str(tmp_path)]) == 0
+    assert path.read_bytes() == before
+
+
+def test_a_zone_asked_for_anew_is_not_answered_with_the_number_of_before(tmp_path: Path) -> None:
+    path = store_run(tmp_path, "a", kwh=1.0)
+    assert main([str(tmp_path), "grid.intensity_g_per_kwh=82.5", "grid.pue=1.2"]) == 0
+    assert revisions(path)[0]["grams"] == pytest.approx(99)
+    with serving(energinet(lambda moment: 50.0)) as server:
+        assert main([str(tmp_path), "grid.zone=DK1", f"grid.base_url={server.url}"]) == 0
+    latest, history = revisions(path)
+    assert (latest["provider"], latest["grams"]) == ("energidataservice", pytest.approx(60))  # the PUE stays
+    assert len(history) == 1
+    series = tmp_path / "series.csv"
+    series.write_text("start,end,g_per_kwh\n2026-11-10T00:00Z,2026-11-11T00:00Z,10\n")
+    assert main([str(tmp_path), f"grid.file={series}"]) == 0
+    assert revisions(path)[0]["grams"] == pytest.approx(12)
+    assert main([str(tmp_path)]) == 0
+    assert len(revisions(path)[1]) == 2
+
+
+def test_a_record_holds_the_settings_without_a_login(tmp_path: Path) -> None:
+    path = store_run(tmp_path, "a")
+    with serving(energinet(lambda moment: 100.0)) as server:
+        address = server.url.replace("//", "//user:hunter2@")
+        assert main([str(tmp_path), "grid.zone=DK1", f"grid.base_url={address}"]) == 0
+    assert "hunter2" not in path.read_text()
+    assert revisions(path)[0]["settings"]["base_url"] == server.url
 
 
 def test_runs_that_cannot_be_computed_are_named_and_the_others_are(

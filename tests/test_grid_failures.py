@@ -83,6 +83,22 @@ def test_time_out_is_tried_again_and_then_given_up(waits: list[float]) -> None:
     assert len(waits) == 3
 
 
+def test_a_time_out_in_the_middle_of_an_answer_is_tried_again(waits: list[float]) -> None:
+    good = energinet(lambda moment: 100.0)
+    stalled = [Answer({"records": []}, stall_s=30)]
+    with serving(lambda request: stalled.pop() if stalled else good(request)) as server:
+        revision = compute(server.url, timeout_s=0.3)
+    assert (revision.status, revision.grams) == ("final", pytest.approx(50))
+    assert (len(server.requests), waits) == (2, [1])
+
+
+def test_an_answer_that_never_ends_is_given_up_as_a_time_out(waits: list[float]) -> None:
+    with serving(in_turn([Answer({"records": []}, stall_s=30)])) as server:
+        revision = compute(server.url, timeout_s=0.1)
+    assert_static(revision, "did not answer within 0.1 s after 4 tries")
+    assert len(server.requests) == 4
+
+
 def test_429_waits_as_long_as_it_is_told_and_then_succeeds(waits: list[float]) -> None:
     good = energinet(lambda moment: 100.0)
     busy = [Answer({"statusCode": 429}, 429, {"Retry-After": "7"})]
@@ -126,7 +142,7 @@ def test_retry_after_as_a_date_is_understood(waits: list[float]) -> None:
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("status", [500, 502, 503, 504])
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 520])
 def test_server_errors_are_tried_four_times(status: int, waits: list[float]) -> None:
     with serving(in_turn([Answer("<h1>Oops</h1>", status)])) as server:
         revision = compute(server.url)
@@ -340,6 +356,28 @@ def test_a_busy_service_is_left_alone_by_the_next_run(answer: Answer, waits: lis
     assert_static(first, "HTTP" if answer.status != 200 else "did not answer")
     assert_static(second, "not asked again for")
     assert len(server.requests) == asked
+
+
+def test_a_service_that_kept_a_run_waiting_is_left_alone_for_as_long(
+    waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four tries of 25 s each; the run that ends 90 s later does not wait again, one after 101 s asks."""
+    now_s = 1000.0
+    monkeypatch.setattr("lora_scaling.grid.fetch.time", SimpleNamespace(monotonic=lambda: now_s))
+
+    def slow(request: Any) -> Answer:
+        nonlocal now_s
+        now_s += 25.0
+        return Answer("", 503)
+
+    with serving(slow) as server:
+        assert_static(compute(server.url), "HTTP 503")
+        now_s += 90.0
+        assert_static(compute(server.url), "not asked again for 10 s")
+        assert len(server.requests) == 4
+        now_s += 11.0
+        compute(server.url)
+    assert len(server.requests) == 8
 
 
 def test_without_a_token_electricity_maps_is_not_asked() -> None:

@@ -152,7 +152,7 @@ def test_revisions_are_numbered_and_the_json_form_has_every_field() -> None:
             "provider",
         ),
         *("zone", "definition", "gas", "signal", "accounting", "scope", "includes_losses", "coverage"),
-        *("interval", "retrieved_at", "url", "attribution", "licence", "static_year", "reason", "warnings"),
+        *("interval", "retrieved_at", "url", "attribution", "licence", "static_year", "reason", "settings", "warnings"),
     }
     assert set(revision["coverage"]) >= {"actual", "estimated", "forecast", "static"}
 
@@ -185,6 +185,19 @@ def test_static_values_say_year_source_and_definition() -> None:
     assert "Antarctica" in (nowhere.notice or "")
     with pytest.raises(UserError, match=r"`grid\.zone` was 'Atlantis'"):
         static_intensity("Atlantis")
+
+
+@pytest.mark.parametrize(
+    "table", [{"DNK": {"carbon_intensity": "much", "year": 2023}}, {"DNK": {}}, {"DNK": [151.65, 2023]}, [], None]
+)
+def test_a_yearly_table_that_changed_its_shape_gives_the_worlds_value(
+    table: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lora_scaling.grid.static._codecarbon_table", lambda: (table, "CodeCarbon 99's file"))
+    revision = compute_emissions(even_bins(START, 1, 1.0, 4), GridSettings(zone="DK1", provider="static"))
+    assert (revision.grams, revision.status) == (pytest.approx(475), "static")
+    assert [warning["kind"] for warning in revision.warnings] == ["static_world"]
+    assert "cannot be read" in revision.warnings[0]["message"]
 
 
 def test_importing_and_static_values_stay_light() -> None:

@@ -14,6 +14,7 @@ from test_grid_server import even_bins
 
 from lora_scaling.errors import UserError
 from lora_scaling.grid import EmissionsRevision, EnergyBin, GridSettings, compute_emissions
+from lora_scaling.grid.providers import SOURCES
 
 START = datetime(2026, 11, 10, 9, 0, tzinfo=UTC)
 NOW = START + timedelta(days=60)
@@ -96,6 +97,35 @@ def test_a_provisional_day_is_cached_for_minutes_only() -> None:
     assert len(responses.calls) == 2
 
 
+def whole_day(request: Any, without: range = range(0)) -> tuple[int, dict[str, str], str]:
+    moments = [DAY + timedelta(minutes=5 * i) for i in range(288) if i not in without]
+    rows = [{"Minutes5UTC": m.isoformat(), "PriceArea": "DK1", "CO2Emission": 100} for m in moments]
+    return 200, {}, json.dumps({"records": rows})
+
+
+@responses.activate
+def test_a_whole_day_that_may_still_be_revised_is_asked_for_again() -> None:
+    """A day is settled 24 hours after it ends; retrieved an hour after that end, it is not."""
+    responses.add_callback(responses.GET, "https://api.energidataservice.dk/dataset/CO2Emis", callback=whole_day)
+    asked = []
+    for hours in (25, 26, 47, 49, 400):
+        assert compute(now=DAY + timedelta(hours=hours), zone="DK1").grams == pytest.approx(50)
+        asked.append(len(responses.calls))
+    assert asked == [1, 2, 3, 4, 4]
+
+
+@responses.activate
+def test_a_day_with_a_hole_is_asked_for_again() -> None:
+    responses.add_callback(
+        responses.GET,
+        "https://api.energidataservice.dk/dataset/CO2Emis",
+        callback=lambda request: whole_day(request, without=range(200, 220)),
+    )
+    for count in (1, 2):
+        assert compute(now=NOW + timedelta(days=count), zone="DK1").status == "final"  # the run's own hours are there
+        assert len(responses.calls) == count
+
+
 def half_hours(start: datetime, count: int, actual: int | None, forecast: int = 50) -> list[dict[str, Any]]:
     moments = [start + timedelta(minutes=30 * i) for i in range(count)]
     values = {"forecast": forecast, "actual": actual, "index": "low"}
@@ -115,6 +145,18 @@ def test_uk_takes_actual_then_forecast_and_drops_the_repeated_half_hour() -> Non
     assert revision.grams == pytest.approx(0.25 * 120 + 0.25 * 50)
     assert revision.coverage["forecast"] == pytest.approx(0.5)
     assert (revision.status, revision.zone, revision.includes_losses) == ("provisional", "GB", True)
+
+
+@responses.activate
+def test_a_day_with_one_forecast_left_in_it_is_asked_for_again() -> None:
+    """Weeks later, every half hour but the last observed: whoever asks again may get that one too."""
+    responses.get(
+        "https://api.carbonintensity.org.uk/intensity/2026-11-10T00:00Z/2026-11-11T00:00Z",
+        json={"data": [*half_hours(DAY, 47, 100), *half_hours(DAY + timedelta(hours=23.5), 1, None)]},
+    )
+    for count in (1, 2):
+        compute(now=NOW + timedelta(days=count), zone="GB")
+        assert len(responses.calls) == count
 
 
 @responses.activate
@@ -190,14 +232,15 @@ def test_electricity_maps_marks_estimates_and_chunks_ten_days(monkeypatch: pytes
     assert (revision.scope, revision.gas, revision.status) == ("lifecycle", "CO2e", "provisional")
 
 
-def test_a_file_of_the_users_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("provider", ["auto", "file"])
+def test_a_file_of_the_users_own(provider: str, tmp_path: Path) -> None:
     path = tmp_path / "grid.csv"
     path.write_text(
         "start,end,g_per_kwh\n"
         "2026-11-10T10:00:00Z,2026-11-10T11:00:00Z,300\n"
         "2026-11-10T10:00:00+01:00,2026-11-10T11:00:00+01:00,100\n"
     )
-    revision = compute(provider="file", file=str(path), zone="our solar roof")
+    revision = compute(provider=provider, file=str(path), zone="our solar roof")
     assert revision.grams == pytest.approx(0.25 * 100 + 0.25 * 300)
     assert (revision.status, revision.zone) == ("final", "our solar roof")
     assert "not known" in revision.definition
@@ -220,6 +263,21 @@ def test_a_file_that_cannot_be_used_is_a_reason(tmp_path: Path, text: str | None
     revision = compute(provider="file", file=str(path))
     assert revision.status == "static"
     assert reason in (revision.reason or "")
+
+
+DEFINITIONS = {
+    "energidataservice": "CO2, average, consumption-based, direct: 5-minute CO2Emis of the Danish price area "
+    "(125 % heat allocation)",
+    "uk": "CO2, average, consumption-based, direct: half-hourly, Great Britain, imports and grid losses included",
+    "energycharts": "CO2e, average, country's electricity mix as published by Energy-Charts, 15-minute; its API says "
+    "neither production or consumption nor direct or life-cycle",
+    "electricitymaps": "CO2e, average, consumption-based (flow-traced), life-cycle: hourly, Electricity Maps",
+}
+
+
+def test_definitions_are_worded_as_in_the_records_there_are() -> None:
+    """Another wording would be another definition: totals would not be summed, every run would get a revision."""
+    assert {name: source.definition.sentence for name, source in SOURCES.items()} == DEFINITIONS
 
 
 @responses.activate
@@ -251,6 +309,8 @@ def test_a_number_of_ones_own_needs_no_network() -> None:
         ("DE", False, "energycharts"),
         ("FR", False, "energycharts"),
         ("DK", False, "energycharts"),
+        ("GB", True, "uk"),
+        ("DE", True, "energycharts"),
         ("US", False, "static"),
         ("US-CAL-CISO", True, "electricitymaps"),
         ("SE3", True, "electricitymaps"),
@@ -274,7 +334,11 @@ def test_auto_chooses_by_zone(zone: str | None, token: bool, provider: str, monk
         ({"zone": ""}, "`grid.zone` was ''"),
         ({"zone": False}, '"NO" in quotes'),
         ({"zone": "DE", "provider": "uk"}, "which uk does not cover; allowed with it: GB"),
+        ({"zone": "DE", "provider": "energidataservice"}, "does not cover; allowed with it: DK1, DK2;"),
+        ({"zone": "WORLD", "provider": "electricitymaps"}, "does not cover; allowed with it: any country;"),
         ({"provider": "energidataservice"}, "`grid.zone` was not given.*grid.zone=DK1"),
+        ({"provider": "energycharts"}, "`grid.zone` was not given.*grid.zone=DE"),
+        ({"provider": "electricitymaps"}, "`grid.zone` was not given.*grid.zone=DE"),
         ({"provider": "file"}, "`grid.file` was not given"),
         ({"provider": "carbon"}, "`grid.provider` was 'carbon'; allowed: auto, energidataservice"),
         ({"fallback": "zero"}, "`grid.fallback` was 'zero'; allowed: static, none"),

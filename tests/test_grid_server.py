@@ -29,7 +29,8 @@ class Answer:
     body: Any
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
-    hang_s: float = 0.0
+    hang_s: float = 0.0  # before the headers
+    stall_s: float = 0.0  # in the middle of the body
 
 
 Script = Callable[[Request], Answer]
@@ -57,14 +58,18 @@ def serving(script: Script) -> Iterator[GridServer]:
             seen.append(request)
             answer = script(request)
             released.wait(answer.hang_s)
-            body = answer.body if isinstance(answer.body, str) else json.dumps(answer.body)
-            kind = "text/html" if body.startswith("<") else "application/json"
+            text = answer.body if isinstance(answer.body, str) else json.dumps(answer.body)
+            body = text.encode()
+            kind = "text/html" if text.startswith("<") else "application/json"
             try:
                 self.send_response(answer.status)
                 for name, value in {"Content-Type": kind, **answer.headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(body.encode())
+                half = len(body) // 2 if answer.stall_s else len(body)
+                self.wfile.write(body[:half])
+                released.wait(answer.stall_s)
+                self.wfile.write(body[half:])
             except (BrokenPipeError, ConnectionResetError):
                 pass  # the client gave up, as the test wants
 

@@ -1,4 +1,5 @@
-"""Grid carbon intensity: providers, series, grams. Nothing here touches the network without a zone.
+"""Grid carbon intensity: providers, series, grams. Nothing here touches the network but for a zone,
+set or implied by a provider of one zone.
 
 The names below are this package's interface; importing it needs the standard library only.
 """

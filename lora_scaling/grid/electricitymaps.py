@@ -7,10 +7,10 @@ from typing import Any
 
 from lora_scaling.grid.http import Client
 from lora_scaling.grid.series import Definition, GridError, Slot
-from lora_scaling.grid.source import Source, intensity, rows_of, utc_time
+from lora_scaling.grid.source import HOUR, Source, intensity, rows_of, utc_time
 
 NAME = "electricitymaps"
-STEPS = {"5_minutes": timedelta(minutes=5), "15_minutes": timedelta(minutes=15), "hourly": timedelta(hours=1)}
+STEPS = {"5_minutes": timedelta(minutes=5), "15_minutes": timedelta(minutes=15), "hourly": HOUR}
 
 
 def _slots(document: Any, key: str, forecast_only: bool) -> list[Slot]:
@@ -28,26 +28,23 @@ def _slots(document: Any, key: str, forecast_only: bool) -> list[Slot]:
     return slots
 
 
-def _get(client: Client, what: str, parameters: dict[str, str]) -> tuple[Any, str]:
+def _get(client: Client, what: str, zone: str, more: dict[str, str]) -> tuple[Any, str]:
+    own = f"{zone[:2]}-{zone}" if zone[2:].isdigit() else zone  # a bidding zone: NO2 is its NO-NO2
+    parameters = {"zone": own, "temporalGranularity": "hourly", **more}
     headers = {"auth-token": client.secret or ""}
     return client.get_json(f"/v3/carbon-intensity/{what}", parameters, headers)
 
 
 def history(client: Client, zone: str, start: datetime, end: datetime) -> tuple[list[Slot], str]:
     """Hours of one zone."""
-    parameters = {
-        "zone": zone,
-        "start": f"{start:%Y-%m-%dT%H:%M:%SZ}",
-        "end": f"{end:%Y-%m-%dT%H:%M:%SZ}",
-        "temporalGranularity": "hourly",
-    }
-    document, url = _get(client, "past-range", parameters)
+    period = {"start": f"{start:%Y-%m-%dT%H:%M:%SZ}", "end": f"{end:%Y-%m-%dT%H:%M:%SZ}"}
+    document, url = _get(client, "past-range", zone, period)
     return _slots(document, "data", forecast_only=False), url
 
 
 def forecast(client: Client, zone: str, start: datetime, end: datetime) -> tuple[list[Slot], str]:
     """The hours ahead (a paid plan); start and end cannot be chosen."""
-    document, url = _get(client, "forecast", {"zone": zone, "temporalGranularity": "hourly"})
+    document, url = _get(client, "forecast", zone, {})
     return _slots(document, "forecast", forecast_only=True), url
 
 

@@ -11,6 +11,12 @@ from lora_scaling.grid.series import Definition, GridError, Slot
 from lora_scaling.grid.source import Source, intensity, rows_of
 
 NAME = "energycharts"
+# Countries (ISO 3166 alpha-2). One it does not serve after all is answered with HTTP 400, which becomes the fallback
+# with that reason.
+COUNTRIES = (
+    *("AT", "BE", "BG", "CH", "CZ", "DE", "DK", "EE", "ES", "FI", "FR", "GR", "HR", "HU", "IE", "IT"),
+    *("LT", "LU", "LV", "NL", "NO", "PL", "PT", "RO", "RS", "SE", "SI", "SK"),
+)
 STEPS = (timedelta(minutes=15), timedelta(minutes=30), timedelta(hours=1))
 
 
@@ -51,6 +57,7 @@ def history(client: Client, zone: str, start: datetime, end: datetime) -> tuple[
 
 SOURCE = Source(
     name=NAME,
+    zones={**{country: country.lower() for country in COUNTRIES}, "GB": "uk"},
     base_url="https://api.energy-charts.info",
     definition=Definition(
         gas="CO2e",
@@ -65,8 +72,6 @@ SOURCE = Source(
     ),
     licence="CC BY 4.0",
     attribution="Source: Energy-Charts, Fraunhofer ISE (www.energy-charts.info)",
-    max_range=timedelta(days=31),
-    final_after=timedelta(hours=24),
     history=history,
     forecast=history,  # one endpoint: observed values turn null where the forecast begins
 )

@@ -5,16 +5,14 @@ from __future__ import annotations
 import time
 from datetime import datetime, timedelta
 
-from lora_scaling.grid import cache, csvfile, electricitymaps, energidataservice, energycharts, uk
+from lora_scaling.grid import cache, csvfile
 from lora_scaling.grid.http import Client
+from lora_scaling.grid.providers import SOURCES
 from lora_scaling.grid.series import GridBusyError, GridError, Series, Slot, floor_time, ordered
 from lora_scaling.grid.settings import TOKEN_VARIABLE, GridSettings, token
 from lora_scaling.grid.source import Fetch, Source, chunks
 from lora_scaling.grid.zones import provider_code
 
-SOURCES: dict[str, Source] = {
-    source.name: source for source in (energidataservice.SOURCE, uk.SOURCE, energycharts.SOURCE, electricitymaps.SOURCE)
-}
 HORIZON = timedelta(hours=48)
 LEFT_ALONE_S = 60.0
 _busy: dict[str, tuple[float, str]] = {}  # base URL → (monotonic time, why)
@@ -97,17 +95,19 @@ def _call(
 ) -> tuple[list[Slot], str]:
     """A provider's answer; whatever its parser stumbles over is a reason, never a crash.
 
-    A service that was found busy is left alone for as long as it asked for, and at least for a minute: the
-    next run of a sweep must neither wait out the same time-outs nor add to the load.
+    A service that was found busy is left alone for as long as it asked for, and at least for a minute and for as
+    long as it kept us waiting: the next run of a sweep must neither wait out the same time-outs nor add to the load.
     """
     until_s, told = _busy.get(client.base_url, (0.0, ""))
-    if (left_s := until_s - time.monotonic()) > 0:
+    asked_s = time.monotonic()
+    if (left_s := until_s - asked_s) > 0:
         raise GridError(f"{told} (not asked again for {left_s:.0f} s)")
     try:
         return fetch(client, code, start, end)
     except GridBusyError as error:
         told = client.mask(str(error))
-        _busy[client.base_url] = (time.monotonic() + max(error.wait_s, LEFT_ALONE_S), told)
+        now_s = time.monotonic()
+        _busy[client.base_url] = (now_s + max(error.wait_s, LEFT_ALONE_S, now_s - asked_s), told)
         raise GridError(told) from None
     except GridError as error:  # an answer quoted in a reason may hold anything, the token too
         raise GridError(client.mask(str(error))) from None

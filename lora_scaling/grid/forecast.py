@@ -9,6 +9,7 @@ from typing import Any
 
 from lora_scaling.grid import fetch
 from lora_scaling.grid.integrate import fill_gaps, integrate
+from lora_scaling.grid.providers import SOURCES
 from lora_scaling.grid.series import GridError, Slot
 from lora_scaling.grid.settings import GridSettings
 from lora_scaling.grid.timeline import EnergyBin
@@ -66,7 +67,7 @@ def forecast_window(
         raise ValueError(f"duration_s must be positive, got {duration_s}")
     now = now or datetime.now(UTC)
     provider = settings.resolved_provider
-    source = fetch.SOURCES.get(provider)
+    source = SOURCES.get(provider)
     if source is None or source.forecast is None:
         return None
     advice = ForecastAdvice(

@@ -16,7 +16,6 @@ from lora_scaling.grid.series import GridBusyError, GridError
 
 ATTEMPTS = 4
 MAX_BODY_BYTES = 20_000_000
-RETRIED = (429, 500, 502, 503, 504)
 EXCERPT = 120  # characters of an error's body that a reason quotes
 
 
@@ -29,13 +28,18 @@ class Client:
     max_wait_s: float
     secret: str | None = field(default=None, repr=False)
 
+    @property
+    def host(self) -> str:
+        """What is called by name where it fails."""
+        return urlsplit(self.base_url).hostname or "the grid service"
+
     def get_json(
         self, path: str, params: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
     ) -> tuple[Any, str]:
         """(the document, its address without secrets).
 
-        429, 5xx and time-outs are tried again, up to four tries. Everything else, and a wait the server
-        asks for beyond `max_wait_s`, is a GridError whose text holds no secret.
+        429, 5xx and time-outs, of the connection as of the body, are tried again, up to four tries. Everything
+        else, and a wait the server asks for beyond `max_wait_s`, is a GridError whose text holds no secret.
         """
         waited_s = 0.0
         for attempt in range(1, ATTEMPTS + 1):
@@ -61,7 +65,6 @@ class Client:
         import requests  # lazily: nobody without a zone needs it
 
         backoff_s = 0.5 * 2.0**attempt
-        host = urlsplit(self.base_url).hostname
         address = self.base_url.rstrip("/") + path
         try:
             # Redirects are not followed: a custom header with the token would go along to another host.
@@ -74,15 +77,15 @@ class Client:
                 stream=True,
             ) as response:
                 body = _body(response.iter_content(4096), time.monotonic() + 3 * self.timeout_s)
-        except requests.Timeout:
-            return None, "", f"{host} did not answer within {self.timeout_s:g} s", backoff_s
         except (requests.RequestException, OSError, ValueError) as error:
-            return None, "", self.mask(f"{host} cannot be reached ({_cause(error)})"), None
+            if _timed_out(error):
+                return None, "", f"{self.host} did not answer within {self.timeout_s:g} s", backoff_s
+            return None, "", self.mask(f"{self.host} cannot be reached ({_cause(error)})"), None
         url = self.mask(without_login(response.url or address))
         if response.status_code != 200:
             excerpt = self.mask(_excerpt(body))
-            failure = f"{host} answered HTTP {response.status_code}" + (f" ({excerpt})" if excerpt else "")
-            if response.status_code not in RETRIED:
+            failure = f"{self.host} answered HTTP {response.status_code}" + (f" ({excerpt})" if excerpt else "")
+            if response.status_code != 429 and not 500 <= response.status_code < 600:
                 return None, url, failure, None
             asked_s = retry_after_s(response.headers.get("Retry-After"), body)
             return None, url, failure, backoff_s if asked_s is None else asked_s
@@ -90,15 +93,20 @@ class Client:
             return json.loads(body), url, None, None
         except (ValueError, RecursionError):
             kind = response.headers.get("Content-Type", "no content type").split(";")[0]
-            return None, url, self.mask(f"{host} answered {kind} that is not JSON ({_excerpt(body)})"), None
+            return None, url, self.mask(f"{self.host} answered {kind} that is not JSON ({_excerpt(body)})"), None
 
     def mask(self, text: str) -> str:
-        """`text` without the secret and without the values of parameters that look like one."""
+        """`text` without the secret and without what looks like one."""
         secret = self.secret or ""
         for form in (secret, quote(secret, safe=""), repr(secret)[1:-1]):
             text = text.replace(form, "***") if form else text
-        text = re.sub(r"//[^/@\s]+@", "//***@", text)
-        return re.sub(r"(?i)((?:token|api[-_]?key|secret|password)[\"']?\s*[=:]\s*[\"']?)[^\s&\"',)]+", r"\1***", text)
+        return masked(text)
+
+
+def masked(text: str) -> str:
+    """`text` without logins and without the values of parameters that look like a secret."""
+    text = re.sub(r"//[^/@\s]+@", "//***@", text)
+    return re.sub(r"(?i)((?:token|api[-_]?key|secret|password)[\"']?\s*[=:]\s*[\"']?)[^\s&\"',)]+", r"\1***", text)
 
 
 def without_login(url: str) -> str:
@@ -122,6 +130,15 @@ def retry_after_s(header: str | None, body: str, now: datetime | None = None) ->
             return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
     found = re.search(r"again in (\d{1,6}) second", body[:1000])
     return float(found[1]) if found else None
+
+
+def _timed_out(error: Exception) -> bool:
+    """Whether time ran out: on the way there, or while the answer was read, which requests calls a lost connection."""
+    import requests
+    from urllib3.exceptions import TimeoutError as SocketTimeout
+
+    within = error.args[0] if error.args else None
+    return isinstance(error, (requests.Timeout, TimeoutError)) or isinstance(within, SocketTimeout)
 
 
 def _cause(error: Exception) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from lora_scaling.grid import fetch
 from lora_scaling.grid.integrate import Integral, fill_gaps, integrate
+from lora_scaling.grid.providers import SOURCES
 from lora_scaling.grid.series import Definition, GridError, Series
 from lora_scaling.grid.settings import GridSettings
 from lora_scaling.grid.static import StaticIntensity, static_of
@@ -25,7 +26,8 @@ class EmissionsRevision:
     """One computation of a run's grams; `None` is unknown, and `reason` says why.
 
     grams: of `energy_kwh`, which includes the PUE; status: final, provisional, static or pending;
-    coverage: shares of the energy by kind of value (`missing` where there was none and no fallback).
+    coverage: shares of the energy by kind of value (`missing` where there was none and no fallback);
+    settings: the `grid` settings it was asked with, which a recomputation starts from.
     """
 
     revision: int
@@ -51,6 +53,7 @@ class EmissionsRevision:
     licence: str | None
     static_year: int | None
     reason: str | None
+    settings: dict[str, Any]
     warnings: tuple[dict[str, str], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -110,6 +113,7 @@ def compute_emissions(
         licence=series.licence if series and meaning else STATIC_LICENCE if result.from_table else None,
         static_year=result.static.year if result.static else None,
         reason=reason if bins else "the run has no energy timeline",
+        settings=settings.stored(),
         warnings=tuple(_warnings(result, meaning, integral, reason)),
     )
 
@@ -182,7 +186,7 @@ class _Grams:
 
 def _intended(provider: str) -> Definition:
     """What a provider's grams would have been, for a record that has none yet."""
-    source = fetch.SOURCES.get(provider)
+    source = SOURCES.get(provider)
     return source.definition if source else fetch.csvfile.DEFINITION
 
 

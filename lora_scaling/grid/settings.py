@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lora_scaling.errors import UserError
+from lora_scaling.grid.http import masked, without_login
+from lora_scaling.grid.providers import SOURCES
 from lora_scaling.grid.zones import PROVIDERS, Place, choose_provider, find_place, provider_code
 
 TOKEN_VARIABLE = "ELECTRICITYMAPS_TOKEN"
@@ -27,11 +29,12 @@ def token() -> str | None:
 class GridSettings:
     """Where the carbon intensity comes from and what to do without it. Raises UserError for a bad value.
 
-    provider: `auto` chooses by zone; zone: DK1, GB, DE …, None for a world value and no network at all;
+    provider: `auto` takes the file if there is one, else chooses by zone; zone: DK1, GB, DE …, None for a world
+    value and no network at all, but where the provider has one zone only;
     fallback: `static` (a labelled yearly value) or `none` (no grams); pue: facility energy / metered energy;
     timeout_s: one request; max_wait_s: all waiting between retries; base_url: replaces the provider's host;
-    file: CSV `start,end,g_per_kwh` for provider `file`; intensity_g_per_kwh: a static number of the user's,
-    used for everything with `auto` or `static`, and as the fallback with the other providers;
+    file: CSV `start,end,g_per_kwh` for provider `auto` or `file`; intensity_g_per_kwh: a static number of the
+    user's, used for everything with `auto` (without a file) or `static`, and as the fallback with the others;
     cache_dir: None for the user's cache folder; forecast: say when the run would have emitted least.
     """
 
@@ -57,10 +60,11 @@ class GridSettings:
             _number("intensity_g_per_kwh", self.intensity_g_per_kwh, minimum=0.0, what="g/kWh, 0 or more")
         if self.provider == "file" and not self.file:
             raise UserError("`grid.file` was not given; provider file needs a CSV with start,end,g_per_kwh.")
-        if self.provider in ("energidataservice", "energycharts", "electricitymaps") and self.zone is None:
+        source = SOURCES.get(self.provider)
+        if source is not None and source.sole_zone is None and self.zone is None:
+            example = "DE" if source.zones is None or "DE" in source.zones else next(iter(source.zones))
             raise UserError(
-                f"`grid.zone` was not given; provider {self.provider} needs a zone, e.g. grid.zone="
-                f"{'DK1' if self.provider == 'energidataservice' else 'DE'}."
+                f"`grid.zone` was not given; provider {self.provider} needs a zone, e.g. grid.zone={example}."
             )
         if self.place is not None:
             provider_code(self.resolved_provider, self.place)
@@ -69,22 +73,29 @@ class GridSettings:
     def place(self) -> Place | None:
         """The zone as a place; None where no zone is set, or where a file may call its zone anything."""
         if self.zone is None:
-            return find_place("GB") if self.provider == "uk" else None
+            source = SOURCES.get(self.provider)
+            return find_place(source.sole_zone) if source is not None and source.sole_zone is not None else None
         try:
             return find_place(self.zone)
         except UserError:
-            if self.provider == "file":
+            if self._reads_file:
                 return None
             raise
 
     @property
     def resolved_provider(self) -> str:
-        """The provider that is meant: `auto` resolved by number given, then by zone."""
+        """The provider that is meant: `auto` resolved by file or number given, then by zone."""
+        if self._reads_file:
+            return "file"
         if self.provider != "auto":
             return self.provider
         if self.intensity_g_per_kwh is not None:
             return "static"
         return choose_provider(self.place, has_token=token() is not None)
+
+    @property
+    def _reads_file(self) -> bool:
+        return self.provider == "file" or (self.provider == "auto" and bool(self.file))
 
     @property
     def cache_path(self) -> Path:
@@ -110,6 +121,15 @@ class GridSettings:
     def to_dict(self) -> dict[str, Any]:
         """The fields as a configuration holds them."""
         return dataclasses.asdict(self)
+
+    def stored(self) -> dict[str, Any]:
+        """The fields as a record holds them, to compute with again: no secret in the address, the service by name.
+
+        What `auto` stands for depends on a token being there; without it, a later look must fail, not choose anew.
+        """
+        address = masked(without_login(self.base_url)) if self.base_url else self.base_url
+        provider = self.resolved_provider if self.resolved_provider in SOURCES else self.provider
+        return {**self.to_dict(), "provider": provider, "base_url": address}
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:

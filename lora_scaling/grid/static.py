@@ -15,6 +15,7 @@ from typing import Any
 
 from lora_scaling.grid.series import Definition
 from lora_scaling.grid.settings import GridSettings
+from lora_scaling.grid.source import define
 from lora_scaling.grid.zones import countries, find_place
 
 WORLD_G_PER_KWH = 475.0
@@ -53,26 +54,24 @@ def static_intensity(zone_or_iso: str | None = None) -> StaticIntensity:
     if place is None or place.alpha2 is None or place.alpha3 is None:
         return _world(None)
     name = countries()[place.alpha2][1]
-    table, origin = _codecarbon_table()
-    entry = table.get(place.alpha3)
-    # 0.0 stands for a country without data in that file, and no grid's life-cycle value is 0.
-    if entry is None or not entry["carbon_intensity"] > 0:
-        return _world(f"no yearly value for {name} ({origin}), so the world's is used")
-    sentence = f"CO2e, average, production-based, life-cycle: yearly mean of {name}'s generation in {entry['year']}"
+    try:
+        table, origin = _codecarbon_table()
+        entry = table.get(place.alpha3)
+        # 0.0 stands for a country without data in that file, and no grid's life-cycle value is 0.
+        if entry is None or not entry["carbon_intensity"] > 0:
+            return _world(f"no yearly value for {name} ({origin}), so the world's is used")
+        g_per_kwh, year = float(entry["carbon_intensity"]), int(entry["year"])
+    except Exception as error:  # another release of CodeCarbon may hold anything in that file
+        return _world(f"the yearly values cannot be read ({type(error).__name__}), so the world's is used")
+    meaning = define("CO2e", "production", "lifecycle", f"yearly mean of {name}'s generation in {year}",
+                     includes_losses=False)  # fmt: skip
     return StaticIntensity(
-        g_per_kwh=float(entry["carbon_intensity"]),
-        year=int(entry["year"]),
+        g_per_kwh=g_per_kwh,
+        year=year,
         source=f"Our World in Data / Ember, through {origin}",
-        definition=sentence,
+        definition=meaning.sentence,
         place=name,
-        meaning=Definition(
-            gas="CO2e",
-            signal="average",
-            accounting="production",
-            scope="lifecycle",
-            includes_losses=False,
-            sentence=sentence,
-        ),
+        meaning=meaning,
     )
 
 
@@ -92,21 +91,14 @@ def given_intensity(g_per_kwh: float) -> StaticIntensity:
 
 
 def _world(notice: str | None) -> StaticIntensity:
-    sentence = "CO2, average, production-based, direct: world mean of electricity generation in 2018 (IEA 2019)"
+    meaning = define("CO2", "production", "direct", "world mean of electricity generation in 2018 (IEA 2019)")
     return StaticIntensity(
         g_per_kwh=WORLD_G_PER_KWH,
         year=2018,
         source=WORLD_SOURCE,
-        definition=sentence,
+        definition=meaning.sentence,
         place="world",
-        meaning=Definition(
-            gas="CO2",
-            signal="average",
-            accounting="production",
-            scope="direct",
-            includes_losses=None,
-            sentence=sentence,
-        ),
+        meaning=meaning,
         notice=notice,
     )
 

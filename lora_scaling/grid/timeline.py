@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from lora_scaling.energy.settings import ENERGY_COLUMNS, TIMELINE_COLUMNS
 from lora_scaling.errors import RecordError
 from lora_scaling.grid.series import is_utc
-
-COMPONENTS = ("gpu_j", "cpu_j", "ram_j")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +46,11 @@ def read_timeline(path: str | Path) -> list[EnergyBin]:
     try:
         with open(path, newline="", encoding="utf-8") as stream:
             rows = csv.DictReader(stream)
-            absent = {"start", "end", *COMPONENTS} - set(rows.fieldnames or ())
+            absent = {"start", "end", *ENERGY_COLUMNS} - set(rows.fieldnames or ())
             if absent:
                 raise ValueError(f"the columns {', '.join(sorted(absent))} are absent")
             for row in rows:
-                joules = [float(row[name]) for name in COMPONENTS if (row[name] or "").strip()]
+                joules = [float(row[name]) for name in ENERGY_COLUMNS if (row[name] or "").strip()]
                 start, end = parse_utc(row["start"]), parse_utc(row["end"])
                 if joules and start != end:
                     bins.append(EnergyBin(start, end, sum(joules)))
@@ -60,6 +59,6 @@ def read_timeline(path: str | Path) -> list[EnergyBin]:
     except (ValueError, TypeError, AttributeError, csv.Error) as error:
         raise RecordError(
             f"`timeline` {path} is not an energy timeline ({error}); "
-            "expected the columns start,end,phase,gpu_j,cpu_j,ram_j with UTC times."
+            f"expected the columns {','.join(TIMELINE_COLUMNS)} with UTC times."
         ) from error
     return bins

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from lora_scaling.grid.http import Client
-from lora_scaling.grid.series import Definition, GridError, Slot
-from lora_scaling.grid.source import Source, intensity, rows_of, utc_time
+from lora_scaling.grid.series import GridError, Slot
+from lora_scaling.grid.source import Source, define, intensity, rows_of, utc_time
 
 NAME = "uk"
 
@@ -39,21 +39,18 @@ def forecast(client: Client, zone: str, start: datetime, end: datetime) -> tuple
 
 SOURCE = Source(
     name=NAME,
+    zones={"GB": "GB"},
     base_url="https://api.carbonintensity.org.uk",
-    definition=Definition(
-        gas="CO2",
-        signal="average",
-        accounting="consumption",
-        scope="direct",
+    definition=define(
+        "CO2",
+        "consumption",
+        "direct",
+        "half-hourly, Great Britain, imports and grid losses included",
         includes_losses=True,
-        sentence=(
-            "CO2, average, consumption-based, direct: half-hourly, Great Britain, imports and grid losses included"
-        ),
     ),
     licence="CC BY 4.0",
     attribution="Source: National Energy System Operator (carbonintensity.org.uk)",
     max_range=timedelta(days=13),  # 14 are allowed, both ends included
-    final_after=timedelta(hours=24),
     history=history,
     forecast=forecast,
 )

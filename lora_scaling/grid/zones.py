@@ -10,16 +10,11 @@ from dataclasses import dataclass
 from importlib import resources
 
 from lora_scaling.errors import UserError
+from lora_scaling.grid.providers import SOURCES
 
-PROVIDERS = ("auto", "energidataservice", "uk", "energycharts", "electricitymaps", "file", "static")
+PROVIDERS = ("auto", *SOURCES, "file", "static")
 DANISH = ("DK1", "DK2")
 BIDDING_ZONES = (*DANISH, *(f"NO{i}" for i in range(1, 6)), *(f"SE{i}" for i in range(1, 5)))
-# Countries (ISO 3166 alpha-2) asked of Energy-Charts; one it does not serve is answered with HTTP 400,
-# which becomes the fallback with that reason.
-ENERGY_CHARTS = (
-    *("AT", "BE", "BG", "CH", "CZ", "DE", "DK", "EE", "ES", "FI", "FR", "GR", "HR", "HU", "IE", "IT"),
-    *("LT", "LU", "LV", "NL", "NO", "PL", "PT", "RO", "RS", "SE", "SI", "SK"),
-)
 WORLD = "WORLD"
 
 
@@ -69,7 +64,7 @@ def find_place(zone: str) -> Place:
 def _near(text: str) -> str:
     """Advice for an unknown zone: codes and country names that look like it."""
     names = {name.upper(): alpha2 for alpha2, (_, name) in countries().items()}
-    codes = (*BIDDING_ZONES, "GB", *ENERGY_CHARTS, *countries())
+    codes = (*BIDDING_ZONES, *countries())
     found = [names[name] for name in difflib.get_close_matches(text, names, n=2, cutoff=0.7)]
     found += difflib.get_close_matches(text, codes, n=3, cutoff=0.5)
     if "DK" in found or text.startswith(("DK", "DAN")):
@@ -79,32 +74,23 @@ def _near(text: str) -> str:
 
 
 def choose_provider(place: Place | None, *, has_token: bool) -> str:
-    """The provider that `auto` stands for; no place means no network, hence `static`."""
+    """The provider that `auto` stands for: the first that covers the place and can be asked; without one, `static`."""
     if place is None or place.alpha2 is None:
         return "static"
-    if place.zone in DANISH:
-        return "energidataservice"
-    if place.zone == "GB":
-        return "uk"
-    if place.zone in ENERGY_CHARTS:
-        return "energycharts"
-    return "electricitymaps" if has_token else "static"
+    covering = (source for source in SOURCES.values() if source.code(place.zone) is not None)
+    return next((source.name for source in covering if has_token or not source.needs_token), "static")
 
 
 def provider_code(provider: str, place: Place) -> str:
     """The provider's own name for a place. Raises UserError where the provider does not cover it."""
-    if provider == "energidataservice" and place.zone in DANISH:
+    source = SOURCES.get(provider)
+    if source is None:  # a file or a static value
         return place.zone
-    if provider == "uk" and place.zone == "GB":
-        return "GB"
-    if provider == "energycharts" and place.zone in (*ENERGY_CHARTS, "GB"):
-        return {"GB": "uk"}.get(place.zone, place.zone.lower())
-    if provider == "electricitymaps" and place.alpha2:
-        return f"{place.alpha2}-{place.zone}" if place.zone in BIDDING_ZONES else place.zone
-    if provider in ("file", "static"):
-        return place.zone
-    covered = {"energidataservice": "DK1 and DK2", "uk": "GB", "energycharts": ", ".join(ENERGY_CHARTS)}
-    raise UserError(
-        f"`grid.zone` was {place.zone}, which {provider} does not cover; allowed with it: "
-        f"{covered.get(provider, 'any country')}; set grid.provider=auto or another zone."
-    )
+    code = source.code(place.zone) if place.alpha2 else None
+    if code is None:
+        allowed = "any country" if source.zones is None else ", ".join(source.zones)
+        raise UserError(
+            f"`grid.zone` was {place.zone}, which {provider} does not cover; allowed with it: {allowed}; "
+            "set grid.provider=auto or another zone."
+        )
+    return code
