@@ -18,15 +18,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lora_scaling.errors import UserError
+from lora_scaling.estimate.answer import LEVEL
+from lora_scaling.units import JOULES_PER_KWH
 
 from . import jsonout
 from .commandline import add_runs, load
-from .energy_fit import EnergyFit, fit_table, training_energy
+from .energy_fit import EnergyFit, Training, fit_table, training_energy
 from .predict import predict_many
 from .regression import Array
-from .work import JOULES_PER_KWH, Work, group_levels, work_of
+from .work import Work, group_levels, one_name_each, work_of
 
-LEVEL = 0.9
 LEAST_TRAINING = 4
 LEAST_TESTED = 2
 HORIZON_LIMIT = 2.0  # in logs: beyond twice what the backtest reached, nothing is validated (statistics.md)
@@ -131,11 +132,12 @@ class Backtest:
 
 def backtest(frame: pd.DataFrame) -> Backtest:
     """Backtest a table of runs (columns as `load_runs` gives them); splits that cannot be made say why."""
-    _, joules, _ = training_energy(frame)
-    work, _, _ = work_of(frame, joules)
+    frame = frame.assign(hardware=one_name_each(frame["hardware"]))
+    training = training_energy(frame)
+    work, _, _ = work_of(frame, training.joules)
     energy = np.exp(work.log_y)
     cheap = energy < np.median(energy) if len(work) else np.zeros(0, dtype=bool)
-    splits = [_split(frame, work, cheap, "energy", "fitted below the median energy, predicted from it up")]
+    splits = [_split(frame, work, training, cheap, "energy", "fitted below the median energy, predicted from it up")]
     for name, noun in ((work.size, "size"), (work.per, "length")):
         if name is None:
             continue
@@ -148,18 +150,20 @@ def backtest(frame: pd.DataFrame) -> Backtest:
             splits.append(_not_made(noun, rule, f"`{name}` has {len(levels)} distinct values; 3 are needed"))
             continue
         cut = max(2, int(np.ceil(len(levels) * 0.6)))
-        splits.append(_split(frame, work, index < cut, noun, rule))
+        splits.append(_split(frame, work, training, index < cut, noun, rule))
     return Backtest(splits=tuple(splits))
 
 
-def _split(frame: pd.DataFrame, work: Work, fitted: NDArray[np.bool_], name: str, rule: str) -> Split:
+def _split(
+    frame: pd.DataFrame, work: Work, training: Training, fitted: NDArray[np.bool_], name: str, rule: str
+) -> Split:
     if fitted.sum() < LEAST_TRAINING or (~fitted).sum() < LEAST_TESTED:
         return _not_made(
             name, rule, f"{int(fitted.sum())} runs to fit and {int((~fitted).sum())} to predict are too few"
         )
-    not_trained = np.setdiff1d(np.arange(len(frame)), work.row)
+    rows = np.concatenate([work.row[fitted], np.setdiff1d(np.arange(len(frame)), work.row)])
     try:
-        trained = fit_table(frame.iloc[np.concatenate([work.row[fitted], not_trained])], with_time=False)
+        trained = fit_table(frame.iloc[rows], with_time=False, training=training.take(rows))
     except UserError as error:
         return _not_made(name, rule, str(error))
     test = work.take(~fitted)

@@ -7,20 +7,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lora_scaling.estimate.answer import LEVEL
+from lora_scaling.units import JOULES_PER_KWH
+
 from .backtest import form_sd
 from .energy_fit import EnergyFit
 from .fit import validated_fit
 from .predict import predict_many
 from .regression import Array
 from .table import NUMERIC_COLUMNS, TEXT_COLUMNS, TRUTH_COLUMNS, RunTable
-from .work import JOULES_PER_KWH, Work, work_of
+from .work import Work, work_of
 
 Generator = np.random.Generator
 SIZES = (0.135e9, 0.36e9, 0.5e9, 1.5e9, 3e9, 8e9)
 TOKENS = (1e5, 4e5, 1.6e6)
 JOULES_PER_FLOP = 2e-12
 FAR = 10.0  # how far beyond the data the outer questions lie
-LEVEL = 0.9
 PROBES = 8  # questions of each kind a table
 
 

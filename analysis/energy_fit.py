@@ -5,23 +5,25 @@ needs in order to doubt it is in there: n, ranges, covariances, diagnostics, wha
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.fitted import SCHEMA_VERSION, Fit, fit_from_dict
+from lora_scaling.units import JOULES_PER_KWH
 
 from .diagnostics import diagnose
-from .fixed_part import fixed_part
+from .fixed_part import fixed_part, idle_kwh
 from .forms import family, identified, label_effects
 from .model import FormFit, fit_forms, weigh
 from .regression import Array
 from .table import Excluded
-from .work import JOULES_PER_KWH, Work, ranges_of, work_of
+from .work import Work, ranges_of, work_of
 
 LEAST_RUNS = 3
 NOISE_LEAST_RUNS = 20
@@ -66,14 +68,21 @@ class EnergyFit:
 
 
 def fit_table(
-    frame: pd.DataFrame, excluded: Sequence[Excluded] = (), *, path: str = "fit.json", with_time: bool = True
+    frame: pd.DataFrame,
+    excluded: Sequence[Excluded] = (),
+    *,
+    path: str = "fit.json",
+    with_time: bool = True,
+    training: "Training | None" = None,
 ) -> EnergyFit:
     """Fit the nested family to a table of runs (columns as `load_runs` gives them).
 
+    `training` is what these runs' training took, where the table is a part of one that tells more.
+
     Raises UserError where fewer than three runs trained with a known energy.
     """
-    response, joules, notes = training_energy(frame)
-    work, left_out, assumed = work_of(frame, joules)
+    training = training or training_energy(frame)
+    work, left_out, assumed = work_of(frame, training.joules)
     if len(work) < LEAST_RUNS:
         raise UserError(
             f"`runs` that trained with a known energy were {len(work)}; a fit needs at least {LEAST_RUNS}: make more."
@@ -88,7 +97,7 @@ def fit_table(
         "schema_version": SCHEMA_VERSION,
         "kind": "energy_fit",
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "response": response,
+        "response": training.response,
         "response_unit": "J",
         "n": len(work),
         "models": [_model(weight, fit, energy) for weight, fit in energy.weighted],
@@ -98,7 +107,7 @@ def fit_table(
             "n": len(time) if time_fit else 0,
             "models": [_model(weight, fit, time_fit) for weight, fit in time_fit.weighted] if time_fit else [],
         },
-        "fixed": fixed_part(frame, response),
+        "fixed": fixed_part(frame, training.response, apart=training.apart),
         "ranges": ranges_of(work),
         "beyond": beyond_rates(work),
         "methods": _seen(work, "method"),
@@ -107,31 +116,51 @@ def fit_table(
         "gpu_counts": sorted({int(count) for count in work.values["gpu_count"]}),
         "diagnostics": {"energy": diagnose(energy), "time": diagnose(time_fit) if time_fit else None},
         "excluded": [{"run_id": item.run_id, "reason": item.reason} for item in (*excluded, *left_out)],
-        "notes": [*notes, *assumed],
+        "notes": [*training.notes, *assumed],
     }
     return EnergyFit(
         document=document,
         fit=fit_from_dict(document, path),
         energy=energy,
         time=time_fit,
-        response=response,
+        response=training.response,
         notes=tuple(document["notes"]),
     )
 
 
-def training_energy(frame: pd.DataFrame) -> tuple[str, Array, list[str]]:
-    """Joules of the training phase (n,), the column they come from, and what had to be assumed."""
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What training took: joules (n,) of each run of a table, and the column they come from.
+
+    `apart`: what a run costs besides was taken off as runs of zero steps measured it; `notes` say what was assumed.
+    """
+
+    response: str
+    joules: Array
+    apart: bool
+    notes: tuple[str, ...]
+
+    def take(self, rows: NDArray[np.integer]) -> "Training":
+        """The same of some rows of the table."""
+        return replace(self, joules=self.joules[rows])
+
+
+def training_energy(frame: pd.DataFrame) -> Training:
+    """The energy of the training phase; else the total less that of runs of zero steps; else the total."""
     train = frame["energy_train_kwh"].to_numpy(dtype=float)
     trained = (frame["samples_seen"] > 0).to_numpy()
     if np.isfinite(train[trained]).sum() >= 0.5 * trained.sum() > 0:
-        return "energy_train_kwh", train * JOULES_PER_KWH, []
-    total = frame["energy_kwh"].to_numpy(dtype=float)
-    idle = total[~trained & np.isfinite(total)]
-    if len(idle) >= 2:
-        note = f"Training energy is unknown: taken as the total minus the mean of {len(idle)} runs of zero steps."
-        return "energy_kwh", (total - idle.mean()) * JOULES_PER_KWH, [note]
+        return Training(response="energy_train_kwh", joules=train * JOULES_PER_KWH, apart=True, notes=())
+    total, idle = frame["energy_kwh"].to_numpy(dtype=float), idle_kwh(frame)
+    if idle is not None:
+        count = int((~trained & np.isfinite(total)).sum())
+        note = (
+            f"Training energy is unknown: taken as the total minus the mean of {count} runs of zero steps, "
+            "each of the same model, method and hardware."
+        )
+        return Training(response="energy_kwh", joules=(total - idle) * JOULES_PER_KWH, apart=True, notes=(note,))
     note = "Training energy is unknown: the whole run's energy is modelled, its fixed part included."
-    return "energy_kwh", total * JOULES_PER_KWH, [note]
+    return Training(response="energy_kwh", joules=total * JOULES_PER_KWH, apart=False, notes=(note,))
 
 
 def fit_response(work: Work) -> ResponseFit:

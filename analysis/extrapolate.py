@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from lora_scaling.estimate.answer import LEVEL
 from lora_scaling.estimate.fitted import Fit
 
 from . import jsonout
@@ -28,8 +29,6 @@ from .table import RunTable
 from .target import Z_90, Planned, peak_memory, plan_target
 from .target_emissions import emissions
 from .work import Work
-
-LEVEL = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +54,7 @@ def predict_target(table: RunTable, result: ValidatedFit, overrides: Sequence[st
     fitted = result.fitted
     planned = plan_target(overrides, table.frame, fitted)
     memory = peak_memory(planned)
-    scenarios = scenarios_of(planned, fitted.fit, fitted.document["gpu_counts"])
+    scenarios = scenarios_of(planned, fitted)
     if memory["fits"] is False:
         scenarios.append(too_large(memory, planned.config.hardware.count, fitted.document["gpu_counts"]))
     energy = widen(fitted.fit.predict(planned.target, LEVEL), scenarios, "energy_factor")

@@ -10,6 +10,7 @@ import pandas as pd
 
 from lora_scaling.estimate.fitted import fit_from_dict
 from lora_scaling.records import write_text
+from lora_scaling.units import JOULES_PER_KWH
 
 from . import jsonout
 from .backtest import Backtest, backtest, summary
@@ -88,7 +89,7 @@ def describe(document: dict[str, Any]) -> list[str]:
     fixed = document["fixed"]["energy_j"]
     if fixed:
         lines.append(
-            f"Besides training, a run cost {fixed['mean'] / 3.6e6:.4g} kWh on average "
+            f"Besides training, a run cost {fixed['mean'] / JOULES_PER_KWH:.4g} kWh on average "
             f"({fixed['n']} runs, {fixed['note']})."
         )
     energy = document["diagnostics"]["energy"]

@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from lora_scaling.units import JOULES_PER_KWH
+
 from .regression import Array, ols
-from .work import JOULES_PER_KWH, group_levels
+from .work import group_levels, one_name_each
 
 LEAST_SIZES = 3
 LEAST_RUNS = 6
@@ -16,11 +18,11 @@ LEAST_RUNS = 6
 EXPONENT_PRIOR = (0.5, 0.3)
 
 
-def fixed_part(frame: pd.DataFrame, response: str) -> dict[str, Any]:
+def fixed_part(frame: pd.DataFrame, response: str, *, apart: bool) -> dict[str, Any]:
     """`fixed` of fit.json: {"energy_j", "time_s"}, each {"mean", "sd", "n", "models", "note"} or None.
 
-    `response` is the column that the training models explain; where that is the total, the fixed part is in it,
-    except what runs of zero steps measured.
+    `response` is the column that the training models explain. Where that is the total, the fixed part is in it, unless
+    it was taken off (`apart`) as runs of zero steps measured it.
     """
     params = frame["params"].to_numpy(dtype=float)
     trained = (frame["samples_seen"] > 0).to_numpy()
@@ -28,13 +30,25 @@ def fixed_part(frame: pd.DataFrame, response: str) -> dict[str, Any]:
     if response == "energy_train_kwh":
         energy, rows = (total - train) * JOULES_PER_KWH, trained
     else:
-        energy, rows = total * JOULES_PER_KWH, ~trained & (np.sum(~trained & np.isfinite(total)) >= 2)
+        energy, rows = total * JOULES_PER_KWH, ~trained & apart
     seconds = frame["total_s"].to_numpy(dtype=float) - frame["train_s"].to_numpy(dtype=float)
     fresh, note = _fresh(frame)
     return {
         "energy_j": _spread(energy, rows & fresh, params, note),
         "time_s": _spread(seconds, trained & fresh, params, note),
     }
+
+
+def idle_kwh(frame: pd.DataFrame) -> Array | None:
+    """Mean energy (n,) of the runs of zero steps with each run's model, method and hardware.
+
+    None where those that trained include some of which no run of zero steps tells, or where there is but one of these.
+    """
+    trained = (frame["samples_seen"] > 0).to_numpy()
+    idle = frame["energy_kwh"].where(~trained & np.isfinite(frame["energy_kwh"]))
+    keys = [frame["model"], frame["method"], one_name_each(frame["hardware"])]
+    mean = idle.groupby(keys, dropna=False).transform("mean").to_numpy(dtype=float)
+    return mean if idle.notna().sum() >= 2 and np.isfinite(mean[trained]).all() else None
 
 
 def _fresh(frame: pd.DataFrame) -> tuple[NDArray[np.bool_], str]:

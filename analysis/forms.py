@@ -7,6 +7,7 @@ On the log scale, log(E / tokens) = α + size part + length part + effects of me
     length   proportional to tokens; affine (a fixed cost a run); a power of the tokens
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -98,6 +99,32 @@ def label_effects(work: Work) -> tuple[dict[str, str], list[str]]:
             elif label not in aliased:
                 aliased.append(label)
     return terms, aliased
+
+
+def tells_of(work: Work, labels: Mapping[str, str], gpu_count: float) -> bool:
+    """Whether the runs tell what these labels and so many devices do together: whether theirs is a combination of runs.
+
+    Each value has to be one that some run had; only the labels named are looked at.
+    """
+    rows = np.unique(
+        np.column_stack(
+            [
+                np.log(work.values["gpu_count"]),
+                *(
+                    (work.labels[label] == name).astype(float)
+                    for label in labels
+                    for name in np.unique(work.labels[label].astype(str))
+                ),
+                np.ones(len(work)),
+            ]
+        ),
+        axis=0,
+    )
+    target = [math.log(gpu_count)]
+    for label, given in labels.items():
+        target += [float(name == given) for name in np.unique(work.labels[label].astype(str))]
+    rank = np.linalg.matrix_rank
+    return bool(rank(np.vstack([rows, [*target, 1.0]])) == rank(rows))
 
 
 def identified(work: Work, name: str) -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr
 
+from lora_scaling.estimate.answer import LEVEL
 from lora_scaling.estimate.fitted import FittedModel
 
 from .forms import evaluate, per_values
@@ -30,7 +31,7 @@ def predict_many(
     values: Mapping[str, Array],
     labels: Mapping[str, NDArray[np.object_]],
     *,
-    level: float = 0.9,
+    level: float = LEVEL,
     noise: bool = True,
     extra_sd: Array | float = 0.0,
 ) -> Bands:

@@ -5,11 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from lora_scaling.config import HardwareConfig
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.fitted import UNSEEN_LABEL_SD, Fit, Prediction
 
+from .energy_fit import EnergyFit
+from .forms import tells_of
 from .target import Z_90, Planned, find_device
+from .work import Work
 
 UNSEEN_DEVICE_SD = math.log(2.0) / Z_90  # a factor 2 either way at 90 %, after scaling by the data sheets
 UNSEEN_COUNT_SD = math.log(1.5) / Z_90
@@ -41,11 +46,12 @@ class Scenario:
         }
 
 
-def scenarios_of(planned: Planned, fit: Fit, gpu_counts: Sequence[int]) -> list[Scenario]:
-    """The target's method, precision, device and number of devices that no run had.
+def scenarios_of(planned: Planned, fitted: EnergyFit) -> list[Scenario]:
+    """The target's method, precision, device and number of devices that no run had, alone or together.
 
     Raises UserError for another device where a data sheet is missing.
     """
+    fit, gpu_counts = fitted.fit, fitted.document["gpu_counts"]
     found = [
         Scenario(variable=label, value=given, seen=seen, spread_sd=UNSEEN_LABEL_SD, built_in=True)
         for label, seen in (("method", fit.methods), ("precision", fit.precisions))
@@ -66,7 +72,38 @@ def scenarios_of(planned: Planned, fit: Fit, gpu_counts: Sequence[int]) -> list[
                 time_factor=max(gpu_counts) / count,
             )
         )
-    return found
+    together = _together(planned, fitted.energy.work)
+    return found if together is None else [*found, together]
+
+
+def _together(planned: Planned, work: Work) -> Scenario | None:
+    """Settings that runs had, but never together, where the runs do not tell their effects apart either.
+
+    LoRA on one device and full fine-tuning on another say nothing of full fine-tuning on the first.
+    """
+    counts = work.values["gpu_count"]
+    count = planned.config.hardware.count
+    count = count if count in counts else counts[0]  # else a scenario of its own
+    labels = planned.target.labels
+    given = {name: labels[name] for name in work.labels if name in labels and labels[name] in work.labels[name]}
+    if tells_of(work, given, count):
+        return None
+    names = [name for name in given if tells_of(work, {k: v for k, v in given.items() if k != name}, count)]
+    runs = {name: work.labels[name].astype(str) for name in names or given}
+    asked = {name: given[name] for name in runs}
+    if len(runs) < 2:
+        runs["hardware.count"] = np.array([f"{number:g}" for number in counts])
+        asked["hardware.count"] = f"{count:g}"
+    value = " with ".join(asked.values())
+    seen = sorted({" with ".join(each) for each in zip(*runs.values(), strict=True)})
+    spread = {"hardware": UNSEEN_DEVICE_SD, "hardware.count": UNSEEN_COUNT_SD}
+    return Scenario(
+        variable=" with ".join(runs),
+        value=value,
+        seen=tuple(seen),
+        spread_sd=max(spread.get(name, UNSEEN_LABEL_SD) for name in runs),
+        sentence=f"No run had {value}, and the runs ({', '.join(seen)}) do not tell what each of these does by itself",
+    )
 
 
 def too_large(memory: dict[str, Any], count: int, gpu_counts: Sequence[int]) -> Scenario:

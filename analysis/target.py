@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 from lora_scaling.config import HardwareConfig, RunConfig, compose
 from lora_scaling.devices import NOT_LISTED, listed_as, preset, same_device
 from lora_scaling.errors import UserError
-from lora_scaling.estimate.answer import Interval
+from lora_scaling.estimate.answer import LEVEL, Interval
 from lora_scaling.estimate.plan import make_plan
 from lora_scaling.estimate.priors import load_priors
 from lora_scaling.estimate.target import target_of
@@ -21,7 +22,7 @@ from lora_scaling.workload import Lengths, Workload
 from .energy_fit import EnergyFit
 from .work import group_levels
 
-Z_90 = 1.6448536269514722
+Z_90 = NormalDist().inv_cdf(0.5 + LEVEL / 2)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,13 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from lora_scaling.devices import same_device
+from lora_scaling.units import JOULES_PER_KWH as JOULES_PER_KWH  # where the other rooms of the analysis find it
+
 from .regression import Array
 from .table import Excluded
 
-JOULES_PER_KWH = 3.6e6
-# Kaplan et al. 2020, sec. 2.1 (6 N a token for full training) and Hu et al. 2021 (no weight gradients: 4 N).
-FLOPS_PER_PARAM_TOKEN = {"full": 6.0}
-FLOPS_PER_PARAM_TOKEN_ADAPTED = 4.0
 LABELS = ("method", "hardware", "precision")
 RANGED = ("flops_per_token", "tokens", "samples", "epochs", "params", "rank", "batch_size", "max_seq_len")
 
@@ -89,7 +88,7 @@ def quantities(frame: pd.DataFrame) -> tuple[dict[str, Array], dict[str, NDArray
         notes.append("`tokens_padded` is unknown for some runs: taken as no padding.")
     method = frame["method"].fillna("").astype(str).str.lower().to_numpy()
     flops = _numbers(frame, "flops")
-    per_param = np.array([FLOPS_PER_PARAM_TOKEN.get(m, FLOPS_PER_PARAM_TOKEN_ADAPTED) for m in method], dtype=float)
+    per_param = np.array([flops_per_param_token(m) for m in method], dtype=float)
     rough = np.isnan(flops) & np.isfinite(values["params"] * values["tokens"]) & (values["tokens"] > 0)
     if rough.any():
         flops = np.where(rough, per_param * values["params"] * values["tokens"], flops)
@@ -101,8 +100,27 @@ def quantities(frame: pd.DataFrame) -> tuple[dict[str, Array], dict[str, NDArray
         values["flops_per_token"] = flops / values["tokens"]
     values["adapter_rank"] = np.where(method == "full", 1.0, np.where(np.isnan(values["rank"]), 1.0, values["rank"]))
     values["gpu_count"] = np.fmax(1.0, np.nan_to_num(_numbers(frame, "gpu_count"), nan=1.0))
-    labels = {name: frame[name].fillna("").astype(str).to_numpy(dtype=object) for name in LABELS}
+    named = frame.assign(hardware=one_name_each(frame["hardware"]))
+    labels = {name: named[name].fillna("").astype(str).to_numpy(dtype=object) for name in LABELS}
     return values, labels, notes
+
+
+def flops_per_param_token(method: str) -> float:
+    """2 forward and 2 backward, and 2 more for the gradients of weights that are trained.
+
+    Kaplan et al. 2020, sec. 2.1 (6 N a token for full training) and Hu et al. 2021 (no weight gradients: 4 N).
+    """
+    return 6.0 if method.lower() == "full" else 4.0
+
+
+def one_name_each(hardware: pd.Series) -> pd.Series:
+    """The devices (n,), each by its commonest name: effects of a fit and labels of its targets then mean the same."""
+    names: list[str] = []
+    called: dict[str, str] = {}
+    for name in map(str, hardware.dropna().value_counts().index):
+        called[name] = next((known for known in names if same_device(known, name)), name)
+        names += [name] if called[name] == name else []
+    return hardware.map(called).astype(object)
 
 
 def work_of(frame: pd.DataFrame, response: Array) -> tuple[Work, list[Excluded], list[str]]:

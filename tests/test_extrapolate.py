@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from fit_tables import frame_of, law, table_of
 
@@ -231,3 +232,45 @@ def test_no_plotting_no_torch_no_statsmodels_is_imported() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert found.stdout.strip() == "[]"
+
+
+def apart(methods: dict[str, str]) -> pd.DataFrame:
+    """Each run on the device that its method was always run on."""
+    frame = frame_of(SATURATING, cv=0.02, methods=("lora", "full"), replicates=2)
+    return frame.assign(hardware=frame["method"].map(methods))
+
+
+ONE_DEVICE_EACH = {"lora": "NVIDIA A100-SXM4-80GB", "full": "NVIDIA H100 80GB HBM3"}
+
+
+def test_a_combination_that_the_runs_cannot_tell_is_a_scenario() -> None:
+    """LoRA on one device and full fine-tuning on another: nothing says what full fine-tuning takes on the first."""
+    table = as_table(apart(ONE_DEVICE_EACH))
+    common = ["model=llama-3.2-1b", "samples=5000", "hardware=a100-80gb"]
+    seen, unseen = (extrapolate(table, [*common, f"method={method}"]).document for method in ("lora", "full"))
+    assert seen["scenarios"] == []
+    [scenario] = unseen["scenarios"]
+    assert scenario["variable"] == "method with hardware"
+    assert scenario["value"] == "full with NVIDIA A100-SXM4-80GB"
+    assert scenario["seen"] == ["full with NVIDIA H100 80GB HBM3", "lora with NVIDIA A100-SXM4-80GB"]
+    assert scenario["spread_factor"] == pytest.approx(2.0)
+    assert "No run had full with NVIDIA A100-SXM4-80GB" in scenario["sentence"]
+    assert unseen["validation"]["label"] == "NOT VALIDATED"
+    assert _ratio(unseen) > 3.9
+
+
+def test_a_combination_that_follows_from_its_parts_is_none() -> None:
+    frame = apart(ONE_DEVICE_EACH)
+    both = np.where(frame.index % 3 == 0, "NVIDIA H100 80GB HBM3", frame["hardware"])
+    table = as_table(frame.assign(hardware=both))
+    document = extrapolate(table, ["model=llama-3.2-1b", "samples=5000", "hardware=a100-80gb", "method=full"]).document
+    assert document["scenarios"] == []
+
+
+def test_a_method_that_was_run_on_more_devices_alone_is_a_scenario_on_one() -> None:
+    frame = frame_of(SATURATING, cv=0.02, methods=("lora", "full"), replicates=2)
+    table = as_table(frame.assign(gpu_count=np.where(frame["method"] == "full", 4.0, 1.0)))
+    overrides = ["model=llama-3.2-1b", "samples=5000", "hardware=rtx-a4000", "method=full", "hardware.memory_gb=1000"]
+    [scenario] = extrapolate(table, overrides).document["scenarios"]
+    assert scenario["variable"] == "method with hardware.count"
+    assert scenario["value"] == "full with 1"

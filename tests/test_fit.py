@@ -9,11 +9,13 @@ import pandas as pd
 import pytest
 from fit_tables import J_PER_FLOP, frame_of, law, table_of
 
+from analysis.backtest import backtest
 from analysis.cli import main
 from analysis.energy_fit import fit_table
 from analysis.fit import validated_fit
 from analysis.predict import mixture_quantiles, predict_many
 from analysis.work import group_levels
+from lora_scaling.devices import same_device
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.fitted import load_fit
 from lora_scaling.estimate.quantiles import Component, mixture_quantile
@@ -221,22 +223,86 @@ def test_three_columns_are_enough(tmp_path: Path) -> None:
     assert energy.low < 0.16 < energy.high
 
 
+def idle_runs(frame: pd.DataFrame, kwh: dict[str, float]) -> pd.DataFrame:
+    """Two runs of zero steps of each model, one a tenth above and one a tenth below what it is said to take."""
+    first = frame.drop_duplicates("model")
+    parts = [
+        first.assign(
+            run_id=[f"idle-{model}-{sign}" for model in first["model"]], samples_seen=0.0, steps=0.0, tokens_seen=0.0,
+            flops=0.0, energy_kwh=first["model"].map(kwh) * (1 + 0.1 * sign),
+        )
+        for sign in (-1, 1)
+    ]  # fmt: skip
+    return pd.concat(parts, ignore_index=True).dropna(subset=["energy_kwh"])
+
+
+def without_phases(frame: pd.DataFrame, idle: pd.DataFrame, kwh: dict[str, float]) -> pd.DataFrame:
+    frame = frame.assign(energy_kwh=frame["energy_train_kwh"] + frame["model"].map(kwh))
+    return pd.concat([frame, idle], ignore_index=True).assign(energy_train_kwh=np.nan, energy_setup_kwh=np.nan)
+
+
 def test_runs_of_zero_steps_measure_the_fixed_part_of_a_table_without_phases() -> None:
     frame = frame_of(law(), cv=0.01)
-    idle = frame.iloc[:3].assign(
-        run_id=["a", "b", "c"],
-        samples_seen=0.0,
-        steps=0.0,
-        tokens_seen=0.0,
-        flops=0.0,
-        energy_kwh=[1e-4, 1.1e-4, 0.9e-4],
-    )
-    frame["energy_kwh"] = frame["energy_train_kwh"] + 1e-4
-    whole = pd.concat([frame, idle], ignore_index=True).assign(energy_train_kwh=np.nan, energy_setup_kwh=np.nan)
-    document = fit_table(whole).document
+    same = dict.fromkeys(frame["model"].unique(), 1e-4)
+    document = fit_table(without_phases(frame, idle_runs(frame, same), same)).document
     assert document["fixed"]["energy_j"]["mean"] == pytest.approx(360)
-    assert document["fixed"]["energy_j"]["n"] == 3
+    assert document["fixed"]["energy_j"]["n"] == 2 * len(same)
     assert document["n"] == len(frame)
+
+
+def test_each_model_has_a_fixed_part_of_its_own() -> None:
+    """Loading costs the large model ten times what it costs the smallest; training is what is left for each."""
+    frame = frame_of(law(), cv=0.0)
+    own = {model: 1e-3 * 10 ** (i / 5) for i, model in enumerate(frame["model"].unique())}
+    fitted = fit_table(without_phases(frame, idle_runs(frame, own), own))
+    joules = np.exp(fitted.energy.work.log_y)
+    assert joules == pytest.approx(3.6e6 * frame["energy_train_kwh"].to_numpy(), rel=1e-9)
+    assert fitted.energy.best.sigma < 1e-6
+
+
+def test_a_model_without_runs_of_zero_steps_has_its_total_modelled() -> None:
+    frame = frame_of(law(), cv=0.01)
+    own = dict(zip(frame["model"], 1e-3 * frame["params"] / 1e9, strict=True))  # as of so many tokens more
+    told = dict(list(own.items())[:-1])
+    whole = without_phases(frame, idle_runs(frame, told), own)
+    fitted = fit_table(whole)
+    assert fitted.document["fixed"]["energy_j"] is None  # it is in the total, and must not be added again
+    assert np.exp(fitted.energy.work.log_y) == pytest.approx(3.6e6 * whole["energy_kwh"].to_numpy()[: len(frame)])
+    assert any("its fixed part included" in note for note in fitted.document["notes"])
+    graded = backtest(whole)  # its parts explain the same as the whole, whatever they know of zero steps
+    for split in graded.made:
+        kwh = whole.set_index("run_id")["energy_kwh"][list(split.table["run_id"])]
+        assert split.table["observed_kwh"].to_numpy() == pytest.approx(kwh.to_numpy())
+        assert split.name != "size" or split.median_ape < 0.1
+
+
+def test_a_device_under_two_names_is_one() -> None:
+    """Half of the runs call it A100-SXM4-80GB; an effect of the name would be none of the device."""
+    frame = frame_of(law(), cv=0.02, replicates=2)
+    frame["hardware"] = np.where(frame.index % 3 == 0, "A100-SXM4-80GB", "NVIDIA A100-SXM4-80GB")
+    document = fit_table(frame).document
+    assert document["hardware"] == ["NVIDIA A100-SXM4-80GB"]
+    assert not any("hardware" in name for model in document["models"] for name in model["params"])
+
+
+def test_a_target_by_any_name_of_its_device_is_predicted_alike() -> None:
+    """The estimator and the analysis evaluate one document: another device takes twice the energy here."""
+    frame = frame_of(law(), cv=0.02, replicates=3)
+    frame["hardware"] = np.where(frame.index % 3 == 0, "NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB")
+    frame.loc[frame.index % 6 == 0, "hardware"] = "H100-SXM"
+    frame["energy_train_kwh"] *= np.where(frame.index % 3 == 0, 2.0, 1.0)
+    fitted = fit_table(frame)
+    values = {name: float(column[0]) for name, column in fitted.energy.work.values.items()}
+    for name in ("NVIDIA H100 80GB HBM3", "h100-sxm", "NVIDIA A100-SXM4-80GB", "a100-80gb"):
+        target = Target(values=values, labels={"method": "lora", "hardware": name, "precision": "bf16"})
+        known = next(seen for seen in fitted.fit.hardware if same_device(seen, name))
+        labels = {key: np.array([value], dtype=object) for key, value in {**target.labels, "hardware": known}.items()}
+        bands = predict_many(fitted.fit.energy, {k: np.array([v]) for k, v in values.items()}, labels)
+        theirs = math.exp(mixture_quantile([model.component(target) for model in fitted.fit.energy], 0.5))
+        assert theirs == pytest.approx(float(bands.estimate[0]), rel=1e-6)
+        assert float(bands.estimate[0]) / np.exp(fitted.energy.work.log_y[0]) == pytest.approx(
+            1.0 if "H100" in known else 0.5, rel=0.1
+        )
 
 
 def test_too_few_runs_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
