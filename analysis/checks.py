@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import chdtrc, ndtr
 
+from lora_scaling.units import JOULES_PER_KWH
+
 from .parsing import RunWarning
 from .regression import Array
 
@@ -14,7 +16,7 @@ UNIT_FACTORS = {
     3.6: "MJ for kWh",
     3600.0: "kJ for kWh",
     1e6: "mWh or another factor of a million",
-    3.6e6: "J for kWh",
+    JOULES_PER_KWH: "J for kWh",
 }
 UNIT_TOLERANCE = 0.25  # in logs, besides the noise of the rest
 MAX_FLOPS_PER_JOULE = 1e13  # FLOPs a joule buys: the best accelerator of 2026 stays below 5e12
@@ -68,7 +70,7 @@ def _mixtures(frame: pd.DataFrame) -> list[RunWarning]:
 
 def _impossible(frame: pd.DataFrame) -> list[RunWarning]:
     """A whole table in the wrong unit shows in what it implies: FLOPs per joule, or watts."""
-    joules = frame["energy_kwh"] * 3.6e6
+    joules = frame["energy_kwh"] * JOULES_PER_KWH
     count = frame["gpu_count"].fillna(1).clip(lower=1)
     power = joules / frame["total_s"].fillna(frame["train_s"]).where(lambda s: s > 0) / count
     found = []

@@ -1,30 +1,29 @@
 """`python -m analysis claims RUNS`: the seven claims, decided on one table."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from .checks import check_rows, suspicious
-from .claims_doubling import doubling
-from .claims_effects import full_vs_lora, rank_effect, size_exponent
-from .claims_linear import linear
-from .claims_pairs import interchangeable
+from .claims_registry import CLAIMS, Asked
 from .claims_series import is_series, series_claims
 from .claims_text import render
 from .claims_warnings import disturbed
+from .commandline import add_options, add_runs
 from .curve_set import CurveSet
 from .jsonout import dumps
 from .parsing import RunWarning
 from .response import Response, choose_response
-from .table import RESPONSES, Excluded, RunTable, load_runs
-from .verdicts import Claim, Options, holm
+from .table import RESPONSES, RunTable, load_runs
+from .verdicts import Claim, Needs, Options, holm
 
 SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimsReport:
-    """All seven claims with what they rest on; `document()` is the contract's JSON."""
+    """All claims with what they rest on; `document()` is the contract's JSON."""
 
     options: Options
     table: RunTable
@@ -45,6 +44,7 @@ class ClaimsReport:
             "claims": [
                 {
                     "id": claim.id,
+                    "title": claim.title,
                     "verdict": claim.verdict,
                     "estimate": claim.estimate,
                     "ci": claim.ci,
@@ -58,46 +58,37 @@ class ClaimsReport:
         }
 
 
-def decide(table: RunTable, options: Options) -> ClaimsReport:
+def decide(table: RunTable, options: Options, asked: Sequence[Asked] = CLAIMS) -> ClaimsReport:
     """Decide every claim on a table; claims that cannot be tested are `undecided` with the reason."""
     response = choose_response(table)
     row_warnings = check_rows(response.frame)
     suspects = suspicious(row_warnings, len(response.frame))
+    warnings = [*table.warnings, *response.warnings, *row_warnings]
     curves = CurveSet(response, options, suspects)
     if is_series(response):
-        claims = series_claims(response, options)
-        return ClaimsReport(
-            options=options,
-            table=table,
-            response=response,
-            warnings=(*table.warnings, *response.warnings, *row_warnings),
-            claims=tuple(claims),
-        )
-    claims = [
-        linear(curves, "samples"),
-        linear(curves, "epochs"),
-        doubling(curves),
-        interchangeable(curves),
-        rank_effect(response, options, suspects),
-        size_exponent(response, options, suspects),
-        full_vs_lora(response, options, suspects),
-    ]
-    warnings = (*table.warnings, *response.warnings, *row_warnings, *disturbed(curves, claims))
+        claims = series_claims(response, options, [one.id for one in asked])
+    else:
+        claims = [one.decide(curves) for one in asked]
+        warnings += disturbed(curves, claims)
+        claims = _adjusted(claims, asked, curves)
+    titles = [claim.title or one.title.format(response.noun) for claim, one in zip(claims, asked, strict=True)]
     return ClaimsReport(
         options=options,
         table=table,
         response=response,
-        warnings=warnings,
-        claims=tuple(_adjusted(claims, options)),
+        warnings=tuple(warnings),
+        claims=tuple(
+            replace(claim, title=title[0].upper() + title[1:]) for claim, title in zip(claims, titles, strict=True)
+        ),
     )
 
 
-def _adjusted(claims: list[Claim], options: Options) -> list[Claim]:
+def _adjusted(claims: Sequence[Claim], asked: Sequence[Asked], curves: CurveSet) -> list[Claim]:
     """Holm over the claims tested: a decision that does not survive becomes `undecided`."""
-    tested = sum(claim.estimate is not None for claim in claims)
-    stands = holm([claim.p_value for claim in claims], options.alpha, tested)
+    tested, alpha = sum(claim.estimate is not None for claim in claims), curves.options.alpha
+    stands = holm([claim.p_value for claim in claims], alpha, tested)
     adjusted = []
-    for claim, stays in zip(claims, stands, strict=True):
+    for claim, one, stays in zip(claims, asked, stands, strict=True):
         if claim.p_value is None or stays:
             adjusted.append(claim)
             continue
@@ -106,18 +97,27 @@ def _adjusted(claims: list[Claim], options: Options) -> list[Claim]:
             f"and it is not clear enough to stand among them. {claim.reason}"
         )
         tests = {**claim.tests, "before_holm": claim.verdict, "claims_tested": tested}
-        adjusted.append(replace(claim, verdict="undecided", reason=reason, tests=tests, p_value=None))
+        strict = replace(curves.options, level=1 - alpha / tested)
+        needs = _to_stand(one.decide(replace(curves, options=strict)).needs, tested, strict.level)
+        adjusted.append(replace(claim, verdict="undecided", reason=reason, tests=tests, needs=needs, p_value=None))
     return adjusted
+
+
+def _to_stand(needs: Needs | None, tested: int, level: float) -> Needs:
+    """What would decide a claim at the level that is left to each of the claims tested together."""
+    lead = f"To stand among {tested} claims it has to be decided at level {100 * level:.4g} %"
+    return (
+        Needs(message=f"{lead}: more runs like these.")
+        if needs is None
+        else replace(needs, message=f"{lead}. {needs.message}")
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m analysis claims`."""
-    parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders of run records, or tables")
-    parser.add_argument("--margin", type=float, default=0.05, help="what counts as equal, as a share")
-    parser.add_argument("--level", type=float, default=0.95, help="1 − the error rate of a verdict")
+    add_runs(parser)
+    add_options(parser)
     parser.add_argument("--response", choices=tuple(RESPONSES), default="total", help="what is explained")
-    parser.add_argument("--exclude", action="append", default=[], metavar="RUN_ID", help="leave a run out")
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -127,6 +127,3 @@ def run(args: argparse.Namespace) -> int:
     report = decide(table, options)
     print(dumps(report.document()) if args.json else render(report.document(), report.table.sources))
     return 0
-
-
-__all__ = ["ClaimsReport", "Excluded", "add_arguments", "decide", "run"]

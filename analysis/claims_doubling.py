@@ -7,16 +7,17 @@ import numpy as np
 
 from .curve_analysis import Analysis, mean_elasticity
 from .curve_needs import gate_needs, more_runs
-from .curve_set import COLUMN, CurveSet, Decision
+from .curve_set import COLUMN, CurveSet, less, outlier_of
 from .needs import round_to
 from .response import measured_sentence
-from .verdicts import Claim, Options, equivalence, undecided
+from .verdicts import Claim, Decision, Options, decided, undecided
+from .vetoes import Veto, vetoed
 
 LARGEST_LOG_SIZE = math.log(1e12)  # no training set has more samples
 
 
 def doubling(curves: CurveSet) -> Claim:
-    """`doubling_doubles`: the elasticity of the whole bill, fixed cost included."""
+    """`doubling_doubles`: the elasticity of the whole bill, fixed cost and the samples' own lengths included."""
     options, noun = curves.options, curves.response.noun
     factor = next((f for f in ("samples", "epochs") if curves.blocks[f] is None), "samples")
     quantity = f"elasticity of {noun} in {factor}, averaged over the range run"
@@ -24,66 +25,56 @@ def doubling(curves: CurveSet) -> Claim:
     if blocked:
         return undecided("doubling_doubles", quantity, blocked, gate_needs(curves, factor))
     low, high = 1 - options.margin, 1 + options.margin
-    analysis = curves.total
-    estimate = mean_elasticity(analysis, factor)
-    verdict, p = equivalence(estimate, low, high, options)
+    analysis = curves.as_run
+
+    def decision_on(analysis: Analysis) -> Decision:
+        return decided(mean_elasticity(analysis, factor), low, high, options)
+
+    decision, holds_from = decision_on(analysis), _holds_from(analysis, factor, options)
     tests: dict[str, Any] = {
         "factor": factor,
-        "df": estimate.df,
-        "p_value": p,
-        "outlier": None,
-        "measured": None,
+        "df": analysis.fit.data.df,
+        "p_value": decision.p_value,
+        "holds_from": holds_from,
     }
-    veto = None
-    if analysis.without is not None:
-        again, _ = equivalence(mean_elasticity(analysis.without, factor), low, high, options)
-        run_id = str(analysis.design.frame["run_id"][analysis.outlier or 0])
-        tests["outlier"] = {"run_id": run_id, "mads": analysis.outlier_mads, "verdict_without": again}
-        if again != verdict:
-            verdict, veto = (
-                "undecided",
-                f"the verdict hangs on run {run_id} (without it: {again}): repeat that run",
-            )
-    if curves.response.measured_noun is not None:
-        part, _ = equivalence(mean_elasticity(curves.measured, factor), low, high, options)
-        tests["measured"] = {
-            "part": curves.response.measured_noun,
-            "share": curves.response.measured_share,
-            "verdict": part,
-        }
-        if {part, verdict} == {"supported", "refuted"}:
-            verdict, veto = "undecided", f"the total says {verdict}, its metered part says {part}"
-    ci = estimate.interval(options.ci_level)
-    holds_from = _holds_from(analysis, factor, options)
-    tests["holds_from"] = holds_from
-    decision = Decision(verdict=verdict, estimate=estimate.value, ci=ci, p_value=p)
-    needs = more_runs(curves, factor, decision, low, high, veto, of_exponent=False) if verdict == "undecided" else None
+    verdict, veto = vetoed(
+        decision,
+        curves.response,
+        tests,
+        outlier=outlier_of(analysis),
+        without=lambda: decision_on(less(analysis)),
+        measured=lambda: decision_on(curves.measured_as_run),
+    )
+    needs = None
+    if verdict == "undecided":
+        needs = more_runs(curves, factor, decision, low, high, veto, analysis=analysis, of_exponent=False)
     return Claim(
         id="doubling_doubles",
         verdict=verdict,
-        estimate=estimate.value,
-        ci=ci,
+        estimate=decision.estimate,
+        ci=decision.ci,
         quantity=quantity,
         reason=_doubling_reason(curves, factor, decision, veto, holds_from)
         + measured_sentence(curves.response, tests["measured"]),
         tests=tests,
         needs=needs,
-        p_value=p if verdict != "undecided" else None,
+        p_value=decision.p_value if verdict != "undecided" else None,
+        title=f"Twice the {factor} cost twice the {noun}",
     )
 
 
 def _holds_from(analysis: Analysis, factor: str, options: Options) -> float | None:
     """The number of `factor` from which the local elasticity b·(1 − fixed share) is at least 1 − margin.
 
-    None where it never is (b itself is below), 0 where it always is, infinite where the fixed cost is all
-    there is to see. Growth that may be linear is taken as exactly so.
+    None where the growth itself is outside the margin, 0 where it always is inside, infinite where the fixed cost is
+    all there is to see. Growth that may be linear is taken as exactly so.
     """
     fit, data = analysis.fit, analysis.fit.data
     j = analysis.design.factors.index(factor)
     ci = analysis.profile(factor).interval(options.ci_level)
     b = 1.0 if ci[0] <= 1 <= ci[1] else float(fit.exponents[j])
     floor = 1 - options.margin
-    if b <= floor:
+    if not floor < b <= 1 + options.margin:
         return None
     u = float(np.median(fit.shares))
     if u <= 0:
@@ -97,10 +88,10 @@ def _holds_from(analysis: Analysis, factor: str, options: Options) -> float | No
 
 
 def _doubling_reason(
-    curves: CurveSet, factor: str, decision: Decision, veto: str | None, holds_from: float | None
+    curves: CurveSet, factor: str, decision: Decision, veto: Veto | None, holds_from: float | None
 ) -> str:
-    if veto:
-        return f"Undecided: {veto}."
+    if veto is not None:
+        return f"Undecided: {veto.why}."
     low, high = (100 * (2**end - 1) for end in decision.ci)
     cost = f"twice the {factor} costs {100 * (2**decision.estimate - 1):.0f} % more ({low:.0f} to {high:.0f} %)"
     text = {

@@ -7,22 +7,24 @@ from typing import Any
 
 import numpy as np
 
-from .claims_text import counted
 from .curve_analysis import Analysis, analyse, build_design, gate
 from .curve_needs import gate_needs, more_runs
 from .curve_set import (
     COLUMN,
     CurveSet,
-    Decision,
     allowed_deviation,
     decide_profile,
     deviation_within,
     length_slope,
     length_words,
+    less,
+    outlier_of,
 )
 from .regression import t_quantile, t_tail, wls
 from .response import measured_sentence
-from .verdicts import Claim, Verdict, undecided
+from .verdicts import Claim, Decision, Verdict, undecided
+from .vetoes import Veto, vetoed
+from .wording import counted
 
 
 def linear(curves: CurveSet, factor: str) -> Claim:
@@ -34,11 +36,27 @@ def linear(curves: CurveSet, factor: str) -> Claim:
         return undecided(claim_id, quantity, blocked, gate_needs(curves, factor))
     low, high = 1 - options.margin, 1 + options.margin
     analysis = curves.total
-    decision = decide_profile(analysis.profile(factor), low, high, options)
-    decision, broken = _or_broken(curves, factor, decision)
+
+    def decision_on(analysis: Analysis) -> Decision:
+        return decide_profile(analysis.profile(factor), low, high, options)
+
+    def without() -> Decision:
+        again = decision_on(less(analysis))
+        broken_anyway = broken is not None and again.verdict == "undecided"  # a level is off, whatever one run does
+        return replace(again, verdict="refuted") if broken_anyway else again
+
+    decision, broken = _or_broken(curves, factor, decision_on(analysis))
     tests = curve_tests(curves, factor, decision)
     tests["broken_level"] = broken
-    verdict, veto = _vetoed(curves, factor, decision, low, high, tests)
+    verdict, veto = vetoed(
+        decision,
+        curves.response,
+        tests,
+        outlier=outlier_of(analysis),
+        without=without,
+        measured=lambda: decision_on(curves.measured),
+        own=_vetoes(curves, factor, decision, tests),
+    )
     tests["p_value"] = decision.p_value
     needs = None
     if verdict == "undecided":
@@ -62,60 +80,45 @@ def linear(curves: CurveSet, factor: str) -> Claim:
 def _or_broken(curves: CurveSet, factor: str, decision: Decision) -> tuple[Decision, dict[str, float] | None]:
     """No power law, but no line either: a level that lies off the best line by more than curvature may.
 
-    A break or a step bends no single exponent; it is refuted where repeats at one level show it.
+    A break or a step bends no single exponent; it is refuted where repeats at one level show it. As a second look for
+    a refutation it has half of the error rate (p is doubled).
     """
     straight = curves.straight(factor)
     if decision.verdict != "undecided" or straight is None or straight.p >= 0.01:
         return decision, None
-    p = straight.p_beyond(deviation_within(curves, factor))
+    p = 2 * straight.p_beyond(deviation_within(curves, factor))
     if p > curves.options.alpha:
         return decision, None
     broken = {**straight.level, "deviation": straight.deviation}
     return replace(decision, verdict="refuted", p_value=p), broken
 
 
-def _vetoed(
-    curves: CurveSet, factor: str, decision: Decision, low: float, high: float, tests: dict[str, Any]
-) -> tuple[Verdict, str | None]:
-    """The verdict after lack of fit, the outlier refit and the measured part had their say."""
-    analysis, options = curves.total, curves.options
-    verdict: Verdict = decision.verdict
-    if analysis.without is not None:
-        again = decide_profile(analysis.without.profile(factor), low, high, options)
-        if tests["broken_level"] is not None and again.verdict == "undecided":
-            again = replace(again, verdict="refuted")  # a level is off, whatever one run does
-        run_id = str(analysis.design.frame["run_id"][analysis.outlier or 0])
-        tests["outlier"] = {
-            "run_id": run_id,
-            "mads": analysis.outlier_mads,
-            "verdict_without": again.verdict,
-            "estimate_without": again.estimate,
-            "ci_without": again.ci,
-        }
-        if again.verdict != verdict:
-            return "undecided", (
-                f"the verdict hangs on run {run_id}, which lies {analysis.outlier_mads:.0f} times the usual "
-                f"scatter off the curve (without it: {again.verdict}): repeat that run"
-            )
+def _vetoes(curves: CurveSet, factor: str, decision: Decision, tests: dict[str, Any]) -> list[Veto]:
+    """What lack of fit, a missing second witness and the samples' lengths have against the decision."""
+    verdict, options = decision.verdict, curves.options
+    found: list[Veto] = []
     lack = curves.lack_of_fit
     allowed = allowed_deviation(curves, factor)
     if verdict == "supported" and lack is not None and lack.p < 0.01 and lack.deviation > allowed:
-        return "undecided", (
+        why = (
             f"no smooth curve fits: runs at {_place(lack.level)} "
             f"lie {100 * lack.deviation:.1f} % off it, more than repeats scatter (p = {lack.p:.2g})"
         )
+        found.append(Veto(kind="lack_of_fit", why=why))
     if verdict == "refuted" and tests["broken_level"] is None and not _curved(tests):
-        return "undecided", "the exponent lies outside the margin, but no test shows the curve itself"
+        why = "the exponent lies outside the margin, but no test shows the curve itself"
+        found.append(Veto(kind="witness", why=why))
     slope = tests["length_slope"]
     if slope is not None and abs(slope) > options.margin / 2:
-        raw = decide_profile(curves.as_run.profile(factor), low, high, options)
+        raw = decide_profile(curves.as_run.profile(factor), 1 - options.margin, 1 + options.margin, options)
         tests["as_run"] = {"verdict": raw.verdict, "estimate": raw.estimate, "ci": raw.ci}
         if raw.verdict != verdict:
-            return "undecided", (
+            why = (
                 f"{length_words(slope, factor)}: counted by tokens it is {verdict} (exponent {decision.estimate:.2f}), "
                 f"counted by {factor} {raw.verdict} ({raw.estimate:.2f}); padding=max_length makes samples alike"
             )
-    return _agreeing(curves, factor, verdict, low, high, tests)
+            found.append(Veto(kind="length", why=why))
+    return found
 
 
 def _in_other_units(curves: CurveSet, low: float, high: float) -> dict[str, Any]:
@@ -141,30 +144,6 @@ def _curved(tests: dict[str, Any]) -> bool:
     """A second witness for curvature: the quadratic term or the affine model's lack of fit."""
     witnesses = [tests["quadratic"]["p"], tests["affine_p"]]
     return any(p is not None and p < 0.05 for p in witnesses) or all(p is None for p in witnesses)
-
-
-def _agreeing(
-    curves: CurveSet, factor: str, verdict: Verdict, low: float, high: float, tests: dict[str, Any]
-) -> tuple[Verdict, str | None]:
-    """Decide again on what was metered; a contradiction leaves the claim undecided."""
-    response = curves.response
-    if response.measured_noun is None:
-        tests["measured"] = None if response.measured_gap is None else {"reason": response.measured_gap}
-        return verdict, None
-    part = decide_profile(curves.measured.profile(factor), low, high, curves.options)
-    tests["measured"] = {
-        "part": response.measured_noun,
-        "share": response.measured_share,
-        "verdict": part.verdict,
-        "estimate": part.estimate,
-        "ci": part.ci,
-    }
-    if {verdict, part.verdict} == {"supported", "refuted"}:
-        return "undecided", (
-            f"the total says {verdict}, its metered part ({response.measured_noun}) says {part.verdict}: "
-            "the modelled part makes the difference"
-        )
-    return verdict, None
 
 
 def curve_tests(curves: CurveSet, factor: str, decision: Decision) -> dict[str, Any]:
@@ -193,7 +172,6 @@ def curve_tests(curves: CurveSet, factor: str, decision: Decision) -> dict[str, 
         "order_p": analysis.order_p,
         "drift_removed": analysis.drift,
         "length_slope": length_slope(curves, factor),
-        "outlier": None,
         "half_width": (decision.ci[1] - decision.ci[0]) / 2,
     }
 
@@ -237,7 +215,7 @@ def _linear_reason(
     factor: str,
     decision: Decision,
     verdict: Verdict,
-    veto: str | None,
+    veto: Veto | None,
     tests: dict[str, Any],
 ) -> str:
     noun, margin = curves.response.noun, curves.options.margin
@@ -247,8 +225,8 @@ def _linear_reason(
     scatter = f"scatter {100 * tests['noise_cv']:.1f} %"
     span = f"over a factor {tests['range']:.3g} in {factor} ({tests['runs']} runs, {scatter})"
     subject = noun[0].upper() + noun[1:]
-    if veto:
-        text = f"Undecided: {veto}."
+    if veto is not None:
+        text = f"Undecided: {veto.why}."
     elif verdict == "supported":
         text = (
             f"{subject} grows in proportion to {factor} on top of a fixed cost: {factor_of} "
@@ -270,7 +248,7 @@ def _linear_reason(
             f"Not precise enough: {factor_of}, but anything from {low} to {high} fits these runs, and linear "
             f"within the margin is {linear_low} to {linear_high} ({span})."
         )
-    if tests["fixed_share_smallest"] > 0.005 and not veto:
+    if tests["fixed_share_smallest"] > 0.005 and veto is None:
         text += f" The fixed cost is {100 * tests['fixed_share_smallest']:.0f} % of the smallest run."
     for name, found in tests.get("other_units", {}).items():
         if found["verdict"] == "supported":

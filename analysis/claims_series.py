@@ -7,16 +7,18 @@ sample is linear in z = (x₁·ln x₁ − x₀·ln x₀)/(x₁ − x₀), with 
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from lora_scaling.questions import MIN_RANGE
+
 from .regression import Array, ols
 from .response import Response
-from .verdicts import CLAIM_IDS, Claim, Estimate, Options, equivalence, undecided
+from .verdicts import Claim, Estimate, Options, equivalence, undecided
 
 MIN_WINDOWS = 8
-MIN_RANGE = 8.0
 
 
 def is_series(response: Response) -> bool:
@@ -24,15 +26,15 @@ def is_series(response: Response) -> bool:
     return len(response.frame) > 1 and bool(response.frame["samples_end"].notna().all())
 
 
-def series_claims(response: Response, options: Options) -> list[Claim]:
-    """All seven claims: linearity in samples from the windows, the others undecided."""
+def series_claims(response: Response, options: Options, asked: Sequence[str]) -> list[Claim]:
+    """All claims asked for: linearity in samples from the windows, the others undecided."""
     why = "the table holds windows of one run, in which nothing but the number of samples changes"
     fixed = "the table holds windows of one run without its fixed cost, so the whole bill is not known"
     return [
         linear_in_windows(response, options)
         if claim_id == "linear_in_samples"
         else undecided(claim_id, claim_id, fixed if claim_id == "doubling_doubles" else why, None)
-        for claim_id in CLAIM_IDS
+        for claim_id in asked
     ]
 
 
@@ -44,7 +46,8 @@ def linear_in_windows(response: Response, options: Options) -> Claim:
     size = (frame["samples"] * frame["epochs"]).to_numpy(dtype=float)
     start = end - size
     if len(frame) < MIN_WINDOWS or end[-1] / end[0] < MIN_RANGE:
-        why = f"{len(frame)} windows over a factor {end[-1] / end[0]:.3g} are too few; {MIN_WINDOWS} over 8 are needed"
+        run = f"{len(frame)} windows over a factor {end[-1] / end[0]:.3g} are too few"
+        why = f"{run}; {MIN_WINDOWS} over {MIN_RANGE} are needed"
         return undecided("linear_in_samples", quantity, why, None)
     if (start < -1e-9).any() or not np.allclose(start[1:], end[:-1]):
         why = "the windows overlap or leave gaps: `samples_end` must rise by `samples` × `epochs`"

@@ -4,15 +4,10 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-TITLES = {
-    "linear_in_samples": "{} is linear in the number of samples",
-    "linear_in_epochs": "{} is linear in the number of epochs",
-    "doubling_doubles": "Twice the samples cost twice the {}",
-    "samples_epochs_interchangeable": "Samples and epochs are interchangeable",
-    "rank_effect": "{} does not depend on the LoRA rank",
-    "size_exponent": "Energy per token is proportional to FLOPs per token",
-    "full_vs_lora": "Full fine-tuning costs more than LoRA",
-}
+from .claims_registry import CLAIMS
+from .wording import counted as counted  # where the figures find it
+
+TITLES = {asked.id: asked.title for asked in CLAIMS}
 MARKS = {"supported": "SUPPORTED", "refuted": "REFUTED", "undecided": "UNDECIDED"}
 WIDTH = 100
 
@@ -25,8 +20,7 @@ def render(document: dict[str, Any], sources: Sequence[str]) -> str:
         "",
     ]
     for claim in document["claims"]:
-        title = TITLES[claim["id"]].format(document["response"])
-        lines += [f"{MARKS[claim['verdict']]:<10} {title[0].upper()}{title[1:]}", _wrapped(claim["reason"])]
+        lines += [f"{MARKS[claim['verdict']]:<10} {claim['title']}", _wrapped(claim["reason"])]
         needs = claim["needs"]
         if needs is not None:
             cost = "" if needs.energy_kwh is None else f" About {needs.energy_kwh:g} kWh."
@@ -36,11 +30,6 @@ def render(document: dict[str, Any], sources: Sequence[str]) -> str:
     lines += _listed("Warnings", [f"[{w['kind']}] {w['message']}" for w in document["warnings"]])
     lines += _listed("Left out", [f"{e['run_id']}: {e['reason']}" for e in document["runs_excluded"]])
     return "\n".join(lines).rstrip()
-
-
-def counted(number: float, noun: str) -> str:
-    """1 epoch, 2 epochs."""
-    return f"{number:g} {noun}" + ("" if number == 1 else "s")
 
 
 def _wrapped(text: str) -> str:

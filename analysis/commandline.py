@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lora_scaling.errors import UserError
+from lora_scaling.questions import LEVEL, MARGIN
 
 from .table import RunTable, load_runs
 
@@ -18,6 +19,12 @@ def add_runs(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
     )
     if json:
         parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """--margin and --level of the claims."""
+    parser.add_argument("--margin", type=float, default=MARGIN, help="what counts as equal, as a share")
+    parser.add_argument("--level", type=float, default=LEVEL, help="1 − the error rate of a verdict")
 
 
 def split_overrides(given: Sequence[str]) -> tuple[list[str], list[str]]:

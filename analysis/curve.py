@@ -38,16 +38,24 @@ class CurveData:
     zero: NDArray[np.bool_]
 
     @cached_property
+    def centre(self) -> Array:
+        """Mean of log_x (p,) over the runs that trained."""
+        return self.log_x[~self.zero].mean(axis=0)
+
+    @cached_property
     def centred(self) -> Array:
-        """log_x about its mean over the runs that trained; 0 in rows of zero steps."""
-        trained = self.log_x[~self.zero]
-        return np.where(self.zero[:, None], 0.0, self.log_x - trained.mean(axis=0))
+        """log_x about its centre; 0 in rows of zero steps."""
+        return np.where(self.zero[:, None], 0.0, self.log_x - self.centre)
 
     @cached_property
     def basis(self) -> Array:
         """Orthonormal basis (n, rank) of the weighted nuisance columns."""
         u, s, _ = np.linalg.svd(np.sqrt(self.weights)[:, None] * self.nuisance, full_matrices=False)
         return u[:, s > 1e-9 * s[0]]
+
+    def beside(self, columns: Array) -> Array:
+        """What is left of weighted columns (n,) or (n, k) beside the nuisance."""
+        return columns - self.basis @ (self.basis.T @ columns)
 
     @property
     def cells(self) -> int:
@@ -86,20 +94,40 @@ class CurveFit:
         """Residual standard deviation of log E (≈ the coefficient of variation)."""
         return float(np.sqrt(self.rss / self.data.df)) if self.data.df > 0 else float("nan")
 
-    def shape(self, log_x: Array, cell: int = 0) -> Array:
-        """u + (1 − u)·z at new log factors (m, p): proportional to the expected energy within a cell."""
-        trained = self.data.log_x[~self.data.zero]
-        z = np.exp((np.atleast_2d(log_x) - trained.mean(axis=0)) @ self.exponents)
-        return self.shares[cell] + (1 - self.shares[cell]) * z
+    def slopes(self, log_x: Array, zero: NDArray[np.bool_], cell: NDArray[np.int64]) -> Array:
+        """The tangent d log E / d (exponents, shares) (m, p + C) of runs of these log factors (m, p), by cell (m,)."""
+        centred = np.where(zero[:, None], 0.0, log_x - self.data.centre)
+        z, mixture = _mixture(centred, zero, self.exponents, self.shares[cell])
+        return _slopes(centred, z, mixture, self.shares[cell], np.equal.outer(cell, np.arange(self.data.cells)))
+
+    def log_size(self, log_x: Array, zero: NDArray[np.bool_], cell: NDArray[np.int64]) -> Array:
+        """Log of the expected energy (m,) of such runs, up to their cell's constant."""
+        centred = np.where(zero[:, None], 0.0, log_x - self.data.centre)
+        return np.log(np.maximum(_mixture(centred, zero, self.exponents, self.shares[cell])[1], 1e-12))
+
+    @cached_property
+    def jacobian(self) -> Array:
+        """The tangent (n, p + C) of its own runs, weighted, beside the nuisance columns."""
+        data = self.data
+        return data.beside(np.sqrt(data.weights)[:, None] * self.slopes(data.log_x, data.zero, data.cell))
+
+
+def _mixture(centred: Array, zero: NDArray[np.bool_], exponents: Array, shares: Array) -> tuple[Array, Array]:
+    """z and the mixture u + (1 − u)·z of runs (m,), whose fixed shares are `shares` (m,)."""
+    z = np.where(zero, 0.0, np.exp(np.minimum(centred @ exponents, 500.0)))
+    return z, np.maximum(shares + (1 - shares) * z, SMALLEST_MIXTURE)
+
+
+def _slopes(centred: Array, z: Array, mixture: Array, shares: Array, onehot: Array) -> Array:
+    """d log mixture / d (exponents, shares) (m, p + C); `onehot` (m, C) tells the cells."""
+    by_exponent = ((1 - shares) * z / mixture)[:, None] * centred
+    return np.concatenate([by_exponent, ((1 - z) / mixture)[:, None] * onehot], axis=1)
 
 
 def _evaluate(data: CurveData, exponents: Array, shares: Array) -> tuple[Array, Array, Array]:
     """Projected weighted residuals (n,), z and the mixture m, for these exponents and shares."""
-    z = np.where(data.zero, 0.0, np.exp(np.minimum(data.centred @ exponents, 500.0)))
-    u = shares[data.cell]
-    m = np.maximum(u + (1 - u) * z, SMALLEST_MIXTURE)
-    raw = np.sqrt(data.weights) * (data.log_y - np.log(m))
-    return raw - data.basis @ (data.basis.T @ raw), z, m
+    z, mixture = _mixture(data.centred, data.zero, exponents, shares[data.cell])
+    return data.beside(np.sqrt(data.weights) * (data.log_y - np.log(mixture))), z, mixture
 
 
 def _minimise(data: CurveData, exponents: Array, shares: Array, held: int | None) -> tuple[Array, Array, float, Array]:
@@ -111,10 +139,7 @@ def _minimise(data: CurveData, exponents: Array, shares: Array, held: int | None
     rss, damping = float(resid @ resid), 1e-6
     free_exponents = np.array([j != held for j in range(p)])
     for _ in range(MAX_STEPS):
-        u = shares[data.cell]
-        jacobian = np.concatenate([((1 - u) * z / m)[:, None] * data.centred, ((1 - z) / m)[:, None] * onehot], axis=1)
-        jacobian *= root
-        jacobian -= data.basis @ (data.basis.T @ jacobian)
+        jacobian = data.beside(root * _slopes(data.centred, z, m, shares[data.cell], onehot))
         gradient = jacobian.T @ resid  # descent direction of the parameters
         inside = ~(((shares <= 0) & (gradient[p:] < 0)) | ((shares >= SHARE_CEILING) & (gradient[p:] > 0)))
         free = np.concatenate([free_exponents, inside])

@@ -12,8 +12,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import fdtrc
 
+from lora_scaling.questions import MIN_LEVELS, MIN_RANGE
+
 from .checks import apart_in_time, rank_correlation
-from .curve import SMALLEST_MIXTURE, CurveData, CurveFit, Profile, fit_curve
+from .curve import CurveData, CurveFit, Profile, fit_curve
 from .regression import Array, span, t_tail
 from .verdicts import Estimate
 
@@ -22,8 +24,9 @@ _CELL = """
     gradient_checkpointing energy_source_gpu energy_source_cpu energy_source_ram
 """
 CELL_COLUMNS = tuple(_CELL.split())
-MIN_LEVELS, MIN_RANGE, MIN_REPLICATED = 4, 8.0, 3
+MIN_REPLICATED = 3
 MAX_FACTOR_CORRELATION, MAX_ORDER_CORRELATION = 0.9, 0.7
+LEAST_WITHIN_SESSIONS = 0.05  # of a factor's variance: with less, its effect is that of the sessions
 OUTLIER_MADS = 6.0
 DIAGNOSTIC_P = 0.01
 
@@ -285,10 +288,7 @@ def robust_residuals(fit: CurveFit) -> Array:
 
 def log_size(fit: CurveFit) -> Array:
     """Log of the expected energy of each run within its cell (n,), up to the cell's constant."""
-    data = fit.data
-    z = np.where(data.zero, 0.0, np.exp(data.centred @ fit.exponents))
-    u = fit.shares[data.cell]
-    return np.log(np.maximum(u + (1 - u) * z, 1e-12))
+    return fit.log_size(fit.data.log_x, fit.data.zero, fit.data.cell)
 
 
 def variance_slope(fit: CurveFit, level: NDArray[np.intp]) -> tuple[float | None, float]:
@@ -326,7 +326,7 @@ def _drifts(design: Design, fit: CurveFit, clean: NDArray[np.bool_]) -> tuple[bo
     if np.isnan(place).any() or len(place) < 8 or np.ptp(place) == 0 or fit.rss < 1e-14:
         return False, None
     place = place - place.mean()
-    projected = place - fit.data.basis @ (fit.data.basis.T @ place)
+    projected = fit.data.beside(place)
     r = float(projected @ fit.resid / np.sqrt((projected @ projected) * fit.rss))
     df = fit.data.df - 1
     if df < 2 or abs(r) >= 1:
@@ -418,23 +418,23 @@ def gate(design: Design, factor: str) -> str | None:
 
 
 def _confounded_with_session(design: Design, factor: str) -> bool:
-    """Whether sessions leave almost nothing (5 % of the variance) of the factor to vary within them."""
+    """Whether sessions leave almost nothing of the factor to vary within them."""
     if not session_columns(design.frame).shape[1]:
         return False
     data = curve_data(design, "y", drift=False)
     data = data.subset(~data.zero)
     values = data.centred[:, design.factors.index(factor)]
     plain = values - np.array([values[data.cell == c].mean() for c in range(data.cells)])[data.cell]
-    within = values - data.basis @ (data.basis.T @ values)
-    return float(within @ within) < 0.05 * float(plain @ plain)
+    within = data.beside(values)
+    return float(within @ within) < LEAST_WITHIN_SESSIONS * float(plain @ plain)
 
 
-def order_gate(frame: pd.DataFrame, column: str) -> str | None:
+def order_gate(frame: pd.DataFrame, column: str, noun: str | None = None) -> str | None:
     """Whether the run order follows a factor, so that drift would look like its effect."""
     r = rank_correlation(frame["position"].to_numpy(), frame[column].to_numpy())
     if abs(r) > MAX_ORDER_CORRELATION:
-        noun = column.removesuffix("_seen")
-        return f"the runs were made in order of {noun} (rank correlation {r:.2f}): drift would look alike"
+        what = noun or column.removesuffix("_seen")
+        return f"the runs were made in order of {what} (rank correlation {r:.2f}): drift would look alike"
     return None
 
 
@@ -480,9 +480,9 @@ def mean_elasticity(analysis: Analysis, factor: str) -> Estimate:
     return Estimate(value=elasticity(theta), se=float(np.sqrt(max(gradient @ covariance @ gradient, 0.0))), df=data.df)
 
 
-def tangent(fit: CurveFit) -> Array:
+def reach(fit: CurveFit) -> Array:
     """Orthonormal basis (n, rank) of what the fitted curve can follow: nuisance, exponents and free shares."""
-    moving = span(_jacobian(fit)[:, _free(fit)], tolerance=1e-7, floor=1e-300)
+    moving = span(fit.jacobian[:, _free(fit)], tolerance=1e-7, floor=1e-300)
     return np.concatenate([fit.data.basis, moving], axis=1)
 
 
@@ -492,21 +492,9 @@ def _free(fit: CurveFit) -> NDArray[np.bool_]:
     return np.concatenate([np.ones(fit.data.log_x.shape[1], dtype=bool), free_shares])
 
 
-def _jacobian(fit: CurveFit) -> Array:
-    """d log E / d (exponents, shares) (n, p + C), weighted, beside the nuisance columns."""
-    data = fit.data
-    z = np.where(data.zero, 0.0, np.exp(data.centred @ fit.exponents))
-    u = fit.shares[data.cell]
-    m = np.maximum(u + (1 - u) * z, SMALLEST_MIXTURE)
-    onehot = np.equal.outer(data.cell, np.arange(data.cells))
-    jacobian = np.concatenate([((1 - u) * z / m)[:, None] * data.centred, ((1 - z) / m)[:, None] * onehot], axis=1)
-    jacobian *= np.sqrt(data.weights)[:, None]
-    return jacobian - data.basis @ (data.basis.T @ jacobian)
-
-
 def _covariance(fit: CurveFit) -> Array:
     """Covariance of (exponents, shares) from the tangent model; zero for shares held at a boundary."""
-    jacobian, free = _jacobian(fit), _free(fit)
+    jacobian, free = fit.jacobian, _free(fit)
     covariance = np.zeros((len(free), len(free)))
     information = jacobian[:, free].T @ jacobian[:, free]
     covariance[np.ix_(free, free)] = np.linalg.pinv(information, hermitian=True) * fit.sigma**2

@@ -1,12 +1,18 @@
 """What would decide the claims on samples and epochs."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
+import pandas as pd
+
+from .curve_analysis import Analysis
 from .curve_plan import plan_exponent
-from .curve_set import CurveSet, Decision
-from .needs import FULL_LEVELS, TARGET_RANGE, geometric, sweep_needs
+from .curve_set import CurveSet
+from .needs import FULL_LEVELS, TARGET_RANGE, geometric, repeat_needs, sweep_needs
 from .regression import t_quantile
-from .verdicts import Estimate, Needs, runs_needed
+from .verdicts import Decision, Estimate, Needs, runs_needed
+from .vetoes import Veto
 
 
 def gate_needs(curves: CurveSet, factor: str) -> Needs | None:
@@ -22,7 +28,7 @@ def gate_needs(curves: CurveSet, factor: str) -> Needs | None:
         levels, samples = [1, 2, 4, 8, 16], [smallest]
     else:
         top = max(TARGET_RANGE * smallest, int(trained["samples"].max()))
-        levels, samples = [int(trained["epochs"].mode().iloc[0])], geometric(smallest, top, FULL_LEVELS)
+        levels, samples = [max(1, round(trained["epochs"].mode().iloc[0]))], geometric(smallest, top, FULL_LEVELS)
     return sweep_needs(
         frame,
         message=f"Runs over a wider range of {factor}, three of each in shuffled order, and three without training.",
@@ -54,39 +60,32 @@ def more_runs(
     decision: Decision,
     low: float,
     high: float,
-    veto: str | None,
+    veto: Veto | None,
     *,
+    analysis: Analysis | None = None,
     of_exponent: bool = True,
-) -> Needs | None:
-    """Runs until an interval of the expected width decides with 80 % power.
+) -> Needs:
+    """Runs until an interval of the expected width decides with 80 % power; or what a veto asks for.
 
     Chosen one by one for what they tell per kWh where the claim is on the factor's own exponent
-    (`of_exponent`); else more of the same.
+    (`of_exponent`); else more of the same. `analysis` is the one that was decided on, the curve by tokens if not given.
     """
+    analysis = analysis or curves.total
     frame, design = curves.response.frame, curves.design
-    if veto and "repeat" in veto and curves.total.outlier is not None:
-        row = design.frame.iloc[curves.total.outlier]
-        have = int(((frame["samples"] == row["samples"]) & (frame["epochs"] == row["epochs"])).sum())
-        return sweep_needs(
-            frame,
-            message=f"Repeat run {row['run_id']} and look at what disturbed it.",
-            samples=[int(row["samples"])],
-            epochs=[int(row["epochs"])],
-            replicates=have + 2,
-        )
-    if veto and "padding=max_length" in veto:
-        trained = design.trained
-        return sweep_needs(
+    if veto is not None and veto.kind == "outlier" and analysis.outlier is not None:
+        return repeat_needs(frame, design.frame.iloc[analysis.outlier])
+    if veto is not None and veto.kind == "length":
+        return _sweep(
             frame,
             message="The same runs with every sample padded to one length.",
-            samples=sorted(int(s) for s in trained["samples"].unique()),
-            epochs=sorted(int(e) for e in trained["epochs"].unique()),
+            samples=list(design.trained["samples"].unique()),
+            epochs=list(design.trained["epochs"].unique()),
             replicates=3,
             extra=("padding=max_length",),
         )
-    if veto:
+    if veto is not None:
         return Needs(message="Find what is different about the runs named; more runs alone do not settle it.")
-    df = curves.total.fit.data.df
+    df = analysis.fit.data.df
     half = (decision.ci[1] - decision.ci[0]) / 2
     se = half / t_quantile(0.5 + curves.options.ci_level / 2, df)
     estimate = Estimate(value=decision.estimate, se=se, df=df)
@@ -100,11 +99,12 @@ def more_runs(
             runs=plan.runs,
             settings=plan.settings,
             energy_kwh=plan.energy_kwh,
-            command=" && ".join(plan.commands),
+            command=" && ".join(plan.commands) or None,
+            half_width_now=plan.half_width_now,
+            half_width_then=plan.half_width_then,
         )
     trained = design.trained
-    samples = sorted(int(s) for s in trained["samples"].unique())
-    epochs = sorted(int(e) for e in trained["epochs"].unique())
+    samples, epochs = sorted(trained["samples"].unique()), sorted(trained["epochs"].unique())
     points = max(1, trained[["samples", "epochs"]].drop_duplicates().shape[0])
     replicates = math.ceil(len(trained) / points)
     if extra is None:
@@ -120,11 +120,16 @@ def more_runs(
         samples = [*samples, 2 * samples[-1]] if extra is None or extra > len(design.frame) else samples
     more = math.ceil(min(extra or len(design.frame), 2 * len(design.frame)) / points)
     zero_runs = 0 if (frame["samples_seen"] == 0).any() else 3
-    return sweep_needs(
-        frame,
-        message=message,
-        samples=samples,
-        epochs=epochs,
-        replicates=replicates + more,
-        zero_runs=zero_runs,
+    return _sweep(
+        frame, message=message, samples=samples, epochs=epochs, replicates=replicates + more, zero_runs=zero_runs
     )
+
+
+def _sweep(
+    frame: pd.DataFrame, *, message: str, samples: Sequence[float], epochs: Sequence[float], **options: Any
+) -> Needs:
+    """`sweep_needs`; without its runs where a level is no whole number, which none could be asked for."""
+    if any(level != int(level) or level < 1 for level in (*samples, *epochs)):
+        return Needs(message=message)
+    whole = {"samples": sorted(map(int, samples)), "epochs": sorted(map(int, epochs))}
+    return sweep_needs(frame, message=message, **whole, **options)

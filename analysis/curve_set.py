@@ -10,7 +10,8 @@ import pandas as pd
 from .curve import Profile, fit_curve
 from .curve_analysis import Analysis, Design, LackOfFit, analyse, build_design, gate, lack_of_fit, relative_length
 from .response import Response
-from .verdicts import Options, Verdict
+from .verdicts import Decision, Options
+from .vetoes import Outlier
 
 COLUMN = {"samples": "samples", "epochs": "epochs_seen"}
 
@@ -33,12 +34,16 @@ class CurveSet:
 
     @cached_property
     def as_run(self) -> Analysis:
-        """The same without counting samples at equal length."""
-        return analyse(self.design, "y")
+        """The same by the samples themselves, however long they were."""
+        return self.total if relative_length(self.design.frame) is None else analyse(self.design, "y")
 
     @cached_property
     def measured(self) -> Analysis:
         return analyse(self.design, "y_measured", per_token=True)
+
+    @cached_property
+    def measured_as_run(self) -> Analysis:
+        return analyse(self.design, "y_measured")
 
     @cached_property
     def lack_of_fit(self) -> LackOfFit | None:
@@ -54,14 +59,17 @@ class CurveSet:
         return {factor: _curve_block(self, factor) for factor in COLUMN}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Decision:
-    """A verdict on one number, before vetoes."""
+def outlier_of(analysis: Analysis) -> Outlier | None:
+    """The run far off the curve, which `analysis.without` leaves out."""
+    if analysis.outlier is None or analysis.outlier_mads is None:
+        return None
+    run_id = str(analysis.design.frame["run_id"].iloc[analysis.outlier])
+    return Outlier(row=analysis.outlier, run_id=run_id, mads=analysis.outlier_mads)
 
-    verdict: Verdict
-    estimate: float
-    ci: tuple[float, float]
-    p_value: float | None
+
+def less(analysis: Analysis) -> Analysis:
+    """The analysis without its outlier."""
+    return analysis.without or analysis
 
 
 def decide_profile(profile: Profile, low: float, high: float, options: Options) -> Decision:

@@ -3,8 +3,7 @@
 For the curve's claims the candidates are levels in and beyond the range run, and runs of zero steps;
 each step takes the candidate with the largest drop in the variance of the exponent per expected kWh
 (c-optimality on the fitted curve, greedy), until the interval is expected to decide with 80 % power.
-The other claims bring the runs that `claims` says they need. The number of looks is fixed beforehand:
-one more look at these runs spends half of the error rate (Bonferroni over two looks).
+The other claims bring the runs that `claims` says they need.
 """
 
 import argparse
@@ -12,16 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .checks import check_rows, suspicious
 from .claims import ClaimsReport, decide
-from .curve_plan import plan_exponent
-from .curve_set import CurveSet
+from .commandline import add_options, add_runs
 from .jsonout import dumps
 from .table import load_runs
 from .verdicts import Options
 
 SCHEMA_VERSION = 1
-CURVE_CLAIMS = {"linear_in_samples": "samples", "linear_in_epochs": "epochs"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,49 +34,36 @@ class Plan:
     half_width_then: float | None = None
 
 
-def plan(report: ClaimsReport, curves: CurveSet) -> list[Plan]:
+def plan(report: ClaimsReport) -> list[Plan]:
     """A plan for each undecided claim that further runs can decide, the cheapest first."""
-    plans = []
-    for claim in report.claims:
-        if claim.verdict != "undecided" or claim.needs is None:
-            continue
-        needs, widths = claim.needs, (None, None)
-        factor = CURVE_CLAIMS.get(claim.id)
-        if factor is not None and claim.estimate is not None:
-            margin = report.options.margin
-            made = plan_exponent(curves, factor, claim.estimate, 1 - margin, 1 + margin)
-            widths = (made.half_width_now, made.half_width_then) if made is not None else widths
-        plans.append(
-            Plan(
-                claim=claim.id,
-                message=needs.message,
-                runs=needs.runs or 0,
-                settings=needs.settings,
-                energy_kwh=needs.energy_kwh,
-                commands=tuple(needs.command.split(" && ")) if needs.command else (),
-                half_width_now=widths[0],
-                half_width_then=widths[1],
-            )
+    plans = [
+        Plan(
+            claim=claim.id,
+            message=claim.needs.message,
+            runs=claim.needs.runs or 0,
+            settings=claim.needs.settings,
+            energy_kwh=claim.needs.energy_kwh,
+            commands=tuple(claim.needs.command.split(" && ")) if claim.needs.command else (),
+            half_width_now=claim.needs.half_width_now,
+            half_width_then=claim.needs.half_width_then,
         )
+        for claim in report.claims
+        if claim.verdict == "undecided" and claim.needs is not None
+    ]
     return sorted(plans, key=lambda p: (p.energy_kwh is None, p.energy_kwh or 0.0))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m analysis design`."""
-    parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders of run records, or tables")
-    parser.add_argument("--margin", type=float, default=0.05, help="what counts as equal, as a share")
-    parser.add_argument("--level", type=float, default=0.95, help="1 − the error rate of a verdict")
-    parser.add_argument("--exclude", action="append", default=[], metavar="RUN_ID", help="leave a run out")
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    add_runs(parser)
+    add_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the plans, cheapest first."""
     options = Options(margin=args.margin, level=args.level)
     report = decide(load_runs(args.runs, exclude=args.exclude), options)
-    frame = report.response.frame
-    curves = CurveSet(report.response, options, suspicious(check_rows(frame), len(frame)))
-    plans = plan(report, curves)
+    plans = plan(report)
     undecided = [claim.id for claim in report.claims if claim.verdict == "undecided"]
     if args.json:
         print(
@@ -105,7 +88,8 @@ def _text(plans: Sequence[Plan], undecided: Sequence[str]) -> str:
     lines = [f"{len(undecided)} claims are undecided: {', '.join(undecided)}.", ""]
     for made in plans:
         cost = "" if made.energy_kwh is None else f", about {made.energy_kwh:g} kWh"
-        lines.append(f"{made.claim}: {made.runs} runs{cost}. {made.message}")
+        runs = f"{made.runs} runs{cost}. " if made.runs else ""
+        lines.append(f"{made.claim}: {runs}{made.message}")
         if made.half_width_now is not None and made.half_width_then is not None:
             lines.append(f"  exponent known to ±{made.half_width_now:.3f} now, to ±{made.half_width_then:.3f} then")
         lines += [f"  {command}" for command in made.commands] + [""]

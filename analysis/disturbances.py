@@ -21,8 +21,8 @@ from .curve_analysis import (
     cells_of,
     curve_data,
     log_size,
+    reach,
     robust_residuals,
-    tangent,
     variance_slope,
 )
 from .regression import Array, span, t_tail
@@ -76,7 +76,7 @@ class _Curve:
         """
         data = self.data.subset(live)
         fit = fit_curve(data)
-        basis = tangent(fit)
+        basis = reach(fit)
         df = len(data.log_y) - basis.shape[1]
         deleted = _studentised(fit.resid, np.sum(basis**2, axis=1), df)
         near = {int(np.argmax(np.abs(deleted)))}
@@ -96,7 +96,7 @@ class _Curve:
         """Residuals and what is left of `place` beside the curve, both scaled to unit noise; degrees of freedom."""
         data = self.calm.subset(live)
         fit = fit_curve(data)
-        basis = tangent(fit)
+        basis = reach(fit)
         df = len(data.log_y) - basis.shape[1]
         root = np.sqrt(data.weights)
         left = root * place[live]
@@ -233,7 +233,7 @@ def _studentised(resid: Array, leverage: Array, df: int) -> Array:
 def _without(data: CurveData, fit: CurveFit, row: int, df: int) -> tuple[float, float]:
     """The shift of one run beside the curve of the others, and its t: that row gets a constant of its own."""
     if len(data.log_y) > EXACT_UP_TO:
-        leverage = np.sum(tangent(fit) ** 2, axis=1)
+        leverage = np.sum(reach(fit) ** 2, axis=1)
         return float(fit.resid[row]), float(_studentised(np.sqrt(data.weights) * fit.resid, leverage, df)[row])
     own = np.zeros((len(data.log_y), 1))
     own[row] = 1.0

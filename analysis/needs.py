@@ -17,10 +17,10 @@ from lora_scaling.workload import ModelShape
 
 from .regression import wls
 from .verdicts import Needs
+from .work import flops_per_param_token
 
 TARGET_RANGE = 32
 FULL_LEVELS = 6
-PASS_FLOPS = {"lora": 4.0, "qlora": 4.0, "full": 6.0}  # a weight and token: gradients of the weights are a third pass
 SWEEP = "python -m lora_scaling -m"
 
 
@@ -58,8 +58,7 @@ def _alike(frame: pd.DataFrame, named: dict[str, str]) -> tuple[pd.DataFrame, fl
         if len(same):
             frame = same
         elif column == "method":
-            costs = frame["method"].map(PASS_FLOPS).dropna()
-            scale *= PASS_FLOPS.get(wanted, 4.0) / float(costs.median() if len(costs) else 4.0)
+            scale *= flops_per_param_token(wanted) / float(frame["method"].dropna().map(flops_per_param_token).median())
         else:
             known = [size for name in frame["model"].dropna().unique() if (size := _flops_per_token(name)) is not None]
             target = _flops_per_token(wanted)
@@ -157,9 +156,49 @@ def sweep_needs(
         message=message,
         runs=sum(setting["runs"] for setting in settings),
         settings=tuple(settings),
-        energy_kwh=round_to(energy, 3) if math.isfinite(energy) and energy > 0 else None,
+        energy_kwh=_expected(energy),
         command=command,
     )
+
+
+def repeat_needs(frame: pd.DataFrame, row: pd.Series) -> Needs:
+    """Two more runs of the setting of one that lies far off."""
+    zero, samples, epochs = bool(row["samples_seen"] == 0), float(row["samples"]), float(row["epochs"])
+    message = f"Repeat run {row['run_id']} and look at what disturbed it."
+    if samples != int(samples) or epochs != int(epochs):
+        return Needs(message=message)
+    like = pd.Series(True, index=frame.index)
+    for name in ("model", "method", "rank", "samples", "epochs"):
+        like &= frame[name].isna() if pd.isna(row[name]) else frame[name] == row[name]
+    like &= (frame["samples_seen"] == 0) == zero
+    shared = common_overrides(frame[like])
+    idle = ["max_steps=0"] if zero else []
+    energy = 2 * energy_line(frame, shared)(0.0 if zero else samples * epochs)
+    return Needs(
+        message=message,
+        runs=2,
+        settings=({"samples": int(samples), "epochs": int(epochs), "runs": 2} | ({"max_steps": 0} if zero else {}),),
+        energy_kwh=_expected(energy),
+        command=" ".join(
+            [SWEEP, f"samples={samples:.0f}", f"epochs={epochs:.0f}", *shared, *idle, f"replicates={like.sum() + 2}"]
+        ),
+    )
+
+
+def joined(parts: Sequence[Needs], message: str) -> Needs:
+    """Several needs as one."""
+    energies = [part.energy_kwh for part in parts if part.energy_kwh is not None]
+    return Needs(
+        message=message,
+        runs=sum(part.runs or 0 for part in parts),
+        settings=tuple(setting for part in parts for setting in part.settings),
+        energy_kwh=_expected(sum(energies)) if len(energies) == len(parts) else None,
+        command=" && ".join(part.command for part in parts if part.command) or None,
+    )
+
+
+def _expected(kwh: float) -> float | None:
+    return round_to(kwh, 3) if math.isfinite(kwh) and kwh > 0 else None
 
 
 def round_to(value: float, digits: int) -> float:

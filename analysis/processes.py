@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lora_scaling.units import JOULES_PER_KWH
+
 Generator = np.random.Generator
 KWH_PER_SAMPLE = 2e-5
 
@@ -96,6 +98,14 @@ class Sweep:
         return frame
 
 
+def together(rng: Generator, parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Parts of one study, in an order of their own, each run with its name."""
+    frame = pd.concat(parts, ignore_index=True)
+    frame["order"] = rng.permutation(len(frame))
+    frame["run_id"] = [f"run-{i:04d}" for i in range(len(frame))]
+    return frame
+
+
 def noisy(rng: Generator, expected: Any, cv: Any) -> np.ndarray:
     """Multiplicative log-normal noise with coefficient of variation cv (scalar or (n,))."""
     expected = np.asarray(expected, dtype=float)
@@ -177,9 +187,7 @@ def _two_gpus(labelled: bool) -> Callable[[Generator], pd.DataFrame]:
             frame.assign(energy_kwh=noisy(rng, factor * curve(frame, fixed=0.2), 0.02))
             for frame, factor in zip(frames, (1.0, 0.6 if labelled else 0.9), strict=True)
         ]
-        both = pd.concat(parts, ignore_index=True)
-        both["order"] = rng.permutation(len(both))
-        both["run_id"] = [f"run-{i:04d}" for i in range(len(both))]
+        both = together(rng, parts)
         return both if labelled else both.assign(hardware="NVIDIA A100")
 
     return make
@@ -200,7 +208,7 @@ def _watt_hours(rng: Generator) -> pd.DataFrame:
 
 def _whole_table_wh(rng: Generator) -> pd.DataFrame:
     frame = scaling(Sweep(), fixed=0.2)(rng)
-    seconds = frame["energy_kwh"] * 3.6e6 / 300  # 300 W, before the unit goes wrong
+    seconds = frame["energy_kwh"] * JOULES_PER_KWH / 300  # 300 W, before the unit goes wrong
     return frame.assign(total_s=seconds, energy_kwh=frame["energy_kwh"] * 1000)
 
 
@@ -210,9 +218,7 @@ def _few_sizes(disturb: Callable[[Generator, pd.DataFrame], Any]) -> Callable[[G
     def make(rng: Generator) -> pd.DataFrame:
         sweep = Sweep(samples=(64, 128, 256), epochs=(1, 2), replicates=1, zero=0)
         parts = [sweep.draw(rng, {"rank": rank, "method": "lora"}) for rank in (4.0, 8.0, 16.0)]
-        frame = pd.concat(parts, ignore_index=True)
-        frame["order"] = rng.permutation(len(frame))
-        frame["run_id"] = [f"run-{i:04d}" for i in range(len(frame))]
+        frame = together(rng, parts)
         energy = noisy(rng, curve(frame, fixed=0.5, smallest=64.0), 0.08)
         return frame.assign(energy_kwh=energy * disturb(rng, frame))
 
@@ -239,9 +245,7 @@ def _ranks(effect: float) -> Callable[[Generator], pd.DataFrame]:
     def make(rng: Generator) -> pd.DataFrame:
         sweep = Sweep(samples=(128, 512), replicates=4, zero=0)
         parts = [sweep.draw(rng, {"rank": rank, "method": "lora"}) for rank in (4, 8, 16, 32, 64)]
-        frame = pd.concat(parts, ignore_index=True)
-        frame["order"] = rng.permutation(len(frame))
-        frame["run_id"] = [f"run-{i:04d}" for i in range(len(frame))]
+        frame = together(rng, parts)
         factor = (1 + effect) ** np.log2(frame["rank"] / 4)
         return frame.assign(energy_kwh=noisy(rng, curve(frame, fixed=0.2) * factor, 0.03))
 
@@ -259,10 +263,7 @@ def _sizes(gamma: float, scatter: float = 0.02) -> Callable[[Generator], pd.Data
             frame["flops"] = frame["tokens_seen"] * cost
             frame["energy_train_kwh"] = noisy(rng, frame["tokens_seen"] * 1e-9 * own[i] * (cost / 6e6) ** gamma, 0.03)
             parts.append(frame.assign(energy_kwh=frame["energy_train_kwh"] + 1e-5))
-        frame = pd.concat(parts, ignore_index=True)
-        frame["order"] = rng.permutation(len(frame))
-        frame["run_id"] = [f"run-{i:04d}" for i in range(len(frame))]
-        return frame
+        return together(rng, parts)
 
     return make
 
@@ -272,11 +273,25 @@ def _methods(ratio: float) -> Callable[[Generator], pd.DataFrame]:
         sweep = Sweep(samples=(64, 256, 1024), replicates=4, zero=0)
         lora = sweep.draw(rng, {"method": "lora", "rank": 8.0})
         full = sweep.draw(rng, {"method": "full", "rank": np.nan})
-        frame = pd.concat([lora, full], ignore_index=True)
-        frame["order"] = rng.permutation(len(frame))
-        frame["run_id"] = [f"run-{i:04d}" for i in range(len(frame))]
+        frame = together(rng, [lora, full])
         factor = np.where(frame["method"] == "full", ratio, 1.0)
         return frame.assign(energy_kwh=noisy(rng, curve(frame, fixed=0.2) * factor, 0.03))
+
+    return make
+
+
+def _methods_of_models(*ratios: float) -> Callable[[Generator], pd.DataFrame]:
+    """Full ÷ LoRA for models from small to large, each ten times the one before; small runs scatter more."""
+
+    def make(rng: Generator) -> pd.DataFrame:
+        sweep, parts = Sweep(samples=(64, 256, 1024), replicates=3, zero=0), []
+        for i, (ratio, cv) in enumerate(zip(ratios, np.linspace(0.06, 0.03, len(ratios)), strict=True)):
+            known = {"model": f"m{i}", "params": 10.0 ** (6 + i)}
+            for method, rank, factor in (("lora", 8.0, 1.0), ("full", np.nan, ratio)):
+                frame = sweep.draw(rng, {**known, "method": method, "rank": rank})
+                energy = 10.0**i * factor * curve(frame, fixed=0.2, smallest=64.0)
+                parts.append(frame.assign(energy_kwh=noisy(rng, energy, cv)))
+        return together(rng, parts)
 
     return make
 
@@ -313,7 +328,7 @@ def _longer_samples(rng: Generator) -> pd.DataFrame:
     frame = Sweep().draw(rng)
     length = 100 * (frame["samples"] / 32) ** 0.1
     tokens = frame["samples_seen"] * length
-    energy = noisy(rng, KWH_PER_SAMPLE * 32 * (0.2 + tokens / 3200), 0.02)
+    energy = noisy(rng, KWH_PER_SAMPLE * 32 * (0.05 + tokens / 3200), 0.02)
     return frame.assign(tokens_padded=0.0, tokens_seen=tokens, energy_kwh=energy)
 
 
@@ -492,11 +507,31 @@ PROCESSES: tuple[Process, ...] = (
     Process(name="sizes, γ = 1.05, on the edge", make=_sizes(1.05, 0.08), truths={"size_exponent": edge()}),
     Process(name="full costs 1.5 × LoRA", make=_methods(1.5), truths={"full_vs_lora": yes()}),
     Process(name="full costs the same as LoRA", make=_methods(1.0), truths={"full_vs_lora": no()}),
+    Process(name="full costs 1.05 × LoRA, on the edge", make=_methods(1.05), truths={"full_vs_lora": edge()}),
+    Process(
+        name="full costs the same for each of three models",
+        make=_methods_of_models(1.0, 1.0, 1.0),
+        truths={"full_vs_lora": no()},
+    ),
+    Process(
+        name="full costs 0.97 × and 1.3 ×, by the model",
+        make=_methods_of_models(0.97, 1.3),
+        truths={"full_vs_lora": unknowable()},
+    ),
+    Process(
+        name="full costs 0.97, 1.15 and 1.3 ×, by the model",
+        make=_methods_of_models(0.97, 1.15, 1.3),
+        truths={"full_vs_lora": unknowable()},
+    ),
     Process(name="regime break at the top", make=_regime_break, truths={"linear_in_samples": no()}),
     Process(name="early stopping, not told", make=_early_stop(told=False), truths={"linear_in_epochs": no()}),
     Process(name="early stopping, told", make=_early_stop(told=True), truths={"linear_in_epochs": yes()}),
     Process(name="samples below one batch", make=_below_one_batch, truths={"linear_in_samples": no()}),
-    Process(name="longer samples in larger runs", make=_longer_samples, truths={"linear_in_samples": unknowable()}),
+    Process(
+        name="longer samples in larger runs",
+        make=_longer_samples,
+        truths={"linear_in_samples": unknowable(), "doubling_doubles": no()},
+    ),
     Process(
         name="meter with coarse steps",
         make=_coarse_meter,

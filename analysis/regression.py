@@ -36,6 +36,8 @@ def span(columns: Array, tolerance: float = 1e-9, floor: float = 1.0) -> Array:
 
     Directions below `tolerance` of the largest singular value, or of `floor` where that is smaller, are rounding.
     """
+    if not columns.size:
+        return np.zeros((len(columns), 0))
     u, scale, _ = np.linalg.svd(columns, full_matrices=False)
     return u[:, scale > tolerance * max(scale.max(initial=0.0), floor)]
 

@@ -19,12 +19,12 @@ COMPONENTS = ("gpu", "cpu", "ram")
 class Response:
     """`frame` is the table with the response in `y` (and the measured part in `y_measured`, NaN if none).
 
-    `noun` and `unit` name it in sentences. `modelled` is True where no component was measured.
+    `noun` names it in sentences, `column` is where it comes from. `modelled`: no component was measured.
     """
 
     frame: pd.DataFrame
     noun: str
-    unit: str
+    column: str
     modelled: bool
     measured_noun: str | None
     measured_share: float | None
@@ -38,9 +38,9 @@ def choose_response(table: RunTable) -> Response:
     frame["y"] = frame[table.response]
     frame["y_measured"] = np.nan
     if table.response == "train_s":
-        return _plain(frame, "training time", "s")
+        return _plain(frame, "training time", table.response)
     if table.response == "energy_gpu_kwh":
-        return _plain(frame, "GPU energy", "kWh", modelled=_all_modelled(frame, ("gpu",)))
+        return _plain(frame, "GPU energy", table.response, modelled=_all_modelled(frame, ("gpu",)))
     warnings: list[RunWarning] = []
     noun = "energy" if table.response == "energy_kwh" else "training energy"
     setup_differs = False
@@ -61,7 +61,7 @@ def choose_response(table: RunTable) -> Response:
     return Response(
         frame=frame,
         noun=noun,
-        unit="kWh",
+        column=table.response,
         modelled=modelled,
         measured_noun=measured_noun,
         measured_share=share,
@@ -70,11 +70,11 @@ def choose_response(table: RunTable) -> Response:
     )
 
 
-def _plain(frame: pd.DataFrame, noun: str, unit: str, *, modelled: bool = False) -> Response:
+def _plain(frame: pd.DataFrame, noun: str, column: str, *, modelled: bool = False) -> Response:
     return Response(
         frame=frame,
         noun=noun,
-        unit=unit,
+        column=column,
         modelled=modelled,
         measured_noun=None,
         measured_share=None,

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_scaling.errors import LoraScalingError, RecordError
+from lora_scaling.questions import STATE_NAME
 
 from .checks import check_rows, suspicious
 from .claims_linear import linear
@@ -31,7 +32,7 @@ from .curve_set import CurveSet
 from .jsonout import dumps
 from .response import choose_response
 from .sequential_plan import next_runs
-from .sequential_study import LOOKS, STATE_NAME, Look, Point, Study, study_of
+from .sequential_study import LOOKS, Look, Point, Study, study_of
 from .table import RunTable, load_runs
 from .verdicts import Options
 
@@ -99,28 +100,14 @@ def _missing(study: Study, table: RunTable | None) -> tuple[Point, ...]:
 def comparable_curves(study: Study, table: RunTable) -> CurveSet:
     """The curves of a study's runs, on what runs with and without optimizer steps have in common.
 
-    A run of zero steps needs no warm-up passes; where the others made some, they are taken off, or every
-    straight line would seem to bend at its foot. Zero-step runs that consist of setup alone say nothing
-    about a run's other fixed cost and stay out.
+    Zero-step runs that consist of setup alone, where nothing was warmed up or evaluated, say nothing about a run's
+    other fixed cost and stay out.
     """
     frame = table.frame
     zero = frame["samples_seen"] <= 0
     if (frame["energy_kwh"] - frame["energy_setup_kwh"])[zero].le(1e-9 * frame["energy_kwh"][zero]).any():
         table = replace(table, frame=frame[~zero].reset_index(drop=True))
     response = choose_response(table)
-    frame = response.frame
-    zero = frame["samples_seen"] <= 0
-    warm = frame["energy_warmup_kwh"]
-    rest = frame["y"] - warm.fillna(0.0)
-    if warm[~zero].gt(0).all() and not warm[zero].gt(0).any() and rest.gt(0).all():
-        response = replace(
-            response,
-            frame=frame.assign(y=rest),
-            noun=f"{response.noun} {'and' if 'without' in response.noun else 'without'} warm-up",
-            measured_noun=None,
-            measured_share=None,
-            measured_gap="the warm-up is not known by component",
-        )
     options = Options(margin=study.margin, level=study.look_level)
     return CurveSet(response, options, suspicious(check_rows(response.frame), len(response.frame)))
 

@@ -2,17 +2,14 @@
 
 import math
 import random
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from .curve_analysis import Analysis
 from .curve_set import CurveSet, decide_profile
+from .curve_tangent import Tangent, gain, inverse_of
 from .needs import energy_line
-from .regression import Array
 from .sequential_study import Point, Study
 from .table import RunTable
 
@@ -33,7 +30,11 @@ def next_runs(
     """
     usable = curves.blocks[study.factor] is None
     points = _priced(study, table.frame, zero=bool((curves.response.frame["samples_seen"] <= 0).any()))
-    information, rows = _tangent(study, curves.total, points) if usable else (np.eye(1), np.ones((len(points), 1)))
+    information, rows, exponent = np.eye(1), np.ones((len(points), 1)), 0
+    if usable:
+        tangent = Tangent(analysis=curves.total)
+        information, rows = tangent.information, tangent.rows(points)
+        exponent = curves.design.factors.index(study.factor)
     again = _outlier(study, curves) if usable else None
     chosen: list[Point] = []
     while len(chosen) < count:
@@ -47,8 +48,8 @@ def next_runs(
         if repeats:
             best = repeats[0]
         elif usable:
-            inverse = np.asarray(np.linalg.pinv(information, hermitian=True), dtype=np.float64)
-            best = max(fits, key=lambda i: _gain(inverse, rows[i]) / (points[i].energy_kwh or 1.0))
+            inverse = inverse_of(information)
+            best = max(fits, key=lambda i: gain(inverse, rows[i], exponent) / (points[i].energy_kwh or 1.0))
         else:
             best = fits[len(chosen) % len(fits)]
         information = information + np.outer(rows[best], rows[best])
@@ -87,38 +88,3 @@ def _outlier(study: Study, curves: CurveSet) -> tuple[int, int, bool] | None:
         return None
     row = curves.design.frame.iloc[analysis.outlier]
     return int(row["samples"]), int(row["epochs"]), bool(row["samples_seen"] == 0)
-
-
-def _gain(inverse: Array, row: Array) -> float:
-    """Drop of the variance of the exponent (in σ²) when a run is added: the rank-one update of its inverse."""
-    v = inverse @ row
-    return float(v[0] ** 2 / (1 + row @ v))
-
-
-def _tangent(study: Study, analysis: Analysis, points: Sequence[Point]) -> tuple[Array, Array]:
-    """Information (3, 3) on (exponent, share, level) of the runs there are, and the row (3,) each point adds.
-
-    The model is linearised at the fit, with its weights: where small runs scatter more, they tell less. The
-    share is kept off zero: on its boundary the tangent would claim to know the fixed cost.
-    """
-    fit, data = analysis.fit, analysis.fit.data
-    j = analysis.design.factors.index(study.factor)
-    cell = int(np.bincount(data.cell).argmax())
-    share = max(float(fit.shares[cell]), 1e-3)
-    centre = float(data.log_x[~data.zero, j].mean())
-
-    def rows(log_x: Array, zero: NDArray[np.bool_]) -> tuple[Array, Array]:
-        centred = np.where(zero, 0.0, log_x - centre)
-        z = np.where(zero, 0.0, np.exp(centred * fit.exponents[j]))
-        m = share + (1 - share) * z
-        return np.column_stack([(1 - share) * z / m * centred, (1 - z) / m, np.ones_like(m)]), np.log(m)
-
-    mine = data.cell == cell
-    existing, size = rows(data.log_x[mine, j], data.zero[mine])
-    at = np.array([getattr(p, study.factor) for p in points], dtype=np.float64)
-    added, sizes = rows(np.log(at), np.array([p.zero for p in points]))
-    if analysis.weighted:  # log weight is a line in log size
-        slope, level = np.polyfit(size, np.log(data.weights[mine]), 1)
-        existing = existing * np.exp((level + slope * size) / 2)[:, None]
-        added = added * np.exp((level + slope * sizes) / 2)[:, None]
-    return existing.T @ existing, added

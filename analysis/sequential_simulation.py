@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from lora_scaling.questions import LEVEL, MARGIN
+
 from .checks import check_rows, suspicious
 from .claims_linear import linear
 from .curve_set import CurveSet
@@ -26,7 +28,6 @@ from .verdicts import Options
 LEVELS, EPOCHS, REPLICATES = (64, 128, 256, 512, 1024), (1, 2, 4), 3
 EXPONENTS, NOISES = (0.9, 0.95, 1.0, 1.05, 1.1), (0.01, 0.03, 0.05)
 FIXED_COST = 1.0  # in units of the smallest run's own energy
-MARGIN, LEVEL = 0.05, 0.95
 BUDGET_SHARE, MAX_WRONG = 0.5, 0.05
 SLACK_SE = 2.0
 

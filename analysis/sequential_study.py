@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from lora_scaling.errors import RecordError
+from lora_scaling.questions import ADAPTIVE, STATE_NAME
 
 from .checks import rank_correlation
 
-STATE_NAME = "study.json"
-FACTORS = {"linear_in_samples": "samples", "linear_in_epochs": "epochs"}
 LOOKS, GROWTH = 8, 1.4
 ZERO_RUNS = 2
 MAX_ORDER_CORRELATION = 0.5  # of an opening: well below where the gate takes drift for an effect
@@ -64,7 +63,7 @@ class Study:
 
     @property
     def factor(self) -> str:
-        return FACTORS[self.claim]
+        return ADAPTIVE[self.claim][0]
 
     @cached_property
     def schedule(self) -> tuple[int, ...]:

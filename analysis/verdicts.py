@@ -5,28 +5,19 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lora_scaling.errors import UserError
+from lora_scaling.questions import LEVEL, MARGIN
 
 from .regression import t_quantile, t_tail
 
 Verdict = Literal["supported", "refuted", "undecided"]
-
-CLAIM_IDS = (
-    "linear_in_samples",
-    "linear_in_epochs",
-    "doubling_doubles",
-    "samples_epochs_interchangeable",
-    "rank_effect",
-    "size_exponent",
-    "full_vs_lora",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """`margin` is what counts as equal (0.05: five per cent); `level` sets the error rate 1 − level."""
 
-    margin: float = 0.05
-    level: float = 0.95
+    margin: float = MARGIN
+    level: float = LEVEL
     response: str = "total"
 
     def __post_init__(self) -> None:
@@ -47,18 +38,23 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What would decide an undecided claim; `command` makes the runs, which cost about `energy_kwh`."""
+    """What would decide an undecided claim; `command` makes the runs, which cost about `energy_kwh`.
+
+    `half_width_now` and `_then` are those of the interval, where these runs were chosen to narrow one.
+    """
 
     message: str
     runs: int | None = None
     settings: tuple[dict[str, Any], ...] = ()
     energy_kwh: float | None = None
     command: str | None = None
+    half_width_now: float | None = None
+    half_width_then: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One claim decided. `p_value` is that of the verdict reached (None when undecided)."""
+    """One claim decided. `p_value` is that of the verdict reached (None when undecided); `title` says the claim."""
 
     id: str
     verdict: Verdict
@@ -69,6 +65,17 @@ class Claim:
     tests: dict[str, Any] = field(default_factory=dict)
     needs: Needs | None = None
     p_value: float | None = None
+    title: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """A verdict on one number, before vetoes; p_value is None when undecided."""
+
+    verdict: Verdict
+    estimate: float
+    ci: tuple[float, float]
+    p_value: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +114,12 @@ def equivalence(estimate: Estimate, low: float, high: float, options: Options) -
     if outside <= options.alpha:
         return "refuted", outside
     return "undecided", None
+
+
+def decided(estimate: Estimate, low: float, high: float, options: Options) -> Decision:
+    """`equivalence` with the estimate and the interval that it rests on."""
+    verdict, p = equivalence(estimate, low, high, options)
+    return Decision(verdict=verdict, estimate=estimate.value, ci=estimate.interval(options.ci_level), p_value=p)
 
 
 def runs_needed(n: int, estimate: Estimate, target: float, options: Options) -> float | None:

@@ -6,16 +6,10 @@ from typing import Any
 
 from .config import RunConfig, run_id
 from .errors import UserError
+from .questions import ADAPTIVE as CLAIMS
+from .questions import LEVEL, MARGIN, MIN_LEVELS, MIN_RANGE
 
 SCHEMA_VERSION = 1
-# Claims that a study can be steered by: the setting that varies, its levels unless others are given, and the setting
-# that is held and at what.
-CLAIMS = {
-    "linear_in_samples": ("samples", "64,128,256,512,1024", "epochs", "1"),
-    "linear_in_epochs": ("epochs", "1,2,4,8,16", "samples", "64"),
-}
-OTHER_CLAIMS = ("doubling_doubles", "samples_epochs_interchangeable", "rank_effect", "size_exponent", "full_vs_lora")
-MIN_LEVELS, MIN_RANGE = 4, 8
 _OF_THE_STUDY = ("replicate", "replicates", "order", "max_steps", "max_hours", "on_existing")
 
 
@@ -63,18 +57,16 @@ def parse(arguments: Sequence[str]) -> Request:
         else:
             overrides.append(argument)
     claim = given.get("claim", "")
-    if claim in OTHER_CLAIMS:
-        raise UserError(
-            f"`claim` was {claim!r}, which is not adaptive yet; choose one of {', '.join(CLAIMS)}, "
-            "or run a sweep and `python -m analysis design RUNS`"
-        )
     if claim not in CLAIMS:
-        raise UserError(f"`claim` was {claim!r}; choose one of {', '.join(CLAIMS)}")
+        raise UserError(
+            f"`claim` was {claim!r}{', which is not adaptive yet' if claim else ''}; choose one of {', '.join(CLAIMS)}"
+            + (", or run a sweep and `python -m analysis design RUNS`" if claim else "")
+        )
     factor, default_levels, held, default_held = CLAIMS[claim]
     request = Request(
         claim=claim,
-        margin=_number(given, "margin", "0.05", 0.5),
-        level=_number(given, "level", "0.95", 1.0),
+        margin=_number(given, "margin", str(MARGIN), 0.5),
+        level=_number(given, "level", str(LEVEL), 1.0),
         max_kwh=_number(given, "max_kwh", "inf", None) if "max_kwh" in given else None,
         max_minutes=_number(given, "max_minutes", "inf", None) if "max_minutes" in given else None,
         levels=_levels(factor, given.get(factor, default_levels)),

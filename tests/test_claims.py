@@ -12,14 +12,16 @@ from hypothesis import strategies as st
 
 from analysis.claims import decide
 from analysis.claims_pairs import matched_pairs
+from analysis.claims_registry import CLAIM_IDS
 from analysis.cli import main
 from analysis.curve import CurveData, Profile, fit_curve
 from analysis.curve_analysis import analyse, build_design
+from analysis.curve_set import CurveSet, deviation_within
 from analysis.processes import FACTORIAL, PROCESSES, Sweep, curve, geometric, noisy, scaling
 from analysis.regression import wls
 from analysis.response import choose_response
 from analysis.table import table_from_frame
-from analysis.verdicts import CLAIM_IDS, Claim, Options, holm
+from analysis.verdicts import Claim, Options, holm
 from lora_scaling.errors import UserError
 
 WINDOWS = Path(__file__).parent / "data" / "l40s_windows.csv"
@@ -288,6 +290,23 @@ def test_steps_explain_what_samples_do_not() -> None:
     found = claims(draw("samples below one batch"))["linear_in_samples"]
     assert found.verdict == "refuted"
     assert "In optimizer steps it is linear" in found.reason
+
+
+def test_a_broken_level_is_a_second_look_and_pays_for_it() -> None:
+    """Refuted by one level's distance from the best line: its p is doubled, as the exponent had the first look."""
+    for seed in range(20):
+        table = table_from_frame(draw("regime break at the top", seed))
+        claim = decide(table, Options()).claims[0]
+        if claim.tests["broken_level"] is None:
+            continue
+        curves = CurveSet(choose_response(table), Options(), ())
+        straight = curves.straight("samples")
+        assert straight is not None
+        p = straight.p_beyond(deviation_within(curves, "samples"))
+        assert claim.verdict == "refuted"
+        assert claim.p_value == pytest.approx(2 * p)
+        return
+    pytest.fail("no table was refuted by a level")
 
 
 def test_longer_samples_are_seen() -> None:

@@ -1,5 +1,7 @@
 """The document of `claims --json`, field by field, and each kind of warning that the contract names."""
 
+import argparse
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import cli, curve_analysis, sequential_study, verdicts
+from analysis import cli, verdicts
+from analysis.claims_registry import CLAIM_IDS
 from analysis.processes import PROCESSES
-from lora_scaling import study, study_request
+from lora_scaling import questions, study, study_request
 
 CLAIM_FIELDS = {"id", "verdict", "estimate", "ci", "quantity", "reason", "tests", "needs"}
 
@@ -39,7 +42,7 @@ def test_the_document_has_the_shape_of_the_contract(claims: Callable[..., dict[s
     assert {"schema_version", "margin", "level", "runs_used", "runs_excluded", "warnings", "claims"} <= set(document)
     assert document["runs_used"] == len(frame) - 1
     assert document["runs_excluded"] == [{"run_id": frame["run_id"][2], "reason": "status oom: no memory"}]
-    assert [claim["id"] for claim in document["claims"]] == list(verdicts.CLAIM_IDS)
+    assert [claim["id"] for claim in document["claims"]] == list(CLAIM_IDS)
     for claim in document["claims"]:
         assert set(claim) >= CLAIM_FIELDS
         assert claim["verdict"] in ("supported", "refuted", "undecided")
@@ -102,10 +105,20 @@ def test_a_clean_table_brings_no_warning(claims: Callable[..., dict[str, Any]]) 
 
 
 def test_both_sides_of_an_adaptive_study_mean_the_same() -> None:
-    """The two packages must not import each other, so each has these words of its own."""
-    assert {*study_request.CLAIMS, *study_request.OTHER_CLAIMS} == set(verdicts.CLAIM_IDS)
-    assert {claim: factor for claim, (factor, *_) in study_request.CLAIMS.items()} == sequential_study.FACTORS
-    assert (study_request.MIN_LEVELS, study_request.MIN_RANGE) == (curve_analysis.MIN_LEVELS, curve_analysis.MIN_RANGE)
-    assert study.STATE_NAME == sequential_study.STATE_NAME
+    """The two packages must not import each other; what both know stands in `questions`."""
+    assert set(questions.ADAPTIVE) <= set(CLAIM_IDS)
+    assert questions.ADAPTIVE == study_request.CLAIMS
+    assert study.STATE_NAME == questions.STATE_NAME
     asked = study_request.parse(["claim=linear_in_samples", "max_kwh=1"])
-    assert (asked.margin, asked.level) == (verdicts.Options().margin, verdicts.Options().level)
+    assert (asked.margin, asked.level) == (questions.MARGIN, questions.LEVEL)
+    assert f"default {questions.MARGIN:g}" in study._USAGE
+    assert f"default {questions.LEVEL:g}" in study._USAGE
+
+
+@pytest.mark.parametrize("command", ["claims", "design", "report"])
+def test_every_command_asks_with_the_same_defaults(command: str) -> None:
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"analysis.{command}").add_arguments(parser)
+    args = parser.parse_args(["runs"])
+    assert (args.margin, args.level) == (questions.MARGIN, questions.LEVEL)
+    assert verdicts.Options() == verdicts.Options(margin=questions.MARGIN, level=questions.LEVEL)

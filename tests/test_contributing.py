@@ -11,12 +11,12 @@ from fit_tables import frame_of, law
 from omegaconf import OmegaConf
 from test_grid_server import Answer, Request, even_bins, in_turn, serving
 
-from analysis import claims_effects, plot_compare
+from analysis import claims_effects, claims_registry, plot_compare
+from analysis.claims import decide
 from analysis.coverage import as_table
 from analysis.fit import validated_fit
 from analysis.plot_data import View
 from analysis.plot_style import Drawn, Skipped
-from analysis.response import choose_response
 from analysis.table import table_from_frame
 from analysis.verdicts import Options
 from lora_scaling.config import HardwareConfig, ModelConfig, compose
@@ -111,7 +111,9 @@ def test_every_grid_provider_has_its_row() -> None:
 
 @pytest.mark.parametrize(("per_doubling", "verdict"), [(1.0, "supported"), (0.8, "refuted")])
 def test_the_claim_is_decided(per_doubling: float, verdict: str) -> None:
-    batch_effect = in_room_of(claims_effects, example("Add a claim", "python"))["batch_effect"]
+    code = example("Add a claim", "python")
+    batch = claims_registry.effect(in_room_of(claims_effects, code)["BATCH"])
+    assert code.count("\n") + 1 < 20  # and its line among the claims
     rng = np.random.default_rng(0)
     frame = frame_of(law(), cv=0.01, sizes=(1e8,), tokens=(1e5, 2e5, 4e5, 8e5) * 4, seed=1)
     frame["batch_size"] = rng.permutation([1.0, 2.0, 4.0, 8.0] * (len(frame) // 4))
@@ -120,10 +122,17 @@ def test_the_claim_is_decided(per_doubling: float, verdict: str) -> None:
     frame["energy_kwh"] = per_doubling ** np.log2(frame["batch_size"]) * np.exp(rng.normal(0, 0.01, len(frame)))
     for name in ("tokens_seen", "flops"):
         frame[name] = 1e6
-    response = choose_response(table_from_frame(frame))
-    claim = batch_effect(response, Options(), ())
+    asked = (*claims_registry.CLAIMS, batch)
+    claim = decide(table_from_frame(frame), Options(), asked).claims[-1]
     assert claim.verdict == verdict, claim.reason
     assert claim.estimate == pytest.approx(per_doubling - 1, abs=0.01)
+    assert claim.title == "Energy does not depend on the batch size"
+    frame["energy_kwh"] *= np.where(frame.index == 3, 100, 1)  # the gates and vetoes come with it
+    disturbed = decide(table_from_frame(frame), Options(), asked).claims[-1]
+    assert f"hangs on run {frame['run_id'][3]}" in disturbed.reason
+    frame["order"] = frame["batch_size"].rank(method="first")
+    ordered = decide(table_from_frame(frame), Options(), asked).claims[-1]
+    assert "the runs were made in order of the batch size" in ordered.reason
 
 
 def test_the_plot_is_drawn_or_says_why_not() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.claims_effects import full_vs_lora, size_exponent
+from analysis.claims import decide
 from analysis.needs import energy_line, sweep_needs
 from analysis.processes import Sweep, curve
 from analysis.response import choose_response
@@ -52,9 +52,10 @@ def test_a_method_or_model_that_was_never_run_is_scaled_by_its_flops() -> None:
 
 
 def test_the_claims_on_methods_and_sizes_quote_the_dear_runs() -> None:
-    response = choose_response(table_from_frame(runs(method="lora", rank=8.0, model="ladder-1m")))
-    one = energy_line(response.frame)(float(response.frame["samples_seen"].median()))
-    sizes, methods = (decide(response, Options(), ()).needs for decide in (size_exponent, full_vs_lora))
+    report = decide(table_from_frame(runs(method="lora", rank=8.0, model="ladder-1m")), Options())
+    frame = report.response.frame
+    one = energy_line(frame)(float(frame["samples_seen"].median()))
+    sizes, methods = (claim.needs for claim in report.claims if claim.id in ("size_exponent", "full_vs_lora"))
     assert sizes is not None
     assert methods is not None
     assert sizes.energy_kwh is not None

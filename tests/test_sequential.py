@@ -129,6 +129,44 @@ def test_each_run_is_the_one_that_lowers_the_variance_of_the_exponent_most_per_k
     assert chosen.key == max(gains, key=lambda key: gains[key])
 
 
+def test_runs_that_scatter_less_tell_more() -> None:
+    """Where small runs scatter, the next is the best one by the fit's weights; by equal ones it would be another."""
+    points = [*STUDY.opening * 3, *[STUDY.point(level) for level in LEVELS] * 4, *[STUDY.zero] * 20]
+    made = table(points, cv=0.0)
+    rng = np.random.default_rng(3)
+    kwh = made.frame["energy_kwh"].to_numpy()
+    made = replace(
+        made, frame=made.frame.assign(energy_kwh=kwh * np.exp(0.2 * kwh.min() / kwh * rng.normal(size=len(kwh))))
+    )
+    curves = comparable_curves(STUDY, made)
+    fit = curves.total.fit
+    assert curves.total.weighted
+    b, share = float(fit.exponents[0]), float(fit.shares[0])
+    keys = [(int(s), int(e), seen == 0) for s, e, seen in made.frame[["samples", "epochs", "samples_seen"]].to_numpy()]
+    weight = dict(zip(keys, fit.data.weights, strict=True))
+    mean = float(np.log([p.samples for p in points if not p.zero]).mean())
+
+    def row(point: Point) -> np.ndarray:
+        centred = np.log(point.samples) - mean
+        z = 0.0 if point.zero else np.exp(b * centred)
+        m = share + (1 - share) * z
+        return np.array([0.0 if point.zero else (1 - share) * z / m * centred, (1 - z) / m, 1.0])
+
+    def best(weight: dict[tuple[int, int, bool], float]) -> tuple[int, int, bool]:
+        now = sum(weight[p.key] * np.outer(row(p), row(p)) for p in points)
+        before = np.linalg.inv(now)[0, 0]
+        cost = {p.key: 32 + (0 if p.zero else p.samples) for p in points}
+        gains = {
+            p.key: (before - np.linalg.inv(now + weight[p.key] * np.outer(row(p), row(p)))[0, 0]) / cost[p.key]
+            for p in points
+        }
+        return max(gains, key=lambda key: gains[key])
+
+    [chosen] = next_runs(STUDY, curves, made, count=1)
+    assert chosen.key == best(weight)
+    assert chosen.key != best(dict.fromkeys(weight, 1.0))
+
+
 def test_runs_stay_within_what_is_left() -> None:
     made = table(STUDY.opening, cv=0.05, seed=2)
     step = advance(STUDY, made, kwh_left=0.004)
@@ -178,19 +216,6 @@ def test_a_break_at_the_top_is_still_refuted() -> None:
     frame = made.frame.assign(energy_kwh=made.frame["energy_kwh"] * np.where(top, 1.6, 1.0))
     step = advance(replace(STUDY, looked=(10, 14)), replace(made, frame=frame))
     assert step.stop == "refuted"
-
-
-def test_warm_up_that_runs_of_no_steps_lack_bends_no_line() -> None:
-    made = table(STUDY.opening, cv=0.002)
-    trained = made.frame["samples_seen"] > 0
-    warm = np.where(trained, 0.002, np.nan)
-    frame = made.frame.assign(
-        energy_warmup_kwh=warm, energy_kwh=made.frame["energy_kwh"] + np.nan_to_num(warm), setup_reused=None
-    )
-    step = advance(STUDY, replace(made, frame=frame))
-    assert step.stop == "supported"
-    assert step.look is not None
-    assert "without warm-up" in step.look.reason
 
 
 def test_runs_of_setup_alone_are_no_measure_of_the_fixed_cost() -> None:

@@ -1,0 +1,96 @@
+"""What would decide an undecided claim on an effect: runs that differ in its setting alone."""
+
+import math
+
+import pandas as pd
+
+from .curve_set import CurveSet
+from .effects import Effect, Found
+from .matched import within_slope
+from .needs import joined, repeat_needs, sweep_needs
+from .verdicts import Estimate, Needs, Options, runs_needed
+from .vetoes import Outlier, Veto
+
+REPEATS = 4  # of each run that is asked for
+
+
+def typical_work(frame: pd.DataFrame) -> tuple[int, int] | None:
+    """Samples and epochs of a run of middling size; None where none trained."""
+    trained = frame[frame["samples_seen"] > 0] if len(frame) else frame
+    if trained.empty:
+        return None
+    row = trained.sort_values("samples_seen").iloc[len(trained) // 2]
+    return max(1, int(row["samples"])), max(1, int(row["epochs"]))
+
+
+def first_runs(effect: Effect, curves: CurveSet) -> Needs | None:
+    """Runs where there are none to compare."""
+    frame = curves.response.frame
+    if curves.suspects or typical_work(frame) is None:
+        return None
+    return _runs(
+        effect, frame, f"Runs that differ in {effect.noun} alone, {REPEATS} of each, in shuffled order.", REPEATS
+    )
+
+
+def further_runs(
+    effect: Effect, curves: CurveSet, rows: pd.DataFrame, found: Found, veto: Veto | None, outlier: Outlier | None
+) -> Needs:
+    """More of the runs that were compared; of the models that are not decided, where each has an answer of its own."""
+    frame = curves.response.frame
+    if veto is not None and veto.kind == "outlier" and outlier is not None:
+        return repeat_needs(frame, rows.iloc[outlier.row])
+    if veto is not None and veto.kind != "models":
+        return Needs(message="Find what is different about the runs named; more runs alone do not settle it.")
+    if not found.depends:
+        more = _more(effect, curves.options, len(rows), found.estimate)
+        return _runs(effect, frame, _asked(effect, more), _repeats(effect, more or len(rows)))
+    if {"supported", "refuted"} <= {own["verdict"] for own in found.by_model.values()}:
+        return Needs(message=_apart(rows, found))
+    parts, messages = [], []
+    for name, own in found.by_model.items():
+        if own["verdict"] != "undecided":
+            continue
+        mine = rows[rows["of_model"] == name].reset_index(drop=True)
+        more = _more(effect, curves.options, len(mine), within_slope(mine, "y")[0])
+        messages.append(f"{name}: {_asked(effect, more)}")
+        of_model = frame[frame["model"] == name] if (frame["model"] == name).any() else frame
+        parts.append(_runs(effect, of_model, "", _repeats(effect, more or len(mine))))
+    return joined(parts, " ".join(messages))
+
+
+def _apart(rows: pd.DataFrame, found: Found) -> str:
+    """Models that were shown to answer differently: more runs would only make that surer."""
+    message = "No more runs settle it: the models differ. Decide it for each alone, on a table of its runs"
+    names = [name for name in found.by_model if rows["run_id"].str.startswith(f"{name}-").any()]
+    if len(names) == len(found.by_model):  # run folders are called after their model
+        message += f" (of records: python -m analysis claims RUNS/{names[0]}-*)"
+    return message + "."
+
+
+def _more(effect: Effect, options: Options, runs: int, estimate: Estimate) -> float | None:
+    """How many more runs like these decide with 80 % power; None where the margin's edge is too close."""
+    bounds = [math.log1p(options.margin), *([] if effect.dearer else [math.log1p(-options.margin)])]
+    gap = min((estimate.value - bound for bound in bounds), key=abs)
+    return runs_needed(runs, estimate, gap, options)
+
+
+def _asked(effect: Effect, more: float | None) -> str:
+    if more is None:
+        return (
+            "If the estimate is right, it is so close to the margin's edge that no reasonable number of like runs "
+            f"decides; the command makes some that differ in {effect.noun} alone."
+        )
+    return f"About {more:.0f} more runs that differ in {effect.noun} alone."
+
+
+def _repeats(effect: Effect, runs: float) -> int:
+    """Repeats of each of the runs that the claim varies, for so many runs."""
+    levels = math.prod(len(word.partition("=")[2].split(",")) for word in effect.vary.split())
+    return max(REPEATS, math.ceil(runs / levels))
+
+
+def _runs(effect: Effect, frame: pd.DataFrame, message: str, replicates: int) -> Needs:
+    samples, epochs = typical_work(frame) or (1, 1)
+    vary = tuple(effect.vary.split())
+    return sweep_needs(frame, message=message, samples=[samples], epochs=[epochs], replicates=replicates, extra=vary)
