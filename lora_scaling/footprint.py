@@ -99,7 +99,8 @@ class Footprint:
         """
         if self._writes or with_ranks:  # without an exchange between the ranks, the one that writes measures its host
             with _never_raise("the meter could not be opened"):
-                self._recording = open_meter(self._settings, _synchronize).recording()
+                meter = open_meter(self._settings, _synchronize, gpu_expected=_computes_on_gpu())
+                self._recording = meter.recording()
         if with_ranks and (distributed := _distributed()) is not None:
             distributed.barrier()
         self.record["started_at"] = records.now()
@@ -152,7 +153,7 @@ class Footprint:
         from lora_scaling.devices import processor_name  # as the records of our own runs name it
 
         gpus = account.conditions.get("gpus") or []
-        if gpus and _may_compute_on_gpu():
+        if gpus and _computes_on_gpu(unless_known=True):  # a visible one may stand idle
             self.note("device", kind="cuda", name=gpus[0].get("name"), count=len(gpus), gpu_count=len(gpus))
         else:
             self.note("device", kind="cpu", name=processor_name(), gpu_count=0)
@@ -314,10 +315,10 @@ def _progress(state: Any) -> tuple[int, float, float, int]:
     return state.global_step, float(state.epoch or 0), float(state.total_flos or 0), tokens
 
 
-def _may_compute_on_gpu() -> bool:
-    """Whether this process has used an NVIDIA GPU, as far as can be told: a visible one may stand idle."""
+def _computes_on_gpu(*, unless_known: bool = False) -> bool:
+    """Whether torch has used an NVIDIA GPU in this process; without torch that is not known."""
     torch = sys.modules.get("torch")
-    return torch is None or torch.cuda.is_initialized()
+    return unless_known if torch is None else torch.cuda.is_initialized()
 
 
 def _distributed() -> Any:

@@ -241,7 +241,7 @@ def _prepare_process(config: RunConfig) -> "tuple[Device, Workbench, EnergyMeter
     metering = config.metering
     if world_size() > 1:
         metering = settings_for_rank(metering, local_rank(), local_world_size())
-    meter = open_meter(metering, device.synchronize)
+    meter = open_meter(metering, device.synchronize, gpu_expected=device.kind == "cuda")
     if workbench.idle_bytes == 0:
         workbench.idle_bytes = device.idle_bytes()
     return device, workbench, meter

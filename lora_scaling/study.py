@@ -202,11 +202,10 @@ class Conductor:
 
     def _refuse_excess(self, points: Sequence[Mapping[str, Any]]) -> None:
         """Raise before anything is spent if the smallest design alone is expected to exceed a budget."""
-        from .estimate import estimate
-        from .estimate.sweeps import total_of
+        from .estimate.sweeps import estimates_of, total_of
 
         try:
-            total = total_of([estimate(self._config(point)) for point in points])
+            total = total_of(estimates_of([self._config(point) for point in points]))
         except UserError:
             return  # of unknown cost: what is spent is watched all the same
         request = self.request

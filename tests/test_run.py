@@ -116,6 +116,24 @@ def test_every_way_of_training_learns(made: Make, overrides: tuple[str, ...]) ->
     assert not [w for w in record["warnings"] if w["kind"] == "parameter_count"]
 
 
+def test_an_architecture_of_other_names_is_adapted_where_it_is_told(made: Make, tmp_path: Path) -> None:
+    """GPT-NeoX calls its matrices otherwise; 8·(32 + 96) adapter weights in each of its two layers."""
+    from transformers import GPTNeoXConfig
+
+    config = GPTNeoXConfig(
+        vocab_size=512, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
+    )
+    config.save_pretrained(tmp_path)
+    overrides = ("model=hub", f"model.id={tmp_path}", "model.weights=random", "lora.target_modules=[query_key_value]")
+    record = made("study=neox", *overrides)
+    assert record["status"] == "ok", record["error"]
+    assert record["model"]["trainable_params"] == 2 * 8 * (32 + 96)
+    assert record["work"]["flops"] is None  # its arithmetic is not known here
+    wrong = made("study=neox", *overrides[:3], "lora.target_modules=[q_proj]")
+    assert wrong["status"] == "failed"
+    assert "`lora.target_modules` was ('q_proj',); this model has" in wrong["error"]
+
+
 def test_checkpointing_changes_work_but_not_results(plain: Record, made: Make) -> None:
     record = made("gradient_checkpointing=true", "study=checkpointing")
     assert record["work"]["flops"] > plain["work"]["flops"]

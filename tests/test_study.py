@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from analysis import sequential
-from lora_scaling import estimate as estimates
 from lora_scaling import study as room
 from lora_scaling.config import RunConfig, run_id
 from lora_scaling.errors import RunFailure, UserError
@@ -82,13 +81,13 @@ def in_process(command: list[str], **_: Any) -> SimpleNamespace:
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Machine]:
-    def unknown(_: RunConfig) -> None:
+    def unknown(*_: object, **__: object) -> None:
         raise UserError("`model.shape` is unknown here")
 
     def use(*, known: bool = False, **truth: Any) -> Machine:
         made = Machine(**truth)
         if not known:
-            monkeypatch.setattr(estimates, "estimate", unknown)
+            monkeypatch.setattr("lora_scaling.estimate.sweeps.estimate", unknown)
         monkeypatch.setattr(room, "run", made.run)
         monkeypatch.setattr(room.subprocess, "run", in_process)
         return made

@@ -1,5 +1,6 @@
 """The configuration of a run as frozen dataclasses. Every default lives in `conf/`; nothing here fills one in."""
 
+import functools
 import hashlib
 import json
 import re
@@ -283,9 +284,16 @@ def run_id(config: RunConfig) -> str:
 def _fingerprint(path: Path) -> str:
     """Content, not place: moving a file changes nothing, editing it makes another run."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        known = path.stat()
+        return _digest(path.absolute(), known.st_size, known.st_mtime_ns)
     except OSError as error:
         raise UserError(f"`data.path` was {path}, which cannot be read ({error.strerror}); give a file") from None
+
+
+@functools.lru_cache(maxsize=16)
+def _digest(path: Path, size: int, changed_ns: int) -> str:
+    """Read once for all runs of a sweep, as long as the file is the same."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _at_least(config: RunConfig, field: str, least: float) -> None:

@@ -27,6 +27,8 @@ from .bytes_tokenizer import bytes_tokenizer
 from .device import Device
 from .sharding import loads_weights, refuse_impossible_sharding
 
+# A folder without a tokenizer's files gives transformers one of a few marks, not an error.
+_LEAST_VOCABULARY = 64
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -261,6 +263,8 @@ def _tokenizer(model: ModelConfig, config: PretrainedConfig) -> tuple[PreTrained
                 # Random weights must work offline: only what is already here is looked at.
                 offline = model.weights == "random" and not local
                 tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=offline, **options)
+            if len(tokenizer) < _LEAST_VOCABULARY:
+                raise UserError(f"`model.id` was {source}, which holds no tokenizer; add its files")
             if tokenizer.pad_token_id is None:
                 tokenizer.pad_token = tokenizer.eos_token
             return tokenizer, model.gguf_file or source

@@ -54,7 +54,7 @@ def run_pilot(config: RunConfig, seconds: float) -> PilotMeasurement:
     refuse_several(config)
     config = dataclasses.replace(config, metering=_always_on(config.metering))
     device = choose(config.device, config.precision)
-    meter = open_meter(config.metering, device.synchronize)
+    meter = open_meter(config.metering, device.synchronize, gpu_expected=device.kind == "cuda")
     workbench = Workbench()
     with tempfile.TemporaryDirectory(prefix="lora-scaling-pilot-") as folder:
         recording = meter.recording()

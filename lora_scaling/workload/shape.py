@@ -142,11 +142,6 @@ class Tuning:
             raise UserError(f"`method` was {self.method!r}; choose one of {', '.join(METHODS)}")
         if self.adapted and self.rank < 1:
             raise UserError(f"`lora.r` was {self.rank}; give a rank of 1 or more")
-        unknown = sorted(set(self.targets) - set(LINEAR))
-        if self.adapted and (unknown or not self.targets):
-            raise UserError(
-                f"`lora.target_modules` was {list(self.targets)}; choose from {', '.join(LINEAR)}, or all-linear"
-            )
 
     @property
     def adapted(self) -> bool:
@@ -159,10 +154,15 @@ class Tuning:
         attention is adapted.
 
         Raises:
-            UserError: the rank exceeds a matrix, or no target is left.
+            UserError: the rank exceeds a matrix, a target is none of this shape's, or none is left.
         """
         if not self.adapted:
             return
+        unknown = sorted(set(self.targets) - set(LINEAR))
+        if unknown or not self.targets:
+            raise UserError(
+                f"`lora.target_modules` was {list(self.targets)}; choose from {', '.join(LINEAR)}, or all-linear"
+            )
         reachable = ATTENTION if shape.experts > 1 else LINEAR
         chosen = [m for m in shape.matmuls() if m.name in self.targets and m.name in reachable]
         if not chosen:
