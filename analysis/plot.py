@@ -26,6 +26,7 @@ from .plot_residuals import residuals
 from .plot_scaling import scaling_figures
 from .plot_style import Drawn, Skipped
 from .table import RunTable
+from .verdicts import Options
 
 PNG_DPI = 150
 
@@ -36,12 +37,13 @@ def figures(
     *,
     extrapolation: Extrapolation | None = None,
     run_id: str | None = None,
+    margin: float = Options.margin,
 ) -> list[Drawn | Skipped]:
-    """All figures of a table in reading order; `run_id` chooses the run whose power is drawn.
+    """All figures of a table in reading order; `run_id` chooses the run whose power is drawn, `margin` what is shaded.
 
     Raises UserError where fewer than three runs trained with a known energy.
     """
-    view = View(table=table, result=result if result is not None else validated_fit(table))
+    view = View(table=table, result=result if result is not None else validated_fit(table), margin=margin)
     forecast: Drawn | Skipped = Skipped(
         name="extrapolation",
         title="Extrapolation to a target",

@@ -1,6 +1,6 @@
 """What the figures draw: runs beside the fit, and the fit as a curve in one variable with the others held."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from .claims_text import counted
 from .fit import ValidatedFit
-from .plot_style import thin
+from .plot_style import clip_name, thin
 from .predict import Bands, predict_many
 from .regression import Array
 from .table import RunTable
+from .verdicts import Options
+from .wording import counted
 from .work import JOULES_PER_KWH, Work, group_levels
 
 GRID_POINTS = 60
@@ -42,10 +43,11 @@ FACTORS = (
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """A table with its fit, as the figures need it. `name` says where the runs come from."""
+    """A table with its fit, as the figures need it; `margin` is what counts as equal, as a share."""
 
     table: RunTable
     result: ValidatedFit
+    margin: float = Options.margin
 
     @property
     def work(self) -> Work:
@@ -146,7 +148,8 @@ def series_of(view: View, factor: str) -> tuple[list[Series], str]:
     Each run is moved along the fit to the held settings (a partial-residual plot): its ratio to the fit stays.
     """
     column, hues = hue_of(view, factor)
-    series, held = [], ""
+    series: list[Series] = []
+    held: dict[str, list[str]] = {}
     like = _typical(view.work)
     order = list(dict.fromkeys(hues[np.argsort(view.work.values["params"], kind="stable")])) if column else ["all runs"]
     for name in order:
@@ -169,8 +172,8 @@ def series_of(view: View, factor: str) -> tuple[list[Series], str]:
         )
         kwh = np.exp(member.log_y) / JOULES_PER_KWH * moved.estimate / actual.estimate
         series.append(Series(name=name, x=member.values[factor], kwh=kwh, curve=curve, total=total))
-        held = holder.sentence()
-    return series, held
+        held.setdefault(holder.held(), []).append(name)
+    return series, _held_sentence(held)
 
 
 def _ends(values: Array) -> tuple[int, int]:
@@ -244,18 +247,26 @@ class _Holder:
         mean = np.bincount(index, weights=sizes) / np.bincount(index)
         return np.exp(np.interp(np.log(x), np.log(levels), mean))
 
-    def sentence(self) -> str:
-        """What was held, of what varied."""
+    def held(self) -> str:
+        """What was held, of what varied; empty where nothing did."""
         held = []
         for name, noun in (("samples", "samples"), ("epochs", "epochs"), ("rank", "rank"), ("params", "parameters")):
-            values = self.work.values[name]
+            values, own = self.work.values[name], self.settings[name]
             known = values[np.isfinite(values)]
             if name != self.factor and len(np.unique(known)) > 1 and not _moves_with(self.factor, name):
-                held.append(f"{noun} {self.settings[name]:,.4g}")
+                held.append(f"{noun} {own:,.4g}" if np.isfinite(own) else f"no {noun}")
         for name, label in self.work.labels.items():
             if len(set(label)) > 1:
                 held.append(f"{name} {label[self.typical]}")
-        return f"Runs are moved along the fit to {', '.join(held)}." if held else ""
+        return ", ".join(held)
+
+
+def _held_sentence(held: Mapping[str, Sequence[str]]) -> str:
+    """What was held, in a sentence, from the names of the series that share each set of held settings."""
+    if len(held) == 1:
+        return "".join(f"Runs are moved along the fit to {settings}." for settings in held if settings)
+    each = [f"{', '.join(map(clip_name, names))} to {settings}" for settings, names in held.items() if settings]
+    return f"Runs are moved along the fit: {'; '.join(each)}." if each else ""
 
 
 def _moves_with(factor: str, name: str) -> bool:

@@ -10,12 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from fit_tables import frame_of, law
+from matplotlib.collections import PathCollection
+from matplotlib.container import ErrorbarContainer
+from scipy import stats
 
 from analysis.cli import main
 from analysis.coverage import as_table
 from analysis.fit import validated_fit
 from analysis.plot import figures, save
-from analysis.plot_compare import lora_and_full
+from analysis.plot_compare import interchangeability, lora_and_full
 from analysis.plot_data import FACTORS, View, series_of
 from analysis.plot_power import power_figure, read_watts, spans
 from analysis.plot_residuals import residuals
@@ -90,6 +93,123 @@ def test_axes_carry_units(drawn: dict[str, Drawn | Skipped]) -> None:
             assert item.figure.axes[0].get_ylabel() in ("Training energy (Wh)", "Training energy (mWh)")
             assert all(ax.get_xlabel() for ax in item.figure.axes)
             assert item.figure.axes[1].get_xscale() == "log"
+
+
+def test_points_are_drawn_at_their_energies_in_the_unit_of_the_axis() -> None:
+    """With nothing but the samples varied no run is moved: the points are the table's own numbers."""
+    frame = frame_of(law(), cv=0.02, sizes=(1e9,), tokens=(1e5, 2e5, 4e5, 8e5), replicates=2)
+    item = energy_against(View(table=as_table(frame), result=validated_fit(as_table(frame))), FACTORS[0])
+    assert isinstance(item, Drawn)
+    per_kwh = {"kWh": 1, "Wh": 1e3, "mWh": 1e6, "J": 3.6e6}
+    scale = per_kwh[item.figure.axes[0].get_ylabel().split("(")[1].rstrip(")")]
+    assert scale != 1
+    for axes in item.figure.axes:
+        [drawn] = [np.asarray(c.get_offsets()) for c in axes.collections if isinstance(c, PathCollection)]
+        expected = frame[["samples", "energy_train_kwh"]].to_numpy() * [1, scale]
+        assert np.sort(drawn, axis=0) == pytest.approx(np.sort(expected, axis=0))
+
+
+def test_the_caption_says_what_every_series_is_held_at() -> None:
+    small = pd.concat([frame_of(law(), cv=0.02, sizes=(1e8,)).assign(epochs=float(e)) for e in (1, 2)])
+    large = pd.concat([frame_of(law(), cv=0.02, sizes=(1e9,)).assign(rank=rank) for rank in (4.0, 16.0)])
+    frame = pd.concat([small, large], ignore_index=True)
+    frame["samples"] = frame["samples_seen"] / frame["epochs"]
+    frame["run_id"] = [f"run-{i}" for i in range(len(frame))]
+    _, held = series_of(View(table=as_table(frame), result=validated_fit(as_table(frame))), "samples")
+    assert "model-0.1b to epochs" in held
+    assert "model-1b to rank" in held
+
+
+def test_what_is_shaded_is_the_margin_asked_for() -> None:
+    view = View(table=as_table(sweep()), result=validated_fit(as_table(sweep())), margin=0.1)
+    item = interchangeability(view)
+    assert isinstance(item, Drawn)
+    assert "shaded: what counts as equal, ±10 %." in item.caption
+    assert [text.get_text() for text in item.figure.axes[1].texts] == ["margin ± 10 %"]
+    shade = item.figure.axes[1].patches[0].get_path().get_extents(item.figure.axes[1].patches[0].get_patch_transform())
+    assert (shade.y0, shade.y1) == pytest.approx((-10, 10))
+
+
+SIZES = (3e6, 3e7, 1e8)
+
+
+def three_methods(**options: object) -> pd.DataFrame:
+    """Three models × three methods, full fine-tuning from cheaper to dearer than LoRA as the model grows."""
+    frame = frame_of(law(), cv=0.02, sizes=SIZES, methods=("lora", "qlora", "full"), **options)  # type: ignore[arg-type]
+    factor = np.select([frame["method"] == "qlora", frame["method"] == "lora"], [1.2, 1.0], frame["params"] ** 0.1 / 7)
+    return frame.assign(energy_train_kwh=frame["energy_train_kwh"] * factor)
+
+
+def compared(frame: pd.DataFrame) -> Drawn | Skipped:
+    return lora_and_full(View(table=as_table(frame), result=validated_fit(as_table(frame))))
+
+
+def intervals(item: Drawn) -> dict[tuple[str, float], tuple[float, float, float]]:
+    """(low, ratio, high) of each point on the right, by the model of its row and its place in that row."""
+    axes = item.figure.axes[1]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    found = {}
+    containers = [container for container in axes.containers if isinstance(container, ErrorbarContainer)]
+    for line, _, bars in (container.lines for container in containers):
+        x, y = (float(np.asarray(place).item()) for place in (line.get_xdata(), line.get_ydata()))
+        ends = bars[0].get_segments()[0][:, 0] if bars else (np.nan, np.nan)
+        found[names[round(y)], round(y % 1, 6)] = (ends[0], x, ends[1])
+    return found
+
+
+def expected_ratio(frame: pd.DataFrame, params: float, method: str) -> float:
+    mine = frame[frame["params"] == params]
+    logs = mine["energy_train_kwh"].map(np.log).groupby(mine["method"]).mean()
+    return float(np.exp(logs["full"] - logs[method]))
+
+
+def test_repeats_of_one_amount_of_work_give_each_model_its_ratio_and_interval() -> None:
+    """As in sweeps/study_method.yaml: one number of samples, three of each."""
+    frame = three_methods(tokens=(12800.0,), replicates=3)
+    item = compared(frame)
+    assert isinstance(item, Drawn)
+    assert "(6 matched cells)" in item.caption
+    assert "Without an interval" not in item.caption
+    found = intervals(item)
+    assert len(found) == 6
+    ratios = []
+    for params in SIZES:
+        mine = frame[frame["params"] == params]
+        logs = {
+            method: np.log(mine["energy_train_kwh"][mine["method"] == method]) for method in mine["method"].unique()
+        }
+        for method, place in (("lora", 0.8), ("qlora", 0.2)):
+            own = stats.ttest_ind(logs["full"], logs[method]).confidence_interval(0.95)
+            ratio = expected_ratio(frame, params, method)
+            expected = (np.exp(own.low), ratio, np.exp(own.high))
+            assert found[mine["model"].iloc[0], place] == pytest.approx(expected)
+            ratios.append(ratio)
+    assert {f"{ratio:.2f}×" for ratio in ratios} == {text.get_text() for text in item.figure.axes[1].texts}
+    assert ratios[0] < 1 < ratios[-2]
+
+
+def test_single_runs_at_several_amounts_of_work_are_compared_in_pairs() -> None:
+    frame = three_methods(tokens=(1e5, 2e5, 4e5, 8e5))
+    item = compared(frame)
+    assert isinstance(item, Drawn)
+    mine = frame[frame["params"] == SIZES[0]].pivot(index="samples", columns="method", values="energy_train_kwh")
+    own = stats.ttest_rel(np.log(mine["full"]), np.log(mine["lora"])).confidence_interval(0.95)
+    expected = (np.exp(own.low), expected_ratio(frame, SIZES[0], "lora"), np.exp(own.high))
+    assert intervals(item)["model-0.003b", 0.8] == pytest.approx(expected)
+
+
+def test_a_ratio_of_two_runs_stands_without_an_interval_and_it_is_said() -> None:
+    item = compared(three_methods(tokens=(12800.0,)))
+    assert isinstance(item, Drawn)
+    assert all(np.isnan(low) and np.isnan(high) and ratio > 0 for low, ratio, high in intervals(item).values())
+    assert "Without an interval, as nothing was repeated: model-0.003b (lora), model-0.03b (lora)" in item.caption
+
+
+def test_methods_on_different_hardware_are_not_matched() -> None:
+    frame = three_methods(tokens=(12800.0,), replicates=3)
+    item = compared(frame.assign(hardware=np.where(frame["method"] == "full", "NVIDIA A100", "NVIDIA RTX A4000")))
+    assert isinstance(item, Skipped)
+    assert item.reason == "no two runs differ in the method (and rank) alone"
 
 
 def test_runs_are_moved_along_the_fit_by_their_own_ratio() -> None:
@@ -181,7 +301,7 @@ def test_power_over_time(tmp_path: Path) -> None:
     item = power_figure(view, "run-0")
     assert isinstance(item, Drawn)
     assert "mean 124 W over 10 s" in item.caption
-    assert "Not measured: RAM" in item.caption
+    assert "No figures for: RAM." in item.caption
     assert isinstance(power_figure(view, "run-1"), Skipped)
 
 
