@@ -14,12 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+import pandas as pd
+
 from lora_scaling import __version__
-from lora_scaling.errors import LoraScalingError
+from lora_scaling.errors import LoraScalingError, UserError
+from lora_scaling.paths import choices
 from lora_scaling.records import write_text
 
 from .claims import ClaimsReport, decide
-from .commandline import add_runs, load
+from .commandline import add_options, add_runs, load
 from .extrapolate import Extrapolation, predict_target
 from .fit import ValidatedFit, validated_fit
 from .plot import figures
@@ -86,7 +89,8 @@ def find(
         for overrides in targets or ([default] if default else []):
             made = attempt(f"forecast of {' '.join(overrides)}", lambda o=overrides: predict_target(table, fit, o))
             forecasts += [made] if made is not None else []
-    drawn = attempt("figures", lambda: figures(table, fit, extrapolation=forecasts[0] if forecasts else None))
+    first = forecasts[0] if forecasts else None
+    drawn = attempt("figures", lambda: figures(table, fit, extrapolation=first, margin=options.margin))
     return Findings(
         table=table,
         claims=decide(table, options),
@@ -101,19 +105,35 @@ def find(
 
 
 def _default_target(table: RunTable) -> list[str]:
-    """Ten times the largest training set that was run, once shown, with the commonest model and method."""
+    """Ten times the largest training set that was run, once shown, with the commonest model and method.
+
+    Raises UserError where no override chooses the runs' model.
+    """
     frame = table.frame
     words = [f"samples={FAR * int(frame['samples'].max())}", "epochs=1"]
     for column in ("model", "data"):
         again = frame.get(f"{column}_override")
         if again is not None and again.notna().any():
             words += shlex.split(str(again.mode().iloc[0]))
-    if frame["method"].notna().any():
-        words.append(f"method={frame['method'].mode().iloc[0]}")
+        elif column == "model":
+            words.append(f"model={_preset_of(frame)}")
+    if (methods := frame["method"].mode()).size:
+        words.append(f"method={methods[0]}")
+        frame = frame[frame["method"] == methods[0]]  # full fine-tuning has no rank
     for column, name in (("rank", "lora.r"), ("batch_size", "batch_size"), ("max_seq_len", "max_seq_len")):
         if frame[column].notna().any():
             words.append(f"{name}={frame[column].mode().iloc[0]:g}")
     return words
+
+
+def _preset_of(frame: pd.DataFrame) -> str:
+    """The commonest model, which a table of one's own calls by any name."""
+    if frame["model"].isna().all():
+        raise UserError("the runs do not name their model: name a run to predict with --target")
+    model = str(frame["model"].mode().iloc[0])
+    if model not in choices("model"):
+        raise UserError(f"the runs' model, {model}, is no preset: name a run to predict with --target")
+    return model
 
 
 def render(findings: Findings) -> str:
@@ -147,25 +167,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `python -m analysis report`."""
     add_runs(parser, json=False)
     parser.add_argument("--out", default="report", metavar="DIR", help="folder for report.html")
-    parser.add_argument("--margin", type=float, default=0.05, help="what counts as equal, as a share")
-    parser.add_argument("--level", type=float, default=0.95, help="1 − the error rate of a verdict")
+    add_options(parser)
     parser.add_argument(
-        "--target", action="append", default=[], metavar="OVERRIDES", help="a run to predict (may be repeated)"
-    )
+        "--target", action="append", default=[], metavar="OVERRIDES",
+        help='a run to predict, quoted: "model=llama-2-70b method=full" (may be repeated)',
+    )  # fmt: skip
     parser.add_argument(
         "--estimates", action="append", default=[], metavar="FILE",
         help="JSON of lora_scaling.estimate to show beside the runs (may be repeated)",
     )  # fmt: skip
 
 
+def _words(target: str) -> list[str]:
+    try:
+        return shlex.split(target)
+    except ValueError as error:
+        raise UserError(f"`target` was {target!r}, which cannot be read ({error}); give overrides in quotes") from None
+
+
 def run(args: argparse.Namespace) -> int:
     """Write the page and say where it is."""
     options = Options(margin=args.margin, level=args.level)
+    targets = [_words(target) for target in args.target]
     table = load(args)
     command = "python -m analysis report " + shlex.join(sys.argv[2:])
     estimates = read_estimates(args.estimates)
-    findings = find(table, options, [shlex.split(target) for target in args.target], command, estimates)
+    findings = find(table, options, targets, command, estimates)
     path = Path(args.out) / "report.html"
     write_text(path, render(findings))
-    print(f"{path}: {sum(c.verdict != 'undecided' for c in findings.claims.claims)} of 7 claims decided")
+    claims = findings.claims.claims
+    print(f"{path}: {sum(c.verdict != 'undecided' for c in claims)} of {len(claims)} claims decided")
     return 0

@@ -1,12 +1,13 @@
 """The first screen of the report: the questions people come with, each with its answer and how sure it is."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .extrapolate import Extrapolation
-from .report_estimates import sentence
+from .report_estimates import rounded, sentence
 from .report_html import Section, escape
-from .report_sections import WORDS, basis, interval_of, plain_reason, reach
+from .report_sections import WORDS, basis, interval_of, plain_reason, reach, split_of
 from .verdicts import Claim, Options
+from .wording import shown
 
 if TYPE_CHECKING:
     from .report import Findings
@@ -30,7 +31,8 @@ def answers_section(found: "Findings") -> Section:
         (text.format(noun), _answer(claims[name]), _sure(claims[name], options)) for name, text in QUESTIONS.items()
     ]
     costs = [sentence(quote) for quote in found.estimates if quote.document["peak_memory_gb"]["fits"] is not False]
-    costs = costs[:MOST_COSTS] + [_predicted(forecast) for forecast in found.forecasts]
+    more = [f"… and {len(costs) - MOST_COSTS} more under Estimates."] if len(costs) > MOST_COSTS else []
+    costs = costs[:MOST_COSTS] + more + [_predicted(forecast) for forecast in found.forecasts]
     body = "".join(
         f'<div class="{claims[name].verdict}"><dt>{escape(question)}</dt>'
         f'<dd>{answer} <span class="quiet">{escape(sure)}</span></dd></div>'
@@ -43,7 +45,12 @@ def answers_section(found: "Findings") -> Section:
 
 
 def _answer(claim: Claim) -> str:
-    """The verdict's word; beside it from which size on doubling doubles, where that is the question."""
+    """The verdict's word; beside it from which size on doubling doubles, or each model's own answer, where asked."""
+    if own := split_of(claim):
+        each = "; ".join(
+            f"{WORDS[one['verdict']].lower()} for {name}: {_size(claim, one)}" for name, one in own.items()
+        )
+        return f"<strong>It depends on the model.</strong> {escape(each[0].upper() + each[1:])}."
     word = f"<strong>{WORDS[claim.verdict]}.</strong>"
     if claim.id != "doubling_doubles" or claim.verdict == "undecided":
         return word
@@ -51,17 +58,30 @@ def _answer(claim: Claim) -> str:
     return f"{word} {escape(rest[0].upper() + rest[1:])}"
 
 
+def _size(claim: Claim, own: dict[str, Any]) -> str:
+    """One model's ratio, or for each doubling of the rank its change in per cent, with the interval."""
+    numbers = (own["ratio"], *own["ci"])
+    if claim.id == "rank_effect":
+        change, low, high = (shown(100 * (number - 1), "+.1f") for number in numbers)
+        return f"{change} % ({low} to {high})"
+    ratio, low, high = map(shown, numbers)
+    return f"{ratio} times ({low} to {high})"
+
+
 def _sure(claim: Claim, options: Options) -> str:
+    equal = f"equal means ±{100 * options.margin:.3g} %"
+    if split_of(claim):
+        return f"{claim.quantity}, {100 * options.ci_level:.3g} % intervals; {equal}."
     known = interval_of(claim, options)
     if known is None:
         return plain_reason(claim)
-    return f"{claim.quantity}: {known[0]}, {known[1]}; equal means ±{100 * options.margin:.3g} %."
+    return f"{claim.quantity}: {known[0]}, {known[1]}; {equal}."
 
 
 def _predicted(forecast: Extrapolation) -> str:
     document = forecast.document
     energy = document["energy_kwh"]
     return (
-        f"{' '.join(document['target']['overrides'])}, from these runs: {energy['estimate']:.3g} kWh "
-        f"({energy['low']:.3g} to {energy['high']:.3g}, 90 % interval; {reach(document)})."
+        f"{' '.join(document['target']['overrides'])}, from these runs: {rounded(energy['estimate'])} kWh "
+        f"({rounded(energy['low'])} to {rounded(energy['high'])}, 90 % interval; {reach(document)})."
     )

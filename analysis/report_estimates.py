@@ -51,13 +51,20 @@ def _quote(row: dict[str, Any]) -> Quote:
     return Quote(document=row, label=f"{row['name']} on {count}{row['hardware']}")
 
 
+def rounded(value: float, digits: int = 3) -> str:
+    """So many digits, without an exponent where a person would write none: 0.52, 120, 2,070."""
+    short = float(f"{value:.{digits}g}")
+    return f"{short:,.0f}" if 10 ** (digits - 1) <= abs(short) < 1e9 else f"{short:.{digits}g}"
+
+
 def sentence(quote: Quote) -> str:
     """One estimate in a line."""
     energy, document = quote.energy, quote.document
     if energy is None:
         return f"{quote.label}: unknown ({document['reason']})."
     return (
-        f"{quote.label}: {energy['estimate']:.2g} kWh ({energy['low']:.2g} to {energy['high']:.2g}, "
+        f"{quote.label}: {rounded(energy['estimate'], 2)} kWh "
+        f"({rounded(energy['low'], 2)} to {rounded(energy['high'], 2)}, "
         f"{100 * document['level']:.0f} % interval, by {document['basis']})."
     )
 
@@ -83,8 +90,8 @@ def _row(quote: Quote) -> tuple[str, ...]:
         quote.label,
         *_three(d["energy_kwh"], 1.0),
         *_three(d["time_s"], 1 / 3600),
-        "–" if grams is None else f"{grams['estimate']:.3g}",
-        f"{memory['estimate']:.3g}",
+        "–" if grams is None else rounded(grams["estimate"]),
+        rounded(memory["estimate"]),
         fits,
         d["basis"],
     )
@@ -93,4 +100,5 @@ def _row(quote: Quote) -> tuple[str, ...]:
 def _three(interval: dict[str, float] | None, scale: float) -> tuple[str, str, str]:
     if interval is None:
         return ("–", "–", "–")
-    return tuple(f"{scale * interval[key]:.3g}" for key in ("estimate", "low", "high"))  # type: ignore[return-value]
+    estimate, low, high = (rounded(scale * interval[key]) for key in ("estimate", "low", "high"))
+    return estimate, low, high

@@ -10,17 +10,18 @@ from lora_scaling.grid import equivalents
 from lora_scaling.records import MEASURED_SOURCES
 
 from .backtest import summary
-from .claims_text import TITLES
 from .extrapolate import Extrapolation
 from .plot_style import Drawn
 from .report_html import Section, bullets, code, details, escape, paragraph, picture, table
 from .verdicts import Claim, Options
+from .wording import counted
 
 if TYPE_CHECKING:
     from .report import Findings
 
 MOST_ROWS = 1000
 MOST_NAMED = 30
+ROUNDING = 0.01  # of the energy: so much may its components leave out
 WORDS = {"supported": "Yes", "refuted": "No", "undecided": "Not decided"}
 RUN_COLUMNS = (
     "run_id", "model", "method", "rank", "samples", "epochs", "tokens_seen", "train_s", "energy_kwh",
@@ -39,12 +40,12 @@ def verdicts_section(found: "Findings") -> Section:
         f"“Yes” and “No” are each wrong in at most {100 * options.alpha:.3g} % of such studies; what counts as equal "
         f"is ±{100 * options.margin:.3g} %."
     )
-    cards = "".join(_card(claim, found.claims.response.noun, options) for claim in claims)
+    cards = "".join(_card(claim, options) for claim in claims)
     return Section(title="Verdicts", html=f'{paragraph(lead, "lead")}{basis(found)}<div class="cards">{cards}</div>')
 
 
-def _card(claim: Claim, noun: str, options: Options) -> str:
-    title = TITLES[claim.id].format(noun)
+def _card(claim: Claim, options: Options) -> str:
+    word = "Depends on the model" if split_of(claim) else WORDS[claim.verdict]
     interval = ""
     if (known := interval_of(claim, options)) is not None:
         interval = paragraph(f"{claim.quantity}: {known[0]} ({known[1]})", "figure")
@@ -54,15 +55,20 @@ def _card(claim: Claim, noun: str, options: Options) -> str:
         command = code(claim.needs.command) if claim.needs.command else ""
         needs = details("What would decide it", paragraph(claim.needs.message + cost) + command)
     return (
-        f'<article class="card {claim.verdict}"><p class="verdict">{WORDS[claim.verdict]}'
-        f"<span> · {claim.verdict}</span></p><h3>{escape(title[0].upper() + title[1:])}</h3>{interval}"
+        f'<article class="card {claim.verdict}"><p class="verdict">{word}'
+        f"<span> · {claim.verdict}</span></p><h3>{escape(claim.title)}</h3>{interval}"
         f"{paragraph(plain_reason(claim))}{needs}</article>"
     )
 
 
+def split_of(claim: Claim) -> dict[str, dict[str, Any]]:
+    """Each model's own answer where a claim is undecided because they differ; else none."""
+    return claim.tests["by_model"] if claim.reason.startswith("Undecided: it depends on the model") else {}
+
+
 def interval_of(claim: Claim, options: Options) -> tuple[str, str] | None:
-    """A claim's number and its interval with the interval's level, in words; None where it has none."""
-    if claim.estimate is None or claim.ci is None or not all(map(math.isfinite, claim.ci)):
+    """A claim's number and its interval with the interval's level, in words; None where it has none of its own."""
+    if claim.estimate is None or claim.ci is None or not all(map(math.isfinite, claim.ci)) or split_of(claim):
         return None
     low, high = claim.ci
     return f"{claim.estimate:.3g}", f"{100 * options.ci_level:.3g} % interval {low:.3g} to {high:.3g}"
@@ -77,28 +83,36 @@ def plain_reason(claim: Claim) -> str:
 def basis(found: "Findings") -> str:
     """What the energy is made of, in one line, where it matters most: beside the verdicts."""
     shares = _shares(found.table.frame)
-    measured, modelled = 100 * shares["measured"], 100 * shares["modelled"]
-    if measured + modelled == 0:
+    measured, modelled = (f"{100 * shares[kind]:.3g} %" for kind in ("measured", "modelled"))
+    if found.claims.response.modelled or (shares["modelled"] > 0 and shares["measured"] + shares["unknown"] == 0):
+        text = "None of this energy was measured: it is time × a modelled power, so the verdicts are about time."
+    elif shares["measured"] + shares["modelled"] == 0:
         text = "The table does not say whether this energy was measured or modelled (time × an assumed power)."
     elif shares["unknown"] > 0:
-        text = f"{measured:.0f} % of this energy was measured, {modelled:.0f} % modelled; of the rest it is not known."
-    elif measured == 0:
-        text = "None of this energy was measured: it is time × a modelled power, so the verdicts are about time."
-    elif modelled == 0:
+        text = f"{measured} of this energy was measured, {modelled} modelled; of the rest it is not known."
+    elif shares["modelled"] == 0:
         text = "All of this energy was measured."
     else:
-        text = f"{measured:.0f} % of this energy was measured; the rest is modelled."
+        text = f"{measured} of this energy was measured; the rest is modelled."
     return paragraph(text, "basis")
 
 
 def _shares(frame: pd.DataFrame) -> dict[str, float]:
-    """Shares of the components' energy that were measured, modelled, or come from a source that is not known."""
+    """Shares of the energy that were measured, modelled, or of which neither is known.
+
+    Unknown is also what the components leave of a run's total, beyond rounding.
+    """
     joined = dict.fromkeys(("measured", "modelled", "unknown"), 0.0)
+    untold = frame["energy_kwh"].copy()
     for component in ("gpu", "cpu", "ram"):
         energy = frame[f"energy_{component}_kwh"].fillna(0.0)
         kinds = frame[f"energy_source_{component}"].fillna("unknown").map(_kind)
         for kind in joined:
             joined[kind] += float(energy[kinds == kind].sum())
+        untold -= energy.where(kinds.isin(list(joined)), 0.0)
+    rest = float(untold.clip(lower=0.0).sum())
+    if rest > ROUNDING * frame["energy_kwh"].sum():
+        joined["unknown"] += rest
     total = sum(joined.values())
     return {kind: energy / total if total > 0 else 0.0 for kind, energy in joined.items()}
 
@@ -124,7 +138,8 @@ def figures_section(found: "Findings") -> Section:
             shown.append(picture(item.figure, item.title, item.caption, salt=f"f{number}"))
         except Exception as error:
             missing.append(f"{item.title}: could not be drawn ({error})")
-    skipped = details(f"{len(missing)} figures that these runs cannot support", bullets(missing)) if missing else ""
+    summary = f"{counted(len(missing), 'figure')} that these runs cannot support"
+    skipped = details(summary, bullets(missing)) if missing else ""
     return Section(title="Figures", html="".join(shown) + skipped)
 
 
@@ -204,18 +219,22 @@ def emissions_section(found: "Findings") -> Section:
     statuses = ", ".join(
         f"{n} {status}" for status, n in frame["intensity_status"].fillna("unknown").value_counts().items()
     )
-    definitions = [f"{text} ({n} runs)" for text, n in found.provenance.definitions]
+    definitions = [f"{text} ({counted(n, 'run')})" for text, n in found.provenance.definitions]
     definitions += [f"Data: {text}" for text, _ in found.provenance.attributions]
-    mean = grams[known].sum() / energy[known].sum()
-    lead = (
-        f"{_number(energy.sum())} kWh in all; {_number(grams.sum())} g for the {int(known.sum())} runs whose grams are "
-        f"known, {mean:.4g} g/kWh on average. Status: {statuses}."
-    )
+    told = f"{_number(energy.sum())} kWh in all; "
+    if len(found.provenance.definitions) > 1:
+        total = None
+        told += f"the grams of {int(known.sum())} runs are known, but not all mean the same: they are not summed."
+    else:
+        total = grams.sum()
+        told += (
+            f"{_number(total)} g for the {int(known.sum())} runs whose grams are known, "
+            f"{total / energy[known].sum():.4g} g/kWh on average."
+        )
     if len(definitions) == 0:
         definitions = ["The table does not say how its grams are defined; compare them with nothing."]
-    return Section(
-        title="Emissions", html=paragraph(lead) + bullets(definitions) + _equivalents(energy.sum(), grams.sum())
-    )
+    lead = paragraph(f"{told} Status: {statuses}.")
+    return Section(title="Emissions", html=lead + bullets(definitions) + _equivalents(energy.sum(), total))
 
 
 def _equivalents(kwh: float, grams: float | None) -> str:
@@ -233,7 +252,7 @@ def warnings_section(found: "Findings") -> Section:
     parts = [bullets(warnings)] if warnings else [paragraph("None.")]
     if excluded:
         more = [f"… and {len(excluded) - MOST_NAMED} more"] if len(excluded) > MOST_NAMED else []
-        parts.append(f"<h3>{len(excluded)} rows left out</h3>" + bullets(excluded[:MOST_NAMED] + more))
+        parts.append(f"<h3>{counted(len(excluded), 'row')} left out</h3>" + bullets(excluded[:MOST_NAMED] + more))
     if failures:
         parts.append("<h3>Not made</h3>" + bullets(failures))
     return Section(title="Warnings", html="".join(parts))
@@ -279,7 +298,7 @@ def methods_section(found: "Findings") -> Section:
         ("Commits", origin.commits),
     ):
         if values:
-            lines = [f"{text}   ({n} runs)" for text, n in values]
+            lines = [f"{text}   ({counted(n, 'run')})" for text, n in values]
             parts.append(f"<h3>{title}</h3>" + (code("\n".join(lines))))
     if origin.there > origin.read:
         parts.append(paragraph(f"Read from {origin.read} of {origin.there} records.", "quiet"))

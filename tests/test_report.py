@@ -1,7 +1,9 @@
 """The page: whole, self-contained, escaped, and of one mind with `claims --json`."""
 
+import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -13,16 +15,23 @@ import pytest
 
 from analysis import report
 from analysis.claims import decide
-from analysis.report_estimates import read_estimates, sentence
-from analysis.table import table_from_frame
+from analysis.cli import main as analysis_main
+from analysis.plot_style import Drawn, canvas
+from analysis.processes import FACTORIAL, curve, noisy
+from analysis.report_estimates import estimates_section, read_estimates, sentence
+from analysis.report_html import picture
+from analysis.report_provenance import provenance_of
+from analysis.table import RunTable, load_runs, table_from_frame
 from analysis.verdicts import Options
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.cli import main
+from lora_scaling.grid import equivalents
 
-VOID = {"img", "meta", "br", "path", "use", "rect", "circle", "line", "image"}
+ROOT = Path(__file__).resolve().parents[1]
+VOID = {"img", "meta", "br", "wbr", "path", "use", "rect", "circle", "line", "image"}
 
 
-def affine_runs(exponent: float = 1.0, name: str = "m") -> pd.DataFrame:
+def affine_runs(exponent: float = 1.0, name: str = "ladder-1m") -> pd.DataFrame:
     """Runs whose energy is 0.001 + 2e-5·samples^exponent kWh within 1 %, three of each, measured on a GPU."""
     generator = np.random.default_rng(7)
     rows = []
@@ -206,6 +215,7 @@ def test_the_command_writes_the_page(tmp_path: Path) -> None:
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "samples=50000" in page
     assert "python -m analysis report" in page
+    assert re.search(r"report.html: \d of 7 claims decided$", done.stdout.strip())
     command = [sys.executable, "-m", "analysis", "claims", str(tmp_path / "runs.csv"), "--json"]
     claims = subprocess.run(command, capture_output=True, text=True)
     assert len(json.loads(claims.stdout)["claims"]) == page.count("<article")
@@ -226,3 +236,244 @@ def test_a_figure_of_very_many_points_is_embedded_as_pixels() -> None:
     assert "data:image/png;base64," in html
     assert len(html) < 4_000_000
     assert all(address.startswith(("#", "data:")) for address in Page(html).addresses)
+
+
+# ---------------------------------------------------------------- what each section says
+
+
+def bare(table: RunTable, options: Options | None = None) -> report.Findings:
+    """Findings without a fit and figures, which take seconds."""
+    claims = decide(table, options or Options())
+    return report.Findings(table=table, claims=claims, provenance=provenance_of(table.sources))
+
+
+def section(html: str, title: str) -> str:
+    return html[html.index(f"<h2>{title}</h2>") :].partition("</section>")[0]
+
+
+def cells(html: str, label: str) -> list[tuple[str, ...]]:
+    """The rows of the table called `label`, its header left out."""
+    body = html[html.index(f'aria-label="{label}"') :].partition("<tbody>")[2].partition("</tbody>")[0]
+    rows = re.findall(r"<tr>(.*?)</tr>", body.replace("<wbr>", ""))
+    return [tuple(re.findall(r"<td[^>]*>(.*?)</td>", row)) for row in rows]
+
+
+def test_a_prediction_shows_the_energy_of_the_law_that_made_the_runs() -> None:
+    """Ten times the largest set at 2e-5 kWh a sample, counted by samples as nothing else is known."""
+    frame = affine_runs().drop(columns=["flops", "params", "tokens_seen"])
+    html = section(report.render(report.find(table_from_frame(frame), Options(), [])), "Predictions")
+    rows = {name: [float(value.replace(",", "")) for value in values] for name, *values in cells(html, "Prediction")}
+    estimate, low, high = rows["Energy, kWh"]
+    truth = 2e-5 * 20480
+    assert estimate == pytest.approx(truth, rel=0.03)
+    assert low < truth < high
+    assert rows["Emissions, g"][0] == pytest.approx(475 * estimate, rel=1e-3)  # the world's mean: no zone, no intensity
+    assert "samples=20480 epochs=1 model=ladder-1m method=lora lora.r=8" in html
+
+
+def test_runs_are_predicted_with_their_own_commonest_model() -> None:
+    frame = affine_runs(name="llama-3.2-1b")
+    frame.loc[frame["samples"] == 64, "model"] = "ladder-3m"
+    frame.loc[frame["samples"] > 128, ["method", "rank"]] = ["full", np.nan]
+    [forecast] = report.find(table_from_frame(frame), Options(), []).forecasts
+    assert forecast.planned.config.model.name == "llama-3.2-1b"
+    assert "method=full" in forecast.document["target"]["overrides"]
+    assert "lora.r=8" not in forecast.document["target"]["overrides"]
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        (affine_runs(name="our-13b"), "the runs' model, our-13b, is no preset: name a run to predict with --target"),
+        (affine_runs().drop(columns="model"), "the runs do not name their model: name a run to predict with --target"),
+    ],
+    ids=["another", "none"],
+)
+def test_no_other_model_stands_in_for_one_that_is_no_preset(frame: pd.DataFrame, reason: str) -> None:
+    found = report.find(table_from_frame(frame), Options(), [])
+    assert found.failures == {"forecast": reason}
+    assert found.forecasts == ()
+    texts = "".join(Page(report.render(found)).texts)
+    assert reason in texts
+    assert "from these runs" not in texts
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"energy_gpu_kwh": 1.0}, "All of this energy was measured."),
+        ({"energy_gpu_kwh": 0.995}, "All of this energy was measured."),  # rounding
+        ({"energy_gpu_kwh": 0.6}, "60 % of this energy was measured, 0 % modelled; of the rest it is not known."),
+        (
+            {"energy_gpu_kwh": 0.6, "energy_ram_kwh": 0.4, "energy_source_ram": "constant"},
+            "60 % of this energy was measured; the rest is modelled.",
+        ),
+        (
+            {"energy_gpu_kwh": 0.6, "energy_ram_kwh": 0.3, "energy_source_ram": "constant"},
+            "60 % of this energy was measured, 30 % modelled; of the rest it is not known.",
+        ),
+        (
+            {"energy_gpu_kwh": 0.6, "energy_source_gpu": "load_model"},
+            "None of this energy was measured: it is time × a modelled power, so the verdicts are about time.",
+        ),
+    ],
+)
+def test_the_share_that_was_measured_is_of_all_the_energy(columns: dict[str, float | str], said: str) -> None:
+    frame = affine_runs()
+    for name, value in columns.items():
+        frame[name] = value if isinstance(value, str) else value * frame["energy_kwh"]
+    html = report.render(bare(table_from_frame(frame)))
+    assert f'<p class="basis">{said}</p>' in section(html, "In short")
+    assert f'<p class="basis">{said}</p>' in section(html, "Verdicts")
+
+
+def test_sources_are_listed_with_their_runs_and_energy() -> None:
+    frame = affine_runs().assign(energy_ram_kwh=0.5, energy_source_ram="constant")
+    frame.loc[frame["samples"] == 64, "energy_source_gpu"] = "load_model"
+    html = section(report.render(bare(table_from_frame(frame))), "Measured and modelled")
+    assert '<th>kind</th><th class="number">runs</th>' in html  # flush with what stands below it
+    assert "load_<wbr>model" in html  # on a phone it breaks there, not within a word
+    by_hand = frame["energy_kwh"].groupby(frame["energy_source_gpu"]).sum()
+    assert cells(html, "Sources of energy") == [
+        ("GPU", "load_model", "modelled", "3", f"{by_hand['load_model']:.4g}"),
+        ("GPU", "nvml_counter", "measured", "15", f"{by_hand['nvml_counter']:.4g}"),
+        ("CPU", "unknown", "unknown", "18", "–"),
+        ("memory", "constant", "modelled", "18", "9"),
+    ]
+
+
+def test_grams_are_summed_with_their_mean_intensity() -> None:
+    frame = affine_runs()
+    frame.loc[frame["samples"] == 64, "emissions_g"] = np.nan
+    known = frame["emissions_g"].dropna()
+    html = section(report.render(bare(table_from_frame(frame))), "Emissions")
+    assert f"{frame['energy_kwh'].sum():.4g} kWh in all; {known.sum():.4g} g for the 15 runs" in html
+    assert "100 g/kWh on average. Status: 18 static." in html
+    assert "does not say how its grams are defined" in html
+    both = equivalents(energy_kwh=frame["energy_kwh"].sum(), grams=known.sum())
+    assert html.partition("In familiar things")[2].count("<li>") == len(both)
+
+
+def test_grams_of_two_definitions_are_not_added(tmp_path: Path) -> None:
+    """Records of the study, one of them computed again by another definition."""
+    folders = sorted((ROOT / "docs" / "study" / "runs" / "grouping").glob("ladder-*"))[:4]
+    for folder in folders:
+        shutil.copytree(folder, tmp_path / folder.name)
+    path = tmp_path / folders[0].name / "run.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    alike = section(report.render(bare(load_runs([tmp_path]))), "Emissions")
+    record["emissions"]["definition"] = "CO2e, average, consumption-based, life-cycle"
+    path.write_text(json.dumps(record), encoding="utf-8")
+    differ = section(report.render(bare(load_runs([tmp_path]))), "Emissions")
+    assert "g/kWh on average" in alike
+    assert "the grams of 4 runs are known, but not all mean the same: they are not summed." in differ
+    assert "on average" not in differ
+    assert "CO2e, average, consumption-based, life-cycle (1 run)" in differ
+    energy = load_runs([tmp_path]).frame["energy_kwh"].sum()
+    assert differ.partition("In familiar things")[2].count("<li>") == len(equivalents(energy_kwh=energy))
+    assert len(equivalents(energy_kwh=energy)) < len(equivalents(energy_kwh=energy, grams=1.0))
+
+
+def test_rows_left_out_and_warnings_are_told_with_their_runs() -> None:
+    frame = affine_runs().assign(status="ok", error=None)
+    failed = frame.iloc[:1].assign(run_id="late", status="oom", error="out of memory at step 3")
+    twice = frame.iloc[1:2]
+    table = table_from_frame(pd.concat([frame, failed, twice], ignore_index=True))
+    html = section(report.render(bare(table)), "Warnings")
+    assert "<h3>2 rows left out</h3>" in html
+    assert "<li>late: status oom: out of memory at step 3</li>" in html
+    copy = twice["run_id"].iloc[0]
+    assert f"<li>{copy}: the same numbers as run {copy}: a copy, counted once</li>" in html
+    assert f"1 rows repeat another row&#x27;s numbers exactly and were counted once. ({copy})" in html
+
+
+def two_models(ratios: tuple[float, float], varied: dict[str, tuple[object, ...]]) -> pd.DataFrame:
+    """Two models at one amount of work; each step of what varied costs the model's ratio once more, within 1 %."""
+    generator, rows = np.random.default_rng(5), []
+    for model, params, ratio in (("ladder-3m", 3e6, ratios[0]), ("ladder-100m", 1e8, ratios[1])):
+        for step, value in enumerate(next(iter(varied.values()))):
+            for _ in range(4):
+                energy = params * 1e-9 * ratio**step * float(np.exp(0.01 * generator.standard_normal()))
+                rows.append({"model": model, "params": params, "samples": 128, "epochs": 1, "energy_kwh": energy,
+                             "method": "lora", next(iter(varied)): value})  # fmt: skip
+    frame = pd.DataFrame(rows).sample(frac=1, random_state=2).reset_index(drop=True)
+    return frame.assign(order=frame.index, run_id=[f"run-{i}" for i in frame.index])
+
+
+def test_a_cost_that_depends_on_the_model_is_answered_model_by_model() -> None:
+    frame = two_models((0.95, 1.3), {"method": ("lora", "full")})
+    html = report.render(bare(table_from_frame(frame)))
+    mean = frame["energy_kwh"].map(np.log).groupby([frame["model"], frame["method"]]).mean().unstack()
+    ratio = np.exp(mean["full"] - mean["lora"])
+    question = (
+        section(html, "In short").partition("Does full fine-tuning cost more than LoRA?")[2].partition("</div>")[0]
+    )
+    assert f"<strong>It depends on the model.</strong> No for ladder-3m: {ratio['ladder-3m']:.2f} times (" in question
+    assert f"; yes for ladder-100m: {ratio['ladder-100m']:.2f} times (" in question
+    assert "energy of full fine-tuning ÷ LoRA at the same work, 90 % intervals; equal means ±5 %." in question
+    assert "Not decided" not in question
+    card = section(html, "Verdicts").partition("Full fine-tuning costs more than LoRA")
+    assert card[0].endswith('<p class="verdict">Depends on the model<span> · undecided</span></p><h3>')
+    assert "figure" not in card[2].partition("</article>")[0]  # the mean over both says nothing
+    assert re.search(r"<p>It depends on the model.*: ladder-3m", card[2])
+
+
+def test_a_rank_that_matters_for_one_model_only_is_answered_model_by_model() -> None:
+    html = report.render(bare(table_from_frame(two_models((1.0, 1.2), {"rank": (4.0, 8.0, 16.0)}))))
+    question = section(html, "In short").partition("Is energy the same at every LoRA rank?")[2].partition("</div>")[0]
+    found = re.search(r"model.</strong> Yes for ladder-3m: (\S+) % \(.*\); no for ladder-100m: (\S+) % \(", question)
+    assert found is not None
+    assert [float(change) for change in found.groups()] == pytest.approx([0, 20], abs=1.5)
+
+
+def test_costs_beyond_the_first_screen_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["model=llama-2-7b", "hardware=a100-80gb", "batch_size=1", "--json"])
+    one = json.loads(capsys.readouterr().out)
+    (tmp_path / "many.json").write_text(json.dumps({"rows": [{**one, "name": f"plan-{i}"} for i in range(11)]}))
+    quotes = read_estimates([str(tmp_path / "many.json")])
+    html = report.render(dataclasses.replace(bare(table_from_frame(affine_runs())), estimates=quotes))
+    first = section(html, "In short")
+    assert first.count("plan-") == 8
+    assert "<li>… and 3 more under Estimates.</li>" in first
+    estimates = section(html, "Estimates")
+    assert [row[0] for row in cells(estimates, "Estimates")] == [quote.label for quote in quotes]
+    assert ">grams</th>" in estimates  # CO2 or CO2e, as each one's definition says
+
+
+def test_figures_shade_the_margin_of_the_verdicts() -> None:
+    rng = np.random.default_rng(4)
+    frame = FACTORIAL.draw(rng, {"method": "lora", "rank": 8.0, "model": "ladder-1m", "params": 1.3e6})
+    frame["energy_kwh"] = noisy(rng, curve(frame), 0.02)
+    found = report.find(table_from_frame(frame), Options(margin=0.1), [["samples=100000"]])
+    [caption] = [item.caption for item in found.figures if isinstance(item, Drawn) and item.name == "samples_vs_epochs"]
+    assert "shaded: what counts as equal, ±10 %." in caption
+
+
+def test_a_target_is_quoted_and_one_that_cannot_be_read_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    affine_runs().to_csv(tmp_path / "runs.csv", index=False)
+    assert analysis_main(["report", str(tmp_path / "runs.csv"), "--target", "model='x"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert analysis_main(["report", "--help"]) == 0
+    assert 'quoted: "model=llama-2-70b' in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_heading_over_several_panels_is_seen_where_they_are_stacked() -> None:
+    figure, _ = canvas(2)
+    figure.suptitle("NOT VALIDATED", x=0.01, ha="left")
+    boxes = re.findall(r'class="panel" aria-hidden="true" viewBox="([^"]+)"', picture(figure, "t", "c", salt="x"))
+    assert [float(box.split()[1]) for box in boxes] == [0, 0]  # from the top of the drawing
+
+
+def test_large_estimates_are_written_without_exponents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["model=llama-2-7b", "hardware=a100-80gb", "batch_size=1", "--json"])
+    one = json.loads(capsys.readouterr().out)
+    one["energy_kwh"] |= {"estimate": 123.4, "low": 61.2, "high": 1234.5}
+    one["emissions_g"]["estimate"] = 20712.0
+    (tmp_path / "one.json").write_text(json.dumps(one), encoding="utf-8")
+    [quote] = read_estimates([str(tmp_path / "one.json")])
+    assert "120 kWh (61 to 1,200, 90 % interval" in sentence(quote)
+    [row] = cells(estimates_section([quote]).html, "Estimates")
+    assert row[1:4] == ("123", "61.2", "1,230")
+    assert row[7] == "20,700"
