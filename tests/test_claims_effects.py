@@ -172,18 +172,18 @@ def test_one_threshold_tells_dearer_from_not(ratio: float, verdict: str) -> None
 
 
 def test_sessions_alike_within_groups_still_count() -> None:
-    """Two sessions, twice as dear the other, share the work unevenly between the methods; a third has work of its own.
+    """Two sessions, one twice as dear, share the work unevenly between the methods; a first has work of its own.
 
     Within groups the two sessions' columns are then each other's opposites. Full costs what LoRA does.
     """
     rng = np.random.default_rng(0)
     rows = []
-    for samples, sessions in ((64, "ab"), (128, "ab"), (256, "cc")):
+    for samples, sessions in ((64, "bc"), (128, "bc"), (256, "aa")):
         for method, rank, _ in LORA_FULL:
             for session, count in zip(sessions, (4, 2) if method == "lora" else (2, 4), strict=True):
                 rows += [{"samples": samples, "method": method, "rank": rank, "session": session}] * count
     frame = together(rng, [pd.DataFrame(rows)]).assign(epochs=1, model="m")
-    shift = frame["session"].map({"a": 1.0, "b": 2.0, "c": 1.0})
+    shift = frame["session"].map({"a": 1.0, "b": 1.0, "c": 2.0})
     frame["energy_kwh"] = noisy(rng, 1e-5 * frame["samples"] * shift, 0.01)
     found = claim(frame)
     assert found.estimate == pytest.approx(1.0, abs=0.02)
