@@ -87,6 +87,8 @@ def _adjusted(claims: Sequence[Claim], asked: Sequence[Asked], curves: CurveSet)
     """Holm over the claims tested: a decision that does not survive becomes `undecided`."""
     tested, alpha = sum(claim.estimate is not None for claim in claims), curves.options.alpha
     stands = holm([claim.p_value for claim in claims], alpha, tested)
+    level = 1 - alpha / max(tested, 1)
+    strict = replace(curves, options=replace(curves.options, level=level))
     adjusted = []
     for claim, one, stays in zip(claims, asked, stands, strict=True):
         if claim.p_value is None or stays:
@@ -97,8 +99,7 @@ def _adjusted(claims: Sequence[Claim], asked: Sequence[Asked], curves: CurveSet)
             f"and it is not clear enough to stand among them. {claim.reason}"
         )
         tests = {**claim.tests, "before_holm": claim.verdict, "claims_tested": tested}
-        strict = replace(curves.options, level=1 - alpha / tested)
-        needs = _to_stand(one.decide(replace(curves, options=strict)).needs, tested, strict.level)
+        needs = _to_stand(one.decide(strict).needs, tested, level)
         adjusted.append(replace(claim, verdict="undecided", reason=reason, tests=tests, needs=needs, p_value=None))
     return adjusted
 

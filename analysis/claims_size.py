@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from .claims_effects import farthest
-from .curve_analysis import CELL_COLUMNS, apart_gate, order_gate
+from .curve_analysis import CELL_COLUMNS, apart_gate, order_gate, placed_in_sessions
 from .curve_set import CurveSet
 from .effect_needs import typical_work
 from .needs import repeat_needs, sweep_needs
@@ -185,7 +185,8 @@ def _size_rows(trained: pd.DataFrame, suspects: tuple[str, ...]) -> tuple[pd.Dat
     parts = linked(pd.factorize(rows["model_no"])[0], pd.factorize(rows["group"])[0])
     if len(parts) - len(np.unique(parts)) - 1 < 1:
         return rows, "too few sizes of model were run to judge the scatter between them"
-    return rows, order_gate(rows, "x", "the size of the model") or apart_gate(rows, "x_round", "the size of the model")
+    placed, noun = placed_in_sessions(rows), "the size of the model"
+    return rows, order_gate(placed, "x", noun) or apart_gate(placed, "x_round", noun)
 
 
 def _sizes_side_by_side(rows: pd.DataFrame) -> pd.DataFrame:

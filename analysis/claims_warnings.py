@@ -3,7 +3,7 @@
 import pandas as pd
 
 from .checks import apart_in_time, rank_correlation
-from .curve_analysis import MAX_ORDER_CORRELATION, Analysis
+from .curve_analysis import MAX_ORDER_CORRELATION, Analysis, placed_in_sessions
 from .curve_set import CurveSet
 from .disturbances import Disturbances, find_disturbances
 from .parsing import RunWarning
@@ -37,8 +37,9 @@ def _order_warnings(frame: pd.DataFrame) -> list[RunWarning]:
         r = rank_correlation(trained["position"].to_numpy(), trained[factor].to_numpy())
         if abs(r) > MAX_ORDER_CORRELATION:
             messages.append(f"The runs were made in order of {factor} (rank correlation {r:.2f}); shuffle them.")
+    placed = placed_in_sessions(trained)
     for factor in ("rank", "method", "model"):
-        share = apart_in_time(trained["position"], trained[factor])
+        share = apart_in_time(placed["position"], placed[factor])
         if share is not None:
             messages.append(
                 f"Runs that differ in {factor} were made at different times, which explain {100 * share:.0f} % of the "

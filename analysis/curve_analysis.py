@@ -115,11 +115,27 @@ def _epochs_seen(frame: pd.DataFrame) -> pd.Series:
 
 def session_columns(frame: pd.DataFrame) -> Array:
     """Indicator columns (n, k−1) of the sessions, where there are several with several runs each."""
+    session = _sessions(frame)
+    if session is None:
+        return np.zeros((len(frame), 0))
+    return np.equal.outer(session.to_numpy(), np.unique(session.astype(str))[1:]).astype(float)
+
+
+def _sessions(frame: pd.DataFrame) -> pd.Series | None:
     for column in ("session", "host"):
         values = frame[column]
         if values.notna().all() and 1 < values.nunique() <= len(frame) / 3:
-            return np.equal.outer(values.to_numpy(), np.unique(values.astype(str))[1:]).astype(float)
-    return np.zeros((len(frame), 0))
+            return values
+    return None
+
+
+def placed_in_sessions(frame: pd.DataFrame) -> pd.DataFrame:
+    """The runs with their `position` as a share of their own session's order, where sessions are effects of their own.
+
+    What changed between sessions cannot then pass for a factor's effect; what changed within one can.
+    """
+    session = _sessions(frame)
+    return frame if session is None else frame.assign(position=frame["position"].groupby(session).rank(pct=True))
 
 
 def relative_length(frame: pd.DataFrame) -> Array | None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .curve_analysis import CELL_COLUMNS, LEAST_WITHIN_SESSIONS, apart_gate, order_gate
+from .curve_analysis import CELL_COLUMNS, LEAST_WITHIN_SESSIONS, apart_gate, order_gate, placed_in_sessions
 from .matched import within_rows, within_slope
 from .regression import Array
 from .verdicts import Decision, Estimate, Options, Verdict, equivalence
@@ -112,7 +112,8 @@ def block(effect: Effect, frame: pd.DataFrame, rows: pd.DataFrame, suspects: tup
         return f"{effect.noun} changed only from session to session, whose effects look alike"
     if matched.df < LEAST_DF:
         return f"only {len(rows)} runs can be compared at the same work; more repeats are needed to know the noise"
-    return order_gate(rows, "factor", effect.noun) or apart_gate(rows, effect.column, effect.noun)
+    placed = placed_in_sessions(rows)
+    return order_gate(placed, "factor", effect.noun) or apart_gate(placed, effect.column, effect.noun)
 
 
 def find(effect: Effect, rows: pd.DataFrame, y: str, options: Options) -> Found:

@@ -102,10 +102,17 @@ def common_overrides(frame: pd.DataFrame) -> list[str]:
             found.append(str(again.mode().iloc[0]))
             continue
         found.append(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}")
+    found += further_overrides(frame)
     study = frame["study"].dropna()
     if len(study) and re.fullmatch(r"[A-Za-z0-9][\w.+-]*", str(study.mode().iloc[0])):
         found.append(f"study={study.mode().iloc[0]}")  # so that the new runs join these
     return found
+
+
+def further_overrides(frame: pd.DataFrame) -> list[str]:
+    """Settings that have no column of their own, as most runs had them, in a shell's words; none where none tells."""
+    known = frame["settings_override"].dropna()
+    return str(known.mode().iloc[0]).split() if len(known) else []
 
 
 def geometric(low: float, high: float, count: int) -> list[int]:

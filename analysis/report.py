@@ -25,6 +25,7 @@ from .claims import ClaimsReport, decide
 from .commandline import add_options, add_runs, load
 from .extrapolate import Extrapolation, predict_target
 from .fit import ValidatedFit, validated_fit
+from .needs import further_overrides
 from .plot import figures
 from .plot_style import Drawn, Skipped
 from .report_answers import answers_section
@@ -123,7 +124,7 @@ def _default_target(table: RunTable) -> list[str]:
     for column, name in (("rank", "lora.r"), ("batch_size", "batch_size"), ("max_seq_len", "max_seq_len")):
         if frame[column].notna().any():
             words.append(f"{name}={frame[column].mode().iloc[0]:g}")
-    return words
+    return [*words, *shlex.split(" ".join(further_overrides(frame)))]
 
 
 def _preset_of(frame: pd.DataFrame) -> str:

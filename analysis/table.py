@@ -27,7 +27,7 @@ _NUMERIC = """
 """
 _TEXT = """
     run_id study status error started_at host method model precision hardware session weights data
-    model_override data_override
+    model_override data_override settings_override
     energy_source_gpu energy_source_cpu energy_source_ram intensity_source intensity_status
 """
 NUMERIC_COLUMNS = tuple(_NUMERIC.split())

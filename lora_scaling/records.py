@@ -8,6 +8,7 @@ finished.
 import contextlib
 import errno
 import fcntl
+import functools
 import json
 import math
 import os
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import RecordError, UserError
-from .paths import choices
+from .paths import choices, config_dir
 from .provenance import host
 from .units import JOULES_PER_KWH
 
@@ -35,6 +36,12 @@ MEASURED_SOURCES = frozenset(
 
 Record = dict[str, Any]
 
+# Settings of the work that have no word of their own in a table, as `settings_override` gives them.
+_FURTHER = (
+    "eval_samples", "loss_on", "chat_template", "gradient_accumulation", "padding", "group_by_length", "packing",
+    "lora.alpha", "lora.dropout", "lora.target_modules", "precision", "gradient_checkpointing", "sharding", "optimizer",
+    "learning_rate", "lr_scheduler", "weight_decay", "max_grad_norm", "seed", "warmup_steps",
+)  # fmt: skip
 _BY_PARTS = ("shape", "hub", "gguf")  # presets that hold no model of their own
 
 COLUMNS = (
@@ -42,7 +49,7 @@ COLUMNS = (
     "samples", "samples_seen", "epochs", "tokens_seen", "tokens_padded", "tokens_truncated", "tokens_trained",
     "steps", "batch_size", "gradient_accumulation", "max_seq_len", "method", "rank", "trainable_params",
     "model", "weights", "params", "layers", "hidden_size", "flops", "precision", "gradient_checkpointing",
-    "data", "seed", "model_override", "data_override", "hardware", "gpu_count", "setup_reused",
+    "data", "seed", "model_override", "data_override", "settings_override", "hardware", "gpu_count", "setup_reused",
     "setup_s", "warmup_s", "train_s", "eval_s", "total_s",
     "energy_kwh", "energy_setup_kwh", "energy_warmup_kwh", "energy_train_kwh", "energy_eval_kwh",
     "energy_gpu_kwh", "energy_cpu_kwh", "energy_ram_kwh", "energy_uncertainty_kwh", "energy_above_idle_kwh",
@@ -219,6 +226,7 @@ def record_to_row(record: Mapping[str, Any]) -> dict[str, Any]:
         "data": _section(record, "data").get("name"),
         "model_override": _model_override(_section(config, "model")),
         "data_override": _data_override(_section(config, "data")),
+        "settings_override": _settings_override(config),
         "method": tuned,
         "rank": None if tuned == "full" else _section(config, "lora").get("r"),
         "hardware": device.get("name"),
@@ -266,6 +274,38 @@ def _data_override(data: Mapping[str, Any]) -> str | None:
         pairs = ", ".join(f'{key}: "{value}"' for key, value in data["fields"].items())
         words.append(shlex.quote(f"data.fields={{{pairs}}}"))
     return " ".join(words)
+
+
+def _settings_override(config: Mapping[str, Any]) -> str | None:
+    """The words of a command line for the further settings that are not at their defaults; "" where all are."""
+    if "group_by_length" not in config:  # another program's work, or none
+        return None
+    words = []
+    for name in _FURTHER:
+        mine, default = _setting(config, name), _setting(_defaults(), name)
+        if mine != default:
+            words.append(f"{name}={_word(mine)}")
+    return " ".join(words)
+
+
+def _setting(config: Mapping[str, Any], name: str) -> Any:
+    group, _, field = name.rpartition(".")
+    return (_section(config, group) if group else config).get(field)
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list):
+        return shlex.quote(f"[{','.join(map(str, value))}]")
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@functools.cache
+def _defaults() -> Mapping[str, Any]:
+    from omegaconf import OmegaConf
+
+    values = OmegaConf.to_container(OmegaConf.load(config_dir() / "config.yaml"), resolve=False)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
 
 
 def _energy_columns(record: Mapping[str, Any]) -> dict[str, Any]:

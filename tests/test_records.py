@@ -159,6 +159,25 @@ def test_a_file_system_without_locks_is_one_sentence(tmp_path: Path, monkeypatch
         pytest.fail("the run would have begun")
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([], ""),
+        (["samples=5", "lora.r=4", "study=x", "batch_size=2"], ""),  # these have columns, or are no part of the work
+        (["group_by_length=false"], "group_by_length=false"),
+        (["packing=true", "seed=3", "learning_rate=1e-3"], "packing=true learning_rate=0.001 seed=3"),
+        (["lora.target_modules=[q_proj,v_proj]", "lora.alpha=8"],
+         "lora.alpha=8.0 'lora.target_modules=[q_proj,v_proj]'"),
+    ],
+)  # fmt: skip
+def test_a_row_says_which_further_settings_its_run_had(given: list[str], words: str) -> None:
+    config = compose(given)
+    row = record_to_row({**MINIMAL, "config": config.to_dict()})
+    assert shlex.split(row["settings_override"]) == shlex.split(words)
+    again = compose([*given, *shlex.split(row["settings_override"])])
+    assert again == config
+
+
 def _holder(folder: Path, held, release) -> None:  # type: ignore[no-untyped-def]
     with locked(folder):
         held.set()
