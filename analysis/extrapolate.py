@@ -168,12 +168,20 @@ def _assumptions(result: ValidatedFit, planned: Planned) -> list[str]:
             f"Beyond the data the form itself is unknown: a factor {math.exp(Z_90 * sd):.3g} either way was added "
             "(from the backtest's own errors, or a stated spread where the runs say nothing of a slope)."
         )
+    if session := document["session"]:
+        found.append(
+            f"The run is one of another session, and these were of {session['seen']}: a factor "
+            f"{math.exp(Z_90 * session['sd']):.3g} either way was added (assumed)."
+        )
     fixed = document["fixed"]["energy_j"]
     if fixed is None:
         found.append("Set-up, warm-up and evaluation are not added: the runs do not tell them apart from training.")
     elif fixed.get("models"):
         how = fixed["models"][0]["name"]
-        found.append(f"Set-up, warm-up and evaluation by the size of the model ({how}), for as many held-out samples.")
+        found.append(
+            f"Set-up, warm-up and evaluation by the size of the model ({how}; {fixed['note']}), for as many held-out "
+            "samples."
+        )
     found.append("The device's efficiency is as in the runs: same software, clocks, batch and kernels.")
     return found
 

@@ -26,16 +26,19 @@ def fixed_part(frame: pd.DataFrame, response: str, *, apart: bool) -> dict[str, 
     """
     params = frame["params"].to_numpy(dtype=float)
     trained = (frame["samples_seen"] > 0).to_numpy()
-    total, train = (frame[name].to_numpy(dtype=float) for name in ("energy_kwh", "energy_train_kwh"))
+    train = frame["energy_train_kwh"].to_numpy(dtype=float)
+    total, took_s = (
+        _on_its_own(frame, *names) for names in (("energy_kwh", "energy_setup_kwh"), ("total_s", "setup_s"))
+    )
     if response == "energy_train_kwh":
         energy, rows = (total - train) * JOULES_PER_KWH, trained
     else:
         energy, rows = total * JOULES_PER_KWH, ~trained & apart
-    seconds = frame["total_s"].to_numpy(dtype=float) - frame["train_s"].to_numpy(dtype=float)
-    fresh, note = _fresh(frame)
+    seconds = took_s - frame["train_s"].to_numpy(dtype=float)
+    note = _note(frame)
     return {
-        "energy_j": _spread(energy, rows & fresh, params, note),
-        "time_s": _spread(seconds, trained & fresh, params, note),
+        "energy_j": _spread(energy, rows, params, note),
+        "time_s": _spread(seconds, trained, params, note),
     }
 
 
@@ -51,14 +54,29 @@ def idle_kwh(frame: pd.DataFrame) -> Array | None:
     return mean if idle.notna().sum() >= 2 and np.isfinite(mean[trained]).all() else None
 
 
-def _fresh(frame: pd.DataFrame) -> tuple[NDArray[np.bool_], str]:
-    """Runs that loaded and tokenised for themselves, where there are at least two; else all."""
-    reused = frame["setup_reused"].map(lambda flag: flag is True).to_numpy(dtype=bool)
+def _reused(frame: pd.DataFrame) -> pd.Series:
+    return frame["setup_reused"].map(lambda flag: flag is True).astype(bool)
+
+
+def _on_its_own(frame: pd.DataFrame, total: str, setup: str) -> Array:
+    """What each run (n,) would have taken in a process of its own: one that found its model or tokens in memory is
+    charged the set-up that runs of its model paid which did not. As it was, where no run of its model tells."""
+    paid = frame[setup].where(~_reused(frame))
+    due = paid.groupby(frame["model"], dropna=False).transform("mean")
+    extra = (due - frame[setup]).where(_reused(frame), 0.0)
+    return (frame[total] + extra.fillna(0.0)).to_numpy(dtype=float)
+
+
+def _note(frame: pd.DataFrame) -> str:
+    reused = _reused(frame)
     if not reused.any():
-        return ~reused, "set-up, warm-up and evaluation"
-    if (~reused).sum() >= 2:
-        return ~reused, f"of the {int((~reused).sum())} runs that loaded everything themselves"
-    return np.ones(len(frame), dtype=bool), "mostly of runs that found the model loaded: a run on its own costs more"
+        return "set-up, warm-up and evaluation"
+    loaded = frame.loc[~reused & frame["energy_setup_kwh"].notna(), "model"]
+    if frame["model"][reused].isin(loaded).all():
+        runs = int((~reused).sum())
+        themselves = "the one run paid it that loaded everything itself"
+        return f"set-up as {themselves if runs == 1 else f'the {runs} runs paid it that loaded everything themselves'}"
+    return "mostly of runs that found the model loaded: a run on its own costs more"
 
 
 def _spread(values: Array, rows: NDArray[np.bool_], params: Array, note: str) -> dict[str, Any] | None:

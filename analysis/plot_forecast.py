@@ -40,7 +40,9 @@ def extrapolation_figure(view: View, result: Extrapolation) -> Drawn:
     values = result.planned.target.values
     total, work = view.work.total, view.work
     path = _path(work, result.planned.target)
-    bands = view.predict(path.values, path.labels, level=LEVEL, extra_sd=form_sd(view.result.fitted, path))
+    fitted = view.result.fitted
+    extra_sd = np.hypot(form_sd(fitted, path), fitted.fit.session_sd)
+    bands = view.predict(path.values, path.labels, level=LEVEL, extra_sd=extra_sd)
     energy = document["energy_kwh"]
     figure, axes = canvas()
     colour, accent = palette(4)[0], palette(4)[3]

@@ -200,6 +200,7 @@ FIT = {
     "precisions": ["bf16"],
     "hardware": ["NVIDIA RTX A4000", "NVIDIA H100 80GB HBM3"],
     "gpu_counts": [1, 2, 3, 8],
+    "session": {"sd": 0.065},
     "n": 21,
 }
 

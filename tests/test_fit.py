@@ -1,5 +1,6 @@
 """`fit`: known laws come back, the numbers are those of independent arithmetic, the file says what it is."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -11,6 +12,7 @@ from fit_tables import J_PER_FLOP, frame_of, law, table_of
 
 from analysis.backtest import backtest
 from analysis.cli import main
+from analysis.coverage import as_table
 from analysis.energy_fit import fit_table
 from analysis.fit import validated_fit
 from analysis.predict import mixture_quantiles, predict_many
@@ -239,6 +241,50 @@ def idle_runs(frame: pd.DataFrame, kwh: dict[str, float]) -> pd.DataFrame:
 def without_phases(frame: pd.DataFrame, idle: pd.DataFrame, kwh: dict[str, float]) -> pd.DataFrame:
     frame = frame.assign(energy_kwh=frame["energy_train_kwh"] + frame["model"].map(kwh))
     return pd.concat([frame, idle], ignore_index=True).assign(energy_train_kwh=np.nan, energy_setup_kwh=np.nan)
+
+
+def test_a_run_on_its_own_pays_the_set_up_that_others_found_paid() -> None:
+    """Loading costs 500 J; all but the first run of each model found it loaded for 5 J. Evaluation costs 100 J."""
+    frame = frame_of(law(), cv=0.01, replicates=3)
+    first = ~frame.duplicated("params")
+    frame = frame.assign(
+        model=frame["params"].map("{:g}".format),
+        setup_reused=~first,
+        energy_train_kwh=frame["energy_kwh"],
+        energy_setup_kwh=np.where(first, 500.0, 5.0) / 3.6e6,
+        setup_s=np.where(first, 50.0, 0.5),
+        train_s=100.0,
+    )
+    frame["energy_kwh"] += frame["energy_setup_kwh"] + 100 / 3.6e6
+    frame["total_s"] = 100 + frame["setup_s"] + 10
+    fixed = fit_table(frame).document["fixed"]
+    assert fixed["energy_j"]["n"] == len(frame)
+    assert fixed["energy_j"]["mean"] == pytest.approx(600)
+    assert fixed["time_s"]["mean"] == pytest.approx(60)
+    assert fixed["energy_j"]["note"] == f"set-up as the {first.sum()} runs paid it that loaded everything themselves"
+
+
+@pytest.mark.parametrize(
+    ("sessions", "gpus", "sd"), [(None, 0, None), (1, 0, 0.065), (1, 1, 0.025), (3, 0, 0.065), (12, 0, None)]
+)
+def test_another_session_s_spread_is_added_where_the_runs_cannot_show_it(
+    sessions: int | None, gpus: int, sd: float | None
+) -> None:
+    """Independent relative spreads add up as squares, on the log scale, at both ends; 1.645 holds 90 % of a normal."""
+    frame = frame_of(law(), cv=0.03, replicates=6, sizes=(1e8, 1e9)).assign(gpu_count=float(gpus))
+    if sessions is not None:
+        frame["session"] = [f"s{i % sessions}" for i in range(len(frame))]
+    result = validated_fit(as_table(frame))
+    told = result.fitted.document["session"]
+    assert (None if told is None else told["sd"]) == sd
+    fit = result.fitted.fit
+    target = Target(values={"tokens": 4e5, "flops_per_token": 6e8, "flops": 2.4e14, "params": 2e8}, labels={})
+    alone, found = (dataclasses.replace(fit, session_sd=0.0).predict(target), fit.predict(target))
+    for own, with_session in (
+        (alone.high / alone.estimate, found.high / found.estimate),
+        (alone.estimate / alone.low, found.estimate / found.low),
+    ):
+        assert math.log(with_session) == pytest.approx(math.hypot(math.log(own), 1.645 * (sd or 0.0)), rel=1e-3)
 
 
 def test_runs_of_zero_steps_measure_the_fixed_part_of_a_table_without_phases() -> None:

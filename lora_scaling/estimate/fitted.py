@@ -13,6 +13,7 @@ spread, by its own models where it varied with the runs.
 
 `noise` (optional): sigma grows or shrinks with a quantity of the work. `beyond` (optional): for each quantity, the
 log-scale spread that is added for each factor e outside the fitted range, since no fit knows its own form there.
+`session` (optional): the log-scale spread between sessions, of which the runs had too few to show it.
 """
 
 import json
@@ -21,6 +22,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 from ..devices import same_device
@@ -132,6 +134,7 @@ class Fit:
     path: str
     beyond: Mapping[str, float] = field(default_factory=dict)
     gpu_counts: tuple[int, ...] = ()
+    session_sd: float = 0.0
 
     def predict(self, target: Target, level: float = LEVEL) -> Prediction:
         """Energy of the whole run in kWh: training by the mixture, plus the fixed part.
@@ -175,10 +178,13 @@ class Fit:
         low, middle, high = _quantiles(models, target, level, extra_sd)
         fixed_low, fixed_middle, fixed_high = _fixed_quantiles(fixed, target, level)
         estimate = middle + fixed_middle
+        low = max(low, estimate - math.hypot(middle - low, fixed_middle - fixed_low))
+        high = estimate + math.hypot(high - middle, fixed_high - fixed_middle)
+        session = NormalDist().inv_cdf(0.5 + level / 2) * self.session_sd  # of the whole run
         return Prediction(
             estimate=estimate,
-            low=max(low, estimate - math.hypot(middle - low, fixed_middle - fixed_low)),
-            high=estimate + math.hypot(high - middle, fixed_high - fixed_middle),
+            low=estimate * math.exp(-math.hypot(math.log(estimate / low), session)) if low > 0 else low,
+            high=estimate * math.exp(math.hypot(math.log(high / estimate), session)),
             extrapolates=extrapolates,
         )
 
@@ -279,6 +285,7 @@ def fit_from_dict(values: Mapping[str, Any], path: str = "fit.json") -> Fit:
         path=path,
         beyond={name: float(rate) for name, rate in (values.get("beyond") or {}).items()},
         gpu_counts=tuple(int(count) for count in values.get("gpu_counts") or ()),
+        session_sd=float((values.get("session") or {}).get("sd") or 0.0),
     )
 
 

@@ -20,8 +20,8 @@ from .quantiles import t_quantile
 # Runs differ from each other beyond what a minute shows: temperature, clocks, other load (log standard deviation).
 # On a virtual machine's two cores, 67 repeated runs scattered by 6 % where they took under 20 s and 3 % over 30 s
 # (docs/study, linear), and a pilot is as short as the former. For graphics cards it is assumed.
-_RUN_TO_RUN_SD = 0.025
-_RUN_TO_RUN_SD_CPU = 0.065
+RUN_TO_RUN_SD = 0.025
+RUN_TO_RUN_SD_CPU = 0.065
 _DEVICE_DRIFT_SD = 0.01
 _SHARED_SD = 0.12  # other processes were running, and nobody knows what they do later
 _FLAT = 0.02
@@ -114,7 +114,7 @@ def scale_pilot(pilot: PilotMeasurement, plan: Plan, level: float) -> Scaled:
     }
     parts = {name: Part(seconds=p.seconds, energy_kwh=p.joules / JOULES_PER_KWH) for name, p in phases.items()}
     total_s, kwh = sum(p.seconds for p in parts.values()), sum(p.energy_kwh for p in parts.values())
-    run_to_run = _RUN_TO_RUN_SD_CPU if pilot.kind == "cpu" else _RUN_TO_RUN_SD
+    run_to_run = RUN_TO_RUN_SD_CPU if pilot.kind == "cpu" else RUN_TO_RUN_SD
     between_runs = _SHARED_SD if pilot.exclusive is False else run_to_run
     sd = math.hypot(log_sd, between_runs, _DEVICE_DRIFT_SD * math.log(max(1.0, train_s / pilot.train.seconds)))
     quantile = t_quantile(0.5 + level / 2, max(2, len(pilot.steps) - 2))
