@@ -282,15 +282,16 @@ def _settings_override(config: Mapping[str, Any]) -> str | None:
         return None
     words = []
     for name in _FURTHER:
-        mine, default = _setting(config, name), _setting(_defaults(), name)
+        default = _setting(_defaults(), name, None)
+        mine = _setting(config, name, default)  # an earlier version did not have it
         if mine != default:
             words.append(f"{name}={_word(mine)}")
     return " ".join(words)
 
 
-def _setting(config: Mapping[str, Any], name: str) -> Any:
+def _setting(config: Mapping[str, Any], name: str, absent: Any) -> Any:
     group, _, field = name.rpartition(".")
-    return (_section(config, group) if group else config).get(field)
+    return (_section(config, group) if group else config).get(field, absent)
 
 
 def _word(value: Any) -> str:

@@ -176,6 +176,8 @@ def test_a_row_says_which_further_settings_its_run_had(given: list[str], words: 
     assert shlex.split(row["settings_override"]) == shlex.split(words)
     again = compose([*given, *shlex.split(row["settings_override"])])
     assert again == config
+    older = {key: value for key, value in config.to_dict().items() if key != "sharding"}
+    assert record_to_row({**MINIMAL, "config": older})["settings_override"] == row["settings_override"]
 
 
 def _holder(folder: Path, held, release) -> None:  # type: ignore[no-untyped-def]
