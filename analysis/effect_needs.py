@@ -1,6 +1,7 @@
 """What would decide an undecided claim on an effect: runs that differ in its setting alone."""
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -28,9 +29,8 @@ def first_runs(effect: Effect, curves: CurveSet) -> Needs | None:
     frame = curves.response.frame
     if curves.suspects or typical_work(frame) is None:
         return None
-    return _runs(
-        effect, frame, f"Runs that differ in {effect.noun} alone, {REPEATS} of each, in shuffled order.", REPEATS
-    )
+    message = f"Runs that differ in {effect.noun} alone, {REPEATS} of each, in shuffled order."
+    return _runs(effect, frame, message, REPEATS)
 
 
 def further_runs(
@@ -44,7 +44,7 @@ def further_runs(
         return Needs(message="Find what is different about the runs named; more runs alone do not settle it.")
     if not found.depends:
         more = _more(effect, curves.options, len(rows), found.estimate)
-        return _runs(effect, frame, _asked(effect, more), _repeats(effect, more or len(rows)))
+        return _more_like(effect, rows, _asked(effect, more), more or len(rows))
     if {"supported", "refuted"} <= {own["verdict"] for own in found.by_model.values()}:
         return Needs(message=_apart(rows, found))
     parts, messages = [], []
@@ -54,8 +54,7 @@ def further_runs(
         mine = rows[rows["of_model"] == name].reset_index(drop=True)
         more = _more(effect, curves.options, len(mine), within_slope(mine, "y")[0])
         messages.append(f"{name}: {_asked(effect, more)}")
-        of_model = frame[frame["model"] == name] if (frame["model"] == name).any() else frame
-        parts.append(_runs(effect, of_model, "", _repeats(effect, more or len(mine))))
+        parts.append(_more_like(effect, mine, "", more or len(mine)))
     return joined(parts, " ".join(messages))
 
 
@@ -84,13 +83,20 @@ def _asked(effect: Effect, more: float | None) -> str:
     return f"About {more:.0f} more runs that differ in {effect.noun} alone."
 
 
-def _repeats(effect: Effect, runs: float) -> int:
-    """Repeats of each of the runs that the claim varies, for so many runs."""
-    levels = math.prod(len(word.partition("=")[2].split(",")) for word in effect.vary.split())
-    return max(REPEATS, math.ceil(runs / levels))
+def _more_like(effect: Effect, rows: pd.DataFrame, message: str, runs: float) -> Needs:
+    """So many runs (or some more, for as many of each) like those compared, beside the repeats that there are."""
+    samples, epochs = typical_work(rows) or (1, 1)
+    models = sorted(rows["model"].dropna().unique()) if rows["model_override"].isna().all() else []
+    vary = [*effect.vary.split(), *([f"model={','.join(models)}"] if len(models) > 1 else [])]
+    kinds = math.prod(len(word.partition("=")[2].split(",")) for word in vary)
+    there = rows[(rows["samples"] == samples) & (rows["epochs"] == epochs)]
+    repeats = int(there.groupby(["of_model", effect.column], dropna=False).size().max())
+    return _runs(effect, rows, message, repeats + math.ceil(runs / kinds), vary)
 
 
-def _runs(effect: Effect, frame: pd.DataFrame, message: str, replicates: int) -> Needs:
+def _runs(
+    effect: Effect, frame: pd.DataFrame, message: str, replicates: int, vary: Sequence[str] | None = None
+) -> Needs:
     samples, epochs = typical_work(frame) or (1, 1)
-    vary = tuple(effect.vary.split())
-    return sweep_needs(frame, message=message, samples=[samples], epochs=[epochs], replicates=replicates, extra=vary)
+    extra = tuple(effect.vary.split() if vary is None else vary)
+    return sweep_needs(frame, message=message, samples=[samples], epochs=[epochs], replicates=replicates, extra=extra)

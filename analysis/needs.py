@@ -22,6 +22,16 @@ from .work import flops_per_param_token
 TARGET_RANGE = 32
 FULL_LEVELS = 6
 SWEEP = "python -m lora_scaling -m"
+# Settings that a command repeats, and the columns that tell them.
+COLUMN_OF = {
+    "model": "model",
+    "method": "method",
+    "lora.r": "rank",
+    "data": "data",
+    "max_seq_len": "max_seq_len",
+    "batch_size": "batch_size",
+    "study": "study",
+}
 
 
 def energy_line(frame: pd.DataFrame, overrides: Sequence[str] = ()) -> Callable[[float], float]:
@@ -82,16 +92,10 @@ def _flops_per_token(model: str) -> float | None:
 
 def common_overrides(frame: pd.DataFrame) -> list[str]:
     """The overrides that the runs (mostly) share, for a command that repeats them."""
-    words = {
-        "model": "model",
-        "method": "method",
-        "rank": "lora.r",
-        "data": "data",
-        "max_seq_len": "max_seq_len",
-        "batch_size": "batch_size",
-    }
     found = []
-    for column, name in words.items():
+    for name, column in COLUMN_OF.items():
+        if name == "study":
+            continue
         values = frame[column].dropna()
         if len(values) == 0 or (column == "rank" and (frame["method"] == "full").all()):
             continue
@@ -101,7 +105,7 @@ def common_overrides(frame: pd.DataFrame) -> list[str]:
         if len(again):  # records say how to choose a file or a checkpoint again, which a name does not
             found.append(str(again.mode().iloc[0]))
             continue
-        found.append(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}")
+        found.append(f"{name}={_plain(value)}")
     found += further_overrides(frame)
     study = frame["study"].dropna()
     if len(study) and re.fullmatch(r"[A-Za-z0-9][\w.+-]*", str(study.mode().iloc[0])):
@@ -113,6 +117,30 @@ def further_overrides(frame: pd.DataFrame) -> list[str]:
     """Settings that have no column of their own, as most runs had them, in a shell's words; none where none tells."""
     known = frame["settings_override"].dropna()
     return str(known.mode().iloc[0]).split() if len(known) else []
+
+
+def _there(frame: pd.DataFrame, named: dict[str, str], asked: set[str]) -> dict[Any, int]:
+    """How many runs with these settings there are of each samples × epochs; none where a setting that was `asked` for
+    has no column to tell.
+    """
+    if not asked <= set(COLUMN_OF):
+        return {}
+    rows = frame[frame["samples_seen"] > 0]
+    if further := " ".join(further_overrides(frame)):
+        rows = rows[rows["settings_override"] == further]
+    for setting, column in COLUMN_OF.items():
+        wanted = named.get(setting)
+        if wanted is None or rows[column].isna().all() or (setting == "lora.r" and named.get("method") == "full"):
+            continue
+        again = rows[f"{column}_override"] if f"{column}_override" in rows else rows[column]
+        same = (rows[column].map(_plain) == wanted) | (again == f"{setting}={wanted}")
+        rows = rows[same]
+    return rows.groupby(["samples", "epochs"]).size().to_dict()
+
+
+def _plain(value: Any) -> str:
+    """A value as overrides write it."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def geometric(low: float, high: float, count: int) -> list[int]:
@@ -138,20 +166,17 @@ def sweep_needs(
     replaced = {word.split("=")[0] for word in extra}
     shared = [word for word in common_overrides(frame) if word.split("=")[0] not in replaced]
     swept = [[f"{key}={value}" for value in values.split(",")] for key, values in _named(extra).items()]
-    variants = [energy_line(frame, [*shared, *words]) for words in itertools.product(*swept)]
-    same, _ = _alike(frame, _named([*shared, *extra]))
-    rank = _named([*shared, *extra]).get("lora.r")
-    if rank is not None and len(variants) == 1:
-        same = same[same["rank"].isna() | (same["rank"] == float(rank))]
-    have = same[same["samples_seen"] > 0].groupby(["samples", "epochs"]).size().to_dict()
     settings: list[dict[str, Any]] = []
     energy = 0.0
+    variants = [[*shared, *words] for words in itertools.product(*swept)]
+    costs = [energy_line(frame, words) for words in variants]
+    there = [_there(frame, _named(words), replaced) for words in variants]
     for s in samples:
         for e in epochs:
-            new = max(0, replicates - have.get((s, e), 0)) if len(variants) == 1 else replicates
-            if new:
-                settings.append({"samples": s, "epochs": e, "runs": new * len(variants)})
-                energy += new * sum(cost(s * e) for cost in variants)
+            new = [max(0, replicates - have.get((s, e), 0)) for have in there]
+            if any(new):
+                settings.append({"samples": s, "epochs": e, "runs": sum(new)})
+                energy += sum(n * cost(s * e) for n, cost in zip(new, costs, strict=True) if n)
     levels = f"samples={','.join(map(str, samples))} epochs={','.join(map(str, epochs))}"
     command = " ".join([SWEEP, levels, *extra, *shared, f"replicates={replicates}"])
     if zero_runs:

@@ -284,7 +284,7 @@ def _methods_of_models(*ratios: float) -> Callable[[Generator], pd.DataFrame]:
     """Full ÷ LoRA for models from small to large, each ten times the one before; small runs scatter more."""
 
     def make(rng: Generator) -> pd.DataFrame:
-        sweep, parts = Sweep(samples=(64, 256, 1024), replicates=3, zero=0), []
+        sweep, parts = Sweep(samples=geometric(64, 4, 6), zero=0), []
         for i, (ratio, cv) in enumerate(zip(ratios, np.linspace(0.06, 0.03, len(ratios)), strict=True)):
             known = {"model": f"m{i}", "params": 10.0 ** (6 + i)}
             for method, rank, factor in (("lora", 8.0, 1.0), ("full", np.nan, ratio)):

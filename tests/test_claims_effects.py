@@ -95,8 +95,8 @@ def test_models_that_differ_leave_what_was_undecided_undecided_with_that_reason(
 
 
 def test_more_runs_are_asked_of_the_model_that_is_not_decided() -> None:
-    """1.05 lies on the margin's edge, 1.5 does not."""
-    frame = of_models({"ladder-3m": 1.06, "ladder-100m": 1.5}, cv=0.03, replicates=4)
+    """1.09 lies close to the threshold of 1.05, 1.5 does not."""
+    frame = of_models({"ladder-3m": 1.09, "ladder-100m": 1.5}, cv=0.05, replicates=4)
     found = claim(frame)
     assert {name: each["verdict"] for name, each in found.tests["by_model"].items()} == {
         "ladder-3m": "undecided", "ladder-100m": "supported",
@@ -108,6 +108,9 @@ def test_more_runs_are_asked_of_the_model_that_is_not_decided() -> None:
     assert "ladder-100m" not in found.needs.command
     assert "method=lora,full" in found.needs.command
     assert found.needs.message.startswith("ladder-3m: ")
+    about = int(re.findall(r"About (\d+) more runs", found.needs.message)[0])
+    assert found.needs.runs in (about, about + 1)  # as many of both methods
+    assert f"replicates={4 + -(-about // 2)}" in found.needs.command  # beside the four that there are
 
 
 def test_a_model_without_repeats_has_no_interval() -> None:

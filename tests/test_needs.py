@@ -78,3 +78,20 @@ def test_new_runs_join_the_study() -> None:
     assert needs.command.count("study=mine") == 2
     other = sweep_needs(table(runs(study="not a folder!")), message="", samples=[1], epochs=[1], replicates=1)
     assert "study" not in (other.command or "")
+
+
+def test_runs_that_are_there_are_not_asked_for_again_method_by_method() -> None:
+    """Three of each method at 32 samples, one of them left out: two more of the one, three of the other make five."""
+    frame = both_methods()
+    frame = table(frame[~((frame["method"] == "full") & (frame["samples"] == 32) & (frame["replicate"] == 0))])
+    needs = sweep_needs(frame, message="", samples=[32], epochs=[1], replicates=5, extra=("method=lora,full",))
+    own = 3.2e-4 + 2e-5 * 32
+    assert needs.runs == 2 + 3
+    assert needs.energy_kwh == pytest.approx((2 + 3 * 3) * own, rel=0.01)
+
+
+def test_runs_without_the_setting_that_is_asked_for_do_not_count() -> None:
+    frame = table(runs(method="lora", rank=8.0, model="ladder-1m"))
+    needs = sweep_needs(frame, message="", samples=[32, 74], epochs=[1], replicates=3, extra=("padding=max_length",))
+    assert needs.runs == 6
+    assert needs.energy_kwh == pytest.approx(3 * (2 * 3.2e-4 + 2e-5 * (32 + 74)), rel=0.02)
