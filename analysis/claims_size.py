@@ -233,4 +233,5 @@ def _size_needs(
         epochs=[work[1]],
         replicates=3,
         extra=("model=ladder-1m,ladder-3m,ladder-10m,ladder-30m,ladder-100m",),
+        together=True,
     )

@@ -12,7 +12,8 @@ from .needs import joined, repeat_needs, sweep_needs
 from .verdicts import Estimate, Needs, Options, runs_needed
 from .vetoes import Outlier, Veto
 
-REPEATS = 4  # of each run that is asked for
+REPEATS = 4  # of each run that is asked for where there are none
+LEAST_REPEATS = 2
 
 
 def typical_work(frame: pd.DataFrame) -> tuple[int, int] | None:
@@ -84,14 +85,11 @@ def _asked(effect: Effect, more: float | None) -> str:
 
 
 def _more_like(effect: Effect, rows: pd.DataFrame, message: str, runs: float) -> Needs:
-    """So many runs (or some more, for as many of each) like those compared, beside the repeats that there are."""
-    samples, epochs = typical_work(rows) or (1, 1)
+    """So many runs (or some more, for as many of each) like those compared, all in one session."""
     models = sorted(rows["model"].dropna().unique()) if rows["model_override"].isna().all() else []
     vary = [*effect.vary.split(), *([f"model={','.join(models)}"] if len(models) > 1 else [])]
     kinds = math.prod(len(word.partition("=")[2].split(",")) for word in vary)
-    there = rows[(rows["samples"] == samples) & (rows["epochs"] == epochs)]
-    repeats = int(there.groupby(["of_model", effect.column], dropna=False).size().max())
-    return _runs(effect, rows, message, repeats + math.ceil(runs / kinds), vary)
+    return _runs(effect, rows, message, max(LEAST_REPEATS, math.ceil(runs / kinds)), vary)
 
 
 def _runs(
@@ -99,4 +97,12 @@ def _runs(
 ) -> Needs:
     samples, epochs = typical_work(frame) or (1, 1)
     extra = tuple(effect.vary.split() if vary is None else vary)
-    return sweep_needs(frame, message=message, samples=[samples], epochs=[epochs], replicates=replicates, extra=extra)
+    return sweep_needs(
+        frame,
+        message=message,
+        samples=[samples],
+        epochs=[epochs],
+        replicates=replicates,
+        extra=extra,
+        together=True,
+    )

@@ -157,20 +157,24 @@ def sweep_needs(
     replicates: int,
     extra: Sequence[str] = (),
     zero_runs: int = 0,
+    together: bool = False,
 ) -> Needs:
     """A full factorial of samples × epochs up to `replicates` of each, and runs of zero steps if asked.
 
     Runs that the table already has are not counted: the sweep skips them. `extra` are further overrides
-    that replace the shared ones; commas in them multiply the runs.
+    that replace the shared ones; commas in them multiply the runs. `together`: what is compared within a session has to
+    be run in one, whatever is there already, hence as a study of its own.
     """
     replaced = {word.split("=")[0] for word in extra}
     shared = [word for word in common_overrides(frame) if word.split("=")[0] not in replaced]
+    if together:
+        shared = [_study_beside(frame, word) for word in shared]
     swept = [[f"{key}={value}" for value in values.split(",")] for key, values in _named(extra).items()]
     settings: list[dict[str, Any]] = []
     energy = 0.0
     variants = [[*shared, *words] for words in itertools.product(*swept)]
     costs = [energy_line(frame, words) for words in variants]
-    there = [_there(frame, _named(words), replaced) for words in variants]
+    there = [_there(frame.iloc[:0] if together else frame, _named(words), replaced) for words in variants]
     for s in samples:
         for e in epochs:
             new = [max(0, replicates - have.get((s, e), 0)) for have in there]
@@ -191,6 +195,17 @@ def sweep_needs(
         energy_kwh=_expected(energy),
         command=command,
     )
+
+
+def _study_beside(frame: pd.DataFrame, word: str) -> str:
+    """`study=NAME` with a name that no run has yet; any other word as it is."""
+    key, _, name = word.partition("=")
+    if key != "study":
+        return word
+    taken = set(frame["study"].dropna())
+    while name in taken:
+        name += "_more"
+    return f"study={name}"
 
 
 def repeat_needs(frame: pd.DataFrame, row: pd.Series) -> Needs:
