@@ -274,7 +274,7 @@ def _drop_duplicates(
         ids = tuple(frame["run_id"][copies])
         message = f"{len(ids)} rows repeat another row's numbers exactly and were counted once."
         warnings.append(RunWarning(kind="duplicate", message=message, run_ids=ids))
-    again = frame["run_id"].duplicated() & ~copies
+    again = frame.duplicated(["study", "run_id"]) & ~copies  # a study beside another repeats its runs by name
     if again.any():
         ids = tuple(dict.fromkeys(frame["run_id"][again]))
         message = "The same run id stands for different numbers; each row was counted."

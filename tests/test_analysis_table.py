@@ -104,6 +104,15 @@ def test_copies_count_once() -> None:
     assert "duplicate" in {w.kind for w in table.warnings}
 
 
+def test_two_studies_may_make_runs_of_the_same_name() -> None:
+    """A study beside another repeats its work; within one a name stands for one run."""
+    rows = pd.DataFrame({"run_id": ["a", "a"], "samples": 8, "epochs": 1, "energy_kwh": [0.11, 0.12]})
+    beside = table_from_frame(rows.assign(study=["s", "s_more"]))
+    assert len(beside.frame) == 2
+    assert not beside.warnings
+    assert [w.kind for w in table_from_frame(rows.assign(study="s")).warnings] == ["duplicate"]
+
+
 def test_copies_without_run_ids_count_once() -> None:
     frame = rows().drop(columns="run_id")
     table = table_from_frame(pd.concat([frame, frame]))
