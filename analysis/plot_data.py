@@ -150,7 +150,7 @@ def series_of(view: View, factor: str) -> tuple[list[Series], str]:
     column, hues = hue_of(view, factor)
     series: list[Series] = []
     held: dict[str, list[str]] = {}
-    like = _typical(view.work)
+    like = {name: value for name, value in _typical(view.work, factor).items() if name != column}  # a hue stays its own
     order = list(dict.fromkeys(hues[np.argsort(view.work.values["params"], kind="stable")])) if column else ["all runs"]
     for name in order:
         rows = np.flatnonzero((hues == name).to_numpy() & np.isfinite(view.work.values[factor]))
@@ -181,11 +181,19 @@ def _ends(values: Array) -> tuple[int, int]:
     return int(np.argmin(values)), int(np.argmax(values))
 
 
-def _typical(work: Work) -> dict[str, float]:
-    """Settings of the run nearest the medians of size and length, of the commonest method."""
+def _typical(work: Work, factor: str) -> dict[str, float]:
+    """Settings of the run nearest the medians of size and length, of the commonest method and rank; along ranks, of a
+    model that was run with several."""
     logs = [np.log(work.values[name]) for name in (work.size, work.per) if name]
     names, counts = np.unique(work.labels["method"].astype(str), return_counts=True)
     usual = work.labels["method"] == names[int(np.argmax(counts))]
+    ranks = work.values["adapter_rank"]
+    if factor == "rank":
+        several = pd.Series(ranks).where(usual).groupby(work.values["params"]).transform("nunique").to_numpy() > 1
+        usual = usual & several if (usual & several).any() else usual
+    levels, times = np.unique(ranks[usual & np.isfinite(ranks)], return_counts=True)
+    if len(levels):
+        usual &= ranks == levels[int(np.argmax(times))]
     distance = sum((log - np.median(log[usual])) ** 2 for log in logs) + np.where(usual, 0.0, 1e6)
     run = int(np.argmin(distance))
     names = ("samples", "epochs", "adapter_rank", "params", "batch_size", "max_seq_len")
@@ -212,8 +220,14 @@ class _Holder:
 
     @cached_property
     def settings(self) -> dict[str, float]:
-        """All quantities of the typical run."""
-        return {name: float(value[self.typical]) for name, value in self.work.values.items()}
+        """All quantities of the typical run, at the whole table's typical amount of work: series share a figure."""
+        own = {name: float(value[self.typical]) for name, value in self.work.values.items()}
+        for name in ("samples", "epochs"):
+            if name == self.factor or name not in self.like or _moves_with(self.factor, name):
+                continue
+            ratio = self.like[name] / own[name]
+            own |= {key: own[key] * ratio for key in (name, "samples_seen", "tokens", "flops") if key in own}
+        return own
 
     def at(self, x: Array) -> tuple[dict[str, Array], dict[str, NDArray[np.object_]]]:
         """Values and labels of runs that are typical but for the factor being x (m,)."""
@@ -253,8 +267,10 @@ class _Holder:
         for name, noun in (("samples", "samples"), ("epochs", "epochs"), ("rank", "rank"), ("params", "parameters")):
             values, own = self.work.values[name], self.settings[name]
             known = values[np.isfinite(values)]
-            if name != self.factor and len(np.unique(known)) > 1 and not _moves_with(self.factor, name):
-                held.append(f"{noun} {own:,.4g}" if np.isfinite(own) else f"no {noun}")
+            moved = len(np.unique(known)) > 1 or (len(known) > 0 and known[0] != own)
+            if name != self.factor and moved and not _moves_with(self.factor, name):
+                shown = f"{own / 1e6:,.3g} M" if name == "params" else f"{own:,.4g}"
+                held.append(f"{noun} {shown}" if np.isfinite(own) else f"no {noun}")
         for name, label in self.work.labels.items():
             if len(set(label)) > 1:
                 held.append(f"{name} {label[self.typical]}")

@@ -221,6 +221,43 @@ def test_runs_are_moved_along_the_fit_by_their_own_ratio() -> None:
         assert np.abs(np.log(one.kwh) - fitted).max() < 0.12
 
 
+def put_together() -> pd.DataFrame:
+    """Sweeps put together: seven sizes at rank 8 with little work, ranks of one of them, full fine-tuning of two."""
+    sizes, parts = (1e7, 2e7, 3e7, 1e8, 3e8, 6e8, 1e9), []
+    for method, rank, params, tokens, full in (
+        ("lora", 8.0, sizes, (2e4, 4e4), 1.0),
+        ("lora", 4.0, (1e8,), (8e4, 1.2e5, 1.6e5, 2.4e5, 3.2e5), 1.0),
+        ("lora", 64.0, (1e8,), (8e4, 1.2e5, 1.6e5, 2.4e5, 3.2e5), 1.0),
+        ("full", np.nan, (3e7, 1e9), (8e4,), 1.5),
+    ):
+        frame = frame_of(law(full=full), cv=1e-3, sizes=params, tokens=tokens, methods=(method,), replicates=2)
+        parts.append(frame.assign(rank=rank))
+    whole = pd.concat(parts, ignore_index=True)
+    return whole.assign(run_id=[f"run-{i}" for i in range(len(whole))], model=whole["params"].map("{:g}".format))
+
+
+def test_methods_share_a_figure_at_the_same_work_whatever_each_was_run_with() -> None:
+    """Energy follows FLOPs: LoRA's goes up with the size of the model, and full fine-tuning's lies where its own do."""
+    frame = put_together()
+    table = as_table(frame)
+    series, held = series_of(View(table=table, result=validated_fit(table)), "params")
+    lora, full = ({one.name: one for one in series}[name] for name in ("lora", "full"))
+    assert lora.curve.mean.estimate[-1] / lora.curve.mean.estimate[0] == pytest.approx(100, rel=0.1)
+    each = (
+        frame.assign(per=frame["energy_train_kwh"] / frame["tokens_seen"]).groupby(["method", "params"])["per"].mean()
+    )
+    there = np.interp(np.log(1e9), np.log(lora.curve.x), np.log(lora.curve.mean.estimate))
+    ratio = full.curve.mean.estimate[-1] / np.exp(there)
+    assert ratio == pytest.approx(each["full", 1e9] / each["lora", 1e9], rel=0.05)
+    assert "parameters" not in held
+
+
+def test_along_ranks_a_model_is_held_that_was_run_with_several() -> None:
+    table = as_table(put_together())
+    _, held = series_of(View(table=table, result=validated_fit(table)), "rank")
+    assert "parameters 100 M" in held, held
+
+
 def test_interval_of_a_run_is_wider_than_that_of_the_mean() -> None:
     view = View(table=as_table(sweep()), result=validated_fit(as_table(sweep())))
     for one in series_of(view, "tokens")[0]:
