@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from lora_scaling.units import JOULES_PER_KWH
+
 from .fit import ValidatedFit
 from .plot_style import clip_name, thin
 from .predict import Bands, predict_many
@@ -16,7 +18,7 @@ from .regression import Array
 from .table import RunTable
 from .verdicts import Options
 from .wording import counted
-from .work import JOULES_PER_KWH, Work, group_levels
+from .work import Work, group_levels
 
 GRID_POINTS = 60
 LEAST_RANGE = np.log(1.1)  # what varies less makes no line

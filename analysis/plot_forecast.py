@@ -7,6 +7,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from lora_scaling.estimate.terms import Target
+from lora_scaling.units import JOULES_PER_KWH
 
 from .backtest import LEVEL, Split, form_sd
 from .extrapolate import Extrapolation
@@ -28,7 +29,7 @@ from .plot_style import (
 )
 from .predict import Bands
 from .regression import Array
-from .work import JOULES_PER_KWH, Work
+from .work import Work
 
 PATH_POINTS = 80
 

@@ -5,6 +5,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
+from lora_scaling.units import JOULES_PER_KWH
+
 from .diagnostics import externally_studentised, order_correlation
 from .plot_data import View
 from .plot_scaling import zero_line
@@ -21,7 +23,6 @@ from .plot_style import (
     styled,
     thin,
 )
-from .work import JOULES_PER_KWH
 
 TITLE = "What the fit leaves unexplained"
 SMOOTHED_FROM = 30

@@ -70,8 +70,12 @@ def interval_of(claim: Claim, options: Options) -> tuple[str, str] | None:
     """A claim's number and its interval with the interval's level, in words; None where it has none of its own."""
     if claim.estimate is None or claim.ci is None or not all(map(math.isfinite, claim.ci)) or split_of(claim):
         return None
-    low, high = claim.ci
-    return f"{claim.estimate:.3g}", f"{100 * options.ci_level:.3g} % interval {low:.3g} to {high:.3g}"
+    numbers = (claim.estimate, *claim.ci)
+    if claim.quantity.startswith("relative change"):
+        value, low, high = (f"{100 * number:+.1f} %" for number in numbers)
+    else:
+        value, low, high = (f"{number:.3g}" for number in numbers)
+    return value, f"{100 * options.ci_level:.3g} % interval {low} to {high}"
 
 
 def plain_reason(claim: Claim) -> str:

@@ -12,7 +12,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lora_scaling.devices import same_device
-from lora_scaling.units import JOULES_PER_KWH as JOULES_PER_KWH  # where the other rooms of the analysis find it
 
 from .regression import Array
 from .table import Excluded

@@ -20,6 +20,7 @@ from typing import Any
 from . import console
 from .config import RunConfig, compose, run_id
 from .errors import LoraScalingError, RecordError, RunFailure, UserError
+from .questions import LEVEL, MARGIN, STATE_NAME
 from .records import (
     RECORD_NAME,
     Record,
@@ -34,8 +35,7 @@ from .running import run
 from .study_request import CLAIMS, Request, parse
 from .units import JOULES_PER_KWH
 
-STATE_NAME = "study.json"
-_USAGE = """\
+_USAGE = f"""\
 An adaptive study: run, analyse, and stop as soon as the claim is supported or refuted, or the budget is spent.
 
   python -m lora_scaling.study claim=linear_in_samples max_kwh=0.05 max_minutes=30 model=smollm2-135m
@@ -44,8 +44,8 @@ An adaptive study: run, analyse, and stop as soon as the claim is supported or r
 claim         linear_in_samples | linear_in_epochs
 max_kwh       what all runs of the study may take together, those of earlier starts included
 max_minutes   how long they may take together (at least one of the two budgets)
-margin        what counts as equal (default 0.05: an exponent of 0.95 to 1.05 is linear)
-level         1 − the error rate of the verdict, over all looks together (default 0.95)
+margin        what counts as equal (default {MARGIN}: an exponent of {1 - MARGIN} to {1 + MARGIN} is linear)
+level         1 − the error rate of the verdict, over all looks together (default {LEVEL})
 samples       levels, e.g. samples=64,128,256,512,1024: at least four over a factor of eight
 epochs        … and the number held; the other way round for linear_in_epochs
 Everything else is a setting of a run: see python -m lora_scaling --help.
