@@ -76,7 +76,7 @@ def _dispatch(name: str, arguments: list[str]) -> int:
     parser = Parser(
         prog=f"{PROGRAM} {name}",
         description=COMMANDS[name].summary,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Defaults,
     )
     module.add_arguments(parser)
     try:
@@ -84,6 +84,13 @@ def _dispatch(name: str, arguments: list[str]) -> int:
     except SystemExit:  # argparse leaves by itself after --help
         return 0
     return module.run(args)
+
+
+class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Gives the defaults of those options that have one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default not in (None, False, []) else action.help
 
 
 def _overview() -> str:

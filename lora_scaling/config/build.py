@@ -69,7 +69,10 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
 
 
 def _wrong(value: Any, hint: Any, path: str) -> UserError:
-    return UserError(f"`{path}` was {value!r}; give {_describe(hint)}")
+    written = ""
+    if isinstance(value, float) and value.is_integer() and "whole number" in _describe(hint):  # 1e4 is no whole number
+        written = f", written {int(value)}"
+    return UserError(f"`{path}` was {value!r}; give {_describe(hint)}{written}")
 
 
 def _describe(hint: Any) -> str:
@@ -103,7 +106,8 @@ def plain(value: Any) -> Any:
 
 
 def suggest(given: str, allowed: Sequence[str]) -> str:
-    """What a person may have meant, for the end of an error's sentence."""
-    near = difflib.get_close_matches(given, allowed, n=3, cutoff=0.6)
+    """What a person may have meant, for the end of an error's sentence: names that hold the given one come first."""
+    holding = [name for name in allowed if len(given) > 1 and given.lower() in name.lower()]
+    near = list(dict.fromkeys([*holding, *difflib.get_close_matches(given, allowed, n=3, cutoff=0.6)]))[:3]
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return f"{hint}Allowed: {', '.join(allowed)}"

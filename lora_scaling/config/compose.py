@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import typing
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import PurePath
@@ -104,8 +105,33 @@ def _explain(error: BaseException) -> str:
         full = re.search(r"Could not override '([^']+)'", text)
         key = (full or unknown).group(1)
         fields = [f.name for f in dataclasses.fields(RunConfig)]
+        if meant := _meant(key):
+            return f"`{key}` is not a setting; did you mean {' or '.join(meant)}? Allowed: {', '.join(fields)}"
         return f"`{key}` is not a setting; {suggest(key, fields)}"
     return text
+
+
+# What other programs call these settings.
+_ELSEWHERE = {
+    "rank": "lora.r", "lora_rank": "lora.r", "lora_r": "lora.r", "lora_alpha": "lora.alpha", "lr": "learning_rate",
+    "sweep": "+sweeps", "sweeps": "+sweeps", "experiment": "+experiment", "gpu": "hardware", "gpus": "hardware.count",
+    "dataset": "data", "batch": "batch_size", "seq_len": "max_seq_len", "max_length": "max_seq_len",
+}  # fmt: skip
+
+
+def _meant(key: str) -> list[str]:
+    """Settings of this very name in some group, or what this project calls it."""
+    leaf = key.rpartition(".")[2]
+    named = [name for name in _names(RunConfig) if name.rpartition(".")[2] == leaf and name != key]
+    return named or ([_ELSEWHERE[leaf]] if leaf in _ELSEWHERE else [])
+
+
+def _names(cls: type, prefix: str = "") -> Iterator[str]:
+    """Every setting below this dataclass, dotted."""
+    for field, hint in typing.get_type_hints(cls).items():
+        yield f"{prefix}{field}"
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            yield from _names(hint, f"{prefix}{field}.")
 
 
 def _unreadable(override: str) -> str:
