@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from lora_scaling.errors import LoraScalingError
 from lora_scaling.grid import static_of
+from lora_scaling.records import find_records, read_record
 
 from .table import RunTable
 from .target import Planned
@@ -27,26 +30,40 @@ def _intensity(table: RunTable, planned: Planned, overrides: Sequence[str]) -> t
         return given, "grid.intensity_g_per_kwh of the target"
     known = frame[(frame["intensity_g_per_kwh"] > 0) & (frame["energy_kwh"] > 0)]
     if len(known) and not any(text.lstrip("+").startswith(("grid.zone=", "grid.provider=")) for text in overrides):
-        grams = (known["intensity_g_per_kwh"] * known["energy_kwh"]).sum()
-        sources = ", ".join(sorted({str(source) for source in known["intensity_source"].dropna()})) or "unknown source"
-        text = f"energy-weighted mean of the {len(known)} runs' own intensities ({sources})"
-        meaning = _recorded_definition(table.sources)
-        return float(grams / known["energy_kwh"].sum()), text + (f"; {meaning}" if meaning else "")
+        return _of_runs(known, table.sources)
     static = static_of(planned.config.grid)
     notice = f" ({static.notice})" if static.notice else ""
     return static.g_per_kwh, f"{static.definition}{notice}"
 
 
-def _recorded_definition(sources: Sequence[str]) -> str | None:
-    """The definition that the first record with one gives; None for tables."""
-    from lora_scaling.records import find_records, read_record
+def _of_runs(known: pd.DataFrame, sources: Sequence[str]) -> tuple[float, str]:
+    """The energy-weighted mean over the runs of the commonest definition: a mean over several would be of nothing."""
+    recorded = _recorded_definitions(sources)
+    source = known["intensity_source"].astype(object).fillna("unknown source").astype(str)
+    definition = pd.Series(
+        [recorded.get(run, where) for run, where in zip(known["run_id"], source, strict=True)], index=known.index
+    )
+    commonest = definition.value_counts().index[0]
+    alike = definition == commonest
+    grams = (known["intensity_g_per_kwh"] * known["energy_kwh"])[alike].sum()
+    count = f"the {len(known)} runs' own intensities"
+    if not alike.all():
+        count = f"the intensities of {alike.sum()} of the {len(known)} runs, those of the commonest definition"
+    text = f"energy-weighted mean of {count} ({', '.join(sorted(set(source[alike])))})"
+    return float(grams / known["energy_kwh"][alike].sum()), text + (
+        "" if commonest in set(source) else f"; {commonest}"
+    )
 
+
+def _recorded_definitions(sources: Sequence[str]) -> dict[str, str]:
+    """The definition of each run's grams, where its record gives one; tables have none."""
+    found: dict[str, str] = {}
     for source in sources:
-        for path in find_records([source])[:20] if Path(source).is_dir() else []:
+        for path in find_records([source]) if Path(source).is_dir() else []:
             try:
-                definition = (read_record(path).get("emissions") or {}).get("definition")
-            except (LoraScalingError, OSError):
-                continue
-            if definition:
-                return str(definition)
-    return None
+                record = read_record(path)
+            except LoraScalingError:
+                continue  # the table has named it already
+            if definition := (record.get("emissions") or {}).get("definition"):
+                found[str(record["run_id"])] = str(definition)
+    return found

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import platform
 import re
+import subprocess
 from pathlib import Path
 
 from .config import HardwareConfig
@@ -111,5 +112,16 @@ def processor_name() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     if not names:
-        return platform.processor() or platform.machine() or "CPU"
+        return mac_chip() or platform.processor() or platform.machine() or "CPU"
     return f"{names[0]} ({len(names)} threads)"
+
+
+def mac_chip() -> str | None:
+    """What macOS calls the chip, processor and GPU in one: "Apple M3 Max"; None elsewhere."""
+    if platform.system() != "Darwin":
+        return None
+    command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None

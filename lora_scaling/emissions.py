@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_scaling.arguments import Parser
-from lora_scaling.errors import LoraScalingError, RecordError, UserError
+from lora_scaling.errors import LoraScalingError, RecordError, UnwritableError, UserError
 from lora_scaling.grid import (
     EmissionsRevision,
     EnergyBin,
@@ -123,16 +123,19 @@ def update(path: Path, overrides: Mapping[str, Any]) -> Outcome:
 
     Raises UserError where the overrides do not fit it.
     """
-    run_id = ""
+    run_id, emissions = "", None
     try:
+        record = read_record(path)
+        run_id, emissions = str(record["run_id"]), record.get("emissions")
         with locked(path.parent) as mine:
-            record = read_record(path)
-            run_id = str(record["run_id"])
             if not mine:
                 return Outcome(path=path, run_id=run_id, change="skipped", emissions=None, note="it is running")
-            return _update(path, record, overrides)
+            return _update(path, read_record(path), overrides)
+    except UnwritableError:
+        note = f"{path.parent.parent} cannot be written: copy the runs to where they can be, to compute grams anew"
     except RecordError as error:
-        return Outcome(path=path, run_id=run_id, change="skipped", emissions=None, note=str(error))
+        note = str(error)
+    return Outcome(path=path, run_id=run_id, change="skipped", emissions=emissions, note=note)
 
 
 def _update(path: Path, record: dict[str, Any], overrides: Mapping[str, Any]) -> Outcome:

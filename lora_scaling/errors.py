@@ -2,7 +2,8 @@
 
 LoraScalingError
 ├── UserError          the input cannot be used: exit status 2
-│   └── RecordError    a stored file is not what it should be
+│   ├── RecordError    a stored file is not what it should be
+│   └── UnwritableError   a folder that cannot be written, or a full disk
 └── RunFailure         the work itself failed: exit status 1
     └── OutOfMemory    … because the device's memory did not suffice
 """
@@ -22,6 +23,10 @@ class UserError(LoraScalingError):
 
 class RecordError(UserError):
     """A run record or table that cannot be read."""
+
+
+class UnwritableError(UserError):
+    """A folder of records that cannot be written, or whose disk is full."""
 
 
 class RunFailure(LoraScalingError):

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .errors import RecordError, UserError
+from .errors import RecordError, UnwritableError, UserError
 from .paths import choices, config_dir
 from .provenance import host
 from .units import JOULES_PER_KWH
@@ -106,7 +106,7 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """Write atomically: the old record or the new one is there, whatever happens in between.
 
     Raises:
-        UserError: the folder cannot be written or the disk is full; the text says which.
+        UnwritableError: the folder cannot be written or the disk is full; the text says which.
     """
     text = json.dumps(_jsonable(record), indent=1, allow_nan=False) + "\n"
     write_text(path, text)
@@ -131,11 +131,11 @@ def write_text(path: Path, text: str) -> None:
         raise unwritable(path.parent, error) from None
 
 
-def unwritable(folder: Path, error: OSError) -> UserError:
+def unwritable(folder: Path, error: OSError) -> UnwritableError:
     """Why nothing can be written under `runs_dir`, and what to do."""
     if error.errno == errno.ENOSPC:
-        return UserError(f"`runs_dir`: the disk of {folder} is full; free some space or give another runs_dir")
-    return UserError(
+        return UnwritableError(f"`runs_dir`: the disk of {folder} is full; free some space or give another runs_dir")
+    return UnwritableError(
         f"`runs_dir`: {folder} cannot be written ({error.strerror}); give a folder that can, runs_dir=PATH"
     )
 

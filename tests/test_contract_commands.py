@@ -165,6 +165,15 @@ def test_an_estimate_without_a_known_device_is_null_with_its_reason(capsys: pyte
     assert document["reason"]
 
 
+@pytest.mark.parametrize("words", [["-m", "samples=32,64"], ["compare=method"], ["page=estimator.html"]])
+def test_every_document_of_the_estimator_says_its_version(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert estimate(["hardware=rtx-4090", *words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["schema_version"] == 1
+
+
 # ---------------------------------------------------------------- analysis
 
 

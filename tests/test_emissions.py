@@ -186,6 +186,23 @@ def test_advice_counts_the_pue_once(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (advice["now_g"], advice["best_g"]) == (pytest.approx(60), pytest.approx(12))
 
 
+def test_runs_that_cannot_be_written_keep_their_grams_and_stop_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    closed, open_ = store_run(tmp_path / "archive", "a"), store_run(tmp_path / "here", "b")
+    assert main([str(tmp_path)]) == 0
+    (closed.parent / ".lock").unlink()
+    (closed.parent / ".lock").mkdir()  # not even root opens a folder for writing
+    before = closed.read_bytes()
+    capsys.readouterr()
+    assert main([str(tmp_path), "grid.zone=SE", "grid.provider=static"]) == 0
+    printed = capsys.readouterr().out
+    assert closed.read_bytes() == before
+    assert revisions(open_)[0]["zone"] == "SE"
+    assert f"{closed.parent.parent} cannot be written" in printed
+    assert "(skipped)" in printed  # with the grams there were
+
+
 @pytest.mark.parametrize("look", [[], ["--json"], ["--forecast"], ["grid.timeout_s=3"]])
 def test_looking_at_grams_leaves_them_as_they_are(
     look: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

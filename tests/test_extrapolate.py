@@ -184,6 +184,17 @@ def test_grams_from_the_runs_own_intensity_or_the_zone_asked_for() -> None:
     assert zone["intensity_g_per_kwh"] == static_intensity("SE").g_per_kwh
 
 
+def test_intensities_of_several_definitions_have_no_mean() -> None:
+    frame = frame_of(SATURATING, cv=0.02, methods=("lora", "full")).assign(
+        intensity_g_per_kwh=80.0, intensity_source="energidataservice"
+    )
+    frame.loc[:2, ["intensity_g_per_kwh", "intensity_source"]] = [475.0, "static"]
+    own = extrapolate(as_table(frame), ["samples=1000"]).document["emissions_g"]
+    assert own["intensity_g_per_kwh"] == pytest.approx(80)
+    assert f"{len(frame) - 3} of the {len(frame)} runs" in own["definition"]
+    assert "static" not in own["definition"]
+
+
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [

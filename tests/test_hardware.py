@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -255,8 +256,19 @@ def test_how_fast_a_processor_computes_in_16_bit_is_unknown_with_the_reason(monk
     assert answer.time_s is None
     assert answer.reason is not None
     assert re.search(r"bf16 is unknown.*give precision=fp32", answer.reason)
-    given = compose(["device=cpu", "hardware=auto", "precision=bf16", "++hardware.peak_tflops.bf16=0.4"])
+    given = compose(["device=cpu", "hardware=auto", "precision=bf16", "hardware.peak_tflops.bf16=0.4"])
     assert estimate(given).time_s is not None
+
+
+@pytest.mark.parametrize(("chip", "name"), [("Apple M3 Max", "apple-m3-max"), ("Apple M9", "Apple M9")])
+def test_a_mac_goes_by_its_chip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chip: str, name: str) -> None:
+    (tmp_path / "sysctl").write_text(f"#!/bin/sh\necho '{chip}'\n")
+    (tmp_path / "sysctl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    found = resolve_hardware(preset("auto"), "mps")
+    assert (found.name, found.kind) == (name, "mps")
 
 
 def test_no_pass_that_is_measured_waits_for_its_pages(

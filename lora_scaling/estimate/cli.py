@@ -25,7 +25,7 @@ from datetime import datetime
 from ..arguments import Parser
 from ..config import RunConfig, compose
 from ..errors import LoraScalingError, UserError
-from .answer import LEVEL, Estimate
+from .answer import LEVEL, SCHEMA_VERSION, Estimate
 from .compare import compare
 from .estimator import Price, estimate
 from .fitted import Fit, load_fit
@@ -163,7 +163,7 @@ def _page(request: Request, path: str, config: RunConfig, fit: Fit | None) -> in
     from .page import write_page
 
     written = write_page(path, config, overrides=request.overrides, fit=fit, level=request.level)
-    print(json.dumps({"page": str(written)}) if request.json else f"Estimator page: {written}")
+    print(_document(page=str(written)) if request.json else f"Estimator page: {written}")
     return 0
 
 
@@ -176,7 +176,7 @@ def _comparison(request: Request, config: RunConfig, fit: Fit | None) -> int:
         write_plot(request.plot, rows, what=request.compare)
     if request.json:
         listed = [{"label": name} | e.to_dict() for name, e in rows]
-        print(json.dumps({"compare": request.compare, "rows": listed}, indent=1))
+        print(_document(compare=request.compare, rows=listed))
         return 0
     from .table import many
 
@@ -191,12 +191,16 @@ def _sweep(request: Request, fit: Fit | None) -> int:
     answers = estimates_of(expand(request.overrides), level=request.level, fit=fit, price=request.price)
     total = total_of(answers)
     if request.json:
-        print(json.dumps({"runs": [a.to_dict() for a in answers], "total": total.to_dict()}, indent=1))
+        print(_document(runs=[a.to_dict() for a in answers], total=total.to_dict()))
     else:
         from .table import many
 
         print(many(_collapsed(answers), total))
     return _refusal(answers)
+
+
+def _document(**parts: object) -> str:
+    return json.dumps({"schema_version": SCHEMA_VERSION, **parts}, indent=1)
 
 
 def _collapsed(answers: Sequence[Estimate]) -> list[tuple[str, Estimate]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import HardwareConfig
-from ..devices import from_nvml_name, listed_as, preset, processor_name
+from ..devices import from_nvml_name, listed_as, mac_chip, preset, processor_name
 from .physics import Machine
 from .priors import Priors, load_priors
 
@@ -58,7 +58,7 @@ def machine_of(hardware: HardwareConfig, precision: str, priors: Priors) -> tupl
     if hardware.kind == "cpu" and peak is None and hardware.peak_tflops.get("fp32") is not None:
         return None, (
             f"how fast {hardware.name} computes {precision} is unknown, which few processors have units for: "
-            f"give precision=fp32, or ++hardware.peak_tflops.{precision}=NUMBER"
+            f"give precision=fp32, or hardware.peak_tflops.{precision}=NUMBER"
         )
     known = {
         f"hardware.peak_tflops.{precision}": peak,
@@ -107,13 +107,13 @@ def _nvidia(asked: HardwareConfig, place: int) -> HardwareConfig | None:
 
 
 def _apple(asked: HardwareConfig) -> HardwareConfig | None:
-    if platform.system() != "Darwin" or platform.machine() != "arm64":
+    chip = mac_chip()
+    if chip is None or platform.machine() != "arm64":
         return None
-    brand = os.popen("sysctl -n machdep.cpu.brand_string").read().strip()
-    listed = listed_as(brand)
+    listed = listed_as(chip)
     if listed is not None:
         return dataclasses.replace(preset(listed), count=1)
-    return dataclasses.replace(asked, name=brand or "Apple GPU", kind="mps")
+    return dataclasses.replace(asked, name=chip, kind="mps")
 
 
 def _this_cpu(asked: HardwareConfig) -> HardwareConfig | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..devices import processor_name
+from ..devices import mac_chip, processor_name
 from ..distributed import local_rank, world_size
 from ..errors import UserError
 
@@ -165,7 +165,7 @@ def _name(kind: str) -> str:
     if kind == "cuda":
         return torch.cuda.get_device_name()
     if kind == "mps":
-        return "Apple GPU"
+        return mac_chip() or "Apple GPU"
     return processor_name()
 
 
