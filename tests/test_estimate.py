@@ -374,3 +374,26 @@ def test_the_spread_of_reading_weights_is_in_the_interval_beside_that_of_startin
     assert found.estimate == pytest.approx(12 + reading_s, rel=0.01)
     wanted = math.hypot(12 * sd["start_s"], reading_s * sd["pretrained_weights_per_s"]) / (12 + reading_s)
     assert math.log(found.high / found.low) == pytest.approx(2 * 1.645 * wanted, rel=0.01)
+
+
+def test_several_devices_take_the_steps_of_one_epoch_by_epoch():
+    """100 rows in 13 batches: 8 devices make 2 passes each an epoch, of which each is a step: 20 in ten epochs."""
+    job = ["hardware=t4", "samples=100", "epochs=10", "batch_size=8", "gradient_accumulation=8", "eval_samples=0"]
+    alone, among = (estimate(compose([*job, f"hardware.count={n}"])).work for n in (1, 8))
+    assert (alone["steps"], among["steps"]) == (20, 20)
+    assert (alone["micro_steps"], among["micro_steps"]) == (130, 20)
+    cut = estimate(compose([*job, "hardware.count=4", "max_steps=3"])).work
+    assert (cut["steps"], cut["micro_steps"]) == (3, 4 + 2)  # 4 passes an epoch in 2 steps, and a step of the next
+
+
+def test_devices_that_do_not_divide_the_accumulation_keep_the_steps_that_were_asked_for():
+    job = ["hardware=t4", "hardware.count=4", "batch_size=4", "gradient_accumulation=1", "samples=4000"]
+    answer = estimate(compose([*job, "max_steps=100"]))
+    assert (answer.work["steps"], answer.work["micro_steps"]) == (100, 100)
+    assert answer.work["samples_seen"] == 100 * 4 * 4
+    assert any("which the run refuses: give a multiple; 1 a device" in text for text in answer.assumptions)
+    asked = estimate(compose([*job, "gradient_accumulation=4", "max_steps=100"]))
+    assert asked.work == answer.work
+    # Six for four devices are one each: nothing is accumulated, no gradients lie beside the activations.
+    odd = estimate(compose([*job, "gradient_accumulation=6", "model=llama-3.2-1b", "method=full"]))
+    assert odd.memory.parts["gradients"] == 0

@@ -254,7 +254,7 @@ def test_the_page_is_one_file_that_asks_nothing_of_a_network(page):
 def test_page_on_the_command_line(tmp_path, capsys):
     path = tmp_path / "out" / "estimator.html"
     assert main([*BASE, f"page={path}", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"page": str(path)}
+    assert json.loads(capsys.readouterr().out) == {"schema_version": 1, "page": str(path)}
     assert "+experiment=munin_skolegpt" in path.read_text(encoding="utf-8")
     assert main([*BASE, f"page={tmp_path}"]) == 2
     assert "`page` was" in capsys.readouterr().err

@@ -61,21 +61,19 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class StepTime:
-    """Seconds of one optimizer step by what they go to; `total` is less than their sum where things overlap."""
+    """Seconds of one optimizer step, and of what has a board compute or move memory in it; these may overlap."""
 
     gemm: float
     traffic: float
-    launch: float
     dequant: float
     update: float
-    comm: float
     total: float
 
 
 def step_time(load: Load, machine: Machine, c: Constants) -> StepTime:
     """Seconds of one optimizer step."""
     if load.steps == 0:
-        return StepTime(gemm=0.0, traffic=0.0, launch=0.0, dequant=0.0, update=0.0, comm=0.0, total=0.0)
+        return StepTime(gemm=0.0, traffic=0.0, dequant=0.0, update=0.0, total=0.0)
     p = c["overlap_power"]
     bandwidth = machine.bandwidth * c["bandwidth_share"]
     n = load.accumulation
@@ -91,15 +89,7 @@ def step_time(load: Load, machine: Machine, c: Constants) -> StepTime:
     comm = load.comm_bytes / (machine.link * c["comm_share"]) if load.comm_bytes else 0.0
     update = load.trainable * c["update_bytes"] / bandwidth
     total = (_norm(n * micro, comm, p) + update) * c["software"]
-    return StepTime(
-        gemm=n * gemm,
-        traffic=n * traffic,
-        launch=n * launch,
-        dequant=n * dequant,
-        update=update,
-        comm=comm,
-        total=total,
-    )
+    return StepTime(gemm=n * gemm, traffic=n * traffic, dequant=n * dequant, update=update, total=total)
 
 
 def mean_power_w(step: StepTime, load: Load, machine: Machine, c: Constants) -> tuple[float, float]:

@@ -79,10 +79,12 @@ def make_plan(config: RunConfig, workload: Workload, precision: str, priors: Pri
 
 def _lay_out(config: RunConfig, workload: Workload, precision: str, priors: Priors) -> Plan:
     devices = config.hardware.count
+    accumulation = max(1, config.gradient_accumulation // devices)
+    workload = dataclasses.replace(workload, gradient_accumulation=accumulation * devices)
     rows = min(workload.batching.batch_size, workload.rows)
     longest = _longest_row(workload)
     notes: list[str] = []
-    setup = _memory_setup(config, precision)
+    setup = _memory_setup(config, precision, accumulates=accumulation > 1)
     memory = training_memory(workload.shape, workload.tuning, setup, rows=rows, row_tokens=longest)
     if setup.shards > 1:
         notes.append(f"weights sharded over {devices} devices (FSDP), gathered for every pass")
@@ -90,18 +92,14 @@ def _lay_out(config: RunConfig, workload: Workload, precision: str, priors: Prio
         notes.append(f"{devices} devices each hold the whole model (DDP)")
     elif config.sharding == "fsdp":
         notes.append("one device holds the whole model: sharding=fsdp needs two or more (hardware.count)")
-    accumulation = max(1, config.gradient_accumulation // devices)
-    if accumulation * devices != config.gradient_accumulation and devices > 1:
+    if workload.gradient_accumulation != config.gradient_accumulation:
         notes.append(
-            f"gradient_accumulation {config.gradient_accumulation} is not a multiple of {devices} devices: "
-            f"{accumulation} a device is assumed, a global batch of {accumulation * devices * config.batch_size} rows"
+            f"gradient_accumulation {config.gradient_accumulation} is not a multiple of {devices} devices, which the "
+            f"run refuses: give a multiple; {accumulation} a device is assumed, a global batch of "
+            f"{accumulation * devices * config.batch_size} rows"
         )
-    micro_steps = math.ceil(workload.micro_steps / devices)
-    steps = workload.steps if devices == 1 else math.ceil(micro_steps / accumulation)
-    if config.max_steps is not None:
-        steps = min(steps, config.max_steps)
-        micro_steps = min(micro_steps, steps * accumulation)
-    load = _load(workload, setup, devices, steps, micro_steps)
+    micro_steps = workload.micro_steps_on(devices)
+    load = _load(workload, setup, devices, micro_steps)
     return Plan(
         workload=workload,
         precision=precision,
@@ -135,7 +133,7 @@ def _unpacking(workload: Workload, shards: int, priors: Priors) -> float:
     return priors.values["nf4_workspace"] * quantized / shards
 
 
-def _memory_setup(config: RunConfig, precision: str) -> MemorySetup:
+def _memory_setup(config: RunConfig, precision: str, *, accumulates: bool) -> MemorySetup:
     compute = _BYTES[precision]
     full_fp16 = config.method.name == "full" and precision == "fp16"
     trainable = 4 if config.tuning.adapted or full_fp16 else compute
@@ -144,7 +142,7 @@ def _memory_setup(config: RunConfig, precision: str) -> MemorySetup:
         trainable_bytes=trainable,
         state_bytes=2.0 if config.optimizer == "adamw_8bit" else 2.0 * trainable,
         checkpointing=config.gradient_checkpointing,
-        accumulates=config.gradient_accumulation > config.hardware.count,
+        accumulates=accumulates,
         shards=config.hardware.count if config.sharding == "fsdp" else 1,
         buckets=config.hardware.count > 1 and config.sharding == "none",
     )
@@ -157,8 +155,8 @@ def _longest_row(workload: Workload) -> int:
     return min(batching.max_seq_len, workload.lengths.values[-1])
 
 
-def _load(workload: Workload, setup: MemorySetup, devices: int, steps: int, micro_steps: int) -> Load:
-    shape, tuning = workload.shape, workload.tuning
+def _load(workload: Workload, setup: MemorySetup, devices: int, micro_steps: int) -> Load:
+    shape, tuning, steps = workload.shape, workload.tuning, workload.steps
     # A micro-step's work is that of the whole data set, wherever max_steps ends the run.
     whole = dataclasses.replace(workload, max_steps=None)
     tokens = whole.samples_seen * whole.statistics.processed / whole.micro_steps

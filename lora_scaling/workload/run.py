@@ -50,8 +50,13 @@ class Workload:
     @property
     def micro_steps(self) -> int:
         """Forward and backward passes."""
-        epochs, passes = self._shown
-        return epochs * self._micro_steps_an_epoch + passes
+        return self.micro_steps_on(1)
+
+    def micro_steps_on(self, devices: int) -> int:
+        """Passes of each of so many devices, which share every epoch's; `gradient_accumulation` is a multiple of them."""
+        an_epoch = math.ceil(self._micro_steps_an_epoch / devices)
+        epochs, passes = epochs_and_passes(self.steps, an_epoch, self.gradient_accumulation // devices)
+        return epochs * an_epoch + passes
 
     @property
     def samples_seen(self) -> float:
