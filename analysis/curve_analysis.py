@@ -21,7 +21,7 @@ from .verdicts import Estimate
 
 _CELL = """
     model weights data method rank hardware gpu_count batch_size gradient_accumulation max_seq_len precision
-    gradient_checkpointing energy_source_gpu energy_source_cpu energy_source_ram
+    gradient_checkpointing work_settings energy_source_gpu energy_source_cpu energy_source_ram
 """
 CELL_COLUMNS = tuple(_CELL.split())
 MIN_REPLICATED = 3

@@ -33,6 +33,8 @@ _TEXT = """
 NUMERIC_COLUMNS = tuple(_NUMERIC.split())
 TEXT_COLUMNS = tuple(_TEXT.split())
 TRUTH_COLUMNS = ("exclusive", "gradient_checkpointing", "setup_reused")
+# Settings that change what is learned and not what is computed, whose values therefore separate no runs.
+NO_WORK = frozenset({"seed", "lora.alpha", "learning_rate", "lr_scheduler"})
 SMALLEST, LARGEST = 1e-15, 1e15  # of a response, in kWh or s: no run lies beyond, but a slip of the pen does
 RESPONSES = {
     "total": "energy_kwh",
@@ -54,9 +56,10 @@ class Excluded:
 class RunTable:
     """Usable runs, one a row, with the contract's columns (absent ones are NaN, None for text).
 
-    `frame` also has `samples_seen` (0 for a run of zero optimizer steps) filled in, and `position`,
-    the rank of the run in time (NaN where neither `started_at` nor `order` tells). `columns` are those
-    that the input really had. `response` is the column that had to be there.
+    `frame` also has `samples_seen` (0 for a run of zero optimizer steps) filled in, `position`, the rank of the run in
+    time (NaN where neither `started_at` nor `order` tells), and `work_settings`, the further settings that change a
+    run's work (unknown where `settings_override` is). `columns` are those that the input really had. `response` is the
+    column that had to be there.
     """
 
     frame: pd.DataFrame
@@ -197,8 +200,10 @@ def _to_types(raw: pd.DataFrame, needed: Sequence[str]) -> tuple[pd.DataFrame, l
         if name in raw:
             columns[name] = pd.Series(parse_truth(raw[name]), index=raw.index, dtype=object)
     for name in TEXT_COLUMNS:
-        if name in raw:
-            columns[name] = _text(raw[name])
+        if name in raw:  # no further setting is an answer: all are at their defaults
+            columns[name] = _text(raw[name], blank="" if name == "settings_override" else None)
+    if "method" in columns:
+        columns["method"] = columns["method"].map(str.lower, na_action="ignore")
     absent = [name for name in NUMERIC_COLUMNS if name not in columns]
     unsaid = [name for name in (*TEXT_COLUMNS, *TRUTH_COLUMNS) if name not in columns]
     parts = [
@@ -211,9 +216,9 @@ def _to_types(raw: pd.DataFrame, needed: Sequence[str]) -> tuple[pd.DataFrame, l
     return frame.drop(index=list(bad)), excluded, warnings
 
 
-def _text(values: pd.Series) -> pd.Series:
+def _text(values: pd.Series, *, blank: str | None) -> pd.Series:
     text = values.astype(object).where(values.notna(), None)
-    return text.map(lambda value: None if value is None or not str(value).strip() else str(value).strip())
+    return text.map(lambda value: None if value is None else str(value).strip() or blank)
 
 
 def _derive(frame: pd.DataFrame) -> pd.DataFrame:
@@ -224,7 +229,12 @@ def _derive(frame: pd.DataFrame) -> pd.DataFrame:
     started = pd.to_datetime(frame["started_at"], utc=True, errors="coerce", format="ISO8601")
     known = started.notna().all() and len(frame) > 0
     frame["position"] = (started if known else frame["order"]).rank(method="average")
+    frame["work_settings"] = frame["settings_override"].map(_of_work, na_action="ignore")
     return frame
+
+
+def _of_work(settings: str) -> str:
+    return " ".join(word for word in settings.split() if word.partition("=")[0] not in NO_WORK)
 
 
 def _drop_impossible(frame: pd.DataFrame, response: str) -> tuple[pd.DataFrame, list[Excluded]]:

@@ -140,6 +140,31 @@ def ranks(effect: float, *, cv: float = 0.01, seed: int = 0, model: str = "m", j
     return frame.assign(energy_kwh=noisy(rng, curve(frame) * factor, cv))
 
 
+def test_runs_of_other_settings_are_not_compared() -> None:
+    """Padding that came with some of the ranks costs a half more; a rank costs nothing."""
+    frame = ranks(0.0)
+    padded = frame["rank"] > 8
+    frame["energy_kwh"] *= np.where(padded, 1.5, 1.0)
+    assert claim(frame, "rank_effect").verdict == "refuted"  # unknown: alike
+    frame["settings_override"] = np.where(padded, "padding=max_length", "")
+    found = claim(frame, "rank_effect")
+    assert found.verdict == "supported"
+    assert found.tests["matched_groups"] == 4  # two amounts of work, each of two settings
+
+
+def test_a_setting_that_is_no_work_keeps_no_runs_apart() -> None:
+    frame = ranks(0.0)
+    frame["settings_override"] = "lora.alpha=" + (2 * frame["rank"]).map("{:.0f}".format) + " seed=1"
+    assert claim(frame, "rank_effect").verdict == "supported"
+
+
+def test_methods_are_compared_however_they_are_spelt() -> None:
+    frame = of_models({"m": 1.3})
+    plain = claim(frame)
+    assert plain.verdict == "supported"
+    assert claim(frame.assign(method=frame["method"].map({"lora": "LoRA", "full": "Full"}))) == plain
+
+
 def test_rank_may_matter_for_one_model_and_not_for_another() -> None:
     rng = np.random.default_rng(3)
     frame = together(rng, [ranks(0.0, model="small"), ranks(0.12, model="large")])

@@ -37,3 +37,12 @@ def test_the_command_that_would_decide_a_claim_repeats_the_settings_of_the_runs(
     there = {name for name in published("method") if name.startswith(("ladder-3m-lora-", "ladder-3m-full-"))}
     assert len(there) == 6
     assert there <= planned
+
+
+def test_a_sweep_with_another_setting_takes_no_verdict_from_one_without_it() -> None:
+    """`grouping` differs from `linear` in the grouping by length alone, which bends its growth."""
+    alone, both = (
+        [claim.verdict for claim in decide(load_runs([RUNS / name for name in names]), Options()).claims[:4]]
+        for names in (["linear"], ["linear", "grouping"])
+    )
+    assert alone == both == ["supported", "supported", "refuted", "supported"]
