@@ -175,11 +175,12 @@ def _assumptions(result: ValidatedFit, planned: Planned) -> list[str]:
         )
     fixed = document["fixed"]["energy_j"]
     if fixed is None:
-        found.append("Set-up, warm-up and evaluation are not added: the runs do not tell them apart from training.")
+        if result.fitted.response == "energy_train_kwh":  # else they are in what is modelled, as the notes say
+            found.append("Set-up, warm-up and evaluation are not added: the runs do not tell them apart from training.")
     elif fixed.get("models"):
         how = fixed["models"][0]["name"]
         found.append(
-            f"Set-up, warm-up and evaluation by the size of the model ({how}; {fixed['note']}), for as many held-out "
+            f"Set-up, warm-up and evaluation as these runs had them ({how}; {fixed['note']}), for as many held-out "
             "samples."
         )
     found.append("The device's efficiency is as in the runs: same software, clocks, batch and kernels.")
@@ -214,7 +215,12 @@ def describe(result: Extrapolation) -> list[str]:
         f"{grams['intensity_g_per_kwh']:.4g} g/kWh: {grams['definition']}"
     )
     fits = {True: "fits", False: "does NOT fit", None: "limit unknown"}[memory["fits"]]
-    lines.append(f"Memory     {memory['estimate']:.3g} GB at the peak ({fits})")
+    peak = (
+        "unknown, as the model is"
+        if memory["estimate"] is None
+        else f"{memory['estimate']:.3g} GB at the peak ({fits})"
+    )
+    lines.append(f"Memory     {peak}")
     for item in d["extrapolates"]:
         lines.append(f"Outside    {item['variable'].replace('_', ' ')}: {item['factor']:.3g}× beyond the data")
     lines += [f"Scenario   {item['sentence']}" for item in d["scenarios"]]

@@ -36,9 +36,10 @@ def fixed_part(frame: pd.DataFrame, response: str, *, apart: bool) -> dict[str, 
         energy, rows = total * JOULES_PER_KWH, ~trained & apart
     seconds = took_s - frame["train_s"].to_numpy(dtype=float)
     note = _note(frame)
+    labels = pd.DataFrame({"hardware": one_name_each(frame["hardware"]), "method": frame["method"]})
     return {
-        "energy_j": _spread(energy, rows, params, note),
-        "time_s": _spread(seconds, trained, params, note),
+        "energy_j": _spread(energy, rows, params, labels, note),
+        "time_s": _spread(seconds, trained, params, labels, note),
     }
 
 
@@ -60,26 +61,34 @@ def _reused(frame: pd.DataFrame) -> pd.Series:
 
 def _on_its_own(frame: pd.DataFrame, total: str, setup: str) -> Array:
     """What each run (n,) would have taken in a process of its own: one that found its model or tokens in memory is
-    charged the set-up that runs of its model paid which did not. As it was, where no run of its model tells."""
-    paid = frame[setup].where(~_reused(frame))
-    due = paid.groupby(frame["model"], dropna=False).transform("mean")
-    extra = (due - frame[setup]).where(_reused(frame), 0.0)
+    charged the set-up that runs of its model and device paid which did not, of its method where there are any. As it
+    was, where none tells."""
+    extra = (_due(frame, setup) - frame[setup]).where(_reused(frame), 0.0)
     return (frame[total] + extra.fillna(0.0)).to_numpy(dtype=float)
+
+
+def _due(frame: pd.DataFrame, setup: str) -> pd.Series:
+    """Mean set-up (n,) of the runs that loaded everything themselves, of each run's kind; NaN where none did."""
+    paid = frame[setup].where(~_reused(frame))
+    kind = [frame["model"], one_name_each(frame["hardware"])]
+    of_method = paid.groupby([*kind, frame["method"]], dropna=False).transform("mean")
+    return of_method.fillna(paid.groupby(kind, dropna=False).transform("mean"))
 
 
 def _note(frame: pd.DataFrame) -> str:
     reused = _reused(frame)
     if not reused.any():
         return "set-up, warm-up and evaluation"
-    loaded = frame.loc[~reused & frame["energy_setup_kwh"].notna(), "model"]
-    if frame["model"][reused].isin(loaded).all():
+    if _due(frame, "energy_setup_kwh")[reused].notna().all():
         runs = int((~reused).sum())
         themselves = "the one run paid it that loaded everything itself"
         return f"set-up as {themselves if runs == 1 else f'the {runs} runs paid it that loaded everything themselves'}"
     return "mostly of runs that found the model loaded: a run on its own costs more"
 
 
-def _spread(values: Array, rows: NDArray[np.bool_], params: Array, note: str) -> dict[str, Any] | None:
+def _spread(
+    values: Array, rows: NDArray[np.bool_], params: Array, labels: pd.DataFrame, note: str
+) -> dict[str, Any] | None:
     rows = rows & np.isfinite(values) & (values > 0)
     if not rows.any():
         return None
@@ -90,35 +99,63 @@ def _spread(values: Array, rows: NDArray[np.bool_], params: Array, note: str) ->
         "n": len(chosen),
         "note": note,
     }
-    if np.isfinite(params[rows]).all() and (params[rows] > 0).all() and len(chosen) >= 2:
-        document["models"] = [_by_size(np.log(chosen), params[rows])]
+    sized = bool(np.isfinite(params[rows]).all() and (params[rows] > 0).all())
+    effects = _effects(labels[rows])
+    if len(chosen) >= 2 and (sized or effects):
+        document["models"] = [_model(np.log(chosen), params[rows] if sized else None, effects)]
     return document
 
 
-def _by_size(log_y: Array, params: Array) -> Mapping[str, Any]:
-    """log F = a + b·log(parameters): fitted where sizes varied enough, else with b from its prior."""
-    x, n = np.log(params), len(log_y)
-    if n >= LEAST_RUNS and len(group_levels(params)[0]) >= LEAST_SIZES:
-        fit = ols(log_y, np.column_stack([np.ones(n), x]), ["alpha", "params_exponent"])
-        estimates, covariance, df, sigma, name = fit.params, fit.cov, fit.df, fit.sigma, "power of parameters"
+def _effects(labels: pd.DataFrame) -> dict[str, Array]:
+    """Terms (n,) that tell devices and methods from the commonest, as far as the runs can."""
+    columns, terms = [np.ones(len(labels))], {}
+    for label in labels:
+        for name in labels[label].dropna().value_counts().index[1:]:
+            column = (labels[label] == name).to_numpy(dtype=float)
+            if len(labels) > len(columns) + 2 and np.linalg.matrix_rank(np.column_stack([*columns, column])) > len(
+                columns
+            ):
+                columns.append(column)
+                terms[f"{label}={name}"] = column
+    return terms
+
+
+def _model(log_y: Array, params: Array | None, effects: Mapping[str, Array]) -> Mapping[str, Any]:
+    """log F = a + b·log(parameters) + effects: b is fitted where sizes varied enough, else from its prior."""
+    terms = {"alpha": "1"} | {term.replace("=", "[", 1) + "]": term for term in effects}
+    design = np.column_stack([np.ones(len(log_y)), *effects.values()])
+    named = "by " + " and ".join(dict.fromkeys(term.partition("=")[0] for term in effects)) if effects else ""
+    if params is None:
+        how, fit = named, ols(log_y, design, list(terms))
+        estimates, covariance = fit.params, fit.cov
+    elif len(log_y) >= LEAST_RUNS and len(group_levels(params)[0]) >= LEAST_SIZES and _free(design, np.log(params)):
+        how = ", ".join(filter(None, ("power of parameters", named)))
+        terms["params_exponent"] = "log(params)"
+        fit = ols(log_y, np.column_stack([design, np.log(params)]), list(terms))
+        estimates, covariance = fit.params, fit.cov
     else:
         b, b_sd = EXPONENT_PRIOR
-        rest = log_y - b * x
-        sigma, df, centre = float(rest.std(ddof=1)), n - 1, float(x.mean())
-        estimates = np.array([rest.mean(), b])
-        variance = b_sd**2
-        covariance = np.array(
-            [[sigma**2 / n + variance * centre**2, -variance * centre], [-variance * centre, variance]]
-        )
-        name = f"power of parameters, exponent {b} ± {b_sd} assumed"
+        x = np.log(params)
+        how = ", ".join(filter(None, (f"power of parameters, exponent {b} ± {b_sd} assumed", named)))
+        fit = ols(log_y - b * x, design, list(terms))
+        terms["params_exponent"] = "log(params)"
+        moved = np.append(-np.linalg.lstsq(design, x, rcond=None)[0], 1.0)  # the estimates, for each 1 of b
+        estimates = np.append(fit.params, b)
+        covariance = np.pad(fit.cov, (0, 1)) + b_sd**2 * np.outer(moved, moved)
     return {
-        "name": name,
+        "name": how,
         "weight": 1.0,
         "per": "run",
-        "terms": {"alpha": "1", "params_exponent": "log(params)"},
-        "params": {"alpha": float(estimates[0]), "params_exponent": float(estimates[1])},
-        "param_names": ["alpha", "params_exponent"],
+        "terms": terms,
+        "params": dict(zip(terms, map(float, estimates), strict=True)),
+        "param_names": list(terms),
         "covariance": covariance.tolist(),
-        "df": df,
-        "sigma": sigma,
+        "df": fit.df,
+        "sigma": fit.sigma,
     }
+
+
+def _free(design: Array, x: Array) -> bool:
+    """Whether sizes varied beyond what the effects tell, with runs to spare."""
+    wider = np.column_stack([design, x])
+    return len(x) > wider.shape[1] + 1 and bool(np.linalg.matrix_rank(wider) == wider.shape[1])

@@ -55,7 +55,7 @@ def _size_parts(work: Work) -> list[tuple[str, str, dict[str, str]]]:
     levels = work.levels(work.size) if identified(work, work.size) else 1
     power = ("power", work.per, {"gamma": f"log({work.size})"})
     if work.size != "flops_per_token":
-        return [("proportional", work.per, {})] if levels < 2 else [power]
+        return [("proportional", f"params_{work.per}", {})] if levels < 2 else [power]
     parts = [("proportional", "flops", {})]
     if levels >= 2:
         parts.append(power)

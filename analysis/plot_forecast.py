@@ -66,7 +66,7 @@ def extrapolation_figure(view: View, result: Extrapolation) -> Drawn:
     for ax in axes:
         log_axis(ax, "x")
         log_axis(ax, "y")
-    name = clip_name(f"{result.planned.config.model.name}, {result.planned.config.method.name}", 34)
+    name = clip_name(f"{result.planned.model or 'the same model'}, {result.planned.config.method.name}", 34)
     axes[0].annotate(
         f"{name}\n{_three(energy['estimate'] * scale)} {unit}\n"
         f"({_three(energy['low'] * scale)} to {_three(energy['high'] * scale)})",

@@ -14,18 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-import pandas as pd
-
 from lora_scaling import __version__
 from lora_scaling.errors import LoraScalingError, UserError
-from lora_scaling.paths import choices
 from lora_scaling.records import write_text
 
 from .claims import ClaimsReport, decide
 from .commandline import add_options, add_runs, load
 from .extrapolate import Extrapolation, predict_target
 from .fit import ValidatedFit, validated_fit
-from .needs import further_overrides
 from .plot import figures
 from .plot_style import Drawn, Skipped
 from .report_answers import answers_section
@@ -43,6 +39,7 @@ from .report_sections import (
     warnings_section,
 )
 from .table import RunTable
+from .target import own_settings
 from .verdicts import Options
 
 FAR = 10
@@ -106,35 +103,8 @@ def find(
 
 
 def _default_target(table: RunTable) -> list[str]:
-    """Ten times the largest training set that was run, once shown, with the commonest model and method.
-
-    Raises UserError where no override chooses the runs' model.
-    """
-    frame = table.frame
-    words = [f"samples={FAR * int(frame['samples'].max())}", "epochs=1"]
-    for column in ("model", "data"):
-        again = frame.get(f"{column}_override")
-        if again is not None and again.notna().any():
-            words += shlex.split(str(again.mode().iloc[0]))
-        elif column == "model":
-            words.append(f"model={_preset_of(frame)}")
-    if (methods := frame["method"].mode()).size:
-        words.append(f"method={methods[0]}")
-        frame = frame[frame["method"] == methods[0]]  # full fine-tuning has no rank
-    for column, name in (("rank", "lora.r"), ("batch_size", "batch_size"), ("max_seq_len", "max_seq_len")):
-        if frame[column].notna().any():
-            words.append(f"{name}={frame[column].mode().iloc[0]:g}")
-    return [*words, *shlex.split(" ".join(further_overrides(frame)))]
-
-
-def _preset_of(frame: pd.DataFrame) -> str:
-    """The commonest model, which a table of one's own calls by any name."""
-    if frame["model"].isna().all():
-        raise UserError("the runs do not name their model: name a run to predict with --target")
-    model = str(frame["model"].mode().iloc[0])
-    if model not in choices("model"):
-        raise UserError(f"the runs' model, {model}, is no preset: name a run to predict with --target")
-    return model
+    """Ten times the largest training set that was run, once shown, with the commonest model and method."""
+    return [f"samples={FAR * int(table.frame['samples'].max())}", "epochs=1", *own_settings(table.frame)]
 
 
 def render(findings: Findings) -> str:

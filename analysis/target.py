@@ -1,6 +1,7 @@
 """The run that a prediction is asked for: its exact work, and what had to be taken from the runs to know it."""
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
@@ -20,8 +21,17 @@ from lora_scaling.paths import choices
 from lora_scaling.workload import Lengths, Workload
 
 from .energy_fit import EnergyFit
-from .work import group_levels
+from .needs import further_overrides
+from .work import Work, group_levels
 
+# Settings whose columns tell them, beside what records write as words of a command line.
+SETTINGS = {
+    "lora.r": "rank",
+    "batch_size": "batch_size",
+    "gradient_accumulation": "gradient_accumulation",
+    "max_seq_len": "max_seq_len",
+}
+OF_A_MODEL = ("params", "trainable_params", "tokens", "flops", "flops_per_token", "params_samples_seen")
 Z_90 = NormalDist().inv_cdf(0.5 + LEVEL / 2)
 
 
@@ -30,10 +40,12 @@ class Planned:
     """A planned run: its configuration, exact work, the fit's target, and the assumptions behind them.
 
     `precision` is what the run would compute in; `device` the device's facts from the hardware table (None where
-    it is not in there) and `same_hardware` whether the fit knows it.
+    it is not in there) and `same_hardware` whether the fit knows it. `model` is its name, None where it is the runs'
+    own, which they do not tell: `config` and `workload` then hold another in its place, of which nothing may be read.
     """
 
     config: RunConfig
+    model: str | None
     workload: Workload
     target: Target
     precision: str
@@ -43,19 +55,29 @@ class Planned:
 
 
 def plan_target(overrides: Sequence[str], frame: pd.DataFrame, fitted: EnergyFit) -> Planned:
-    """Compose the target from overrides, with token lengths, precision and device of the runs where not given.
+    """Compose the target from overrides, with the settings, token lengths and device of the runs where not given.
 
     Raises UserError for overrides that make no run, or a run whose work cannot be known.
     """
-    config = compose(list(overrides))
-    lengths, sentence = _lengths(config, overrides, frame)
+    given = settings_in(overrides)
+    own = own_settings(frame, overrides)
+    config = compose([*own, *overrides])
+    named = given.keys() | settings_in(own).keys()
+    model = _model(config, named, frame, fitted.energy.work)
+    _refuse_unknown(config, given, named, frame, fitted.energy.work)
+    lengths, sentence = _lengths(config, given, frame)
     workload = config.workload(lengths)
     if workload.steps == 0:
         raise UserError(
             "`max_steps` was 0, which leaves no training to extrapolate to; give a target of at least one step."
         )
     target = target_of(config, workload)
-    assumptions = [_describe(config, workload), sentence]
+    values = dict(target.values)
+    if model is None:
+        values = {name: value for name, value in values.items() if name not in OF_A_MODEL}
+        assumptions = [_describe_like(config)]
+    else:
+        assumptions = [_describe(config, workload), sentence]
     labels = dict(target.labels)
     precision = _precision(config, fitted, assumptions)
     labels["precision"] = precision
@@ -63,12 +85,104 @@ def plan_target(overrides: Sequence[str], frame: pd.DataFrame, fitted: EnergyFit
     assumptions += _differences(config, frame)
     return Planned(
         config=config,
+        model=model,
         workload=workload,
-        target=replace(target, labels=labels),
+        target=Target(values=values, labels=labels),
         precision=precision,
         device=device,
         same_hardware=same,
         assumptions=tuple(assumptions),
+    )
+
+
+def settings_in(overrides: Sequence[str]) -> dict[str, str]:
+    """The settings that overrides name, and the text of each."""
+    return {name.lstrip("+~"): text for name, _, text in (word.partition("=") for word in overrides)}
+
+
+def own_settings(frame: pd.DataFrame, overrides: Sequence[str] = ()) -> list[str]:
+    """What `overrides` leave open, as most of the runs had it: those of the model and method that are asked for."""
+    given = settings_in(overrides)
+    if "experiment" in given:  # it states a whole run
+        return []
+    for column in ("model", "method"):
+        alike = frame[column] == (given[column] if column in given else _commonest(frame[column]))
+        frame = frame[alike] if alike.any() else frame
+    words: list[str] = []
+    for group in ("model", "data", "method"):
+        again = _commonest(frame[f"{group}_override"]) if f"{group}_override" in frame else None
+        name = _commonest(frame[group])
+        if again is not None:  # records say how to choose a file or a checkpoint again, which a name does not
+            words += shlex.split(again)
+        elif group != "data" and name in choices(group):
+            words.append(f"{group}={name}")
+    for name, column in SETTINGS.items():
+        if (number := _commonest(frame[column])) is not None and number > 0:
+            words.append(f"{name}={number:.0f}")
+    if (flag := _commonest(frame["gradient_checkpointing"])) is not None:
+        words.append(f"gradient_checkpointing={str(bool(flag)).lower()}")
+    words += shlex.split(" ".join(further_overrides(frame)))
+    settings = settings_in(words)
+    return [
+        f"{name}={text}"
+        for name, text in settings.items()
+        if name not in given and not (name.partition(".")[0] in given and name.startswith(("model.", "data.")))
+    ]
+
+
+def _commonest(column: pd.Series) -> Any:
+    known = column.dropna()
+    return known.mode().iloc[0] if len(known) else None
+
+
+def _model(config: RunConfig, named: Set[str], frame: pd.DataFrame, work: Work) -> str | None:
+    """The target's model; None where neither the overrides nor the runs name one and nothing depends on its size.
+
+    Raises UserError for a model of which the runs say nothing.
+    """
+    chosen = any(name.partition(".")[0] in ("model", "experiment") for name in named)
+    seen = sorted(set(frame["model"].iloc[work.row].dropna()))
+    if work.size is not None:
+        if chosen:
+            return config.model.name
+        usual = _commonest(frame["model"])
+        theirs = "the runs do not name theirs" if usual is None else f"the runs' own, {usual}, is none of the presets"
+        raise UserError(f"`model` was not given, and {theirs}; give model=NAME of the run to predict.")
+    if not chosen and len(seen) < 2:
+        return None
+    if seen == [config.model.name]:
+        return config.model.name
+    name = config.model.name if chosen else "not given"
+    of = f"are of {', '.join(seen)}" if seen else "do not name their model"
+    raise UserError(
+        f"`model` was {name}; the runs {of} and tell no sizes, so that nothing is known of another: add `params`, or "
+        "`tokens_seen` and `flops`, to the table"
+        + ("" if len(seen) > 1 else ", or leave model= out to predict a run of the same model")
+        + "."
+    )
+
+
+def _refuse_unknown(
+    config: RunConfig, given: Mapping[str, str], named: Set[str], frame: pd.DataFrame, work: Work
+) -> None:
+    """Raise UserError for a method of which the runs say nothing, and for a default that cannot have been the runs'."""
+    if work.size is None and "method" in given and frame["method"].isna().all():
+        raise UserError(
+            f"`method` was {given['method']}; the runs do not tell theirs, nor their FLOPs, so that nothing is known "
+            "of another: add `method` to the table, or leave method= out to predict a run of the same."
+        )
+    measured = tokens_per_sample(frame)
+    if "max_seq_len" not in named and measured is not None and measured > config.max_seq_len:
+        raise UserError(
+            f"`max_seq_len` was not given, and its default of {config.max_seq_len} would cut the runs' "
+            f"{measured:.4g} tokens a sample; give that of the runs."
+        )
+
+
+def _describe_like(config: RunConfig) -> str:
+    return (
+        f"The target: {config.samples:,} samples × {config.epochs} epoch{'s' * (config.epochs > 1)} of the runs' own "
+        "model and settings, which they do not name: energy is taken by the sample."
     )
 
 
@@ -82,10 +196,10 @@ def _describe(config: RunConfig, workload: Workload) -> str:
     )
 
 
-def _lengths(config: RunConfig, overrides: Sequence[str], frame: pd.DataFrame) -> tuple[Lengths, str]:
+def _lengths(config: RunConfig, settings: Mapping[str, str], frame: pd.DataFrame) -> tuple[Lengths, str]:
     """Token lengths: as given by data.tokens_per_sample, else those of the runs, else the data set's own."""
     given = config.data.tokens_per_sample
-    if given is not None and any(text.lstrip("+").startswith("data.tokens_per_sample=") for text in overrides):
+    if given is not None and "data.tokens_per_sample" in settings:
         return Lengths.lognormal(given, config.data.tokens_cv), f"{given:g} tokens a sample, as given."
     measured = tokens_per_sample(frame)
     if measured is not None:
@@ -161,7 +275,7 @@ def _differences(config: RunConfig, frame: pd.DataFrame) -> list[str]:
     found = []
     checks = {"gradient_checkpointing": config.gradient_checkpointing}
     for name, value in checks.items():
-        seen = {flag for flag in frame[name] if flag is not None}
+        seen = set(frame[name].dropna())
         if seen and value not in seen:
             found.append(f"{name} is {value} in the target and {not value} in all runs: only its FLOPs are counted.")
     accumulation = frame["gradient_accumulation"].dropna()
@@ -175,7 +289,12 @@ def _differences(config: RunConfig, frame: pd.DataFrame) -> list[str]:
 
 
 def peak_memory(planned: Planned) -> dict[str, Any]:
-    """{"estimate", "low", "high", "fits", "available_gb", "shards"} in GB of one device, as the estimator counts it."""
+    """{"estimate", "low", "high", "fits", "available_gb", "shards"} in GB of one device, as the estimator counts it.
+
+    All null where the model is not known.
+    """
+    if planned.model is None:
+        return dict.fromkeys(("estimate", "low", "high", "fits", "available_gb", "shards"))
     config, priors = planned.config, load_priors()
     if planned.device is not None:
         config = replace(config, hardware=replace(planned.device, count=config.hardware.count))

@@ -35,7 +35,7 @@ def test_samples_that_were_cut_are_as_long_as_they_were_before(tmp_path: Path) -
 @pytest.mark.parametrize(("override", "grams"), [("grid.intensity_g_per_kwh=50", 50.0), ("grid.pue=1.5", 1.5 * 80.0)])
 def test_grid_overrides_of_a_target_count(override: str, grams: float) -> None:
     frame = frame_of(law(), cv=0.02).assign(intensity_g_per_kwh=80.0, intensity_source="uk")
-    document = extrapolate(as_table(frame), ["samples=1000", override]).document
+    document = extrapolate(as_table(frame), ["model=llama-3.2-1b", "samples=1000", override]).document
     assert document["emissions_g"]["estimate"] == pytest.approx(grams * document["energy_kwh"]["estimate"])
 
 

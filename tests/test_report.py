@@ -284,14 +284,16 @@ def test_runs_are_predicted_with_their_own_commonest_model() -> None:
 @pytest.mark.parametrize(
     ("frame", "reason"),
     [
-        (affine_runs(name="our-13b"), "the runs' model, our-13b, is no preset: name a run to predict with --target"),
-        (affine_runs().drop(columns="model"), "the runs do not name their model: name a run to predict with --target"),
+        (affine_runs(name="our-13b"), "the runs' own, our-13b, is none of the presets"),
+        (affine_runs().drop(columns="model"), "the runs do not name theirs"),
     ],
     ids=["another", "none"],
 )
 def test_no_other_model_stands_in_for_one_that_is_no_preset(frame: pd.DataFrame, reason: str) -> None:
     found = report.find(table_from_frame(frame), Options(), [])
-    assert found.failures == {"forecast": reason}
+    [(part, why)] = found.failures.items()
+    assert part.startswith("forecast of samples=20480 epochs=1")
+    assert why == f"`model` was not given, and {reason}; give model=NAME of the run to predict."
     assert found.forecasts == ()
     texts = "".join(Page(report.render(found)).texts)
     assert reason in texts

@@ -24,6 +24,7 @@ def target_of(config: RunConfig, workload: Workload, precision: str | None = Non
         "tokens": float(tokens),
         "flops": flops,
         "params": float(workload.shape.params),
+        "params_samples_seen": float(workload.shape.params) * workload.samples_seen,
         "trainable_params": float(workload.trainable_params),
         "adapter_rank": float(config.lora.r) if adapted else 1.0,
         "batch_size": float(config.batch_size),
