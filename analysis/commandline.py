@@ -15,8 +15,9 @@ def add_runs(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
     """RUNS, --exclude and (where a command prints a document) --json."""
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders of run records, or tables")
     parser.add_argument(
-        "--exclude", action="append", default=[], metavar="RUN_ID", help="leave a run out (may be repeated)"
-    )
+        "--exclude", action="append", default=[], metavar="RUN_ID",
+        help="leave a run out, as RUN_ID or STUDY/RUN_ID (may be repeated)",
+    )  # fmt: skip
     if json:
         parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
 

@@ -300,10 +300,16 @@ def _drop_duplicates(
 
 
 def _drop_chosen(frame: pd.DataFrame, exclude: Sequence[str]) -> tuple[pd.DataFrame, list[Excluded]]:
-    unknown = sorted(set(exclude) - set(frame["run_id"]))
-    if unknown:
-        raise UserError(f"`exclude` was {unknown[0]!r}, which is no usable run's id; see the list of runs.")
-    chosen = frame["run_id"].isin(list(exclude))
+    """Leave out the runs that are named by RUN_ID, or STUDY/RUN_ID where several studies have one of that id."""
+    full = frame["study"].fillna("") + "/" + frame["run_id"]
+    chosen = pd.Series(False, index=frame.index)
+    for name in exclude:
+        named = (frame["run_id"] == name) | (full == name)
+        if not named.any():
+            raise UserError(f"`exclude` was {name!r}, which is no usable run's id; see the list of runs.")
+        if (studies := full[named].unique()).size > 1:
+            raise UserError(f"`exclude` was {name!r}, of which there are several; give one of {', '.join(studies)}.")
+        chosen |= named
     return frame[~chosen], [
         Excluded(run_id=run_id, reason="left out by --exclude") for run_id in frame["run_id"][chosen]
     ]

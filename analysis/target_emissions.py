@@ -41,7 +41,11 @@ def _of_runs(known: pd.DataFrame, sources: Sequence[str]) -> tuple[float, str]:
     recorded = _recorded_definitions(sources)
     source = known["intensity_source"].astype(object).fillna("unknown source").astype(str)
     definition = pd.Series(
-        [recorded.get(run, where) for run, where in zip(known["run_id"], source, strict=True)], index=known.index
+        [
+            recorded.get((study, run), where)
+            for study, run, where in zip(known["study"], known["run_id"], source, strict=True)
+        ],
+        index=known.index,
     )
     commonest = definition.value_counts().index[0]
     alike = definition == commonest
@@ -55,9 +59,9 @@ def _of_runs(known: pd.DataFrame, sources: Sequence[str]) -> tuple[float, str]:
     )
 
 
-def _recorded_definitions(sources: Sequence[str]) -> dict[str, str]:
-    """The definition of each run's grams, where its record gives one; tables have none."""
-    found: dict[str, str] = {}
+def _recorded_definitions(sources: Sequence[str]) -> dict[tuple[str, str], str]:
+    """The definition of each run's grams by its study and id, where its record gives one; tables have none."""
+    found: dict[tuple[str, str], str] = {}
     for source in sources:
         for path in find_records([source]) if Path(source).is_dir() else []:
             try:
@@ -65,5 +69,5 @@ def _recorded_definitions(sources: Sequence[str]) -> dict[str, str]:
             except LoraScalingError:
                 continue  # the table has named it already
             if definition := (record.get("emissions") or {}).get("definition"):
-                found[str(record["run_id"])] = str(definition)
+                found[str(record["study"]), str(record["run_id"])] = str(definition)
     return found

@@ -148,6 +148,14 @@ def test_excluding_by_id_is_listed_and_typos_are_told() -> None:
         table_from_frame(rows(), exclude=["nope"])
 
 
+def test_an_id_of_two_studies_is_left_out_of_the_one_that_is_named() -> None:
+    frame = rows().assign(study=["a", "a", "a", "b", "b", "b"], run_id=["r0", "r1", "r2", "r0", "r1", "r3"])
+    left = table_from_frame(frame, exclude=["b/r0", "r3"]).frame
+    assert list(zip(left["study"], left["run_id"], strict=True)) == [("a", "r0"), ("a", "r1"), ("a", "r2"), ("b", "r1")]
+    with pytest.raises(UserError, match="`exclude` was 'r0', of which there are several; give one of a/r0, b/r0"):
+        table_from_frame(frame, exclude=["r0"])
+
+
 def test_empty_folder_and_missing_path_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a folder without run records"):
         load_runs([tmp_path])
