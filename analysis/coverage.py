@@ -134,6 +134,7 @@ def runs_of(truth: Truth, rng: Generator, *, params: Array, tokens: Array, metho
         total_s=(joules + fixed) / 170,
         order=order.astype(float),
         position=order.astype(float),
+        work_settings=None,
     )
     return frame.copy()
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
+from .claims_effects import METHOD
+from .effects import matched_runs
 from .matched import within_slope
 from .plot_data import View
 from .plot_scaling import zero_line
@@ -33,7 +35,6 @@ from .regression import t_quantile
 from .wording import counted
 
 SAME = ("model", "method", "rank", "hardware", "batch_size", "max_seq_len")
-MATCHED = (*(name for name in SAME if name not in ("method", "rank")), "samples", "epochs")
 
 
 @styled
@@ -138,10 +139,10 @@ def lora_and_full(view: View) -> Drawn | Skipped:
     )  # fmt: skip
     log_axis(axes[0], "x")
     unit_work = "token" if view.work.per == "tokens" else "sample"
-    axes[0].set(xlabel=f"Energy per thousand {unit_work}s (J)", ylabel="", title="Energy for the same work")
+    axes[0].set(xlabel=f"{view.noun} per thousand {unit_work}s (J)", ylabel="", title="Energy for the same work")
     axes[0].set_yticks(range(len(models)), [clip_name(model, 20) for model in models])
     axes[0].legend(title=None, loc="best")
-    _times_dearer(axes[1], ratios, models, colours)
+    _times_dearer(axes[1], ratios, models, colours, view.noun.lower())
     alone = [ratio for ratio in ratios if math.isnan(ratio.low)]
     unsure = ", ".join(f"{clip_name(ratio.model, 20)} ({ratio.method})" for ratio in alone)
     text = (
@@ -164,7 +165,7 @@ class Ratio:
     cells: int
 
 
-def _times_dearer(ax: Axes, ratios: Sequence[Ratio], models: Sequence[str], colours: dict[str, Any]) -> None:
+def _times_dearer(ax: Axes, ratios: Sequence[Ratio], models: Sequence[str], colours: dict[str, Any], noun: str) -> None:
     """A row for each model, and in it a place for each adapter method."""
     shown = [model for model in models if model in {ratio.model for ratio in ratios}]
     adapters = list(dict.fromkeys(ratio.method for ratio in ratios))
@@ -180,23 +181,22 @@ def _times_dearer(ax: Axes, ratios: Sequence[Ratio], models: Sequence[str], colo
     ax.set_yticks(range(len(shown)), [clip_name(model, 20) for model in shown])
     ax.set_ylim(len(shown) - 0.5, -0.6)
     ax.margins(x=0.12)
-    ax.set(xlabel="Full ÷ adapter, energy", title="How many times dearer")
+    ax.set(xlabel=f"Full ÷ adapter, {noun}", title="How many times dearer")
     log_axis(ax, "x")
 
 
 def _ratios(runs: pd.DataFrame, methods: Sequence[str]) -> list[Ratio]:
-    """Full ÷ each adapter method, model by model, between runs that are alike in MATCHED.
+    """Full ÷ each adapter method, model by model, between the runs that `full_vs_lora` would compare.
 
-    The interval is that of the claim, from what is left within cells: Student's for repeats of one cell, the paired
-    one for cells of single runs; none where nothing was repeated.
+    Of what the fit explains, where the claim is about the whole run. The interval is from what is left within cells:
+    Student's for repeats of one cell, the paired one for cells of single runs; none where nothing was repeated.
     """
-    runs = runs.assign(group=runs.groupby(list(MATCHED), dropna=False).ngroup())
     found: list[Ratio] = []
     for method in methods:
-        pair = runs[runs["method"].isin(["full", method])]
-        pair = pair[pair.groupby("group")["method"].transform("nunique") == 2]
-        for model, rows in pair.groupby("model", sort=False):
-            rows = rows.assign(factor=(rows["method"] == "full").astype(float)).reset_index(drop=True)
+        places = {method: 0.0, "full": 1.0}
+        effect = replace(METHOD, factor=lambda rows, places=places: rows["method"].map(places).astype(float))
+        for model, rows in matched_runs(effect, runs).groupby("model", sort=False):
+            rows = rows.reset_index(drop=True)
             energy, _ = within_slope(rows, "kwh")
             work = within_slope(rows, "flops")[0].value if rows["flops"].notna().all() else math.nan
             low, high = energy.interval(0.95) if energy.df > 0 else (math.nan, math.nan)

@@ -16,7 +16,7 @@ MOST_COSTS = 8  # the others are in their own section
 QUESTIONS = {
     "linear_in_samples": "Is {} linear in the number of samples?",
     "linear_in_epochs": "Is {} linear in the number of epochs?",
-    "doubling_doubles": "Do twice the samples cost twice the {}?",
+    "doubling_doubles": "Do twice the {factor} cost twice the {}?",
     "rank_effect": "Is {} the same at every LoRA rank?",
     "size_exponent": "Is the energy of a token proportional to its FLOPs?",
     "full_vs_lora": "Does full fine-tuning cost more than LoRA?",
@@ -27,8 +27,10 @@ def answers_section(found: "Findings") -> Section:
     """Question by question; then what a dear run would cost."""
     claims = {claim.id: claim for claim in found.claims.claims}
     noun, options = found.claims.response.noun, found.claims.options
+    doubled = claims["doubling_doubles"].tests.get("factor", "samples")  # told only where it could be tested
     rows = [
-        (text.format(noun), _answer(claims[name]), _sure(claims[name], options)) for name, text in QUESTIONS.items()
+        (text.format(noun, factor=doubled), _answer(claims[name]), _sure(claims[name], options))
+        for name, text in QUESTIONS.items()
     ]
     costs = [sentence(quote) for quote in found.estimates if quote.document["peak_memory_gb"]["fits"] is not False]
     more = [f"… and {len(costs) - MOST_COSTS} more under Estimates."] if len(costs) > MOST_COSTS else []

@@ -36,7 +36,8 @@ def verdicts_section(found: "Findings") -> Section:
     said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("supported", "refuted", "undecided"))
     options = found.claims.options
     lead = (
-        f"{len(claims)} claims about {found.claims.response.noun}, tested on {len(found.table.frame)} runs: {said}. "
+        f"{len(claims)} claims about {found.claims.response.noun}, tested on "
+        f"{counted(len(found.table.frame), 'run')}: {said}. "
         f"“Yes” and “No” are each wrong in at most {100 * options.alpha:.3g} % of such studies; what counts as equal "
         f"is ±{100 * options.margin:.3g} %."
     )

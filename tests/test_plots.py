@@ -163,6 +163,15 @@ def expected_ratio(frame: pd.DataFrame, params: float, method: str) -> float:
     return float(np.exp(logs["full"] - logs[method]))
 
 
+@pytest.mark.parametrize("column", ["precision", "gradient_accumulation", "gpu_count", "weights"])
+def test_methods_that_differ_in_more_than_the_method_are_not_compared(column: str) -> None:
+    frame = three_methods(tokens=(12800.0,), replicates=3)
+    values = {"precision": ("bf16", "fp32"), "weights": ("pretrained", "random")}.get(column, (1.0, 2.0))
+    item = compared(frame.assign(**{column: np.where(frame["method"] == "full", *values)}))
+    assert isinstance(item, Skipped)
+    assert item.reason == "no two runs differ in the method (and rank) alone"
+
+
 def test_repeats_of_one_amount_of_work_give_each_model_its_ratio_and_interval() -> None:
     """As in sweeps/study_method.yaml: one number of samples, three of each."""
     frame = three_methods(tokens=(12800.0,), replicates=3)
