@@ -38,7 +38,7 @@ LARGE_ERROR = 0.1
 @dataclass(frozen=True, kw_only=True)
 class Split:
     """One backtest. `table` has a row for each predicted run: run_id, observed_kwh, predicted_kwh, low_kwh,
-    high_kwh, error (relative), z (log error over its predicted standard deviation).
+    high_kwh, error (relative), z (log error over its predicted standard deviation, NaN where that is 0).
 
     `horizons` maps quantities to the largest factor beyond the fitted runs among the predicted ones.
     `excess` maps quantities to the log-scale spread, for each factor e beyond, by which the errors exceeded
@@ -196,7 +196,7 @@ def _score(trained: EnergyFit, test: Work, name: str, rule: str) -> Split:
             "low_kwh": bands.low / JOULES_PER_KWH,
             "high_kwh": bands.high / JOULES_PER_KWH,
             "error": bands.estimate / observed - 1,
-            "z": log_error / bands.sd,
+            "z": np.divide(log_error, bands.sd, out=np.full(len(log_error), np.nan), where=bands.sd > 0),
         }
     )
     fitted = trained.energy.work
