@@ -143,13 +143,9 @@ def _refuse_sweeps_settings(config: RunConfig) -> None:
 
 def when_to_run(record: Record, config: RunConfig) -> str:
     """When in the next hours the same run would emit least, by the provider's forecast."""
-    from .grid import forecast_window
+    from .estimate import hours
 
-    energy_kwh = record_to_row(record)["energy_kwh"]
-    if energy_kwh is None:
-        return "No advice on when to run: its energy is unknown."
-    advice = forecast_window(record["total_s"], energy_kwh, config.grid)
-    return advice.sentence if advice else "No advice on when to run: this provider has no forecast; set grid.zone."
+    return hours.when_to_run(record.get("total_s"), record_to_row(record)["energy_kwh"], config.grid)
 
 
 def _fail(message: str, status: int) -> None:

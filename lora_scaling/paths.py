@@ -1,5 +1,7 @@
 """Where the YAML is: inside the installed package, or at the top of a checkout."""
 
+import os
+import tempfile
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -17,6 +19,27 @@ def config_dir() -> Path:
 
 def sweeps_dir() -> Path:
     return config_root() / "sweeps"
+
+
+# Options of these groups that hold no model or device of their own.
+NOT_PRESETS = {"model": ("gguf", "hub", "shape"), "hardware": ("auto", "custom")}
+
+
+def presets(group: str) -> list[str]:
+    """Names of the models, or of the devices, that are described."""
+    return [name for name in choices(group) if name not in NOT_PRESETS[group]]
+
+
+def user_cache() -> Path:
+    return in_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+
+
+def in_home(path: str) -> Path:
+    """A path that may begin with ~; among the temporary files where the user has no home, as in some containers."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / path.lstrip("~/")
 
 
 def choices(group: str) -> list[str]:

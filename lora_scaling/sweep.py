@@ -1,5 +1,6 @@
 """A sweep as a Hydra sweeper, so that any Hydra launcher can carry its runs: planned, resumed, and summed up."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -52,8 +53,9 @@ class DesignSweeper(Sweeper):
         # Of several processes the first decides run by run what to skip: all must see the same list.
         todo = [run for run in runs if world_size() > 1 or not run.finished]
         where = f"{runs[0].config.runs_dir}/{runs[0].config.study}"
-        here = self.config.hydra.launcher["_target_"].endswith("BasicLauncher")  # others have processes of their own
-        estimates = _estimates([run.config for run in todo], one_process=here)
+        settings = self.config.hydra.launcher
+        here = settings["_target_"].endswith("BasicLauncher")  # others have processes of their own
+        estimates = _estimates([run.config for run in todo], one_process=here, elsewhere=_elsewhere(settings))
         expected = estimates if isinstance(estimates, str) else total_of(estimates)
         print(f"{len(runs)} runs in {where}: {len(runs) - len(todo)} finished before, {len(todo)} to do")
         if todo:
@@ -121,6 +123,13 @@ def _refuse_auto(todo: Sequence[Planned]) -> None:
         )
 
 
+def _elsewhere(launcher: DictConfig) -> bool:
+    """Whether the jobs run on machines other than this one, as far as a launcher's settings tell."""
+    name = launcher["_target_"].rpartition(".")[2]
+    cluster = name == "RayLauncher" and OmegaConf.select(launcher, "ray.init.address") is not None
+    return cluster or name in ("SlurmLauncher", "RayAWSLauncher")
+
+
 def _launch(launcher: Launcher, todo: Sequence[Planned]) -> None:
     if not todo:
         return
@@ -137,12 +146,26 @@ def register_sweeper() -> None:
     Plugins.instance().class_name_to_class["hydra_plugins.lora_scaling.DesignSweeper"] = DesignSweeper
 
 
-def _estimates(runs: Sequence[RunConfig], *, one_process: bool) -> list[Estimate] | str:
-    """What each run will cost by priors, or why that is unknown; of one process, later ones find a model set up."""
+def _estimates(runs: Sequence[RunConfig], *, one_process: bool, elsewhere: bool = False) -> list[Estimate] | str:
+    """What each run will cost by priors, or why that is unknown; of one process, later ones find a model set up.
+
+    elsewhere: this machine's own device says nothing of the runs'.
+    """
+    if elsewhere and any(run.hardware.kind == "auto" for run in runs):
+        return (
+            "hardware=auto is this machine, and the jobs run on others; name their device, such as hardware=a100-80gb"
+        )
     try:
-        return estimates_of(runs, one_process=one_process)
+        return estimates_of([_on_all(run) for run in runs], one_process=one_process)
     except UserError as error:  # a shape or data set that only loading reveals is no reason not to run
         return str(error)
+
+
+def _on_all(run: RunConfig) -> RunConfig:
+    """The run on the devices of all processes of this launch, unless it says how many there are."""
+    if world_size() == 1 or run.hardware.count > 1:
+        return run
+    return dataclasses.replace(run, hardware=dataclasses.replace(run.hardware, count=world_size()))
 
 
 def _said(expected: Total | str) -> str:
@@ -182,8 +205,9 @@ def _refuse_excess(expected: Total | str, config: RunConfig, what: str) -> None:
         if allowed is None:
             continue
         if figure is None:
+            remedy = f"{expected}; or drop {field}" if isinstance(expected, str) else "drop it"
             raise UserError(
-                f"`{field}` was {allowed}; the cost of this {what} is unknown, so it cannot be held: drop it"
+                f"`{field}` was {allowed}; the cost of this {what} is unknown, so it cannot be held: {remedy}"
             )
         if figure > allowed:
             raise UserError(

@@ -169,6 +169,18 @@ def test_what_does_not_fit_says_by_how_much_and_what_would():
         # A V100 has the 32 GB that bf16 needs, but no bf16: fp16 trains 32-bit weights, for which 32 GB are too few.
         (["model=qwen2.5-3b", "method=full", "hardware=rtx-4090"], "hardware=a100-40gb (40 GB)"),
         (["model=mixtral-8x7b", "method=qlora", "hardware=a100-80gb"], "hardware=h200 (141 GB)"),
+        # 564 GB of weights, gradients and states fit 80 GB only where eight devices split them.
+        (
+            [
+                "model=llama-3.1-70b",
+                "method=full",
+                "hardware=a100-40gb",
+                "hardware.count=8",
+                "gradient_accumulation=8",
+                "gradient_checkpointing=true",
+            ],
+            "hardware=a100-80gb sharding=fsdp (80 GB)",
+        ),
     ],
 )
 def test_what_the_remedy_names_does_fit(changes, named):

@@ -22,7 +22,7 @@ from lora_scaling.estimate.compare import compare
 from lora_scaling.estimate.compare_plot import draw
 from lora_scaling.estimate.fitted import Fit
 from lora_scaling.estimate.page import page_data, render
-from lora_scaling.estimate.table import duration, energy, mass
+from lora_scaling.estimate.table import duration, energy, mass, power
 
 BASE = ("+experiment=munin_skolegpt",)
 OWN_MODEL = (
@@ -73,6 +73,14 @@ CASES = [
     {},
     drawn(0, max_steps=0, method="lora", **{"lora.r": 8}),
     {"model": "mixtral-8x7b", "hardware": "h100-sxm", "hardware.count": 2, "gradient_accumulation": 4},
+    {
+        "model": "llama-3.1-70b",
+        "method": "full",
+        "hardware": "a100-40gb",
+        "hardware.count": 8,
+        "gradient_accumulation": 8,
+        "gradient_checkpointing": True,
+    },
     {"packing": True, "eval_samples": 70, "warmup_steps": 5, "max_steps": 7, "epochs": 3, "samples": 11},
     *(drawn(seed) for seed in range(1, 45)),
 ]
@@ -243,6 +251,74 @@ def test_any_run_can_be_the_first_one(overrides):
     config = compose([o for o in overrides if o != "level=0.8"])
     got = in_node(render(page_data(config, level=level)), [{}])
     agree([estimate(config, level=level).to_dict()], got, [{}])
+
+
+@needs_node
+def test_a_file_has_as_many_samples_on_the_page_as_for_the_command(tmp_path):
+    path = tmp_path / "samples.json"
+    path.write_text(json.dumps([{"instruction": "Say it.", "output": "It is said."}] * 50))
+    job = ["hardware=l4", "data=file", f"data.path={path}", "samples=40", "eval_samples=4"]
+    cases = [{}, {"samples": 47}, {"eval_samples": 50}, {"samples": 47, "data.tokens_per_sample": 9}]
+    wanted = []
+    for case in cases:
+        try:
+            wanted.append(estimate(compose([*job, *(f"{k}={v}" for k, v in case.items())])).to_dict())
+        except UserError as error:
+            wanted.append({"error": str(error)})
+    assert "error" in wanted[1]
+    assert "error" in wanted[2]
+    agree(wanted[:3], in_node(render(page_data(compose(job))), cases)[:3], cases[:3])
+    assert "error" not in in_node(render(page_data(compose(job))), cases)[3]
+    agree([estimate(compose([*job, "data.repeat=true", "samples=470"])).to_dict()],
+          in_node(render(page_data(compose([*job, "data.repeat=true"]))), [{"samples": 470}]), [{}])  # fmt: skip
+
+
+@needs_node
+def test_several_processors_are_one_on_the_page_too():
+    config = compose(["hardware=auto", "device=cpu", "hardware.count=4"])
+    wanted = estimate(config).to_dict()
+    assert any("hardware.count 4 is left out" in text for text in wanted["assumptions"])
+    agree([wanted], in_node(render(page_data(config)), [{}]), [{}])
+
+
+@needs_node
+@pytest.mark.parametrize(("overrides", "value"), [([], "undefined"), (["data=skolegpt"], "null")])
+def test_no_length_is_asked_of_samples_whose_own_are_not_there(overrides, value):
+    """The emptied field: the data set's own lengths, or nothing changes."""
+    assert NODE is not None
+    page = render(page_data(compose([*overrides, "hardware=l4"])))
+    data = re.findall(r'<script id="data">(.*?)</script>', page, re.S)
+    field = re.findall(r"^function fromField.*?^}$", page, re.S | re.M)
+    row = 'const KINDS = { "data.tokens_per_sample": ["data.tokens_per_sample", "", "slide"] };'
+    asked = 'console.log(String(fromField({ name: "data.tokens_per_sample", value: "" })))'
+    ran = subprocess.run(
+        [NODE, "-"],
+        input="\n".join([*data, row, *field, asked]),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert ran.stdout.strip() == value
+
+
+@needs_node
+def test_figures_are_written_as_in_the_table():
+    """Thousands apart, and no power of ten where there is a unit."""
+    assert NODE is not None
+    page = render(page_data(compose(BASE)))
+    scripts = re.findall(r'<script id="(?:data|model)">(.*?)</script>', page, re.S)
+    parts = re.findall(
+        r"^const UNITS = .*?^};$|^const unitOf.*?$|^const number.*?$|^function show\(.*?^}$", page, re.S | re.M
+    )
+    values = [0.0004, 0.99, 5.5, 99.96, 999.7, 6620.0, 54321.0, 9.57e6, 3.21e9]
+    kinds = {"time_s": duration, "energy_kwh": energy, "emissions_g": mass, "mean_power_w": power}
+    asked = f"console.log(JSON.stringify({list(kinds)}.map((kind) => {values}.map((x) => show(kind, x)))))"
+    program = "\n".join([*scripts, "const g = loraEstimator(DATA).format;", *parts, asked])
+    ran = subprocess.run([NODE, "-"], input=program, capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(ran.stdout) == [[show(x) for x in values] for show in kinds.values()]
+    assert (power(6620.0), energy(9.57e6), mass(54321000.0)) == ("6.62 kW", "9.57 GWh", "54.3 t")
+    assert (energy(999.7), duration(3.21e9)) == ("1,000 kWh", "37,200 days")
 
 
 def test_the_page_is_one_file_that_asks_nothing_of_a_network(page):

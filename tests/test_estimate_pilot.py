@@ -6,12 +6,13 @@ import json
 import math
 import random
 import statistics
+import sys
 
 import pytest
 from conftest import TINY
 
 from lora_scaling.config import compose
-from lora_scaling.errors import UserError
+from lora_scaling.errors import OutOfMemory, UserError
 from lora_scaling.estimate import estimate
 from lora_scaling.estimate.cli import main
 from lora_scaling.estimate.pilot import Phase, PilotMeasurement, PilotStep, scale_pilot
@@ -40,9 +41,9 @@ def pilot_of(per_pass, per_flop, steps, watts=30.0, noise=0.0, seed=0):
         taken.append(PilotStep(seconds=seconds, micro_steps=1, flops=flops))
     total = sum(step.seconds for step in taken)
     return PilotMeasurement(
-        device="fake", kind="cuda", energy_source="fake", setup=Phase(seconds=3, joules=60), warmup=None,
-        train=Phase(seconds=total, joules=total * watts), evaluation=Phase(seconds=2, joules=50), steps=taken,
-        whole_flops=2e12, whole_micro_steps=1000,
+        device="NVIDIA A100-SXM4-80GB", kind="cuda", energy_source="fake", setup=Phase(seconds=3, joules=60),
+        warmup=None, train=Phase(seconds=total, joules=total * watts), evaluation=Phase(seconds=2, joules=50),
+        steps=taken, whole_flops=2e12, whole_micro_steps=1000,
     )  # fmt: skip
 
 
@@ -117,7 +118,7 @@ def test_a_pilot_of_a_tiny_run_measures_this_device():
 def test_the_answer_says_that_it_rests_on_the_pilot(base):
     answer = estimate(base, pilot=pilot_of(0.02, 2e-11, 30))
     assert answer.basis == "pilot"
-    assert answer.hardware == "fake"
+    assert answer.hardware == "NVIDIA A100-SXM4-80GB"
     assert any("pilot of" in text for text in answer.assumptions)
 
 
@@ -125,6 +126,72 @@ def test_a_pilot_on_one_device_says_nothing_of_several(base):
     several = dataclasses.replace(base, hardware=dataclasses.replace(base.hardware, count=8), gradient_accumulation=8)
     with pytest.raises(UserError, match=r"`hardware\.count` was 8 with pilot=, which measures one device"):
         estimate(several, pilot=pilot_of(0.02, 2e-11, 30))
+
+
+@pytest.mark.parametrize("hardware", ["h100-sxm", "apple-m1", "mi300x"])
+def test_a_pilot_of_another_device_is_no_basis(base, hardware):
+    elsewhere = compose([*BASE, f"hardware={hardware}"])
+    with pytest.raises(UserError, match=rf"`hardware` was {hardware} with pilot=, which measures NVIDIA A100"):
+        estimate(elsewhere, pilot=pilot_of(0.02, 2e-11, 30))
+
+
+def test_lengths_that_the_pilot_counted_stand_where_none_were_known():
+    config = compose(["data=hub", "data.path=a/b", "samples=4", "max_seq_len=40", "hardware=a100-80gb"])
+    with pytest.raises(UserError, match=r"`data\.tokens_per_sample` of a/b is unknown"):
+        estimate(config)
+    answer = estimate(config, pilot=dataclasses.replace(pilot_of(0.02, 2e-11, 30), lengths=(10, 20, 30, 60)))
+    assert answer.work["tokens"] == 10 + 20 + 30 + 40
+    assert answer.work["tokens_truncated"] == 20
+    assert "30 tokens a sample, counted by the pilot" in answer.assumptions
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["grid.zone=QQ"], "`grid.zone` was 'QQ'"),
+        (["hardware.count=2"], "`hardware.count` was 2 with pilot="),
+        (["model=llama-3.1-70b", "method=full", "hardware=rtx-4090"], "more than the 24 GB of rtx-4090"),
+        (["fit=/nowhere/fit.json"], "`fit` was /nowhere/fit.json"),
+    ],
+)
+def test_what_is_refused_is_refused_before_the_pilot(monkeypatch, capsys, overrides, words):
+    monkeypatch.setitem(sys.modules, "lora_scaling.training.pilot", None)  # to measure would be to fail
+    assert main(["pilot=60s", *overrides]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_pilot_measures_only_the_device_that_is_here(monkeypatch):
+    pytest.importorskip("torch")
+    from lora_scaling.training import pilot
+
+    monkeypatch.setattr(pilot, "open_meter", None)  # refused before anything is measured
+    with pytest.raises(UserError, match="`hardware` was h100-sxm with pilot=, which measures "):
+        pilot.run_pilot(compose(["hardware=h100-sxm", "device=cpu"]), 1.0)
+
+
+def test_a_pilot_without_enough_memory_ends_in_a_sentence(monkeypatch):
+    torch = pytest.importorskip("torch")
+    from lora_scaling.training import pilot
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(pilot, "attach", full)
+    with pytest.raises(OutOfMemory, match=r"ran out of memory with batch_size=4.*CUDA out of memory.*method=qlora"):
+        pilot.run_pilot(compose([*TINY]), 1.0)
+
+
+@pytest.mark.slow
+def test_a_pilot_counts_the_samples_of_the_run():
+    """Of synthetic samples the lengths are known: kept and cut tokens are as those say."""
+    pytest.importorskip("torch")
+    from lora_scaling.training.pilot import run_pilot
+
+    config = compose([*TINY, "data.tokens_cv=0.8", "max_seq_len=32"])
+    known = estimate(config).work
+    counted = estimate(config, pilot=run_pilot(config, 0.5)).work
+    for name in ("tokens", "tokens_truncated"):
+        assert counted[name] == pytest.approx(known[name], rel=0.1)
 
 
 def test_what_a_pilot_did_once_is_added_once(base):

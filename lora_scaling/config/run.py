@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ..energy import MeteringSettings
 from ..errors import UserError
 from ..grid import GridSettings
-from ..paths import choices
+from ..paths import presets
 from ..workload import LINEAR, Batching, Lengths, ModelShape, Tuning, Workload
 from .build import plain
 
@@ -181,6 +181,8 @@ class RunConfig:
             value = getattr(self, field)
             if value is not None and not value > 0:
                 raise UserError(f"`{field}` was {value}; give a number above 0, or null")
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
+            raise UserError(f"`device` was {self.device!r}; choose auto, cpu, mps, cuda, or one GPU, such as cuda:0")
         if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", self.study):
             raise UserError(
                 f"`study` was {self.study!r}; it names a folder: use letters, digits, dots, dashes and underscores"
@@ -230,7 +232,7 @@ class RunConfig:
         if self.model.shape is None:
             raise UserError(
                 f"`model.shape` of {self.model.name} is unknown here; give model.shape.* or choose a preset: "
-                + ", ".join(choices("model"))
+                + ", ".join(presets("model"))
             )
         return Workload(
             shape=self.model.shape,

@@ -103,6 +103,7 @@ class Estimate:
 
     basis: fit, pilot or priors. work: exact counts. parts: setup, warmup, train, eval (of `priors`). drivers: how
     much each uncertain constant adds to the spread of time (share of the variance). `assumptions` are sentences.
+    advice: when in the next hours the run would emit least, or why that is not known; None where it was not asked.
     """
 
     name: str
@@ -123,6 +124,7 @@ class Estimate:
     extrapolates: tuple[Mapping[str, Any], ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
     reason: str | None = None
+    advice: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON of `--json`: the contract's fields first, ours after them."""
@@ -148,6 +150,7 @@ class Estimate:
             "drivers": dict(self.drivers),
             "sources": dict(self.sources),
             "reason": self.reason,
+            "advice": self.advice,
         }
 
 

@@ -15,6 +15,8 @@ The settings are those of a run (python -m lora_scaling --help), and of an estim
 """
 
 import argparse
+import contextlib
+import dataclasses
 import json
 import re
 import sys
@@ -30,6 +32,8 @@ from .compare import compare
 from .estimator import Price, estimate
 from .fitted import Fit, load_fit
 from .hours import advice, at_hours, parse_start
+from .lengths import LengthsUnknown
+from .pilot import PilotMeasurement, refuse_several
 
 _OWN = ("fit", "pilot", "compare", "plot", "page", "level", "at", "price.per_hour", "price.per_kwh")
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -110,6 +114,8 @@ def _refuse_conflicts(own: Mapping[str, str], *, multirun: bool) -> None:
         raise UserError(f"`-m` adds up a sweep; {min(single)}= is for one run: leave one of the two out")
     if "page" in own and (other := own.keys() & {"compare", "pilot", "at", "price.per_hour", "price.per_kwh"}):
         raise UserError(f"`page` computes from priors or a fit alone; leave {min(other)}= out")
+    if "compare" in own and (other := own.keys() & {"pilot", "at"}):
+        raise UserError(f"`compare` is of estimates by priors or a fit; leave {min(other)}= or compare= out")
     if "plot" in own and "compare" not in own:
         raise UserError(f"`plot` was {own['plot']!r}, of what? give compare=method, compare=gpus or compare=zones")
 
@@ -140,23 +146,35 @@ def _answer(request: Request) -> int:
         return _page(request, request.page, config, fit)
     if request.compare is not None:
         return _comparison(request, config, fit)
-    pilot = None
-    if request.pilot_s is not None:
-        from ..training.pilot import run_pilot
-
-        pilot = run_pilot(config, request.pilot_s)
-    answer = estimate(config, level=request.level, fit=fit, pilot=pilot, price=request.price)
+    answer = _single(request, config, fit)
     if request.at is not None:
         answer = at_hours(answer, config, request.at)
+    answer = dataclasses.replace(answer, advice=advice(answer, config))
     if request.json:
         print(json.dumps(answer.to_dict(), indent=1))
     elif answer.memory.fits is not False:
         from .table import one
 
         print(one(answer))
-        if said := advice(answer, config):
-            print(said)
     return _refusal([answer])
+
+
+def _single(request: Request, config: RunConfig, fit: Fit | None) -> Estimate:
+    """The estimate of one run. A pilot's comes after one without it, which refuses what needs no measuring."""
+
+    def answer(pilot: PilotMeasurement | None = None) -> Estimate:
+        return estimate(config, level=request.level, fit=fit, pilot=pilot, price=request.price)
+
+    if request.pilot_s is None:
+        return answer()
+    refuse_several(config)
+    with contextlib.suppress(LengthsUnknown):  # the pilot counts them
+        first = answer()
+        if first.memory.fits is False:
+            return first
+    from ..training.pilot import run_pilot
+
+    return answer(run_pilot(config, request.pilot_s))
 
 
 def _page(request: Request, path: str, config: RunConfig, fit: Fit | None) -> int:

@@ -8,17 +8,13 @@ from pathlib import Path
 
 from ..errors import UserError
 from .answer import Estimate, Interval
-from .table import duration, energy, mass
+from .table import ENERGIES, MASSES, TIMES, Units, duration, energy, mass, number
 
 # Okabe and Ito's blue and vermilion: told apart by every kind of colour vision, and by shape as well.
 _FITS, _BAND, _DOES_NOT = "#0072b2", "#a6cee3", "#d55e00"
 _INK, _SOFT, _GRID = "#1a1a1a", "#555555", "#dddddd"
 _ROW, _TOP, _LABELS, _PANEL, _GAP, _FIGURE = 30, 92, 128, 300, 34, 88
 _DIGITS = ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 4, 5, 6, 7, 8, 9))
-# (from, size, name) of the units of an axis, as the table chooses them.
-_TIMES = ((0.0, 1.0, "s"), (100.0, 60.0, "min"), (5400.0, 3600.0, "h"), (172800.0, 86400.0, "days"))
-_ENERGIES = ((0.0, 1e-3, "Wh"), (0.1, 1.0, "kWh"), (1e3, 1e3, "MWh"))
-_MASSES = ((0.0, 1e-3, "mg"), (1.0, 1.0, "g"), (1e3, 1e3, "kg"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +22,7 @@ class _Panel:
     title: str
     show: Callable[[float], str]
     values: Sequence[Interval | None]
-    units: Sequence[tuple[float, float, str]]
+    units: Units
 
 
 def write_plot(path: str | Path, rows: Sequence[tuple[str, Estimate]], *, what: str) -> Path:
@@ -57,8 +53,8 @@ def draw(rows: Sequence[tuple[str, Estimate]], *, what: str) -> str:
         _text(20, 50, _legend(rows), fill=_SOFT),
     ]
     parts += [_text(_LABELS - 10, _middle(i), label, anchor="end", size=14) for i, (label, _) in enumerate(rows)]
-    for number, panel in enumerate(panels):
-        parts += _panel(panel, rows, left=_LABELS + number * (_PANEL + _FIGURE + _GAP), bottom=bottom)
+    for place, panel in enumerate(panels):
+        parts += _panel(panel, rows, left=_LABELS + place * (_PANEL + _FIGURE + _GAP), bottom=bottom)
     body = "\n".join(parts)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {bottom + 38}" width="{width}" '
@@ -84,12 +80,12 @@ def _legend(rows: Sequence[tuple[str, Estimate]]) -> str:
 
 def _panels(rows: Sequence[tuple[str, Estimate]], *, zones: bool) -> list[_Panel]:
     grams = [e.emissions_g.grams if e.emissions_g else None for _, e in rows]
-    emissions = _Panel(title="Emissions", show=mass, values=grams, units=_MASSES)
+    emissions = _Panel(title="Emissions", show=mass, values=grams, units=MASSES)
     if zones:
         return [emissions]
     return [
-        _Panel(title="Time", show=duration, values=[e.time_s for _, e in rows], units=_TIMES),
-        _Panel(title="Energy", show=energy, values=[e.energy_kwh for _, e in rows], units=_ENERGIES),
+        _Panel(title="Time", show=duration, values=[e.time_s for _, e in rows], units=TIMES),
+        _Panel(title="Energy", show=energy, values=[e.energy_kwh for _, e in rows], units=ENERGIES),
     ]
 
 
@@ -108,7 +104,7 @@ def _panel(panel: _Panel, rows: Sequence[tuple[str, Estimate]], *, left: float, 
     for tick in _ticks(math.exp(low) / size, math.exp(high) / size):
         x = at(tick * size)
         parts.append(f'<path d="M{x:.1f} {_TOP - 4}V{bottom + 4:.1f}" stroke="{_GRID}"/>')
-        parts.append(_text(x, bottom + 20, f"{tick:.4g} {unit}", anchor="middle", fill=_SOFT, size=12))
+        parts.append(_text(x, bottom + 20, f"{number(tick)} {unit}", anchor="middle", fill=_SOFT, size=12))
     for i, (value, (_, estimate)) in enumerate(zip(panel.values, rows, strict=True)):
         figure = left + _PANEL + 10
         if value is None:

@@ -9,12 +9,13 @@ from ..config import RunConfig
 from ..errors import UserError
 from ..grid import static_of
 from ..units import JOULES_PER_KWH
+from ..workload import Lengths
 from .answer import LEVEL, MEMORY_PARTS, Emissions, Estimate, Interval, Memory
 from .fitted import Fit
 from .hardware import machine_of, resolve_hardware
 from .lengths import LengthBasis, lengths_of
 from .modelled import Modelled, model_run
-from .pilot import PilotMeasurement, refuse_several, scale_pilot
+from .pilot import PilotMeasurement, refuse_elsewhere, refuse_several, scale_pilot
 from .plan import Plan, make_plan, resolve_precision
 from .priors import Priors, load_priors
 from .remedies import remedy
@@ -49,16 +50,18 @@ def estimate(
     fit has its own set-up).
 
     Raises:
-        UserError: the model's shape or the data's lengths are unknown, the zone does not exist, or the fit is of
-            other hardware or another number of devices, or the pilot of several devices. A run that does not fit into
-            memory is no error: see `Estimate.memory`.
+        UserError: the model's shape or the data's lengths are unknown, its file has too few samples, the zone does not
+            exist, the fit or the pilot is of other hardware or another number of devices. A run that does not fit
+            into memory is no error: see `Estimate.memory`.
     """
     priors = load_priors()
     if pilot is not None:
         refuse_several(config)
+        refuse_elsewhere(config, pilot.device, pilot.kind)
+    asked = config.hardware.count
     hardware = resolve_hardware(config.hardware, config.device)
     config = dataclasses.replace(config, hardware=hardware, model=with_shape(config.model))
-    lengths = lengths_of(config.data, priors)
+    lengths = _lengths(config, priors, pilot)
     workload = config.workload(lengths.lengths)
     precision = resolve_precision(config, hardware.kind, hardware.peak_tflops)
     plan = make_plan(config, workload, precision, priors)
@@ -71,7 +74,7 @@ def estimate(
         gpu_count=hardware.count,
         work=_work(plan),
         memory=_memory(config, plan, priors, z),
-        assumptions=_assumptions(config, plan, lengths),
+        assumptions=_assumptions(config, plan, lengths, asked),
         sources={"work": _COUNTED, "peak_memory_gb": "modelled: tensors counted, allocator overhead assumed"},
     )
     machine, missing = machine_of(hardware, precision, priors)
@@ -87,6 +90,21 @@ def estimate(
         answers.append(_from_priors(base, run, z, hardware.kind))
     best = min(answers, key=lambda answer: answer.energy_kwh.ratio if answer.energy_kwh else float("inf"))
     return _priced(_with_grams(best, config, priors, z), price)
+
+
+def _lengths(config: RunConfig, priors: Priors, pilot: PilotMeasurement | None) -> LengthBasis:
+    """Of the samples: as the pilot counted them, or as far as they are known without it."""
+    if pilot is not None and pilot.lengths:
+        counted = Lengths(tuple(pilot.lengths))
+        return LengthBasis(
+            lengths=counted, log_sd=0.0, sentence=f"{counted.mean:.3g} tokens a sample, counted by the pilot"
+        )
+    found = lengths_of(config.data, priors)
+    if found.available is not None:
+        from ..training.samples import check_enough
+
+        check_enough(config.data, config.samples, config.eval_samples, found.available)
+    return found
 
 
 def _name(config: RunConfig) -> str:
@@ -126,9 +144,11 @@ def _memory(config: RunConfig, plan: Plan, priors: Priors, z: float) -> Memory:
     )
 
 
-def _assumptions(config: RunConfig, plan: Plan, lengths: LengthBasis) -> tuple[str, ...]:
-    w = plan.workload
+def _assumptions(config: RunConfig, plan: Plan, lengths: LengthBasis, asked: int) -> tuple[str, ...]:
+    w, hardware = plan.workload, config.hardware
     said = [lengths.sentence]
+    if hardware.count != asked:
+        said.append(f"hardware.count {asked} is left out: {hardware.name}, which is here, counts as one device")
     cut = w.statistics.truncated / max(1e-9, lengths.lengths.mean)
     if cut > 0.02:
         said.append(f"max_seq_len {config.max_seq_len} cuts {cut:.0%} of the tokens")
@@ -163,6 +183,8 @@ def _from_fit(base: Estimate, config: RunConfig, plan: Plan, fit: Fit, level: fl
         raise UserError(
             "`max_steps` was 0; a fit speaks of training: estimate a run without steps by priors, without fit="
         )
+    if config.hardware.kind == "auto":
+        fit.refuse_unrecognised()
     fit.refuse_count(config.hardware.count)
     # Of a device that was not recognised nobody knows what precision=auto becomes.
     target = target_of(config, plan.workload, None if config.hardware.kind == "auto" else plan.precision)
@@ -234,10 +256,12 @@ def _together(factor: float, log_spread: float) -> float:
 
 
 def _priced(answer: Estimate, price: Price | None) -> Estimate:
-    if price is None or answer.energy_kwh is None or answer.time_s is None:
+    if price is None or answer.energy_kwh is None:
         return answer
     cost = Interval(estimate=0.0, low=0.0, high=0.0)
     if price.per_hour is not None:
+        if answer.time_s is None:
+            return answer
         cost = cost.plus(answer.time_s.scaled(price.per_hour / 3600))
     if price.per_kwh is not None:
         cost = cost.plus(answer.energy_kwh.scaled(price.per_kwh))

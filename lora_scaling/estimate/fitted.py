@@ -212,6 +212,18 @@ class Fit:
                 "fit runs on as many, or see python -m analysis extrapolate, which states a spread for it"
             )
 
+    def refuse_unrecognised(self) -> None:
+        """Raise for a run of a device that nobody knows: it may be another than the fit's.
+
+        Raises:
+            UserError: the fit says which device it is of.
+        """
+        if self.hardware:
+            raise UserError(
+                f"`hardware` was auto, and no device was recognised here; {self.path} was fitted on "
+                f"{', '.join(self.hardware)}: name the run's device with hardware="
+            )
+
     def _check_hardware(self, target: Target) -> None:
         given = target.labels.get("hardware")
         if given is not None and self.hardware and not any(same_device(given, name) for name in self.hardware):

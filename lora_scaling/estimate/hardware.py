@@ -3,15 +3,18 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..config import HardwareConfig
 from ..devices import from_nvml_name, listed_as, mac_chip, preset, processor_name
+from ..paths import user_cache
 from .physics import Machine
 from .priors import Priors, load_priors
 
@@ -70,7 +73,6 @@ def machine_of(hardware: HardwareConfig, precision: str, priors: Priors) -> tupl
         which = "this device" if hardware.kind == "auto" else hardware.name
         return None, f"{', '.join(missing)} of {which} unknown: choose hardware= a preset, or give them"
     c, idle_w = priors.values, hardware.idle_power_w
-    boards_w = hardware.count * hardware.board_power_w
     machine = Machine(
         kind=hardware.kind,
         peak=peak * 1e12,
@@ -78,9 +80,18 @@ def machine_of(hardware: HardwareConfig, precision: str, priors: Priors) -> tupl
         link=priors.link(hardware.name) * 1e9,
         board_power_w=hardware.board_power_w,
         idle_power_w=c["idle_share"] * hardware.board_power_w if idle_w is None else idle_w,
-        host_power_w=hardware.board_power_w if hardware.kind == "cpu" else c["host_w"] + c["host_share"] * boards_w,
+        host_power_w=_host_power_w(hardware, hardware.board_power_w, c),
     )
     return machine, None
+
+
+def _host_power_w(hardware: HardwareConfig, board_power_w: float, c: Mapping[str, float]) -> float:
+    """CPU and RAM, as far as the board's power does not hold them: that of an Apple chip is its processor's, too."""
+    if hardware.kind == "cpu":
+        return board_power_w
+    if hardware.kind == "mps":
+        return c["mps_ram_w"]
+    return c["host_w"] + c["host_share"] * hardware.count * board_power_w
 
 
 def _nvidia(asked: HardwareConfig, place: int) -> HardwareConfig | None:
@@ -113,7 +124,7 @@ def _apple(asked: HardwareConfig) -> HardwareConfig | None:
     listed = listed_as(chip)
     if listed is not None:
         return dataclasses.replace(preset(listed), count=1)
-    return dataclasses.replace(asked, name=chip, kind="mps")
+    return dataclasses.replace(asked, name=chip, kind="mps", count=1)
 
 
 def _this_cpu(asked: HardwareConfig) -> HardwareConfig | None:
@@ -150,15 +161,16 @@ def _cores() -> int:
 
 
 def _cache_path() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(root).expanduser() / "lora-scaling" / "host.json"
+    return user_cache() / "lora-scaling" / "host.json"
 
 
 def _remembered(name: str) -> dict[str, float] | None:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         stored: dict[str, Any] = json.loads(_cache_path().read_text(encoding="utf-8"))
         if (stored["name"], stored["version"]) == (name, _SPEED_VERSION):
-            return {"core_tflops": float(stored["core_tflops"]), "gb_s": float(stored["gb_s"])}
+            speed = {"core_tflops": float(stored["core_tflops"]), "gb_s": float(stored["gb_s"])}
+            if all(math.isfinite(value) and value > 0 for value in speed.values()):
+                return speed
     return None
 
 

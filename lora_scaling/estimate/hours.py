@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from ..config import RunConfig
 from ..errors import UserError
-from ..grid import EnergyBin, compute_emissions, forecast_window
+from ..grid import EnergyBin, GridSettings, compute_emissions, forecast_window
 from ..units import JOULES_PER_KWH
 from .answer import Emissions, Estimate
 
@@ -28,8 +28,11 @@ def at_hours(answer: Estimate, config: RunConfig, start: datetime) -> Estimate:
 
     Where the provider has no values for these hours, the yearly mean stays, and an assumption says why.
     """
-    if answer.time_s is None or answer.energy_kwh is None or answer.emissions_g is None:
+    if answer.energy_kwh is None or answer.emissions_g is None:
         return answer
+    if answer.time_s is None:
+        said = "yearly intensity all the same: how long the run takes is unknown"
+        return dataclasses.replace(answer, assumptions=(*answer.assumptions, said))
     revision = compute_emissions(_bins(start, answer.time_s.estimate, answer.energy_kwh.estimate), config.grid)
     intensity = revision.intensity_g_per_kwh
     if intensity is None or revision.status == "static":
@@ -49,11 +52,21 @@ def at_hours(answer: Estimate, config: RunConfig, start: datetime) -> Estimate:
 
 
 def advice(answer: Estimate, config: RunConfig) -> str | None:
-    """When the same run would emit least, for `grid.forecast=true`; None where that is not asked or not known."""
-    if not config.grid.forecast or answer.time_s is None or answer.energy_kwh is None:
+    """When the same run would emit least, for `grid.forecast=true`; None where that is not asked."""
+    if not config.grid.forecast:
         return None
-    found = forecast_window(answer.time_s.estimate, answer.energy_kwh.estimate, config.grid)
-    return None if found is None else found.sentence
+    seconds, kwh = (None if figure is None else figure.estimate for figure in (answer.time_s, answer.energy_kwh))
+    return when_to_run(seconds, kwh, config.grid)
+
+
+def when_to_run(seconds: float | None, energy_kwh: float | None, grid: GridSettings) -> str:
+    """When in the next hours a run of this time and energy would emit least, or why that is not known."""
+    if energy_kwh is None:
+        return "No advice on when to run: its energy is unknown."
+    if seconds is None:
+        return "No advice on when to run: how long it takes is unknown."
+    advice = forecast_window(seconds, energy_kwh, grid)
+    return advice.sentence if advice else "No advice on when to run: this provider has no forecast; set grid.zone."
 
 
 def _bins(start: datetime, seconds: float, kwh: float) -> list[EnergyBin]:

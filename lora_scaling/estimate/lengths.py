@@ -2,10 +2,8 @@
 
 import codecs
 import functools
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..config import DataConfig
 from ..errors import UserError
@@ -19,18 +17,27 @@ _ENGLISH_ASCII = 0.995
 
 @dataclass(frozen=True, kw_only=True)
 class LengthBasis:
-    """The distribution, its spread (log standard deviation of the mean), and a sentence on where it comes from."""
+    """The distribution, its spread (log standard deviation of the mean), and a sentence on where it comes from.
+
+    available: samples of a file that was read to its end; None where they were not counted.
+    """
 
     lengths: Lengths
     log_sd: float
     sentence: str
+    available: int | None = None
+
+
+class LengthsUnknown(UserError):
+    """Nothing here says how long the samples are; a pilot would count them."""
 
 
 def lengths_of(data: DataConfig, priors: Priors) -> LengthBasis:
     """Token lengths of a data set that need not be here.
 
     Raises:
-        UserError: nothing is known of its lengths, or its file cannot be read.
+        LengthsUnknown: nothing is known of its lengths.
+        UserError: its file cannot be read as the run would read it.
     """
     if data.tokens_per_sample is not None:
         known = data.kind == "synthetic"
@@ -43,8 +50,8 @@ def lengths_of(data: DataConfig, priors: Priors) -> LengthBasis:
     if data.bytes_per_sample is not None:
         return _from_bytes(data, priors)
     if data.kind == "file" and data.path is not None:
-        return _from_file(Path(data.path), priors)
-    raise UserError(
+        return _from_file(data, Path(data.path), priors)
+    raise LengthsUnknown(
         f"`data.tokens_per_sample` of {data.name} is unknown before it is downloaded; "
         "give data.tokens_per_sample=NUMBER (alpaca: about 100) or data.bytes_per_sample=NUMBER"
     )
@@ -69,16 +76,12 @@ def _lognormal(mean: float, cv: float) -> Lengths:
     return Lengths.lognormal(mean, cv)
 
 
-def _from_file(path: Path, priors: Priors) -> LengthBasis:
+def _from_file(data: DataConfig, path: Path, priors: Priors) -> LengthBasis:
     try:
         stamp = path.stat().st_mtime_ns
-        sizes, ascii_share = _text_sizes(str(path), stamp)
+        sizes, ascii_share, whole = _text_sizes(str(path), stamp, data.layout, tuple(data.fields.items()))
     except OSError as error:
         raise UserError(f"`data.path` was {path}, which cannot be read ({error.strerror}); give a file") from None
-    except (ValueError, RecursionError):
-        raise UserError(f"`data.path` was {path}, which is not JSON or JSON lines; give such a file") from None
-    if not sizes:
-        raise UserError(f"`data.path` was {path}, which holds no samples; give a JSON list or JSON lines")
     name = "bytes_per_token_english" if ascii_share > _ENGLISH_ASCII else "bytes_per_token_other"
     per_token = priors.values[name]
     step = max(1, len(sizes) // _MOST_LENGTHS)
@@ -87,19 +90,27 @@ def _from_file(path: Path, priors: Priors) -> LengthBasis:
         lengths=lengths,
         log_sd=priors.log_sd[name],
         sentence=f"{lengths.mean:.0f} tokens a sample: the text of {path.name} at {per_token:g} bytes a token, assumed",
+        available=len(sizes) if whole else None,
     )
 
 
 @functools.lru_cache(maxsize=8)
-def _text_sizes(path: str, stamp: int) -> tuple[tuple[int, ...], float]:
-    """Bytes of text of each sample, and the share of ASCII bytes (of a file's first 20 MB)."""
+def _text_sizes(
+    path: str, stamp: int, layout: str, fields: tuple[tuple[str, str], ...]
+) -> tuple[tuple[int, ...], float, bool]:
+    """Bytes of text of each sample, read as the run reads it; the share of ASCII letters; whether that was the whole
+    file, or its first 20 MB."""
+    from ..training.samples import rows_of, samples_of  # late: analysis, which imports this, never loads that room
+
     with open(path, "rb") as file:
         raw = file.read(_SAMPLED_BYTES)
-        if file.read(1):
-            raw = _whole_lines(raw)
-    text = raw.decode("utf-8-sig")
-    sizes = tuple(size for size in (_text_bytes(row) for row in _rows(text)) if size > 0)
-    return sizes, sum(character < "\x80" for character in text) / max(1, len(text))
+        whole = not file.read(1)
+    if not whole:
+        raw = _whole_lines(raw)
+    samples, _ = samples_of(rows_of(raw, path), layout=layout, fields=dict(fields), where=path)
+    texts = ["".join(message.content for message in sample.messages) for sample in samples]
+    ascii_letters = sum(len(text.encode("ascii", "ignore")) for text in texts)
+    return tuple(len(text.encode()) for text in texts), ascii_letters / sum(map(len, texts)), whole
 
 
 def _whole_lines(raw: bytes) -> bytes:
@@ -107,21 +118,3 @@ def _whole_lines(raw: bytes) -> bytes:
     if raw.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
         raise UserError("`data.path` is a JSON list of more than 20 MB; give data.tokens_per_sample=NUMBER")
     return raw[: max(0, raw.rfind(b"\n"))]
-
-
-def _rows(text: str) -> list[Any]:
-    if text.lstrip().startswith("["):
-        return json.loads(text)
-    # As the run reads them: other separators of lines than this are letters of a JSON string.
-    return [json.loads(line) for line in text.split("\n") if line.strip()]
-
-
-def _text_bytes(value: Any) -> int:
-    """Bytes of every text inside a row except identifiers and the like, which are short beside them."""
-    if isinstance(value, str):
-        return len(value.encode())
-    if isinstance(value, dict):
-        return sum(_text_bytes(item) for key, item in value.items() if key not in ("id", "metadata", "source", "text"))
-    if isinstance(value, list):
-        return sum(map(_text_bytes, value))
-    return 0

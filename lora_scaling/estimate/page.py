@@ -18,7 +18,7 @@ from ..devices import DRIVER_NAMES, memory_of_presets, preset
 from ..errors import UserError
 from ..grid import static_intensity
 from ..grid.zones import countries
-from ..paths import choices, config_dir
+from ..paths import config_dir, presets
 from ..units import JOULES_PER_KWH
 from ..workload import ATTENTION, LINEAR, MLP, MemorySetup
 from ..workload.flops import _BELOW
@@ -38,7 +38,6 @@ from .terms import parse_term
 
 _FOLDER = Path(__file__).parent
 _MARK = "/*DATA*/null"
-_NOT_LISTED = ("auto", "custom", "hub", "gguf", "shape")
 _LEVELS = (0.5, 0.8, LEVEL, 0.95)
 _SETTINGS = (
     "samples", "epochs", "max_steps", "max_seq_len", "batch_size", "gradient_accumulation", "padding",
@@ -167,11 +166,10 @@ def _models(config: RunConfig) -> tuple[str, dict[str, Any]]:
     from omegaconf import OmegaConf
 
     found: dict[str, Any] = {}
-    for name in choices("model"):
-        if name not in _NOT_LISTED:
-            values = OmegaConf.to_container(OmegaConf.load(config_dir() / "model" / f"{name}.yaml"))
-            assert isinstance(values, dict)
-            found[name] = {key: values[key] for key in ("name", "weights", "shape")}
+    for name in presets("model"):
+        values = OmegaConf.to_container(OmegaConf.load(config_dir() / "model" / f"{name}.yaml"))
+        assert isinstance(values, dict)
+        found[name] = {key: values[key] for key in ("name", "weights", "shape")}
     model = with_shape(config.model)
     if model.shape is None:
         raise UserError(f"`model.shape` of {model.name} is unknown here; give model.shape.* or choose a preset")
@@ -180,10 +178,10 @@ def _models(config: RunConfig) -> tuple[str, dict[str, Any]]:
 
 
 def _hardware(config: RunConfig) -> tuple[str, dict[str, Any]]:
-    """The same of devices. A processor that was recognised is one device, however many are asked for."""
-    found = {name: _sheet(preset(name)) for name in choices("hardware") if name not in _NOT_LISTED}
+    """The same of devices. A processor or Mac that was recognised is one device, however many are asked for."""
+    found = {name: _sheet(preset(name)) for name in presets("hardware")}
     resolved = resolve_hardware(config.hardware, config.device)
-    own = _sheet(resolved, fixed=config.hardware.kind == "auto" and resolved.kind == "cpu")
+    own = _sheet(resolved, fixed=config.hardware.kind == "auto" and resolved.kind in ("cpu", "mps"))
     return _placed(own, resolved.name, found)
 
 
@@ -213,6 +211,9 @@ def _data(config: RunConfig) -> dict[str, Any]:
         "log_sd": basis.log_sd,
         "known_log_sd": known.log_sd,
         "sentence": basis.sentence,
+        "path": data.path,
+        "available": basis.available,
+        "repeat": data.repeat,
     }
 
 

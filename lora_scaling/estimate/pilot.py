@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import RunConfig
+from ..devices import listed_as, same_device
 from ..errors import UserError
 from ..units import JOULES_PER_KWH
 from .answer import Interval, Part
@@ -49,8 +50,9 @@ class PilotMeasurement:
     """What a pilot measured on this device (`kind`: cpu, cuda, mps) with the run's own data layout.
 
     whole_flops, whole_micro_steps: exact for the training phase of the whole run; None: as planned. warmup, train,
-    evaluation: the pilot's windows (`evaluation`: before and after training, as in the run). random_weights: the right
-    shape without the weights; exclusive: False where other processes used the device or the processor meanwhile.
+    evaluation: the pilot's windows (`evaluation`: before and after training, as in the run). lengths: tokens of each
+    of the run's samples. random_weights: the right shape without the weights; exclusive: False where other processes
+    used the device or the processor meanwhile.
     """
 
     device: str
@@ -63,6 +65,7 @@ class PilotMeasurement:
     steps: Sequence[PilotStep]
     whole_flops: float | None = None
     whole_micro_steps: int | None = None
+    lengths: Sequence[int] = ()
     random_weights: bool = False
     exclusive: bool | None = None
 
@@ -88,6 +91,23 @@ def refuse_several(config: RunConfig) -> None:
         raise UserError(
             f"`hardware.count` was {config.hardware.count} with pilot=, which measures one device and not how several "
             "share the work; leave one of the two out"
+        )
+
+
+def refuse_elsewhere(config: RunConfig, device: str, kind: str) -> None:
+    """Raise where `hardware` names another device than the pilot's: its seconds and joules do not carry over.
+
+    Raises:
+        UserError: it does.
+    """
+    hardware = config.hardware
+    if hardware.kind == "auto":
+        return
+    of_kind = "cuda" if hardware.kind == "rocm" else hardware.kind  # as PyTorch calls it
+    if of_kind != kind or (listed_as(hardware.name) is not None and not same_device(hardware.name, device)):
+        raise UserError(
+            f"`hardware` was {hardware.name} with pilot=, which measures {device}; leave hardware= out, or run the "
+            "pilot on a machine that has it"
         )
 
 

@@ -32,7 +32,7 @@ def _options(config: RunConfig, plan: Plan, priors: Priors) -> Iterator[str]:
     for words, changes in _changes(config):
         changed = _changed(config, plan, changes, priors)
         if changed.fits:
-            yield words
+            yield words + _split(config, changed)
         elif not largest and (rows := changed.largest_batch()):
             yield f"{words} with batch_size={rows}"
     yield from _sharded(config, plan, largest, priors)
@@ -89,10 +89,17 @@ def _larger(config: RunConfig, plan: Plan, priors: Priors) -> Iterator[str]:
             continue
         hardware = dataclasses.replace(preset(name), count=config.hardware.count)
         precision = resolve_precision(config, hardware.kind, hardware.peak_tflops)
-        known = hardware.peak_tflops.get(precision) is not None
-        if known and _changed(config, plan, {"hardware": hardware}, priors, precision).fits:
-            yield f"hardware={name} ({gb:g} GB)"
+        if hardware.peak_tflops.get(precision) is None:
+            continue
+        changed = _changed(config, plan, {"hardware": hardware}, priors, precision)
+        if changed.fits:
+            yield f"hardware={name}{_split(config, changed)} ({gb:g} GB)"
             return
+
+
+def _split(config: RunConfig, changed: Plan) -> str:
+    """What has to be asked for where only a model split over the devices fits."""
+    return " sharding=fsdp" if changed.shards > 1 and config.sharding == "none" else ""
 
 
 def _changed(

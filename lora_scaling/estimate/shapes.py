@@ -10,6 +10,7 @@ from typing import Any
 
 from ..config import ModelConfig
 from ..errors import UserError
+from ..paths import in_home
 from ..workload import ARCHITECTURES, ModelShape, shape_of
 
 _TIMEOUT_S = 10
@@ -23,16 +24,28 @@ def with_shape(model: ModelConfig) -> ModelConfig:
     """
     if model.shape is not None or model.id is None:
         return model
-    values = _local(model.id) or _fetched(_hub(), model.id, model.revision or "main")
+    values = _local(model.id)
+    if values is None:
+        values = _fetched(_hub(), model.id, model.revision or "main")
     return dataclasses.replace(model, shape=shape_from_config(values, model.id))
 
 
-def shape_from_config(values: Mapping[str, Any], name: str) -> ModelShape:
-    """The shape in a checkpoint's `config.json`."""
+def shape_from_config(values: Any, name: str) -> ModelShape:
+    """The shape in a checkpoint's `config.json`, parsed.
+
+    Raises:
+        UserError: it is not one, lacks a width, or is of an architecture whose arithmetic is not known here.
+    """
+    if not isinstance(values, Mapping):
+        raise UserError(f"`model.id` was {name}, whose config.json is no JSON object; give model.shape.*")
     try:
         shape = shape_of(values)
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise UserError(f"`model.id` was {name}, whose config.json lacks {error}; give model.shape.*") from None
+    except (TypeError, ZeroDivisionError):
+        raise UserError(
+            f"`model.id` was {name}, whose config.json has a width that is no positive whole number; give model.shape.*"
+        ) from None
     if shape is None:
         raise UserError(
             f"`model.id` was {name}, of architecture {values.get('model_type')!r}; its arithmetic is known for "
@@ -41,9 +54,9 @@ def shape_from_config(values: Mapping[str, Any], name: str) -> ModelShape:
     return shape
 
 
-def _local(name: str) -> Mapping[str, Any] | None:
+def _local(name: str) -> Any | None:
     """From a folder of this name, or the newest snapshot in the hub's cache."""
-    cache = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser() / "hub"
+    cache = in_home(os.environ.get("HF_HOME") or "~/.cache/huggingface") / "hub"
     snapshots = (cache / f"models--{name.replace('/', '--')}" / "snapshots").glob("*/config.json")
     newest = sorted(snapshots, key=lambda path: path.stat().st_mtime, reverse=True)
     for path in (Path(name) / "config.json", *newest):
@@ -61,7 +74,7 @@ def _hub() -> str:
 
 
 @functools.cache
-def _fetched(hub: str, name: str, revision: str) -> Mapping[str, Any]:
+def _fetched(hub: str, name: str, revision: str) -> Any:
     """From the hub, once a process: a sweep asks for every run."""
     from urllib.error import URLError
     from urllib.request import Request, urlopen

@@ -13,6 +13,13 @@ _BASES = {
 }
 _WIDEST = 40
 
+# (from, size, name) of the units of a figure, smallest first.
+Units = Sequence[tuple[float, float, str]]
+TIMES: Units = ((0.0, 1.0, "s"), (100.0, 60.0, "min"), (5400.0, 3600.0, "h"), (172800.0, 86400.0, "days"))
+ENERGIES: Units = ((0.0, 1e-3, "Wh"), (0.1, 1.0, "kWh"), (1e3, 1e3, "MWh"), (1e6, 1e6, "GWh"))
+MASSES: Units = ((0.0, 1e-3, "mg"), (1.0, 1.0, "g"), (1e3, 1e3, "kg"), (1e6, 1e6, "t"))
+POWERS: Units = ((0.0, 1.0, "W"), (1e3, 1e3, "kW"))
+
 
 def one(estimate: Estimate) -> str:
     """The whole answer for one run."""
@@ -28,10 +35,10 @@ def one(estimate: Estimate) -> str:
         where = f"{e.emissions_g.g_per_kwh:.4g} g/kWh" + (f" ({e.emissions_g.year})" if e.emissions_g.year else "")
         rows.append(("emissions", *_figure(e.emissions_g.grams, mass), where))
     if e.cost is not None:
-        rows.append(("cost", *_figure(e.cost, lambda x: f"{x:.3g}"), "from the price given"))
-    rows.append(("memory", *_figure(e.memory.peak_gb, lambda x: f"{x:.3g} GB"), _memory(e)))
+        rows.append(("cost", *_figure(e.cost, number), "from the price given"))
+    rows.append(("memory", *_figure(e.memory.peak_gb, memory), _memory(e)))
     if e.power_w is not None:
-        rows.append(("mean power", f"{e.power_w:.3g} W", "", _power(e)))
+        rows.append(("mean power", power(e.power_w), "", _power(e)))
     lines += _columns(rows)
     lines += ["", _work(e)]
     if e.extrapolates:
@@ -42,19 +49,23 @@ def one(estimate: Estimate) -> str:
         most = sorted(e.drivers.items(), key=lambda item: -item[1])[:3]
         lines.append("Spread of time mostly from: " + ", ".join(f"{name} {share:.0%}" for name, share in most))
     lines += ["Assumed:", *(f"  - {text}" for text in e.assumptions)]
+    if e.advice:
+        lines.append(e.advice)
     return "\n".join(lines)
 
 
 def many(labelled: Sequence[tuple[str, Estimate]], total: Total | None = None, *, heading: str = "run") -> str:
     """One line a run or alternative, and the sum of a sweep."""
-    rows = [(heading, "time", "energy", "emissions", "memory")]
+    priced = any(e.cost is not None for _, e in labelled)
+    rows: list[tuple[str, ...]] = [(heading, "time", "energy", "emissions", *(["cost"] if priced else []), "memory")]
     shown = labelled[:_WIDEST]
     for label, e in shown:
-        memory = f"{e.memory.peak_gb.estimate:.3g} GB" + (" DOES NOT FIT" if e.memory.fits is False else "")
         grams = e.emissions_g.grams if e.emissions_g else None
-        rows.append(
-            (label, _between(e.time_s, duration), _between(e.energy_kwh, energy), _between(grams, mass), memory)
-        )
+        cells = [_between(e.time_s, duration), _between(e.energy_kwh, energy), _between(grams, mass)]
+        if priced:
+            cells.append(_between(e.cost, number))
+        peak = memory(e.memory.peak_gb.estimate) + (" DOES NOT FIT" if e.memory.fits is False else "")
+        rows.append((label, *cells, peak))
     lines = _columns(rows)
     if len(labelled) > len(shown):
         lines.append(f"… and {len(labelled) - len(shown)} more")
@@ -70,7 +81,7 @@ def total_line(total: Total) -> str:
     if total.energy_kwh is None or total.time_s is None:
         return f"{total.runs} runs: time and energy are unknown for {total.unknown} of them"
     grams = f", {_between(total.emissions_g, mass)}" if total.emissions_g else ""
-    cost = f", cost {_between(total.cost, lambda x: f'{x:.3g}')}" if total.cost else ""
+    cost = f", cost {_between(total.cost, number)}" if total.cost else ""
     line = (
         f"{total.runs} runs: {_between(total.time_s, duration)} one after the other, "
         f"{_between(total.energy_kwh, energy)}{grams}{cost}"
@@ -78,26 +89,34 @@ def total_line(total: Total) -> str:
     return line + (f"; {total.not_fitting} do not fit into memory" if total.not_fitting else "")
 
 
+def number(x: float) -> str:
+    """Three digits; the estimator page and the picture of a comparison write the same."""
+    return f"{x:.3g}" if x < 999.5 else f"{float(f'{x:.3g}'):,.0f}"
+
+
+def _in(units: Units, x: float) -> str:
+    _, size, name = [each for each in units if x >= each[0]][-1]
+    return f"{number(x / size)} {name}"
+
+
 def duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.3g} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.3g} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.3g} h"
-    return f"{seconds / 86400:.3g} days"
+    return _in(TIMES, seconds)
 
 
 def energy(kwh: float) -> str:
-    if kwh < 0.1:
-        return f"{kwh * 1000:.3g} Wh"
-    return f"{kwh:.3g} kWh" if kwh < 1000 else f"{kwh / 1000:.3g} MWh"
+    return _in(ENERGIES, kwh)
 
 
 def mass(grams: float) -> str:
-    if grams < 1:
-        return f"{grams * 1000:.3g} mg"
-    return f"{grams:.3g} g" if grams < 1000 else f"{grams / 1000:.3g} kg"
+    return _in(MASSES, grams)
+
+
+def power(watts: float) -> str:
+    return _in(POWERS, watts)
+
+
+def memory(gb: float) -> str:
+    return f"{number(gb)} GB"
 
 
 def _figure(interval: Interval, show: Callable[[float], str]) -> tuple[str, str]:
@@ -123,7 +142,7 @@ def _memory(e: Estimate) -> str:
         room = "probably fits"
     largest = f"; batch_size up to {m.largest_batch}" if m.largest_batch else ""
     shared = f", sharded over {m.shards}" if m.shards > 1 else ""
-    return f"modelled; {room} in {m.available_gb:.3g} GB{shared}{largest}"
+    return f"modelled; {room} in {memory(m.available_gb)}{shared}{largest}"
 
 
 def _power(e: Estimate) -> str:

@@ -15,6 +15,7 @@ from lora_scaling.errors import UserError
 from lora_scaling.grid.http import masked, without_login
 from lora_scaling.grid.providers import SOURCES
 from lora_scaling.grid.zones import PROVIDERS, Place, choose_provider, find_place, provider_code
+from lora_scaling.paths import in_home, user_cache
 
 TOKEN_VARIABLE = "ELECTRICITYMAPS_TOKEN"
 FALLBACKS = ("static", "none")
@@ -101,9 +102,8 @@ class GridSettings:
     def cache_path(self) -> Path:
         """The folder of cached series."""
         if self.cache_dir is not None:
-            return Path(self.cache_dir).expanduser()
-        root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        return Path(root).expanduser() / "lora-scaling" / "grid"
+            return in_home(self.cache_dir)
+        return user_cache() / "lora-scaling" / "grid"
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> GridSettings:

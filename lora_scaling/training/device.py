@@ -5,15 +5,16 @@ import ctypes
 import os
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from ..config import RunConfig
 from ..devices import mac_chip, processor_name
 from ..distributed import local_rank, world_size
-from ..errors import UserError
+from ..errors import OutOfMemory, UserError
 
 _PRECISIONS = {"cuda": ("bf16", "fp16", "fp32"), "mps": ("bf16", "fp16", "fp32"), "cpu": ("fp32", "bf16")}
 
@@ -88,6 +89,31 @@ class Device:
         return description
 
 
+@contextlib.contextmanager
+def out_of_memory_told(config: RunConfig, device: Device) -> Iterator[None]:
+    """Whatever torch or the system says of memory that does not suffice, as an `OutOfMemory` with a way out."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not (isinstance(error, (torch.OutOfMemoryError, MemoryError)) or _is_out_of_memory(error)):
+            raise
+        raise OutOfMemory(_out_of_memory(device, config, error)) from error
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+
+
+def _out_of_memory(device: Device, config: RunConfig, error: BaseException) -> str:
+    detail = str(error).strip().splitlines()[0] if str(error).strip() else "no more memory"
+    return (
+        f"{device.name} ran out of memory with batch_size={config.batch_size}, max_seq_len={config.max_seq_len}, "
+        f"method={config.method.name} ({detail}); try a smaller batch_size with more gradient_accumulation, "
+        "gradient_checkpointing=true or method=qlora"
+    )
+
+
 def choose(wanted: str, precision: str) -> Device:
     """The device that `device=` and `precision=` ask for.
 
@@ -120,8 +146,8 @@ def _kind(wanted: str) -> str:
     ]
     if wanted == "auto":
         return there[0]
-    kind, _, index = wanted.partition(":")
-    if kind not in there or (index and (kind != "cuda" or not index.isdigit())):
+    kind = wanted.partition(":")[0]
+    if kind not in there:
         raise UserError(f"`device` was {wanted!r}; this machine has {', '.join(there)}, or say auto")
     return kind
 
@@ -141,7 +167,7 @@ def _show_one_gpu(wanted: str) -> None:
     """
     global _shown
     kind, _, index = wanted.partition(":")
-    if kind not in ("auto", "cuda") or (index and not index.isdigit()):
+    if kind not in ("auto", "cuda"):
         return
     if _shown is not None:
         if index and int(index) != _shown:

@@ -6,16 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from torch import nn
 
 from ..config import RunConfig
 from ..energy import Recording
-from ..errors import OutOfMemory
 from ..workload import ModelShape, training_flops
 from .batches import Collator
-from .device import Device
+from .device import Device, out_of_memory_told
 from .models import BaseModel, attach, detach, parameter_counts
 from .processes import gathered
 from .sharding import held_params, shard
@@ -64,21 +62,16 @@ def execute(
     base: BaseModel | None = None
     facts.training |= {"precision": device.precision, "gradient_checkpointing": config.gradient_checkpointing}
     try:
-        with recording.phase("setup"):
-            progress("setup", 0, 0)
-            base, tokens = _prepare(config, device, workbench, facts)
-            network = attach(base, config)
-            if config.sharding == "fsdp":
-                shard(network, base.model, device)
-            _describe_model(facts, config, network, base)
-            trainer = _trainer(config, device, network, base, tokens, folder=folder, progress=progress)
-        _phases(config, trainer, tokens.train, base.shape, recording, facts, progress)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(_out_of_memory(device, config, error)) from error
-    except RuntimeError as error:
-        if _is_out_of_memory(error):
-            raise OutOfMemory(_out_of_memory(device, config, error)) from error
-        raise
+        with out_of_memory_told(config, device):
+            with recording.phase("setup"):
+                progress("setup", 0, 0)
+                base, tokens = _prepare(config, device, workbench, facts)
+                network = attach(base, config)
+                if config.sharding == "fsdp":
+                    shard(network, base.model, device)
+                _describe_model(facts, config, network, base)
+                trainer = _trainer(config, device, network, base, tokens, folder=folder, progress=progress)
+            _phases(config, trainer, tokens.train, base.shape, recording, facts, progress)
     finally:
         peak = device.peak_memory_bytes()
         facts.peak_memory_gb = None if peak is None else max(0, peak - workbench.idle_bytes) / 1e9
@@ -231,17 +224,3 @@ def _work(
         "flops": flops.total if flops else None,
         "model_flops": flops.model if flops else None,
     }
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    text = str(error).lower()
-    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
-
-
-def _out_of_memory(device: Device, config: RunConfig, error: BaseException) -> str:
-    detail = str(error).strip().splitlines()[0] if str(error).strip() else "no more memory"
-    return (
-        f"{device.name} ran out of memory with batch_size={config.batch_size}, max_seq_len={config.max_seq_len}, "
-        f"method={config.method.name} ({detail}); try a smaller batch_size with more gradient_accumulation, "
-        "gradient_checkpointing=true or method=qlora"
-    )

@@ -16,10 +16,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ..config import RunConfig
 from ..energy import EnergyAccount, MeteringSettings, Recording, open_meter
 from ..errors import RunFailure, UserError
-from ..estimate.pilot import Phase, PilotMeasurement, PilotStep, refuse_several
+from ..estimate.pilot import Phase, PilotMeasurement, PilotStep, refuse_elsewhere, refuse_several
+from ..estimate.shapes import with_shape
 from ..workload import ModelShape, epochs_and_passes, step_count, training_flops
 from .batches import Collator
-from .device import Device, choose
+from .device import Device, choose, out_of_memory_told
 from .models import BaseModel, attach
 from .tokens import TokenizedDataset
 from .trainer import Counted, MeteredTrainer, make_trainer
@@ -45,31 +46,34 @@ def run_pilot(config: RunConfig, seconds: float) -> PilotMeasurement:
     needed all the same, except for synthetic samples, which are as long with any.
 
     Raises:
-        UserError: the run cannot be made here, is one of several devices, its shape or the length of its samples is
-            unknown, or max_steps=0 leaves nothing to measure.
+        UserError: the run cannot be made here, is one of several devices or of another one, its shape or the length of
+            its samples is unknown, or max_steps=0 leaves nothing to measure.
+        OutOfMemory: the device's memory did not suffice.
         RunFailure: no energy could be measured.
     """
     if config.max_steps == 0:
         raise UserError("`max_steps` was 0 with pilot=; a pilot measures training steps: leave one of the two out")
     refuse_several(config)
-    config = dataclasses.replace(config, metering=_always_on(config.metering))
     device = choose(config.device, config.precision)
+    refuse_elsewhere(config, device.name, device.kind)
+    config = dataclasses.replace(config, metering=_always_on(config.metering), model=with_shape(config.model))
     meter = open_meter(config.metering, device.synchronize, gpu_expected=device.kind == "cuda")
     workbench = Workbench()
     with tempfile.TemporaryDirectory(prefix="lora-scaling-pilot-") as folder:
         recording = meter.recording()
         try:
             started = time.perf_counter()
-            with recording.phase("setup"):
-                base, tokens, stands_in = _prepare(config, device, workbench)
-                watch = _Watch(device.synchronize)
-                trainer = _trainer(config, device, base, tokens, watch, Path(folder))
-            _measure(config, trainer, watch, recording, started + seconds)
+            with out_of_memory_told(config, device):
+                with recording.phase("setup"):
+                    base, tokens, stands_in = _prepare(config, device, workbench)
+                    watch = _Watch(device.synchronize)
+                    trainer = _trainer(config, device, base, tokens, watch, Path(folder))
+                _measure(config, trainer, watch, recording, started + seconds)
             whole = _whole(config, trainer, tokens.train)
         finally:
             account = recording.close(None)
     assert base.shape is not None
-    return _measurement(config, device, base.shape, whole, watch, account, stands_in=stands_in)
+    return _measurement(config, device, base.shape, whole, tokens.train, watch, account, stands_in=stands_in)
 
 
 def _always_on(metering: MeteringSettings) -> MeteringSettings:
@@ -187,6 +191,7 @@ def _measurement(
     device: Device,
     shape: ModelShape,
     whole: _Whole,
+    train: TokenizedDataset,
     watch: _Watch,
     account: EnergyAccount,
     *,
@@ -208,9 +213,18 @@ def _measurement(
         steps=watch.steps(config, shape),
         whole_flops=_flops(config, shape, whole.tokens, whole.pairs),
         whole_micro_steps=whole.micro_steps,
+        lengths=_lengths(train, config.max_seq_len),
         random_weights=stands_in,
         exclusive=account.exclusive,
     )
+
+
+def _lengths(train: TokenizedDataset, limit: int) -> list[int]:
+    """Tokens of each sample; what was cut off in all is shared out among those that reach the limit."""
+    cut = sum(length == limit for length in train.sample_lengths)
+    each, rest = divmod(train.truncated, cut) if cut else (0, 0)
+    longer = iter(range(cut))
+    return [length + each + (next(longer) < rest) if length == limit else length for length in train.sample_lengths]
 
 
 def _phase(account: EnergyAccount, name: str) -> Phase | None:

@@ -6,7 +6,7 @@ import itertools
 import json
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def _split(data: DataConfig, *, train: int, evaluation: int) -> Split:
         ordered, skipped = _ordered(data)
         available = len(ordered)
         pool, held = ordered[: max(0, available - evaluation)], ordered[max(0, available - evaluation) :]
-        _check_enough(data, train, evaluation, available)
+        check_enough(data, train, evaluation, available)
         chosen = list(itertools.islice(itertools.cycle(pool), train))
     return Split(
         train=chosen,
@@ -72,7 +72,12 @@ def _split(data: DataConfig, *, train: int, evaluation: int) -> Split:
     )
 
 
-def _check_enough(data: DataConfig, train: int, evaluation: int, available: int) -> None:
+def check_enough(data: DataConfig, train: int, evaluation: int, available: int) -> None:
+    """Whether so many samples suffice.
+
+    Raises:
+        UserError: they do not (and `data.repeat` is false).
+    """
     held = f", of which {evaluation} are held out for evaluation" if evaluation else ""
     if available <= evaluation:
         raise UserError(
@@ -88,35 +93,58 @@ def _check_enough(data: DataConfig, train: int, evaluation: int, available: int)
 def _ordered(data: DataConfig) -> tuple[list[Sample], int]:
     rows = _hub_rows(data) if data.kind == "hub" else _file_rows(data)
     where = data.path or ""
-    samples, skipped = convert_rows(rows, layout=data.layout, fields=data.fields, where=where)
-    if not samples:
-        what = f"{skipped} rows and no answer in any" if skipped else "no samples in it"
-        raise UserError(f"`data.path` was {where}, which has {what}; give instruction samples")
+    samples, skipped = samples_of(rows, layout=data.layout, fields=data.fields, where=where)
     random.Random(f"{data.seed}/order").shuffle(samples)
     return samples, skipped
 
 
+def samples_of(
+    rows: Iterable[tuple[str, Any]], *, layout: str, fields: Mapping[str, str], where: str
+) -> tuple[list[Sample], int]:
+    """`convert_rows` of a source that is to have a sample at all.
+
+    Raises:
+        UserError: it has none, or a row cannot be used.
+    """
+    samples, skipped = convert_rows(rows, layout=layout, fields=fields, where=where)
+    if not samples:
+        what = f"{skipped} rows and no answer in any" if skipped else "no samples in it"
+        raise UserError(f"`data.path` was {where}, which has {what}; give instruction samples")
+    return samples, skipped
+
+
 def _file_rows(data: DataConfig) -> Iterator[tuple[str, Any]]:
-    """(place, row) of a JSON list or of JSON lines; what the file starts with tells which it is."""
+    """(place, row) of a JSON list or of JSON lines."""
     if not data.path:
         raise UserError("`data.path` was null; give a JSON or JSON-lines file")
     try:
-        text = Path(data.path).read_bytes().decode("utf-8-sig")
+        raw = Path(data.path).read_bytes()
     except OSError as error:
         raise UserError(
             f"`data.path` was {data.path}, which cannot be read ({error.strerror}); give a JSON or JSON-lines file"
         ) from None
+    yield from rows_of(raw, data.path)
+
+
+def rows_of(raw: bytes, path: str) -> Iterator[tuple[str, Any]]:
+    """(place, row) of what a file holds; what it starts with tells a JSON list from JSON lines.
+
+    Raises:
+        UserError: it is neither, or no UTF-8 text.
+    """
+    try:
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"`data.path` was {data.path}, which is not UTF-8 text (byte {error.start}); give JSON or JSON lines"
+            f"`data.path` was {path}, which is not UTF-8 text (byte {error.start}); give JSON or JSON lines"
         ) from None
     if text.lstrip().startswith("["):
-        for i, row in enumerate(_parsed(text, data.path, first_line=1), start=1):
+        for i, row in enumerate(_parsed(text, path, first_line=1), start=1):
             yield f"sample {i}", row
         return
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield f"line {number}", _parsed(line, data.path, first_line=number)
+            yield f"line {number}", _parsed(line, path, first_line=number)
 
 
 def _parsed(text: str, path: str, *, first_line: int) -> Any:

@@ -53,7 +53,7 @@ class Workload:
         return self.micro_steps_on(1)
 
     def micro_steps_on(self, devices: int) -> int:
-        """Passes of each of so many devices, which share every epoch's; `gradient_accumulation` is a multiple of them."""
+        """Passes of each of so many devices, which share every epoch's; they divide `gradient_accumulation`."""
         an_epoch = math.ceil(self._micro_steps_an_epoch / devices)
         epochs, passes = epochs_and_passes(self.steps, an_epoch, self.gradient_accumulation // devices)
         return epochs * an_epoch + passes
