@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lora_scaling.arguments import Parser
+from lora_scaling.arguments import Parser, reader_may_leave
 from lora_scaling.errors import LoraScalingError
 
 PROGRAM = "python -m analysis"
@@ -50,13 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"`command` was {name!r}; allowed are {', '.join(COMMANDS)}; choose one of them.", file=sys.stderr)
         return 2
     try:
-        return _dispatch(name, arguments[1:])
+        with reader_may_leave():
+            return _dispatch(name, arguments[1:])
+        return 0
     except LoraScalingError as error:
         print(error, file=sys.stderr)
         return error.exit_status
-    except BrokenPipeError:  # the reader (`| head`) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt:
         return 130
     except Exception as error:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from .arguments import reader_may_leave
 from .config import RunConfig
 from .distributed import rank, world_size
 from .errors import LoraScalingError, UserError
@@ -25,6 +26,7 @@ lora-scaling: fine-tune, measure the energy, record it.
 """
 
 
+@reader_may_leave()
 def main() -> None:
     """Compose, run, record; exit 0 when all went well, 2 on bad input, 1 on failure, 130 when interrupted."""
     if {"-h", "--help"} & set(sys.argv[1:]):

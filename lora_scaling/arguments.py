@@ -1,7 +1,11 @@
-"""Command lines read so that a mistake in one is a sentence, as every other bad input is."""
+"""Command lines read so that a mistake in one is a sentence, as every other bad input is; and how commands end."""
 
 import argparse
+import os
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from .errors import UserError
@@ -16,6 +20,18 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{_said(message)} ({self.prog} --help lists what there is)")
+
+
+@contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """Ends a command in silence whose reader (`| head`) has seen enough."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # else what is left fails after the last handler, when Python closes
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _said(message: str) -> str:

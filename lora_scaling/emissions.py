@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lora_scaling.arguments import Parser
+from lora_scaling.arguments import Parser, reader_may_leave
 from lora_scaling.errors import LoraScalingError, RecordError, UnwritableError, UserError
 from lora_scaling.grid import (
     EmissionsRevision,
@@ -42,6 +42,7 @@ CHOICE = ("provider", "zone", "file", "intensity_g_per_kwh")
 QUALITY = ("pending", "static", "provisional", "final")
 
 
+@reader_may_leave()
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; the exit status is 0 on success and on grid failures, 2 on bad input."""
     try:

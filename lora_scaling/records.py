@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import RecordError, UnwritableError, UserError
-from .paths import choices, config_dir
+from .paths import choices, config_dir, presets
 from .provenance import host
 from .units import JOULES_PER_KWH
 
@@ -42,7 +42,6 @@ _FURTHER = (
     "lora.alpha", "lora.dropout", "lora.target_modules", "precision", "gradient_checkpointing", "sharding", "optimizer",
     "learning_rate", "lr_scheduler", "weight_decay", "max_grad_norm", "seed", "warmup_steps",
 )  # fmt: skip
-_BY_PARTS = ("shape", "hub", "gguf")  # presets that hold no model of their own
 
 COLUMNS = (
     "run_id", "study", "status", "error", "replicate", "order", "session", "started_at", "host", "exclusive",
@@ -245,7 +244,7 @@ def _model_override(model: Mapping[str, Any]) -> str | None:
     name = model.get("name")
     if name is None:
         return None
-    listed = name in choices("model") and name not in _BY_PARTS
+    listed = name in presets("model")
     if model.get("gguf_file"):
         return f"model={name if listed else 'gguf'} model.gguf_file={shlex.quote(str(model['gguf_file']))}"
     words = [f"model={name}"]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from . import console
+from .arguments import reader_may_leave
 from .config import RunConfig, compose, run_id
 from .errors import LoraScalingError, RecordError, RunFailure, UserError
 from .questions import LEVEL, MARGIN, STATE_NAME
@@ -289,6 +290,7 @@ def study(arguments: Sequence[str]) -> str:
     return stop
 
 
+@reader_may_leave()
 def main() -> None:
     """Exit 0 when the study came to an end (decided or not), 2 on bad input, 1 on failure, 130 when interrupted."""
     arguments = sys.argv[1:]

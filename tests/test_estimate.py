@@ -17,6 +17,7 @@ from lora_scaling.estimate.compare import compare
 from lora_scaling.estimate.priors import load_priors
 from lora_scaling.estimate.shapes import shape_from_config, with_shape
 from lora_scaling.estimate.validate import checks
+from lora_scaling.workload import Lengths
 
 BASE = (
     "model=llama-3.1-8b", "method=lora", "hardware=a100-80gb", "samples=20000", "data.tokens_per_sample=400",
@@ -324,10 +325,65 @@ def test_lengths_come_from_the_file_when_there_is_one(tmp_path):
     path = tmp_path / "samples.jsonl"
     rows = [{"instruction": "æ" * 270, "output": "b" * 540} for _ in range(20)]
     path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
-    config = compose(["data=file", f"data.path={path}", "hardware=t4", "samples=20", "max_seq_len=2048"])
+    config = compose(
+        ["data=file", f"data.path={path}", "hardware=t4", "samples=20", "max_seq_len=2048", "eval_samples=0"]
+    )
     assert estimate(config).work["tokens"] == pytest.approx(20 * 1080 / 2.7, rel=0.01)  # not English: 2.7 bytes
     with pytest.raises(UserError, match=r"`data.path` was .*none.json, which cannot be read"):
         estimate(compose(["data=file", "data.path=none.json", "hardware=t4"]))
+
+
+def test_the_length_of_a_sample_is_that_of_the_columns_that_are_mapped(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    row = {"id": "x" * 900, "q": "a" * 430, "text": "b" * 2150, "metadata": "c" * 900}
+    path.write_text("\n".join([json.dumps(row)] * 20))
+    job = ["data=file", f"data.path={path}", "hardware=t4", "samples=16", "eval_samples=0", "max_seq_len=2048"]
+    answer = estimate(compose([*job, "data.fields={instruction: q, output: text}"]))
+    assert answer.work["tokens"] == 16 * (430 + 2150) / 4.3  # bytes an English token
+    with pytest.raises(UserError, match=r"whose line 1 fits no layout: it has the columns id, metadata, q, text"):
+        estimate(compose(job))  # as the run
+
+
+def test_a_file_with_too_few_samples_is_refused_as_by_the_run(tmp_path):
+    path = tmp_path / "samples.json"
+    path.write_text(json.dumps([{"instruction": "Say it.", "output": "It is said."}] * 20))
+    job = ["data=file", f"data.path={path}", "hardware=t4", "eval_samples=4"]
+    assert estimate(compose([*job, "samples=16"])).energy_kwh
+    assert estimate(compose([*job, "samples=17", "data.repeat=true"])).energy_kwh
+    with pytest.raises(UserError, match=r"`samples` was 17, and .* has 20 samples, of which 4 .* ask for 16 or fewer"):
+        estimate(compose([*job, "samples=17"]))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([], "whose config.json is no JSON object"),
+        ({"num_attention_heads": 0}, "has a width that is no positive whole number"),
+        ({"num_hidden_layers": "two"}, "has a width that is no positive whole number"),
+        ({"num_hidden_layers": 0}, "`model.shape.layers` was 0"),
+        ({"hidden_size": None}, "has a width that is no positive whole number"),
+    ],
+)
+def test_an_odd_configuration_is_refused_in_one_sentence(tmp_path, values, words):
+    whole = {
+        "model_type": "llama", "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 96,
+        "num_attention_heads": 4, "vocab_size": 512,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(whole | values if isinstance(values, dict) else values))
+    with pytest.raises(UserError, match=words):
+        estimate(compose(["model=hub", f"model.id={tmp_path}", "hardware=t4"]))
+
+
+def test_a_shape_that_is_missing_is_asked_for_by_the_names_of_models():
+    with pytest.raises(UserError, match="choose a preset: ladder-100m") as refused:
+        compose(["model=gguf", "model.gguf_file=weights.gguf", "hardware=t4"]).workload(Lengths((10,)))
+    assert not {"gguf", "hub", "shape"} & set(str(refused.value).partition("preset: ")[2].split(", "))
+
+
+def test_an_apple_chip_draws_its_processors_power_once():
+    """Saturated, 65 W are those of the whole chip; memory comes on top."""
+    answer = estimate(compose(["model=llama-3.2-1b", "hardware=apple-m3-max", "samples=2000"]))
+    assert answer.power_w < 65 + load_priors().values["mps_ram_w"]
 
 
 def test_a_shape_is_read_from_a_folder_and_refused_where_it_cannot_be_had(tmp_path, monkeypatch):
@@ -353,7 +409,9 @@ def test_a_file_is_read_as_the_run_reads_it(tmp_path):
     rows = [json.dumps({"instruction": text, "output": text}, ensure_ascii=False) for _ in range(12)]
     path = tmp_path / "samples.jsonl"
     path.write_bytes("\r\n".join(rows).encode("utf-8-sig"))
-    config = compose(["data=file", f"data.path={path}", "hardware=t4", "samples=8", "max_seq_len=4096"])
+    config = compose(
+        ["data=file", f"data.path={path}", "hardware=t4", "samples=8", "max_seq_len=4096", "eval_samples=4"]
+    )
     expected = 8 * 2 * len(text.encode()) / load_priors().values["bytes_per_token_other"]
     assert estimate(config).work["tokens"] == pytest.approx(expected, rel=0.01)
     pytest.importorskip("torch")

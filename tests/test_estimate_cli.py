@@ -110,6 +110,57 @@ def test_a_fit_is_used_and_said(capsys, tmp_path):
     assert "not on t4" in err
 
 
+def fit_of(tmp_path, **changes):
+    model = {
+        "name": "m", "weight": 1, "params": {"alpha": -22.0}, "param_names": ["alpha"], "covariance": [[0]], "df": 20,
+        "sigma": 0.02,
+    }  # fmt: skip
+    fit = {"schema_version": 1, "kind": "energy_fit", "models": [model], "n": 24, "hardware": ["rtx-4090"], **changes}
+    path = tmp_path / "fit.json"
+    path.write_text(json.dumps(fit))
+    return path
+
+
+def test_a_device_that_nobody_recognises_is_not_taken_for_the_fits(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("lora_scaling.estimate.hardware._nvidia", lambda *_: None)
+    status, _, err = run(capsys, "device=cuda", f"fit={fit_of(tmp_path)}")
+    assert status == 2
+    assert "`hardware` was auto, and no device was recognised here" in err
+    assert "fitted on rtx-4090: name the run's device with hardware=" in err
+    assert answer(capsys, "device=cuda", "hardware=rtx-4090", f"fit={fit_of(tmp_path)}")["basis"] == "fit"
+    assert answer(capsys, "device=cuda", f"fit={fit_of(tmp_path, hardware=[])}")["basis"] == "fit"
+
+
+def test_a_fit_without_time_prices_its_energy_and_says_what_it_cannot(capsys, tmp_path):
+    fit = f"fit={fit_of(tmp_path)}"
+    found = answer(capsys, *JOB, fit, "price.per_kwh=0.3", "at=now")
+    assert found["time_s"] is None
+    assert found["cost"]["estimate"] == pytest.approx(0.3 * found["energy_kwh"]["estimate"])
+    assert "yearly intensity all the same: how long the run takes is unknown" in found["assumptions"]
+    assert answer(capsys, *JOB, fit, "price.per_kwh=0.3", "price.per_hour=1")["cost"] is None
+    advised = answer(capsys, *JOB, fit, "grid.forecast=true")
+    assert advised["advice"] == "No advice on when to run: how long it takes is unknown."
+
+
+def test_a_price_has_a_column_where_alternatives_are_compared(capsys):
+    priced, plain = (run(capsys, *JOB, *price, "compare=gpus:l4,t4")[1] for price in (["price.per_hour=2.5"], []))
+    costs = [
+        row["cost"]["estimate"] for row in answer(capsys, *JOB, "price.per_hour=2.5", "compare=gpus:l4,t4")["rows"]
+    ]
+    lines = priced.splitlines()[2:]
+    assert "cost" in lines[0]
+    assert "cost" not in plain
+    for line, cost in zip(lines[1:3], costs, strict=True):
+        assert line[lines[0].index("cost") :].startswith(f"{cost:.3g} (")
+
+
+def test_advice_that_was_asked_for_is_given_or_refused_with_the_reason(capsys):
+    said = "No advice on when to run: this provider has no forecast; set grid.zone."
+    assert answer(capsys, *JOB, "grid.forecast=true")["advice"] == said
+    assert run(capsys, *JOB, "grid.forecast=true")[1].splitlines()[-1] == said
+    assert answer(capsys, *JOB)["advice"] is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -130,6 +181,10 @@ def test_a_fit_is_used_and_said(capsys, tmp_path):
         (["price.per_kwh=cheap"], "`price.per_kwh` was 'cheap'"),
         (["model=llama-3.1-70b", "method=full", "hardware=a100-80gb"], "GB more than the 80 GB of a100-80gb"),
         (["sample=3"], "`sample` is not a setting"),
+        (["device=foo"], "`device` was 'foo'; choose auto, cpu, mps, cuda, or one GPU, such as cuda:0"),
+        (["device=cuda:x"], "`device` was 'cuda:x'"),
+        (["compare=method", "pilot=60s"], "leave pilot= or compare= out"),
+        (["compare=method", "at=now"], "leave at= or compare= out"),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_2(capsys, arguments, words):

@@ -7,6 +7,7 @@ import platform
 import re
 import subprocess
 import sys
+import tempfile
 import time
 import types
 from collections.abc import Callable, Mapping
@@ -248,6 +249,43 @@ def test_a_hosts_numbers_are_kept_and_those_of_an_older_version_measured_again(
     path.write_text(json.dumps({"name": first.name, "tflops": 9.0, "gb_s": 0.2}))  # as the first version left it
     assert resolve_hardware(preset("auto"), "cpu") == first
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize("remembered", [0.0, -1.0, float("nan"), float("inf")])
+def test_numbers_that_no_host_has_are_measured_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, remembered: float
+) -> None:
+    asked = fake_speed(monkeypatch, 0.05, 12.0)
+    first = resolve_hardware(preset("auto"), "cpu")
+    path = tmp_path / "lora-scaling" / "host.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "core_tflops": remembered}))
+    assert resolve_hardware(preset("auto"), "cpu") == first
+    assert len(asked) == 2
+
+
+def test_a_user_without_a_home_gets_an_estimate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def homeless(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    fake_speed(monkeypatch, 0.05, 12.0)
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HF_HOME", raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    config = compose(["device=cpu", "hardware=auto"])
+    assert estimate(config).time_s is not None
+    assert config.grid.cache_path.is_relative_to(tmp_path)
+    with pytest.raises(UserError, match="cannot be fetched"):
+        estimate(compose(["model=hub", "model.id=nobody/nothing", "hardware=t4"]))
+
+
+def test_several_of_a_processor_that_was_recognised_are_one_and_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_speed(monkeypatch, 0.05, 12.0)
+    alone, four = (estimate(compose(["device=cpu", f"hardware.count={count}"])) for count in (1, 4))
+    assert four.time_s == alone.time_s
+    [told] = set(four.assumptions) - set(alone.assumptions)
+    assert told.startswith("hardware.count 4 is left out: ")
 
 
 def test_how_fast_a_processor_computes_in_16_bit_is_unknown_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:

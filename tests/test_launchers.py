@@ -18,8 +18,10 @@ from conftest import TINY
 
 from lora_scaling.config import compose, run_id
 from lora_scaling.distributed import devices_held
+from lora_scaling.errors import UserError
 from lora_scaling.estimate import estimate
 from lora_scaling.records import find_records, read_record
+from lora_scaling.sweep import refuse_dear_run
 
 
 @contextmanager
@@ -138,6 +140,32 @@ def test_a_limit_that_cannot_be_known_is_asked_for(tmp_path: Path, hardware: str
     [sentence] = ended.stderr.splitlines()
     assert sentence.startswith("lora_scaling: `hydra.launcher.timeout_min` was null")
     assert sentence.endswith("give hydra.launcher.timeout_min=MINUTES")
+
+
+def test_the_login_nodes_processor_says_nothing_of_jobs_elsewhere(tmp_path: Path) -> None:
+    """Neither a cost nor a limit is of this machine, where the jobs do not run."""
+    script, ended = submitted(tmp_path, "max_kwh=1000", "hydra.launcher.timeout_min=77")
+    assert (script, ended.returncode) == ("", 2)
+    assert "`max_kwh` was 1000.0; the cost of this sweep is unknown" in ended.stderr
+    assert "name their device, such as hardware=a100-80gb; or drop max_kwh" in ended.stderr
+    script, ended = submitted(tmp_path, "hydra.launcher.timeout_min=77")
+    assert "#SBATCH --time=77\n" in script, ended.stderr
+    assert "Expected cost unknown: hardware=auto is this machine, and the jobs run on others\n" in ended.stdout
+    script, ended = submitted(tmp_path, "hardware=a100-80gb", "max_kwh=1000")
+    assert "#SBATCH --time=" in script, ended.stderr
+
+
+def test_a_limit_is_that_of_all_processes_of_a_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = ["hardware=l4", "model=llama-3.2-1b", "samples=50000", "gradient_accumulation=4"]
+    alone, four = (estimate(compose([*job, f"hardware.count={count}"])).time_s for count in (1, 4))
+    assert alone is not None
+    assert four is not None
+    assert four.estimate < alone.estimate / 2
+    config = compose([*job, f"max_hours={alone.estimate / 2 / 3600}"])
+    with pytest.raises(UserError, match=f"this run is expected to take {alone.estimate / 3600:.3g} h"):
+        refuse_dear_run(config)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    refuse_dear_run(config)
 
 
 @pytest.mark.slow

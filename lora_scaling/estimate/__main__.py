@@ -2,9 +2,11 @@
 
 import sys
 
+from ..arguments import reader_may_leave
 from .cli import main as _main
 
 
+@reader_may_leave()
 def main() -> None:
     sys.exit(_main())
 
