@@ -39,6 +39,7 @@ COMMANDS = {
 }
 
 
+@reader_may_leave()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; errors end as one sentence on stderr."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -50,12 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"`command` was {name!r}; allowed are {', '.join(COMMANDS)}; choose one of them.", file=sys.stderr)
         return 2
     try:
-        with reader_may_leave():
-            return _dispatch(name, arguments[1:])
-        return 0
+        return _dispatch(name, arguments[1:])
     except LoraScalingError as error:
         print(error, file=sys.stderr)
         return error.exit_status
+    except BrokenPipeError:
+        raise  # to `reader_may_leave`: no failure
     except KeyboardInterrupt:
         return 130
     except Exception as error:

@@ -1,8 +1,12 @@
 """A command line that cannot be read is one sentence and exit status 2, whichever layer finds the mistake."""
 
 import logging
+import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -112,3 +116,29 @@ def test_the_analysis_refuses_in_one_sentence(
     text = capsys.readouterr().err
     assert sentence in text
     assert text.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["lora_scaling", "--help"],
+        ["lora_scaling.estimate", "model=ladder-1m", "samples=64", "hardware=rtx-4090", "--json"],
+        ["lora_scaling.emissions", "RUNS"],
+        ["lora_scaling.study", "--help"],
+        ["analysis", "claims", "RUNS", "--json"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_reader_that_leaves_early_hears_of_no_error(command: list[str], tmp_path: Path) -> None:
+    """`| head`: the other end of the pipe is closed before anything is written."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    root = Path(__file__).resolve().parents[1]
+    shutil.copytree(root / "docs" / "study" / "runs" / "method_more", tmp_path / "runs")
+    command = [str(tmp_path / "runs") if word == "RUNS" else word for word in command]
+    with os.fdopen(writing, "w") as out:
+        done = subprocess.run(
+            [sys.executable, "-m", *command], stdout=out, stderr=subprocess.PIPE, text=True, check=False, cwd=root
+        )
+    assert "BrokenPipe" not in done.stderr
+    assert done.returncode == 0
