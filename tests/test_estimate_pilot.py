@@ -243,6 +243,24 @@ def test_random_weights_stand_in_for_those_that_are_not_here(monkeypatch, tmp_pa
 
 
 @pytest.mark.slow
+def test_a_shape_alone_suffices_for_a_pilot(monkeypatch, tmp_path):
+    """A model of the hub of which only the config.json is here."""
+    pytest.importorskip("torch")
+    from lora_scaling.training.pilot import run_pilot
+
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    values = {
+        "model_type": "llama", "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 96,
+        "num_attention_heads": 4, "vocab_size": 512,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    config = compose([*TINY, "model=hub", f"model.id={tmp_path}"])
+    pilot = run_pilot(config, 0.5)
+    assert pilot.random_weights
+    assert estimate(config, pilot=pilot).work["params"] == 2 * 512 * 64 + 2 * (4 * 64**2 + 3 * 64 * 96 + 128) + 64
+
+
+@pytest.mark.slow
 def test_no_tokenizer_stands_in_for_that_of_real_samples(monkeypatch, tmp_path):
     """Bytes would be four times as many tokens as the run will have."""
     pytest.importorskip("torch")
