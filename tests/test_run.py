@@ -184,7 +184,6 @@ def test_a_finished_run_is_skipped_unless_asked_for_again(tiny: Callable[..., Ru
     ("overrides", "said"),
     [
         (("device=cuda",), "`device` was 'cuda'; this machine has cpu"),
-        (("device=tpu",), "`device` was 'tpu'; choose auto, cpu, mps, cuda"),
         (("precision=fp16",), "`precision` was 'fp16'"),
         (("model=llama-3.2-1b",), "`model.id` was meta-llama/Llama-3.2-1B-Instruct"),
         (("model=hub", "model.id=no/such"), "`model.id` was no/such"),
