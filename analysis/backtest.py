@@ -23,15 +23,17 @@ from lora_scaling.units import JOULES_PER_KWH
 
 from . import jsonout
 from .commandline import add_runs, load
-from .energy_fit import EnergyFit, Training, fit_table, training_energy
+from .energy_fit import EnergyFit, Training, between_sessions, fit_table, training_energy
 from .predict import predict_many
 from .regression import Array
+from .target import Z_90
 from .work import Work, group_levels, one_name_each, work_of
 
 LEAST_TRAINING = 4
 LEAST_TESTED = 2
 HORIZON_LIMIT = 2.0  # in logs: beyond twice what the backtest reached, nothing is validated (statistics.md)
 LEAST_COVERAGE = 0.6
+FEW_TESTED, MANY_TESTED = 4, 10
 LARGE_ERROR = 0.1
 
 
@@ -115,14 +117,15 @@ class Backtest:
 
     @property
     def failed(self) -> tuple[Split, ...]:
-        """Splits that went wrong: intervals held too few of enough runs, and errors were large.
+        """Splits that went wrong: intervals held too few of many runs, or of some where errors were large as well.
 
-        Errors of one split share the fit's own, so that a low coverage alone says little.
+        Errors of one split share the fit's own, so that a low coverage of few runs says little by itself.
         """
         return tuple(
             split
             for split in self.made
-            if len(split.table) >= 4 and split.coverage < LEAST_COVERAGE and split.median_ape > LARGE_ERROR
+            if split.coverage < LEAST_COVERAGE
+            and (len(split.table) >= MANY_TESTED or (len(split.table) >= FEW_TESTED and split.median_ape > LARGE_ERROR))
         )
 
     def to_dict(self, *, runs: bool = True) -> dict[str, Any]:
@@ -172,7 +175,8 @@ def _split(
     test = _same_labels(test, trained)
     if len(test) < LEAST_TESTED:
         return _not_made(name, rule, "the dear runs are all of a method or device that no cheap run has")
-    return _score(trained, test, name, rule)
+    sessions = frame["session"].iloc[work.row[fitted]]
+    return _score(trained, test, name, rule, _session_sd(frame, sessions, test))
 
 
 def _same_labels(test: Work, trained: EnergyFit) -> Work:
@@ -183,9 +187,20 @@ def _same_labels(test: Work, trained: EnergyFit) -> Work:
     return test.take(keep)
 
 
-def _score(trained: EnergyFit, test: Work, name: str, rule: str) -> Split:
-    sd = form_sd(trained, test)
-    bands = predict_many(trained.fit.energy, test.values, test.labels, level=LEVEL, extra_sd=sd)
+def _session_sd(frame: pd.DataFrame, fitted: pd.Series, test: Work) -> Array:
+    """What a prediction adds for another session (m,), for the runs whose session no fitted run (n,) had."""
+    between = between_sessions(fitted.to_frame().assign(gpu_count=frame["gpu_count"]))
+    new = ~frame["session"].iloc[test.row].isin(fitted).to_numpy()
+    return np.where(new, between["sd"] if between else 0.0, 0.0)
+
+
+def _score(trained: EnergyFit, test: Work, name: str, rule: str, session_sd: Array) -> Split:
+    bands = predict_many(trained.fit.energy, test.values, test.labels, level=LEVEL, extra_sd=form_sd(trained, test))
+    low, high = (  # as `Fit.predict` adds the session
+        bands.estimate * np.exp(side * np.hypot(np.log(end / bands.estimate), Z_90 * session_sd))
+        for side, end in ((-1, bands.low), (1, bands.high))
+    )
+    sd = np.hypot(bands.sd, session_sd)
     observed = np.exp(test.log_y)
     log_error = np.log(observed / bands.estimate)
     table = pd.DataFrame(
@@ -193,10 +208,10 @@ def _score(trained: EnergyFit, test: Work, name: str, rule: str) -> Split:
             "run_id": test.run_ids,
             "observed_kwh": observed / JOULES_PER_KWH,
             "predicted_kwh": bands.estimate / JOULES_PER_KWH,
-            "low_kwh": bands.low / JOULES_PER_KWH,
-            "high_kwh": bands.high / JOULES_PER_KWH,
+            "low_kwh": low / JOULES_PER_KWH,
+            "high_kwh": high / JOULES_PER_KWH,
             "error": bands.estimate / observed - 1,
-            "z": np.divide(log_error, bands.sd, out=np.full(len(log_error), np.nan), where=bands.sd > 0),
+            "z": np.divide(log_error, sd, out=np.full(len(log_error), np.nan), where=sd > 0),
         }
     )
     fitted = trained.energy.work
@@ -207,7 +222,7 @@ def _score(trained: EnergyFit, test: Work, name: str, rule: str) -> Split:
         n_fitted=len(fitted),
         table=table,
         horizons={key: float(np.exp(distance.max())) for key, distance in distances.items()},
-        excess=_excess(name, fitted, log_error, bands.sd, distances),
+        excess=_excess(name, fitted, log_error, sd, distances),
     )
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.fitted import SCHEMA_VERSION, Fit, fit_from_dict
+from lora_scaling.estimate.pilot import RUN_TO_RUN_SD, RUN_TO_RUN_SD_CPU
 from lora_scaling.units import JOULES_PER_KWH
 
 from .diagnostics import diagnose
@@ -30,6 +31,7 @@ NOISE_LEAST_RUNS = 20
 NOISE_P = 0.01
 NOISE_LIMIT = 0.75
 COVARIATES = ("adapter_rank", "batch_size")
+MANY_SESSIONS = 10  # fewer are no sample of sessions
 COVARIATE_GAIN = 4.0  # AICc that an optional factor must gain to enter
 # Log-scale spread for each factor e beyond the data where the runs say nothing of a slope: utilisation in the
 # published rows (reference of estimator.md) rises tenfold from launch-bound to saturated over e^5 in size.
@@ -217,6 +219,22 @@ def beyond_rates(work: Work) -> dict[str, float]:
     """Spread a factor e beyond the data for quantities whose slope these runs leave open, else 0."""
     names = [name for name in (work.size, work.per) if name]
     return {name: 0.0 if identified(work, name) else UNKNOWN_SLOPE_SD[name] for name in names}
+
+
+def between_sessions(frame: pd.DataFrame) -> dict[str, Any] | None:
+    """`session` of fit.json: what a run in a process of its own may differ by, beyond what these runs scatter by.
+
+    None where sessions are not known, or so many that the runs' scatter holds it. The spread is assumed: as a pilot's.
+    """
+    sessions = frame["session"]
+    if sessions.isna().any() or sessions.nunique() >= MANY_SESSIONS:
+        return None
+    on_gpu = bool((frame["gpu_count"] > 0).any())
+    return {
+        "sd": RUN_TO_RUN_SD if on_gpu else RUN_TO_RUN_SD_CPU,
+        "seen": int(sessions.nunique()),
+        "source": "assumed: the spread between runs of different times, as in lora_scaling.estimate.pilot",
+    }
 
 
 def _model(weight: float, fit: FormFit, response: ResponseFit) -> dict[str, Any]:

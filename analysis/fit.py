@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from lora_scaling.estimate.fitted import fit_from_dict
-from lora_scaling.estimate.pilot import RUN_TO_RUN_SD, RUN_TO_RUN_SD_CPU
 from lora_scaling.records import write_text
 from lora_scaling.units import JOULES_PER_KWH
 
@@ -17,12 +16,11 @@ from . import jsonout
 from .backtest import Backtest, backtest, summary
 from .commandline import add_runs, load
 from .diagnostics import order_correlation
-from .energy_fit import EnergyFit, fit_table
+from .energy_fit import EnergyFit, between_sessions, fit_table
 from .table import RunTable
 
 FILE_NAME = "fit.json"
 MOST_SHOWN = 5
-MANY_SESSIONS = 10  # fewer are no sample of sessions
 # Spread added for each factor e beyond the data even where the backtest found no excess: the family is finite.
 LEAST_FORM_SD = {"flops_per_token": 0.02, "params": 0.02, "tokens": 0.01, "samples_seen": 0.01}
 
@@ -51,22 +49,6 @@ def validated_fit(table: RunTable) -> ValidatedFit:
     document["sources"] = list(table.sources)
     document["diagnostics"]["energy"]["order_correlation"] = _drift(fitted, table.frame)
     return ValidatedFit(fitted=dataclasses.replace(fitted, fit=fit_from_dict(document, FILE_NAME)), backtest=graded)
-
-
-def between_sessions(frame: pd.DataFrame) -> dict[str, Any] | None:
-    """`session` of fit.json: what a run in a process of its own may differ by, beyond what these runs scatter by.
-
-    None where sessions are not known, or so many that the runs' scatter holds it. The spread is assumed: as a pilot's.
-    """
-    sessions = frame["session"]
-    if sessions.isna().any() or sessions.nunique() >= MANY_SESSIONS:
-        return None
-    on_gpu = bool((frame["gpu_count"] > 0).any())
-    return {
-        "sd": RUN_TO_RUN_SD if on_gpu else RUN_TO_RUN_SD_CPU,
-        "seen": int(sessions.nunique()),
-        "source": "assumed: the spread between runs of different times, as in lora_scaling.estimate.pilot",
-    }
 
 
 def _drift(fitted: EnergyFit, frame: pd.DataFrame) -> dict[str, float] | None:

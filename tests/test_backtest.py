@@ -1,13 +1,15 @@
 """`backtest`: what is fitted and predicted, how errors are counted, and whether intervals hold."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from fit_tables import frame_of, law, table_of
 
-from analysis.backtest import backtest
+from analysis.backtest import Backtest, backtest
 from analysis.cli import main
 from analysis.coverage import TRUTHS, coverage_table, format_row
 from analysis.fit import validated_fit
@@ -102,3 +104,38 @@ def test_break_in_the_data_does_not_look_sure() -> None:
     (row,) = coverage_table(seeds=10, truths=[BY_NAME["break in the data"]])
     assert row["backtest_failed"] == 1
     assert row["high_over_low"]["10× size"] > 3
+
+
+def test_interval_of_no_width_gives_no_warning_and_no_z() -> None:
+    frame = frame_of(law(), replicates=2)
+    frame["energy_train_kwh"] = 1e-16 * frame["flops"]
+    found = split(frame, "energy")
+    assert found.median_ape < 1e-9
+    assert not np.isinf(found.table["z"]).any()
+
+
+def by_session(dear: str, *, cv: float = 0.01, shift: float = 1.0) -> pd.DataFrame:
+    """Twenty cheap and twenty dear runs of one size, the dear ones in the session `dear` and dearer by `shift`."""
+    frame = frame_of(law(), cv=cv, sizes=(1e9,), tokens=(1e5, 1.2e5, 4e5, 4.8e5), replicates=10)
+    late = frame["tokens_seen"] > 2e5
+    frame["energy_train_kwh"] *= np.where(late, shift, 1.0)
+    return frame.assign(session=np.where(late, dear, "one"), gpu_count=0.0)
+
+
+def test_another_session_is_graded_with_the_spread_that_a_prediction_has() -> None:
+    """A session's 6.5 % either way on a CPU: 1.645 × 0.065 at each end of a 90 % interval, beside the fit's own."""
+    same, other = (split(by_session(name), "energy").table for name in ("one", "two"))
+    widths = [np.log(table["high_kwh"] / table["predicted_kwh"]).to_numpy() for table in (same, other)]
+    assert np.hypot(widths[0], 1.645 * 0.065) == pytest.approx(widths[1], rel=1e-3)
+
+
+def test_intervals_that_hold_too_few_of_many_runs_fail_without_large_errors() -> None:
+    """All dear runs are 7 % dearer in the same session, with a noise of 0.3 %."""
+    found = backtest(by_session("one", cv=0.003, shift=1.07))
+    dear = next(s for s in found.splits if s.name == "energy")
+    assert len(dear.table) == 20
+    assert dear.median_ape < 0.1
+    assert dear.coverage < 0.6
+    assert dear in found.failed
+    few = dataclasses.replace(dear, table=dear.table.head(9))
+    assert Backtest(splits=(few,)).failed == ()
