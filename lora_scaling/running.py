@@ -240,7 +240,7 @@ def _prepare_process(config: RunConfig) -> "tuple[Device, Workbench, EnergyMeter
     join(device.kind)
     metering = config.metering
     if world_size() > 1:
-        metering = settings_for_rank(metering, local_rank(), local_world_size())
+        metering = settings_for_rank(metering, local_rank(), local_world_size(), one_gpu=True)
     meter = open_meter(metering, device.synchronize, gpu_expected=device.kind == "cuda")
     if workbench.idle_bytes == 0:
         workbench.idle_bytes = device.idle_bytes()

@@ -76,14 +76,15 @@ def test_two_processes_do_the_work_of_one_with_twice_the_accumulation(tmp_path: 
 def test_two_gpus_of_two_processes_count_once_each(tmp_path: Path) -> None:
     law_file = tmp_path / "law"
     started = time.time() - 5
-    extras = [{}, {"name": "Stub GPU"}]
-    nvml_stub.write_laws(law_file, [nvml_stub.Law(power=((started, 100.0),), extras=extra) for extra in extras])
+    # Two more GPUs are other people's: the processes compute on the first two alone.
+    laws = [nvml_stub.Law(power=((started, watts),)) for watts in (100.0, 250.0, 700.0, 700.0)]
+    nvml_stub.write_laws(law_file, laws)
     process = torchrun(tmp_path / "two", "gradient_accumulation=2", env=dict(nvml_stub.environment(law_file)))
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
     phases = only_record(tmp_path / "two")["energy"]["phases"]
     for phase in phases:
-        assert len({gpu["uuid"] for gpu in phase["gpus"]}) == len(phase["gpus"]) == 2
+        assert [gpu["index"] for gpu in phase["gpus"]] == [0, 1]
         assert phase["components"]["gpu"]["joules"] == pytest.approx(sum(gpu["joules"] for gpu in phase["gpus"]))
 
 

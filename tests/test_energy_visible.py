@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from lora_scaling.energy.nvml import Gpu
@@ -74,6 +76,21 @@ def test_explicit_ids_come_before_the_environment() -> None:
 def test_the_shares_of_the_ranks_cover_every_gpu_once(ranks: int) -> None:
     shares = [chosen(None, share=(rank, ranks)) for rank in range(ranks)]
     assert sorted(index for share in shares for index in share) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("listed", "options", "expected"),
+    [
+        (None, {}, [[0], [1]]),  # the third may be someone else's
+        ("2,0,1", {}, [[2], [0]]),
+        ("1", {}, [[1], [1]]),  # each rank sees its own, or all share it
+        (None, {"gpu_ids": (0, 1, 2)}, [[0, 2], [1]]),  # named, so meant
+    ],
+)
+def test_ranks_that_compute_on_one_gpu_each_measure_no_other(
+    listed: str | None, options: dict[str, Any], expected: list[list[int]]
+) -> None:
+    assert [chosen(listed, share=(rank, 2), one_gpu=True, **options) for rank in range(2)] == expected
 
 
 def test_a_rank_that_sees_only_its_own_gpu_measures_it() -> None:

@@ -110,6 +110,7 @@ class EnergyMeter:
             os.environ,
             gpu_ids=self.settings.gpu_ids,
             share=self.settings.gpu_share,
+            one_gpu=self.settings.one_gpu,
             mig_parent=self.nvml.mig_parent,
         )
         self.gpus = tuple(gpu for gpu in selection.gpus if gpu.index not in missing)

@@ -22,6 +22,7 @@ class MeteringSettings:
     gpu_ids: NVML indices or UUIDs of the GPUs to measure; None: those CUDA_VISIBLE_DEVICES leaves visible.
     components: what this process measures. Of several processes on a node only one measures cpu and ram.
     gpu_share: (local rank, ranks on this node): measure only this rank's part of the visible GPUs.
+    one_gpu: that part is the GPU of the rank's own number, and not every one of `ranks` from there on.
     """
 
     enabled: bool = True
@@ -31,6 +32,7 @@ class MeteringSettings:
     gpu_ids: tuple[str | int, ...] | None = None
     components: tuple[str, ...] = COMPONENTS
     gpu_share: tuple[int, int] | None = None
+    one_gpu: bool = False
 
     def __post_init__(self) -> None:
         for name in ("gpu_ids", "components", "gpu_share"):  # a YAML list is not hashable
@@ -60,7 +62,12 @@ class MeteringSettings:
             )
 
 
-def settings_for_rank(settings: MeteringSettings, local_rank: int, local_world_size: int) -> MeteringSettings:
-    """Settings of one of several processes on a node: its own GPUs; cpu and ram only for local rank 0."""
+def settings_for_rank(
+    settings: MeteringSettings, local_rank: int, local_world_size: int, *, one_gpu: bool = False
+) -> MeteringSettings:
+    """Settings of one of several processes on a node: its own GPUs; cpu and ram only for local rank 0.
+
+    one_gpu: each process is known to compute on one GPU, cuda:LOCAL_RANK. Otherwise all visible ones are shared out.
+    """
     components = settings.components if local_rank == 0 else tuple(c for c in settings.components if c == "gpu")
-    return replace(settings, components=components, gpu_share=(local_rank, local_world_size))
+    return replace(settings, components=components, gpu_share=(local_rank, local_world_size), one_gpu=one_gpu)

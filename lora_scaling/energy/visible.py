@@ -27,10 +27,13 @@ def select_gpus(
     *,
     gpu_ids: Sequence[str | int] | None = None,
     share: tuple[int, int] | None = None,
+    one_gpu: bool = False,
     mig_parent: Callable[[str], Gpu | None] = lambda uuid: None,
 ) -> Selection:
     """The GPUs that `gpu_ids`, else CUDA_VISIBLE_DEVICES, names among `gpus`; of these this rank's `share`.
 
+    one_gpu: a rank computes on the GPU of its own number alone; those beyond the ranks may be other people's. GPUs
+        that `gpu_ids` names are meant, and all shared out.
     Raises nothing: an entry that names no GPU becomes a warning.
     """
     warnings: list[dict[str, str]] = []
@@ -56,7 +59,8 @@ def select_gpus(
     if share is not None:
         rank, ranks = share
         # Fewer GPUs than ranks: each rank sees its own or all see the same; counted once when combined.
-        unique = unique if len(unique) < ranks else unique[rank::ranks]
+        step = len(unique) if one_gpu and gpu_ids is None else ranks
+        unique = unique if len(unique) < ranks else unique[rank::step]
     return Selection(gpus=tuple(unique), warnings=tuple(warnings))
 
 
