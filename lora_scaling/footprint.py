@@ -38,6 +38,7 @@ from lora_scaling import __version__, records
 from lora_scaling.distributed import rank
 from lora_scaling.energy import (
     EnergyAccount,
+    EnergyMeter,
     MeteringSettings,
     Recording,
     combine,
@@ -82,6 +83,7 @@ class Footprint:
         )
         self._writes = rank() == 0 if writes is None else writes
         self._settings = settings if settings is not None else MeteringSettings()
+        self._meter: EnergyMeter | None = None
         self._recording: Recording | None = None
         self._start_s = 0.0
 
@@ -99,8 +101,8 @@ class Footprint:
         """
         if self._writes or with_ranks:  # without an exchange between the ranks, the one that writes measures its host
             with _never_raise("the meter could not be opened"):
-                meter = open_meter(self._settings, _synchronize, gpu_expected=_computes_on_gpu())
-                self._recording = meter.recording()
+                self._meter = open_meter(self._settings, _synchronize, gpu_expected=_computes_on_gpu())
+                self._recording = self._meter.recording()
         if with_ranks and (distributed := _distributed()) is not None:
             distributed.barrier()
         self.record["started_at"] = records.now()
@@ -125,8 +127,9 @@ class Footprint:
 
     def measure(self) -> EnergyAccount | None:
         """End the measuring; the account, or None if there is none."""
-        if self.account is None and self._recording is not None:
+        if self.account is None and self._meter is not None and self._recording is not None:
             with _never_raise("the energy could not be computed"):
+                self._meter.gpu_expected = _computes_on_gpu()  # most code first uses a GPU inside the block
                 self.account = self._recording.close()
         return self.account
 
@@ -153,8 +156,9 @@ class Footprint:
         from lora_scaling.devices import processor_name  # as the records of our own runs name it
 
         gpus = account.conditions.get("gpus") or []
-        if gpus and _computes_on_gpu(unless_known=True):  # a visible one may stand idle
-            self.note("device", kind="cuda", name=gpus[0].get("name"), count=len(gpus), gpu_count=len(gpus))
+        if _computes_on_gpu(unless_known=bool(gpus)):  # a visible one may stand idle, and one in use be unreadable
+            name, count = (gpus[0].get("name"), len(gpus)) if gpus else (None, None)
+            self.note("device", kind="cuda", name=name, count=count, gpu_count=count)
         else:
             self.note("device", kind="cpu", name=processor_name(), gpu_count=0)
 

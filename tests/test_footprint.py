@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nvml_stub
@@ -19,6 +20,8 @@ import pytest
 from nvml_stub import Law
 
 from lora_scaling import records
+from lora_scaling.energy import MeteringSettings
+from lora_scaling.energy.nvml import Nvml, SensorError
 from lora_scaling.footprint import footprint
 
 only_with_gcc = pytest.mark.skipif(not nvml_stub.have_compiler(), reason="needs gcc on Linux")
@@ -107,6 +110,31 @@ def test_a_meter_that_cannot_be_opened_stops_nothing(tmp_path: Path, monkeypatch
     record = only_record(tmp_path)
     assert record["status"] == "ok"
     assert record["energy"] is None
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_gpu_first_used_in_the_block_that_no_sensor_reads_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, used: bool
+) -> None:
+    def nothing() -> Nvml:
+        raise SensorError("NVML: Shared Library Not Found")
+
+    started = False
+    torch = SimpleNamespace(
+        cuda=SimpleNamespace(is_available=lambda: False, is_initialized=lambda: started),
+        backends=SimpleNamespace(mps=SimpleNamespace(is_available=lambda: False)),
+    )
+    monkeypatch.setattr(Nvml, "open", nothing)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    with footprint("x", runs_dir=tmp_path, settings=MeteringSettings(interval_s=0.73)):
+        started = used
+    record = only_record(tmp_path)
+    assert record["energy"]["components"]["gpu"]["source"] == ("unknown" if used else "none")
+    assert record["energy"]["complete"] is not used
+    assert (records.record_to_row(record)["energy_kwh"] is None) is used
+    device = {key: record["device"][key] for key in ("kind", "gpu_count")}
+    assert device == ({"kind": "cuda", "gpu_count": None} if used else {"kind": "cpu", "gpu_count": 0})
+    assert (record["device"]["name"] is None) is used
 
 
 def test_importing_it_imports_no_framework() -> None:
