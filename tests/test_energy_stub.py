@@ -216,6 +216,28 @@ def test_only_the_visible_gpus_are_measured(tmp_path: Path) -> None:
             assert part["reason"]
 
 
+HIDDEN_LATER = """
+import json, os
+from lora_scaling.energy import MeteringSettings, open_meter
+measured = []
+for visible in (None, "1", None):
+    if visible is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible
+    recording = open_meter(MeteringSettings()).recording()
+    with recording.phase("train"):
+        pass
+    measured.append([gpu.index for gpu in recording.close().phases[0].gpus])
+print(json.dumps(measured))
+"""
+
+
+def test_gpus_that_a_later_run_hides_are_not_measured_in_it(tmp_path: Path) -> None:
+    law = tmp_path / "law"
+    nvml_stub.write_laws(law, [Law(power=((0.0, 100.0),)), Law(power=((0.0, 250.0),))])
+    measured = nvml_stub.finish(nvml_stub.run_python(HIDDEN_LATER, nvml_stub.environment(law)))
+    assert measured == [[0, 1], [1], [1]]
+
+
 CONDITIONS = """
 import json, os, sys
 from pathlib import Path

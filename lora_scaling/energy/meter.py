@@ -90,7 +90,8 @@ class EnergyMeter:
 
     def close(self) -> None:
         """Let go of the sensors; a later open_meter starts anew."""
-        _meters.pop((os.getpid(), self.settings), None)
+        for key in [key for key, meter in _meters.items() if meter is self]:
+            del _meters[key]
         if self.nvml is not None:
             self.nvml.close()
 
@@ -340,19 +341,20 @@ def _both_clocks() -> tuple[float, float]:
     return (before_s + after_s) / 2, at_s
 
 
-_meters: dict[tuple[int, MeteringSettings], EnergyMeter] = {}
+_meters: dict[tuple[int, MeteringSettings, str | None], EnergyMeter] = {}
 
 
 def open_meter(
     settings: MeteringSettings, synchronize: Callable[[], None] | None = None, *, gpu_expected: bool = False
 ) -> EnergyMeter:
-    """This process's meter for these settings; the first call takes 1.5 to 3 s to find the sensors.
+    """This process's meter for these settings and visible GPUs; the first call takes 1.5 to 3 s to find the sensors.
 
     synchronize: waits until the device has finished its work (torch.cuda.synchronize), called at every edge.
     gpu_expected: the work is done on a GPU: its energy is unknown, not absent, where no sensor of it can be read.
     Raises nothing because of a sensor: what cannot be measured is None with a reason in every record.
     """
-    key = (os.getpid(), settings)
+    # The runs of a sweep may be on different devices; a run on a GPU hides the others from then on.
+    key = (os.getpid(), settings, os.environ.get("CUDA_VISIBLE_DEVICES"))
     if key not in _meters:
         _meters[key] = EnergyMeter(settings, synchronize)
     _meters[key].synchronize = synchronize
