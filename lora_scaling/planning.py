@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .config import RunConfig, check_overrides, friendly_hydra_errors, from_omegaconf, run_id
+from .errors import UserError
 from .paths import config_dir
 from .records import is_finished, record_path
 
@@ -56,6 +57,7 @@ def plan(design: Design, arguments: Sequence[str], compose: Compose) -> list[Pla
     """
     check_overrides(arguments)
     with friendly_hydra_errors():
+        _refuse_replicate(design, arguments)
         points = _points(design, arguments)
         composer = _Composer(compose)
         first = composer.config(points[0])
@@ -110,6 +112,15 @@ def _points(design: Design, arguments: Sequence[str]) -> list[list[str]]:
     return [list(point) for point in points] + [[*fixed, *point] for point in design.extra]
 
 
+def _refuse_replicate(design: Design, arguments: Sequence[str]) -> None:
+    """Raise where a repetition is numbered by hand: the sweep numbers them, and another run would be made."""
+    given = [*(f"{key}={value}" for key, value in design.params.items()), *arguments, *design.centre]
+    for override in _parse([*given, *itertools.chain.from_iterable(design.extra)]):
+        if override.get_key_element() == "replicate":
+            value = str(override.input_line).partition("=")[2]
+            raise UserError(f"`replicate` was {value} in a sweep, which numbers its repetitions; use replicates=3")
+
+
 def _parse(overrides: Sequence[str]) -> list[Any]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -117,7 +128,7 @@ def _parse(overrides: Sequence[str]) -> list[Any]:
 
 
 class _Composer:
-    """Composes once for each choice of groups, and sets single values on copies of that."""
+    """Composes once for each choice of groups and names of settings, and sets single values on copies of that."""
 
     def __init__(self, compose: Compose) -> None:
         self.compose = compose
@@ -130,11 +141,15 @@ class _Composer:
         for override in _parse(overrides):
             key = override.get_key_element()
             simple = key[0] not in "+~" and not key.startswith("hydra.") and not (config_dir() / key).is_dir()
+            # A mapping joins what is there: the one of another point must not be.
+            simple = simple and not isinstance(override.value(), dict)
             (values if simple else groups).append(override)
         chosen = tuple(override.input_line for override in groups)
-        if chosen not in self.composed:
-            self.composed[chosen] = self.compose([*chosen, *(override.input_line for override in values)])
-        node = copy.deepcopy(self.composed[chosen])
+        # Every value that a composition holds must be one that each of its points sets anew.
+        alike = (*chosen, *sorted(override.get_key_element() for override in values))
+        if alike not in self.composed:
+            self.composed[alike] = self.compose([*chosen, *(override.input_line for override in values)])
+        node = copy.deepcopy(self.composed[alike])
         for override in values:
             OmegaConf.update(node, override.get_key_element(), override.value())
         return from_omegaconf(node)

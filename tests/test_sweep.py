@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
-from lora_scaling.config import compose
+from lora_scaling.config import compose, run_id
+from lora_scaling.paths import choices, sweeps_dir
 from lora_scaling.planning import Design, Planned, plan
 from lora_scaling.records import find_records, read_record
 
@@ -65,6 +66,31 @@ def test_the_command_line_wins_over_the_sweep_file() -> None:
 def test_ranks_of_full_fine_tuning_are_one_run() -> None:
     runs = planned(Design(), "method=lora,full", "lora.r=2,4")
     assert sorted(run.config.method.name for run in runs) == ["full", "lora", "lora"]
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in choices("sweeps") if "extra:" in (sweeps_dir() / f"{name}.yaml").read_text()]
+)
+def test_the_runs_that_are_planned_are_those_that_the_overrides_make(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An extra point does not say what the command line sweeps: that is at its default in it."""
+    from lora_scaling.estimate.sweeps import _compose, _design
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "alpaca.json").write_text("[]")
+    given = [f"+sweeps={name}", "epochs=2,4", "replicates=1"]
+    design = _design(given)
+    runs = [run for run in plan(design, given, _compose) if not {"epochs=2", "epochs=4"} & set(run.overrides)]
+    assert len(runs) >= len(design.extra)
+    assert {run.overrides: run.run_id for run in runs} == {
+        run.overrides: run_id(compose(run.overrides)) for run in runs
+    }
+
+
+def test_a_mapping_of_one_point_is_not_in_the_next() -> None:
+    runs = planned(Design(), "data=file", "data.path=pyproject.toml", "data.fields={a: x},{b: y}")
+    assert sorted(str(dict(run.config.data.fields)) for run in runs) == ["{'a': 'x'}", "{'b': 'y'}"]
 
 
 def command(runs_dir: Path, *overrides: str) -> list[str]:
@@ -157,6 +183,8 @@ def test_interrupted_and_killed_sweeps_lose_nothing_and_continue(tmp_path: Path)
         (("model=ladder-1m,ladder-x",), "`model` was 'ladder-x'"),
         (("samples=8,16", "max_kwh=1e-12"), "`max_kwh` was 1e-12; this sweep is expected to take"),
         (("samples=8,16", "max_hours=1e-12"), "`max_hours` was 1e-12; this sweep is expected to take"),
+        (("replicate=0,1,2",), "`replicate` was 0,1,2 in a sweep, which numbers its repetitions; use replicates=3"),
+        (("replicate=3",), "`replicate` was 3 in a sweep"),
         (("+sweeps=nothing",), "`sweeps` was 'nothing'"),
     ],
     ids=lambda value: value[-1] if isinstance(value, tuple) else "",
