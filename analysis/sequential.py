@@ -62,14 +62,14 @@ def advance(
     if missing or table is None:
         spent = kwh_left <= 0 or seconds_left <= 0
         return Step(usable=usable, look=None, stop="budget" if spent else None, runs=() if spent else missing)
-    taken = len(study.looked)
+    taken = max(len(study.looked), _reached(study, max(study.looked, default=0)))
     curves = comparable_curves(study, table)
     look = None
     if taken < LOOKS and usable >= study.schedule[taken]:
         look, stop = _look(study, curves, usable)
         if stop:
             return Step(usable=usable, look=look, stop=stop)
-        taken += 1
+        taken = max(taken + 1, _reached(study, usable))
     if taken == LOOKS:
         return Step(usable=usable, look=look, stop="looks")
     wanted = study.schedule[taken] - usable
@@ -80,6 +80,11 @@ def advance(
         look, stop = _look(study, curves, usable)
         return Step(usable=usable, look=look, stop=stop or "budget")
     return Step(usable=usable, look=look, stop="budget")
+
+
+def _reached(study: Study, runs: int) -> int:
+    """How many looks of the schedule so many runs have reached; a look at all of them is one for all."""
+    return sum(due <= runs for due in study.schedule)
 
 
 def _missing(study: Study, table: RunTable | None) -> tuple[Point, ...]:

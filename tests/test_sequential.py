@@ -187,6 +187,16 @@ def test_a_spent_budget_takes_the_next_look_early_and_only_once() -> None:
     assert (again.look, again.stop) == (None, "budget")
 
 
+def test_runs_that_have_passed_several_looks_are_looked_at_once() -> None:
+    """35 runs are past the looks at 14, 20 and 28: one look for the three, and the next at 39."""
+    runs = table(STUDY.opening * 3 + STUDY.opening[:5], cv=0.3)
+    step = advance(replace(STUDY, looked=(10,)), runs)
+    assert step.look is not None
+    assert (step.look.runs, step.stop, len(step.runs)) == (35, None, 39 - 35)
+    again = advance(replace(STUDY, looked=(10, 35)), runs)
+    assert (again.look, again.stop, len(again.runs)) == (None, None, 39 - 35)
+
+
 def test_no_verdict_from_an_opening_that_could_not_be_paid() -> None:
     step = advance(STUDY, table(STUDY.opening[:7]), kwh_left=0.0)
     assert (step.look, step.stop) == (None, "budget")
