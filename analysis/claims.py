@@ -123,7 +123,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Decide the claims and print them."""
-    options = Options(margin=args.margin, level=args.level, response=args.response)
+    options = Options(margin=args.margin, level=args.level)
     table = load_runs(args.runs, response=args.response, exclude=args.exclude)
     report = decide(table, options)
     print(dumps(report.document()) if args.json else render(report.document(), report.table.sources))

@@ -11,7 +11,6 @@ from .curve_set import CurveSet
 from .effect_needs import first_runs, further_runs
 from .effects import Effect, Found, block, doublings, find, informative, matched_runs
 from .matched import within_rows
-from .matched import within_slope as within_slope  # where the figures find it
 from .regression import Array
 from .response import measured_sentence
 from .verdicts import Claim, Estimate, Options, undecided
@@ -25,7 +24,7 @@ RANK = Effect(
     noun="the LoRA rank",
     column="rank",
     factor=lambda runs: doublings("rank")(runs).where(runs["method"] != "full"),
-    vary="method=lora lora.r=4,8,16,64",
+    vary="lora.r=4,8,16,64",
 )
 METHOD = Effect(
     id="full_vs_lora",

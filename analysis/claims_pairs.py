@@ -14,7 +14,7 @@ from .curve_set import CurveSet, decide_profile, less, outlier_of
 from .matched import within
 from .response import measured_sentence
 from .verdicts import Claim, Decision, Estimate, Options, decided, undecided
-from .vetoes import vetoed
+from .vetoes import Veto, vetoed
 
 
 def interchangeable(curves: CurveSet) -> Claim:
@@ -25,8 +25,8 @@ def interchangeable(curves: CurveSet) -> Claim:
     if blocked:
         return undecided(claim_id, quantity, blocked, pair_needs(curves))
     margin = options.margin
-    pairs = matched_pairs(curves.total)
-    decision = _witnesses(curves.total, pairs, options)
+    pairs, exponents = matched_pairs(curves.total), _exponents(curves.total, options)
+    decision = _witnesses(exponents, pairs, options)
     tests: dict[str, Any] = {"df": curves.total.fit.data.df, "matched_pairs": None}
     if pairs is not None:
         alone = _pairs_alone(pairs, options)
@@ -44,6 +44,7 @@ def interchangeable(curves: CurveSet) -> Claim:
         outlier=outlier_of(curves.total),
         without=lambda: _both_witnesses(less(curves.total), options),
         measured=lambda: _both_witnesses(curves.measured, options),
+        own=_contradiction(exponents, pairs, options),
     )
     p = decision.p_value if verdict != "undecided" else None
     tests["p_value"] = p
@@ -79,13 +80,31 @@ def _pairs_alone(pairs: Estimate, options: Options) -> Decision:
     return decided(pairs, -bound, bound, options)
 
 
+def _exponents(analysis: Analysis, options: Options) -> Decision:
+    return decide_profile(_difference(analysis), -options.margin, options.margin, options)
+
+
 def _both_witnesses(analysis: Analysis, options: Options) -> Decision:
-    return _witnesses(analysis, matched_pairs(analysis), options)
+    return _witnesses(_exponents(analysis, options), matched_pairs(analysis), options)
 
 
-def _witnesses(analysis: Analysis, pairs: Estimate | None, options: Options) -> Decision:
+def _contradiction(exponents: Decision, pairs: Estimate | None, options: Options) -> list[Veto]:
+    """Witnesses that are each sure, and not of the same."""
+    if pairs is None or _witnesses(exponents, pairs, options).verdict != "undecided":
+        return []
+    alone = _pairs_alone(pairs, options)
+    if "undecided" in (exponents.verdict, alone.verdict):
+        return []
+    why = (
+        "the two witnesses contradict each other: twice the epochs on half the samples costs "
+        f"{100 * (2**exponents.estimate - 1):+.1f} % on top of the fixed cost by the exponents ({exponents.verdict}), "
+        f"and {100 * math.expm1(pairs.value):+.1f} % in all by matched pairs ({alone.verdict})"
+    )
+    return [Veto(kind="witnesses", why=why)]
+
+
+def _witnesses(exponents: Decision, pairs: Estimate | None, options: Options) -> Decision:
     """What the exponents and, where there are any, matched pairs say together; p is that of the weaker."""
-    exponents = decide_profile(_difference(analysis), -options.margin, options.margin, options)
     if pairs is None:
         return exponents
     alone = _pairs_alone(pairs, options)

@@ -4,10 +4,6 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from .claims_registry import CLAIMS
-from .wording import counted as counted  # where the figures find it
-
-TITLES = {asked.id: asked.title for asked in CLAIMS}
 MARKS = {"supported": "SUPPORTED", "refuted": "REFUTED", "undecided": "UNDECIDED"}
 WIDTH = 100
 

@@ -190,9 +190,9 @@ def curve_data(design: Design, y: str, drift: bool, per_token: bool = False, *, 
 class Analysis:
     """A fitted curve with what its diagnostics say.
 
-    `robust` holds residuals about a robust fit in MADs; `outlier` is the row of the most extreme beyond
-    OUTLIER_MADS. `order_p` tests residuals against run order, `variance_p` their spread against size
-    (before weighting). `without` is the same analysis without the outlier.
+    `outlier` is the row of the most extreme run beyond OUTLIER_MADS, `outlier_mads` how far off it lies.
+    `order_p` tests residuals against run order, `variance_p` their spread against size (before weighting).
+    `without` is the same analysis without the outlier.
     """
 
     design: Design
@@ -428,9 +428,14 @@ def gate(design: Design, factor: str) -> str | None:
         r = np.corrcoef(np.log(trained["samples"]), np.log(trained["epochs_seen"]))[0, 1]
         if abs(r) > MAX_FACTOR_CORRELATION:
             return f"samples and epochs moved together (correlation {r:.2f}): their effects look alike"
+    return follows_order(design, factor)
+
+
+def follows_order(design: Design, factor: str) -> str | None:
+    """Whether what changes between sessions, or drift, would look like the effect of `factor`."""
     if _confounded_with_session(design, factor):
         return f"different numbers of {factor} were run in different sessions, whose effects look alike"
-    return order_gate(trained, column)
+    return order_gate(design.trained, {"samples": "samples", "epochs": "epochs_seen"}[factor])
 
 
 def _confounded_with_session(design: Design, factor: str) -> bool:

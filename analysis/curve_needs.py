@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from .curve_analysis import Analysis
+from .curve_analysis import Analysis, follows_order
 from .curve_plan import plan_exponent
 from .curve_set import CurveSet
-from .needs import FULL_LEVELS, TARGET_RANGE, geometric, repeat_needs, sweep_needs
+from .needs import FULL_LEVELS, TARGET_RANGE, commanded, geometric, repeat_needs, sweep_needs
 from .regression import t_quantile
 from .verdicts import Decision, Estimate, Needs, runs_needed
 from .vetoes import Veto
@@ -29,14 +29,25 @@ def gate_needs(curves: CurveSet, factor: str) -> Needs | None:
     else:
         top = max(TARGET_RANGE * smallest, int(trained["samples"].max()))
         levels, samples = [max(1, round(trained["epochs"].mode().iloc[0]))], geometric(smallest, top, FULL_LEVELS)
-    return sweep_needs(
+    apart = factor in curves.design.factors and follows_order(curves.design, factor) is not None
+    zero_runs = _zero_runs(curves, anew=apart)
+    needs = sweep_needs(
         frame,
-        message=f"Runs over a wider range of {factor}, three of each in shuffled order, and three without training.",
+        message=f"Runs over a wider range of {factor}, three of each in shuffled order"
+        + (", and three without training." if zero_runs else "."),
         samples=samples,
         epochs=levels,
         replicates=3,
-        zero_runs=0 if (frame["samples_seen"] == 0).any() else 3,
+        zero_runs=zero_runs,
+        together=apart,
     )
+    return needs if needs.runs else None
+
+
+def _zero_runs(curves: CurveSet, *, anew: bool = False) -> int:
+    """Runs of zero steps to ask for: none where there are some (unless `anew`), or where they have no response."""
+    have = not anew and (curves.response.frame["samples_seen"] == 0).any()
+    return 3 if curves.response.of_whole_runs and not have else 0
 
 
 def pair_needs(curves: CurveSet) -> Needs | None:
@@ -44,14 +55,16 @@ def pair_needs(curves: CurveSet) -> Needs | None:
     trained = frame[frame["samples_seen"] > 0] if len(frame) else frame
     if trained.empty or curves.suspects:
         return None
-    smallest = max(1, int(trained["samples"].min()))
-    return sweep_needs(
+    smallest, design = max(1, int(trained["samples"].min())), curves.design
+    needs = sweep_needs(
         frame,
         message="The same work both ways: samples × epochs in full, three of each in shuffled order.",
         samples=[smallest * 2**i for i in range(4)],
         epochs=[1, 2, 4],
         replicates=3,
+        together=any(follows_order(design, factor) is not None for factor in design.factors),
     )
+    return needs if needs.runs else None
 
 
 def more_runs(
@@ -77,32 +90,33 @@ def more_runs(
     if veto is not None and veto.kind == "length":
         return _sweep(
             frame,
-            message="The same runs with every sample padded to one length.",
+            message="The same runs with every sample padded to one length, decided on by themselves.",
             samples=list(design.trained["samples"].unique()),
             epochs=list(design.trained["epochs"].unique()),
             replicates=3,
             extra=("padding=max_length",),
+            together=True,
         )
     if veto is not None:
-        return Needs(message="Find what is different about the runs named; more runs alone do not settle it.")
+        what = "why the two differ" if veto.kind == "witnesses" else "what is different about the runs named"
+        return Needs(message=f"Find {what}; more runs alone do not settle it.")
     df = analysis.fit.data.df
     half = (decision.ci[1] - decision.ci[0]) / 2
     se = half / t_quantile(0.5 + curves.options.ci_level / 2, df)
     estimate = Estimate(value=decision.estimate, se=se, df=df)
-    gap = min((decision.estimate - low, high - decision.estimate), key=abs)
-    extra = runs_needed(len(design.frame), estimate, gap, curves.options)
+    extra = runs_needed(len(design.frame), estimate, low, high, curves.options)
     like = "" if extra is None else f" (or about {extra:.0f} more like these)"
     plan = plan_exponent(curves, factor, decision.estimate, low, high) if of_exponent else None
     if plan is not None:
-        return Needs(
+        needs = Needs(
             message=f"{plan.runs} runs where they tell most per kWh{like}.",
             runs=plan.runs,
             settings=plan.settings,
             energy_kwh=plan.energy_kwh,
-            command=" && ".join(plan.commands) or None,
             half_width_now=plan.half_width_now,
             half_width_then=plan.half_width_then,
         )
+        return commanded(needs, " && ".join(plan.commands) or None, plan.overrides)
     trained = design.trained
     samples, epochs = sorted(trained["samples"].unique()), sorted(trained["epochs"].unique())
     points = max(1, trained[["samples", "epochs"]].drop_duplicates().shape[0])
@@ -119,9 +133,13 @@ def more_runs(
     if factor == "samples" and len(samples) < 12:
         samples = [*samples, 2 * samples[-1]] if extra is None or extra > len(design.frame) else samples
     more = math.ceil(min(extra or len(design.frame), 2 * len(design.frame)) / points)
-    zero_runs = 0 if (frame["samples_seen"] == 0).any() else 3
     return _sweep(
-        frame, message=message, samples=samples, epochs=epochs, replicates=replicates + more, zero_runs=zero_runs
+        frame,
+        message=message,
+        samples=samples,
+        epochs=epochs,
+        replicates=replicates + more,
+        zero_runs=_zero_runs(curves),
     )
 
 

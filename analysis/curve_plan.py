@@ -12,8 +12,9 @@ import pandas as pd
 from .curve_analysis import Analysis
 from .curve_set import COLUMN, CurveSet
 from .curve_tangent import Tangent, gain, inverse_of
-from .needs import SWEEP, common_overrides, energy_line, round_to
+from .needs import SWEEP, common_overrides, energy_line, round_to, there
 from .regression import Array, t_quantile
+from .verdicts import decisive_se
 
 MAX_RUNS = 60
 
@@ -23,11 +24,13 @@ class ExponentPlan:
     """Runs for one exponent: settings, commands, energy, and the half-width now and expected then.
 
     No commands where a level is no whole number, which no run could be asked for.
+    `overrides` are those that the commands share.
     """
 
     runs: int
     settings: tuple[dict[str, Any], ...]
     commands: tuple[str, ...]
+    overrides: tuple[str, ...]
     energy_kwh: float | None
     half_width_now: float
     half_width_then: float
@@ -54,15 +57,14 @@ def plan_exponent(curves: CurveSet, factor: str, estimate: float, low: float, hi
     gap = min(abs(estimate - low), abs(high - estimate))
     if gap < 0.1 * (high - low) / 2:
         return None
-    tangent, candidates = Tangent(analysis=analysis), _candidates(analysis)
+    tangent, candidates = Tangent(analysis=analysis), _candidates(analysis, zero=curves.response.of_whole_runs)
     rows, information, sigma = tangent.rows(candidates), tangent.information, analysis.fit.sigma
     inverse = inverse_of(information)
     now = _se(inverse, j, sigma)
     chosen: list[Candidate] = []
     while True:
         df = analysis.fit.data.df + len(chosen)
-        wanted = gap / (t_quantile(1 - options.alpha, df) + t_quantile(0.8, df))
-        if chosen and _se(inverse, j, sigma) <= wanted:
+        if chosen and _se(inverse, j, sigma) <= decisive_se(estimate, low, high, options, df):
             break
         gains = [gain(inverse, row, j) / one.energy_kwh for row, one in zip(rows, candidates, strict=True)]
         best = int(np.argmax(gains))
@@ -72,12 +74,14 @@ def plan_exponent(curves: CurveSet, factor: str, estimate: float, low: float, hi
         inverse = inverse_of(information)
         chosen.append(candidates[best])
     t = t_quantile(0.5 + options.ci_level / 2, analysis.fit.data.df)
-    settings, commands = _commands(chosen, analysis)
+    overrides = common_overrides(_largest(analysis))
+    settings, commands = _commands(chosen, curves.response.frame, overrides)
     known = bool((curves.response.frame["energy_kwh"] > 0).any())
     return ExponentPlan(
         runs=len(chosen),
         settings=settings,
         commands=commands,
+        overrides=tuple(overrides),
         energy_kwh=round_to(sum(c.energy_kwh for c in chosen), 3) if known else None,
         half_width_now=t * now,
         half_width_then=t * _se(inverse, j, sigma),
@@ -94,8 +98,8 @@ def _largest(analysis: Analysis) -> pd.DataFrame:
     return frame[frame["cell"] == int(np.bincount(frame["cell"]).argmax())]
 
 
-def _candidates(analysis: Analysis) -> list[Candidate]:
-    """The levels of the largest cell and twice the largest, and a run of no steps."""
+def _candidates(analysis: Analysis, *, zero: bool) -> list[Candidate]:
+    """The levels of the largest cell and twice the largest, and (`zero`) a run of no steps."""
     frame = _largest(analysis)
     trained = frame[frame["samples_seen"] > 0]
     levels: dict[str, list[float]] = {}
@@ -104,24 +108,24 @@ def _candidates(analysis: Analysis) -> list[Candidate]:
         run = [*run, 2 * run[-1]] if name in analysis.design.factors else run[:1]
         levels[name] = [int(value) if value == int(value) else value for value in run]
     points = [(samples, epochs, False) for samples in levels["samples"] for epochs in levels["epochs"]]
-    points.append((math.ceil(levels["samples"][0]), math.ceil(levels["epochs"][0]), True))
+    if zero:
+        points.append((math.ceil(levels["samples"][0]), math.ceil(levels["epochs"][0]), True))
     cost = energy_line(frame, common_overrides(frame))
     found = [Candidate(samples=s, epochs=e, zero=z, energy_kwh=cost(0 if z else s * e)) for s, e, z in points]
     known = [one for one in found if np.isfinite(one.energy_kwh) and one.energy_kwh > 0]
     return known or [replace(one, energy_kwh=1e-3 if one.zero else one.samples * one.epochs) for one in found]
 
 
-def _commands(chosen: Sequence[Candidate], analysis: Analysis) -> tuple[tuple[dict[str, Any], ...], tuple[str, ...]]:
+def _commands(
+    chosen: Sequence[Candidate], frame: pd.DataFrame, shared: Sequence[str]
+) -> tuple[tuple[dict[str, Any], ...], tuple[str, ...]]:
     """One sweep for each number of repeats that is asked of a level; the sweep skips runs that exist."""
-    frame = _largest(analysis)
     count = Counter((c.samples, c.epochs, c.zero) for c in chosen)
-    shared = common_overrides(frame)
+    have = {zero: there(frame, shared, zero=zero) for zero in (False, True)}
     settings, commands = [], []
     for (samples, epochs, zero), runs in sorted(count.items()):
-        shown = (frame["samples_seen"] == 0) == zero
-        have = int(((frame["samples"] == samples) & (frame["epochs"] == epochs) & shown).sum())
         words = [f"samples={samples}", f"epochs={epochs}", *shared, *(["max_steps=0"] if zero else [])]
         settings.append({"samples": samples, "epochs": epochs, "runs": runs} | ({"max_steps": 0} if zero else {}))
-        commands.append(" ".join([SWEEP, *words, f"replicates={have + runs}"]))
+        commands.append(" ".join([SWEEP, *words, f"replicates={have[zero].get((samples, epochs), 0) + runs}"]))
     whole = all(isinstance(number, int) for samples, epochs, _ in count for number in (samples, epochs))
     return tuple(settings), tuple(commands) if whole else ()

@@ -18,7 +18,7 @@ COLUMN = {"samples": "samples", "epochs": "epochs_seen"}
 
 @dataclass(frozen=True)
 class CurveSet:
-    """The designs and analyses that the three claims share, each made when first asked for."""
+    """What every claim is decided from: the response, and designs and analyses, each made when first asked for."""
 
     response: Response
     options: Options

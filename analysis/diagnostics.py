@@ -14,8 +14,6 @@ from .regression import Array
 if TYPE_CHECKING:
     from .energy_fit import ResponseFit
 
-LACK_OF_FIT_P = 0.01
-
 
 def diagnose(response: ResponseFit) -> dict[str, Any]:
     """Diagnostics of the best form: R² of log response, sigma, tests with their p, outliers by run id."""

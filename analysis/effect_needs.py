@@ -48,15 +48,14 @@ def further_runs(
         return _more_like(effect, rows, _asked(effect, more), more or len(rows))
     if {"supported", "refuted"} <= {own["verdict"] for own in found.by_model.values()}:
         return Needs(message=_apart(rows, found))
-    parts, messages = [], []
+    parts = []
     for name, own in found.by_model.items():
         if own["verdict"] != "undecided":
             continue
         mine = rows[rows["of_model"] == name].reset_index(drop=True)
         more = _more(effect, curves.options, len(mine), within_slope(mine, "y")[0])
-        messages.append(f"{name}: {_asked(effect, more)}")
-        parts.append(_more_like(effect, mine, "", more or len(mine)))
-    return joined(parts, " ".join(messages))
+        parts.append(_more_like(effect, mine, f"{name}: {_asked(effect, more)}", more or len(mine)))
+    return joined(parts)
 
 
 def _apart(rows: pd.DataFrame, found: Found) -> str:
@@ -70,9 +69,8 @@ def _apart(rows: pd.DataFrame, found: Found) -> str:
 
 def _more(effect: Effect, options: Options, runs: int, estimate: Estimate) -> float | None:
     """How many more runs like these decide with 80 % power; None where the margin's edge is too close."""
-    bounds = [math.log1p(options.margin), *([] if effect.dearer else [math.log1p(-options.margin)])]
-    gap = min((estimate.value - bound for bound in bounds), key=abs)
-    return runs_needed(runs, estimate, gap, options)
+    low = -math.inf if effect.dearer else math.log1p(-options.margin)
+    return runs_needed(runs, estimate, low, math.log1p(options.margin), options)
 
 
 def _asked(effect: Effect, more: float | None) -> str:
@@ -84,10 +82,16 @@ def _asked(effect: Effect, more: float | None) -> str:
     return f"About {more:.0f} more runs that differ in {effect.noun} alone."
 
 
+def _vary(effect: Effect, frame: pd.DataFrame) -> list[str]:
+    """What differs between the runs that are asked for; those of full fine-tuning have no adapters to vary."""
+    adapters = effect.vary.startswith("lora.") and (frame["method"].mode() == "full").any()
+    return [*(["method=lora"] if adapters else []), *effect.vary.split()]
+
+
 def _more_like(effect: Effect, rows: pd.DataFrame, message: str, runs: float) -> Needs:
     """So many runs (or some more, for as many of each) like those compared, all in one session."""
     models = sorted(rows["model"].dropna().unique()) if rows["model_override"].isna().all() else []
-    vary = [*effect.vary.split(), *([f"model={','.join(models)}"] if len(models) > 1 else [])]
+    vary = [*_vary(effect, rows), *([f"model={','.join(models)}"] if len(models) > 1 else [])]
     kinds = math.prod(len(word.partition("=")[2].split(",")) for word in vary)
     return _runs(effect, rows, message, max(LEAST_REPEATS, math.ceil(runs / kinds)), vary)
 
@@ -96,7 +100,7 @@ def _runs(
     effect: Effect, frame: pd.DataFrame, message: str, replicates: int, vary: Sequence[str] | None = None
 ) -> Needs:
     samples, epochs = typical_work(frame) or (1, 1)
-    extra = tuple(effect.vary.split() if vary is None else vary)
+    extra = tuple(_vary(effect, frame) if vary is None else vary)
     return sweep_needs(
         frame,
         message=message,

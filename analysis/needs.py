@@ -4,6 +4,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -12,7 +13,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from lora_scaling.errors import UserError
-from lora_scaling.paths import config_dir
+from lora_scaling.paths import choices, config_dir
 from lora_scaling.workload import ModelShape
 
 from .regression import wls
@@ -64,14 +65,14 @@ def _alike(frame: pd.DataFrame, named: dict[str, str]) -> tuple[pd.DataFrame, fl
         wanted = named.get(column)
         if wanted is None or frame[column].isna().all():
             continue
-        same = frame[frame[column] == wanted]
+        same = frame[_chosen(frame, column, wanted)]
         if len(same):
             frame = same
         elif column == "method":
             scale *= flops_per_param_token(wanted) / float(frame["method"].dropna().map(flops_per_param_token).median())
         else:
             known = [size for name in frame["model"].dropna().unique() if (size := _flops_per_token(name)) is not None]
-            target = _flops_per_token(wanted)
+            target = _flops_per_token(wanted.partition(" ")[0])
             scale *= target / float(np.median(known)) if known and target is not None else 1.0
     return frame, scale
 
@@ -119,28 +120,54 @@ def further_overrides(frame: pd.DataFrame) -> list[str]:
     return str(known.mode().iloc[0]).split() if len(known) else []
 
 
-def _there(frame: pd.DataFrame, named: dict[str, str], asked: set[str]) -> dict[Any, int]:
-    """How many runs with these settings there are of each samples × epochs; none where a setting that was `asked` for
-    has no column to tell.
+def there(frame: pd.DataFrame, overrides: Sequence[str], *, zero: bool = False) -> dict[Any, int]:
+    """How many runs with these settings, with or without (`zero`) steps, there are of each samples × epochs.
+
+    Those are the ones that a command would find finished; where a setting is not known, runs have its default.
     """
-    if not asked <= set(COLUMN_OF):
-        return {}
-    rows = frame[frame["samples_seen"] > 0]
-    if further := " ".join(further_overrides(frame)):
-        rows = rows[rows["settings_override"] == further]
+    named = _named(overrides)
+    further = {word for word in overrides if word.partition("=")[0] not in COLUMN_OF}
+    rows = frame[(frame["samples_seen"] <= 0) == zero]
+    settings = rows["settings_override"].fillna("").astype(str)
+    rows = rows[np.array([set(words.split()) == further for words in settings], dtype=bool)]
     for setting, column in COLUMN_OF.items():
         wanted = named.get(setting)
         if wanted is None or rows[column].isna().all() or (setting == "lora.r" and named.get("method") == "full"):
             continue
-        again = rows[f"{column}_override"] if f"{column}_override" in rows else rows[column]
-        same = (rows[column].map(_plain) == wanted) | (again == f"{setting}={wanted}")
-        rows = rows[same]
+        rows = rows[_chosen(rows, setting, wanted)]
     return rows.groupby(["samples", "epochs"]).size().to_dict()
+
+
+def _chosen(frame: pd.DataFrame, setting: str, wanted: str) -> pd.Series:
+    """Which runs (n,) were asked for with `setting=wanted`, which may be several words."""
+    column = COLUMN_OF[setting]
+    words = setting + "=" + frame[column].map(_plain).astype(str)
+    if (again := f"{column}_override") in frame:
+        words = frame[again].where(frame[again].notna(), words)
+    return words == f"{setting}={wanted}"
 
 
 def _plain(value: Any) -> str:
     """A value as overrides write it."""
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _unchosen(overrides: Sequence[str]) -> str:
+    """What there is no choice for, in a sentence: a table from elsewhere has names of its own. Empty where all is."""
+    found = [
+        f"this program has no `{group}` called {name!r}: choose one with `{group}=`"
+        for group, value in _named(overrides).items()
+        if group in ("model", "data", "method")
+        for name in value.partition(f" {group}.")[0].split(",")
+        if name not in choices(group)
+    ]
+    return f" No command is given, since {'; '.join(found)}." if found else ""
+
+
+def commanded(needs: Needs, command: str | None, overrides: Sequence[str]) -> Needs:
+    """Needs with the command that makes the runs, or with what has to be chosen first."""
+    unchosen = _unchosen(overrides)
+    return replace(needs, message=needs.message + unchosen, command=None if unchosen else command)
 
 
 def geometric(low: float, high: float, count: int) -> list[int]:
@@ -174,10 +201,10 @@ def sweep_needs(
     energy = 0.0
     variants = [[*shared, *words] for words in itertools.product(*swept)]
     costs = [energy_line(frame, words) for words in variants]
-    there = [_there(frame.iloc[:0] if together else frame, _named(words), replaced) for words in variants]
+    finished = [{} if together else there(frame, words) for words in variants]
     for s in samples:
         for e in epochs:
-            new = [max(0, replicates - have.get((s, e), 0)) for have in there]
+            new = [max(0, replicates - have.get((s, e), 0)) for have in finished]
             if any(new):
                 settings.append({"samples": s, "epochs": e, "runs": sum(new)})
                 energy += sum(n * cost(s * e) for n, cost in zip(new, costs, strict=True) if n)
@@ -188,13 +215,13 @@ def sweep_needs(
         zero = f"samples={samples[0]} epochs={epochs[0]}"
         command += " && " + " ".join([SWEEP, zero, *shared, "max_steps=0", f"replicates={zero_runs}"])
         energy += zero_runs * energy_line(frame, shared)(0)
-    return Needs(
+    needs = Needs(
         message=message,
         runs=sum(setting["runs"] for setting in settings),
         settings=tuple(settings),
         energy_kwh=_expected(energy),
-        command=command,
     )
+    return commanded(needs, command, [*extra, *shared])
 
 
 def _study_beside(frame: pd.DataFrame, word: str) -> str:
@@ -214,29 +241,24 @@ def repeat_needs(frame: pd.DataFrame, row: pd.Series) -> Needs:
     message = f"Repeat run {row['run_id']} and look at what disturbed it."
     if samples != int(samples) or epochs != int(epochs):
         return Needs(message=message)
-    like = pd.Series(True, index=frame.index)
-    for name in ("model", "method", "rank", "samples", "epochs"):
-        like &= frame[name].isna() if pd.isna(row[name]) else frame[name] == row[name]
-    like &= (frame["samples_seen"] == 0) == zero
-    shared = common_overrides(frame[like])
+    shared = common_overrides(row.to_frame().T)
+    repeats = there(frame, shared, zero=zero).get((samples, epochs), 0) + 2
     idle = ["max_steps=0"] if zero else []
-    energy = 2 * energy_line(frame, shared)(0.0 if zero else samples * epochs)
-    return Needs(
+    needs = Needs(
         message=message,
         runs=2,
         settings=({"samples": int(samples), "epochs": int(epochs), "runs": 2} | ({"max_steps": 0} if zero else {}),),
-        energy_kwh=_expected(energy),
-        command=" ".join(
-            [SWEEP, f"samples={samples:.0f}", f"epochs={epochs:.0f}", *shared, *idle, f"replicates={like.sum() + 2}"]
-        ),
+        energy_kwh=_expected(2 * energy_line(frame, shared)(0.0 if zero else samples * epochs)),
     )
+    words = [f"samples={samples:.0f}", f"epochs={epochs:.0f}", *shared, *idle, f"replicates={repeats}"]
+    return commanded(needs, " ".join([SWEEP, *words]), shared)
 
 
-def joined(parts: Sequence[Needs], message: str) -> Needs:
+def joined(parts: Sequence[Needs]) -> Needs:
     """Several needs as one."""
     energies = [part.energy_kwh for part in parts if part.energy_kwh is not None]
     return Needs(
-        message=message,
+        message=" ".join(part.message for part in parts),
         runs=sum(part.runs or 0 for part in parts),
         settings=tuple(setting for part in parts for setting in part.settings),
         energy_kwh=_expected(sum(energies)) if len(energies) == len(parts) else None,

@@ -31,6 +31,11 @@ class Response:
     measured_gap: str | None
     warnings: tuple[RunWarning, ...]
 
+    @property
+    def of_whole_runs(self) -> bool:
+        """Whether runs that did not train have it, too: no part of a run that is training alone."""
+        return self.column in ("energy_kwh", "energy_gpu_kwh")
+
 
 def choose_response(table: RunTable) -> Response:
     """The response column of `table`, without the setup phase where a cache made that unequal."""

@@ -18,7 +18,6 @@ class Options:
 
     margin: float = MARGIN
     level: float = LEVEL
-    response: str = "total"
 
     def __post_init__(self) -> None:
         if not 0 < self.margin < 0.5:
@@ -122,14 +121,33 @@ def decided(estimate: Estimate, low: float, high: float, options: Options) -> De
     return Decision(verdict=verdict, estimate=estimate.value, ci=estimate.interval(options.ci_level), p_value=p)
 
 
-def runs_needed(n: int, estimate: Estimate, target: float, options: Options) -> float | None:
-    """How many more runs like these decide an equivalence with 80 % power: n·((SE/SE*)² − 1).
+def decisive_se(value: float, low: float, high: float, options: Options, df: float) -> float:
+    """The standard error at which an equivalence to [low, high] is decided with a chance of 80 %, if `value` is right.
 
-    `target` is the distance from the estimate to the nearest bound of the equivalence region (its sign
-    does not matter); None where it is so small that no reasonable number decides.
+    Outside, one test has to pass. Inside, both have to: Φ((high − value)/SE − t) + Φ((value − low)/SE − t) − 1, with
+    Student's distribution for Φ.
     """
-    quantiles = t_quantile(1 - options.alpha, estimate.df) + t_quantile(0.8, estimate.df)
-    wanted = abs(target) / quantiles
+    t = t_quantile(1 - options.alpha, df)
+    above, below = high - value, value - low
+    gap = min(abs(above), abs(below))
+    se = gap / (t + t_quantile(0.8, df))  # of the nearer bound's test alone
+    if above <= 0 or below <= 0 or not gap > 0 or math.isnan(se):
+        return se
+    least = gap / (t + t_quantile(0.9, df))  # each of two tests passes with 90 % or more
+    for _ in range(50):
+        middle = (least + se) / 2
+        missed = t_tail(above / middle - t, df) + t_tail(below / middle - t, df)
+        least, se = (middle, se) if missed <= 0.2 else (least, middle)
+    return least
+
+
+def runs_needed(n: int, estimate: Estimate, low: float, high: float, options: Options) -> float | None:
+    """How many more runs like these n decide an equivalence to [low, high] with 80 % power: n·((SE/SE*)² − 1).
+
+    SE* is `decisive_se`; a bound that is infinite is none. None where the estimate is so close to a bound that no
+    reasonable number decides.
+    """
+    wanted = decisive_se(estimate.value, low, high, options, estimate.df)
     if not wanted > 0 or not math.isfinite(wanted) or not math.isfinite(estimate.se):
         return None
     more = n * ((estimate.se / wanted) ** 2 - 1)

@@ -222,6 +222,19 @@ def test_what_cannot_be_tested_is_undecided(change: object, words: str) -> None:
     assert words in found["linear_in_samples"].reason
 
 
+def test_witnesses_that_contradict_each_other_are_named() -> None:
+    """Epochs that cost 2^0.2 − 1 = 15 % more on top of a fixed cost of which this is little: pairs hardly differ."""
+    sweep = Sweep(samples=geometric(32, 8, 4), epochs=(1, 2, 4), zero=3)
+    frame = scaling(sweep, fixed=100.0, b=1.0, b_epochs=1.2, cv=0.00002)(np.random.default_rng(0))
+    claim = claims(frame)["samples_epochs_interchangeable"]
+    assert claim.verdict == "undecided"
+    assert claim.tests["matched_pairs"]["verdict"] == "supported"
+    assert claim.reason.startswith("Undecided: the two witnesses contradict each other: twice the epochs on half")
+    assert "+14.9 % on top of the fixed cost by the exponents (refuted)" in claim.reason
+    assert claim.needs is not None
+    assert claim.needs.message == "Find why the two differ; more runs alone do not settle it."
+
+
 def test_an_outlier_is_named_and_leaves_doubt() -> None:
     frame = draw("affine, fixed cost 20 %")
     frame["energy_kwh"] *= np.where(frame.index == 7, 1e9, 1)

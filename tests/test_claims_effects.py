@@ -242,7 +242,7 @@ def test_a_method_made_after_the_other_is_not_compared() -> None:
 
 @pytest.mark.parametrize("replicates", [2, 4])
 def test_the_run_that_a_ratio_hangs_on_is_named(replicates: int) -> None:
-    frame = of_models({"m": 1.0}, cv=0.01, replicates=replicates, samples=(64, 128, 256), seed=1)
+    frame = of_models({"ladder-3m": 1.0}, cv=0.01, replicates=replicates, samples=(64, 128, 256), seed=1)
     row = frame.index[(frame["method"] == "full") & (frame["samples"] == 128)][0]
     frame.loc[row, "energy_kwh"] *= 12
     found = claim(frame)
@@ -251,7 +251,7 @@ def test_the_run_that_a_ratio_hangs_on_is_named(replicates: int) -> None:
     assert found.tests["outlier"]["verdict_without"] == "refuted"
     assert found.needs is not None
     assert f"Repeat run {frame['run_id'][row]}" in found.needs.message
-    assert "samples=128 epochs=1 model=m method=full" in str(found.needs.command)
+    assert "samples=128 epochs=1 model=ladder-3m method=full" in str(found.needs.command)
 
 
 def test_the_metered_part_may_contradict_the_ratio() -> None:

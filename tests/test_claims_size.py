@@ -14,7 +14,7 @@ COSTS = 6 * np.array([1e6, 3e6, 1e7, 3e7, 6e7, 1e8])
 
 
 def size_claim(frame: pd.DataFrame, response: str = "total") -> Claim:
-    report = decide(table_from_frame(frame, response=response), Options(response=response))
+    report = decide(table_from_frame(frame, response=response), Options())
     return next(claim for claim in report.claims if claim.id == "size_exponent")
 
 
