@@ -93,7 +93,7 @@ def describe(ran: Ran) -> str:
             str(record["run_id"]),
             f"train {format_duration(row['train_s'])}" if row["train_s"] is not None else "no training",
             format_rate(row),
-            format_energy((record["energy"] or {}).get("joules")),
+            _format_kwh(row["energy_kwh"]),
             format_grams(row["emissions_g"]),
             f"loss {format_number(row['eval_loss_before'])} → {format_number(row['eval_loss_after'])}",
         ]
@@ -129,7 +129,7 @@ def table(records: Iterable[Record]) -> str:
                 str(row["replicate"]),
                 "–" if row["tokens_seen"] is None else f"{row['tokens_seen']:,}",
                 format_rate(row).removesuffix(" tokens/s"),
-                format_energy(None if row["energy_kwh"] is None else row["energy_kwh"] * JOULES_PER_KWH),
+                _format_kwh(row["energy_kwh"]),
                 format_grams(row["emissions_g"]),
                 format_number(row["eval_loss_after"] if row["eval_loss_after"] is not None else row["train_loss"]),
             )
@@ -155,6 +155,10 @@ def format_energy(joules: float | None) -> str:
         return "energy unknown"
     wh = joules / 3600
     return f"{wh / 1000:.3g} kWh" if wh >= 1000 else f"{wh:.3g} Wh" if wh >= 0.01 else f"{wh * 1000:.3g} mWh"
+
+
+def _format_kwh(kwh: float | None) -> str:
+    return format_energy(None if kwh is None else kwh * JOULES_PER_KWH)
 
 
 def format_grams(grams: float | None) -> str:

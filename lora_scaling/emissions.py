@@ -32,7 +32,7 @@ from lora_scaling.grid import (
 )
 from lora_scaling.grid.report import Outcome, document, render
 from lora_scaling.grid.zones import find_place
-from lora_scaling.records import find_records, locked, read_record, write_record
+from lora_scaling.records import find_records, locked, missing_part, read_record, write_record
 
 # What may differ between two computations that found the same thing.
 INCIDENTAL = ("revision", "computed_at", "retrieved_at", "url", "reason", "settings", "warnings")
@@ -63,6 +63,9 @@ def _run(arguments: argparse.Namespace) -> int:
     outcomes = [update(path, overrides) for path in paths]
     if all(outcome.run_id == "" for outcome in outcomes):
         raise RecordError(outcomes[0].note or "no record could be read")
+    refused = [outcome.note for outcome in outcomes if outcome.refused]
+    if overrides and refused and all(outcome.settings is None for outcome in outcomes):  # they fit no record
+        raise UserError(refused[0])
     advice = _advice(outcomes, forced=arguments.forecast)
     if arguments.json:
         print(json.dumps(document(outcomes, advice), indent=1))
@@ -120,10 +123,7 @@ def _value(name: str, text: str, kind: str) -> Any:
 
 
 def update(path: Path, overrides: Mapping[str, Any]) -> Outcome:
-    """Recomputes one record and writes it where the result is new; a record that cannot be is skipped.
-
-    Raises UserError where the overrides do not fit it.
-    """
+    """Recomputes one record and writes it where the result is new; a record that cannot be is skipped."""
     run_id, emissions = "", None
     try:
         record = read_record(path)
@@ -145,16 +145,17 @@ def _update(path: Path, record: dict[str, Any], overrides: Mapping[str, Any]) ->
 
     def outcome(change: str, emissions: Mapping[str, Any] | None, **more: Any) -> Outcome:
         started_at = str(record.get("started_at") or "")
-        return Outcome(path=path, run_id=run_id, change=change, emissions=emissions, started_at=started_at, **more)
+        return Outcome(
+            path=path, run_id=run_id, change=change, emissions=emissions, started_at=started_at,
+            lacks=missing_part(record), **more,
+        )  # fmt: skip
 
     if not energy.get("timeline"):
         return outcome("skipped", old, note="it has no energy timeline")
     try:
         settings = GridSettings.from_mapping(settings_for(record, overrides))
     except UserError as error:
-        if overrides:
-            raise
-        return outcome("skipped", old, note=str(error))
+        return outcome("skipped", old, note=str(error), refused=True)
     bins = read_timeline(path.parent / energy["timeline"])
     number = int(old["revision"]) if old else 0
     revision = _checked(compute_emissions(bins, settings, previous_revision=number), bins, energy)
@@ -222,7 +223,7 @@ def _advice(outcomes: Sequence[Outcome], *, forced: bool) -> ForecastAdvice | st
     assert last.settings is not None
     assert last.emissions is not None
     interval, energy_kwh = last.emissions["interval"], last.emissions["energy_kwh"]
-    if not interval or energy_kwh is None:
+    if not interval or energy_kwh is None or last.lacks:
         return f"No advice on when to run: the energy of {last.run_id} is not known."
     start, end = map(datetime.fromisoformat, interval)
     advice = forecast_window((end - start).total_seconds(), energy_kwh / last.emissions["pue"], last.settings)

@@ -323,8 +323,7 @@ def _energy_columns(record: Mapping[str, Any]) -> dict[str, Any]:
         columns[f"energy_source_{name}"] = component.get("source")
     conditions, idle = _section(energy, "conditions"), _section(energy, "idle")
     return columns | {
-        # A total that lacks a part that should be there (a GPU lost on the way) is not the run's energy.
-        "energy_kwh": _kwh(energy.get("joules")) if energy.get("complete", True) else None,
+        "energy_kwh": _kwh(energy.get("joules")) if _is_whole(record) else None,
         "energy_uncertainty_kwh": _kwh(energy.get("uncertainty_joules")),
         "energy_above_idle_kwh": _kwh(energy.get("above_idle_joules")),
         "idle_power_w": idle.get("power_w"),
@@ -335,11 +334,24 @@ def _energy_columns(record: Mapping[str, Any]) -> dict[str, Any]:
 def _emission_columns(record: Mapping[str, Any]) -> dict[str, Any]:
     emissions = _section(record, "emissions")
     return {
-        "emissions_g": emissions.get("grams"),
+        "emissions_g": emissions.get("grams") if _is_whole(record) else None,
         "intensity_g_per_kwh": emissions.get("intensity_g_per_kwh"),
         "intensity_source": emissions.get("provider"),
         "intensity_status": emissions.get("status"),
     }
+
+
+def _is_whole(record: Mapping[str, Any]) -> bool:
+    """Whether the energy lacks no part that should be there: what is left after a GPU was lost is not the run's."""
+    return bool(_section(record, "energy").get("complete", True))
+
+
+def missing_part(record: Mapping[str, Any]) -> str | None:
+    """The components whose energy should be in the record's and is unknown; None where nothing is missing."""
+    if _is_whole(record):
+        return None
+    parts = _section(_section(record, "energy"), "components").items()
+    return " and ".join(name for name, part in parts if part["joules"] is None and part["source"] != "none")
 
 
 def _phase_joules(phase: Mapping[str, Any]) -> float | None:

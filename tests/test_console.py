@@ -44,6 +44,8 @@ def test_a_finished_run_is_one_line_of_what_it_took() -> None:
 def test_what_is_unknown_is_said_and_never_0() -> None:
     line = console.describe(ran(energy=None, emissions=None, training={}))
     assert line == "r · no training · – tokens/s · energy unknown · – g · loss – → –"
+    part = {**record()["energy"], "complete": False}  # a GPU was lost on the way
+    assert " · energy unknown · – g · " in console.describe(ran(energy=part))
     assert console.describe(ran(status="oom", error="no room")) == "r: oom: no room"
     skipped = Ran(path=Path("runs/s/r/run.json"), record=None, skipped="finished before")
     assert console.describe(skipped) == "r: finished before"

@@ -16,6 +16,7 @@ from test_grid_server import Answer, energinet, even_bins, in_turn, serving
 
 from lora_scaling.emissions import main, parse_overrides
 from lora_scaling.errors import UserError
+from lora_scaling.records import record_to_row
 
 START = datetime(2026, 11, 10, 9, 0, tzinfo=UTC)
 
@@ -284,6 +285,47 @@ def test_a_timeline_that_lost_energy_is_warned_of(tmp_path: Path) -> None:
     path.write_text(json.dumps(record))
     assert main([str(tmp_path)]) == 0
     assert "timeline_mismatch" in [w["kind"] for w in revisions(path)[0]["warnings"]]
+
+
+def test_grams_of_a_part_are_called_so_and_not_summed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A GPU that was lost left the timeline of the processor only."""
+    store_run(tmp_path, "whole")
+    path = store_run(tmp_path, "part")
+    record = json.loads(path.read_text())
+    parts = {
+        "gpu": {"joules": None, "source": "nvml_counter"},
+        "cpu": {"joules": 1.0, "source": "rapl"},
+        "ram": {"joules": None, "source": "none"},
+    }
+    record["energy"] |= {"complete": False, "components": parts}
+    path.write_text(json.dumps(record))
+    for _ in range(2):  # nothing changes the second time, and it is said again
+        assert main([str(tmp_path)]) == 0
+        printed = capsys.readouterr().out
+        assert "warning: part: the timeline lacks gpu: grams of a part" in printed
+        assert "whole: the timeline" not in printed
+        assert "total: not summed" in printed
+    assert main([str(tmp_path), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["totals"] == {"energy_kwh": None, "grams": None}
+    assert {run["run_id"]: run["lacks"] for run in document["runs"]} == {"part": "gpu", "whole": None}
+    row = record_to_row(json.loads(path.read_text()))
+    assert (row["energy_kwh"], row["emissions_g"]) == (None, None)
+    assert record_to_row(json.loads((tmp_path / "study/whole/run.json").read_text()))["emissions_g"] > 0
+
+
+def test_overrides_that_do_not_fit_one_run_stop_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`a` and `c` have a zone that this provider covers, `b` has not."""
+    for name, zone in (("a", "GB"), ("b", "DE"), ("c", "GB")):
+        store_run(tmp_path, name, grid={"zone": zone})
+    with serving(lambda request: Answer({}, status=500)) as server:
+        words = ["grid.provider=uk", "grid.max_wait_s=0", f"grid.base_url={server.url}"]
+        assert main([str(tmp_path), *words]) == 0
+        assert "which uk does not cover" in capsys.readouterr().out
+        done = {name: revisions(tmp_path / "study" / name / "run.json")[0] is not None for name in "abc"}
+        assert done == {"a": True, "b": False, "c": True}
+        assert main([str(tmp_path / "study" / "b"), *words]) == 2
+        assert "which uk does not cover" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

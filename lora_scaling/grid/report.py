@@ -15,7 +15,10 @@ from lora_scaling.grid.settings import GridSettings
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one record: change is new, unchanged, kept or skipped (`note` says why)."""
+    """What became of one record: change is new, unchanged, kept or skipped (`note` says why).
+
+    lacks: components whose energy should be in the timeline and is unknown; refused: its settings do not fit it.
+    """
 
     path: Path
     run_id: str
@@ -24,6 +27,8 @@ class Outcome:
     note: str | None = None
     settings: GridSettings | None = None
     started_at: str = ""
+    lacks: str | None = None
+    refused: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """One entry of `runs` in the JSON document."""
@@ -32,12 +37,15 @@ class Outcome:
             "path": str(self.path),
             "change": self.change,
             "note": self.note,
+            "lacks": self.lacks,
             "emissions": self.emissions,
         }
 
 
 def totals_of(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
-    """Energy (with PUE) and grams of all; no sum of grams that are not the same thing."""
+    """Energy (with PUE) and grams of all; no sum of grams that are not the same thing, or of parts of a run."""
+    if any(o.emissions and o.lacks for o in outcomes):
+        return {"energy_kwh": None, "grams": None}
     known = [o.emissions for o in outcomes if o.emissions and o.emissions["energy_kwh"] is not None]
     grams = [e["grams"] for e in known]
     alike = len({e["definition"] for e in known}) == 1 and None not in grams
@@ -67,6 +75,8 @@ def render(outcomes: Sequence[Outcome], advice: ForecastAdvice | str | None = No
     for definition in dict.fromkeys(e["definition"] for e in known):
         lines.append(f"definition: {definition}")
     warnings = dict.fromkeys(w["message"] for e in known for w in e["warnings"])
+    warnings |= dict.fromkeys(f"{o.run_id}: the timeline lacks {o.lacks}: grams of a part" for o in outcomes
+                              if o.emissions and o.lacks)  # fmt: skip
     notes = dict.fromkeys(o.note for o in outcomes if o.note)
     lines += [f"note: {note}" for note in notes if not any(note in warning for warning in warnings)]
     lines += [f"warning: {warning}" for warning in warnings]
@@ -76,7 +86,7 @@ def render(outcomes: Sequence[Outcome], advice: ForecastAdvice | str | None = No
     if totals["grams"] is not None and totals["energy_kwh"] is not None:
         lines.append(f"total: {totals['energy_kwh']:.4g} kWh, {totals['grams']:.4g} g")
     elif known:
-        lines.append("total: not summed, the grams differ in definition or are not all known")
+        lines.append("total: not summed, the grams differ in definition or are not all known, or not of whole runs")
     lines += [f"  {e.sentence} [{e.source}]" for e in equivalents(**totals)]
     if advice is not None:
         lines.append(advice.sentence if isinstance(advice, ForecastAdvice) else advice)
