@@ -82,8 +82,8 @@ def _sure(claim: Claim, options: Options) -> str:
 
 def _predicted(forecast: Extrapolation) -> str:
     document = forecast.document
-    energy = document["energy_kwh"]
+    energy, label = document["energy_kwh"], document["validation"]["label"]
     return (
         f"{' '.join(document['target']['overrides'])}, from these runs: {rounded(energy['estimate'])} kWh "
-        f"({rounded(energy['low'])} to {rounded(energy['high'])}, 90 % interval; {reach(document)})."
+        f"({rounded(energy['low'])} to {rounded(energy['high'])}, 90 % interval; {reach(document)}; {label})."
     )

@@ -192,7 +192,7 @@ def _describe(config: RunConfig, workload: Workload) -> str:
         f"The target: {config.model.name} ({workload.shape.params / 1e9:.3g} B parameters), {tuned}, "
         f"{config.samples:,} samples × {config.epochs} epoch{'s' * (config.epochs > 1)}, batch {config.batch_size}, "
         f"{workload.tokens_seen + workload.tokens_padded:,.0f} tokens with padding, {workload.flops.total:.3g} FLOPs. "
-        "Settings that were not given are the configuration's defaults."
+        "Settings that were not given are the runs' own, or else the configuration's defaults."
     )
 
 

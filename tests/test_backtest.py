@@ -125,7 +125,7 @@ def by_session(dear: str, *, cv: float = 0.01, shift: float = 1.0) -> pd.DataFra
 def test_another_session_is_graded_with_the_spread_that_a_prediction_has() -> None:
     """A session's 6.5 % either way on a CPU: 1.645 × 0.065 at each end of a 90 % interval, beside the fit's own."""
     same, other = (split(by_session(name), "energy").table for name in ("one", "two"))
-    widths = [np.log(table["high_kwh"] / table["predicted_kwh"]).to_numpy() for table in (same, other)]
+    widths = [np.log((table["high_kwh"] / table["predicted_kwh"]).to_numpy()) for table in (same, other)]
     assert np.hypot(widths[0], 1.645 * 0.065) == pytest.approx(widths[1], rel=1e-3)
 
 

@@ -143,7 +143,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "intensity.csv").write_text("start,end,g_per_kwh\n", encoding="utf-8")
     path = tmp_path / "table.csv"
     frame = scaling(FACTORIAL, fixed=0.5)(np.random.default_rng(0)).assign(
-        model="llama-3.2-1b", method="lora", hardware="NVIDIA A100-SXM4-80GB", precision="bf16"
+        model="llama-3.2-1b", method="lora", hardware="NVIDIA A100-SXM4-80GB", precision="bf16", params=1.24e9
     )
     frame["train_s"] = 1e4 * frame["energy_kwh"]
     frame.to_csv(path, index=False)

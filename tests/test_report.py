@@ -169,6 +169,17 @@ def test_what_is_refuted_is_said_to_be(tmp_path: Path) -> None:
     assert "No<span> · refuted" in html
 
 
+def test_the_first_screen_asks_for_what_was_doubled() -> None:
+    frame = affine_runs().rename(columns={"samples": "epochs", "epochs": "samples"})
+    questions = section(report.render(report.find(table_from_frame(frame), Options(), [])), "In short")
+    assert "Do twice the epochs cost twice the energy?" in questions
+
+
+def test_one_run_is_no_plural() -> None:
+    html = report.render(report.find(table_from_frame(affine_runs().head(1)), Options(), []))
+    assert "tested on 1 run:" in html
+
+
 def test_names_are_text_and_never_markup() -> None:
     evil = "<script>alert(1)</script>&\"'"
     page = report.render(report.find(table_from_frame(affine_runs(name=evil), name=evil), Options(), []))
