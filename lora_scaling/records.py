@@ -12,6 +12,7 @@ import functools
 import json
 import math
 import os
+import re
 import shlex
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -41,6 +42,7 @@ _FURTHER = (
     "eval_samples", "loss_on", "chat_template", "gradient_accumulation", "padding", "group_by_length", "packing",
     "lora.alpha", "lora.dropout", "lora.target_modules", "precision", "gradient_checkpointing", "sharding", "optimizer",
     "learning_rate", "lr_scheduler", "weight_decay", "max_grad_norm", "seed", "warmup_steps",
+    "device",
 )  # fmt: skip
 
 COLUMNS = (
@@ -244,35 +246,65 @@ def _model_override(model: Mapping[str, Any]) -> str | None:
     name = model.get("name")
     if name is None:
         return None
-    listed = name in presets("model")
-    if model.get("gguf_file"):
-        return f"model={name if listed else 'gguf'} model.gguf_file={shlex.quote(str(model['gguf_file']))}"
-    words = [f"model={name}"]
-    if not listed and model.get("id") is None:
-        shape = _section(model, "shape").items()
-        words = [
-            "model=shape",
-            f"model.name={shlex.quote(name)}",
-            *(f"model.shape.{key}={value}" for key, value in shape),
-        ]
-    elif not listed:
-        words = ["model=hub", f"model.id={shlex.quote(str(model['id']))}"]
-    if model.get("id") and model.get("weights") == "random":
-        words.append("model.weights=random")
-    return " ".join(words)
+    unlisted = "gguf" if model.get("gguf_file") else "shape" if model.get("id") is None else "hub"
+    return _group_override("model", name if name in presets("model") else unlisted, json.dumps(model))
 
 
 def _data_override(data: Mapping[str, Any]) -> str | None:
     """The words of a command line that choose this data set again."""
-    kind, path = data.get("kind"), data.get("path")
-    listed = kind == "hub" and data.get("name") in choices("data") and data.get("name") != "hub"
-    if kind in (None, "synthetic") or path is None or listed:
-        return None if kind is None else f"data={data.get('name')}"
-    words = [f"data={kind}", f"data.path={shlex.quote(str(path))}"]
-    if data.get("fields"):
-        pairs = ", ".join(f'{key}: "{value}"' for key, value in data["fields"].items())
-        words.append(shlex.quote(f"data.fields={{{pairs}}}"))
-    return " ".join(words)
+    kind, name = data.get("kind"), data.get("name")
+    if kind is None:
+        return None
+    listed = name in choices("data") and _option("data", str(name))["kind"] == kind
+    return _group_override("data", str(name if listed else kind), json.dumps(data))
+
+
+@functools.cache
+def _group_override(group: str, option: str, section: str) -> str:
+    """The words that choose an option of a group, and whatever a record's section of it (as JSON) has otherwise."""
+    from omegaconf import OmegaConf
+
+    from .config.compose import register_resolvers  # which in its turn knows this module
+
+    register_resolvers()
+    mine, listed = json.loads(section), _option(group, option)
+    # What the option computes from its other settings, it will compute from the record's.
+    stated = OmegaConf.to_container(OmegaConf.create({group: _overlaid(listed, mine)}), resolve=True)
+    assert isinstance(stated, dict)
+    return " ".join([f"{group}={option}", *_differing(f"{group}.", listed, stated[group], mine)])
+
+
+def _overlaid(listed: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, Any]:
+    """An option with the record's values wherever it computes none."""
+    result: dict[str, Any] = {}
+    for name, value in listed.items():
+        own = mine.get(name, value)
+        if isinstance(value, Mapping) and isinstance(own, Mapping):
+            result[name] = _overlaid(value, own)
+        else:
+            result[name] = value if "${" in str(value) and not isinstance(value, Mapping) else own
+    return result
+
+
+def _differing(
+    prefix: str, listed: Mapping[str, Any], stated: Mapping[str, Any], mine: Mapping[str, Any]
+) -> Iterator[str]:
+    for name, value in mine.items():
+        before = listed.get(name)
+        if isinstance(value, Mapping) and isinstance(before, Mapping) and value.keys() <= before.keys():
+            yield from _differing(f"{prefix}{name}.", before, stated[name], value)
+        elif value != (stated.get(name) if "${" in str(before) else before):
+            yield f"{prefix}{name}={_word(value)}"
+
+
+@functools.cache
+def _option(group: str, option: str) -> Mapping[str, Any]:
+    """An option's settings as its YAML has them."""
+    from omegaconf import OmegaConf
+
+    values = OmegaConf.to_container(OmegaConf.load(config_dir() / group / f"{option}.yaml"), resolve=False)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
 
 
 def _settings_override(config: Mapping[str, Any]) -> str | None:
@@ -283,6 +315,8 @@ def _settings_override(config: Mapping[str, Any]) -> str | None:
     for name in _FURTHER:
         default = _setting(_defaults(), name, None)
         mine = _setting(config, name, default)  # an earlier version did not have it
+        if name == "device":
+            mine = str(mine).partition(":")[0]  # which one of its kind makes no difference
         if mine != default:
             words.append(f"{name}={_word(mine)}")
     return " ".join(words)
@@ -294,8 +328,16 @@ def _setting(config: Mapping[str, Any], name: str, absent: Any) -> Any:
 
 
 def _word(value: Any) -> str:
+    """A value as an override writes it, for a shell."""
+    if isinstance(value, Mapping):
+        pairs = (
+            f'{key}: "{item}"' if isinstance(item, str) else f"{key}: {_word(item)}" for key, item in value.items()
+        )
+        return shlex.quote(f"{{{', '.join(pairs)}}}")
     if isinstance(value, list):
         return shlex.quote(f"[{','.join(map(str, value))}]")
+    if isinstance(value, str):
+        return shlex.quote(f'"{value}"' if re.fullmatch(r"[\d_.eE+-]+", value) else value)  # 12e3 may be a revision
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -166,6 +166,7 @@ def test_a_file_system_without_locks_is_one_sentence(tmp_path: Path, monkeypatch
         (["samples=5", "lora.r=4", "study=x", "batch_size=2"], ""),  # these have columns, or are no part of the work
         (["group_by_length=false"], "group_by_length=false"),
         (["packing=true", "seed=3", "learning_rate=1e-3"], "packing=true learning_rate=0.001 seed=3"),
+        (["device=cpu"], "device=cpu"),
         (["lora.target_modules=[q_proj,v_proj]", "lora.alpha=8"],
          "lora.alpha=8.0 'lora.target_modules=[q_proj,v_proj]'"),
     ],
@@ -218,6 +219,14 @@ def test_a_lock_is_one_process_s_and_dies_with_it(tmp_path: Path) -> None:
             "model.shape.attention_bias=true",
             "model.shape.architecture=qwen2",
         ],
+        ["model=ladder-3m", "model.shape.layers=8"],
+        ["model=llama-3.1-8b", "model.id=/x", 'model.revision="12e3"'],
+        ["model=llama-3.1-8b", "model.name=mine"],
+        ["model=hub", "model.id=ladder-3m", "model.revision=abc"],
+        ["model=gguf", "model.gguf_file=ladder-3m.gguf"],
+        ["data.tokens_per_sample=300", "data.seed=3"],
+        ["data=skolegpt", "data.repeat=true", "data.split=test", "data.layout=alpaca"],
+        ["data=file", "data.path=x.json", "data.name=mine", "data.tokens_per_sample=50", "data.tokens_cv=0.1"],
         ["data=skolegpt"],
         ["data=file", "data.path=my data.json", 'data.fields={instruction: a, input: "b[0].c", output: d}'],
         ["data=file", "data.path=skolegpt.jsonl"],
@@ -232,4 +241,12 @@ def test_a_row_says_how_to_choose_its_model_and_data_again(overrides: list[str])
     row = record_to_row({**MINIMAL, "config": config.to_dict(), "model": model})
     again = compose(shlex.split(f"{row['model_override']} {row['data_override']}"))
     assert again.model == config.model
-    assert {**again.to_dict()["data"], "name": ""} == {**config.to_dict()["data"], "name": ""}
+    assert again.data == config.data
+
+
+@pytest.mark.parametrize("model", ["ladder-3m", "llama-3.1-8b"])
+@pytest.mark.parametrize("data", ["synthetic", "skolegpt"])
+def test_a_preset_is_chosen_by_its_name_alone(model: str, data: str) -> None:
+    config = compose([f"model={model}", f"data={data}"])
+    row = record_to_row({**MINIMAL, "config": config.to_dict()})
+    assert (row["model_override"], row["data_override"]) == (f"model={model}", f"data={data}")

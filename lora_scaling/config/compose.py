@@ -42,17 +42,23 @@ def check_overrides(overrides: Sequence[str]) -> None:
 
 
 def register_plugins() -> None:
-    """Tell Hydra where `sweeps/` is, and OmegaConf the functions that the YAML uses: file_stem and div."""
+    """Tell Hydra where `sweeps/` is, and OmegaConf the functions that the YAML uses."""
     from hydra.core.config_search_path import ConfigSearchPath
     from hydra.core.plugins import Plugins
     from hydra.plugins.search_path_plugin import SearchPathPlugin
-    from omegaconf import OmegaConf
 
     class SweepsSearchPath(SearchPathPlugin):
         def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
             search_path.append("lora_scaling", config_root().as_uri())
 
     Plugins.instance().register(SweepsSearchPath)
+    register_resolvers()
+
+
+def register_resolvers() -> None:
+    """The functions that the YAML uses: file_stem and div."""
+    from omegaconf import OmegaConf
+
     OmegaConf.register_new_resolver("file_stem", lambda path: PurePath(path).stem, replace=True)
     OmegaConf.register_new_resolver("div", lambda a, b: a // b, replace=True)
 
