@@ -23,7 +23,7 @@ from .distributed import devices_held, local_rank, local_world_size, rank, world
 from .energy import EnergyMeter, combine, idle_baseline, measure_idle, open_meter, settings_for_rank
 from .errors import LoraScalingError, OutOfMemory, RecordError, RunFailure, UserError
 from .grid import compute_emissions, read_timeline
-from .paths import choices
+from .paths import presets
 from .provenance import host, provenance
 from .records import (
     TIMELINE_NAME,
@@ -298,7 +298,7 @@ def _utilisation(config: RunConfig, record: Record) -> float | None:
     if device.get("kind") != "cuda" or not flops or not train_s:
         return None
     # A listed sheet that was asked for is of its own device alone; one of the user's own is of whatever is here.
-    asked = preset("auto") if config.hardware.name in choices("hardware") else config.hardware
+    asked = preset("auto") if config.hardware.name in presets("hardware") else config.hardware
     sheet = from_nvml_name(device["name"], asked, limit_w=0.0, memory_gb=device["memory_gb"])
     peak = sheet.peak_tflops.get(record["training"]["precision"])
     return flops / train_s / (peak * 1e12 * device["gpu_count"]) if peak else None

@@ -183,3 +183,5 @@ def test_utilisation_is_of_the_dense_peak_of_all_devices() -> None:
     assert _utilisation(compose(["hardware=rtx-a4000"]), unlisted) is None  # another device's sheet
     own = compose(["hardware=custom", "hardware.name=mine", "hardware.peak_tflops.bf16=10"])
     assert _utilisation(own, unlisted) == pytest.approx(0.1)
+    nameless = compose(["hardware=custom", "hardware.peak_tflops.bf16=10"])
+    assert _utilisation(nameless, unlisted) == pytest.approx(0.1)
