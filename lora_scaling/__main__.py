@@ -1,10 +1,8 @@
 """`python -m lora_scaling`: one run, or with -m a sweep. See `--help`."""
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from .arguments import reader_may_leave
 from .config import RunConfig
@@ -12,6 +10,7 @@ from .distributed import rank, world_size
 from .errors import LoraScalingError, UserError
 from .paths import choices, config_dir
 from .records import Record, record_to_row
+from .signals import end_on_sigterm
 
 _USAGE = """\
 lora-scaling: fine-tune, measure the energy, record it.
@@ -32,26 +31,9 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text())
         return
-    # Hydra otherwise prints an error of its own shape and exits before we can say it in one sentence.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    import hydra
-
-    signal.signal(signal.SIGTERM, _ended)
-    if rank() > 0:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - the first process speaks for all
-    from .config import friendly_hydra_errors, register_plugins
-    from .sweep import register_sweeper
-
-    register_plugins()
-    register_sweeper()
+    end_on_sigterm()
     try:
-        sys.argv[1:] = _options_first(sys.argv[1:])
-        with friendly_hydra_errors():
-            hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")(_task)()
-        if world_size() > 1:
-            from .training.processes import leave
-
-            leave()
+        _launch()
     except LoraScalingError as error:
         _fail(str(error), error.exit_status)
     except KeyboardInterrupt as stop:
@@ -59,9 +41,26 @@ def main() -> None:
         _fail(f"{reason}; what was finished is kept, and the same command continues", 130)
 
 
-def _ended(number: int, frame: object) -> NoReturn:
-    """A time limit, or a launcher whose other process failed: the run keeps what it has measured."""
-    raise KeyboardInterrupt("ended from outside (SIGTERM): a time limit, or another process that failed")
+def _launch() -> None:
+    """Have Hydra compose what the command line asks for, and carry it out."""
+    # Hydra otherwise prints an error of its own shape and exits before we can say it in one sentence.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    import hydra
+
+    if rank() > 0:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - the first process speaks for all
+    from .config import friendly_hydra_errors, register_plugins
+    from .sweep import register_sweeper
+
+    register_plugins()
+    register_sweeper()
+    sys.argv[1:] = _options_first(sys.argv[1:])
+    with friendly_hydra_errors():
+        hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")(_task)()
+    if world_size() > 1:
+        from .training.processes import leave
+
+        leave()
 
 
 def _options_first(given: Sequence[str]) -> list[str]:
@@ -104,13 +103,16 @@ def help_text() -> str:
 
 def _task(node: object) -> None:
     """One run. Called by Hydra's launcher, in this process or another."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
     from . import console
     from .config import from_omegaconf, register_plugins
     from .running import run
 
     register_plugins()  # a launcher's process has not been through main()
-
-    single = getattr(node, "order", None) is None
+    end_on_sigterm()
+    single = HydraConfig.get().mode is not RunMode.MULTIRUN
     try:
         config = from_omegaconf(node)
         if single:

@@ -20,6 +20,7 @@ from typing import Any
 from . import console
 from .arguments import reader_may_leave
 from .config import RunConfig, compose, run_id
+from .distributed import world_size
 from .errors import LoraScalingError, RecordError, RunFailure, UserError
 from .questions import LEVEL, MARGIN, STATE_NAME
 from .records import (
@@ -33,6 +34,7 @@ from .records import (
     write_text,
 )
 from .running import run
+from .signals import end_on_sigterm
 from .study_request import CLAIMS, Request, parse
 from .units import JOULES_PER_KWH
 
@@ -272,6 +274,11 @@ def study(arguments: Sequence[str]) -> str:
         UserError: bad input, before anything was spent.
         RunFailure: a run or the analysis failed; the same arguments continue.
     """
+    if world_size() > 1:
+        raise UserError(
+            f"`python -m lora_scaling.study` was started as {world_size()} processes; it does not run under torchrun: "
+            "start it once, without, or make the runs with torchrun -m lora_scaling -m …"
+        )
     request = parse(arguments)
     # Grouping pads less the more samples there are, which would look like a curve.
     own = [f"study=adaptive_{request.claim}", "group_by_length=false"]
@@ -297,16 +304,17 @@ def main() -> None:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(_USAGE)
         return
+    end_on_sigterm()
     try:
         study(arguments)
     except LoraScalingError as error:
         print(f"lora_scaling.study: {error}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         console.display.clear()
+        reason = str(stop) or "interrupted"
         print(
-            "lora_scaling.study: interrupted; what was finished is kept, and the same command continues",
-            file=sys.stderr,
+            f"lora_scaling.study: {reason}; what was finished is kept, and the same command continues", file=sys.stderr
         )
         raise SystemExit(130) from None
 

@@ -67,6 +67,7 @@ def said(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         (["-m", "sweep=quick"], "`sweep` is not a setting; did you mean +sweeps? "),
         (["samples=1e4"], "`samples` was 10000.0; give a whole number, written 10000"),
         (["hardware=a100"], "`hardware` was 'a100'; did you mean a100-40gb or a100-80gb or a100-pcie? "),
+        (["order=1", "max_kwh=1e-12"], "`max_kwh` was 1e-12; this run is expected to take"),
         (["replicates=3"], "`replicates` was 3 for a single run, which is made once: add -m"),
         (["+experiment=munin_skolegpt", "max_kwh=0.01"], "`max_kwh` was 0.01; this run is expected to take 0."),
         (["model=llama-2-7b", "hardware=l40s", "max_hours=0.001"], "`max_hours` was 0.001; this run is expected"),

@@ -267,6 +267,12 @@ def test_a_failing_analysis_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         room.study(arguments(tmp_path))
 
 
+def test_a_study_is_one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="it does not run under torchrun"):
+        room.study(arguments(tmp_path))
+
+
 @pytest.mark.slow
 def test_the_command_line_refuses_in_one_sentence() -> None:
     command = [sys.executable, "-m", "lora_scaling.study"]

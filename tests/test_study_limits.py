@@ -1,6 +1,9 @@
 """An adaptive study keeps to its budget whatever its runs turn out to cost, and stops where its rows are in doubt."""
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import TINY
 from test_sequential import STUDY, table
 from test_study import Machine, arguments, machine  # noqa: F401 - `machine` is a fixture
 
@@ -60,6 +64,31 @@ def test_what_an_interrupted_run_took_stays_spent(
     total = sum(joules(tmp_path / FOLDER))
     assert console.format_energy(total) != console.format_energy(total + lost)
     assert f"Spent: {console.format_energy(total + lost)}, " in capsys.readouterr().out
+
+
+def test_a_study_that_a_time_limit_ends_keeps_what_was_measured(tmp_path: Path) -> None:
+    """SIGTERM in the first run, which takes a minute: the record is closed, and what it took counts as spent."""
+    asked = ["claim=linear_in_samples", "max_minutes=9999", "samples=20000,40000,80000,160000", *TINY[1:]]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lora_scaling.study", *asked, "metering.interval_s=0.2", f"runs_dir={tmp_path}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 200
+    while not any((tmp_path / FOLDER).glob("*/run.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(4)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "ended from outside (SIGTERM)" in errors
+    assert "Traceback" not in errors
+    [path] = (tmp_path / FOLDER).glob("*/run.json")
+    record = read_record(path)
+    assert record["status"] == "interrupted"
+    assert record["error"].startswith("ended from outside (SIGTERM)")
+    assert record["finished_at"] > record["started_at"]
 
 
 def test_a_row_in_doubt_stops_the_study_for_a_person_to_look_at() -> None:
