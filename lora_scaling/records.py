@@ -219,7 +219,8 @@ def record_to_row(record: Mapping[str, Any]) -> dict[str, Any]:
         row.update({key: value for key, value in _section(record, section).items() if key in row})
     row.update({key: record.get(key) for key in row if key in record and not isinstance(record[key], (dict, list))})
     config, device, model = (_section(record, key) for key in ("config", "device", "model"))
-    tuned = _section(config, "method").get("name")
+    method = config.get("method")  # our own is a group of settings; another program's a name
+    tuned = method if isinstance(method, str) else _section(config, "method").get("name")
     row |= {
         "error": record.get("error"),
         "model": model.get("name"),

@@ -98,6 +98,11 @@ def test_a_bad_value_is_one_sentence(override: str, said: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_number_for_a_path_is_told_as_such() -> None:
+    with pytest.raises(UserError, match=r"^`data\.path` was 5; give a text$"):
+        compose(["data=file", "data.path=5"])
+
+
 @pytest.mark.parametrize(("rank", "said"), [(0, "`lora.r` was 0"), (100, "at most 64 makes sense")])
 def test_a_rank_must_fit_the_model(rank: int, said: str) -> None:
     config = compose([f"lora.r={rank}"])  # ladder-1m: k_proj is 128 × 64
@@ -119,6 +124,13 @@ def test_a_run_is_named_after_its_work_and_nothing_else() -> None:
         assert run_id(compose([same])) == name
     for other in ("samples=257", "seed=1", "lora.r=4", "model=ladder-3m", "packing=true", "replicate=1", "data.seed=1"):
         assert run_id(compose([other])) != name
+
+
+def test_the_kind_of_device_names_a_run_and_which_one_of_it_does_not() -> None:
+    first, second, any_one, processor = (
+        run_id(compose([f"device={name}"])) for name in ("cuda:0", "cuda:1", "cuda", "cpu")
+    )
+    assert first == second == any_one != processor
 
 
 def test_rank_does_not_name_a_full_fine_tune() -> None:

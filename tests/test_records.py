@@ -49,6 +49,11 @@ def test_what_a_record_does_not_know_is_none_never_zero() -> None:
     assert {key for key, value in row.items() if value is not None} == {"run_id", "status"}
 
 
+def test_the_method_of_another_program_is_its_name() -> None:
+    assert record_to_row({**MINIMAL, "config": {"method": "dora"}})["method"] == "dora"
+    assert record_to_row({**MINIMAL, "config": {"method": {"name": "lora"}}})["method"] == "lora"
+
+
 def test_energy_is_added_up_by_phase_and_component() -> None:
     def phase(name: str, cpu: float | None) -> dict:
         parts = {"gpu": {"joules": None, "source": "none"}, "cpu": {"joules": cpu, "source": "rapl"}}

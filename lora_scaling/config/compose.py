@@ -59,7 +59,7 @@ def register_resolvers() -> None:
     """The functions that the YAML uses: file_stem and div."""
     from omegaconf import OmegaConf
 
-    OmegaConf.register_new_resolver("file_stem", lambda path: PurePath(path).stem, replace=True)
+    OmegaConf.register_new_resolver("file_stem", lambda path: PurePath(str(path)).stem, replace=True)
     OmegaConf.register_new_resolver("div", lambda a, b: a // b, replace=True)
 
 

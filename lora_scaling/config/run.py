@@ -263,6 +263,7 @@ _NOT_WORK = frozenset(
 def run_id(config: RunConfig) -> str:
     """A readable name that is the same for the same work and replicate, on any machine and in any order."""
     work = {key: value for key, value in config.to_dict().items() if key not in _NOT_WORK}
+    work["device"] = config.device.partition(":")[0]  # which one of its kind makes no difference
     work["method"] = config.method.name
     work["learning_rate"] = config.learning_rate or config.method.learning_rate
     if not config.tuning.adapted:
@@ -284,7 +285,7 @@ def run_id(config: RunConfig) -> str:
 
 
 def _fingerprint(path: Path) -> str:
-    """Content, not place: moving a file changes nothing, editing it makes another run."""
+    """Content, not place: moving a file changes nothing, editing it (or, by `data.name`, renaming it) does."""
     try:
         known = path.stat()
         return _digest(path.absolute(), known.st_size, known.st_mtime_ns)
