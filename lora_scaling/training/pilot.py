@@ -57,7 +57,7 @@ def run_pilot(config: RunConfig, seconds: float) -> PilotMeasurement:
     device = choose(config.device, config.precision)
     refuse_elsewhere(config, device.name, device.kind)
     config = dataclasses.replace(config, metering=_always_on(config.metering), model=with_shape(config.model))
-    meter = open_meter(config.metering, device.synchronize, gpu_expected=device.kind == "cuda")
+    meter = open_meter(config.metering, device.synchronize, gpu_expected=device.kind != "cpu")
     workbench = Workbench()
     with tempfile.TemporaryDirectory(prefix="lora-scaling-pilot-") as folder:
         recording = meter.recording()
