@@ -8,20 +8,23 @@ import contextlib
 import functools
 import gc
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from .config import RunConfig, run_id
 from .devices import from_nvml_name, preset
 from .distributed import devices_held, local_rank, local_world_size, rank, world_size
-from .energy import EnergyMeter, combine, idle_baseline, measure_idle, open_meter, settings_for_rank
-from .errors import LoraScalingError, OutOfMemory, RecordError, RunFailure, UserError
+from .energy import EnergyAccount, EnergyMeter, combine, idle_baseline, measure_idle, open_meter, settings_for_rank
+from .errors import LoraScalingError, OutOfMemory, RecordError, RunFailure, UnwritableError, UserError
 from .grid import compute_emissions, read_timeline
 from .paths import presets
 from .provenance import host, provenance
@@ -40,12 +43,14 @@ from .records import (
 
 if TYPE_CHECKING:
     from .training.device import Device
+    from .training.engine import Facts
     from .training.workbench import Workbench
 
 # Told (phase, steps done, steps in all, joules so far or None).
 Listener = Callable[[str, int, int, float | None], None]
 
 _LAST_WORDS_S = 3.0
+_FIRST_ONLY = {"kind": "ranks", "message": "only the first process's energy is in this record"}
 _SHARED = {
     "kind": "shared_device",
     "message": "another run used the same device at the same time: the energy is of both; "
@@ -70,20 +75,50 @@ def run(config: RunConfig, listen: Listener = lambda *_: None) -> Ran:
         UserError: the record cannot be written.
         KeyboardInterrupt: passed on, after the record of the interrupted run is written.
     """
-    if world_size() > 1:
-        from .training.processes import from_first
+    with _interrupted_once():
+        if world_size() > 1:
+            _prepare_process(config)  # the processes meet
+            if rank() > 0:
+                return _follow(config)
+        return _lead(config, listen)
 
-        _prepare_process(config)  # the processes meet
-        if rank() > 0:
-            return _follow(config, from_first)
-    return _lead(config, listen)
+
+@contextlib.contextmanager
+def _interrupted_once() -> Iterator[None]:
+    """Let the first Ctrl-C or SIGTERM through and no second one, which would cut short the recording of the first.
+
+    A terminal's Ctrl-C reaches a process of a launch twice: from the terminal, and from the launcher that it ends, too.
+    """
+    handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
+    if threading.current_thread() is threading.main_thread():  # no other thread may set handlers
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if callable(handler := signal.getsignal(number)):
+                handlers[number] = handler
+
+    def first(number: int, frame: FrameType | None) -> None:
+        for each in handlers:
+            signal.signal(each, signal.SIG_IGN)
+        handlers[number](number, frame)  # raises, unless a launcher set one that only takes note
+        for each in handlers:
+            signal.signal(each, first)
+
+    try:
+        for number in handlers:
+            signal.signal(number, first)
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
-def _follow(config: RunConfig, from_first: Callable[[str | None], str | None]) -> Ran:
+def _follow(config: RunConfig) -> Ran:
     """A further process's part in a run: it works and measures, the first one records."""
     path = record_path(config.runs_dir, config.study, run_id(config))
-    if (skipped := from_first(None)) is not None:
-        return Ran(path=path, record=None, skipped=skipped)
+    told = _heard()
+    if isinstance(told, UserError):
+        raise told
+    if told is not None:
+        return Ran(path=path, record=None, skipped=told)
     try:
         _work(config, {}, path, lambda *_: None)
     except Exception as error:
@@ -91,24 +126,26 @@ def _follow(config: RunConfig, from_first: Callable[[str | None], str | None]) -
         print(f"lora_scaling: process {rank()}: {_one_line(error)}", file=sys.stderr, flush=True)
         time.sleep(_LAST_WORDS_S)  # the launcher ends everyone when one process ends: let the first record it
         raise
-    from_first(None)  # until the record is written
+    _heard()  # until the record is written
     return Ran(path=path, record=None, skipped=f"process {rank()}'s part is done")
 
 
 def _lead(config: RunConfig, listen: Listener) -> Ran:
     name = run_id(config)
     path = record_path(config.runs_dir, config.study, name)
-    with locked(path.parent) as mine:
-        skipped = None if mine else "another process is running it"
-        if mine and config.on_existing == "skip" and is_finished(path):
-            skipped = "finished before"
+    with contextlib.ExitStack() as held:
+        try:
+            mine = held.enter_context(locked(path.parent))
+            skipped = None if mine else "another process is running it"
+            if mine and config.on_existing == "skip" and is_finished(path):
+                skipped = "finished before"
+            record = {} if skipped else _begun(config, name, path)
+        except UserError as error:
+            _tell(error)
+            raise
         _tell(skipped)
         if skipped:
             return Ran(path=path, record=read_record(path) if mine else None, skipped=skipped)
-        if _workbench.cache_info().currsize:  # not before the first run of the process
-            time.sleep(config.cooldown_s)
-        record = _blank(config, name)
-        write_record(path, record)
         failure: LoraScalingError | None = None
         try:
             _work(config, record, path, listen)
@@ -131,7 +168,7 @@ def _lead(config: RunConfig, listen: Listener) -> Ran:
         return Ran(path=path, record=record, failure=failure)
 
 
-def _tell(word: str | None) -> None:
+def _tell(word: str | UserError | None) -> None:
     """Let the further processes of a distributed run know; they wait for it in `_follow`."""
     if world_size() > 1:
         from .training.processes import from_first
@@ -139,15 +176,30 @@ def _tell(word: str | None) -> None:
         from_first(word)
 
 
-def _blank(config: RunConfig, name: str) -> Record:
+def _heard() -> str | UserError | None:
+    """What the first process tells. One that is gone has said why: this one then ends without a word."""
+    from .training.processes import from_first
+
+    try:
+        return from_first(None)
+    except RuntimeError:  # what torch raises for a group that is not complete any more
+        raise SystemExit(1) from None
+
+
+def _begun(config: RunConfig, name: str, path: Path) -> Record:
+    """The record of a run that starts now, as it was written."""
+    if _workbench.cache_info().currsize:  # not before the first run of the process
+        time.sleep(config.cooldown_s)
     started = blank_record(run_id=name, study=config.study, config=config.to_dict(), provenance=provenance())
-    return started | {
+    record = started | {
         "error": "the process ended before the run did",
         "replicate": config.replicate,
         "order": config.order,
         "session": config.session or _session(),
         "world_size": world_size(),
     }
+    write_record(path, record)
+    return record
 
 
 def _work(config: RunConfig, record: Record, path: Path, listen: Listener) -> None:
@@ -201,20 +253,32 @@ def _measured(
         record |= {"status": "ok", "error": None}
     finally:
         account = recording.close(baseline)
-        if record.get("status") == "ok":  # otherwise another process may never give its account
+        together = world_size() > 1
+        _enter(config, record, path, facts, account, [_FIRST_ONLY] if together else [])
+        if together and record.get("status") == "ok":  # otherwise another process may never give its account
             account = combine(gathered(account))
             peaks = gathered(facts.peak_memory_gb)  # of the process that needed most, where all are known
             facts.peak_memory_gb = None if None in peaks else max(peak for peak in peaks if peak is not None)
-        elif world_size() > 1:
-            facts.warnings.append({"kind": "ranks", "message": "only the first process's energy is in this record"})
-        record |= asdict(facts)
-        record["energy"] = account.to_dict()
-        record["exclusive"] = account.exclusive
-        record["warnings"] = facts.warnings + list(account.warnings)
-        record["total_s"] = sum(phase.seconds for phase in account.phases)
-        record["mfu"] = _utilisation(config, record)
-        if rank() == 0:
-            account.write_timeline(path.parent / TIMELINE_NAME)
+            _enter(config, record, path, facts, account, [])
+
+
+def _enter(
+    config: RunConfig,
+    record: Record,
+    path: Path,
+    facts: "Facts",
+    account: EnergyAccount,
+    further: list[dict[str, str]],
+) -> None:
+    """Put what was done and what it took into the record, and the timeline beside it; `further` are warnings."""
+    record |= asdict(facts)
+    record["energy"] = account.to_dict()
+    record["exclusive"] = account.exclusive
+    record["warnings"] = [*facts.warnings, *further, *account.warnings]
+    record["total_s"] = sum(phase.seconds for phase in account.phases)
+    record["mfu"] = _utilisation(config, record)
+    if rank() == 0:
+        account.write_timeline(path.parent / TIMELINE_NAME)
 
 
 def _device_name(device: Mapping[str, Any]) -> str:
@@ -241,7 +305,7 @@ def _prepare_process(config: RunConfig) -> "tuple[Device, Workbench, EnergyMeter
     metering = config.metering
     if world_size() > 1:
         metering = settings_for_rank(metering, local_rank(), local_world_size(), one_gpu=True)
-    meter = open_meter(metering, device.synchronize, gpu_expected=device.kind == "cuda")
+    meter = open_meter(metering, device.synchronize, gpu_expected=device.kind != "cpu")
     if workbench.idle_bytes == 0:
         workbench.idle_bytes = device.idle_bytes()
     return device, workbench, meter
@@ -272,10 +336,16 @@ def idle_after(config: RunConfig) -> str | None:
     device.synchronize()
     with devices_held([_device_name(device.describe())], wait=config.exclusive_device):
         after = measure_idle(meter, config.metering.idle_s)
-    if before is None or before.power_w is None or after.power_w is None:
+    if before is None:
         return None
-    study = Path(config.runs_dir) / config.study
-    write_record(study / "idle.json", {"before": before.to_dict(), "after": after.to_dict()})
+    path = Path(config.runs_dir) / config.study / "idle.json"
+    try:
+        write_record(path, {"before": before.to_dict(), "after": after.to_dict()})
+    except UnwritableError as error:  # the runs are finished and recorded
+        print(f"lora_scaling: {path.name} was not written: {error}", file=sys.stderr, flush=True)
+    for when, baseline in (("before", before), ("after", after)):
+        if baseline.reason is not None:
+            return f"Idle power not compared: {when} the runs, {baseline.reason}"
     return f"Idle power: {before.power_w:.3g} W before, {after.power_w:.3g} W after"
 
 

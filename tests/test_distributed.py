@@ -96,6 +96,15 @@ def test_a_batch_that_the_processes_cannot_share_is_refused_once(tmp_path: Path)
     assert only_record(tmp_path)["status"] == "failed"
 
 
+def test_a_folder_that_cannot_be_written_is_told_once_and_not_by_tracebacks(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    process = torchrun(tmp_path / "file", "gradient_accumulation=2")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert errors.count("lora_scaling: `runs_dir`") == 1
+    assert "lora_scaling/running.py" not in errors  # the launcher has a traceback of its own
+
+
 def test_a_killed_process_ends_the_run_instead_of_hanging_it(tmp_path: Path) -> None:
     process = torchrun(tmp_path, "gradient_accumulation=2", "epochs=2000")
     deadline = time.monotonic() + 100

@@ -342,26 +342,40 @@ def test_checkpointing_lasts_from_warm_up_to_the_end_of_its_run(made: Make, monk
 )
 def test_an_interrupted_run_keeps_what_it_spent(tmp_path: Path, name: str, reason: str) -> None:
     """Ctrl-C, or a time limit, while it trains: the record says so and holds the energy and the work until then."""
+    finished, record = interrupted(tmp_path, f"os.kill(os.getpid(), signal.{name})")
+    assert finished.returncode == 130
+    assert "Traceback" not in finished.stderr
+    assert record["error"].startswith(reason)
+
+
+def test_a_second_interrupt_takes_nothing_away(tmp_path: Path) -> None:
+    """As a terminal and `torchrun` send them, or a person who is in a hurry: while the first one is recorded."""
+    press = "[(os.kill(os.getpid(), signal.SIGINT), time.sleep(0.005)) for _ in range(400)]"
+    _, record = interrupted(tmp_path, f"threading.Thread(target=lambda: {press}, daemon=True).start()")
+    assert (tmp_path / record["study"] / record["run_id"] / "timeline.csv").exists()
+
+
+def interrupted(runs_dir: Path, how: str) -> tuple[subprocess.CompletedProcess[str], Record]:
+    """A run that `how` interrupts after three steps; its record, which holds the energy and the work until then."""
     code = (
-        "import os, signal, sys\n"
+        "import os, signal, sys, threading, time\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a test run in the background ignores it
         "from lora_scaling import __main__, running\n"
         "run = running.run\n"
         "def interrupted(config, listen):\n"
         "    def tell(phase, done, *rest):\n"
-        "        if (phase, done) == ('train', 3): os.kill(os.getpid(), signal.NAME)\n"
+        "        if (phase, done) == ('train', 3):\n"
+        f"            {how}\n"
         "    return run(config, tell)\n"
         "running.run = interrupted\n"
         "__main__.main()"
     )
-    command = [sys.executable, "-c", code.replace("NAME", name), *TINY, f"runs_dir={tmp_path}"]
+    command = [sys.executable, "-c", code, *TINY, f"runs_dir={runs_dir}"]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert finished.returncode == 130
-    assert "Traceback" not in finished.stderr
-    [path] = tmp_path.rglob("run.json")
+    [path] = runs_dir.rglob("run.json")
     record = read_record(path)
     assert record["status"] == "interrupted"
-    assert record["error"].startswith(reason)
     assert record["energy"]["joules"] > 0
     assert record["work"]["micro_steps"] in (3, 4)
     assert record["finished_at"] is not None
+    return finished, record

@@ -96,7 +96,10 @@ def test_a_record_says_whether_the_machine_was_ours_alone(
 
 
 @pytest.mark.slow
-def test_idle_power_is_measured_before_and_after(tiny: Callable[..., RunConfig], made: Make) -> None:
+def test_idle_power_is_measured_before_and_after(
+    tiny: Callable[..., RunConfig], made: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lora_scaling.energy.host.other_load_cores", lambda start, end: 0.0)  # whatever else runs here
     overrides = ("study=idle-twice", "metering.idle_s=1.1", "metering.interval_s=0.4")
     made(*overrides)
     config = tiny(*overrides)
@@ -106,6 +109,26 @@ def test_idle_power_is_measured_before_and_after(tiny: Callable[..., RunConfig],
     assert sentence.startswith(f"Idle power: {stored['before']['power_w']:.3g} W before, ")
     assert stored["after"]["power_w"] > 0
     assert idle_after(tiny("study=idle-twice")) is None  # not where no baseline is asked for
+
+
+@pytest.mark.slow
+def test_a_machine_that_is_busy_after_the_runs_is_not_called_idle(
+    tiny: Callable[..., RunConfig], made: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = ("study=idle-busy", "metering.idle_s=1.1", "metering.interval_s=0.45")
+    monkeypatch.setattr("lora_scaling.energy.host.other_load_cores", lambda start, end: 0.0)
+    made(*overrides)
+    config = tiny(*overrides)
+    monkeypatch.setattr("lora_scaling.energy.host.other_load_cores", lambda start, end: 1.5)
+    kept = Path(config.runs_dir) / "idle-busy" / "idle.json"
+    kept.mkdir()  # as good as a full disk: what was finished stays so
+    said = "Idle power not compared: after the runs, other processes were busy: Other processes kept 1.50 CPU cores"
+    assert str(idle_after(config)).startswith(said)
+    assert capsys.readouterr().err.startswith("lora_scaling: idle.json was not written: `runs_dir`: ")
+    kept.rmdir()
+    assert str(idle_after(config)).startswith(said)
+    stored = json.loads(kept.read_text(encoding="utf-8"))
+    assert (stored["before"]["reason"], stored["after"]["power_w"] > 0) == (None, True)
 
 
 @pytest.fixture
