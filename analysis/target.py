@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 
 from lora_scaling.config import HardwareConfig, RunConfig, compose
-from lora_scaling.devices import NOT_LISTED, listed_as, preset, same_device
+from lora_scaling.devices import listed_as, preset, same_device
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.answer import LEVEL, Interval
 from lora_scaling.estimate.plan import make_plan
 from lora_scaling.estimate.priors import load_priors
 from lora_scaling.estimate.target import target_of
 from lora_scaling.estimate.terms import Target
-from lora_scaling.paths import choices
+from lora_scaling.paths import NOT_PRESETS, choices
 from lora_scaling.workload import Lengths, Workload
 
 from .energy_fit import EnergyFit
@@ -267,7 +267,7 @@ def _device(
 def find_device(name: str) -> HardwareConfig | None:
     """The data sheet of a device, by any of its names; None where it is not listed."""
     listed = name if name in choices("hardware") else listed_as(name)
-    return None if listed is None or listed in NOT_LISTED else preset(listed)
+    return None if listed is None or listed in NOT_PRESETS["hardware"] else preset(listed)
 
 
 def _differences(config: RunConfig, frame: pd.DataFrame) -> list[str]:

@@ -13,9 +13,8 @@ from pathlib import Path
 from .config import HardwareConfig
 from .config.build import build
 from .errors import UserError
-from .paths import NOT_PRESETS, choices, config_dir
+from .paths import choices, config_dir
 
-NOT_LISTED = NOT_PRESETS["hardware"]
 
 # Names as drivers give them → the preset that describes them (None: none does); the first match counts. Case does not
 # matter, dashes are spaces, and each preset's own name matches its line. The estimator page reads these, too.

@@ -131,14 +131,14 @@ def test_zero_steps_mean_nothing_was_shown() -> None:
 
 
 def test_settings_all_at_their_defaults_are_known_and_those_of_other_tables_are_not() -> None:
-    frame = rows(3).assign(settings_override=["", "seed=3 packing=true lora.alpha=32", None])
+    frame = rows(3).assign(settings_override=pd.Series(["", "seed=3 packing=true lora.alpha=32", None]))
     read = table_from_frame(frame).frame
     assert read["settings_override"].fillna("unknown").tolist() == ["", "seed=3 packing=true lora.alpha=32", "unknown"]
     assert read["work_settings"].fillna("unknown").tolist() == ["", "packing=true", "unknown"]
 
 
 def test_methods_are_read_in_any_case() -> None:
-    read = table_from_frame(rows(4).assign(method=["LoRA", "Full", " QLORA ", None])).frame
+    read = table_from_frame(rows(4).assign(method=pd.Series(["LoRA", "Full", " QLORA ", None]))).frame
     assert read["method"].fillna("unknown").tolist() == ["lora", "full", "qlora", "unknown"]
 
 
