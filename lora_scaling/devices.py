@@ -15,7 +15,6 @@ from .config.build import build
 from .errors import UserError
 from .paths import choices, config_dir
 
-
 # Names as drivers give them → the preset that describes them (None: none does); the first match counts. Case does not
 # matter, dashes are spaces, and each preset's own name matches its line. The estimator page reads these, too.
 DRIVER_NAMES: tuple[tuple[str, str | None], ...] = (
