@@ -90,6 +90,7 @@ def test_what_lies_outside_the_data_is_named_with_its_factor_and_widens(tmp_path
     assert named["flops_per_token"] == pytest.approx(10)
     assert named["method"] is None
     assert outside.high / outside.low > 1.5 * inside.high / inside.low
+    assert fit.predict(target(flops=1.004e8), 0.9).extrapolates == ()  # "1× beyond" says nothing
 
 
 def test_a_fit_of_other_hardware_is_refused(tmp_path):

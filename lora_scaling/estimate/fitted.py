@@ -35,6 +35,8 @@ from .terms import Target, contribution
 __all__ = ["Fit", "FittedModel", "Prediction", "Spread", "Target", "fit_from_dict", "load_fit"]
 
 SCHEMA_VERSION = 1
+# Less is the same to every digit that is printed.
+_BEYOND = 1.005
 # Log-scale spread added for a method or precision the fit has never seen: a factor 1.5 either way at 90 %.
 UNSEEN_LABEL_SD = math.log(1.5) / 1.645
 
@@ -162,7 +164,7 @@ class Fit:
             if value is None or not value > 0 or not low > 0:
                 continue
             factor = max(value / high, low / value)
-            if factor > 1 + 1e-9:
+            if factor > _BEYOND:
                 found.append({"variable": name, "factor": factor})
         for label, seen in (("method", self.methods), ("precision", self.precisions)):
             given = target.labels.get(label)
