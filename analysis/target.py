@@ -17,7 +17,7 @@ from lora_scaling.estimate.plan import make_plan
 from lora_scaling.estimate.priors import load_priors
 from lora_scaling.estimate.target import target_of
 from lora_scaling.estimate.terms import Target
-from lora_scaling.paths import NOT_PRESETS, choices
+from lora_scaling.paths import choices, presets
 from lora_scaling.workload import Lengths, Workload
 
 from .energy_fit import EnergyFit
@@ -266,8 +266,8 @@ def _device(
 
 def find_device(name: str) -> HardwareConfig | None:
     """The data sheet of a device, by any of its names; None where it is not listed."""
-    listed = name if name in choices("hardware") else listed_as(name)
-    return None if listed is None or listed in NOT_PRESETS["hardware"] else preset(listed)
+    listed = name if name in presets("hardware") else listed_as(name)
+    return None if listed is None else preset(listed)
 
 
 def _differences(config: RunConfig, frame: pd.DataFrame) -> list[str]:

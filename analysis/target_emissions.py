@@ -11,7 +11,7 @@ from lora_scaling.grid import static_of
 from lora_scaling.records import find_records, read_record
 
 from .table import RunTable
-from .target import Planned
+from .target import Planned, settings_in
 
 
 def emissions(table: RunTable, planned: Planned, overrides: Sequence[str], energy: dict[str, float]) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def _intensity(table: RunTable, planned: Planned, overrides: Sequence[str]) -> t
     if given is not None:
         return given, "grid.intensity_g_per_kwh of the target"
     known = frame[(frame["intensity_g_per_kwh"] > 0) & (frame["energy_kwh"] > 0)]
-    if len(known) and not any(text.lstrip("+").startswith(("grid.zone=", "grid.provider=")) for text in overrides):
+    if len(known) and not settings_in(overrides).keys() & {"grid.zone", "grid.provider"}:
         return _of_runs(known, table.sources)
     static = static_of(planned.config.grid)
     notice = f" ({static.notice})" if static.notice else ""

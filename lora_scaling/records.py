@@ -256,7 +256,7 @@ def _data_override(data: Mapping[str, Any]) -> str | None:
     kind, name = data.get("kind"), data.get("name")
     if kind is None:
         return None
-    listed = name in choices("data") and _option("data", str(name))["kind"] == kind
+    listed = name in choices("data") and _yaml(f"data/{name}")["kind"] == kind
     return _group_override("data", str(name if listed else kind), json.dumps(data))
 
 
@@ -268,7 +268,7 @@ def _group_override(group: str, option: str, section: str) -> str:
     from .config.compose import register_resolvers  # which in its turn knows this module
 
     register_resolvers()
-    mine, listed = json.loads(section), _option(group, option)
+    mine, listed = json.loads(section), _yaml(f"{group}/{option}")
     # What the option computes from its other settings, it will compute from the record's.
     stated = OmegaConf.to_container(OmegaConf.create({group: _overlaid(listed, mine)}), resolve=True)
     assert isinstance(stated, dict)
@@ -299,11 +299,11 @@ def _differing(
 
 
 @functools.cache
-def _option(group: str, option: str) -> Mapping[str, Any]:
-    """An option's settings as its YAML has them."""
+def _yaml(name: str) -> Mapping[str, Any]:
+    """The settings of a file of conf/, as it has them."""
     from omegaconf import OmegaConf
 
-    values = OmegaConf.to_container(OmegaConf.load(config_dir() / group / f"{option}.yaml"), resolve=False)
+    values = OmegaConf.to_container(OmegaConf.load(config_dir() / f"{name}.yaml"), resolve=False)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
@@ -314,7 +314,7 @@ def _settings_override(config: Mapping[str, Any]) -> str | None:
         return None
     words = []
     for name in _FURTHER:
-        default = _setting(_defaults(), name, None)
+        default = _setting(_yaml("config"), name, None)
         mine = _setting(config, name, default)  # an earlier version did not have it
         if name == "device":
             mine = str(mine).partition(":")[0]  # which one of its kind makes no difference
@@ -340,15 +340,6 @@ def _word(value: Any) -> str:
     if isinstance(value, str):
         return shlex.quote(f'"{value}"' if re.fullmatch(r"[\d_.eE+-]+", value) else value)  # 12e3 may be a revision
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-@functools.cache
-def _defaults() -> Mapping[str, Any]:
-    from omegaconf import OmegaConf
-
-    values = OmegaConf.to_container(OmegaConf.load(config_dir() / "config.yaml"), resolve=False)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
 
 
 def _energy_columns(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,16 +8,13 @@ import contextlib
 import functools
 import gc
 import os
-import signal
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from .config import RunConfig, run_id
@@ -40,6 +37,7 @@ from .records import (
     record_to_row,
     write_record,
 )
+from .signals import interrupted_once
 
 if TYPE_CHECKING:
     from .training.device import Device
@@ -75,40 +73,12 @@ def run(config: RunConfig, listen: Listener = lambda *_: None) -> Ran:
         UserError: the record cannot be written.
         KeyboardInterrupt: passed on, after the record of the interrupted run is written.
     """
-    with _interrupted_once():
+    with interrupted_once():
         if world_size() > 1:
             _prepare_process(config)  # the processes meet
             if rank() > 0:
                 return _follow(config)
         return _lead(config, listen)
-
-
-@contextlib.contextmanager
-def _interrupted_once() -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM through and no second one, which would cut short the recording of the first.
-
-    A terminal's Ctrl-C reaches a process of a launch twice: from the terminal, and from the launcher that it ends, too.
-    """
-    handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
-    if threading.current_thread() is threading.main_thread():  # no other thread may set handlers
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if callable(handler := signal.getsignal(number)):
-                handlers[number] = handler
-
-    def first(number: int, frame: FrameType | None) -> None:
-        for each in handlers:
-            signal.signal(each, signal.SIG_IGN)
-        handlers[number](number, frame)  # raises, unless a launcher set one that only takes note
-        for each in handlers:
-            signal.signal(each, first)
-
-    try:
-        for number in handlers:
-            signal.signal(number, first)
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def _follow(config: RunConfig) -> Ran:
