@@ -71,7 +71,7 @@ def interchangeability(view: View) -> Drawn | Skipped:
     log_axis(axes[0], "x")
     log_axis(axes[0], "y")
     axes[0].set(xlabel="Samples × epochs", ylabel=f"{view.noun} ({unit})", title="Energy by total shown")
-    axes[0].legend(title=None, loc="upper left")
+    axes[0].legend(title=None, loc="best")
     axes[1].axhspan(-margin, margin, color=SHADE, zorder=0)
     zero_line(axes[1])
     sns.stripplot(
