@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lora_scaling.arguments import Parser, reader_may_leave
+from lora_scaling.commands.arguments import Parser, reader_may_leave
 from lora_scaling.errors import LoraScalingError
 
 PROGRAM = "python -m analysis"
@@ -28,14 +28,14 @@ class Command:
 
 
 COMMANDS = {
-    "claims": Command(module="claims", summary="verdicts on the seven claims, with the tests behind them"),
-    "fit": Command(module="fit", summary="regressions of energy and time on the work → fit.json"),
-    "plot": Command(module="plot", summary="scaling plots as SVG and PNG"),
-    "extrapolate": Command(module="extrapolate", summary="predict a run that was not made"),
-    "backtest": Command(module="backtest", summary="fit on the cheap runs, predict the dear ones"),
-    "design": Command(module="design", summary="the next runs worth their energy, as a command line"),
-    "report": Command(module="report", summary="one self-contained report.html with all of it"),
-    "export": Command(module="export_extrap", summary="the table in Extra-P's JSON-lines format"),
+    "claims": Command(module="claims.decide", summary="verdicts on the seven claims, with the tests behind them"),
+    "fit": Command(module="energy_model.fit", summary="regressions of energy and time on the work → fit.json"),
+    "plot": Command(module="figures.plot", summary="scaling plots as SVG and PNG"),
+    "extrapolate": Command(module="energy_model.extrapolate", summary="predict a run that was not made"),
+    "backtest": Command(module="energy_model.backtest", summary="fit on the cheap runs, predict the dear ones"),
+    "design": Command(module="claims.design", summary="the next runs worth their energy, as a command line"),
+    "report": Command(module="report.report", summary="one self-contained report.html with all of it"),
+    "export": Command(module="export.extra_p", summary="the table in Extra-P's JSON-lines format"),
 }
 
 

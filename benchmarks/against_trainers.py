@@ -18,11 +18,11 @@ import transformers
 from transformers import Trainer, TrainingArguments
 
 from lora_scaling.config import RunConfig, compose
-from lora_scaling.running import run
+from lora_scaling.data.samples import split_samples
+from lora_scaling.runs.run import run
 from lora_scaling.training.batches import Collator
 from lora_scaling.training.device import choose
 from lora_scaling.training.models import BaseModel, attach, detach, load_base
-from lora_scaling.training.samples import split_samples
 from lora_scaling.training.tokens import TokenizedDataset, tokenize
 from lora_scaling.training.trainer import training_arguments
 

@@ -4,13 +4,13 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .arguments import reader_may_leave
-from .config import RunConfig
-from .distributed import rank, world_size
-from .errors import LoraScalingError, UserError
-from .paths import choices, config_dir
-from .records import Record, record_to_row
-from .signals import end_on_sigterm
+from lora_scaling.commands.arguments import reader_may_leave
+from lora_scaling.config import RunConfig
+from lora_scaling.errors import LoraScalingError, UserError
+from lora_scaling.paths import choices, config_dir
+from lora_scaling.ranks import rank, world_size
+from lora_scaling.records import Record, record_to_row
+from lora_scaling.signals import end_on_sigterm
 
 _USAGE = """\
 lora-scaling: fine-tune, measure the energy, record it.
@@ -49,8 +49,8 @@ def _launch() -> None:
 
     if rank() > 0:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - the first process speaks for all
-    from .config import friendly_hydra_errors, register_plugins
-    from .sweep import register_sweeper
+    from lora_scaling.config import friendly_hydra_errors, register_plugins
+    from lora_scaling.runs.sweep import register_sweeper
 
     register_plugins()
     register_sweeper()
@@ -58,7 +58,7 @@ def _launch() -> None:
     with friendly_hydra_errors():
         hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")(_task)()
     if world_size() > 1:
-        from .training.processes import leave
+        from lora_scaling.training.ranks import leave
 
         leave()
 
@@ -71,8 +71,8 @@ def _options_first(given: Sequence[str]) -> list[str]:
     """
     from hydra._internal.utils import get_args_parser
 
-    from .arguments import Parser
-    from .config import check_overrides
+    from lora_scaling.commands.arguments import Parser
+    from lora_scaling.config import check_overrides
 
     parser = Parser(prog="python -m lora_scaling", parents=[get_args_parser()], add_help=False)
     args = parser.parse_intermixed_args(given)
@@ -106,9 +106,9 @@ def _task(node: object) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from . import console
-    from .config import from_omegaconf, register_plugins
-    from .running import run
+    from lora_scaling.config import from_omegaconf, register_plugins
+    from lora_scaling.runs import progress as console
+    from lora_scaling.runs.run import run
 
     register_plugins()  # a launcher's process has not been through main()
     end_on_sigterm()
@@ -138,7 +138,7 @@ def _refuse_sweeps_settings(config: RunConfig) -> None:
     Raises:
         UserError: it is expected to exceed a limit, or was asked for several times.
     """
-    from .sweep import refuse_dear_run
+    from lora_scaling.runs.sweep import refuse_dear_run
 
     if config.replicates > 1:
         raise UserError(f"`replicates` was {config.replicates} for a single run, which is made once: add -m")
@@ -147,7 +147,7 @@ def _refuse_sweeps_settings(config: RunConfig) -> None:
 
 def when_to_run(record: Record, config: RunConfig) -> str:
     """When in the next hours the same run would emit least, by the provider's forecast."""
-    from .estimate import hours
+    from lora_scaling.estimate import hourly_emissions as hours
 
     return hours.when_to_run(record.get("total_s"), record_to_row(record)["energy_kwh"], config.grid)
 

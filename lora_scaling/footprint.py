@@ -35,7 +35,6 @@ from types import TracebackType
 from typing import Any, TypeVar, cast
 
 from lora_scaling import __version__, records
-from lora_scaling.distributed import rank
 from lora_scaling.energy import (
     EnergyAccount,
     EnergyMeter,
@@ -45,6 +44,7 @@ from lora_scaling.energy import (
     open_meter,
     settings_for_rank,
 )
+from lora_scaling.ranks import rank
 
 log = logging.getLogger(__name__)
 _SECTIONS = ("config", "model", "data", "work", "training", "device")
@@ -153,7 +153,7 @@ class Footprint:
         self.record["energy"] = account.to_dict()
         self.record["exclusive"] = account.exclusive
         self.record["warnings"] = [dict(warning) for warning in account.warnings]
-        from lora_scaling.devices import processor_name  # as the records of our own runs name it
+        from lora_scaling.config.devices import processor_name  # as the records of our own runs name it
 
         gpus = account.conditions.get("gpus") or []
         if _computes_on_gpu(unless_known=bool(gpus)):  # a visible one may stand idle, and one in use be unreadable

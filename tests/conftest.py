@@ -8,19 +8,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of small matrices several 
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lora_scaling.config import RunConfig, compose
-
-Record = dict[str, Any]
-
-# The smallest real fine-tune: 24 samples of 24 tokens on a 1.3 M model.
-TINY = (
-    "samples=24", "batch_size=4", "eval_samples=4", "data.tokens_per_sample=24", "warmup_steps=1", "device=cpu",
-    "metering.idle_s=0",
-)  # fmt: skip
+from tests.support.runs import TINY, Record
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +29,7 @@ def tiny(runs_dir: Path) -> Callable[..., RunConfig]:
 @pytest.fixture(scope="session")
 def made(tiny: Callable[..., RunConfig]) -> Callable[..., Record]:
     """The record of a tiny run, carried out in this process."""
-    from lora_scaling.running import run
+    from lora_scaling.runs.run import run
 
     def make(*overrides: str) -> Record:
         record = run(tiny(*overrides)).record

@@ -15,14 +15,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import nvml_stub
 import pytest
-from nvml_stub import Law
 
 from lora_scaling import records
 from lora_scaling.energy import MeteringSettings
 from lora_scaling.energy.nvml import Nvml, SensorError
 from lora_scaling.footprint import footprint
+from tests.support import nvml_stub
+from tests.support.nvml_stub import Law
 
 only_with_gcc = pytest.mark.skipif(not nvml_stub.have_compiler(), reason="needs gcc on Linux")
 

@@ -1,7 +1,13 @@
 """Configuration: what a run is, read strictly from YAML and overrides."""
 
-from .compose import check_overrides, compose, friendly_hydra_errors, from_omegaconf, register_plugins
-from .run import DataConfig, HardwareConfig, LoraConfig, MethodConfig, ModelConfig, RunConfig, run_id
+from lora_scaling.config.compose import (
+    check_overrides,
+    compose,
+    friendly_hydra_errors,
+    from_omegaconf,
+    register_plugins,
+)
+from lora_scaling.config.run import DataConfig, HardwareConfig, LoraConfig, MethodConfig, ModelConfig, RunConfig, run_id
 
 __all__ = [
     "DataConfig",

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
-from ..errors import UserError
+from lora_scaling.errors import UserError
 
 T = TypeVar("T")
 

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import PurePath
 from typing import Any
 
-from ..errors import UserError
-from ..paths import choices, config_dir, config_root
-from .build import build, suggest
-from .run import RunConfig
+from lora_scaling.config.build import build, suggest
+from lora_scaling.config.run import RunConfig
+from lora_scaling.errors import UserError
+from lora_scaling.paths import choices, config_dir, config_root
 
 
 def compose(overrides: Sequence[str], *, config_name: str = "config") -> RunConfig:

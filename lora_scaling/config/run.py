@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..energy import MeteringSettings
-from ..errors import UserError
-from ..grid import GridSettings
-from ..paths import presets
-from ..workload import LINEAR, Batching, Lengths, ModelShape, Tuning, Workload
-from .build import plain
+from lora_scaling.config.build import plain
+from lora_scaling.energy import MeteringSettings
+from lora_scaling.errors import UserError
+from lora_scaling.grid import GridSettings
+from lora_scaling.paths import presets
+from lora_scaling.workload import LINEAR, Batching, Lengths, ModelShape, Tuning, Workload
 
 
 @dataclass(frozen=True, kw_only=True)

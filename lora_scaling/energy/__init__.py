@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from lora_scaling.energy.settings import MeteringSettings, settings_for_rank
 
 if TYPE_CHECKING:
-    from lora_scaling.energy.account import (
+    from lora_scaling.energy.idle import idle_baseline, measure_idle
+    from lora_scaling.energy.measurement import (
         ComponentEnergy,
         EnergyAccount,
         GpuEnergy,
@@ -25,9 +26,8 @@ if TYPE_CHECKING:
         PhaseEnergy,
         TimelineBin,
     )
-    from lora_scaling.energy.idle import idle_baseline, measure_idle
     from lora_scaling.energy.meter import EnergyMeter, Recording, open_meter
-    from lora_scaling.energy.processes import combine
+    from lora_scaling.energy.ranks import combine
 
 __all__ = [
     "ComponentEnergy",
@@ -48,11 +48,11 @@ __all__ = [
 
 _HOME = {
     **dict.fromkeys(
-        ("ComponentEnergy", "EnergyAccount", "GpuEnergy", "IdleBaseline", "PhaseEnergy", "TimelineBin"), "account"
+        ("ComponentEnergy", "EnergyAccount", "GpuEnergy", "IdleBaseline", "PhaseEnergy", "TimelineBin"), "measurement"
     ),
     **dict.fromkeys(("idle_baseline", "measure_idle"), "idle"),
     **dict.fromkeys(("EnergyMeter", "Recording", "open_meter"), "meter"),
-    "combine": "processes",
+    "combine": "ranks",
 }
 
 

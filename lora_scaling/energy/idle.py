@@ -11,7 +11,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lora_scaling.energy.account import IdleBaseline
+from lora_scaling.energy.measurement import IdleBaseline
 from lora_scaling.energy.meter import EnergyMeter
 from lora_scaling.errors import UserError
 from lora_scaling.records import write_text

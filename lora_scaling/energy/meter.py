@@ -16,14 +16,14 @@ from types import TracebackType
 from typing import Any
 
 from lora_scaling.energy import host
-from lora_scaling.energy.account import EnergyAccount, IdleBaseline
 from lora_scaling.energy.conditions import ConditionsLog
 from lora_scaling.energy.gpu import Edge, GpuEnergyMeter, probe_step
+from lora_scaling.energy.measurement import EnergyAccount, IdleBaseline
 from lora_scaling.energy.nvml import Gpu, Nvml, SensorError
 from lora_scaling.energy.sampler import POWER_S, WATCH_S, Sampler
 from lora_scaling.energy.settings import MeteringSettings
 from lora_scaling.energy.tracker import Source, TaskEnergy, Tracker, amd_gpu_ids
-from lora_scaling.energy.visible import select_gpus
+from lora_scaling.energy.visible_gpus import select_gpus
 
 CONDITIONS_S = 5.0  # temperature, clocks and processes change slowly and cost more to read
 

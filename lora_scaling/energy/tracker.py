@@ -2,7 +2,7 @@
 
 CPU and RAM energy, and the energy of GPUs that NVML does not know, are CodeCarbon's. It does not say
 whether a figure was measured or modelled; that is in attributes it calls private (3.3.2). They are read
-here and nowhere else, defensively; tests/test_energy_tracker.py fails when an upgrade moves them.
+here and nowhere else, defensively; tests/energy/test_tracker.py fails when an upgrade moves them.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_scaling.energy import host
-from lora_scaling.energy.account import (
+from lora_scaling.energy.measurement import (
     SHORT_S,
     ComponentEnergy,
     EnergyAccount,

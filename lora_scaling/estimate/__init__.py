@@ -7,8 +7,8 @@
 The whole arithmetic is `physics.py` (time, power), `workload` (FLOPs, memory) and the constants of `priors.json`.
 """
 
-from .answer import Emissions, Estimate, Interval, Memory, Part
-from .estimator import Price, estimate
-from .fitted import load_fit
+from lora_scaling.estimate.estimator import Price, estimate
+from lora_scaling.estimate.fit_file import load_fit
+from lora_scaling.estimate.result import Emissions, Estimate, Interval, Memory, Part
 
 __all__ = ["Emissions", "Estimate", "Interval", "Memory", "Part", "Price", "estimate", "load_fit"]

@@ -2,8 +2,8 @@
 
 import sys
 
-from ..arguments import reader_may_leave
-from .cli import main as _main
+from lora_scaling.commands.arguments import reader_may_leave
+from lora_scaling.commands.estimate import main as _main
 
 
 @reader_may_leave()

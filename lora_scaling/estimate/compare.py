@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from ..config import RunConfig
-from ..devices import preset
-from ..errors import UserError
-from .answer import LEVEL, Estimate
-from .estimator import Price, estimate
-from .fitted import Fit
+from lora_scaling.config import RunConfig
+from lora_scaling.config.devices import preset
+from lora_scaling.errors import UserError
+from lora_scaling.estimate.estimator import Price, estimate
+from lora_scaling.estimate.fit_file import Fit
+from lora_scaling.estimate.result import LEVEL, Estimate
 
 _METHODS = ("lora", "qlora", "full")
 _GPUS = ("rtx-a4000", "rtx-4090", "a10g", "l40s", "a100-80gb", "h100-sxm", "h200", "b200", "mi300x")

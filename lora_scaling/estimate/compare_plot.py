@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from ..errors import UserError
-from .answer import Estimate, Interval
-from .table import ENERGIES, MASSES, TIMES, Units, duration, energy, mass, number
+from lora_scaling.errors import UserError
+from lora_scaling.estimate.result import Estimate, Interval
+from lora_scaling.estimate.table import ENERGIES, MASSES, TIMES, Units, duration, energy, mass, number
 
 # Okabe and Ito's blue and vermilion: told apart by every kind of colour vision, and by shape as well.
 _FITS, _BAND, _DOES_NOT = "#0072b2", "#a6cee3", "#d55e00"

@@ -5,22 +5,22 @@ import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from ..config import RunConfig
-from ..errors import UserError
-from ..grid import static_of
-from ..units import JOULES_PER_KWH
-from ..workload import Lengths
-from .answer import LEVEL, MEMORY_PARTS, Emissions, Estimate, Interval, Memory
-from .fitted import Fit
-from .hardware import machine_of, resolve_hardware
-from .lengths import LengthBasis, lengths_of
-from .modelled import Modelled, model_run
-from .pilot import PilotMeasurement, refuse_elsewhere, refuse_several, scale_pilot
-from .plan import Plan, make_plan, resolve_precision
-from .priors import Priors, load_priors
-from .remedies import remedy
-from .shapes import with_shape
-from .target import target_of
+from lora_scaling.config import RunConfig
+from lora_scaling.errors import UserError
+from lora_scaling.estimate.fit_file import Fit
+from lora_scaling.estimate.from_priors import Modelled, model_run
+from lora_scaling.estimate.hardware import machine_of, resolve_hardware
+from lora_scaling.estimate.lengths import LengthBasis, lengths_of
+from lora_scaling.estimate.pilot import PilotMeasurement, refuse_elsewhere, refuse_several, scale_pilot
+from lora_scaling.estimate.plan import Plan, make_plan, resolve_precision
+from lora_scaling.estimate.priors import Priors, load_priors
+from lora_scaling.estimate.remedies import remedy
+from lora_scaling.estimate.result import LEVEL, MEMORY_PARTS, Emissions, Estimate, Interval, Memory
+from lora_scaling.estimate.shapes import with_shape
+from lora_scaling.estimate.target import target_of
+from lora_scaling.grid import static_of
+from lora_scaling.units import JOULES_PER_KWH
+from lora_scaling.workload import Lengths
 
 _COUNTED = "counted exactly from the model's shape"
 
@@ -101,7 +101,7 @@ def _lengths(config: RunConfig, priors: Priors, pilot: PilotMeasurement | None) 
         )
     found = lengths_of(config.data, priors)
     if found.available is not None:
-        from ..training.samples import check_enough
+        from lora_scaling.data.samples import check_enough
 
         check_enough(config.data, config.samples, config.eval_samples, found.available)
     return found

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import HardwareConfig
-from ..devices import from_nvml_name, listed_as, mac_chip, preset, processor_name
-from ..paths import user_cache
-from .physics import Machine
-from .priors import Priors, load_priors
+from lora_scaling.config import HardwareConfig
+from lora_scaling.config.devices import from_nvml_name, listed_as, mac_chip, preset, processor_name
+from lora_scaling.estimate.physics import Machine
+from lora_scaling.estimate.priors import Priors, load_priors
+from lora_scaling.paths import user_cache
 
 _SHEET = ("bandwidth_gb_s", "memory_gb", "board_power_w", "idle_power_w")
 _SPEED = Path(__file__).with_name("processor.py")
@@ -96,8 +96,8 @@ def _host_power_w(hardware: HardwareConfig, board_power_w: float, c: Mapping[str
 
 def _nvidia(asked: HardwareConfig, place: int) -> HardwareConfig | None:
     """The NVIDIA device at this place among those that CUDA_VISIBLE_DEVICES leaves."""
-    from ..energy.nvml import Nvml, SensorError
-    from ..energy.visible import select_gpus
+    from lora_scaling.energy.nvml import Nvml, SensorError
+    from lora_scaling.energy.visible_gpus import select_gpus
 
     try:
         nvml = Nvml.open()

@@ -5,10 +5,10 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import DataConfig
-from ..errors import UserError
-from ..workload import Lengths
-from .priors import Priors
+from lora_scaling.config import DataConfig
+from lora_scaling.errors import UserError
+from lora_scaling.estimate.priors import Priors
+from lora_scaling.workload import Lengths
 
 _SAMPLED_BYTES = 20_000_000
 _MOST_LENGTHS = 2_000
@@ -100,7 +100,10 @@ def _text_sizes(
 ) -> tuple[tuple[int, ...], float, bool]:
     """Bytes of text of each sample, read as the run reads it; the share of ASCII letters; whether that was the whole
     file, or its first 20 MB."""
-    from ..training.samples import rows_of, samples_of  # late: analysis, which imports this, never loads that room
+    from lora_scaling.data.samples import (  # late: analysis, which imports this, never loads that room
+        rows_of,
+        samples_of,
+    )
 
     with open(path, "rb") as file:
         raw = file.read(_SAMPLED_BYTES)

@@ -12,29 +12,29 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from .. import __version__
-from ..config import HardwareConfig, RunConfig
-from ..devices import DRIVER_NAMES, memory_of_presets, preset
-from ..errors import UserError
-from ..grid import static_intensity
-from ..grid.zones import countries
-from ..paths import config_dir, presets
-from ..units import JOULES_PER_KWH
-from ..workload import ATTENTION, LINEAR, MLP, MemorySetup
-from ..workload.flops import _BELOW
-from ..workload.lengths import EXACT_UP_TO, MEGA_BATCHES, MEGA_BATCHES_LEAST, QUANTILES
-from ..workload.memory import ADAPTER_BYTES, NF4_BYTES
-from .answer import LEVEL, MEMORY_PARTS
-from .compare import _GPUS, _METHODS, _ZONES
-from .fitted import UNSEEN_LABEL_SD, Fit, FittedModel
-from .hardware import resolve_hardware
-from .lengths import lengths_of
-from .modelled import _NUDGE, _UNCERTAIN, weights_from
-from .plan import _BYTES
-from .priors import load_priors
-from .remedies import _SHARDS
-from .shapes import with_shape
-from .terms import parse_term
+from lora_scaling import __version__
+from lora_scaling.config import HardwareConfig, RunConfig
+from lora_scaling.config.devices import DRIVER_NAMES, memory_of_presets, preset
+from lora_scaling.errors import UserError
+from lora_scaling.estimate.compare import _GPUS, _METHODS, _ZONES
+from lora_scaling.estimate.fit_file import UNSEEN_LABEL_SD, Fit, FittedModel
+from lora_scaling.estimate.from_priors import _NUDGE, _UNCERTAIN, weights_from
+from lora_scaling.estimate.hardware import resolve_hardware
+from lora_scaling.estimate.lengths import lengths_of
+from lora_scaling.estimate.plan import _BYTES
+from lora_scaling.estimate.priors import load_priors
+from lora_scaling.estimate.remedies import _SHARDS
+from lora_scaling.estimate.result import LEVEL, MEMORY_PARTS
+from lora_scaling.estimate.shapes import with_shape
+from lora_scaling.estimate.terms import parse_term
+from lora_scaling.grid import static_intensity
+from lora_scaling.grid.zones import countries
+from lora_scaling.paths import config_dir, presets
+from lora_scaling.units import JOULES_PER_KWH
+from lora_scaling.workload import ATTENTION, LINEAR, MLP, MemorySetup
+from lora_scaling.workload.flops import _BELOW
+from lora_scaling.workload.lengths import EXACT_UP_TO, MEGA_BATCHES, MEGA_BATCHES_LEAST, QUANTILES
+from lora_scaling.workload.memory import ADAPTER_BYTES, NF4_BYTES
 
 _FOLDER = Path(__file__).parent
 _MARK = "/*DATA*/null"

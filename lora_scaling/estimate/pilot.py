@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import RunConfig
-from ..devices import listed_as, same_device
-from ..errors import UserError
-from ..units import JOULES_PER_KWH
-from .answer import Interval, Part
-from .plan import Plan
-from .quantiles import t_quantile
+from lora_scaling.config import RunConfig
+from lora_scaling.config.devices import listed_as, same_device
+from lora_scaling.errors import UserError
+from lora_scaling.estimate.plan import Plan
+from lora_scaling.estimate.quantiles import t_quantile
+from lora_scaling.estimate.result import Interval, Part
+from lora_scaling.units import JOULES_PER_KWH
 
 # Runs differ from each other beyond what a minute shows: temperature, clocks, other load (log standard deviation).
 # On a virtual machine's two cores, 67 repeated runs scattered by 6 % where they took under 20 s and 3 % over 30 s

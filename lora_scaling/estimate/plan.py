@@ -5,11 +5,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..config import RunConfig
-from ..workload import MemorySetup, MemoryUse, ModelShape, Tuning, Workload, largest_batch, training_memory
-from ..workload.memory import layer_activation_bytes, weight_bytes
-from .physics import Load
-from .priors import Priors
+from lora_scaling.config import RunConfig
+from lora_scaling.estimate.physics import Load
+from lora_scaling.estimate.priors import Priors
+from lora_scaling.workload import MemorySetup, MemoryUse, ModelShape, Tuning, Workload, largest_batch, training_memory
+from lora_scaling.workload.memory import layer_activation_bytes, weight_bytes
 
 _BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 

@@ -3,10 +3,10 @@
 import dataclasses
 from collections.abc import Iterator
 
-from ..config import RunConfig
-from ..devices import memory_of_presets, preset
-from .plan import Plan, make_plan, resolve_precision
-from .priors import Priors
+from lora_scaling.config import RunConfig
+from lora_scaling.config.devices import memory_of_presets, preset
+from lora_scaling.estimate.plan import Plan, make_plan, resolve_precision
+from lora_scaling.estimate.priors import Priors
 
 _SHARDS = (2, 4, 8, 16)
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import ModelConfig
-from ..errors import UserError
-from ..paths import in_home
-from ..workload import ARCHITECTURES, ModelShape, shape_of
+from lora_scaling.config import ModelConfig
+from lora_scaling.errors import UserError
+from lora_scaling.paths import in_home
+from lora_scaling.workload import ARCHITECTURES, ModelShape, shape_of
 
 _TIMEOUT_S = 10
 

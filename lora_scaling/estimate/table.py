@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .answer import LEVEL, Estimate, Interval
-from .sweeps import Total
+from lora_scaling.estimate.result import LEVEL, Estimate, Interval
+from lora_scaling.estimate.sweeps import Total
 
 _BASES = {
     "priors": "priors only: published runs, no measurement of yours (pilot=60s or fit=PATH narrow it)",

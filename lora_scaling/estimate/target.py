@@ -1,8 +1,8 @@
 """What a fit is asked about: the quantities and labels of a planned run, named as `fit.json` names them."""
 
-from ..config import RunConfig
-from ..workload import Workload
-from .terms import Target
+from lora_scaling.config import RunConfig
+from lora_scaling.estimate.terms import Target
+from lora_scaling.workload import Workload
 
 
 def target_of(config: RunConfig, workload: Workload, precision: str | None = None) -> Target:

@@ -16,8 +16,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..devices import same_device
-from ..errors import UserError
+from lora_scaling.config.devices import same_device
+from lora_scaling.errors import UserError
 
 PER_RUN = "run"
 

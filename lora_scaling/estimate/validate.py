@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import ModelConfig, RunConfig, compose
-from ..devices import preset
-from ..workload import LINEAR, MemorySetup, ModelShape, Tuning, training_memory
-from .answer import Interval
-from .estimator import estimate
-from .priors import load_priors
+from lora_scaling.config import ModelConfig, RunConfig, compose
+from lora_scaling.config.devices import preset
+from lora_scaling.estimate.estimator import estimate
+from lora_scaling.estimate.priors import load_priors
+from lora_scaling.estimate.result import Interval
+from lora_scaling.workload import LINEAR, MemorySetup, ModelShape, Tuning, training_memory
 
 _PUBLISHED = Path(__file__).with_name("published.csv")
 _STEPS = 20_000  # so many that setup does not count

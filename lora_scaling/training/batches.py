@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..config import RunConfig
+from lora_scaling.config import RunConfig
 
 IGNORED = -100  # PyTorch's cross entropy leaves out this label
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from ..config import RunConfig
-from ..devices import mac_chip, processor_name
-from ..distributed import local_rank, world_size
-from ..errors import OutOfMemory, UserError
+from lora_scaling.config import RunConfig
+from lora_scaling.config.devices import mac_chip, processor_name
+from lora_scaling.errors import OutOfMemory, UserError
+from lora_scaling.ranks import local_rank, world_size
 
 _PRECISIONS = {"cuda": ("bf16", "fp16", "fp32"), "mps": ("bf16", "fp16", "fp32"), "cpu": ("fp32", "bf16")}
 

@@ -9,17 +9,17 @@ from typing import Any
 import transformers
 from torch import nn
 
-from ..config import RunConfig
-from ..energy import Recording
-from ..workload import ModelShape, training_flops
-from .batches import Collator
-from .device import Device, out_of_memory_told
-from .models import BaseModel, attach, detach, parameter_counts
-from .processes import gathered
-from .sharding import held_params, shard
-from .tokens import TokenizedDataset
-from .trainer import Counted, MeteredTrainer, make_trainer
-from .workbench import Tokens, Workbench
+from lora_scaling.config import RunConfig
+from lora_scaling.energy import Recording
+from lora_scaling.training.batches import Collator
+from lora_scaling.training.device import Device, out_of_memory_told
+from lora_scaling.training.model_cache import Tokens, Workbench
+from lora_scaling.training.models import BaseModel, attach, detach, parameter_counts
+from lora_scaling.training.ranks import gathered
+from lora_scaling.training.sharding import held_params, shard
+from lora_scaling.training.tokens import TokenizedDataset
+from lora_scaling.training.trainer import Counted, MeteredTrainer, make_trainer
+from lora_scaling.workload import ModelShape, training_flops
 
 transformers.logging.set_verbosity_error()
 

@@ -20,12 +20,12 @@ from transformers import (
     set_seed,
 )
 
-from ..config import ModelConfig, RunConfig
-from ..errors import UserError
-from ..workload import ARCHITECTURES, ModelShape, shape_of
-from .bytes_tokenizer import bytes_tokenizer
-from .device import Device
-from .sharding import loads_weights, refuse_impossible_sharding
+from lora_scaling.config import ModelConfig, RunConfig
+from lora_scaling.errors import UserError
+from lora_scaling.training.bytes_tokenizer import bytes_tokenizer
+from lora_scaling.training.device import Device
+from lora_scaling.training.sharding import loads_weights, refuse_impossible_sharding
+from lora_scaling.workload import ARCHITECTURES, ModelShape, shape_of
 
 # A folder without a tokenizer's files gives transformers one of a few marks, not an error.
 _LEAST_VOCABULARY = 64

@@ -15,11 +15,11 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from ..config import RunConfig
-from ..distributed import rank, world_size
-from ..errors import UserError
-from .device import Device
-from .processes import from_first
+from lora_scaling.config import RunConfig
+from lora_scaling.errors import UserError
+from lora_scaling.ranks import rank, world_size
+from lora_scaling.training.device import Device
+from lora_scaling.training.ranks import from_first
 
 # A place where a module keeps a tensor: its dictionary of parameters or buffers, and the name there.
 _Place = tuple[dict[str, Any], str]

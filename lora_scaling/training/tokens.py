@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from ..config import RunConfig
-from ..errors import UserError
-from .batches import IGNORED, Row, pack
-from .rendering import chat_renderer, common_length, find_answers, plain_renderer
-from .samples import Sample
-from .synthetic import prompt_tokens
+from lora_scaling.config import RunConfig
+from lora_scaling.data.rendering import chat_renderer, common_length, find_answers, plain_renderer
+from lora_scaling.data.samples import Sample
+from lora_scaling.data.synthetic import prompt_tokens
+from lora_scaling.errors import UserError
+from lora_scaling.training.batches import IGNORED, Row, pack
 
 _CHUNK = 2048  # samples rendered and tokenised at once: bounds memory, costs nothing
 

@@ -16,12 +16,12 @@ from transformers import (
     TrainingArguments,
 )
 
-from ..config import RunConfig
-from ..distributed import world_size
-from ..errors import UserError
-from ..workload import step_count
-from .batches import IGNORED, Collator, batch_counts
-from .device import Device
+from lora_scaling.config import RunConfig
+from lora_scaling.errors import UserError
+from lora_scaling.ranks import world_size
+from lora_scaling.training.batches import IGNORED, Collator, batch_counts
+from lora_scaling.training.device import Device
+from lora_scaling.workload import step_count
 
 _COUNTS = "batch_counts"
 

@@ -3,12 +3,12 @@
 Standard library only: no model is built and nothing is downloaded.
 """
 
-from .architectures import ARCHITECTURES, shape_of
-from .flops import Flops, training_flops
-from .lengths import Batching, BatchStatistics, Lengths, epochs_and_passes, step_count
-from .memory import MemorySetup, MemoryUse, largest_batch, training_memory
-from .run import Workload
-from .shape import ATTENTION, LINEAR, MLP, Matmul, ModelShape, Tuning
+from lora_scaling.workload.architectures import ARCHITECTURES, shape_of
+from lora_scaling.workload.flops import Flops, training_flops
+from lora_scaling.workload.lengths import Batching, BatchStatistics, Lengths, epochs_and_passes, step_count
+from lora_scaling.workload.memory import MemorySetup, MemoryUse, largest_batch, training_memory
+from lora_scaling.workload.run import Workload
+from lora_scaling.workload.shape import ATTENTION, LINEAR, MLP, Matmul, ModelShape, Tuning
 
 __all__ = [
     "ARCHITECTURES",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .shape import ModelShape
+from lora_scaling.workload.shape import ModelShape
 
 ARCHITECTURES = ("llama", "mistral", "mixtral", "qwen2")
 

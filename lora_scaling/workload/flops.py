@@ -9,7 +9,7 @@ loss are left out: well under 1 % at any width of interest.
 
 from dataclasses import dataclass
 
-from .shape import Matmul, ModelShape, Tuning
+from lora_scaling.workload.shape import Matmul, ModelShape, Tuning
 
 _QKV = ("q_proj", "k_proj", "v_proj")
 # Matrices whose input depends on those listed: an adapter on any of them makes that input need a gradient.

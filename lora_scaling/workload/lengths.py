@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
 
-from ..errors import UserError
+from lora_scaling.errors import UserError
 
 QUANTILES = 512
 # transformers' LengthGroupedSampler sorts within so many batches at most, and so many times at least.

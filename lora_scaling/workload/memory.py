@@ -16,7 +16,7 @@ loss is done with all but the logits themselves.
 
 from dataclasses import dataclass
 
-from .shape import ATTENTION, MLP, ModelShape, Tuning
+from lora_scaling.workload.shape import ATTENTION, MLP, ModelShape, Tuning
 
 # NF4 with double quantisation (Dettmers et al. 2023, sec. 3): 4 bits, and 0.127 bits of constants, a weight.
 NF4_BYTES = 0.5 + 0.127 / 8

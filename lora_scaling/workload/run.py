@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from .flops import Flops, training_flops
-from .lengths import Batching, BatchStatistics, Lengths, epochs_and_passes, step_count
-from .shape import ModelShape, Tuning
+from lora_scaling.workload.flops import Flops, training_flops
+from lora_scaling.workload.lengths import Batching, BatchStatistics, Lengths, epochs_and_passes, step_count
+from lora_scaling.workload.shape import ModelShape, Tuning
 
 
 @dataclass(frozen=True, kw_only=True)

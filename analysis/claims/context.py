@@ -1,0 +1,158 @@
+"""What the claims on samples and epochs share: one design, its analyses, and a decision on an exponent."""
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from ..regression.curve_analysis import (
+    Analysis,
+    Design,
+    LackOfFit,
+    analyse,
+    build_design,
+    gate,
+    lack_of_fit,
+    relative_length,
+)
+from ..regression.power_law import Profile, fit_curve
+from ..tables.response import Response
+from .verdicts import Decision, Options
+from .vetoes import Outlier
+
+COLUMN = {"samples": "samples", "epochs": "epochs_seen"}
+
+
+@dataclass(frozen=True)
+class CurveSet:
+    """What every claim is decided from: the response, and designs and analyses, each made when first asked for."""
+
+    response: Response
+    options: Options
+    suspects: tuple[str, ...]
+
+    @cached_property
+    def design(self) -> Design:
+        return build_design(self.response.frame)
+
+    @cached_property
+    def total(self) -> Analysis:
+        return analyse(self.design, "y", per_token=True)
+
+    @cached_property
+    def as_run(self) -> Analysis:
+        """The same by the samples themselves, however long they were."""
+        return self.total if relative_length(self.design.frame) is None else analyse(self.design, "y")
+
+    @cached_property
+    def measured(self) -> Analysis:
+        return analyse(self.design, "y_measured", per_token=True)
+
+    @cached_property
+    def measured_as_run(self) -> Analysis:
+        return analyse(self.design, "y_measured")
+
+    @cached_property
+    def lack_of_fit(self) -> LackOfFit | None:
+        return lack_of_fit(self.design, self.total.fit)
+
+    def straight(self, factor: str) -> LackOfFit | None:
+        """Lack of fit of the affine curve: the factor's exponent held at 1."""
+        return lack_of_fit(self.design, self.total.profile(factor).held_at(1.0), spent=1)
+
+    @cached_property
+    def blocks(self) -> dict[str, str | None]:
+        """For each factor, why no curve can be decided on (None where it can)."""
+        return {factor: _curve_block(self, factor) for factor in COLUMN}
+
+
+def outlier_of(analysis: Analysis) -> Outlier | None:
+    """The run far off the curve, which `analysis.without` leaves out."""
+    if analysis.outlier is None or analysis.outlier_mads is None:
+        return None
+    run_id = str(analysis.design.frame["run_id"].iloc[analysis.outlier])
+    return Outlier(row=analysis.outlier, run_id=run_id, mads=analysis.outlier_mads)
+
+
+def less(analysis: Analysis) -> Analysis:
+    """The analysis without its outlier."""
+    return analysis.without or analysis
+
+
+def decide_profile(profile: Profile, low: float, high: float, options: Options) -> Decision:
+    """Equivalence of an exponent to [low, high] by its profile likelihood."""
+    ci = profile.interval(options.ci_level)
+    if ci[0] >= low and ci[1] <= high:
+        p = max(profile.p_beyond(low), profile.p_beyond(high))
+        return Decision(verdict="supported", estimate=profile.estimate, ci=ci, p_value=p)
+    if ci[1] < low or ci[0] > high:
+        p = profile.p_beyond(low if ci[1] < low else high)
+        return Decision(verdict="refuted", estimate=profile.estimate, ci=ci, p_value=p)
+    return Decision(verdict="undecided", estimate=profile.estimate, ci=ci, p_value=None)
+
+
+def _curve_block(curves: CurveSet, factor: str) -> str | None:
+    """Why no curve is fitted: suspicious rows, too few runs, or a design that cannot tell."""
+    if curves.suspects:
+        shown = ", ".join(curves.suspects[:5]) + (" …" if len(curves.suspects) > 5 else "")
+        return f"the unit of run {shown} is in doubt: correct it, or leave it out with --exclude"
+    frame = curves.response.frame
+    if len(frame) < 2:
+        return "no usable run" if frame.empty else "there is only one usable run"
+    if factor not in curves.design.factors:
+        levels = frame[frame["samples_seen"] > 0][factor].nunique()
+        if levels < 2:
+            return f"{factor} never varied: all runs have the same"
+        return f"too few different numbers of {factor} were run with everything else equal"
+    blocked = gate(curves.design, factor)
+    if blocked:
+        return blocked
+    parameters = len(curves.design.factors) + int(curves.design.frame["cell"].max()) + 2
+    if len(curves.design.frame) < parameters + 3:
+        return f"{len(curves.design.frame)} runs are too few for a curve of {parameters} parameters"
+    return None
+
+
+def length_slope(curves: CurveSet, factor: str) -> float | None:
+    """How the tokens of a sample, padding included, grow with the factor (an exponent); None if unknown.
+
+    Where it exceeds half the margin, more samples also means longer ones: their effects look alike.
+    """
+    trained = curves.design.trained
+    length = relative_length(trained)
+    if length is None:
+        return None
+    x = np.log(trained[COLUMN[factor]].to_numpy(dtype=float))
+    dx = x - pd.Series(x).groupby(trained["cell"].to_numpy()).transform("mean").to_numpy()
+    return float(dx @ length / (dx @ dx))
+
+
+def length_words(slope: float, factor: str) -> str:
+    """The confounding of length in words."""
+    change = 100 * math.expm1(slope * math.log(2))
+    way = "more" if slope > 0 else "fewer"
+    return (
+        f"runs with more {factor} also had {way} tokens a sample, padding included ({change:+.1f} % for each doubling)"
+    )
+
+
+def allowed_deviation(curves: CurveSet, factor: str) -> float:
+    """How far (relative) a level may lie off: what an exponent on the margin's edge does at the ends."""
+    return curves.options.margin * math.log(curves.design.range(COLUMN[factor])) / 2
+
+
+def deviation_within(curves: CurveSet, factor: str) -> float:
+    """How far (relative) this very design may put a level off the best straight line, if the exponent is within margin.
+
+    `allowed_deviation` is for levels run equally often. Where most runs are at the cheap end, the line is pinned
+    there, and an exponent just within the margin puts the far end farther off.
+    """
+    profile = curves.total.profile(factor)
+    allowed = math.log1p(allowed_deviation(curves, factor))
+    for edge in (1 - curves.options.margin, 1 + curves.options.margin):
+        exact = replace(profile.fit.data, log_y=profile.fit.data.log_y - profile.held_at(edge).resid)
+        line = Profile(fit=fit_curve(exact), index=profile.index).held_at(1.0)
+        allowed = max(allowed, float(np.abs(line.resid).max()))
+    return math.expm1(allowed)

@@ -1,0 +1,130 @@
+"""`python -m analysis claims RUNS`: the seven claims, decided on one table."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..commands.arguments import add_options, add_runs
+from ..jsonout import dumps
+from ..tables.checks import check_rows, suspicious
+from ..tables.parsing import RunWarning
+from ..tables.response import Response, choose_response
+from ..tables.table import RESPONSES, RunTable, load_runs
+from .context import CurveSet
+from .disturbed import disturbed
+from .registry import CLAIMS, Asked
+from .text import render
+from .verdicts import Claim, Needs, Options, holm
+from .windows import is_series, series_claims
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimsReport:
+    """All claims with what they rest on; `document()` is the contract's JSON."""
+
+    options: Options
+    table: RunTable
+    response: Response
+    warnings: tuple[RunWarning, ...]
+    claims: tuple[Claim, ...]
+
+    def document(self) -> dict[str, Any]:
+        """The document of `claims --json`."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "margin": self.options.margin,
+            "level": self.options.level,
+            "response": self.response.noun,
+            "runs_used": len(self.table.frame),
+            "runs_excluded": [{"run_id": e.run_id, "reason": e.reason} for e in self.table.excluded],
+            "warnings": [{"kind": w.kind, "message": w.message, "run_ids": list(w.run_ids)} for w in self.warnings],
+            "claims": [
+                {
+                    "id": claim.id,
+                    "title": claim.title,
+                    "verdict": claim.verdict,
+                    "estimate": claim.estimate,
+                    "ci": claim.ci,
+                    "quantity": claim.quantity,
+                    "reason": claim.reason,
+                    "tests": claim.tests,
+                    "needs": claim.needs,
+                }
+                for claim in self.claims
+            ],
+        }
+
+
+def decide(table: RunTable, options: Options, asked: Sequence[Asked] = CLAIMS) -> ClaimsReport:
+    """Decide every claim on a table; claims that cannot be tested are `undecided` with the reason."""
+    response = choose_response(table)
+    row_warnings = check_rows(response.frame)
+    suspects = suspicious(row_warnings, len(response.frame))
+    warnings = [*table.warnings, *response.warnings, *row_warnings]
+    curves = CurveSet(response, options, suspects)
+    if is_series(response):
+        claims = series_claims(response, options, [one.id for one in asked])
+    else:
+        claims = [one.decide(curves) for one in asked]
+        warnings += disturbed(curves, claims)
+        claims = _adjusted(claims, asked, curves)
+    titles = [claim.title or one.title.format(response.noun) for claim, one in zip(claims, asked, strict=True)]
+    return ClaimsReport(
+        options=options,
+        table=table,
+        response=response,
+        warnings=tuple(warnings),
+        claims=tuple(
+            replace(claim, title=title[0].upper() + title[1:]) for claim, title in zip(claims, titles, strict=True)
+        ),
+    )
+
+
+def _adjusted(claims: Sequence[Claim], asked: Sequence[Asked], curves: CurveSet) -> list[Claim]:
+    """Holm over the claims tested: a decision that does not survive becomes `undecided`."""
+    tested, alpha = sum(claim.estimate is not None for claim in claims), curves.options.alpha
+    stands = holm([claim.p_value for claim in claims], alpha, tested)
+    level = 1 - alpha / max(tested, 1)
+    strict = replace(curves, options=replace(curves.options, level=level))
+    adjusted = []
+    for claim, one, stays in zip(claims, asked, stands, strict=True):
+        if claim.p_value is None or stays:
+            adjusted.append(claim)
+            continue
+        reason = (
+            f"Undecided: alone this would be {claim.verdict}, but {tested} claims were tested on these runs "
+            f"and it is not clear enough to stand among them. {claim.reason}"
+        )
+        tests = {**claim.tests, "before_holm": claim.verdict, "claims_tested": tested}
+        needs = _to_stand(one.decide(strict).needs, tested, level)
+        adjusted.append(replace(claim, verdict="undecided", reason=reason, tests=tests, needs=needs, p_value=None))
+    return adjusted
+
+
+def _to_stand(needs: Needs | None, tested: int, level: float) -> Needs:
+    """What would decide a claim at the level that is left to each of the claims tested together."""
+    lead = f"To stand among {tested} claims it has to be decided at level {100 * level:.4g} %"
+    return (
+        Needs(message=f"{lead}: more runs like these.")
+        if needs is None
+        else replace(needs, message=f"{lead}. {needs.message}")
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m analysis claims`."""
+    add_runs(parser)
+    add_options(parser)
+    parser.add_argument("--response", choices=tuple(RESPONSES), default="total", help="what is explained")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Decide the claims and print them."""
+    options = Options(margin=args.margin, level=args.level)
+    table = load_runs(args.runs, response=args.response, exclude=args.exclude)
+    report = decide(table, options)
+    print(dumps(report.document()) if args.json else render(report.document(), report.table.sources))
+    return 0

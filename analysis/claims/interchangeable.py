@@ -1,0 +1,166 @@
+"""`samples_epochs_interchangeable`: equal exponents, and equal energy of matched pairs."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..regression.curve_analysis import MAX_FACTOR_CORRELATION, Analysis, order_gate
+from ..regression.power_law import CurveData, Profile, fit_curve
+from ..regression.within_groups import within
+from ..tables.response import measured_sentence
+from .context import CurveSet, decide_profile, less, outlier_of
+from .next_runs_curve import more_runs, pair_needs
+from .verdicts import Claim, Decision, Estimate, Options, decided, undecided
+from .vetoes import Veto, vetoed
+
+
+def interchangeable(curves: CurveSet) -> Claim:
+    """`samples_epochs_interchangeable`: equal exponents, and equal energy of matched pairs."""
+    claim_id, options, noun = "samples_epochs_interchangeable", curves.options, curves.response.noun
+    quantity = f"exponent of epochs minus exponent of samples in {noun}"
+    blocked = _pair_block(curves)
+    if blocked:
+        return undecided(claim_id, quantity, blocked, pair_needs(curves))
+    margin = options.margin
+    pairs, exponents = matched_pairs(curves.total), _exponents(curves.total, options)
+    decision = _witnesses(exponents, pairs, options)
+    tests: dict[str, Any] = {"df": curves.total.fit.data.df, "matched_pairs": None}
+    if pairs is not None:
+        alone = _pairs_alone(pairs, options)
+        tests["matched_pairs"] = {
+            "verdict": alone.verdict,
+            "ratio": math.exp(pairs.value),
+            "ci": [math.exp(end) for end in alone.ci],
+            "df": pairs.df,
+            "p": alone.p_value,
+        }
+    verdict, veto = vetoed(
+        decision,
+        curves.response,
+        tests,
+        outlier=outlier_of(curves.total),
+        without=lambda: _both_witnesses(less(curves.total), options),
+        measured=lambda: _both_witnesses(curves.measured, options),
+        own=_contradiction(exponents, pairs, options),
+    )
+    p = decision.p_value if verdict != "undecided" else None
+    tests["p_value"] = p
+    ratio = math.exp(pairs.value) if pairs is not None else 2**decision.estimate
+    text = f"the same work in twice the epochs on half the samples costs {100 * (ratio - 1):+.1f} %"
+    reason = {
+        "supported": f"Yes: {text}, within the margin.",
+        "refuted": f"No: {text}.",
+        "undecided": f"Undecided: {veto.why}."
+        if veto is not None
+        else f"Not precise enough: {text}, but these runs leave more than the margin open.",
+    }[verdict]
+    needs = (
+        more_runs(curves, "samples", decision, -margin, margin, veto, of_exponent=False)
+        if verdict == "undecided"
+        else None
+    )
+    return Claim(
+        id=claim_id,
+        verdict=verdict,
+        estimate=decision.estimate,
+        ci=decision.ci,
+        quantity=quantity,
+        reason=reason + measured_sentence(curves.response, tests["measured"]),
+        tests=tests,
+        needs=needs,
+        p_value=p,
+    )
+
+
+def _pairs_alone(pairs: Estimate, options: Options) -> Decision:
+    bound = math.log1p(options.margin)
+    return decided(pairs, -bound, bound, options)
+
+
+def _exponents(analysis: Analysis, options: Options) -> Decision:
+    return decide_profile(_difference(analysis), -options.margin, options.margin, options)
+
+
+def _both_witnesses(analysis: Analysis, options: Options) -> Decision:
+    return _witnesses(_exponents(analysis, options), matched_pairs(analysis), options)
+
+
+def _contradiction(exponents: Decision, pairs: Estimate | None, options: Options) -> list[Veto]:
+    """Witnesses that are each sure, and not of the same."""
+    if pairs is None or _witnesses(exponents, pairs, options).verdict != "undecided":
+        return []
+    alone = _pairs_alone(pairs, options)
+    if "undecided" in (exponents.verdict, alone.verdict):
+        return []
+    why = (
+        "the two witnesses contradict each other: twice the epochs on half the samples costs "
+        f"{100 * (2**exponents.estimate - 1):+.1f} % on top of the fixed cost by the exponents ({exponents.verdict}), "
+        f"and {100 * math.expm1(pairs.value):+.1f} % in all by matched pairs ({alone.verdict})"
+    )
+    return [Veto(kind="witnesses", why=why)]
+
+
+def _witnesses(exponents: Decision, pairs: Estimate | None, options: Options) -> Decision:
+    """What the exponents and, where there are any, matched pairs say together; p is that of the weaker."""
+    if pairs is None:
+        return exponents
+    alone = _pairs_alone(pairs, options)
+    opposite = alone.verdict == "refuted" and pairs.value * exponents.estimate <= 0
+    if exponents.verdict != alone.verdict or opposite:
+        return replace(exponents, verdict="undecided", p_value=None)
+    p_values = [p for p in (exponents.p_value, alone.p_value) if p is not None]
+    return replace(exponents, p_value=max(p_values, default=None))
+
+
+def _difference(analysis: Analysis) -> Profile:
+    """Profile of b_epochs − b_samples: the same curve in the coordinates (log of the work, log of epochs)."""
+    data = analysis.fit.data
+    s, e = (analysis.design.factors.index(name) for name in ("samples", "epochs"))
+    log_x = np.column_stack([data.log_x[:, s] + data.log_x[:, e], data.log_x[:, e]])
+    log_x[data.zero] = -np.inf
+    turned: CurveData = replace(data, log_x=log_x)
+    return Profile(fit=fit_curve(turned), index=1)
+
+
+def matched_pairs(analysis: Analysis) -> Estimate | None:
+    """Mean log ratio for twice the epochs at the same samples × epochs; None without such pairs.
+
+    Fixed effects for each amount of work within a cell; on simple pairs this is the paired t test.
+    """
+    data = analysis.fit.data
+    frame = analysis.design.frame[~data.zero]
+    x = pd.Series(np.log2(frame["epochs_seen"].to_numpy(dtype=float)), index=frame.index)
+    groups = frame.groupby(["cell", "work"]).ngroup()
+    spread = x.groupby(groups).transform("max") - x.groupby(groups).transform("min")
+    keep = (spread > 1e-9).to_numpy()
+    rows = np.flatnonzero(~data.zero)[keep]
+    if len(rows) == 0:
+        return None
+    shifts = data.nuisance[rows][:, data.cells :]
+    found = within(x.to_numpy()[keep], data.log_y[rows], shifts, np.unique(groups[keep], return_inverse=True)[1])
+    estimate, _ = found.slope()
+    # else too few, or twice the epochs always came with another session or place in the order
+    return estimate if estimate.df >= 3 else None
+
+
+def _pair_block(curves: CurveSet) -> str | None:
+    if curves.suspects:
+        return curves.blocks["samples"]
+    frame, design = curves.response.frame, curves.design
+    if len(frame) < 2:
+        return curves.blocks["samples"]
+    for factor in ("samples", "epochs"):
+        if factor not in design.factors:
+            return f"{factor} never varied with everything else equal"
+    trained = design.trained
+    r = np.corrcoef(np.log(trained["samples"]), np.log(trained["epochs_seen"]))[0, 1]
+    if abs(r) > MAX_FACTOR_CORRELATION:
+        return f"samples and epochs moved together (correlation {r:.2f}): their effects look alike"
+    if trained[["samples", "epochs_seen"]].drop_duplicates().shape[0] < 5:
+        return "fewer than 5 combinations of samples and epochs were run"
+    if len(design.frame) < int(design.frame["cell"].max()) + 8:
+        return f"{len(design.frame)} runs are too few"
+    return order_gate(trained, "epochs_seen") or order_gate(trained, "samples")

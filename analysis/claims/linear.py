@@ -1,0 +1,256 @@
+"""`linear_in_samples` and `linear_in_epochs`: is energy a fixed cost plus a multiple of the factor?"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..regression.curve_analysis import Analysis, analyse, build_design, gate
+from ..regression.least_squares import t_quantile, t_tail, wls
+from ..tables.response import measured_sentence
+from ..text import counted
+from .context import (
+    COLUMN,
+    CurveSet,
+    allowed_deviation,
+    decide_profile,
+    deviation_within,
+    length_slope,
+    length_words,
+    less,
+    outlier_of,
+)
+from .next_runs_curve import gate_needs, more_runs
+from .verdicts import Claim, Decision, Verdict, undecided
+from .vetoes import Veto, vetoed
+
+
+def linear(curves: CurveSet, factor: str) -> Claim:
+    """`linear_in_samples` or `linear_in_epochs`: is the exponent of the factor 1?"""
+    claim_id, options = f"linear_in_{factor}", curves.options
+    quantity = f"exponent b of {factor} in {curves.response.noun} = F + a·{factor}^b"
+    blocked = curves.blocks[factor]
+    if blocked:
+        return undecided(claim_id, quantity, blocked, gate_needs(curves, factor))
+    low, high = 1 - options.margin, 1 + options.margin
+    analysis = curves.total
+
+    def decision_on(analysis: Analysis) -> Decision:
+        return decide_profile(analysis.profile(factor), low, high, options)
+
+    def without() -> Decision:
+        again = decision_on(less(analysis))
+        broken_anyway = broken is not None and again.verdict == "undecided"  # a level is off, whatever one run does
+        return replace(again, verdict="refuted") if broken_anyway else again
+
+    decision, broken = _or_broken(curves, factor, decision_on(analysis))
+    tests = curve_tests(curves, factor, decision)
+    tests["broken_level"] = broken
+    verdict, veto = vetoed(
+        decision,
+        curves.response,
+        tests,
+        outlier=outlier_of(analysis),
+        without=without,
+        measured=lambda: decision_on(curves.measured),
+        own=_vetoes(curves, factor, decision, tests),
+    )
+    tests["p_value"] = decision.p_value
+    needs = None
+    if verdict == "undecided":
+        needs = more_runs(curves, factor, decision, low, high, veto)
+    if verdict == "refuted":
+        tests["other_units"] = _in_other_units(curves, low, high)
+    reason = _linear_reason(curves, factor, decision, verdict, veto, tests)
+    return Claim(
+        id=claim_id,
+        verdict=verdict,
+        estimate=decision.estimate,
+        ci=decision.ci,
+        quantity=quantity,
+        reason=reason,
+        tests=tests,
+        needs=needs,
+        p_value=decision.p_value if verdict != "undecided" else None,
+    )
+
+
+def _or_broken(curves: CurveSet, factor: str, decision: Decision) -> tuple[Decision, dict[str, float] | None]:
+    """No power law, but no line either: a level that lies off the best line by more than curvature may.
+
+    A break or a step bends no single exponent; it is refuted where repeats at one level show it. As a second look for
+    a refutation it has half of the error rate (p is doubled).
+    """
+    straight = curves.straight(factor)
+    if decision.verdict != "undecided" or straight is None or straight.p >= 0.01:
+        return decision, None
+    p = 2 * straight.p_beyond(deviation_within(curves, factor))
+    if p > curves.options.alpha:
+        return decision, None
+    broken = {**straight.level, "deviation": straight.deviation}
+    return replace(decision, verdict="refuted", p_value=p), broken
+
+
+def _vetoes(curves: CurveSet, factor: str, decision: Decision, tests: dict[str, Any]) -> list[Veto]:
+    """What lack of fit, a missing second witness and the samples' lengths have against the decision."""
+    verdict, options = decision.verdict, curves.options
+    found: list[Veto] = []
+    lack = curves.lack_of_fit
+    allowed = allowed_deviation(curves, factor)
+    if verdict == "supported" and lack is not None and lack.p < 0.01 and lack.deviation > allowed:
+        why = (
+            f"no smooth curve fits: runs at {_place(lack.level)} "
+            f"lie {100 * lack.deviation:.1f} % off it, more than repeats scatter (p = {lack.p:.2g})"
+        )
+        found.append(Veto(kind="lack_of_fit", why=why))
+    if verdict == "refuted" and tests["broken_level"] is None and not _curved(tests):
+        why = "the exponent lies outside the margin, but no test shows the curve itself"
+        found.append(Veto(kind="witness", why=why))
+    slope = tests["length_slope"]
+    if slope is not None and abs(slope) > options.margin / 2:
+        raw = decide_profile(curves.as_run.profile(factor), 1 - options.margin, 1 + options.margin, options)
+        tests["as_run"] = {"verdict": raw.verdict, "estimate": raw.estimate, "ci": raw.ci}
+        if raw.verdict != verdict:
+            why = (
+                f"{length_words(slope, factor)}: counted by tokens it is {verdict} (exponent {decision.estimate:.2f}), "
+                f"counted by {factor} {raw.verdict} ({raw.estimate:.2f}); padding=max_length makes samples alike"
+            )
+            found.append(Veto(kind="length", why=why))
+    return found
+
+
+def _in_other_units(curves: CurveSet, low: float, high: float) -> dict[str, Any]:
+    """The same question in optimizer steps and in tokens, where these are not just a multiple of the samples."""
+    frame = curves.response.frame
+    frame = frame.assign(tokens=frame["tokens_seen"] + frame["tokens_padded"].fillna(0))
+    trained = frame[frame["samples_seen"] > 0]
+    found: dict[str, Any] = {}
+    for column, name in {"steps": "optimizer steps", "tokens": "tokens"}.items():
+        ratio = np.log((trained[column] / trained["samples_seen"]).to_numpy(dtype=float))
+        if not np.isfinite(ratio).all() or np.ptp(ratio) < curves.options.margin:
+            continue
+        amount = frame[column].where(frame["samples_seen"] > 0, 0.0)
+        design = build_design(frame.assign(samples=amount, samples_seen=amount, epochs=1.0))
+        if design.factors != ("samples",) or gate(design, "samples") is not None:
+            continue
+        decision = decide_profile(analyse(design).profile("samples"), low, high, curves.options)
+        found[name] = {"verdict": decision.verdict, "estimate": decision.estimate, "ci": decision.ci}
+    return found
+
+
+def _curved(tests: dict[str, Any]) -> bool:
+    """A second witness for curvature: the quadratic term or the affine model's lack of fit."""
+    witnesses = [tests["quadratic"]["p"], tests["affine_p"]]
+    return any(p is not None and p < 0.05 for p in witnesses) or all(p is None for p in witnesses)
+
+
+def curve_tests(curves: CurveSet, factor: str, decision: Decision) -> dict[str, Any]:
+    """The numbers behind a verdict on the curve."""
+    analysis, design = curves.total, curves.design
+    fit, lack = analysis.fit, curves.lack_of_fit
+    column = COLUMN[factor]
+    quadratic = _quadratic(analysis)
+    straight = curves.straight(factor)
+    return {
+        "runs": len(design.frame),
+        "zero_step_runs": int(fit.data.zero.sum()),
+        "cells": fit.data.cells,
+        "levels": design.levels(column),
+        "range": design.range(column),
+        "df": fit.data.df,
+        "noise_cv": fit.sigma,
+        "fixed_share_smallest": _fixed_shares(analysis)[0],
+        "fixed_share_largest": _fixed_shares(analysis)[1],
+        "lack_of_fit": None if lack is None else lack,
+        "quadratic": quadratic,
+        "affine_p": 2 * t_tail(analysis.profile(factor).t_at(1.0), fit.data.df),
+        "affine_lack_of_fit": straight,
+        "unequal_noise_p": analysis.variance_p,
+        "weighted": analysis.weighted,
+        "order_p": analysis.order_p,
+        "drift_removed": analysis.drift,
+        "length_slope": length_slope(curves, factor),
+        "half_width": (decision.ci[1] - decision.ci[0]) / 2,
+    }
+
+
+def _fixed_shares(analysis: Analysis) -> tuple[float, float]:
+    """The fixed cost's share of a run at the smallest and at the largest work (largest over the cells)."""
+    data, fit = analysis.fit.data, analysis.fit
+    z = np.exp(data.centred @ fit.exponents)[~data.zero]
+    u = fit.shares[data.cell][~data.zero]
+    share = u / (u + (1 - u) * z)
+    return float(share.max()), float(share.min())
+
+
+def _quadratic(analysis: Analysis) -> dict[str, Any]:
+    """E = F + a·x + c·x² by weighted least squares in the largest cell: c·x² at the top, as a share of E."""
+    frame, data = analysis.design.frame, analysis.fit.data
+    largest = int(np.bincount(data.cell).argmax())
+    rows = data.cell == largest
+    scale = float(data.log_y[rows].max())  # in units of the largest: no square may over- or underflow
+    expected = np.exp(np.maximum(data.log_y - analysis.fit.resid - scale, -100.0))[rows]
+    x = frame["samples_seen"].to_numpy(dtype=float)[rows]
+    x = x / x.max()
+    X = np.column_stack([np.ones_like(x), x, x**2])
+    quadratic: dict[str, Any] = {"contribution": None, "ci": None, "p": None}
+    if len(np.unique(x)) >= 4 and rows.sum() > 5 and expected.min() > 0:
+        fit = wls(np.exp(data.log_y[rows] - scale), X, 1 / expected**2, ["F", "x", "x2"])
+        top = float(fit.params.sum())
+        c, se = fit.param("x2"), fit.se("x2")
+        half = t_quantile(0.95, fit.df) * se
+        p = 2 * t_tail(abs(c) / se, fit.df) if se > 0 else None
+        quadratic = {"contribution": c / top, "ci": [(c - half) / top, (c + half) / top], "p": p}
+    return quadratic
+
+
+def _place(level: Mapping[str, float]) -> str:
+    return f"{counted(level['samples'], 'sample')} × {counted(level['epochs'], 'epoch')}"
+
+
+def _linear_reason(
+    curves: CurveSet,
+    factor: str,
+    decision: Decision,
+    verdict: Verdict,
+    veto: Veto | None,
+    tests: dict[str, Any],
+) -> str:
+    noun, margin = curves.response.noun, curves.options.margin
+    low, high = (f"{2**end:.2f}" if math.isfinite(end) else "?" for end in decision.ci)
+    linear_low, linear_high = (f"{2 ** (1 + sign * margin):.2f}" for sign in (-1, 1))
+    factor_of = f"doubling {factor} multiplies what comes on top of the fixed cost by {2**decision.estimate:.2f}"
+    scatter = f"scatter {100 * tests['noise_cv']:.1f} %"
+    span = f"over a factor {tests['range']:.3g} in {factor} ({tests['runs']} runs, {scatter})"
+    subject = noun[0].upper() + noun[1:]
+    if veto is not None:
+        text = f"Undecided: {veto.why}."
+    elif verdict == "supported":
+        text = (
+            f"{subject} grows in proportion to {factor} on top of a fixed cost: {factor_of} "
+            f"({low} to {high}; 2 is exactly linear), {span}."
+        )
+    elif verdict == "refuted" and tests["broken_level"] is not None:
+        level = tests["broken_level"]
+        text = (
+            f"{subject} follows no straight line in {factor}: runs at {_place(level)} "
+            f"lie {100 * level['deviation']:.0f} % off the best one, {span}."
+        )
+    elif verdict == "refuted":
+        text = (
+            f"{subject} grows {'slower' if decision.estimate < 1 else 'faster'} than {factor}: {factor_of} "
+            f"({low} to {high}, where linear is 2 and the margin {linear_low} to {linear_high}), {span}."
+        )
+    else:
+        text = (
+            f"Not precise enough: {factor_of}, but anything from {low} to {high} fits these runs, and linear "
+            f"within the margin is {linear_low} to {linear_high} ({span})."
+        )
+    if tests["fixed_share_smallest"] > 0.005 and veto is None:
+        text += f" The fixed cost is {100 * tests['fixed_share_smallest']:.0f} % of the smallest run."
+    for name, found in tests.get("other_units", {}).items():
+        if found["verdict"] == "supported":
+            text += f" In {name} it is linear (exponent {found['estimate']:.2f})."
+    return text + measured_sentence(curves.response, tests.get("measured"))

@@ -1,0 +1,186 @@
+"""Claims on what one setting does to runs that are alike in everything else: the LoRA rank, the method."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..regression.curve_analysis import OUTLIER_MADS
+from ..regression.effects import Effect, Found, block, doublings, find, informative, matched_runs
+from ..regression.least_squares import Array
+from ..regression.within_groups import within_rows
+from ..tables.response import measured_sentence
+from ..text import shown
+from .context import CurveSet
+from .next_runs_effect import first_runs, further_runs
+from .verdicts import Claim, Estimate, Options, undecided
+from .vetoes import Outlier, Veto, vetoed
+
+RANK = Effect(
+    id="rank_effect",
+    title="{} does not depend on the LoRA rank",
+    quantity="relative change of {} for each doubling of the LoRA rank",
+    noun="the LoRA rank",
+    column="rank",
+    factor=lambda runs: doublings("rank")(runs).where(runs["method"] != "full"),
+    vary="lora.r=4,8,16,64",
+)
+METHOD = Effect(
+    id="full_vs_lora",
+    title="Full fine-tuning costs more than LoRA",
+    quantity="{} of full fine-tuning ÷ LoRA at the same work",
+    noun="the method (full and lora)",
+    column="method",
+    along=("rank",),
+    factor=lambda runs: runs["method"].map({"lora": 0.0, "full": 1.0}).astype(float),
+    vary="method=lora,full",
+    dearer=True,
+    says="full fine-tuning takes {times} LoRA's {response} for the same work",
+)
+
+
+def decide_effect(effect: Effect, curves: CurveSet) -> Claim:
+    """The claim decided on the runs that differ in its setting alone."""
+    response, options, frame = curves.response, curves.options, curves.response.frame
+    quantity, rows = effect.quantity.format(response.noun), matched_runs(effect, frame)
+    if blocked := block(effect, frame, rows, curves.suspects):
+        return undecided(effect.id, quantity, blocked, first_runs(effect, curves))
+    found = find(effect, rows, "y", options)
+    off, tests = _worst(rows), _tests(rows, found)
+    rest = rows if off is None else informative(rows.drop(index=off.row))
+    verdict, veto = vetoed(
+        found.decision,
+        response,
+        tests,
+        outlier=off,
+        without=lambda: find(effect, rest, "y", options).decision,
+        measured=lambda: find(effect, rows, "y_measured", options).decision,
+        own=_vetoes(effect, rows, found, options, tests),
+    )
+    change = math.exp if effect.dearer else math.expm1
+    low, high = found.estimate.interval(options.ci_level)
+    text = f"Undecided: {veto.why}." if veto is not None else _reason(effect, curves, rows, found)
+    return Claim(
+        id=effect.id,
+        verdict=verdict,
+        estimate=change(found.estimate.value),
+        ci=(change(low), change(high)),
+        quantity=quantity,
+        reason=text + measured_sentence(response, tests["measured"]),
+        tests=tests,
+        needs=further_runs(effect, curves, rows, found, veto, off) if verdict == "undecided" else None,
+        p_value=found.decision.p_value if verdict != "undecided" else None,
+    )
+
+
+def _tests(rows: pd.DataFrame, found: Found) -> dict[str, Any]:
+    df, resid = found.estimate.df, found.resid
+    return {
+        "runs": len(rows),
+        "matched_groups": int(rows["group"].nunique()),
+        "df": df,
+        "noise_cv": math.sqrt(float(resid @ resid) / df) if df > 0 else None,
+        "p_value": found.decision.p_value,
+        "by_model": found.by_model,
+        "models_alike_p": found.alike_p,
+        "depends_on_model": found.depends,
+    }
+
+
+def _worst(rows: pd.DataFrame) -> Outlier | None:
+    """The run farthest from the median of its repeats, or from its model's trend, where they are few.
+
+    Held against the scatter of the others: one that draws the trend to itself spreads them all.
+    """
+    resid, leverage = _apart(rows)
+    cells = pd.Series(resid).groupby([rows["group"], rows["factor"]])
+    from_median = resid - cells.transform("median").to_numpy()
+    deleted = np.where(leverage < 1 - 1e-6, resid / np.sqrt(np.maximum(1 - leverage, 1e-6)), 0.0)
+    rest = np.where(cells.transform("size") >= 3, from_median, deleted)
+    others = informative(rows.drop(index=rows.index[int(np.argmax(np.abs(rest)))]))
+    return farthest(rows, rest, _apart(others)[0]) if len(others) else None
+
+
+def _apart(rows: pd.DataFrame) -> tuple[Array, Array]:
+    """Residuals (n,) about each model's own trend, and how far each run draws that to itself."""
+    matched = within_rows(rows, "y")
+    resid, basis = matched.apart(pd.factorize(rows["of_model"])[0])
+    return resid, matched.leverage(basis)
+
+
+def farthest(rows: pd.DataFrame, rest: Array, resid: Array) -> Outlier | None:
+    """The run with the largest `rest` (n,), where that is more than OUTLIER_MADS times the usual of the residuals."""
+    spread = 1.4826 * float(np.median(np.abs(resid)))
+    worst = int(np.argmax(np.abs(rest)))
+    if spread <= 0 or abs(rest[worst]) <= OUTLIER_MADS * spread:
+        return None
+    return Outlier(row=worst, run_id=str(rows["run_id"].iloc[worst]), mads=abs(float(rest[worst])) / spread)
+
+
+def _vetoes(effect: Effect, rows: pd.DataFrame, found: Found, options: Options, tests: dict[str, Any]) -> list[Veto]:
+    """What models that differ, and a level that departs from the trend, have against the decision."""
+    vetoes: list[Veto] = []
+    if found.depends and found.decision.verdict == "undecided":
+        why = f"it depends on the model (p = {found.alike_p:.2g}): {_by_model(effect, found)}"
+        vetoes.append(Veto(kind="models", why=why))
+    if effect.dearer:
+        return vetoes
+    tests["level_jump"] = jump = _level_jump(effect, rows, found)
+    departs = jump is not None and jump["p"] < 0.01 and jump["deviation"] > options.margin
+    if found.decision.verdict == "supported" and jump is not None and departs:
+        level = f"{effect.words} {jump[effect.column]:g}"
+        vetoes.append(Veto(kind="level", why=f"{level} departs from the trend by {100 * jump['deviation']:.1f} %"))
+    return vetoes
+
+
+def _level_jump(effect: Effect, rows: pd.DataFrame, found: Found) -> dict[str, float] | None:
+    """Whether some level departs from the trend: the largest mean residual, Bonferroni over the levels."""
+    levels, df = rows.groupby(effect.column).indices, found.estimate.df
+    if len(levels) < 3 or df < 1:
+        return None
+    spread = math.sqrt(float(found.resid @ found.resid) / df)
+    means = {float(str(level)): (abs(float(found.resid[i].mean())), len(i)) for level, i in levels.items()}
+    worst = max(means, key=lambda level: means[level][0])
+    size, runs = means[worst]
+    t = Estimate(value=size, se=spread / math.sqrt(runs), df=df)
+    return {effect.column: worst, "deviation": math.expm1(size), "p": min(1.0, 2 * len(levels) * t.p_above(0.0))}
+
+
+def _size(effect: Effect, ratio: float, low: float, high: float, more: str = "") -> str:
+    """A ratio with its interval, as 1.31 times (1.30 to 1.32) or in per cent."""
+    if effect.dearer:
+        return f"{shown(ratio)} times ({shown(low)} to {shown(high)}{more})"
+    step, *ends = (shown(100 * (number - 1), "+.1f") for number in (ratio, low, high))
+    return f"{step} % ({ends[0]} to {ends[1]} %{more})"
+
+
+def _by_model(effect: Effect, found: Found) -> str:
+    own = found.by_model.items()
+    return ", ".join(
+        f"{name} {_size(effect, it['ratio'], it['ci'][0], it['ci'][1], '; ' + it['verdict'])}" for name, it in own
+    )
+
+
+def _reason(effect: Effect, curves: CurveSet, rows: pd.DataFrame, found: Found) -> str:
+    """The verdict before vetoes in a sentence, and beside it what each model says alone."""
+    estimate, verdict = found.estimate, found.decision.verdict
+    low, high = (math.exp(end) for end in estimate.interval(curves.options.ci_level))
+    size = _size(effect, math.exp(estimate.value), low, high)
+    words = {"times": size, "percent": size, "response": curves.response.noun, "column": effect.words}
+    if not effect.dearer:
+        over = 100 * math.expm1(estimate.value * float(np.ptp(rows["factor"])))
+        ends = float(rows[effect.column].min()), float(rows[effect.column].max())
+        words |= {"low": f"{ends[0]:g}", "high": f"{ends[1]:g}", "over": f"{over:+.0f} %"}
+    change = effect.says.format(**words)
+    subject = effect.noun[0].upper() + effect.noun[1:]
+    text = {
+        ("supported", False): f"{subject} hardly matters: {change}.",
+        ("refuted", False): f"{subject} matters: {change}.",
+        ("supported", True): f"Yes: {change}.",
+        ("refuted", True): f"No: {change}, no more than the margin above it.",
+    }.get((verdict, effect.dearer), f"Not precise enough: {change}.")
+    if not found.by_model:
+        return text
+    differ = f" (they differ, p = {found.alike_p:.2g})" if found.depends else ""
+    return f"{text} By model{differ}: {_by_model(effect, found)}."

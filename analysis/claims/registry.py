@@ -1,0 +1,48 @@
+"""The claims there are, in the order in which they are told."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from ..regression.effects import Effect
+from .context import CurveSet
+from .doubling import doubling
+from .interchangeable import interchangeable
+from .linear import linear
+from .rank_and_method import METHOD, RANK, decide_effect
+from .size import size_exponent
+from .verdicts import Claim
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A claim to decide: its id, its title (`{}` is what is explained), and how it is decided on runs."""
+
+    id: str
+    title: str
+    decide: Callable[[CurveSet], Claim]
+
+
+def effect(asked: Effect) -> Asked:
+    """A claim about what one setting does."""
+    return Asked(id=asked.id, title=asked.title, decide=partial(decide_effect, asked))
+
+
+CLAIMS: tuple[Asked, ...] = (
+    Asked(
+        id="linear_in_samples",
+        title="{} is linear in the number of samples",
+        decide=partial(linear, factor="samples"),
+    ),
+    Asked(
+        id="linear_in_epochs",
+        title="{} is linear in the number of epochs",
+        decide=partial(linear, factor="epochs"),
+    ),
+    Asked(id="doubling_doubles", title="Twice the samples cost twice the {}", decide=doubling),
+    Asked(id="samples_epochs_interchangeable", title="Samples and epochs are interchangeable", decide=interchangeable),
+    effect(RANK),
+    Asked(id="size_exponent", title="Energy per token is proportional to FLOPs per token", decide=size_exponent),
+    effect(METHOD),
+)
+CLAIM_IDS = tuple(asked.id for asked in CLAIMS)

@@ -1,0 +1,179 @@
+"""What a claim is: its verdict, the numbers behind it, and what would decide it. Shared vocabulary."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lora_scaling.claim_defaults import LEVEL, MARGIN
+from lora_scaling.errors import UserError
+
+from ..regression.least_squares import t_quantile, t_tail
+
+Verdict = Literal["supported", "refuted", "undecided"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """`margin` is what counts as equal (0.05: five per cent); `level` sets the error rate 1 − level."""
+
+    margin: float = MARGIN
+    level: float = LEVEL
+
+    def __post_init__(self) -> None:
+        if not 0 < self.margin < 0.5:
+            raise UserError(f"`margin` was {self.margin:g}; allowed is between 0 and 0.5, e.g. 0.05 for 5 %.")
+        if not 0.5 < self.level < 1:
+            raise UserError(f"`level` was {self.level:g}; allowed is between 0.5 and 1, e.g. 0.95.")
+
+    @property
+    def alpha(self) -> float:
+        return 1 - self.level
+
+    @property
+    def ci_level(self) -> float:
+        """Two one-sided tests at α are one look at the 1 − 2α interval."""
+        return 1 - 2 * self.alpha
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What would decide an undecided claim; `command` makes the runs, which cost about `energy_kwh`.
+
+    `half_width_now` and `_then` are those of the interval, where these runs were chosen to narrow one.
+    """
+
+    message: str
+    runs: int | None = None
+    settings: tuple[dict[str, Any], ...] = ()
+    energy_kwh: float | None = None
+    command: str | None = None
+    half_width_now: float | None = None
+    half_width_then: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One claim decided. `p_value` is that of the verdict reached (None when undecided); `title` says the claim."""
+
+    id: str
+    verdict: Verdict
+    estimate: float | None
+    ci: tuple[float, float] | None
+    quantity: str
+    reason: str
+    tests: dict[str, Any] = field(default_factory=dict)
+    needs: Needs | None = None
+    p_value: float | None = None
+    title: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """A verdict on one number, before vetoes; p_value is None when undecided."""
+
+    verdict: Verdict
+    estimate: float
+    ci: tuple[float, float]
+    p_value: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A number with its standard error on t with df degrees of freedom."""
+
+    value: float
+    se: float
+    df: float
+
+    def interval(self, level: float) -> tuple[float, float]:
+        half = t_quantile(0.5 + level / 2, self.df) * self.se
+        return self.value - half, self.value + half
+
+    def p_above(self, bound: float) -> float:
+        """One-sided p of "the truth is at or below `bound`"."""
+        if self.se <= 0:
+            return 0.0 if self.value > bound else 1.0
+        return t_tail((self.value - bound) / self.se, self.df)
+
+    def p_below(self, bound: float) -> float:
+        """One-sided p of "the truth is at or above `bound`"."""
+        if self.se <= 0:
+            return 0.0 if self.value < bound else 1.0
+        return t_tail((bound - self.value) / self.se, self.df)
+
+
+def equivalence(estimate: Estimate, low: float, high: float, options: Options) -> tuple[Verdict, float | None]:
+    """Supported: shown to lie inside [low, high]; refuted: shown to lie outside; and the p of that."""
+    inside = max(estimate.p_above(low), estimate.p_below(high))
+    outside = min(estimate.p_below(low), estimate.p_above(high))
+    if math.isnan(inside) or math.isnan(outside):
+        return "undecided", None
+    if inside <= options.alpha:
+        return "supported", inside
+    if outside <= options.alpha:
+        return "refuted", outside
+    return "undecided", None
+
+
+def decided(estimate: Estimate, low: float, high: float, options: Options) -> Decision:
+    """`equivalence` with the estimate and the interval that it rests on."""
+    verdict, p = equivalence(estimate, low, high, options)
+    return Decision(verdict=verdict, estimate=estimate.value, ci=estimate.interval(options.ci_level), p_value=p)
+
+
+def decisive_se(value: float, low: float, high: float, options: Options, df: float) -> float:
+    """The standard error at which an equivalence to [low, high] is decided with a chance of 80 %, if `value` is right.
+
+    Outside, one test has to pass. Inside, both have to: Φ((high − value)/SE − t) + Φ((value − low)/SE − t) − 1, with
+    Student's distribution for Φ.
+    """
+    t = t_quantile(1 - options.alpha, df)
+    above, below = high - value, value - low
+    gap = min(abs(above), abs(below))
+    se = gap / (t + t_quantile(0.8, df))  # of the nearer bound's test alone
+    if above <= 0 or below <= 0 or not gap > 0 or math.isnan(se):
+        return se
+    least = gap / (t + t_quantile(0.9, df))  # each of two tests passes with 90 % or more
+    for _ in range(50):
+        middle = (least + se) / 2
+        missed = t_tail(above / middle - t, df) + t_tail(below / middle - t, df)
+        least, se = (middle, se) if missed <= 0.2 else (least, middle)
+    return least
+
+
+def runs_needed(n: int, estimate: Estimate, low: float, high: float, options: Options) -> float | None:
+    """How many more runs like these n decide an equivalence to [low, high] with 80 % power: n·((SE/SE*)² − 1).
+
+    SE* is `decisive_se`; a bound that is infinite is none. None where the estimate is so close to a bound that no
+    reasonable number decides.
+    """
+    wanted = decisive_se(estimate.value, low, high, options, estimate.df)
+    if not wanted > 0 or not math.isfinite(wanted) or not math.isfinite(estimate.se):
+        return None
+    more = n * ((estimate.se / wanted) ** 2 - 1)
+    return max(1.0, math.ceil(more)) if more < 50 * n else None
+
+
+def holm(p_values: list[float | None], alpha: float, tested: int) -> list[bool]:
+    """Which of the decisions stand when `tested` claims were tested on the same table (Holm 1979)."""
+    order = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    stands = [False] * len(p_values)
+    for rank, (p, i) in enumerate(order):
+        if p > alpha / (tested - rank):
+            break
+        stands[i] = True
+    return stands
+
+
+def undecided(claim_id: str, quantity: str, why: str, needs: Needs | None, **tests: Any) -> Claim:
+    """A claim that these runs cannot test, with the reason."""
+    return Claim(
+        id=claim_id,
+        verdict="undecided",
+        estimate=None,
+        ci=None,
+        quantity=quantity,
+        reason=f"Undecided: {why}.",
+        tests={"gate": why, **tests},
+        needs=needs,
+    )

@@ -1,0 +1,54 @@
+"""Arguments that the commands share, and what they say about runs that were left out."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lora_scaling.claim_defaults import LEVEL, MARGIN
+from lora_scaling.errors import UserError
+
+from ..tables.table import RunTable, load_runs
+
+
+def add_runs(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
+    """RUNS, --exclude and (where a command prints a document) --json."""
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders of run records, or tables")
+    parser.add_argument(
+        "--exclude", action="append", default=[], metavar="RUN_ID",
+        help="leave a run out, as RUN_ID or STUDY/RUN_ID (may be repeated)",
+    )  # fmt: skip
+    if json:
+        parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """--margin and --level of the claims."""
+    parser.add_argument("--margin", type=float, default=MARGIN, help="what counts as equal, as a share")
+    parser.add_argument("--level", type=float, default=LEVEL, help="1 − the error rate of a verdict")
+
+
+def split_overrides(given: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(RUNS, overrides): whatever holds a `=` and is no path is an override."""
+    overrides = [text for text in given if "=" in text and not Path(text).exists()]
+    runs = [text for text in given if text not in overrides]
+    if not runs:
+        raise UserError("`RUNS` was missing; name folders of run records or a table before the overrides.")
+    return runs, overrides
+
+
+def load(args: argparse.Namespace) -> RunTable:
+    """The runs that `args` names; what was left out or had to be interpreted is told on stderr."""
+    table = load_runs(args.runs, exclude=args.exclude)
+    tell(table)
+    return table
+
+
+def tell(table: RunTable) -> None:
+    """Left-out runs and warnings, on stderr."""
+    for item in table.excluded[:10]:
+        print(f"left out: {item.run_id}: {item.reason}", file=sys.stderr)
+    if len(table.excluded) > 10:
+        print(f"left out: {len(table.excluded) - 10} more", file=sys.stderr)
+    for warning in table.warnings:
+        print(f"warning: {warning.message}", file=sys.stderr)

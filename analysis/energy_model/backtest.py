@@ -1,0 +1,306 @@
+"""`backtest`: fit on the cheap part of a table, predict the dear part, and say how well that went.
+
+    python -m analysis backtest RUNS [--json]
+
+Three splits: by energy (below the median against the rest), by model size (the smaller sizes against the
+largest), by length (fewer tokens against more). Each has a horizon for every quantity: how far beyond the
+fitted runs the predicted ones lay.
+"""
+
+import argparse
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lora_scaling.errors import UserError
+from lora_scaling.estimate.result import LEVEL
+from lora_scaling.units import JOULES_PER_KWH
+
+from .. import jsonout
+from ..commands.arguments import add_runs, load
+from ..regression.least_squares import Array
+from ..tables.run_quantities import Work, group_levels, one_name_each, work_of
+from .energy_fit import EnergyFit, Training, between_sessions, fit_table, training_energy
+from .predict import predict_many
+from .target import Z_90
+
+LEAST_TRAINING = 4
+LEAST_TESTED = 2
+HORIZON_LIMIT = 2.0  # in logs: beyond twice what the backtest reached, nothing is validated (statistics.md)
+LEAST_COVERAGE = 0.6
+FEW_TESTED, MANY_TESTED = 4, 10
+LARGE_ERROR = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """One backtest. `table` has a row for each predicted run: run_id, observed_kwh, predicted_kwh, low_kwh,
+    high_kwh, error (relative), z (log error over its predicted standard deviation, NaN where that is 0).
+
+    `horizons` maps quantities to the largest factor beyond the fitted runs among the predicted ones.
+    `excess` maps quantities to the log-scale spread, for each factor e beyond, by which the errors exceeded
+    what was predicted. `reason` says why a split could not be made; the rest is then empty.
+    """
+
+    name: str
+    rule: str
+    n_fitted: int
+    table: pd.DataFrame
+    horizons: dict[str, float]
+    excess: dict[str, float]
+    reason: str | None = None
+
+    @property
+    def made(self) -> bool:
+        return self.reason is None
+
+    @property
+    def coverage(self) -> float:
+        inside = (self.table["observed_kwh"] >= self.table["low_kwh"]) & (
+            self.table["observed_kwh"] <= self.table["high_kwh"]
+        )
+        return float(inside.mean()) if len(inside) else float("nan")
+
+    @property
+    def median_ape(self) -> float:
+        return float(self.table["error"].abs().median()) if len(self.table) else float("nan")
+
+    @property
+    def worst(self) -> pd.Series | None:
+        return self.table.iloc[int(self.table["error"].abs().to_numpy().argmax())] if len(self.table) else None
+
+    def to_dict(self, *, runs: bool = True) -> dict[str, Any]:
+        """The JSON form; without the single runs where `runs` is False."""
+        if not self.made:
+            return {"split": self.name, "rule": self.rule, "made": False, "reason": self.reason}
+        worst = self.worst
+        assert worst is not None
+        document = {
+            "split": self.name,
+            "rule": self.rule,
+            "made": True,
+            "n_fitted": self.n_fitted,
+            "n_predicted": len(self.table),
+            "median_ape": self.median_ape,
+            "worst": {"run_id": worst["run_id"], "error": float(worst["error"])},
+            "bias": float(np.expm1(np.median(np.log(self.table["predicted_kwh"] / self.table["observed_kwh"])))),
+            "coverage": self.coverage,
+            "level": LEVEL,
+            "horizons": self.horizons,
+        }
+        return document | ({"runs": self.table.to_dict("records")} if runs else {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backtest:
+    """All splits of one table."""
+
+    splits: tuple[Split, ...]
+
+    @property
+    def made(self) -> tuple[Split, ...]:
+        return tuple(split for split in self.splits if split.made)
+
+    def horizon(self, quantity: str) -> float:
+        """The farthest factor beyond its data at which a quantity was predicted; 1 where never."""
+        return max((split.horizons.get(quantity, 1.0) for split in self.made), default=1.0)
+
+    def excess(self, quantity: str) -> float | None:
+        """Spread a factor e beyond by which the errors exceeded the prediction; None where untested."""
+        found = [split.excess[quantity] for split in self.made if quantity in split.excess]
+        return max(found) if found else None
+
+    @property
+    def failed(self) -> tuple[Split, ...]:
+        """Splits that went wrong: intervals held too few of many runs, or of some where errors were large as well.
+
+        Errors of one split share the fit's own, so that a low coverage of few runs says little by itself.
+        """
+        return tuple(
+            split
+            for split in self.made
+            if split.coverage < LEAST_COVERAGE
+            and (len(split.table) >= MANY_TESTED or (len(split.table) >= FEW_TESTED and split.median_ape > LARGE_ERROR))
+        )
+
+    def to_dict(self, *, runs: bool = True) -> dict[str, Any]:
+        """The JSON form; the split by energy leads."""
+        return {"level": LEVEL, "splits": [split.to_dict(runs=runs) for split in self.splits]}
+
+
+def backtest(frame: pd.DataFrame) -> Backtest:
+    """Backtest a table of runs (columns as `load_runs` gives them); splits that cannot be made say why."""
+    frame = frame.assign(hardware=one_name_each(frame["hardware"]))
+    training = training_energy(frame)
+    work, _, _ = work_of(frame, training.joules)
+    energy = np.exp(work.log_y)
+    cheap = energy < np.median(energy) if len(work) else np.zeros(0, dtype=bool)
+    splits = [_split(frame, work, training, cheap, "energy", "fitted below the median energy, predicted from it up")]
+    for name, noun in ((work.size, "size"), (work.per, "length")):
+        if name is None:
+            continue
+        rule = {
+            "size": "fitted on the smaller models, predicted the largest",
+            "length": f"fitted on fewer {work.per.replace('_', ' ')}, predicted the most",
+        }[noun]
+        levels, index = group_levels(work.values[name], 0.1) if len(work) else (np.zeros(0), np.zeros(0, dtype=int))
+        if len(levels) < 3:
+            splits.append(_not_made(noun, rule, f"`{name}` has {len(levels)} distinct values; 3 are needed"))
+            continue
+        cut = max(2, int(np.ceil(len(levels) * 0.6)))
+        splits.append(_split(frame, work, training, index < cut, noun, rule))
+    return Backtest(splits=tuple(splits))
+
+
+def _split(
+    frame: pd.DataFrame, work: Work, training: Training, fitted: NDArray[np.bool_], name: str, rule: str
+) -> Split:
+    if fitted.sum() < LEAST_TRAINING or (~fitted).sum() < LEAST_TESTED:
+        return _not_made(
+            name, rule, f"{int(fitted.sum())} runs to fit and {int((~fitted).sum())} to predict are too few"
+        )
+    rows = np.concatenate([work.row[fitted], np.setdiff1d(np.arange(len(frame)), work.row)])
+    try:
+        trained = fit_table(frame.iloc[rows], with_time=False, training=training.take(rows))
+    except UserError as error:
+        return _not_made(name, rule, str(error))
+    test = work.take(~fitted)
+    if trained.energy.work.per != work.per or trained.energy.work.size != work.size:
+        return _not_made(name, rule, "the two parts know different quantities")
+    test = _same_labels(test, trained)
+    if len(test) < LEAST_TESTED:
+        return _not_made(name, rule, "the dear runs are all of a method or device that no cheap run has")
+    sessions = frame["session"].iloc[work.row[fitted]]
+    return _score(trained, test, name, rule, _session_sd(frame, sessions, test))
+
+
+def _same_labels(test: Work, trained: EnergyFit) -> Work:
+    """The runs whose labels the fit has seen: others are scenarios, not extrapolations."""
+    keep = np.ones(len(test), dtype=bool)
+    for label, values in test.labels.items():
+        keep &= np.isin(values.astype(str), trained.energy.work.labels[label].astype(str))
+    return test.take(keep)
+
+
+def _session_sd(frame: pd.DataFrame, fitted: pd.Series, test: Work) -> Array:
+    """What a prediction adds for another session (m,), for the runs whose session no fitted run (n,) had."""
+    between = between_sessions(fitted.to_frame().assign(gpu_count=frame["gpu_count"]))
+    new = ~frame["session"].iloc[test.row].isin(fitted).to_numpy()
+    return np.where(new, between["sd"] if between else 0.0, 0.0)
+
+
+def _score(trained: EnergyFit, test: Work, name: str, rule: str, session_sd: Array) -> Split:
+    bands = predict_many(trained.fit.energy, test.values, test.labels, level=LEVEL, extra_sd=form_sd(trained, test))
+    low, high = (  # as `Fit.predict` adds the session
+        bands.estimate * np.exp(side * np.hypot(np.log(end / bands.estimate), Z_90 * session_sd))
+        for side, end in ((-1, bands.low), (1, bands.high))
+    )
+    sd = np.hypot(bands.sd, session_sd)
+    observed = np.exp(test.log_y)
+    log_error = np.log(observed / bands.estimate)
+    table = pd.DataFrame(
+        {
+            "run_id": test.run_ids,
+            "observed_kwh": observed / JOULES_PER_KWH,
+            "predicted_kwh": bands.estimate / JOULES_PER_KWH,
+            "low_kwh": low / JOULES_PER_KWH,
+            "high_kwh": high / JOULES_PER_KWH,
+            "error": bands.estimate / observed - 1,
+            "z": np.divide(log_error, sd, out=np.full(len(log_error), np.nan), where=sd > 0),
+        }
+    )
+    fitted = trained.energy.work
+    distances = {key: _beyond(test.values[key], fitted.values[key]) for key in _quantities(fitted)}
+    return Split(
+        name=name,
+        rule=rule,
+        n_fitted=len(fitted),
+        table=table,
+        horizons={key: float(np.exp(distance.max())) for key, distance in distances.items()},
+        excess=_excess(name, fitted, log_error, sd, distances),
+    )
+
+
+def _quantities(work: Work) -> list[str]:
+    return list(dict.fromkeys(name for name in (work.total, work.size, work.per) if name))
+
+
+def _excess(name: str, work: Work, log_error: Array, sd: Array, distances: dict[str, Array]) -> dict[str, float]:
+    """√(Σ(error² − variance) / Σ distance²), at least 0, of the quantity that the split was about."""
+    quantity = {"size": work.size, "length": work.per}.get(name)
+    if quantity is None:
+        return {}
+    distance = distances[quantity]
+    reach = float(distance @ distance)
+    if reach < 0.1:
+        return {}
+    return {quantity: float(np.sqrt(max(0.0, float(np.sum(log_error**2 - sd**2)) / reach)))}
+
+
+def form_sd(trained: EnergyFit, target: Work) -> Array:
+    """`Fit.form_sd` for many runs at once."""
+    total = np.zeros(len(target))
+    for name, rate in trained.fit.beyond.items():
+        low, high = trained.fit.ranges[name]
+        x = np.log(target.values[name])
+        total += (rate * np.maximum(0.0, np.maximum(x - np.log(high), np.log(low) - x))) ** 2
+    return np.sqrt(total)
+
+
+def _beyond(values: Array, fitted: Array) -> Array:
+    """Log distance of values outside the range of the fitted ones; 0 inside."""
+    x, seen = np.log(values), np.log(fitted)
+    return np.maximum(0.0, np.maximum(x - seen.max(), seen.min() - x))
+
+
+def _not_made(name: str, rule: str, reason: str) -> Split:
+    return Split(name=name, rule=rule, n_fitted=0, table=pd.DataFrame(), horizons={}, excess={}, reason=reason)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `python -m analysis backtest`."""
+    add_runs(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the backtest as JSON or as a table."""
+    table = load(args)
+    result = backtest(table.frame)
+    if args.json:
+        excluded = [{"run_id": item.run_id, "reason": item.reason} for item in table.excluded]
+        print(jsonout.dumps({"schema_version": 1, **result.to_dict(), "runs_excluded": excluded}))
+        return 0
+    print("\n".join(summary(result)))
+    for split in result.made:
+        print(f"\n{split.name}: every predicted run")
+        print(f"  {'run':<48} {'observed kWh':>13} {'predicted kWh':>14} {'90 % interval':>27} {'error':>8}")
+        for row in split.table.head(40).to_dict("records"):
+            interval = f"{row['low_kwh']:.4g} to {row['high_kwh']:.4g}"
+            print(
+                f"  {str(row['run_id'])[:48]:<48} {row['observed_kwh']:>13.4g} {row['predicted_kwh']:>14.4g} "
+                f"{interval:>27} {100 * row['error']:>+7.1f} %"
+            )
+        if len(split.table) > 40:
+            print(f"  … and {len(split.table) - 40} more (--json has all)")
+    return 0
+
+
+def summary(result: Backtest) -> list[str]:
+    """A few lines for people."""
+    lines = []
+    for split in result.splits:
+        if not split.made:
+            lines.append(f"{split.name:<8} not made: {split.reason}.")
+            continue
+        worst = split.worst
+        assert worst is not None
+        reach = ", ".join(f"{factor:.3g}× in {key.replace('_', ' ')}" for key, factor in split.horizons.items())
+        lines.append(
+            f"{split.name:<8} {split.rule}: {split.n_fitted} → {len(split.table)} runs, median error "
+            f"{100 * split.median_ape:.1f} %, worst {100 * float(worst['error']):+.1f} % ({worst['run_id']}), "
+            f"{100 * split.coverage:.0f} % inside their 90 % interval; up to {reach} beyond the data."
+        )
+    return lines

@@ -1,0 +1,236 @@
+"""`extrapolate`: predict a run that was not made, with an interval, and say how far from the data it lies.
+
+    python -m analysis extrapolate RUNS model=llama-2-70b method=full samples=21300 [--json]
+
+The prediction is `lora_scaling.estimate.fit_file`'s: the estimator with this fit gives the same numbers. A method,
+precision, device or number of devices that no run had is a scenario: its spread is stated, not estimated.
+"""
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lora_scaling.estimate.fit_file import Fit
+from lora_scaling.estimate.result import LEVEL
+
+from .. import jsonout
+from ..commands.arguments import add_runs, load, split_overrides
+from ..regression.least_squares import Array
+from ..tables.run_quantities import Work
+from ..tables.table import RunTable
+from .backtest import HORIZON_LIMIT, Backtest, summary
+from .fit import ValidatedFit, validated_fit
+from .forms import evaluate
+from .hull import hull_factor
+from .scenarios import Scenario, scenarios_of, too_large, widen
+from .target import Z_90, Planned, peak_memory, plan_target
+from .target_emissions import emissions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extrapolation:
+    """A prediction (`document` is the contract's JSON) with the fit, backtest and target behind it."""
+
+    document: dict[str, Any]
+    planned: Planned
+    validated: ValidatedFit
+
+
+def extrapolate(table: RunTable, overrides: Sequence[str]) -> Extrapolation:
+    """Predict the run that `overrides` describe from the runs of a table.
+
+    Raises UserError for overrides that make no run, or runs that make no fit.
+    """
+    result = validated_fit(table)
+    return predict_target(table, result, overrides)
+
+
+def predict_target(table: RunTable, result: ValidatedFit, overrides: Sequence[str]) -> Extrapolation:
+    """The same with a fit that is there already."""
+    fitted = result.fitted
+    planned = plan_target(overrides, table.frame, fitted)
+    memory = peak_memory(planned)
+    scenarios = scenarios_of(planned, fitted)
+    if memory["fits"] is False:
+        scenarios.append(too_large(memory, planned.config.hardware.count, fitted.document["gpu_counts"]))
+    energy = widen(fitted.fit.predict(planned.target, LEVEL), scenarios, "energy_factor")
+    time = fitted.fit.predict_time(planned.target, LEVEL)
+    outside = _outside(fitted.fit, planned, fitted.energy.work)
+    leverage = _leverage(result, planned)
+    if not outside and leverage["target"] > leverage["largest_in_fit"] * (1 + 1e-9):
+        outside = [{"variable": "leverage", "factor": leverage["target"] / leverage["largest_in_fit"]}]
+    assumptions = [*planned.assumptions, *_assumptions(result, planned)]
+    document = {
+        "schema_version": 1,
+        "level": LEVEL,
+        "basis": "fit",
+        "time_s": widen(time, scenarios, "time_factor") if time is not None else None,
+        "energy_kwh": energy,
+        "emissions_g": emissions(table, planned, overrides, energy),
+        "peak_memory_gb": memory,
+        "extrapolates": outside,
+        "scenarios": [scenario.to_dict() for scenario in scenarios],
+        "leverage": leverage,
+        "validation": validation(result.backtest, fitted.energy.work, planned, scenarios),
+        "assumptions": assumptions,
+        "models": [
+            {"name": model["name"], "weight": model["weight"], "form": model["form"]}
+            for model in fitted.document["models"]
+        ],
+        "runs_used": fitted.document["n"],
+        "target": {"overrides": list(overrides), "values": dict(planned.target.values)},
+        "backtest": result.backtest.to_dict(runs=False),
+    }
+    return Extrapolation(document=document, planned=planned, validated=result)
+
+
+def _outside(fit: Fit, planned: Planned, work: Work) -> list[dict[str, Any]]:
+    """Variables outside the data by name and factor, and combinations outside the convex hull of the runs."""
+    found = [item for item in fit.extrapolates(planned.target) if item["factor"] is not None]
+    names = [name for name in (work.size, work.per) if name and name in planned.target.values]
+    if not {item["variable"] for item in found} & set(names):
+        factor = hull_factor(
+            np.column_stack([np.log(work.values[name]) for name in names]),
+            np.array([math.log(planned.target.values[name]) for name in names]),
+        )
+        if factor is not None:
+            found.append({"variable": " with ".join(names), "factor": factor})
+    return found
+
+
+def _leverage(result: ValidatedFit, planned: Planned) -> dict[str, float]:
+    """Leverage of the target in the best model (its mean's variance over σ²), and the largest in the fit."""
+    best = result.fitted.energy.best
+    values = {name: np.array([value]) for name, value in planned.target.values.items()}
+    labels = {name: np.array([value], dtype=object) for name, value in planned.target.labels.items()}
+    labels |= {name: np.array([""], dtype=object) for name in ("method", "hardware", "precision") if name not in labels}
+    gradient = np.array(
+        [evaluate(term, best.params[name], values, labels)[1][0] for name, term in best.form.terms.items()]
+    )
+    variance = float(gradient @ best.covariance @ gradient)
+    return {
+        "target": variance / best.sigma**2 if best.sigma > 0 else float("nan"),
+        "largest_in_fit": float(best.leverage.max()),
+    }
+
+
+def validation(graded: Backtest, work: Work, planned: Planned, scenarios: Sequence[Scenario] = ()) -> dict[str, Any]:
+    """Whether the backtest reached far enough to speak for this target.
+
+    `validated` within its horizon; PARTLY VALIDATED up to twice it (in logs), where a change of regime could lie
+    that no backtest has seen; NOT VALIDATED beyond, and for scenarios.
+    """
+    asked, tested, reasons, remarks = {}, {}, [], []
+    for name in dict.fromkeys(n for n in (work.total, work.size, work.per) if n):
+        value = planned.target.values.get(name)
+        if value is None or not value > 0:
+            continue
+        asked[name] = _factor_beyond(value, work.values[name])
+        tested[name] = graded.horizon(name)
+        if math.log(asked[name]) > HORIZON_LIMIT * math.log(tested[name]) + 1e-9:
+            reached = f"the backtest reached {tested[name]:.3g}×" if tested[name] > 1.01 else "no backtest reached any"
+            reasons.append(f"{asked[name]:.3g}× beyond the data in {name.replace('_', ' ')}; {reached}")
+        elif asked[name] > 1.01 * tested[name]:
+            remarks.append(
+                f"{asked[name]:.3g}× beyond the data in {name.replace('_', ' ')}, where the backtest reached "
+                f"{tested[name]:.3g}×: a change of regime in between would not have been seen"
+            )
+    if not graded.made:
+        reasons.append("no backtest could be made")
+    reasons += [
+        f"in the backtest by {split.name} only {100 * split.coverage:.0f} % of the runs lay inside their 90 % interval"
+        for split in graded.failed
+    ]
+    reasons += [f"{scenario.variable} {scenario.value} is a scenario: no run had it" for scenario in scenarios]
+    return {
+        "label": "NOT VALIDATED" if reasons else "PARTLY VALIDATED" if remarks else "validated",
+        "validated": not reasons,
+        "reasons": [*reasons, *remarks],
+        "asked": asked,
+        "backtest": tested,
+    }
+
+
+def _factor_beyond(value: float, seen: Array) -> float:
+    return float(max(1.0, value / seen.max(), seen.min() / value))
+
+
+def _assumptions(result: ValidatedFit, planned: Planned) -> list[str]:
+    document, fit = result.fitted.document, result.fitted.fit
+    found = list(document["notes"])
+    sd = fit.form_sd(planned.target)
+    if sd > 0.005:
+        found.append(
+            f"Beyond the data the form itself is unknown: a factor {math.exp(Z_90 * sd):.3g} either way was added "
+            "(from the backtest's own errors, or a stated spread where the runs say nothing of a slope)."
+        )
+    if session := document["session"]:
+        found.append(
+            f"The run is one of another session, and these were of {session['seen']}: a factor "
+            f"{math.exp(Z_90 * session['sd']):.3g} either way was added (assumed)."
+        )
+    fixed = document["fixed"]["energy_j"]
+    if fixed is None:
+        if result.fitted.response == "energy_train_kwh":  # else they are in what is modelled, as the notes say
+            found.append("Set-up, warm-up and evaluation are not added: the runs do not tell them apart from training.")
+    elif fixed.get("models"):
+        how = fixed["models"][0]["name"]
+        found.append(
+            f"Set-up, warm-up and evaluation as these runs had them ({how}; {fixed['note']}), for as many held-out "
+            "samples."
+        )
+    found.append("The device's efficiency is as in the runs: same software, clocks, batch and kernels.")
+    return found
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `python -m analysis extrapolate`."""
+    add_runs(parser)
+    parser.epilog = "Overrides of the target go beside RUNS: model=llama-2-70b method=full samples=21300"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the prediction as JSON or in words."""
+    args.runs, overrides = split_overrides(args.runs)
+    result = extrapolate(load(args), overrides)
+    print(jsonout.dumps(result.document) if args.json else "\n".join(describe(result)))
+    return 0
+
+
+def describe(result: Extrapolation) -> list[str]:
+    """The prediction in a few sentences."""
+    d = result.document
+    e, grams, memory = d["energy_kwh"], d["emissions_g"], d["peak_memory_gb"]
+    lines = [d["assumptions"][0], ""]
+    lines.append(f"Energy     {e['estimate']:.4g} kWh (90 % interval {e['low']:.3g} to {e['high']:.3g})")
+    if d["time_s"]:
+        t = d["time_s"]
+        lines.append(f"Time       {_hours(t['estimate'])} ({_hours(t['low'])} to {_hours(t['high'])})")
+    lines.append(
+        f"Emissions  {grams['estimate']:.4g} g ({grams['low']:.3g} to {grams['high']:.3g}) at "
+        f"{grams['intensity_g_per_kwh']:.4g} g/kWh: {grams['definition']}"
+    )
+    fits = {True: "fits", False: "does NOT fit", None: "limit unknown"}[memory["fits"]]
+    peak = (
+        "unknown, as the model is"
+        if memory["estimate"] is None
+        else f"{memory['estimate']:.3g} GB at the peak ({fits})"
+    )
+    lines.append(f"Memory     {peak}")
+    for item in d["extrapolates"]:
+        lines.append(f"Outside    {item['variable'].replace('_', ' ')}: {item['factor']:.3g}× beyond the data")
+    lines += [f"Scenario   {item['sentence']}" for item in d["scenarios"]]
+    lines.append(f"Backtest   {d['validation']['label']}" + "".join(f"; {r}" for r in d["validation"]["reasons"]))
+    lines += [f"           {line}" for line in summary(result.validated.backtest)]
+    return [*lines, "", *(f"- {text}" for text in d["assumptions"][1:])]
+
+
+def _hours(seconds: float) -> str:
+    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"

@@ -1,0 +1,173 @@
+"""The nested family of energy models: which forms there are.
+
+On the log scale, log(E / tokens) = α + size part + length part + effects of method, hardware, precision:
+
+    size     γ = 1 (energy follows the FLOPs); γ free; utilisation that saturates, φ = 1 + (N_h/N)^k with
+             k = ½, 1, 2 (a free k is hardly identified beside N_h; three fixed ones are averaged)
+    length   proportional to tokens; affine (a fixed cost a run); a power of the tokens
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lora_scaling.estimate.terms import PER_RUN, parse_term
+
+from ..regression.least_squares import Array
+from ..tables.run_quantities import LABELS, Work
+
+LEAST_OWN_SPREAD = 0.05  # standard deviation in logs that is a factor's own
+POWERS = {"saturating-slowly": 0.5, "saturating": 1.0, "saturating-suddenly": 2.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """One member of the family: `terms` maps parameter names to terms; `per` is what the response is divided by."""
+
+    name: str
+    per: str
+    terms: Mapping[str, str]
+
+    def formula(self) -> str:
+        parts = [name if term == "1" else _readable(name, term) for name, term in self.terms.items()]
+        return f"log(response / {self.per}) = " + " + ".join(parts)
+
+
+def family(work: Work, covariates: Sequence[str] = ()) -> list[Form]:
+    """Every form that these runs can tell something about, simplest first."""
+    effects, _ = label_effects(work)
+    extra = {f"{name}_exponent": f"log({name})" for name in covariates}
+    forms = []
+    for size_name, per, size_terms in _size_parts(work):
+        for length_name, length_terms in _length_parts(work):
+            terms = {"alpha": "1", **size_terms, **length_terms, **effects, **extra}
+            name = size_name + (f", {length_name}" if length_name else "")
+            forms.append(Form(name=name, per=per, terms=terms))
+    return forms
+
+
+def _size_parts(work: Work) -> list[tuple[str, str, dict[str, str]]]:
+    if work.size is None:
+        return [("proportional", work.per, {})]
+    levels = work.levels(work.size) if identified(work, work.size) else 1
+    power = ("power", work.per, {"gamma": f"log({work.size})"})
+    if work.size != "flops_per_token":
+        return [("proportional", f"params_{work.per}", {})] if levels < 2 else [power]
+    parts = [("proportional", "flops", {})]
+    if levels >= 2:
+        parts.append(power)
+    if levels >= 3:
+        parts += [
+            (
+                name,
+                "flops",
+                {"log_half_size": f"saturation({work.size}, {k:g})" if k != 1 else f"saturation({work.size})"},
+            )
+            for name, k in POWERS.items()
+        ]
+    return parts
+
+
+def _length_parts(work: Work) -> list[tuple[str, dict[str, str]]]:
+    parts: list[tuple[str, dict[str, str]]] = [("", {})]
+    levels = work.levels(work.per) if identified(work, work.per) else 1
+    if levels >= 2:
+        parts.append((f"power of {work.per}", {f"{work.per}_exponent": f"log({work.per})"}))
+    if levels >= 3:
+        parts.append(("fixed cost", {"log_fixed_cost": f"saturation({work.per})"}))
+    return parts
+
+
+def label_effects(work: Work) -> tuple[dict[str, str], list[str]]:
+    """Terms that tell the labels apart, relative to the commonest value; and labels that others alias."""
+    terms: dict[str, str] = {}
+    aliased: list[str] = []
+    columns = [np.ones(len(work))]
+    if work.levels("gpu_count") > 1:
+        terms["gpu_count_exponent"] = "log(gpu_count)"
+        columns.append(np.log(work.values["gpu_count"]))
+    for label in LABELS:
+        names, counts = np.unique(work.labels[label].astype(str), return_counts=True)
+        for name in names[np.argsort(-counts, kind="stable")][1:]:
+            column = (work.labels[label] == name).astype(float)
+            if np.linalg.matrix_rank(np.column_stack([*columns, column])) > len(columns):
+                columns.append(column)
+                terms[f"{label}[{name}]"] = f"{label}={name}"
+            elif label not in aliased:
+                aliased.append(label)
+    return terms, aliased
+
+
+def tells_of(work: Work, labels: Mapping[str, str], gpu_count: float) -> bool:
+    """Whether the runs tell what these labels and so many devices do together: whether theirs is a combination of runs.
+
+    Each value has to be one that some run had; only the labels named are looked at.
+    """
+    rows = np.unique(
+        np.column_stack(
+            [
+                np.log(work.values["gpu_count"]),
+                *(
+                    (work.labels[label] == name).astype(float)
+                    for label in labels
+                    for name in np.unique(work.labels[label].astype(str))
+                ),
+                np.ones(len(work)),
+            ]
+        ),
+        axis=0,
+    )
+    target = [math.log(gpu_count)]
+    for label, given in labels.items():
+        target += [float(name == given) for name in np.unique(work.labels[label].astype(str))]
+    rank = np.linalg.matrix_rank
+    return bool(rank(np.vstack([rows, [*target, 1.0]])) == rank(rows))
+
+
+def identified(work: Work, name: str) -> bool:
+    """Whether a slope in `name` can be known: it varies, and not only together with labels or the other quantity."""
+    terms, _ = label_effects(work)
+    others = [other for other in (work.size, work.per) if other and other != name and work.levels(other) > 1]
+    columns = [np.ones(len(work))]
+    columns += [evaluate(term, 0.0, work.values, work.labels)[1] for term in terms.values()]
+    columns += [np.log(work.values[other]) for other in others]
+    design = np.column_stack(columns)
+    y = np.log(work.values[name])
+    own = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
+    return len(work) > design.shape[1] + 2 and float(np.sqrt(np.mean(own**2))) > LEAST_OWN_SPREAD
+
+
+def evaluate(
+    term: str, parameter: float, values: Mapping[str, Array], labels: Mapping[str, NDArray[np.object_]]
+) -> tuple[Array, Array]:
+    """`contribution` of `lora_scaling.estimate.terms` for many runs at once: what is added, and its slope."""
+    parts = parse_term(term)
+    n = len(next(iter(values.values())))
+    if parts.kind == "one":
+        return np.full(n, parameter), np.ones(n)
+    if parts.kind == "label":
+        hit = (labels[parts.name] == parts.value).astype(float)
+        return parameter * hit, hit
+    x = values[parts.name]
+    if parts.kind == "linear":
+        return parameter * x, x
+    if parts.kind == "log":
+        return parameter * np.log(x), np.log(x)
+    exponent = parts.power * (parameter - np.log(x))
+    return np.logaddexp(0.0, exponent), parts.power / (1.0 + np.exp(-np.clip(exponent, -700, 700)))
+
+
+def per_values(values: Mapping[str, Array], per: str) -> Array:
+    """The quantity the response is divided by; 1 for `run`."""
+    return np.ones(len(next(iter(values.values())))) if per == PER_RUN else values[per]
+
+
+def _readable(name: str, term: str) -> str:
+    parts = parse_term(term)
+    if parts.kind == "saturation":
+        inside = f"e^{name}/{parts.name}"
+        return f"log(1 + {inside})" if parts.power == 1 else f"log(1 + ({inside})^{parts.power:g})"
+    return f"{name}·[{term}]" if parts.kind == "label" else f"{name}·{term}"

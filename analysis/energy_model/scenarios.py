@@ -1,0 +1,161 @@
+"""Settings that no run had: their spread is stated, not estimated."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lora_scaling.config import HardwareConfig
+from lora_scaling.errors import UserError
+from lora_scaling.estimate.fit_file import UNSEEN_LABEL_SD, Fit, Prediction
+
+from ..tables.run_quantities import Work
+from .energy_fit import EnergyFit
+from .forms import tells_of
+from .target import Z_90, Planned, find_device
+
+UNSEEN_DEVICE_SD = math.log(2.0) / Z_90  # a factor 2 either way at 90 %, after scaling by the data sheets
+UNSEEN_COUNT_SD = math.log(1.5) / Z_90
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """A setting that no run had: the factors applied to energy and time, and the stated log-scale spread."""
+
+    variable: str
+    value: str
+    seen: tuple[str, ...]
+    spread_sd: float
+    energy_factor: float = 1.0
+    time_factor: float = 1.0
+    built_in: bool = False
+    sentence: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        spread = math.exp(Z_90 * self.spread_sd)
+        return {
+            "variable": self.variable,
+            "value": self.value,
+            "seen": list(self.seen),
+            "energy_factor": self.energy_factor,
+            "spread_factor": spread,
+            "sentence": (self.sentence or f"No run had {self.variable} {self.value} (seen: {', '.join(self.seen)})")
+            + f": a scenario, with a stated spread of a factor {spread:.2g} either way.",
+        }
+
+
+def scenarios_of(planned: Planned, fitted: EnergyFit) -> list[Scenario]:
+    """The target's method, precision, device and number of devices that no run had, alone or together.
+
+    Raises UserError for another device where a data sheet is missing.
+    """
+    fit, gpu_counts = fitted.fit, fitted.document["gpu_counts"]
+    found = [
+        Scenario(variable=label, value=given, seen=seen, spread_sd=UNSEEN_LABEL_SD, built_in=True)
+        for label, seen in (("method", fit.methods), ("precision", fit.precisions))
+        if seen and (given := planned.target.labels.get(label)) is not None and given not in seen
+    ]
+    if not planned.same_hardware:
+        found.append(_other_device(planned, fit))
+    count = planned.config.hardware.count
+    if count not in gpu_counts:
+        seen = tuple(str(number) for number in gpu_counts)
+        spread = UNSEEN_COUNT_SD * math.sqrt(abs(math.log2(count / max(gpu_counts))))
+        found.append(
+            Scenario(
+                variable="hardware.count",
+                value=str(count),
+                seen=seen,
+                spread_sd=spread,
+                time_factor=max(gpu_counts) / count,
+            )
+        )
+    together = _together(planned, fitted.energy.work)
+    return found if together is None else [*found, together]
+
+
+def _together(planned: Planned, work: Work) -> Scenario | None:
+    """Settings that runs had, but never together, where the runs do not tell their effects apart either.
+
+    LoRA on one device and full fine-tuning on another say nothing of full fine-tuning on the first.
+    """
+    counts = work.values["gpu_count"]
+    count = planned.config.hardware.count
+    count = count if count in counts else counts[0]  # else a scenario of its own
+    labels = planned.target.labels
+    given = {name: labels[name] for name in work.labels if name in labels and labels[name] in work.labels[name]}
+    if tells_of(work, given, count):
+        return None
+    names = [name for name in given if tells_of(work, {k: v for k, v in given.items() if k != name}, count)]
+    runs = {name: work.labels[name].astype(str) for name in names or given}
+    asked = {name: given[name] for name in runs}
+    if len(runs) < 2:
+        runs["hardware.count"] = np.array([f"{number:g}" for number in counts])
+        asked["hardware.count"] = f"{count:g}"
+    value = " with ".join(asked.values())
+    seen = sorted({" with ".join(each) for each in zip(*runs.values(), strict=True)})
+    spread = {"hardware": UNSEEN_DEVICE_SD, "hardware.count": UNSEEN_COUNT_SD}
+    return Scenario(
+        variable=" with ".join(runs),
+        value=value,
+        seen=tuple(seen),
+        spread_sd=max(spread.get(name, UNSEEN_LABEL_SD) for name in runs),
+        sentence=f"No run had {value}, and the runs ({', '.join(seen)}) do not tell what each of these does by itself",
+    )
+
+
+def too_large(memory: dict[str, Any], count: int, gpu_counts: Sequence[int]) -> Scenario:
+    """A target that one device cannot hold needs several, or offloading: another regime than any run's."""
+    needed = count * math.ceil(memory["estimate"] / memory["available_gb"])
+    return Scenario(
+        variable="devices needed",
+        value=str(needed),
+        seen=tuple(str(count) for count in gpu_counts),
+        spread_sd=UNSEEN_COUNT_SD * math.sqrt(math.log2(max(2.0, needed / max(gpu_counts)))),
+        sentence=f"The run needs {memory['estimate']:.3g} GB on each device, which has {memory['available_gb']:g}: it "
+        f"takes {needed} devices or more, or offloading, which no run had",
+    )
+
+
+def _other_device(planned: Planned, fit: Fit) -> Scenario:
+    """Another device: scaled by joules and seconds per FLOP at the data sheets' peaks, where both are listed."""
+    name = planned.config.hardware.name
+    own = find_device(fit.hardware[0]) if fit.hardware else None
+    sheet, own_sheet = _sheet(planned.device, planned.precision), _sheet(own, planned.precision)
+    if sheet is None or own_sheet is None:
+        raise UserError(
+            f"`hardware` was {name}; the runs were on {', '.join(fit.hardware)}, and without a data sheet of both "
+            "nothing carries over: leave hardware out, or use python -m lora_scaling.estimate for that device."
+        )
+    (power, peak), (own_power, own_peak) = sheet, own_sheet
+    return Scenario(
+        variable="hardware",
+        value=name,
+        seen=fit.hardware,
+        spread_sd=UNSEEN_DEVICE_SD,
+        energy_factor=(power / peak) / (own_power / own_peak),
+        time_factor=own_peak / peak,
+    )
+
+
+def _sheet(facts: HardwareConfig | None, precision: str) -> tuple[float, float] | None:
+    """(board power in W, peak in TFLOP/s at this precision), where the table has both."""
+    if facts is None or not facts.board_power_w:
+        return None
+    peak = facts.peak_tflops.get(precision)
+    return (facts.board_power_w, peak) if peak else None
+
+
+def widen(prediction: Prediction, scenarios: Sequence[Scenario], factor_name: str) -> dict[str, float]:
+    """Apply the scenarios: factors to the estimate, stated spreads to the interval, in logs.
+
+    Unseen labels were widened by the fit itself (`built_in`).
+    """
+    factor = math.prod(getattr(scenario, factor_name) for scenario in scenarios)
+    extra = Z_90 * math.hypot(*(s.spread_sd for s in scenarios if not s.built_in), 0.0)
+    down = math.hypot(math.log(prediction.estimate / max(prediction.low, 1e-300)), extra)
+    up = math.hypot(math.log(prediction.high / prediction.estimate), extra)
+    estimate = prediction.estimate * factor
+    return {"estimate": estimate, "low": estimate * math.exp(-down), "high": estimate * math.exp(up)}

@@ -1,0 +1,308 @@
+"""The run that a prediction is asked for: its exact work, and what had to be taken from the runs to know it."""
+
+import shlex
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lora_scaling.config import HardwareConfig, RunConfig, compose
+from lora_scaling.config.devices import listed_as, preset, same_device
+from lora_scaling.errors import UserError
+from lora_scaling.estimate.plan import make_plan
+from lora_scaling.estimate.priors import load_priors
+from lora_scaling.estimate.result import LEVEL, Interval
+from lora_scaling.estimate.target import target_of
+from lora_scaling.estimate.terms import Target
+from lora_scaling.paths import choices, presets
+from lora_scaling.workload import Lengths, Workload
+
+from ..claims.next_runs import further_overrides
+from ..tables.run_quantities import Work, group_levels
+from .energy_fit import EnergyFit
+
+# Settings whose columns tell them, beside what records write as words of a command line.
+SETTINGS = {
+    "lora.r": "rank",
+    "batch_size": "batch_size",
+    "gradient_accumulation": "gradient_accumulation",
+    "max_seq_len": "max_seq_len",
+}
+OF_A_MODEL = ("params", "trainable_params", "tokens", "flops", "flops_per_token", "params_samples_seen")
+Z_90 = NormalDist().inv_cdf(0.5 + LEVEL / 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A planned run: its configuration, exact work, the fit's target, and the assumptions behind them.
+
+    `precision` is what the run would compute in; `device` the device's facts from the hardware table (None where
+    it is not in there) and `same_hardware` whether the fit knows it. `model` is its name, None where it is the runs'
+    own, which they do not tell: `config` and `workload` then hold another in its place, of which nothing may be read.
+    """
+
+    config: RunConfig
+    model: str | None
+    workload: Workload
+    target: Target
+    precision: str
+    device: HardwareConfig | None
+    same_hardware: bool
+    assumptions: tuple[str, ...]
+
+
+def plan_target(overrides: Sequence[str], frame: pd.DataFrame, fitted: EnergyFit) -> Planned:
+    """Compose the target from overrides, with the settings, token lengths and device of the runs where not given.
+
+    Raises UserError for overrides that make no run, or a run whose work cannot be known.
+    """
+    given = settings_in(overrides)
+    own = own_settings(frame, overrides)
+    config = compose([*own, *overrides])
+    named = given.keys() | settings_in(own).keys()
+    model = _model(config, named, frame, fitted.energy.work)
+    _refuse_unknown(config, given, named, frame, fitted.energy.work)
+    lengths, sentence = _lengths(config, given, frame)
+    workload = config.workload(lengths)
+    if workload.steps == 0:
+        raise UserError(
+            "`max_steps` was 0, which leaves no training to extrapolate to; give a target of at least one step."
+        )
+    target = target_of(config, workload)
+    values = dict(target.values)
+    if model is None:
+        values = {name: value for name, value in values.items() if name not in OF_A_MODEL}
+        assumptions = [_describe_like(config)]
+    else:
+        assumptions = [_describe(config, workload), sentence]
+    labels = dict(target.labels)
+    precision = _precision(config, fitted, assumptions)
+    labels["precision"] = precision
+    same, device = _device(config, fitted, labels, assumptions)
+    assumptions += _differences(config, frame)
+    return Planned(
+        config=config,
+        model=model,
+        workload=workload,
+        target=Target(values=values, labels=labels),
+        precision=precision,
+        device=device,
+        same_hardware=same,
+        assumptions=tuple(assumptions),
+    )
+
+
+def settings_in(overrides: Sequence[str]) -> dict[str, str]:
+    """The settings that overrides name, and the text of each."""
+    return {name.lstrip("+~"): text for name, _, text in (word.partition("=") for word in overrides)}
+
+
+def own_settings(frame: pd.DataFrame, overrides: Sequence[str] = ()) -> list[str]:
+    """What `overrides` leave open, as most of the runs had it: those of the model and method that are asked for."""
+    given = settings_in(overrides)
+    if "experiment" in given:  # it states a whole run
+        return []
+    for column in ("model", "method"):
+        alike = frame[column] == (given[column] if column in given else _commonest(frame[column]))
+        frame = frame[alike] if alike.any() else frame
+    words: list[str] = []
+    for group in ("model", "data", "method"):
+        again = _commonest(frame[f"{group}_override"]) if f"{group}_override" in frame else None
+        name = _commonest(frame[group])
+        if again is not None:  # records say how to choose a file or a checkpoint again, which a name does not
+            words += shlex.split(again)
+        elif group != "data" and name in choices(group):
+            words.append(f"{group}={name}")
+    for name, column in SETTINGS.items():
+        if (number := _commonest(frame[column])) is not None and number > 0:
+            words.append(f"{name}={number:.0f}")
+    if (flag := _commonest(frame["gradient_checkpointing"])) is not None:
+        words.append(f"gradient_checkpointing={str(bool(flag)).lower()}")
+    words += shlex.split(" ".join(further_overrides(frame)))
+    settings = settings_in(words)
+    return [
+        f"{name}={text}"
+        for name, text in settings.items()
+        if name not in given and not (name.partition(".")[0] in given and name.startswith(("model.", "data.")))
+    ]
+
+
+def _commonest(column: pd.Series) -> Any:
+    known = column.dropna()
+    return known.mode().iloc[0] if len(known) else None
+
+
+def _model(config: RunConfig, named: Set[str], frame: pd.DataFrame, work: Work) -> str | None:
+    """The target's model; None where neither the overrides nor the runs name one and nothing depends on its size.
+
+    Raises UserError for a model of which the runs say nothing.
+    """
+    chosen = any(name.partition(".")[0] in ("model", "experiment") for name in named)
+    seen = sorted(set(frame["model"].iloc[work.row].dropna()))
+    if work.size is not None:
+        if chosen:
+            return config.model.name
+        usual = _commonest(frame["model"])
+        theirs = "the runs do not name theirs" if usual is None else f"the runs' own, {usual}, is none of the presets"
+        raise UserError(f"`model` was not given, and {theirs}; give model=NAME of the run to predict.")
+    if not chosen and len(seen) < 2:
+        return None
+    if seen == [config.model.name]:
+        return config.model.name
+    name = config.model.name if chosen else "not given"
+    of = f"are of {', '.join(seen)}" if seen else "do not name their model"
+    raise UserError(
+        f"`model` was {name}; the runs {of} and tell no sizes, so that nothing is known of another: add `params`, or "
+        "`tokens_seen` and `flops`, to the table"
+        + ("" if len(seen) > 1 else ", or leave model= out to predict a run of the same model")
+        + "."
+    )
+
+
+def _refuse_unknown(
+    config: RunConfig, given: Mapping[str, str], named: Set[str], frame: pd.DataFrame, work: Work
+) -> None:
+    """Raise UserError for a method of which the runs say nothing, and for a default that cannot have been the runs'."""
+    if work.size is None and "method" in given and frame["method"].isna().all():
+        raise UserError(
+            f"`method` was {given['method']}; the runs do not tell theirs, nor their FLOPs, so that nothing is known "
+            "of another: add `method` to the table, or leave method= out to predict a run of the same."
+        )
+    measured = tokens_per_sample(frame)
+    if "max_seq_len" not in named and measured is not None and measured > config.max_seq_len:
+        raise UserError(
+            f"`max_seq_len` was not given, and its default of {config.max_seq_len} would cut the runs' "
+            f"{measured:.4g} tokens a sample; give that of the runs."
+        )
+
+
+def _describe_like(config: RunConfig) -> str:
+    return (
+        f"The target: {config.samples:,} samples × {config.epochs} epoch{'s' * (config.epochs > 1)} of the runs' own "
+        "model and settings, which they do not name: energy is taken by the sample."
+    )
+
+
+def _describe(config: RunConfig, workload: Workload) -> str:
+    tuned = config.method.name + (f" of rank {config.lora.r}" if config.tuning.adapted else " fine-tuning")
+    return (
+        f"The target: {config.model.name} ({workload.shape.params / 1e9:.3g} B parameters), {tuned}, "
+        f"{config.samples:,} samples × {config.epochs} epoch{'s' * (config.epochs > 1)}, batch {config.batch_size}, "
+        f"{workload.tokens_seen + workload.tokens_padded:,.0f} tokens with padding, {workload.flops.total:.3g} FLOPs. "
+        "Settings that were not given are the runs' own, or else the configuration's defaults."
+    )
+
+
+def _lengths(config: RunConfig, settings: Mapping[str, str], frame: pd.DataFrame) -> tuple[Lengths, str]:
+    """Token lengths: as given by data.tokens_per_sample, else those of the runs, else the data set's own."""
+    given = config.data.tokens_per_sample
+    if given is not None and "data.tokens_per_sample" in settings:
+        return Lengths.lognormal(given, config.data.tokens_cv), f"{given:g} tokens a sample, as given."
+    measured = tokens_per_sample(frame)
+    if measured is not None:
+        return (
+            Lengths.lognormal(measured, config.data.tokens_cv),
+            f"{measured:.4g} tokens a sample on average, as in the runs (data.tokens_per_sample=… overrides it); "
+            f"spread of the lengths: cv {config.data.tokens_cv:g}.",
+        )
+    if given is not None:
+        sentence = f"{given:g} tokens a sample, the default of data={config.data.name}: the runs do not tell."
+        return Lengths.lognormal(given, config.data.tokens_cv), sentence
+    raise UserError(
+        "`data.tokens_per_sample` was null and the runs do not tell their tokens; give data.tokens_per_sample=NUMBER."
+    )
+
+
+def tokens_per_sample(frame: pd.DataFrame) -> float | None:
+    """Mean length of the runs' samples before truncation; None where tokens are unknown."""
+    seen, samples = frame["tokens_seen"].to_numpy(dtype=float), frame["samples_seen"].to_numpy(dtype=float)
+    cut = frame["tokens_truncated"].to_numpy(dtype=float) if "tokens_truncated" in frame else np.zeros(len(frame))
+    known = np.isfinite(seen) & (seen > 0) & (samples > 0)
+    if not known.any():
+        return None
+    return float((seen[known] + np.nan_to_num(cut[known])).sum() / samples[known].sum())
+
+
+def _precision(config: RunConfig, fitted: EnergyFit, assumptions: list[str]) -> str:
+    seen = fitted.fit.precisions
+    if config.precision != "auto":
+        return config.precision
+    if len(seen) == 1:
+        assumptions.append(f"Precision {seen[0]}, as in the runs.")
+        return seen[0]
+    if not seen:
+        return "bf16"
+    values, counts = np.unique(fitted.energy.work.labels["precision"].astype(str), return_counts=True)
+    common = str(values[int(np.argmax(counts))])
+    assumptions.append(f"Precision {common}, the commonest of the runs (precision=… overrides it).")
+    return common
+
+
+def _device(
+    config: RunConfig, fitted: EnergyFit, labels: dict[str, str], assumptions: list[str]
+) -> tuple[bool, HardwareConfig | None]:
+    """Whether the fit knows the target's device, and that device's row of the hardware table."""
+    seen, name = fitted.fit.hardware, config.hardware.name
+    if name == "auto":
+        labels.pop("hardware", None)
+        if not seen:
+            assumptions.append("The runs do not name their device: the target is taken to run on the same.")
+            return True, None
+        values, counts = np.unique(fitted.energy.work.labels["hardware"].astype(str), return_counts=True)
+        common = str(values[int(np.argmax(counts))])
+        labels["hardware"] = common
+        assumptions.append(f"On {common}, as {'the' if len(seen) == 1 else 'most'} runs were.")
+        return True, find_device(common)
+    for known in seen:
+        if same_device(name, known):
+            labels["hardware"] = known
+            return True, find_device(name)
+    labels.pop("hardware", None)
+    return not seen, find_device(name)
+
+
+def find_device(name: str) -> HardwareConfig | None:
+    """The data sheet of a device, by any of its names; None where it is not listed."""
+    listed = name if name in presets("hardware") else listed_as(name)
+    return None if listed is None else preset(listed)
+
+
+def _differences(config: RunConfig, frame: pd.DataFrame) -> list[str]:
+    """Settings that no run had and that the FLOPs do not express."""
+    found = []
+    checks = {"gradient_checkpointing": config.gradient_checkpointing}
+    for name, value in checks.items():
+        seen = set(frame[name].dropna())
+        if seen and value not in seen:
+            found.append(f"{name} is {value} in the target and {not value} in all runs: only its FLOPs are counted.")
+    accumulation = frame["gradient_accumulation"].dropna()
+    if len(accumulation) and config.gradient_accumulation not in set(accumulation):
+        levels = ", ".join(f"{value:g}" for value in group_levels(accumulation.to_numpy(dtype=float))[0])
+        found.append(
+            f"gradient_accumulation is {config.gradient_accumulation} in the target and {levels} in the runs: "
+            "taken to make no difference."
+        )
+    return found
+
+
+def peak_memory(planned: Planned) -> dict[str, Any]:
+    """{"estimate", "low", "high", "fits", "available_gb", "shards"} in GB of one device, as the estimator counts it.
+
+    All null where the model is not known.
+    """
+    if planned.model is None:
+        return dict.fromkeys(("estimate", "low", "high", "fits", "available_gb", "shards"))
+    config, priors = planned.config, load_priors()
+    if planned.device is not None:
+        config = replace(config, hardware=replace(planned.device, count=config.hardware.count))
+    plan = make_plan(config, planned.workload, planned.precision, priors)
+    available = config.hardware.memory_gb
+    return {
+        **Interval.lognormal(plan.reserved_gb, priors.log_sd["memory"], Z_90).to_dict(),
+        "fits": None if available is None else bool(plan.reserved_gb <= available),
+        "available_gb": available,
+        "shards": plan.shards,
+    }

@@ -1,0 +1,214 @@
+"""Two comparisons: samples against epochs at the same total, and LoRA against full fine-tuning at the same work."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from ..claims.rank_and_method import METHOD
+from ..regression.effects import matched_runs
+from ..regression.least_squares import t_quantile
+from ..regression.within_groups import within_slope
+from ..text import counted
+from .scaling import zero_line
+from .style import (
+    FAINT,
+    INK,
+    MARKERS,
+    SHADE,
+    Drawn,
+    Skipped,
+    canvas,
+    clip_name,
+    energy_unit,
+    linear_axis,
+    log_axis,
+    palette,
+    styled,
+    thin,
+)
+from .view import View
+
+SAME = ("model", "method", "rank", "hardware", "batch_size", "max_seq_len")
+
+
+@styled
+def interchangeability(view: View) -> Drawn | Skipped:
+    """Energy against samples × epochs coloured by epochs, and each run against its peers of the same product."""
+    name, title = "samples_vs_epochs", "Are samples and epochs interchangeable?"
+    runs, margin = view.runs, 100 * view.margin
+    runs = runs.assign(product=(runs["samples"] * runs["epochs"]).round())
+    if runs["epochs"].nunique() < 2 or runs["samples"].nunique() < 2:
+        return Skipped(name=name, title=title, reason="samples and epochs did not both vary")
+    cells = runs.groupby([*SAME, "product"], dropna=False)
+    matched = runs[(cells["epochs"].transform("nunique") > 1) & (runs["epochs"] > 0)].copy()
+    if matched.empty:
+        return Skipped(name=name, title=title, reason="no two runs have the same samples × epochs in different ways")
+    peers = matched.groupby([*SAME, "product"], dropna=False)["kwh"]
+    matched["percent"] = 100 * (matched["kwh"] / np.exp(peers.transform(lambda e: np.log(e).mean())) - 1)
+    figure, axes = canvas()
+    levels = sorted(matched["epochs"].unique())
+    colours = dict(zip(levels, palette(len(levels)), strict=True))
+    rows, note = thin(len(matched))
+    drawn = matched.iloc[rows]
+    scale, unit = energy_unit(drawn["kwh"].to_numpy())
+    for i, epochs in enumerate(levels):
+        some = drawn[drawn["epochs"] == epochs]
+        sns.scatterplot(
+            x=some["product"],
+            y=some["kwh"] * scale,
+            color=colours[epochs],
+            marker=MARKERS[i % len(MARKERS)],
+            s=34,
+            ax=axes[0],
+            label=counted(epochs, "epoch"),
+        )
+    log_axis(axes[0], "x")
+    log_axis(axes[0], "y")
+    axes[0].set(xlabel="Samples × epochs", ylabel=f"{view.noun} ({unit})", title="Energy by total shown")
+    axes[0].legend(title=None, loc="best")
+    axes[1].axhspan(-margin, margin, color=SHADE, zorder=0)
+    zero_line(axes[1])
+    sns.stripplot(
+        data=drawn,
+        x="epochs",
+        y="percent",
+        hue="epochs",
+        palette=colours,
+        ax=axes[1],
+        legend=False,
+        size=5,
+        jitter=0.15,
+    )
+    for i, epochs in enumerate(levels):
+        some = matched["percent"][matched["epochs"] == epochs]
+        half = t_quantile(0.95, len(some) - 1) * some.std(ddof=1) / np.sqrt(len(some)) if len(some) > 1 else np.nan
+        axes[1].errorbar(i + 0.28, some.mean(), yerr=half, fmt="_", color=INK, capsize=3, ms=9, zorder=4)
+    axes[1].set_xticks(range(len(levels)), [f"{epochs:g}" for epochs in levels])
+    axes[1].set_xlim(-0.6, len(levels) - 0.4)
+    axes[1].set(xlabel="Epochs", ylabel="Against runs of the same total (%)", title="Same total, split differently")
+    axes[1].text(0.99, -margin, f"margin ± {margin:.3g} %", transform=axes[1].get_yaxis_transform(), ha="right",
+                 va="top", fontsize="x-small", color=FAINT)  # fmt: skip
+    linear_axis(axes[1], "y")
+    note += _limit(axes[1], matched["percent"].to_numpy(), margin)
+    text = (
+        f"{len(matched)} runs whose samples × epochs was reached in more than one way. "
+        f"Bars: mean, with its 90 % interval where there are several; shaded: what counts as equal, ±{margin:.3g} %."
+    )
+    return Drawn(name=name, title=title, figure=figure, caption=_data_caption(view, text + note, len(matched)))
+
+
+def _limit(ax: Axes, percent: np.ndarray, margin: float) -> str:
+    """Keep single wild runs from flattening the rest; say how many lie outside the picture."""
+    reach = max(2 * margin, 8 * float(np.median(np.abs(percent))))
+    outside = np.abs(percent) > reach
+    ax.set_ylim(-min(reach, 1.2 * max(2 * margin, -percent.min())), min(reach, 1.2 * max(2 * margin, percent.max())))
+    if not outside.any():
+        return ""
+    return f" {int(outside.sum())} runs lie outside the right picture ({percent.min():+.0f} to {percent.max():+.0f} %)."
+
+
+@styled
+def lora_and_full(view: View) -> Drawn | Skipped:
+    """Energy per thousand tokens (or samples) by method and model, and full ÷ LoRA at matched work."""
+    name, title = "lora_vs_full", "LoRA against full fine-tuning"
+    runs = view.runs
+    methods = [m for m in ("lora", "qlora", "full") if (runs["method"] == m).any()]
+    if "full" not in methods or len(methods) < 2:
+        return Skipped(name=name, title=title, reason="the runs do not include both adapters and full fine-tuning")
+    named = runs.assign(
+        model=runs["model"].fillna("model not named").astype(str),
+        flops=view.work.values["flops"],
+        j=1e3 * np.exp(view.work.log_y) / view.work.values[view.work.per],
+    )
+    ratios = _ratios(named, methods)
+    if not ratios:
+        return Skipped(name=name, title=title, reason="no two runs differ in the method (and rank) alone")
+    models = list(named.assign(p=view.work.values["params"]).sort_values("p", kind="stable")["model"].unique())
+    rows, note = thin(len(named))
+    figure, axes = canvas(width=9.0, height=max(3.4, 1.6 + 0.45 * max(len(models), len(ratios))))
+    colours = dict(zip(methods, palette(len(methods)), strict=True))
+    sns.stripplot(
+        data=named.iloc[rows], y="model", x="j", hue="method", order=models, hue_order=methods, palette=colours,
+        dodge=True, jitter=0.08, size=5, ax=axes[0],
+    )  # fmt: skip
+    log_axis(axes[0], "x")
+    unit_work = "token" if view.work.per == "tokens" else "sample"
+    axes[0].set(xlabel=f"{view.noun} per thousand {unit_work}s (J)", ylabel="", title="Energy for the same work")
+    axes[0].set_yticks(range(len(models)), [clip_name(model, 20) for model in models])
+    axes[0].legend(title=None, loc="best")
+    _times_dearer(axes[1], ratios, models, colours, view.noun.lower())
+    alone = [ratio for ratio in ratios if math.isnan(ratio.low)]
+    unsure = ", ".join(f"{clip_name(ratio.model, 20)} ({ratio.method})" for ratio in alone)
+    text = (
+        "Right: geometric means over runs that differ in the method (and rank) alone, with 95 % intervals "
+        f"({sum(ratio.cells for ratio in ratios)} matched cells); grey bars: the ratio of FLOPs."
+    ) + (f" Without an interval, as nothing was repeated: {unsure}." if unsure else "")
+    return Drawn(name=name, title=title, figure=figure, caption=_data_caption(view, text + note, len(named)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """Full ÷ an adapter method for one model: energy with its 95 % interval (NaN where there is none), and FLOPs."""
+
+    model: str
+    method: str
+    value: float
+    low: float
+    high: float
+    flops: float
+    cells: int
+
+
+def _times_dearer(ax: Axes, ratios: Sequence[Ratio], models: Sequence[str], colours: dict[str, Any], noun: str) -> None:
+    """A row for each model, and in it a place for each adapter method."""
+    shown = [model for model in models if model in {ratio.model for ratio in ratios}]
+    adapters = list(dict.fromkeys(ratio.method for ratio in ratios))
+    for ratio in ratios:
+        y = shown.index(ratio.model) + 0.4 * (adapters.index(ratio.method) - (len(adapters) - 1) / 2)
+        colour = colours[ratio.method]
+        spread = None if math.isnan(ratio.low) else [[ratio.value - ratio.low], [ratio.high - ratio.value]]
+        ax.errorbar(ratio.value, y, xerr=spread, fmt="o", color=colour, capsize=3, zorder=3)
+        ax.plot(ratio.flops, y, "|", color=FAINT, ms=14, mew=2, zorder=2)
+        ax.annotate(f"{ratio.value:.2f}×", (ratio.value, y), xytext=(0, 7), textcoords="offset points",
+                    ha="center", fontsize="small", color=colour)  # fmt: skip
+    ax.axvline(1, color=INK, lw=0.8)
+    ax.set_yticks(range(len(shown)), [clip_name(model, 20) for model in shown])
+    ax.set_ylim(len(shown) - 0.5, -0.6)
+    ax.margins(x=0.12)
+    ax.set(xlabel=f"Full ÷ adapter, {noun}", title="How many times dearer")
+    log_axis(ax, "x")
+
+
+def _ratios(runs: pd.DataFrame, methods: Sequence[str]) -> list[Ratio]:
+    """Full ÷ each adapter method, model by model, between the runs that `full_vs_lora` would compare.
+
+    Of what the fit explains, where the claim is about the whole run. The interval is from what is left within cells:
+    Student's for repeats of one cell, the paired one for cells of single runs; none where nothing was repeated.
+    """
+    found: list[Ratio] = []
+    for method in methods:
+        places = {method: 0.0, "full": 1.0}
+        effect = replace(METHOD, factor=lambda rows, places=places: rows["method"].map(places).astype(float))
+        for model, rows in matched_runs(effect, runs).groupby("model", sort=False):
+            rows = rows.reset_index(drop=True)
+            energy, _ = within_slope(rows, "kwh")
+            work = within_slope(rows, "flops")[0].value if rows["flops"].notna().all() else math.nan
+            low, high = energy.interval(0.95) if energy.df > 0 else (math.nan, math.nan)
+            found.append(
+                Ratio(
+                    model=str(model), method=method, value=math.exp(energy.value), low=math.exp(low),
+                    high=math.exp(high), flops=math.exp(work), cells=int(rows["group"].nunique()),
+                )
+            )  # fmt: skip
+    return found
+
+
+def _data_caption(view: View, text: str, n: int) -> str:
+    """For figures without a fit: n and source, and that no model stands behind them."""
+    return f"{text} n = {n} runs. Model: none, observed energies. Source: {view.source}."

@@ -1,0 +1,247 @@
+"""The extrapolation to a target, and the backtest that grades it."""
+
+from typing import Any
+
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from lora_scaling.estimate.terms import Target
+from lora_scaling.units import JOULES_PER_KWH
+
+from ..energy_model.backtest import LEVEL, Split, form_sd
+from ..energy_model.extrapolate import Extrapolation
+from ..energy_model.predict import Bands
+from ..regression.least_squares import Array
+from ..tables.run_quantities import Work
+from .style import (
+    FAINT,
+    INK,
+    SHADE,
+    Drawn,
+    Skipped,
+    canvas,
+    clip_name,
+    energy_unit,
+    log_axis,
+    palette,
+    short,
+    styled,
+    thin,
+)
+from .view import View
+
+PATH_POINTS = 80
+
+
+@styled
+def extrapolation_figure(view: View, result: Extrapolation) -> Drawn:
+    """Energy along the way from the runs to the target, the data's range shaded; and energy per unit of work."""
+    document = result.document
+    values = result.planned.target.values
+    total, work = view.work.total, view.work
+    path = _path(work, result.planned.target)
+    fitted = view.result.fitted
+    extra_sd = np.hypot(form_sd(fitted, path), fitted.fit.session_sd)
+    bands = view.predict(path.values, path.labels, level=LEVEL, extra_sd=extra_sd)
+    energy = document["energy_kwh"]
+    figure, axes = canvas()
+    colour, accent = palette(4)[0], palette(4)[3]
+    note = thin(len(work))[1]
+    scale, unit = energy_unit([energy["estimate"]])
+    kwh = np.exp(work.log_y) / JOULES_PER_KWH
+    same = work.labels["method"] == result.planned.config.method.name
+    _way(axes[0], work.values[total], kwh * scale, same, path.values[total], _times(bands, scale), colour)
+    _mark(axes[0], values[total], {key: value * scale for key, value in energy.items()}, accent)
+    axes[0].set(xlabel=_work_label(total), ylabel=f"{view.noun} ({unit})", title="Energy on the way to the target")
+    size = work.size or work.per
+    per_work = JOULES_PER_KWH * 1e12 if total == "flops" else JOULES_PER_KWH * 1e3
+    scaled = _times(bands, per_work / path.values[total])
+    _way(axes[1], work.values[size], kwh * per_work / work.values[total], same, path.values[size], scaled, colour)
+    if same.any() and not same.all():
+        axes[1].legend(title=None, loc="best")
+    _mark(axes[1], values[size], {key: value * per_work / values[total] for key, value in energy.items()}, accent)
+    of_work = "J per TFLOP" if total == "flops" else f"J per thousand {total.replace('_', ' ')}"
+    axes[1].set(xlabel=_work_label(size), ylabel=f"{view.noun} ({of_work})", title="Energy per unit of work")
+    for ax in axes:
+        log_axis(ax, "x")
+        log_axis(ax, "y")
+    name = clip_name(f"{result.planned.model or 'the same model'}, {result.planned.config.method.name}", 34)
+    axes[0].annotate(
+        f"{name}\n{_three(energy['estimate'] * scale)} {unit}\n"
+        f"({_three(energy['low'] * scale)} to {_three(energy['high'] * scale)})",
+        (values[total], energy["high"] * scale),
+        xytext=(0, 6),
+        textcoords="offset points",
+        ha="right" if values[total] > np.sqrt(np.prod(axes[0].get_xlim())) else "left",
+        va="bottom",
+        fontsize="small",
+        color=accent,
+    )
+    _headroom(axes[0])
+    label = document["validation"]["label"]
+    figure.suptitle(
+        label if label != "validated" else "", x=0.01, ha="left", color=accent, fontweight="bold", fontsize="medium"
+    )
+    text = (
+        f"Target: {' '.join(document['target']['overrides']) or 'the default configuration'}. Shaded: the range of the "
+        f"runs; line and band: median and 90 % interval on a straight way (in logs) through their middle; "
+        f"diamond: the whole run, set-up, evaluation and scenarios included. {_outside(document)} "
+        f"Backtest: {label}{'; ' if document['validation']['reasons'] else ''}"
+        f"{'; '.join(document['validation']['reasons'])}."
+    )
+    title = f"Extrapolation to {name}"
+    return Drawn(name="extrapolation", title=title, figure=figure, caption=view.caption(text + note))
+
+
+def _outside(document: dict[str, Any]) -> str:
+    parts = [f"{item['factor']:.3g}× in {item['variable'].replace('_', ' ')}" for item in document["extrapolates"]]
+    parts += [f"scenario: {item['variable']} {item['value']}" for item in document["scenarios"]]
+    return f"Outside the data: {', '.join(parts)}." if parts else "Inside the data."
+
+
+def _path(work: Work, target: Target) -> Work:
+    """Runs on a straight line in logs through the data's middle to the target, from the data's near end on."""
+    start = {name: float(np.exp(np.mean(np.log(value)))) for name, value in work.values.items() if _positive(value)}
+    back = 1.0  # how far the line can go the other way before it leaves the data
+    for name in filter(None, (work.total, work.size, work.per)):
+        ahead = np.log(target.values[name] / start[name])
+        near = work.values[name].min() if ahead > 0 else work.values[name].max()
+        if abs(ahead) > 1e-9:
+            back = min(back, abs(np.log(near / start[name]) / ahead))
+    steps = np.linspace(-back, 1, PATH_POINTS)
+    values = {
+        name: np.exp((1 - steps) * np.log(begin) + steps * np.log(target.values.get(name, begin)))
+        for name, begin in start.items()
+    }
+    return Work(
+        log_y=np.zeros(PATH_POINTS),
+        values=values,
+        labels={name: np.full(PATH_POINTS, target.labels.get(name, ""), dtype=object) for name in work.labels},
+        per=work.per,
+        size=work.size,
+        run_ids=np.full(PATH_POINTS, "", dtype=object),
+        row=np.zeros(PATH_POINTS, dtype=np.int64),
+    )
+
+
+def _positive(values: Array) -> bool:
+    return bool(np.isfinite(values).all() and (values > 0).all())
+
+
+def _way(ax: Axes, x: Array, y: Array, same: np.ndarray, path_x: Array, bands: Bands, colour: tuple) -> None:
+    """The runs (those of the target's method darker), the way to the target and the data's range."""
+    rows, _ = thin(len(x))
+    ax.axvspan(float(x.min()), float(x.max()), color=SHADE, zorder=0, lw=0)
+    ax.fill_between(path_x, bands.low, bands.high, color=colour, alpha=0.18, lw=0)
+    ax.plot(path_x, bands.estimate, color=colour, lw=1.5)
+    size = 18 if len(rows) < 300 else 8
+    for mask, name, ink in ((same, "runs of the target's method", INK), (~same, "other runs", FAINT)):
+        some = rows[mask[rows]]
+        if len(some):
+            sns.scatterplot(
+                x=x[some], y=y[some], color=ink, s=size, ax=ax, edgecolor="white", zorder=3, label=name, legend=False
+            )
+
+
+def _mark(ax: Axes, x: float, interval: dict[str, float], colour: tuple) -> None:
+    error = [[interval["estimate"] - interval["low"]], [interval["high"] - interval["estimate"]]]
+    ax.errorbar(x, interval["estimate"], yerr=error, fmt="D", color=colour, capsize=4, ms=6, zorder=5)
+
+
+def _headroom(ax: Axes) -> None:
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high * (high / low) ** 0.18)
+
+
+def _work_label(name: str) -> str:
+    return {
+        "flops": "FLOPs of training",
+        "flops_per_token": "FLOPs per token",
+        "tokens": "Tokens processed",
+        "samples_seen": "Samples shown",
+        "params": "Parameters of the model",
+    }.get(name, name)
+
+
+def _times(bands: Bands, factor: Array | float) -> Bands:
+    return Bands(estimate=bands.estimate * factor, low=bands.low * factor, high=bands.high * factor, sd=bands.sd)
+
+
+def _three(value: float) -> str:
+    return short(float(f"{value:.3g}"))
+
+
+@styled
+def backtest_figure(view: View) -> Drawn | Skipped:
+    """Predicted against observed energy of every split, with intervals."""
+    name, title = "backtest", "Fitted on the cheap runs, predicted the dear ones"
+    made = view.result.backtest.made
+    if not made:
+        reasons = "; ".join(f"{split.name}: {split.reason}" for split in view.result.backtest.splits)
+        return Skipped(name=name, title=title, reason=f"no backtest could be made ({reasons})")
+    figure, axes = canvas(len(made), width=min(3.4 * len(made) + 0.8, 10.5), height=3.9)
+    everything = np.concatenate([s.table[c] for s in made for c in ("observed_kwh", "predicted_kwh")])
+    scale, unit = energy_unit(everything)
+    note = ""
+    for ax, split in zip(axes, made, strict=True):
+        note = _observed_predicted(ax, split, scale) or note
+        ax.set_xlabel(f"Observed ({unit})")
+    axes[0].set_ylabel(f"Predicted {view.noun.lower()} ({unit})")
+    text = " ".join(_split_sentence(split) for split in made)
+    missing = [split for split in view.result.backtest.splits if not split.made]
+    text += "".join(f" No split by {split.name}: {split.reason}." for split in missing)
+    return Drawn(
+        name=name,
+        title=title,
+        figure=figure,
+        caption=view.caption(f"{text} Bars: 90 % intervals; grey: equality.{note}"),
+    )
+
+
+def _observed_predicted(ax: Axes, split: Split, scale: float) -> str:
+    rows, note = thin(len(split.table), 400)
+    table = split.table.iloc[rows]
+    observed, predicted = table["observed_kwh"] * scale, table["predicted_kwh"] * scale
+    inside = (table["observed_kwh"] >= table["low_kwh"]) & (table["observed_kwh"] <= table["high_kwh"])
+    good, bad = palette(4)[0], palette(4)[3]
+    for mask, colour in ((inside, good), (~inside, bad)):
+        if not mask.any():
+            continue
+        error = [
+            (predicted - table["low_kwh"] * scale)[mask].clip(lower=0),
+            (table["high_kwh"] * scale - predicted)[mask].clip(lower=0),
+        ]
+        ax.errorbar(observed[mask], predicted[mask], yerr=error, fmt="o", color=colour, ms=4.5, lw=1, capsize=2)
+    ends = [
+        min(observed.min(), (table["low_kwh"] * scale).min()),
+        max(observed.max(), (table["high_kwh"] * scale).max()),
+    ]
+    margin = (ends[1] / ends[0]) ** 0.05
+    ax.plot([ends[0] / margin, ends[1] * margin], [ends[0] / margin, ends[1] * margin], color=FAINT, lw=1, zorder=0)
+    log_axis(ax, "x")
+    log_axis(ax, "y")
+    ax.set_title({"energy": "By energy", "size": "By model size", "length": "By length"}[split.name])
+    ax.text(
+        0.04,
+        0.96,
+        f"median error {100 * split.median_ape:.1f} %\n{100 * split.coverage:.0f} % inside",
+        transform=ax.transAxes,
+        va="top",
+        fontsize="small",
+    )
+    return note
+
+
+def _split_sentence(split: Split) -> str:
+    worst = split.worst
+    assert worst is not None
+    return (
+        f"By {split.name}: {split.n_fitted} runs fitted, {len(split.table)} predicted, worst "
+        f"{100 * float(worst['error']):+.0f} %, up to {_reach(split.horizons)} beyond."
+    )
+
+
+def _reach(horizons: dict[str, float]) -> str:
+    farthest = max(horizons.items(), key=lambda item: item[1])
+    return f"{farthest[1]:.3g}× in {farthest[0].replace('_', ' ')}"

@@ -1,0 +1,96 @@
+"""What the fit leaves unexplained, against what it fitted and against the order of the runs."""
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from lora_scaling.units import JOULES_PER_KWH
+
+from ..regression.diagnostics import externally_studentised, order_correlation
+from .scaling import zero_line
+from .style import FAINT, Drawn, Skipped, canvas, clip_name, energy_unit, linear_axis, log_axis, palette, styled, thin
+from .view import View
+
+TITLE = "What the fit leaves unexplained"
+SMOOTHED_FROM = 30
+
+
+@styled
+def residuals(view: View) -> Drawn | Skipped:
+    """Residuals of the best model in per cent: against fitted energy, and against run order where that is known."""
+    energy = view.result.fitted.energy
+    if energy.best.df < 1 or energy.best.sigma < 1e-9:
+        return Skipped(name="residuals", title=TITLE, reason="the fit passes through every run")
+    percent = 100 * np.expm1(energy.best.resid)
+    fitted = np.exp(energy.fitted) / JOULES_PER_KWH
+    position = view.runs["position"].to_numpy(dtype=float)
+    ordered = bool(np.isfinite(position).all()) and len(np.unique(position)) > 2
+    figure, axes = canvas(2 if ordered else 1, width=9.0 if ordered else 5.5)
+    rows, note = thin(len(percent))
+    scale, unit = energy_unit(fitted)
+    colour, alarm = palette(4)[0], palette(4)[3]
+    outlying = _outliers(view)
+    _panel(axes[0], fitted * scale, percent, rows, colour)
+    axes[0].set_xlabel(f"Fitted {view.noun.lower()} ({unit})")
+    axes[0].set_ylabel("Residual (% of the fit)")
+    log_axis(axes[0], "x")
+    axes[0].set_title("Against fitted energy")
+    drift = None
+    if ordered:
+        _panel(axes[1], position, percent, rows, colour)
+        axes[1].set_xlabel("Order of the runs in time")
+        linear_axis(axes[1], "x")
+        axes[1].set_title("Against run order")
+        drift = order_correlation(energy, position)
+    for ax, x in zip(axes, (fitted * scale, position), strict=False):
+        for i in outlying:
+            ax.plot(x[i], percent[i], "o", color=alarm, ms=6, zorder=4)
+            ax.annotate(
+                clip_name(str(energy.work.run_ids[i]), 26),
+                (x[i], percent[i]),
+                xytext=(0, 7),
+                textcoords="offset points",
+                fontsize="x-small",
+                color=alarm,
+                ha="center" if 0.2 < _place(ax, x[i]) < 0.8 else "left" if _place(ax, x[i]) <= 0.2 else "right",
+            )
+    text = "Residuals of the best model; dashed: ± 2 standard deviations of their logarithm."
+    if len(percent) >= SMOOTHED_FROM:
+        text += " Orange: running median."
+    if drift:
+        text += f" Rank correlation with run order {drift['rho']:+.2f} (p = {drift['p']:.2g})."
+    if not ordered:
+        text += " The order of the runs is unknown."
+    return Drawn(name="residuals", title=TITLE, figure=figure, caption=view.caption(text + note))
+
+
+def _panel(ax: Axes, x: np.ndarray, percent: np.ndarray, rows: np.ndarray, colour: tuple) -> None:
+    zero_line(ax)
+    sigma = float(np.std(np.log1p(percent / 100), ddof=1))
+    edges = [100 * np.expm1(-2 * sigma), 100 * np.expm1(2 * sigma)]
+    for edge in edges:
+        ax.axhline(edge, color=FAINT, lw=0.8, ls=(0, (4, 3)), zorder=1)
+    sns.scatterplot(
+        x=x[rows], y=percent[rows], color=colour, s=26 if len(rows) < 300 else 9, edgecolor="white", ax=ax, zorder=3
+    )
+    if len(x) >= SMOOTHED_FROM:
+        order = np.argsort(x, kind="stable")
+        window = max(5, len(x) // 5)
+        smooth = pd.Series(percent[order]).rolling(window, center=True, min_periods=window // 2 + 1).median()
+        ax.plot(x[order], smooth, color=palette(2)[1], lw=1.5, zorder=2)
+    linear_axis(ax, "y")
+    ax.set_ylim(1.25 * min(edges[0], float(percent.min())), 1.25 * max(edges[1], float(percent.max())))
+
+
+def _outliers(view: View) -> list[int]:
+    """Positions of the runs that the diagnostics name as outliers, at most five."""
+    named = {item["run_id"] for item in view.result.fitted.document["diagnostics"]["energy"]["outliers"][:5]}
+    size = np.abs(externally_studentised(view.result.fitted.energy))
+    order = np.argsort(-size)[:20]
+    return [int(i) for i in order if str(view.work.run_ids[i]) in named][:5]
+
+
+def _place(ax: Axes, x: float) -> float:
+    """Where x lies along the axis, 0 to 1."""
+    return float(ax.transAxes.inverted().transform(ax.transData.transform((x, 0)))[0])

@@ -1,0 +1,522 @@
+"""From a frame of runs to a diagnosed curve: cells, gates, noise, outliers and drift.
+
+The steps follow the order of deciding: gates first, then the curve, then what could make it wrong.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import fdtrc
+
+from lora_scaling.claim_defaults import MIN_LEVELS, MIN_RANGE
+
+from ..claims.verdicts import Estimate
+from ..tables.checks import apart_in_time, rank_correlation
+from .least_squares import Array, span, t_tail
+from .power_law import CurveData, CurveFit, Profile, fit_curve
+
+_CELL = """
+    model weights data method rank hardware gpu_count batch_size gradient_accumulation max_seq_len precision
+    gradient_checkpointing work_settings energy_source_gpu energy_source_cpu energy_source_ram
+"""
+CELL_COLUMNS = tuple(_CELL.split())
+MIN_REPLICATED = 3
+MAX_FACTOR_CORRELATION, MAX_ORDER_CORRELATION = 0.9, 0.7
+LEAST_WITHIN_SESSIONS = 0.05  # of a factor's variance: with less, its effect is that of the sessions
+OUTLIER_MADS = 6.0
+DIAGNOSTIC_P = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """The runs a curve is fitted to (`frame`, with `cell` numbers) and what was varied of samples, epochs."""
+
+    frame: pd.DataFrame
+    factors: tuple[str, ...]
+
+    @cached_property
+    def trained(self) -> pd.DataFrame:
+        """The runs that made optimizer steps."""
+        return self.frame[self.frame["samples_seen"] > 0]
+
+    @cached_property
+    def level(self) -> NDArray[np.intp]:
+        """Number (n,) of the level, cell × samples × epochs, that each run repeats; zero-step runs alike."""
+        shown = self.frame["samples_seen"] > 0
+        keys = pd.DataFrame(
+            {
+                "cell": self.frame["cell"],
+                "samples": self.frame["samples"].where(shown, 0),
+                "epochs": self.frame["epochs_seen"].where(shown, 0),
+            }
+        )
+        return np.asarray(keys.groupby(["cell", "samples", "epochs"]).ngroup(), dtype=np.intp)
+
+    def levels(self, factor: str) -> int:
+        """Most distinct values of a factor within a cell."""
+        return int(self.trained.groupby("cell")[factor].nunique().max()) if len(self.trained) else 0
+
+    def range(self, factor: str) -> float:
+        """Largest ratio of a factor's ends within a cell."""
+        if not len(self.trained):
+            return 1.0
+        by_cell = self.trained.groupby("cell")[factor]
+        return float((by_cell.max() / by_cell.min()).max())
+
+    def replicated_levels(self, factor: str) -> int:
+        """Values of the factor at which some work was repeated."""
+        counts = self.trained.groupby(["cell", "samples", "epochs_seen"])["y"].size()
+        return int(counts[counts > 1].reset_index()[{"samples": "samples", "epochs": "epochs_seen"}[factor]].nunique())
+
+
+def cells_of(frame: pd.DataFrame, without: tuple[str, ...] = ()) -> NDArray[np.intp]:
+    """Number (n,) of the cell, the runs alike in everything but samples and epochs, that each run is in."""
+    columns = [name for name in CELL_COLUMNS if name not in without and frame[name].notna().any()]
+    if not columns or frame.empty:
+        return np.zeros(len(frame), dtype=np.intp)
+    keys = frame[columns].apply(lambda column: pd.factorize(column.astype(object))[0])
+    return np.asarray(keys.groupby(columns).ngroup(), dtype=np.intp)
+
+
+def build_design(frame: pd.DataFrame, without: tuple[str, ...] = ()) -> Design:
+    """Keep the cells in which at least three amounts of work were run; fixed effects join them.
+
+    The columns `without` separate no cells.
+    """
+    frame = frame.assign(
+        cell=cells_of(frame, without),
+        epochs_seen=_epochs_seen(frame),
+        work=frame["samples_seen"].round(6),
+    )
+    trained = frame[frame["samples_seen"] > 0]
+    amounts = trained.groupby("cell")[["samples", "epochs_seen"]].apply(lambda g: len(g.drop_duplicates()))
+    keep = frame["cell"].isin(list(amounts[amounts >= 3].index)) if len(amounts) else frame["cell"] < 0
+    frame = frame[keep].copy()
+    frame["cell"] = pd.factorize(frame["cell"])[0]
+    trained = frame[frame["samples_seen"] > 0]
+    factors = tuple(
+        name
+        for name, column in (("samples", "samples"), ("epochs", "epochs_seen"))
+        if len(trained) and trained.groupby("cell")[column].nunique().max() > 1
+    )
+    return Design(frame=frame.reset_index(drop=True), factors=factors)
+
+
+def _epochs_seen(frame: pd.DataFrame) -> pd.Series:
+    """Epochs really done: those asked for, unless more than 1 % of them was not (early stop)."""
+    done = frame["samples_seen"] / frame["samples"].where(frame["samples"] > 0)
+    close = (done - frame["epochs"]).abs() <= 0.01 * frame["epochs"]
+    return frame["epochs"].where(close | (frame["samples_seen"] == 0), done)
+
+
+def session_columns(frame: pd.DataFrame) -> Array:
+    """Indicator columns (n, k−1) of the sessions, where there are several with several runs each."""
+    session = _sessions(frame)
+    if session is None:
+        return np.zeros((len(frame), 0))
+    return np.equal.outer(session.to_numpy(), np.unique(session.astype(str))[1:]).astype(float)
+
+
+def _sessions(frame: pd.DataFrame) -> pd.Series | None:
+    for column in ("session", "host"):
+        values = frame[column]
+        if values.notna().all() and 1 < values.nunique() <= len(frame) / 3:
+            return values
+    return None
+
+
+def placed_in_sessions(frame: pd.DataFrame) -> pd.DataFrame:
+    """The runs with their `position` as a share of their own session's order, where sessions are effects of their own.
+
+    What changed between sessions cannot then pass for a factor's effect; what changed within one can.
+    """
+    session = _sessions(frame)
+    return frame if session is None else frame.assign(position=frame["position"].groupby(session).rank(pct=True))
+
+
+def relative_length(frame: pd.DataFrame) -> Array | None:
+    """Log of the tokens a sample as processed, padding included, about their mean (n,); 0 for zero steps.
+
+    None where tokens are not known for all runs. `tokens_padded` counts padding alone.
+    """
+    shown = frame["samples_seen"].to_numpy(dtype=float)
+    trained = shown > 0
+    tokens = (frame["tokens_seen"] + frame["tokens_padded"].fillna(0)).to_numpy(dtype=float)
+    if not trained.any() or not (tokens[trained] > 0).all() or not np.isfinite(tokens[trained]).all():
+        return None
+    length = np.zeros(len(frame))
+    length[trained] = np.log(tokens[trained] / shown[trained])
+    length[trained] -= length[trained].mean()
+    return length
+
+
+def curve_data(design: Design, y: str, drift: bool, per_token: bool = False, *, sessions: bool = True) -> CurveData:
+    """The arrays of a design, for the response column `y`; `per_token` counts samples at equal length.
+
+    `drift` and `sessions` say whether these may shift a run.
+    """
+    frame = design.frame
+    zero = (frame["samples_seen"] <= 0).to_numpy()
+    columns = {"samples": "samples", "epochs": "epochs_seen"}
+    with np.errstate(divide="ignore"):
+        log_x = np.log(np.column_stack([frame[columns[name]].to_numpy(dtype=float) for name in design.factors]))
+    length = relative_length(frame) if per_token else None
+    if length is not None:  # a sample of twice the tokens counts as two, in whatever factor the design has
+        log_x[:, 0] += length
+    log_x[zero] = -np.inf
+    cell = frame["cell"].to_numpy(dtype=np.int64)
+    parts = [np.equal.outer(cell, np.arange(cell.max() + 1)).astype(float)]
+    if sessions:
+        parts.append(session_columns(frame))
+    if drift:
+        place = frame["position"].to_numpy(dtype=float)
+        place = (place - place.mean()) / max(float(np.ptp(place)), 1.0)
+        parts.append(np.column_stack([place, place**2]))
+    return CurveData(
+        log_y=np.log(frame[y].to_numpy(dtype=float)),
+        log_x=log_x,
+        cell=cell,
+        nuisance=np.concatenate(parts, axis=1),
+        weights=np.ones(len(frame)),
+        zero=zero,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """A fitted curve with what its diagnostics say.
+
+    `outlier` is the row of the most extreme run beyond OUTLIER_MADS, `outlier_mads` how far off it lies.
+    `order_p` tests residuals against run order, `variance_p` their spread against size (before weighting).
+    `without` is the same analysis without the outlier.
+    """
+
+    design: Design
+    fit: CurveFit
+    drift: bool
+    weighted: bool
+    order_p: float | None
+    variance_p: float | None
+    outlier: int | None
+    outlier_mads: float | None
+    without: "Analysis | None"
+
+    @cached_property
+    def _profiles(self) -> dict[str, Profile]:
+        return {factor: Profile(fit=self.fit, index=j) for j, factor in enumerate(self.design.factors)}
+
+    def profile(self, factor: str) -> Profile:
+        """Profile likelihood of the exponent of a varied factor."""
+        return self._profiles[factor]
+
+
+def analyse(design: Design, y: str = "y", per_token: bool = False) -> Analysis:
+    """Fit the curve, then look for an outlier, for unequal noise and for drift, and refit accordingly."""
+    data = curve_data(design, y, drift=False, per_token=per_token)
+    fit = fit_curve(data)
+    outlier, distance = _outlier(design, fit)
+    clean = np.ones(len(data.log_y), dtype=bool)
+    if outlier is not None:
+        clean[outlier] = False
+    drift, order_p = _drifts(design, fit if outlier is None else fit_curve(data.subset(clean)), clean)
+    if drift:
+        data = curve_data(design, y, drift=True, per_token=per_token)
+        fit = fit_curve(data)
+    base = fit if outlier is None else fit_curve(data.subset(clean))
+    variance_p, slope = variance_slope(base, design.level[clean])
+    weighted = variance_p is not None and variance_p < DIAGNOSTIC_P
+    if weighted:
+        size = log_size(fit)
+        data = replace(data, weights=np.exp(-slope * (size - size.mean())))
+        fit = fit_curve(data)
+    without = None
+    if outlier is not None:
+        smaller = replace(design, frame=design.frame[clean].reset_index(drop=True))
+        without = Analysis(
+            design=smaller,
+            fit=fit_curve(data.subset(clean)),
+            drift=drift,
+            weighted=weighted,
+            order_p=order_p,
+            variance_p=variance_p,
+            outlier=None,
+            outlier_mads=None,
+            without=None,
+        )
+    return Analysis(
+        design=design,
+        fit=fit,
+        drift=drift,
+        weighted=weighted,
+        order_p=order_p,
+        variance_p=variance_p,
+        outlier=outlier,
+        outlier_mads=distance,
+        without=without,
+    )
+
+
+def _outlier(design: Design, fit: CurveFit) -> tuple[int | None, float | None]:
+    """Row and distance (in scaled MADs) of the run farthest beyond OUTLIER_MADS; (None, None) without one.
+
+    Repeats are the best judges: a run is first compared with the median of its level. Where a level has
+    fewer than three runs, the judge is a robust curve, and the level's other run must not agree with it.
+    """
+    level = design.level
+    shifted = fit.data.nuisance.shape[1] > fit.data.cells  # by sessions or drift: these differ within a level
+    log_y = pd.Series(robust_residuals(fit) if shifted else fit.data.log_y)
+    size = np.bincount(level)[level]
+    from_level = (log_y - log_y.groupby(level).transform("median")).to_numpy()
+    judged = size >= 3
+    gaps = np.abs(from_level[judged & (from_level != 0)])
+    if judged.all() and len(gaps) >= 6:
+        distance = np.abs(from_level) / (1.4826 * float(np.median(gaps)) + 1e-9)
+        worst = int(np.argmax(distance))
+        return (worst, float(distance[worst])) if distance[worst] > OUTLIER_MADS else (None, None)
+    curve = np.abs(robust_residuals(fit))
+    curve_scale = 1.4826 * float(np.median(curve)) + 1e-9
+    scale = 1.4826 * float(np.median(gaps)) + 1e-9 if len(gaps) >= 6 else curve_scale
+    distance = np.where(judged, np.abs(from_level) / scale, 0.0)
+    alone = ~judged & ((size == 1) | (2 * np.abs(from_level) > OUTLIER_MADS * scale))
+    distance = np.where(alone, curve / curve_scale, distance)
+    worst = int(np.argmax(distance))
+    return (worst, float(distance[worst])) if distance[worst] > OUTLIER_MADS else (None, None)
+
+
+def robust_residuals(fit: CurveFit) -> Array:
+    """Residuals (n,) about a curve fitted with Huber's weights."""
+    resid, data = fit.resid, fit.data
+    for _ in range(8):
+        scale = 1.4826 * float(np.median(np.abs(resid))) + 1e-9
+        if np.abs(resid).max() < 3.5 * scale:
+            break
+        weights = np.minimum(1.0, 1.345 * scale / np.maximum(np.abs(resid), 1e-300))
+        again = fit_curve(replace(data, weights=weights))
+        if np.allclose(again.resid, resid, atol=1e-6):
+            break
+        resid = again.resid
+    return resid
+
+
+def log_size(fit: CurveFit) -> Array:
+    """Log of the expected energy of each run within its cell (n,), up to the cell's constant."""
+    return fit.log_size(fit.data.log_x, fit.data.zero, fit.data.cell)
+
+
+def variance_slope(fit: CurveFit, level: NDArray[np.intp]) -> tuple[float | None, float]:
+    """Koenker's studentised score test of noise variance on log size, and Harvey's slope.
+
+    Noise is what repeats scatter by: a curve that does not fit must not pass for unequal noise. Without
+    repeats to speak of the residuals of the curve have to do.
+    """
+    level = pd.factorize(level)[0]
+    count = np.bincount(level)
+    mean = np.bincount(level, fit.resid) / count
+    repeated = (count > 1)[level]
+    if (count - 1).sum() >= 8 and (count > 1).sum() >= 4:
+        squares = (fit.resid - mean[level])[repeated] ** 2 * (count / np.maximum(count - 1, 1))[level][repeated]
+        size = log_size(fit)[repeated]
+        own = float((count - 1).sum() / repeated.sum())  # deviations of a level add up to 0: fewer than they look
+    else:
+        squares, size, own = fit.resid**2, log_size(fit), 1.0
+    size = size - size.mean()
+    if len(size) < 8 or squares.sum() < 1e-16 or size.std() < 1e-6:
+        return None, 0.0
+    relative = squares / squares.mean()
+    explained = float(size @ relative) ** 2 / float(size @ size)
+    total = float(((relative - 1) ** 2).sum())
+    statistic = own * len(size) * explained / total if total > 0 else 0.0
+    p = 2 * t_tail(math.sqrt(max(statistic, 0.0)), 1e9)  # χ² with 1 df is a normal squared
+    logs = np.log(squares + 1e-2 * squares.mean())
+    slope = float(size @ logs / (size @ size))
+    return p, float(np.clip(slope, -2.0, 2.0))
+
+
+def _drifts(design: Design, fit: CurveFit, clean: NDArray[np.bool_]) -> tuple[bool, float | None]:
+    """Whether residuals follow run order (p < 0.01), and that p; None where the order is not known."""
+    place = design.frame["position"].to_numpy(dtype=float)[clean]
+    if np.isnan(place).any() or len(place) < 8 or np.ptp(place) == 0 or fit.rss < 1e-14:
+        return False, None
+    place = place - place.mean()
+    projected = fit.data.beside(place)
+    r = float(projected @ fit.resid / np.sqrt((projected @ projected) * fit.rss))
+    df = fit.data.df - 1
+    if df < 2 or abs(r) >= 1:
+        return False, None
+    p = 2 * t_tail(abs(r) * np.sqrt(df / (1 - r * r)), df)
+    return p < DIAGNOSTIC_P, p
+
+
+@dataclass(frozen=True, kw_only=True)
+class LackOfFit:
+    """F test of a curve against pure error, and the level (mean of repeats) that lies farthest off it.
+
+    `deviation` is relative; `se` is that of its log; `levels` is how many were looked at.
+    """
+
+    F: float
+    p: float
+    df: tuple[int, int]
+    deviation: float
+    se: float
+    levels: int
+    level: dict[str, float]
+
+    def p_beyond(self, bound: float) -> float:
+        """One-sided p of "no level lies farther off than `bound` (relative)", Bonferroni over the levels."""
+        t = (math.log1p(self.deviation) - math.log1p(bound)) / self.se
+        return min(1.0, self.levels * t_tail(t, self.df[1]))
+
+
+def lack_of_fit(design: Design, fit: CurveFit, spent: int = 0) -> LackOfFit | None:
+    """Of a curve with `spent` parameters fewer than the full one; None without repeats or levels to spare."""
+    level, weights = design.level, fit.data.weights
+    groups = int(level.max()) + 1
+    weight = np.bincount(level, weights, groups)
+    mean = np.bincount(level, weights * fit.resid, groups) / weight
+    nuisance = fit.data.nuisance[:, fit.data.cells :]
+    pure = np.sqrt(weights) * (fit.resid - mean[level])
+    df_pure = len(level) - groups
+    if nuisance.shape[1]:  # sessions and drift are not pure error
+        level_means = np.column_stack([np.bincount(level, weights * c, groups) / weight for c in nuisance.T])
+        centred = np.sqrt(weights)[:, None] * (nuisance - level_means[level])
+        solution, _, rank, _ = np.linalg.lstsq(centred, pure, rcond=1e-9)
+        pure = pure - centred @ solution
+        df_pure -= int(rank)
+    ss_pure = float(pure @ pure)
+    df_lack = fit.data.df + spent - df_pure
+    if df_pure < 2 or df_lack < 1 or ss_pure < 1e-14:
+        return None
+    F = max(fit.rss - ss_pure, 0.0) / df_lack / (ss_pure / df_pure)
+    worst = int(np.argmax(np.abs(mean)))
+    row = design.frame.iloc[int(np.flatnonzero(level == worst)[0])]
+    return LackOfFit(
+        F=F,
+        p=float(fdtrc(df_lack, df_pure, F)),
+        df=(df_lack, df_pure),
+        deviation=float(np.expm1(abs(mean[worst]))),
+        se=math.sqrt(ss_pure / df_pure / weight[worst]),
+        levels=groups,
+        level={"samples": float(row["samples"]), "epochs": float(row["epochs"])},
+    )
+
+
+def gate(design: Design, factor: str) -> str | None:
+    """Why this design cannot decide how energy depends on `factor`; None when it can."""
+    trained = design.trained
+    column = {"samples": "samples", "epochs": "epochs_seen"}[factor]
+    levels = design.levels(column)
+    if factor not in design.factors:
+        return f"{factor} never varied with everything else equal"
+    if levels < MIN_LEVELS:
+        return (
+            f"only {levels} different numbers of {factor} were run with everything else equal; "
+            f"{MIN_LEVELS} are needed to see a curve"
+        )
+    if (span := design.range(column)) < MIN_RANGE:
+        return f"{factor} span only a factor {span:.3g}; a factor {MIN_RANGE:g} is needed to see a curve"
+    if (repeated := design.replicated_levels(factor)) < MIN_REPLICATED:
+        return (
+            f"runs were repeated at {repeated} numbers of {factor}; "
+            f"repeats at {MIN_REPLICATED} are needed to know the noise"
+        )
+    if len(design.factors) > 1:
+        r = np.corrcoef(np.log(trained["samples"]), np.log(trained["epochs_seen"]))[0, 1]
+        if abs(r) > MAX_FACTOR_CORRELATION:
+            return f"samples and epochs moved together (correlation {r:.2f}): their effects look alike"
+    return follows_order(design, factor)
+
+
+def follows_order(design: Design, factor: str) -> str | None:
+    """Whether what changes between sessions, or drift, would look like the effect of `factor`."""
+    if _confounded_with_session(design, factor):
+        return f"different numbers of {factor} were run in different sessions, whose effects look alike"
+    return order_gate(design.trained, {"samples": "samples", "epochs": "epochs_seen"}[factor])
+
+
+def _confounded_with_session(design: Design, factor: str) -> bool:
+    """Whether sessions leave almost nothing of the factor to vary within them."""
+    if not session_columns(design.frame).shape[1]:
+        return False
+    data = curve_data(design, "y", drift=False)
+    data = data.subset(~data.zero)
+    values = data.centred[:, design.factors.index(factor)]
+    plain = values - np.array([values[data.cell == c].mean() for c in range(data.cells)])[data.cell]
+    within = data.beside(values)
+    return float(within @ within) < LEAST_WITHIN_SESSIONS * float(plain @ plain)
+
+
+def order_gate(frame: pd.DataFrame, column: str, noun: str | None = None) -> str | None:
+    """Whether the run order follows a factor, so that drift would look like its effect."""
+    r = rank_correlation(frame["position"].to_numpy(), frame[column].to_numpy())
+    if abs(r) > MAX_ORDER_CORRELATION:
+        what = noun or column.removesuffix("_seen")
+        return f"the runs were made in order of {what} (rank correlation {r:.2f}): drift would look alike"
+    return None
+
+
+def apart_gate(frame: pd.DataFrame, column: str, noun: str) -> str | None:
+    """Whether the levels of a factor were run apart from each other, so that drift would look like its effect."""
+    share = apart_in_time(frame["position"], frame[column])
+    if share is None:
+        return None
+    part = f"{100 * share:.0f} % of the run order"
+    return f"runs that differ in {noun} were made at different times ({part}): drift would look alike"
+
+
+def mean_elasticity(analysis: Analysis, factor: str) -> Estimate:
+    """d log E / d log factor over its range, from one end of the design to the other, by the delta method.
+
+    Averaged over the cells by their runs. A share on its boundary F = 0 is held there.
+    """
+    fit, data = analysis.fit, analysis.fit.data
+    j = analysis.design.factors.index(factor)
+    trained = ~data.zero
+    ends, weights = [], []
+    for cell in range(data.cells):
+        values = data.centred[trained & (data.cell == cell), j]
+        if np.ptp(values) > 0:
+            ends.append((cell, values.min(), values.max()))
+            weights.append(len(values))
+    share = np.asarray(weights) / np.sum(weights)
+
+    def elasticity(theta: Array) -> float:
+        exponents, shares = theta[: data.log_x.shape[1]], theta[data.log_x.shape[1] :]
+        total = 0.0
+        for (cell, low, high), part in zip(ends, share, strict=True):
+            u = shares[cell]
+            m_low, m_high = (max(u + (1 - u) * np.exp(exponents[j] * end), 1e-12) for end in (low, high))
+            total += part * (np.log(m_high) - np.log(m_low)) / (high - low)
+        return float(total)
+
+    theta = np.concatenate([fit.exponents, fit.shares])
+    covariance = _covariance(fit)
+    gradient = np.array(
+        [(elasticity(theta + step) - elasticity(theta - step)) / 2e-6 for step in 1e-6 * np.eye(len(theta))]
+    )
+    return Estimate(value=elasticity(theta), se=float(np.sqrt(max(gradient @ covariance @ gradient, 0.0))), df=data.df)
+
+
+def reach(fit: CurveFit) -> Array:
+    """Orthonormal basis (n, rank) of what the fitted curve can follow: nuisance, exponents and free shares."""
+    moving = span(fit.jacobian[:, _free(fit)], tolerance=1e-7, floor=1e-300)
+    return np.concatenate([fit.data.basis, moving], axis=1)
+
+
+def _free(fit: CurveFit) -> NDArray[np.bool_]:
+    """Which of (exponents, shares) are not held at a boundary."""
+    free_shares = (fit.shares > 1e-9) & (fit.shares < 1 - 1e-6)
+    return np.concatenate([np.ones(fit.data.log_x.shape[1], dtype=bool), free_shares])
+
+
+def _covariance(fit: CurveFit) -> Array:
+    """Covariance of (exponents, shares) from the tangent model; zero for shares held at a boundary."""
+    jacobian, free = fit.jacobian, _free(fit)
+    covariance = np.zeros((len(free), len(free)))
+    information = jacobian[:, free].T @ jacobian[:, free]
+    covariance[np.ix_(free, free)] = np.linalg.pinv(information, hermitian=True) * fit.sigma**2
+    return covariance

@@ -1,0 +1,153 @@
+"""Effects of one setting on runs that are alike in everything else: who is compared, and what that says."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..claims.verdicts import Decision, Estimate, Options, Verdict, equivalence
+from .curve_analysis import CELL_COLUMNS, LEAST_WITHIN_SESSIONS, apart_gate, order_gate, placed_in_sessions
+from .least_squares import Array
+from .within_groups import within_rows, within_slope
+
+WORK_COLUMNS = ("samples", "epochs", "samples_seen")
+LEAST_DF = 3  # to know the noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """A claim about what one setting does to the energy of runs that are alike in everything else.
+
+    The claim is that it does nothing within the margin, or (`dearer`) that 1 costs more than 0 by more than the margin.
+
+    title, quantity: `{}` is what is explained, energy or time. noun: the setting, in sentences. column: the setting's;
+    runs that differ in it (and in those `along` with it) alone are compared. factor: where each run (n,) stands, in
+    doublings, or 0 and 1; NaN for runs that the claim is not about. vary: overrides of runs that would decide it.
+    says: what was found, from {percent} or {times}, and {low}, {high} and {over} of the setting's range.
+    """
+
+    id: str
+    title: str
+    quantity: str
+    noun: str
+    column: str
+    factor: Callable[[pd.DataFrame], pd.Series]
+    vary: str
+    along: tuple[str, ...] = ()
+    dearer: bool = False
+    says: str = "each doubling changes {response} by {percent}, from {column} {low} to {high} by {over}"
+
+    @property
+    def words(self) -> str:
+        """The column in sentences."""
+        return self.column.replace("_", " ")
+
+    def judge(self, estimate: Estimate, options: Options) -> tuple[Verdict, float | None]:
+        """Within the margin or outside it; where the claim is that one costs more: above the margin or below it."""
+        bound = math.log1p(options.margin)
+        if not self.dearer:
+            return equivalence(estimate, math.log1p(-options.margin), bound, options)
+        above, below = estimate.p_above(bound), estimate.p_below(bound)
+        if above <= options.alpha:
+            return "supported", above
+        return ("refuted", below) if below <= options.alpha else ("undecided", None)
+
+
+def doublings(column: str) -> Callable[[pd.DataFrame], pd.Series]:
+    """A setting that is a number, as a factor: each doubling counts one."""
+    return lambda runs: pd.Series(np.log2(runs[column].where(runs[column] > 0).to_numpy(dtype=float)), index=runs.index)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What matched runs say, all models together and (`by_model`, where there are several) each alone.
+
+    alike_p: F test of one effect for all models. Where it rejects (`depends`), the decision is what they agree on.
+    """
+
+    decision: Decision
+    estimate: Estimate
+    resid: Array
+    by_model: dict[str, dict[str, Any]]
+    alike_p: float | None
+    depends: bool
+
+
+def matched_runs(effect: Effect, frame: pd.DataFrame) -> pd.DataFrame:
+    """The runs that can be compared, with their `factor`, `of_model`, and the `group` in which they are matched."""
+    factor = effect.factor(frame) if len(frame) else pd.Series(dtype=float)
+    rows = frame.assign(factor=factor, of_model=frame["model"].fillna("the model that is not named"))
+    rows = rows[rows["factor"].notna() & (rows["samples_seen"] > 0)]
+    return informative(rows.assign(group=_group_of(rows, (effect.column, *effect.along))))
+
+
+def _group_of(frame: pd.DataFrame, without: tuple[str, ...]) -> pd.Series:
+    """Number (n,) of the group of runs that are alike in everything but the columns `without`."""
+    columns = [name for name in (*CELL_COLUMNS, *WORK_COLUMNS) if name not in without and frame[name].notna().any()]
+    if frame.empty:
+        return pd.Series(0, index=frame.index)
+    keys = frame[columns].apply(lambda column: pd.factorize(column.astype(object))[0])
+    return keys.groupby(columns).ngroup()
+
+
+def informative(rows: pd.DataFrame) -> pd.DataFrame:
+    """Only the groups in which the factor varies."""
+    varies = rows.groupby("group")["factor"].transform("nunique") > 1 if len(rows) else rows["group"] < 0
+    return rows[varies].reset_index(drop=True)
+
+
+def block(effect: Effect, frame: pd.DataFrame, rows: pd.DataFrame, suspects: tuple[str, ...]) -> str | None:
+    """Why these runs cannot tell: none to compare, too few, or the setting followed the order or the sessions."""
+    if suspects:
+        return f"the unit of run {', '.join(suspects[:5])} is in doubt: correct it or leave it out"
+    if len(frame) < 2:
+        return "no usable run" if frame.empty else "there is only one usable run"
+    if rows.empty:
+        return f"{effect.noun} never varied with everything else equal"
+    matched = within_rows(rows, "y")
+    if matched.share < LEAST_WITHIN_SESSIONS:
+        return f"{effect.noun} changed only from session to session, whose effects look alike"
+    if matched.df < LEAST_DF:
+        return f"only {len(rows)} runs can be compared at the same work; more repeats are needed to know the noise"
+    placed = placed_in_sessions(rows)
+    return order_gate(placed, "factor", effect.noun) or apart_gate(placed, effect.column, effect.noun)
+
+
+def find(effect: Effect, rows: pd.DataFrame, y: str, options: Options) -> Found:
+    """Decide on the response column `y`, over all models and for each alone.
+
+    Models that truly differ have a mean that is true of none: where the F test says that they do, a verdict stands only
+    if each model alone has it, with the largest p (intersection and union).
+    """
+    estimate, resid = within_slope(rows, y)
+    verdict, p = effect.judge(estimate, options)
+    by_model: dict[str, dict[str, Any]] = {}
+    if rows["of_model"].nunique() > 1:
+        for name, mine in rows.sort_values("params", kind="stable").groupby("of_model", sort=False):
+            by_model[str(name)] = _alone(effect, mine.reset_index(drop=True), y, options)
+    alike_p = within_rows(rows, y).alike(pd.factorize(rows["of_model"])[0]) if by_model else None
+    depends = alike_p is not None and alike_p <= options.alpha
+    if depends:
+        verdicts: set[Verdict] = {own["verdict"] for own in by_model.values()}
+        verdict = verdicts.pop() if len(verdicts) == 1 else "undecided"
+        p = None if verdict == "undecided" else max(own["p"] for own in by_model.values())
+    ci = estimate.interval(options.ci_level)
+    return Found(
+        decision=Decision(verdict=verdict, estimate=estimate.value, ci=ci, p_value=p),
+        estimate=estimate,
+        resid=resid,
+        by_model=by_model,
+        alike_p=alike_p,
+        depends=depends,
+    )
+
+
+def _alone(effect: Effect, rows: pd.DataFrame, y: str, options: Options) -> dict[str, Any]:
+    """What one model's runs say by themselves."""
+    own, _ = within_slope(rows, y)
+    verdict, p = effect.judge(own, options)
+    ends = [math.exp(end) for end in own.interval(options.ci_level)]
+    return {"verdict": verdict, "p": p, "ratio": math.exp(own.value), "ci": ends, "df": own.df}

@@ -1,0 +1,89 @@
+"""The first screen of the report: the questions people come with, each with its answer and how sure it is."""
+
+from typing import TYPE_CHECKING, Any
+
+from ..claims.verdicts import Claim, Options
+from ..energy_model.extrapolate import Extrapolation
+from ..text import shown
+from .estimates import rounded, sentence
+from .html import Section, escape
+from .sections import WORDS, basis, interval_of, plain_reason, reach, split_of
+
+if TYPE_CHECKING:
+    from .report import Findings
+
+MOST_COSTS = 8  # the others are in their own section
+QUESTIONS = {
+    "linear_in_samples": "Is {} linear in the number of samples?",
+    "linear_in_epochs": "Is {} linear in the number of epochs?",
+    "doubling_doubles": "Do twice the {factor} cost twice the {}?",
+    "rank_effect": "Is {} the same at every LoRA rank?",
+    "size_exponent": "Is the energy of a token proportional to its FLOPs?",
+    "full_vs_lora": "Does full fine-tuning cost more than LoRA?",
+}
+
+
+def answers_section(found: "Findings") -> Section:
+    """Question by question; then what a dear run would cost."""
+    claims = {claim.id: claim for claim in found.claims.claims}
+    noun, options = found.claims.response.noun, found.claims.options
+    doubled = claims["doubling_doubles"].tests.get("factor", "samples")  # told only where it could be tested
+    rows = [
+        (text.format(noun, factor=doubled), _answer(claims[name]), _sure(claims[name], options))
+        for name, text in QUESTIONS.items()
+    ]
+    costs = [sentence(quote) for quote in found.estimates if quote.document["peak_memory_gb"]["fits"] is not False]
+    more = [f"… and {len(costs) - MOST_COSTS} more under Estimates."] if len(costs) > MOST_COSTS else []
+    costs = costs[:MOST_COSTS] + more + [_predicted(forecast) for forecast in found.forecasts]
+    body = "".join(
+        f'<div class="{claims[name].verdict}"><dt>{escape(question)}</dt>'
+        f'<dd>{answer} <span class="quiet">{escape(sure)}</span></dd></div>'
+        for name, (question, answer, sure) in zip(QUESTIONS, rows, strict=True)
+    )
+    if costs:
+        listed = "".join(f"<li>{escape(cost)}</li>" for cost in costs)
+        body += f"<div><dt>What would dearer runs cost?</dt><dd><ul>{listed}</ul></dd></div>"
+    return Section(title="In short", html=f'{basis(found)}<dl class="answers">{body}</dl>')
+
+
+def _answer(claim: Claim) -> str:
+    """The verdict's word; beside it from which size on doubling doubles, or each model's own answer, where asked."""
+    if own := split_of(claim):
+        each = "; ".join(
+            f"{WORDS[one['verdict']].lower()} for {name}: {_size(claim, one)}" for name, one in own.items()
+        )
+        return f"<strong>It depends on the model.</strong> {escape(each[0].upper() + each[1:])}."
+    word = f"<strong>{WORDS[claim.verdict]}.</strong>"
+    if claim.id != "doubling_doubles" or claim.verdict == "undecided":
+        return word
+    _, _, rest = plain_reason(claim).partition(", ")
+    return f"{word} {escape(rest[0].upper() + rest[1:])}"
+
+
+def _size(claim: Claim, own: dict[str, Any]) -> str:
+    """One model's ratio, or for each doubling of the rank its change in per cent, with the interval."""
+    numbers = (own["ratio"], *own["ci"])
+    if claim.id == "rank_effect":
+        change, low, high = (shown(100 * (number - 1), "+.1f") for number in numbers)
+        return f"{change} % ({low} to {high})"
+    ratio, low, high = map(shown, numbers)
+    return f"{ratio} times ({low} to {high})"
+
+
+def _sure(claim: Claim, options: Options) -> str:
+    equal = f"equal means ±{100 * options.margin:.3g} %"
+    if split_of(claim):
+        return f"{claim.quantity}, {100 * options.ci_level:.3g} % intervals; {equal}."
+    known = interval_of(claim, options)
+    if known is None:
+        return plain_reason(claim)
+    return f"{claim.quantity}: {known[0]}, {known[1]}; {equal}."
+
+
+def _predicted(forecast: Extrapolation) -> str:
+    document = forecast.document
+    energy, label = document["energy_kwh"], document["validation"]["label"]
+    return (
+        f"{' '.join(document['target']['overrides'])}, from these runs: {rounded(energy['estimate'])} kWh "
+        f"({rounded(energy['low'])} to {rounded(energy['high'])}, 90 % interval; {reach(document)}; {label})."
+    )

@@ -1,0 +1,104 @@
+"""Estimates of `python -m lora_scaling.estimate --json` beside the study that they are compared with."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lora_scaling.errors import UserError
+
+from .html import Section, bullets, details, paragraph, table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quote:
+    """One estimate: its JSON document, and what it is of."""
+
+    document: dict[str, Any]
+    label: str
+
+    @property
+    def energy(self) -> dict[str, float] | None:
+        return self.document["energy_kwh"]
+
+
+def read_estimates(paths: Sequence[str]) -> tuple[Quote, ...]:
+    """The estimates in these files: single ones, sweeps (`-m`) and comparisons (`compare=`).
+
+    Raises:
+        UserError: a file cannot be read, or is no estimate.
+    """
+    found: list[Quote] = []
+    for path in paths:
+        try:
+            document = json.loads(Path(path).read_text(encoding="utf-8"))
+            found += [_quote(row) for row in document.get("rows") or document.get("runs") or [document]]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"`estimates` was {path}, which cannot be read ({error}); give a file") from None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(
+                f"`estimates` was {path}, which holds no estimate; give what "
+                "`python -m lora_scaling.estimate … --json` printed"
+            ) from None
+    return tuple(found)
+
+
+def _quote(row: dict[str, Any]) -> Quote:
+    for field in ("energy_kwh", "time_s", "basis", "level", "assumptions", "peak_memory_gb"):
+        row[field]
+    count = f"{row['gpu_count']} × " if row["gpu_count"] > 1 else ""
+    return Quote(document=row, label=f"{row['name']} on {count}{row['hardware']}")
+
+
+def rounded(value: float, digits: int = 3) -> str:
+    """So many digits, without an exponent where a person would write none: 0.52, 120, 2,070."""
+    short = float(f"{value:.{digits}g}")
+    return f"{short:,.0f}" if 10 ** (digits - 1) <= abs(short) < 1e9 else f"{short:.{digits}g}"
+
+
+def sentence(quote: Quote) -> str:
+    """One estimate in a line."""
+    energy, document = quote.energy, quote.document
+    if energy is None:
+        return f"{quote.label}: unknown ({document['reason']})."
+    return (
+        f"{quote.label}: {rounded(energy['estimate'], 2)} kWh "
+        f"({rounded(energy['low'], 2)} to {rounded(energy['high'], 2)}, "
+        f"{100 * document['level']:.0f} % interval, by {document['basis']})."
+    )
+
+
+def estimates_section(quotes: Sequence[Quote]) -> Section:
+    """All estimates in a table, and what each rests on."""
+    rows = [_row(quote) for quote in quotes]
+    header = ("run", "kWh", "low", "high", "hours", "low", "high", "grams", "GB a GPU", "fits", "basis")
+    rests = [details(f"{q.label}: assumptions", bullets(q.document["assumptions"])) for q in quotes]
+    note = paragraph(
+        "Estimates before any run (python -m lora_scaling.estimate), not predictions from the runs of this page: "
+        "exact work, the devices' data sheets, and constants set on published runs.",
+        "basis",
+    )
+    return Section(title="Estimates", html=note + table(header, rows, label="Estimates") + "".join(rests))
+
+
+def _row(quote: Quote) -> tuple[str, ...]:
+    d = quote.document
+    memory, grams = d["peak_memory_gb"], d["emissions_g"]
+    fits = {True: "yes", False: "no", None: "unknown"}[memory["fits"]]
+    return (
+        quote.label,
+        *_three(d["energy_kwh"], 1.0),
+        *_three(d["time_s"], 1 / 3600),
+        "–" if grams is None else rounded(grams["estimate"]),
+        rounded(memory["estimate"]),
+        fits,
+        d["basis"],
+    )
+
+
+def _three(interval: dict[str, float] | None, scale: float) -> tuple[str, str, str]:
+    if interval is None:
+        return ("–", "–", "–")
+    estimate, low, high = (rounded(scale * interval[key]) for key in ("estimate", "low", "high"))
+    return estimate, low, high

@@ -1,0 +1,191 @@
+"""What each run processed, in the quantities that the energy model is written in.
+
+`tokens` are positions processed, padding included (padding costs like data), `flops_per_token` is per such
+position: the same definitions as `lora_scaling.estimate.target.target_of`, so that a fit and a target meet.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lora_scaling.config.devices import same_device
+
+from ..regression.least_squares import Array
+from .table import Excluded
+
+LABELS = ("method", "hardware", "precision")
+RANGED = ("flops_per_token", "tokens", "samples", "epochs", "params", "rank", "batch_size", "max_seq_len")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """n runs: `log_y` (n,) is the log of the response (joules or seconds of training).
+
+    `values` and `labels` hold (n,) arrays by name (NaN and "" where unknown). The response is modelled per
+    `per` (`tokens`, or `samples_seen` where tokens are unknown); `size` is the quantity that says how much
+    work that is (`flops_per_token`, or `params`), None where neither is known. `row` (n,) are the rows of
+    the table that these runs came from.
+    """
+
+    log_y: Array
+    values: Mapping[str, Array]
+    labels: Mapping[str, NDArray[np.object_]]
+    per: str
+    size: str | None
+    run_ids: NDArray[np.object_]
+    row: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.log_y)
+
+    @property
+    def total(self) -> str:
+        """The quantity of all work done: FLOPs where they are known."""
+        return "flops" if self.size == "flops_per_token" else self.per
+
+    def take(self, keep: NDArray) -> "Work":
+        """The runs at `keep` (a mask or positions)."""
+        return replace(
+            self,
+            log_y=self.log_y[keep],
+            values={name: value[keep] for name, value in self.values.items()},
+            labels={name: label[keep] for name, label in self.labels.items()},
+            run_ids=self.run_ids[keep],
+            row=self.row[keep],
+        )
+
+    def levels(self, name: str, tolerance: float = 0.02) -> int:
+        """How many distinct values of a quantity, those within `tolerance` in logs counted as one."""
+        return len(group_levels(self.values[name], tolerance)[0])
+
+
+def group_levels(values: Array, tolerance: float = 0.02) -> tuple[Array, NDArray[np.int64]]:
+    """Distinct positive values (geometric means) and each row's level; a level is at most `tolerance` wide in logs."""
+    logs = np.log(values)
+    ordered = np.sort(logs)
+    starts = []
+    place = 0
+    while place < len(ordered):
+        starts.append(ordered[place])
+        place = int(np.searchsorted(ordered, ordered[place] + tolerance, side="right"))
+    index = (np.searchsorted(np.array(starts), logs, side="right") - 1).astype(np.int64)
+    counts = np.bincount(index, minlength=len(starts))
+    return np.exp(np.bincount(index, weights=logs, minlength=len(starts)) / counts), index
+
+
+def quantities(frame: pd.DataFrame) -> tuple[dict[str, Array], dict[str, NDArray[np.object_]], list[str]]:
+    """The work of every row of a table, by name, its labels, and what had to be assumed."""
+    notes: list[str] = []
+    values = {name: _numbers(frame, name) for name in ("samples", "epochs", "samples_seen", "steps", "params")}
+    values |= {name: _numbers(frame, name) for name in ("rank", "batch_size", "max_seq_len", "trainable_params")}
+    seen, padded = _numbers(frame, "tokens_seen"), _numbers(frame, "tokens_padded")
+    values["tokens"] = seen + np.where(np.isnan(padded), 0.0, padded)
+    if np.isfinite(seen).any() and np.isnan(padded[np.isfinite(seen)]).any():
+        notes.append("`tokens_padded` is unknown for some runs: taken as no padding.")
+    method = frame["method"].fillna("").astype(str).str.lower().to_numpy()
+    flops = _numbers(frame, "flops")
+    per_param = np.array([flops_per_param_token(m) for m in method], dtype=float)
+    rough = np.isnan(flops) & np.isfinite(values["params"] * values["tokens"]) & (values["tokens"] > 0)
+    if rough.any():
+        flops = np.where(rough, per_param * values["params"] * values["tokens"], flops)
+        notes.append(
+            f"`flops` is unknown for {int(rough.sum())} runs: taken as 4 × parameters × tokens (LoRA) or 6 × (full)."
+        )
+    values["flops"] = flops
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values["flops_per_token"] = flops / values["tokens"]
+    values["params_samples_seen"] = values["params"] * values["samples_seen"]
+    values["adapter_rank"] = np.where(method == "full", 1.0, np.where(np.isnan(values["rank"]), 1.0, values["rank"]))
+    values["gpu_count"] = np.fmax(1.0, np.nan_to_num(_numbers(frame, "gpu_count"), nan=1.0))
+    named = frame.assign(hardware=one_name_each(frame["hardware"]))
+    labels = {name: named[name].fillna("").astype(str).to_numpy(dtype=object) for name in LABELS}
+    return values, labels, notes
+
+
+def flops_per_param_token(method: str) -> float:
+    """2 forward and 2 backward, and 2 more for the gradients of weights that are trained.
+
+    Kaplan et al. 2020, sec. 2.1 (6 N a token for full training) and Hu et al. 2021 (no weight gradients: 4 N).
+    """
+    return 6.0 if method.lower() == "full" else 4.0
+
+
+def one_name_each(hardware: pd.Series) -> pd.Series:
+    """The devices (n,), each by its commonest name: effects of a fit and labels of its targets then mean the same."""
+    names: list[str] = []
+    called: dict[str, str] = {}
+    for name in map(str, hardware.dropna().value_counts().index):
+        called[name] = next((known for known in names if same_device(known, name)), name)
+        names += [name] if called[name] == name else []
+    return hardware.map(called).astype(object)
+
+
+def work_of(frame: pd.DataFrame, response: Array) -> tuple[Work, list[Excluded], list[str]]:
+    """The runs that trained, with a response (n,) in joules or seconds; who is left out; what was assumed.
+
+    A quantity known for at least half of the runs is used, and those that lack it are left out by name;
+    otherwise the next coarser one: FLOPs and tokens, tokens, samples.
+    """
+    values, labels, notes = quantities(frame)
+    keep = np.asarray(values["samples_seen"] > 0) & (values["steps"] != 0)
+    excluded: list[Excluded] = []
+    known = keep & np.isfinite(response) & (response > 0)
+    excluded += _left_out(frame, keep & ~known, "its training energy or time is unknown")
+    per, size = "samples_seen", None
+    if _mostly(values["tokens"], known):
+        per = "tokens"
+        known, excluded = _require(frame, values["tokens"], known, excluded, "its tokens are unknown")
+    if per == "tokens" and _mostly(values["flops"], known):
+        size = "flops_per_token"
+        known, excluded = _require(frame, values["flops"], known, excluded, "its FLOPs are unknown")
+    elif _mostly(values["params"], known):
+        size = "params"
+        known, excluded = _require(frame, values["params"], known, excluded, "its model's parameters are unknown")
+    if per == "samples_seen":
+        notes.append("Tokens are unknown: the model is per sample, and longer samples would cost more than it says.")
+    row = np.flatnonzero(known)
+    work = Work(
+        log_y=np.log(response[row]),
+        values={name: value[row] for name, value in values.items()},
+        labels={name: label[row] for name, label in labels.items()},
+        per=per,
+        size=size,
+        run_ids=frame["run_id"].to_numpy(dtype=object)[row],
+        row=row,
+    )
+    return work, excluded, notes
+
+
+def ranges_of(work: Work) -> dict[str, tuple[float, float]]:
+    """Smallest and largest of each quantity that is known and positive in the fitted runs."""
+    found: dict[str, tuple[float, float]] = {}
+    for name in dict.fromkeys((*RANGED, work.per)):
+        if name == "flops_per_token" and work.size != "flops_per_token":
+            continue
+        known = work.values[name][np.isfinite(work.values[name]) & (work.values[name] > 0)]
+        if len(known):
+            found[name] = (float(known.min()), float(known.max()))
+    return found
+
+
+def _numbers(frame: pd.DataFrame, name: str) -> Array:
+    return frame[name].to_numpy(dtype=float)
+
+
+def _mostly(values: Array, among: NDArray[np.bool_]) -> bool:
+    usable = np.isfinite(values) & (values > 0) & among
+    return bool(among.any()) and usable.sum() >= 0.5 * among.sum()
+
+
+def _require(
+    frame: pd.DataFrame, values: Array, known: NDArray[np.bool_], excluded: list[Excluded], reason: str
+) -> tuple[NDArray[np.bool_], list[Excluded]]:
+    good = known & np.isfinite(values) & (values > 0)
+    return good, excluded + _left_out(frame, known & ~good, reason)
+
+
+def _left_out(frame: pd.DataFrame, rows: NDArray[np.bool_], reason: str) -> list[Excluded]:
+    return [Excluded(run_id=str(run_id), reason=reason) for run_id in frame["run_id"].to_numpy()[rows]]

@@ -1,0 +1,315 @@
+"""From folders of run records or tables from anywhere to one frame of usable runs.
+
+Nothing is changed or dropped silently: every row that is left out is in `RunTable.excluded` with its
+reason, every value that had to be interpreted is in `RunTable.warnings`.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lora_scaling.errors import RecordError, UserError
+
+from .parsing import RunWarning, parse_numbers, parse_truth
+from .readers import read_sources
+
+_NUMERIC = """
+    replicate order samples samples_seen samples_end epochs tokens_seen tokens_padded tokens_truncated
+    tokens_trained steps batch_size gradient_accumulation max_seq_len rank trainable_params params layers
+    hidden_size flops gpu_count setup_s warmup_s train_s eval_s total_s energy_kwh energy_setup_kwh
+    energy_warmup_kwh energy_train_kwh energy_eval_kwh energy_gpu_kwh energy_cpu_kwh energy_ram_kwh
+    energy_uncertainty_kwh energy_above_idle_kwh idle_power_w intensity_g_per_kwh emissions_g train_loss
+    eval_loss_before eval_loss_after peak_memory_gb mfu seed gpu_temperature_c
+"""
+_TEXT = """
+    run_id study status error started_at host method model precision hardware session weights data
+    model_override data_override settings_override
+    energy_source_gpu energy_source_cpu energy_source_ram intensity_source intensity_status
+"""
+NUMERIC_COLUMNS = tuple(_NUMERIC.split())
+TEXT_COLUMNS = tuple(_TEXT.split())
+TRUTH_COLUMNS = ("exclusive", "gradient_checkpointing", "setup_reused")
+# Settings that change what is learned and not what is computed, whose values therefore separate no runs.
+NO_WORK = frozenset({"seed", "lora.alpha", "learning_rate", "lr_scheduler"})
+SMALLEST, LARGEST = 1e-15, 1e15  # of a response, in kWh or s: no run lies beyond, but a slip of the pen does
+RESPONSES = {
+    "total": "energy_kwh",
+    "train": "energy_train_kwh",
+    "gpu": "energy_gpu_kwh",
+    "time": "train_s",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Excluded:
+    """A row that was left out, and why."""
+
+    run_id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunTable:
+    """Usable runs, one a row, with the contract's columns (absent ones are NaN, None for text).
+
+    `frame` also has `samples_seen` (0 for a run of zero optimizer steps) filled in, `position`, the rank of the run in
+    time (NaN where neither `started_at` nor `order` tells), and `work_settings`, the further settings that change a
+    run's work (unknown where `settings_override` is). `columns` are those that the input really had. `response` is the
+    column that had to be there.
+    """
+
+    frame: pd.DataFrame
+    excluded: tuple[Excluded, ...]
+    warnings: tuple[RunWarning, ...]
+    sources: tuple[str, ...]
+    rows_read: int
+    columns: tuple[str, ...]
+    response: str
+
+
+def load_runs(paths: Iterable[str | Path], *, response: str = "total", exclude: Sequence[str] = ()) -> RunTable:
+    """Read RUNS (folders of records, CSV, Parquet, JSON lines) into one checked table.
+
+    `response` (`total`, `train`, `gpu`, `time`) names what must be known and positive in a usable row;
+    `exclude` lists run ids to leave out. Raises UserError or RecordError, each one sentence, where
+    there is nothing to read or the needed columns are absent.
+    """
+    if response not in RESPONSES:
+        raise UserError(f"`response` was {response!r}; choose one of {', '.join(RESPONSES)}.")
+    raw, unreadable, sources = read_sources([Path(path) for path in paths])
+    return _make_table(raw, unreadable, sources, response=response, exclude=exclude)
+
+
+def table_from_frame(
+    frame: pd.DataFrame, *, response: str = "total", exclude: Sequence[str] = (), name: str = "table"
+) -> RunTable:
+    """The same checks on a frame in memory, as if it had been read from a file of that name."""
+    raw = frame.reset_index(drop=True)
+    raw = raw.assign(_place=[f"row {i}" for i in range(1, len(raw) + 1)])
+    return _make_table(raw, [], (name,), response=response, exclude=exclude)
+
+
+def _make_table(
+    raw: pd.DataFrame,
+    unreadable: Sequence[tuple[str, str]],
+    sources: tuple[str, ...],
+    *,
+    response: str,
+    exclude: Sequence[str],
+) -> RunTable:
+    excluded = [Excluded(run_id=name, reason=reason) for name, reason in unreadable]
+    columns = tuple(str(column) for column in raw.columns if column != "_place")
+    raw = _name_runs(raw)
+    needed = ("samples", "epochs", RESPONSES[response])
+    _require_columns(raw, needed, sources)
+    finished, failed = _split_by_status(raw)
+    excluded += failed
+    frame, bad, warnings = _to_types(finished, needed)
+    excluded += bad
+    frame, bad = _drop_impossible(_derive(frame), RESPONSES[response])
+    excluded += bad
+    frame, duplicates, duplicate_warnings = _drop_duplicates(frame, columns, RESPONSES[response])
+    excluded += duplicates
+    frame, chosen = _drop_chosen(frame, exclude)
+    excluded += chosen
+    return RunTable(
+        frame=frame.reset_index(drop=True),
+        excluded=tuple(excluded),
+        warnings=(*warnings, *duplicate_warnings),
+        sources=sources,
+        rows_read=len(raw) + len(unreadable),
+        columns=columns,
+        response=RESPONSES[response],
+    )
+
+
+def _name_runs(raw: pd.DataFrame) -> pd.DataFrame:
+    """Every row gets a run_id; those without one are called after their place in the file."""
+    raw = raw.copy()
+    if "run_id" not in raw:
+        raw["run_id"] = None
+    blank = raw["run_id"].isna() | (raw["run_id"].astype(str).str.strip() == "")
+    raw["run_id"] = raw["run_id"].astype(str).where(~blank, raw["_place"])
+    return raw.drop(columns="_place")
+
+
+def _require_columns(raw: pd.DataFrame, needed: Sequence[str], sources: Sequence[str]) -> None:
+    missing = [column for column in needed if column not in raw.columns]
+    if not missing or (raw.empty and len(raw.columns) == 1):  # unreadable records only: nothing to ask of
+        return
+    present = [str(column) for column in raw.columns if column != "run_id"]
+    hints = [
+        f"is `{close[0]}` meant for `{column}`?"
+        for column in missing
+        if (close := difflib.get_close_matches(column, present, n=1))
+    ]
+    if missing == ["energy_kwh"] and "train_s" in present:
+        hints.append("`--response time` decides the claims on `train_s` instead.")
+    raise RecordError(
+        " ".join(
+            [
+                f"{', '.join(sources)} lacks the column{'s' * (len(missing) > 1)} "
+                f"{', '.join(f'`{column}`' for column in missing)};",
+                f"there were {', '.join(present[:40]) or 'none'}.",
+                *hints,
+            ]
+        )
+    )
+
+
+def _split_by_status(raw: pd.DataFrame) -> tuple[pd.DataFrame, list[Excluded]]:
+    if "status" not in raw:
+        return raw, []
+    status = raw["status"].fillna("").astype(str).str.strip().str.lower()
+    finished = status.isin(["ok", ""])
+    errors = raw["error"] if "error" in raw else pd.Series(None, index=raw.index, dtype=object)
+    failed = [
+        Excluded(
+            run_id=str(run_id),
+            reason=f"status {state}" + ("" if pd.isna(error) or not error else f": {error}"),
+        )
+        for run_id, state, error in zip(raw["run_id"][~finished], status[~finished], errors[~finished], strict=True)
+    ]
+    return raw[finished], failed
+
+
+def _to_types(raw: pd.DataFrame, needed: Sequence[str]) -> tuple[pd.DataFrame, list[Excluded], list[RunWarning]]:
+    """Typed columns; a row whose needed number cannot be read is left out, other cells become unknown."""
+    columns: dict[str, pd.Series] = {}
+    warnings: list[RunWarning] = []
+    bad: dict[int, str] = {}
+    for name in NUMERIC_COLUMNS:
+        if name not in raw:
+            continue
+        parsed = parse_numbers(raw[name], run_ids=raw["run_id"])
+        columns[name] = parsed.values
+        if parsed.warning is not None:
+            warnings.append(parsed.warning)
+        if name in needed:
+            for row, reason in parsed.unreadable.items():
+                bad.setdefault(row, reason)
+        elif parsed.unreadable:
+            ids = tuple(str(raw["run_id"][row]) for row in parsed.unreadable)
+            reason = next(iter(parsed.unreadable.values()))
+            warnings.append(RunWarning(kind="bad_value", message=f"{reason}; taken as unknown.", run_ids=ids))
+    for name in TRUTH_COLUMNS:
+        if name in raw:
+            columns[name] = pd.Series(parse_truth(raw[name]), index=raw.index, dtype=object)
+    for name in TEXT_COLUMNS:
+        if name in raw:  # no further setting is an answer: all are at their defaults
+            columns[name] = _text(raw[name], blank="" if name == "settings_override" else None)
+    if "method" in columns:
+        columns["method"] = columns["method"].map(str.lower, na_action="ignore")
+    absent = [name for name in NUMERIC_COLUMNS if name not in columns]
+    unsaid = [name for name in (*TEXT_COLUMNS, *TRUTH_COLUMNS) if name not in columns]
+    parts = [
+        pd.DataFrame(columns, index=raw.index),
+        pd.DataFrame(np.nan, index=raw.index, columns=absent, dtype=float),
+        pd.DataFrame(None, index=raw.index, columns=unsaid, dtype=object),
+    ]
+    frame = pd.concat(parts, axis=1)
+    excluded = [Excluded(run_id=str(raw["run_id"][row]), reason=reason) for row, reason in bad.items()]
+    return frame.drop(index=list(bad)), excluded, warnings
+
+
+def _text(values: pd.Series, *, blank: str | None) -> pd.Series:
+    text = values.astype(object).where(values.notna(), None)
+    return text.map(lambda value: None if value is None else str(value).strip() or blank)
+
+
+def _derive(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add what follows from the columns: what was shown in all, and the order of the runs in time."""
+    frame = frame.copy()
+    seen = frame["samples_seen"].fillna(frame["samples"] * frame["epochs"])
+    frame["samples_seen"] = seen.where(frame["steps"] != 0, 0.0)
+    started = pd.to_datetime(frame["started_at"], utc=True, errors="coerce", format="ISO8601")
+    known = started.notna().all() and len(frame) > 0
+    frame["position"] = (started if known else frame["order"]).rank(method="average")
+    frame["work_settings"] = frame["settings_override"].map(_of_work, na_action="ignore")
+    return frame
+
+
+def _of_work(settings: str) -> str:
+    return " ".join(word for word in settings.split() if word.partition("=")[0] not in NO_WORK)
+
+
+def _drop_impossible(frame: pd.DataFrame, response: str) -> tuple[pd.DataFrame, list[Excluded]]:
+    """Leave out rows whose needed numbers are unknown, infinite, negative or (for the response) zero."""
+    reasons = pd.Series("", index=frame.index, dtype=object)
+    for name in (response, "epochs", "samples"):
+        values = frame[name]
+        reasons[values.isna()] = f"`{name}` is unknown"
+        reasons[np.isinf(values)] = f"`{name}` is infinite"
+        wrong = ((values <= SMALLEST) | (values >= LARGEST)) if name == response else (values < 0)
+        allowed = "a positive number, none beyond measure" if name == response else "a number from 0 up"
+        for row in frame.index[wrong & np.isfinite(values)]:
+            reasons[row] = f"`{name}` was {values[row]:g}; allowed is {allowed}"
+    bad = reasons != ""
+    excluded = [
+        Excluded(run_id=run_id, reason=reason)
+        for run_id, reason in zip(frame["run_id"][bad], reasons[bad], strict=True)
+    ]
+    return frame[~bad], excluded
+
+
+def _drop_duplicates(
+    frame: pd.DataFrame, columns: Sequence[str], response: str
+) -> tuple[pd.DataFrame, list[Excluded], list[RunWarning]]:
+    """A run that is in the table twice counts once: a copy is no replicate.
+
+    A copy has the same run_id and reading; in a table without run ids, all columns alike and a reading of
+    more than six digits (a rounded one can coincide by chance and stays, with a warning).
+    """
+    named = "run_id" in columns
+    work = [name for name in ("samples", "epochs", "method", "rank", "model", "hardware") if name in columns]
+    same_work = frame.duplicated([*work, response])
+    if named:
+        copies = frame.duplicated(["run_id", response])
+    else:
+        energy = frame[response].to_numpy(dtype=float)
+        scaled = energy * 10.0 ** (5 - np.floor(np.log10(energy)))
+        known = [name for name in columns if name in frame.columns]
+        copies = frame.duplicated(known) & (np.abs(scaled - np.round(scaled)) > 1e-6)
+    first = frame.groupby([*work, response], dropna=False)["run_id"].transform("first")
+    excluded = [
+        Excluded(run_id=run_id, reason=f"the same numbers as run {other}: a copy, counted once")
+        for run_id, other in zip(frame["run_id"][copies], first[copies], strict=True)
+    ]
+    warnings = []
+    if copies.any():
+        ids = tuple(frame["run_id"][copies])
+        message = f"{len(ids)} rows repeat another row's numbers exactly and were counted once."
+        warnings.append(RunWarning(kind="duplicate", message=message, run_ids=ids))
+    again = frame.duplicated(["study", "run_id"]) & ~copies  # a study beside another repeats its runs by name
+    if again.any():
+        ids = tuple(dict.fromkeys(frame["run_id"][again]))
+        message = "The same run id stands for different numbers; each row was counted."
+        warnings.append(RunWarning(kind="duplicate", message=message, run_ids=ids))
+    equal = same_work & ~copies
+    if equal.sum() > max(1, 0.05 * len(frame)):
+        message = (
+            f"{int(equal.sum())} rows have the same work and exactly the same reading as another: "
+            "copies, or a meter with coarse steps; each was counted."
+        )
+        warnings.append(RunWarning(kind="coarse_meter", message=message, run_ids=tuple(frame["run_id"][equal])))
+    return frame[~copies], excluded, warnings
+
+
+def _drop_chosen(frame: pd.DataFrame, exclude: Sequence[str]) -> tuple[pd.DataFrame, list[Excluded]]:
+    """Leave out the runs that are named by RUN_ID, or STUDY/RUN_ID where several studies have one of that id."""
+    full = frame["study"].fillna("") + "/" + frame["run_id"]
+    chosen = pd.Series(False, index=frame.index)
+    for name in exclude:
+        named = (frame["run_id"] == name) | (full == name)
+        if not named.any():
+            raise UserError(f"`exclude` was {name!r}, which is no usable run's id; see the list of runs.")
+        if (studies := full[named].unique()).size > 1:
+            raise UserError(f"`exclude` was {name!r}, of which there are several; give one of {', '.join(studies)}.")
+        chosen |= named
+    return frame[~chosen], [
+        Excluded(run_id=run_id, reason="left out by --exclude") for run_id in frame["run_id"][chosen]
+    ]

@@ -1,0 +1,238 @@
+"""Adaptive studies against the fixed `linear_claim` sweep, on energies E = F + a·x^b drawn with a known b.
+
+Both are asked for the same verdict at the same margin and level. The adaptive study gets half of the energy
+that the sweep is expected to take; the sweep's verdict is the one of its claim alone, without the adjustment
+for the other claims that its table also tests (which would only make it less able).
+
+    python -m benchmarks.adaptive_simulation [--seeds 40]
+"""
+
+import argparse
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from analysis.adaptive.sequential import advance
+from analysis.adaptive.study import LOOKS, Point, Study
+from analysis.claims.context import CurveSet
+from analysis.claims.linear import linear
+from analysis.claims.verdicts import Options
+from analysis.tables.checks import check_rows, suspicious
+from analysis.tables.response import choose_response
+from analysis.tables.table import table_from_frame
+from benchmarks.simulated_tables import KWH_PER_SAMPLE, Generator
+from lora_scaling.claim_defaults import LEVEL, MARGIN
+
+LEVELS, EPOCHS, REPLICATES = (64, 128, 256, 512, 1024), (1, 2, 4), 3
+EXPONENTS, NOISES = (0.9, 0.95, 1.0, 1.05, 1.1), (0.01, 0.03, 0.05)
+FIXED_COST = 1.0  # in units of the smallest run's own energy
+BUDGET_SHARE, MAX_WRONG = 0.5, 0.05
+SLACK_SE = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """E = F + a·x^b with log-normal noise; x is samples × epochs."""
+
+    exponent: float
+    noise: float
+    fixed: float = FIXED_COST
+
+    def kwh(self, point: Point) -> float:
+        """Expected energy of a run."""
+        work = 0.0 if point.zero else (point.samples * point.epochs / LEVELS[0]) ** self.exponent
+        return KWH_PER_SAMPLE * LEVELS[0] * (self.fixed + work)
+
+    @property
+    def right(self) -> str | None:
+        """The verdict that is due; None on the margin's edge."""
+        distance = abs(self.exponent - 1) - MARGIN
+        return None if abs(distance) < 1e-9 else "supported" if distance < 0 else "refuted"
+
+    @property
+    def wrong(self) -> frozenset[str]:
+        """Verdicts that must not come more often than the error rate allows."""
+        return frozenset({"supported", "refuted"} - {self.right})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How one study ended."""
+
+    verdict: str
+    energy_kwh: float
+    runs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One truth: shares of each verdict, fixed and adaptive, and medians over the seeds."""
+
+    truth: Truth
+    seeds: int
+    fixed: dict[str, float]
+    adaptive: dict[str, float]
+    agree: float
+    energy_share: float
+    runs: float
+
+    def wrong(self, shares: dict[str, float]) -> float:
+        """The more frequent of the verdicts that must not come: each has its own error rate."""
+        return max(shares[verdict] for verdict in self.truth.wrong)
+
+    @property
+    def passes(self) -> bool:
+        """At most 5 % wrong (with two standard errors to spare for few seeds) and at most half the energy."""
+        spare = SLACK_SE * (MAX_WRONG * (1 - MAX_WRONG) / self.seeds) ** 0.5
+        right = self.truth.right
+        able = right is None or self.adaptive[right] >= min(0.95, self.fixed[right]) - spare
+        return able and self.wrong(self.adaptive) <= MAX_WRONG + spare and self.energy_share <= BUDGET_SHARE
+
+
+def simulate(
+    seeds: int, *, exponents: Sequence[float] = EXPONENTS, noises: Sequence[float] = NOISES, fixed: float = FIXED_COST
+) -> list[Row]:
+    """A row for each truth × noise, from `seeds` fixed sweeps and as many adaptive studies."""
+    truths = [Truth(exponent=b, noise=cv, fixed=fixed) for b in exponents for cv in noises]
+    return [_row(truth, seeds) for truth in truths]
+
+
+def _row(truth: Truth, seeds: int) -> Row:
+    pairs = []
+    for seed in range(seeds):
+        key = [zlib.crc32(repr((truth.exponent, truth.noise)).encode()), seed]
+        rng = np.random.default_rng(key)
+        sweep = fixed_sweep(truth, rng)
+        pairs.append((sweep, adaptive_study(truth, rng, BUDGET_SHARE * sweep_kwh(truth), seed)))
+    shares = [
+        {
+            verdict: Counter(o.verdict for o in side)[verdict] / seeds
+            for verdict in ("supported", "refuted", "undecided")
+        }
+        for side in zip(*pairs, strict=True)
+    ]
+    return Row(
+        truth=truth,
+        seeds=seeds,
+        fixed=shares[0],
+        adaptive=shares[1],
+        agree=sum(sweep.verdict == study.verdict for sweep, study in pairs) / seeds,
+        energy_share=float(np.median([study.energy_kwh / sweep.energy_kwh for sweep, study in pairs])),
+        runs=float(np.median([study.runs for _, study in pairs])),
+    )
+
+
+def sweep_points() -> list[Point]:
+    """The runs of sweeps/linear_claim.yaml: full factorial, zero-step runs, a centre point every six runs."""
+    points = [Point(samples=s, epochs=e) for s in LEVELS for e in EPOCHS]
+    points += [Point(samples=s, epochs=1, zero=True) for s in (LEVELS[0], LEVELS[-1])]
+    points = points * REPLICATES
+    return points + [Point(samples=256, epochs=2)] * -(-len(points) // 6)
+
+
+def sweep_kwh(truth: Truth) -> float:
+    """Expected energy of the fixed sweep."""
+    return sum(truth.kwh(point) for point in sweep_points())
+
+
+def fixed_sweep(truth: Truth, rng: Generator) -> Outcome:
+    """The sweep's verdict on `linear_in_samples`."""
+    points = sweep_points()
+    frame = _frame(points, _draw(truth, points, rng), rng.permutation(len(points)))
+    response = choose_response(table_from_frame(frame))
+    suspects = suspicious(check_rows(response.frame), len(frame))
+    claim = linear(CurveSet(response, Options(margin=MARGIN, level=LEVEL), suspects), "samples")
+    return Outcome(verdict=claim.verdict, energy_kwh=float(frame["energy_kwh"].sum()), runs=len(frame))
+
+
+def adaptive_study(truth: Truth, rng: Generator, max_kwh: float, seed: int) -> Outcome:
+    """A study as `lora_scaling.study` would carry it out, its runs drawn instead of made."""
+    study = Study(claim="linear_in_samples", margin=MARGIN, level=LEVEL, levels=LEVELS, at=EPOCHS[0], seed=seed)
+    points: list[Point] = []
+    kwh = np.zeros(0)
+    while True:
+        table = table_from_frame(_frame(points, kwh, np.arange(len(points)))) if points else None
+        step = advance(study, table, kwh_left=max_kwh - float(kwh.sum()))
+        if step.look is not None:
+            study = replace(study, looked=(*study.looked, step.look.runs))
+        if step.stop is not None:
+            verdict = step.stop if step.stop in ("supported", "refuted") else "undecided"
+            return Outcome(verdict=verdict, energy_kwh=float(kwh.sum()), runs=len(points))
+        points += step.runs
+        kwh = np.concatenate([kwh, _draw(truth, step.runs, rng)])
+
+
+def _draw(truth: Truth, points: Sequence[Point], rng: Generator) -> np.ndarray:
+    expected = np.array([truth.kwh(point) for point in points])
+    return expected * np.exp(truth.noise * rng.standard_normal(len(points)))
+
+
+def _frame(points: Sequence[Point], kwh: np.ndarray, order: np.ndarray) -> pd.DataFrame:
+    seen = [0 if point.zero else point.samples * point.epochs for point in points]
+    return pd.DataFrame(
+        {
+            "run_id": [f"run-{i:04d}" for i in range(len(points))],
+            "status": "ok",
+            "order": order,
+            "samples": [point.samples for point in points],
+            "epochs": [point.epochs for point in points],
+            "samples_seen": seen,
+            "steps": np.ceil(np.array(seen) / 4),
+            "energy_kwh": kwh,
+        }
+    )
+
+
+def render(rows: Sequence[Row]) -> str:
+    """The comparison as a text table."""
+    head = (
+        f"{'b':>5} {'noise':>5} {'due':>10} | {'fixed: right':>12} {'wrong':>6} | "
+        f"{'adaptive: right':>15} {'wrong':>6} {'runs':>5} {'energy':>7} | {'agree':>5}"
+    )
+    lines = [head, "-" * (len(head) + 6)]
+    for row in rows:
+        right = row.truth.right
+        shown = ["-" if right is None else f"{shares[right]:.2f}" for shares in (row.fixed, row.adaptive)]
+        lines.append(
+            f"{row.truth.exponent:5.2f} {row.truth.noise:5.0%} {right or 'edge':>10} | {shown[0]:>12} "
+            f"{row.wrong(row.fixed):6.3f} | {shown[1]:>15} {row.wrong(row.adaptive):6.3f} {row.runs:5.0f} "
+            f"{row.energy_share:7.3f} | {row.agree:5.2f}  {'ok' if row.passes else 'FAIL'}"
+        )
+    edge = [row for row in rows if row.truth.right is None]
+    seeds = rows[0].seeds if rows else 0
+    lines += [
+        "",
+        f"{seeds} studies a row. energy: median share of the fixed sweep's; its budget was {BUDGET_SHARE:g} of it, "
+        f"over {LOOKS} looks at most.",
+        "edge: the truth lies on the margin, where neither verdict may come in more than 5 %; "
+        "such a study goes on until its budget is spent.",
+        f"Median of the rows: {np.median([row.energy_share for row in rows]):.3f} of the sweep's energy.",
+    ]
+    if edge:
+        pooled = [
+            f"{name} supported {np.mean([side['supported'] for side in sides]):.3f}, "
+            f"refuted {np.mean([side['refuted'] for side in sides]):.3f}"
+            for name, sides in (("fixed", [row.fixed for row in edge]), ("adaptive", [row.adaptive for row in edge]))
+        ]
+        lines.append(f"On the edge, {seeds * len(edge)} studies together: {'; '.join(pooled)}.")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the comparison with the fixed sweep; exit status 1 where a row fails."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.adaptive_simulation", description="Adaptive against fixed on simulated truths."
+    )
+    parser.add_argument("--seeds", type=int, default=40, help="simulated studies of each truth and noise")
+    rows = simulate(parser.parse_args(argv).seeds)
+    print(render(rows))
+    return 0 if all(row.passes for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,264 @@
+"""Do the intervals hold? Tables drawn from known truths, fitted, and asked about runs inside and beyond them.
+
+python -m benchmarks.interval_coverage [--seeds 200]
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.energy_model.backtest import form_sd
+from analysis.energy_model.energy_fit import EnergyFit
+from analysis.energy_model.fit import validated_fit
+from analysis.energy_model.predict import predict_many
+from analysis.regression.least_squares import Array
+from analysis.tables.run_quantities import Work, work_of
+from analysis.tables.table import NUMERIC_COLUMNS, TEXT_COLUMNS, TRUTH_COLUMNS, RunTable
+from lora_scaling.estimate.result import LEVEL
+from lora_scaling.units import JOULES_PER_KWH
+
+Generator = np.random.Generator
+SIZES = (0.135e9, 0.36e9, 0.5e9, 1.5e9, 3e9, 8e9)
+TOKENS = (1e5, 4e5, 1.6e6)
+JOULES_PER_FLOP = 2e-12
+FAR = 10.0  # how far beyond the data the outer questions lie
+PROBES = 8  # questions of each kind a table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """A law: mean joules of training by FLOPs a token, tokens and method; noise by FLOPs.
+
+    `inside_family` says whether the fitted family contains it: coverage is promised only then.
+    """
+
+    name: str
+    joules: Callable[[Array, Array, Array], Array]
+    noise: Callable[[Array], Array] = lambda flops: np.full_like(flops, 0.03)
+    methods: tuple[str, ...] = ("lora",)
+    inside_family: bool = True
+
+
+def _law(utilisation: Callable[[Array], Array], fixed: float = 0.0, full: float = 1.0) -> Callable[..., Array]:
+    """joules = J/FLOP · FLOPs · φ(FLOPs a token) · (1 + fixed/tokens), times `full` for full fine-tuning."""
+
+    def joules(flops_per_token: Array, tokens: Array, is_full: Array) -> Array:
+        work = JOULES_PER_FLOP * flops_per_token * tokens
+        return work * utilisation(flops_per_token) * (1 + fixed / tokens) * np.where(is_full, full, 1.0)
+
+    return joules
+
+
+def _flat(f: Array) -> Array:
+    return np.ones_like(f)
+
+
+def _break(f: Array) -> Array:
+    """Twice the energy from 10 B parameters on: several devices where one had been enough."""
+    return np.where(f > 4 * 10e9, 2.0, 1.0)
+
+
+def _early_break(f: Array) -> Array:
+    return np.where(f > 4 * 2e9, 2.0, 1.0)
+
+
+def _rising_noise(flops: Array) -> Array:
+    return np.clip(0.02 * (flops / 1e15) ** 0.15, 0.01, 0.2)
+
+
+def _falling_noise(flops: Array) -> Array:
+    return np.clip(0.05 * (flops / 1e14) ** -0.25, 0.01, 0.3)
+
+
+TRUTHS = (
+    Truth(name="proportional", joules=_law(_flat)),
+    Truth(name="gamma 0.8", joules=_law(lambda f: (f / 1e10) ** -0.2)),
+    Truth(name="gamma 1.2", joules=_law(lambda f: (f / 1e10) ** 0.2)),
+    Truth(name="saturating", joules=_law(lambda f: 1 + 4 * 1e9 / f)),
+    Truth(name="saturating, late", joules=_law(lambda f: 1 + 4 * 8e9 / f)),
+    Truth(name="saturating, k = 0.5", joules=_law(lambda f: 1 + (4 * 1e9 / f) ** 0.5)),
+    Truth(name="affine in tokens", joules=_law(_flat, fixed=1e5)),
+    Truth(name="saturating and affine", joules=_law(lambda f: 1 + 4 * 1e9 / f, fixed=1e5)),
+    Truth(name="two methods", joules=_law(lambda f: 1 + 4 * 1e9 / f, full=1.3), methods=("lora", "full")),
+    Truth(name="noise falls with work", joules=_law(_flat), noise=_falling_noise),
+    Truth(name="noise rises with work", joules=_law(_flat), noise=_rising_noise),
+    Truth(name="break beyond the data", joules=_law(_break), inside_family=False),
+    Truth(name="break in the data", joules=_law(_early_break), inside_family=False),
+)
+
+
+def simulate(truth: Truth, rng: Generator, *, replicates: int = 1, jitter: float = 0.05) -> pd.DataFrame:
+    """A sweep of sizes × tokens × methods in shuffled order, with the columns of a run table.
+
+    Token counts differ from the levels by up to `jitter`, as batches of different samples make them.
+    """
+    grid = [(n, t, m) for n in SIZES for t in TOKENS for m in truth.methods for _ in range(replicates)]
+    params, tokens, method = (np.array(column) for column in zip(*grid, strict=True))
+    return runs_of(
+        truth, rng, params=params, tokens=tokens * rng.uniform(1 - jitter, 1 + jitter, len(tokens)), method=method
+    )
+
+
+def runs_of(truth: Truth, rng: Generator, *, params: Array, tokens: Array, method: Array) -> pd.DataFrame:
+    """Runs of these sizes (parameters), lengths (tokens) and methods, n each, measured once."""
+    n = len(params)
+    per_token = np.where(method == "full", 6.0, 4.0) * params
+    mean = truth.joules(per_token, tokens, method == "full")
+    joules = mean * np.exp(truth.noise(per_token * tokens) * rng.standard_normal(n))
+    fixed = 500 * (params / 1e9) ** 0.5 * np.exp(0.05 * rng.standard_normal(n))
+    frame = pd.DataFrame({name: np.full(n, np.nan) for name in NUMERIC_COLUMNS})
+    for name in (*TEXT_COLUMNS, *TRUTH_COLUMNS):
+        frame[name] = pd.Series([None] * n, dtype=object)
+    order = rng.permutation(n)
+    frame = frame.assign(
+        run_id=[f"run-{i}" for i in range(n)],
+        model=[f"model-{p / 1e9:g}b" for p in params],
+        method=method,
+        hardware="NVIDIA RTX A4000",
+        precision="bf16",
+        samples=np.round(tokens / 100),
+        samples_seen=np.round(tokens / 100),
+        epochs=1.0,
+        steps=np.ceil(tokens / 800),
+        tokens_seen=tokens,
+        tokens_padded=0.0,
+        flops=per_token * tokens,
+        params=params,
+        rank=np.where(method == "full", np.nan, 8.0),
+        batch_size=8.0,
+        energy_train_kwh=joules / JOULES_PER_KWH,
+        energy_setup_kwh=fixed / JOULES_PER_KWH,
+        energy_kwh=(joules + fixed) / JOULES_PER_KWH,
+        train_s=joules / 170,
+        total_s=(joules + fixed) / 170,
+        order=order.astype(float),
+        position=order.astype(float),
+        work_settings=None,
+    )
+    return frame.copy()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """Where new runs lie: inside the data, or FAR beyond its largest size or most tokens."""
+
+    name: str
+    size: float = 0.0
+    length: float = 0.0
+
+
+QUESTIONS = (
+    Question(name="inside"),
+    Question(name="10× size", size=FAR),
+    Question(name="10× tokens", length=FAR),
+    Question(name="10× both", size=FAR, length=FAR),
+)
+
+
+def ask(truth: Truth, rng: Generator, question: Question) -> Work:
+    """PROBES new runs of the truth where the question lies."""
+    low, high = np.log(SIZES[0]), np.log(SIZES[-1])
+    params = np.exp(rng.uniform(low, high, PROBES)) if not question.size else np.full(PROBES, SIZES[-1] * question.size)
+    low, high = np.log(TOKENS[0]), np.log(TOKENS[-1])
+    tokens = np.exp(rng.uniform(low, high, PROBES))
+    if question.length:
+        tokens = np.full(PROBES, TOKENS[-1] * question.length)
+    method = np.array([truth.methods[i % len(truth.methods)] for i in range(PROBES)])
+    frame = runs_of(truth, rng, params=params, tokens=tokens, method=method)
+    work, _, _ = work_of(frame, frame["energy_train_kwh"].to_numpy(dtype=float) * JOULES_PER_KWH)
+    return work
+
+
+def inside(fitted: EnergyFit, new: Work) -> tuple[Array, Array]:
+    """Whether each new run lay inside its interval (m,), and the interval's width in logs (m,)."""
+    bands = predict_many(fitted.fit.energy, new.values, new.labels, level=LEVEL, extra_sd=form_sd(fitted, new))
+    observed = np.exp(new.log_y)
+    held = (observed >= bands.low) & (observed <= bands.high)
+    return held.astype(float), np.log(bands.high / bands.low)
+
+
+def coverage_of(truth: Truth, *, seeds: int) -> dict[str, Any]:
+    """Coverage and median interval (high/low) of each question over `seeds` tables of one truth."""
+    held: dict[str, list[float]] = {question.name: [] for question in QUESTIONS}
+    width: dict[str, list[float]] = {question.name: [] for question in QUESTIONS}
+    failed = 0
+    for seed in range(seeds):
+        rng = np.random.default_rng([seed, *truth.name.encode()])
+        result = validated_fit(as_table(simulate(truth, rng)))
+        failed += bool(result.backtest.failed)
+        for question in QUESTIONS:
+            within, wide = inside(result.fitted, ask(truth, rng, question))
+            held[question.name] += list(within)
+            width[question.name] += list(wide)
+    return {
+        "truth": truth.name,
+        "inside_family": truth.inside_family,
+        "seeds": seeds,
+        "coverage": {name: float(np.mean(values)) for name, values in held.items()},
+        "high_over_low": {name: float(np.exp(np.median(values))) for name, values in width.items()},
+        "backtest_failed": failed / seeds,
+    }
+
+
+def coverage_table(*, seeds: int, truths: Sequence[Truth] = TRUTHS) -> list[dict[str, Any]]:
+    """One row a truth, as `coverage_of` gives it."""
+    return [coverage_of(truth, seeds=seeds) for truth in truths]
+
+
+def as_table(frame: pd.DataFrame) -> RunTable:
+    """A simulated frame as `load_runs` would give it."""
+    return RunTable(
+        frame=frame,
+        excluded=(),
+        warnings=(),
+        sources=("simulated",),
+        rows_read=len(frame),
+        columns=tuple(frame.columns),
+        response="energy_kwh",
+    )
+
+
+def format_header() -> str:
+    """Names of the columns of `format_row`."""
+    return f"{'truth':<26}" + "".join(f"{question.name:>18}" for question in QUESTIONS) + f"{'backtest failed':>18}"
+
+
+def format_row(row: dict[str, Any]) -> str:
+    """One truth for people: coverage in per cent, with the median high ÷ low."""
+    cells = [
+        f"{100 * row['coverage'][question.name]:.1f} % (×{row['high_over_low'][question.name]:.2f})"
+        for question in QUESTIONS
+    ]
+    failed = f"{100 * row['backtest_failed']:>16.0f} %"
+    return f"{row['truth']:<26}" + "".join(f"{cell:>18}" for cell in cells) + failed
+
+
+def format_footer(seeds: int) -> str:
+    """What the table shows."""
+    return (
+        f"{seeds} tables of {len(SIZES) * len(TOKENS)} runs (for each method) a truth; coverage of 90 % intervals for "
+        "new runs; in brackets the interval's high over low. Truths with a break are outside the family."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the coverage table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.interval_coverage", description="Coverage over simulated truths."
+    )
+    parser.add_argument("--seeds", type=int, default=200, help="tables simulated for each truth")
+    args = parser.parse_args(argv)
+    print(format_header(), flush=True)
+    for truth in TRUTHS:
+        print(format_row(coverage_of(truth, seeds=args.seeds)), flush=True)
+    print(format_footer(args.seeds))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

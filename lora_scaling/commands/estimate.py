@@ -1,0 +1,240 @@
+"""`python -m lora_scaling.estimate`: what would it cost?
+
+    python -m lora_scaling.estimate [-m] [setting=value …] [--json]
+
+The settings are those of a run (python -m lora_scaling --help), and of an estimate alone:
+    level=0.9             of the intervals
+    fit=PATH              a fit.json from your own sweep (python -m analysis fit RUNS)
+    pilot=60s             run the real workload's own steps on this device for about that long, and scale
+    compare=method        or gpus, zones, or a list: compare=gpus:rtx-4090,2xh100-sxm
+    at=2026-11-24T02:00   grams of the hours of a run that starts then (or at=now); asks the grid's provider
+    plot=compare.svg      draw the comparison
+    page=estimator.html   write a page with sliders that computes all this in a browser, opened at this run
+    price.per_hour=2.5    money for an hour of all devices, or price.per_kwh=0.3
+-m adds up a sweep: samples=32,64 lora.r=4,16, or +sweeps=NAME.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from lora_scaling.commands.arguments import Parser
+from lora_scaling.config import RunConfig, compose
+from lora_scaling.errors import LoraScalingError, UserError
+from lora_scaling.estimate.compare import compare
+from lora_scaling.estimate.estimator import Price, estimate
+from lora_scaling.estimate.fit_file import Fit, load_fit
+from lora_scaling.estimate.hourly_emissions import advice, at_hours, parse_start
+from lora_scaling.estimate.lengths import LengthsUnknown
+from lora_scaling.estimate.pilot import PilotMeasurement, refuse_several
+from lora_scaling.estimate.result import LEVEL, SCHEMA_VERSION, Estimate
+
+_OWN = ("fit", "pilot", "compare", "plot", "page", "level", "at", "price.per_hour", "price.per_kwh")
+_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A parsed command line; `overrides` are those of a run."""
+
+    overrides: tuple[str, ...]
+    multirun: bool
+    json: bool
+    level: float
+    fit: str | None
+    pilot_s: float | None
+    compare: str | None
+    plot: str | None
+    page: str | None
+    at: datetime | None
+    price: Price | None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0, 2 for bad input or a run that does not fit, 1 for a failure."""
+    try:
+        request = parse(sys.argv[1:] if arguments is None else arguments)
+        return _answer(request)
+    except LoraScalingError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
+
+
+def parse(arguments: Sequence[str]) -> Request:
+    """Take the estimate's own settings off the command line.
+
+    Raises:
+        UserError: one of them cannot be read.
+    """
+    parser = Parser(
+        prog="python -m lora_scaling.estimate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="*", metavar="setting=value")
+    parser.add_argument("-m", "--multirun", action="store_true", help="add up a sweep")
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
+    given = parser.parse_intermixed_args(list(arguments))
+    own: dict[str, str] = {}
+    rest: list[str] = []
+    for override in given.overrides:
+        key, equals, value = override.partition("=")
+        if equals and key in _OWN:
+            own[key] = value
+        else:
+            rest.append(override)
+    level = _number("level", own["level"]) if "level" in own else LEVEL
+    if not 0 < level < 1:
+        raise UserError(f"`level` was {level:g}; give a number between 0 and 1, such as {LEVEL:g}")
+    prices = {key[6:]: _number(key, own[key]) for key in ("price.per_hour", "price.per_kwh") if key in own}
+    _refuse_conflicts(own, multirun=given.multirun)
+    return Request(
+        overrides=tuple(rest),
+        multirun=given.multirun,
+        json=given.json,
+        level=level,
+        fit=own.get("fit"),
+        pilot_s=_seconds(own["pilot"]) if "pilot" in own else None,
+        compare=own.get("compare"),
+        plot=own.get("plot"),
+        page=own.get("page"),
+        at=parse_start(own["at"]) if "at" in own else None,
+        price=Price(**prices) if prices else None,
+    )
+
+
+def _refuse_conflicts(own: Mapping[str, str], *, multirun: bool) -> None:
+    if multirun and (single := own.keys() & {"compare", "pilot", "at", "page"}):
+        raise UserError(f"`-m` adds up a sweep; {min(single)}= is for one run: leave one of the two out")
+    if "page" in own and (other := own.keys() & {"compare", "pilot", "at", "price.per_hour", "price.per_kwh"}):
+        raise UserError(f"`page` computes from priors or a fit alone; leave {min(other)}= out")
+    if "compare" in own and (other := own.keys() & {"pilot", "at"}):
+        raise UserError(f"`compare` is of estimates by priors or a fit; leave {min(other)}= or compare= out")
+    if "plot" in own and "compare" not in own:
+        raise UserError(f"`plot` was {own['plot']!r}, of what? give compare=method, compare=gpus or compare=zones")
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise UserError(f"`{name}` was {text!r}; give a number") from None
+    if not 0 <= value < float("inf"):
+        raise UserError(f"`{name}` was {text}; give a number of 0 or more")
+    return value
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?", text)
+    if match is None or not float(match.group(1)) > 0:
+        raise UserError(f"`pilot` was {text!r}; give a duration above 0, such as 60s or 2m")
+    return float(match.group(1)) * _SECONDS[match.group(2) or ""]
+
+
+def _answer(request: Request) -> int:
+    fit = load_fit(request.fit) if request.fit is not None else None
+    if request.multirun:
+        return _sweep(request, fit)
+    config = compose(request.overrides)
+    if request.page is not None:
+        return _page(request, request.page, config, fit)
+    if request.compare is not None:
+        return _comparison(request, config, fit)
+    answer = _single(request, config, fit)
+    if request.at is not None:
+        answer = at_hours(answer, config, request.at)
+    answer = dataclasses.replace(answer, advice=advice(answer, config))
+    if request.json:
+        print(json.dumps(answer.to_dict(), indent=1))
+    elif answer.memory.fits is not False:
+        from lora_scaling.estimate.table import one
+
+        print(one(answer))
+    return _refusal([answer])
+
+
+def _single(request: Request, config: RunConfig, fit: Fit | None) -> Estimate:
+    """The estimate of one run. A pilot's comes after one without it, which refuses what needs no measuring."""
+
+    def answer(pilot: PilotMeasurement | None = None) -> Estimate:
+        return estimate(config, level=request.level, fit=fit, pilot=pilot, price=request.price)
+
+    if request.pilot_s is None:
+        return answer()
+    refuse_several(config)
+    with contextlib.suppress(LengthsUnknown):  # the pilot counts them
+        first = answer()
+        if first.memory.fits is False:
+            return first
+    from lora_scaling.estimate.pilot_run import run_pilot
+
+    return answer(run_pilot(config, request.pilot_s))
+
+
+def _page(request: Request, path: str, config: RunConfig, fit: Fit | None) -> int:
+    from lora_scaling.estimate.page import write_page
+
+    written = write_page(path, config, overrides=request.overrides, fit=fit, level=request.level)
+    print(_document(page=str(written)) if request.json else f"Estimator page: {written}")
+    return 0
+
+
+def _comparison(request: Request, config: RunConfig, fit: Fit | None) -> int:
+    assert request.compare is not None
+    rows = compare(config, request.compare, level=request.level, fit=fit, price=request.price)
+    if request.plot is not None:
+        from lora_scaling.estimate.compare_plot import write_plot
+
+        write_plot(request.plot, rows, what=request.compare)
+    if request.json:
+        listed = [{"label": name} | e.to_dict() for name, e in rows]
+        print(_document(compare=request.compare, rows=listed))
+        return 0
+    from lora_scaling.estimate.table import many
+
+    print(f"{rows[0][1].name}, compared by {request.compare}\n")
+    print(many(rows, heading=request.compare.partition(":")[0]))
+    return 0
+
+
+def _sweep(request: Request, fit: Fit | None) -> int:
+    from lora_scaling.estimate.sweeps import estimates_of, expand, total_of
+
+    answers = estimates_of(expand(request.overrides), level=request.level, fit=fit, price=request.price)
+    total = total_of(answers)
+    if request.json:
+        print(_document(runs=[a.to_dict() for a in answers], total=total.to_dict()))
+    else:
+        from lora_scaling.estimate.table import many
+
+        print(many(_collapsed(answers), total))
+    return _refusal(answers)
+
+
+def _document(**parts: object) -> str:
+    return json.dumps({"schema_version": SCHEMA_VERSION, **parts}, indent=1)
+
+
+def _collapsed(answers: Sequence[Estimate]) -> list[tuple[str, Estimate]]:
+    """Replicates as one line."""
+    seen: dict[tuple[object, ...], tuple[str, Estimate, int]] = {}
+    for answer in answers:
+        key = (answer.name, *answer.work.values(), answer.memory.peak_gb.estimate)
+        name, first, count = seen.get(key, (answer.name, answer, 0))
+        seen[key] = (name, first, count + 1)
+    return [(f"{name}{f' (× {count})' if count > 1 else ''}", first) for name, first, count in seen.values()]
+
+
+def _refusal(answers: Sequence[Estimate]) -> int:
+    """Say of the first run that does not fit what would make it fit."""
+    for answer in answers:
+        if answer.memory.fits is False:
+            print(answer.memory.remedy, file=sys.stderr)
+            return 2
+    return 0

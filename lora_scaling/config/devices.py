@@ -1,0 +1,125 @@
+"""Devices by their names: what drivers and records call them, which sheet of `conf/hardware/` describes them.
+
+Standard library, and OmegaConf where a sheet is read; neither torch nor numpy.
+"""
+
+import dataclasses
+import functools
+import platform
+import re
+import subprocess
+from pathlib import Path
+
+from lora_scaling.config import HardwareConfig
+from lora_scaling.config.build import build
+from lora_scaling.errors import UserError
+from lora_scaling.paths import choices, config_dir
+
+# Names as drivers give them → the preset that describes them (None: none does); the first match counts. Case does not
+# matter, dashes are spaces, and each preset's own name matches its line. The estimator page reads these, too.
+DRIVER_NAMES: tuple[tuple[str, str | None], ...] = (
+    (r"\b(Laptop|Max Q|MIG)\b", None),  # slower, or a slice, of what the rest of the name says
+    (r"\bH100\b.*PCIe", "h100-pcie"), (r"\bH100\b(?! NVL)", "h100-sxm"), (r"\bH200\b(?! NVL)", "h200"),
+    (r"\bB200\b", "b200"),
+    (r"\bA100\b.*40GB", "a100-40gb"), (r"\bA100\b.*PCIe", "a100-pcie"), (r"\bA100\b", "a100-80gb"),
+    (r"\bV100", "v100"), (r"\bT4\b", "t4"), (r"\bA10G\b", "a10g"), (r"\bA10\b", "a10"), (r"\bL40S\b", "l40s"),
+    (r"\bL4\b", "l4"), (r"\bA4000\b", "rtx-a4000"), (r"\bA6000\b", "rtx-a6000"),
+    (r"\bRTX 3090\b(?! Ti)", "rtx-3090"), (r"\bRTX 4090\b(?! D)", "rtx-4090"), (r"\bRTX 4060\b(?! Ti)", "rtx-4060"),
+    (r"\bMI300X\b", "mi300x"),
+    (r"^Apple M1 Max$", "apple-m1-max"), (r"^Apple M2 Ultra$", "apple-m2-ultra"), (r"^Apple M3 Max$", "apple-m3-max"),
+    (r"^Apple M4 Max$", "apple-m4-max"), (r"^Apple M1$", "apple-m1"), (r"^Apple M4$", "apple-m4"),
+)  # fmt: skip
+
+
+def listed_as(name: str) -> str | None:
+    """The preset that describes the device of this name; None where none does."""
+    spaced = re.sub(r"[-_]", " ", name)
+    return next((listed for pattern, listed in DRIVER_NAMES if re.search(pattern, spaced, re.IGNORECASE)), None)
+
+
+def same_device(one: str, other: str) -> bool:
+    """Whether two names mean the same device: `rtx-a4000` and `NVIDIA RTX A4000` do.
+
+    Devices of the table are told apart by their presets; of others each word of the shorter name must be in the
+    longer.
+    """
+    listed, also = listed_as(one), listed_as(other)
+    if listed is not None or also is not None:
+        return listed == also
+    first, second = (set(re.findall(r"[a-z0-9.]+", name.lower())) - {"nvidia", "amd"} for name in (one, other))
+    return bool(first and second) and (first <= second or second <= first)
+
+
+@functools.cache
+def preset(name: str) -> HardwareConfig:
+    """A listed device by its file's name.
+
+    Raises:
+        UserError: it is not listed.
+    """
+    path = config_dir() / "hardware" / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"`hardware` was {name!r}; choose one of {', '.join(choices('hardware'))}")
+    from omegaconf import OmegaConf
+
+    values = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(values, dict)
+    return build(HardwareConfig, {str(key): value for key, value in values.items()}, "hardware.")
+
+
+def memory_of_presets() -> dict[str, float]:
+    """GB of each listed device, by name."""
+    found = {}
+    for name in choices("hardware"):
+        line = re.search(r"^memory_gb: ([0-9.]+)$", (config_dir() / "hardware" / f"{name}.yaml").read_text(), re.M)
+        if line:
+            found[name] = float(line.group(1))
+    return found
+
+
+def from_nvml_name(
+    name: str, asked: HardwareConfig, *, limit_w: float | None, memory_gb: float | None
+) -> HardwareConfig:
+    """The preset of a device's name with the limits it has here; one not listed keeps only those limits.
+
+    limit_w, memory_gb: None or 0 where the driver does not say.
+    """
+    here: dict[str, float] = {}
+    sources: dict[str, str] = {}
+    if limit_w:
+        here["board_power_w"] = limit_w
+        sources["board_power_w"] = "NVML: the enforced limit here"
+    if memory_gb:
+        here["memory_gb"] = memory_gb
+        sources["memory_gb"] = "NVML"
+    listed = listed_as(name)
+    if listed is None:
+        return dataclasses.replace(asked, name=name, kind="cuda", sources=sources, **here)
+    sheet = preset(listed)
+    if memory_gb and sheet.memory_gb is not None:
+        # A driver reports GiB less what it reserves; the sheet's GB already leave that room.
+        here["memory_gb"] = min(memory_gb, sheet.memory_gb)
+    return dataclasses.replace(sheet, count=asked.count, sources={**sheet.sources, **sources}, **here)
+
+
+def processor_name() -> str:
+    """As run records name it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    if not names:
+        return mac_chip() or platform.processor() or platform.machine() or "CPU"
+    return f"{names[0]} ({len(names)} threads)"
+
+
+def mac_chip() -> str | None:
+    """What macOS calls the chip, processor and GPU in one: "Apple M3 Max"; None elsewhere."""
+    if platform.system() != "Darwin":
+        return None
+    command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None

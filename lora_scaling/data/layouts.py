@@ -1,0 +1,200 @@
+"""Samples as conversations, and how rows of the usual instruction layouts become them."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lora_scaling.errors import UserError
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True)
+class Message:
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A conversation with an answer at its end. `target_tokens`: trim its text to exactly so many."""
+
+    messages: tuple[Message, ...]
+    target_tokens: int | None = None
+
+
+class RowError(Exception):
+    """What is wrong with a row, as the second half of a sentence."""
+
+
+@dataclass(frozen=True)
+class _Layout:
+    required: tuple[str, ...]
+    optional: tuple[str, ...]
+    convert: Callable[[dict[str, Any]], tuple[Message, ...]]
+
+
+_ROLES: dict[str, Role] = {
+    "system": "system", "user": "user", "human": "user",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant",
+}  # fmt: skip
+_ABSENT = object()
+
+
+def convert_rows(
+    rows: Iterable[tuple[str, Any]], *, layout: str, fields: Mapping[str, str], where: str
+) -> tuple[list[Sample], int]:
+    """Samples of the rows that have an answer, and the number of those that have none.
+
+    Args:
+        rows: (place, row) pairs; the place (`line 3`) is named in errors.
+        layout: alpaca, chat, sharegpt, skolegpt, or `auto` to recognise it by the fields or the first row.
+        fields: layout field → path in the row, dots and `[i]` reaching inside; else the field's own name.
+        where: the source, for messages.
+
+    Raises:
+        UserError: a row without the layout's columns, or with something else in them; an unknown field.
+    """
+    samples: list[Sample] = []
+    empty, found, chosen = 0, set[str](), None if layout == "auto" else layout
+    for place, row in rows:
+        try:
+            if not isinstance(row, Mapping):
+                raise RowError(f"is {_kind(row)}, not an object with columns")
+            if chosen is None:
+                chosen = _recognise(row, fields)
+            values = _read(row, _LAYOUTS[chosen], chosen, _checked(fields, chosen))
+            messages = _answered(_LAYOUTS[chosen].convert(values))
+        except RowError as error:
+            raise UserError(f"`data.path` was {where}, whose {place} {error}") from None
+        found.update(name for name, value in values.items() if value is not _ABSENT)
+        if messages:
+            samples.append(Sample(messages=messages))
+        else:
+            empty += 1
+    never = sorted(set(fields) - found) if samples else []
+    if never:
+        raise UserError(
+            f"`data.fields.{never[0]}` was {fields[never[0]]!r}, which no row of {where} has; correct or remove it"
+        )
+    return samples, empty
+
+
+def _recognise(row: Mapping[str, Any], fields: Mapping[str, str]) -> str:
+    names = set(fields) or set(row)
+    for name, layout in _LAYOUTS.items():
+        if names.issuperset(layout.required):
+            return name
+    wanted = "; ".join(f"{name}: {', '.join(layout.required)}" for name, layout in _LAYOUTS.items())
+    what = f"data.fields maps {_listed(names)}" if fields else f"has the columns {_listed(names)}"
+    raise RowError(f"fits no layout: it {what}, where a layout needs ({wanted}); map them with data.fields")
+
+
+def _checked(fields: Mapping[str, str], layout: str) -> Mapping[str, str]:
+    allowed = _LAYOUTS[layout].required + _LAYOUTS[layout].optional
+    for name in fields:
+        if name not in allowed:
+            raise UserError(f"`data.fields.{name}` is no field of the {layout} layout; allowed: {', '.join(allowed)}")
+    return fields
+
+
+def _read(row: Mapping[str, Any], layout: _Layout, name: str, fields: Mapping[str, str]) -> dict[str, Any]:
+    paths = {field: fields.get(field, field) for field in layout.required + layout.optional}
+    values = {field: _reach(row, path) for field, path in paths.items()}
+    missing = [paths[field] for field in layout.required if values[field] is _ABSENT]
+    if missing:
+        raise RowError(
+            f"lacks {_listed(missing)} (layout {name}); it has {_listed(row)}: "
+            "name another data.layout or map the columns with data.fields"
+        )
+    return values
+
+
+def _reach(row: Any, path: str) -> Any:
+    """The value at a path such as `instances[0].input`; `_ABSENT` where the path leads nowhere."""
+    value = row
+    if path in row:  # a column whose own name has dots
+        return row[path]
+    for key, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
+        try:
+            value = value[int(index)] if index else value[key]
+        except (KeyError, IndexError, TypeError):
+            return _ABSENT
+    return value
+
+
+def _alpaca(values: dict[str, Any]) -> tuple[Message, ...]:
+    request = _text(values, "instruction")
+    context = _text(values, "input")
+    question = f"{request}\n\n{context}" if context.strip() else request
+    return Message("user", question), Message("assistant", _text(values, "output"))
+
+
+def _skolegpt(values: dict[str, Any]) -> tuple[Message, ...]:
+    system = _text(values, "system_prompt")
+    turns = Message("user", _text(values, "question")), Message("assistant", _text(values, "response"))
+    return (Message("system", system), *turns) if system.strip() else turns
+
+
+def _chat(values: dict[str, Any]) -> tuple[Message, ...]:
+    return _turns(values["messages"], "messages", "role", "content")
+
+
+def _sharegpt(values: dict[str, Any]) -> tuple[Message, ...]:
+    return _turns(values["conversations"], "conversations", "from", "value")
+
+
+def _turns(turns: Any, column: str, role: str, content: str) -> tuple[Message, ...]:
+    if not isinstance(turns, (list, tuple)):
+        raise RowError(f"has {_kind(turns)} in {column}; give a list of {{{role}, {content}}}")
+    messages = []
+    for i, turn in enumerate(turns):
+        if not isinstance(turn, Mapping) or role not in turn or content not in turn:
+            what = f"has {_listed(turn)}" if isinstance(turn, Mapping) else f"is {_kind(turn)}"
+            raise RowError(f"has a turn {column}[{i}] that {what}; give {role} and {content}")
+        if not isinstance(turn[role], str) or turn[role] not in _ROLES:
+            raise RowError(f"has {turn[role]!r} as {column}[{i}].{role}; allowed: {', '.join(_ROLES)}")
+        messages.append(Message(_ROLES[turn[role]], _text(turn, content)))
+    return tuple(messages)
+
+
+def _answered(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Without answers to nothing at the start and open questions at the end; empty if nothing is left."""
+    turns = list(messages)
+    asked = next((i for i, turn in enumerate(turns) if turn.role == "user"), len(turns))
+    turns = [turn for turn in turns[:asked] if turn.role == "system"] + turns[asked:]
+    while turns and not (turns[-1].role == "assistant" and turns[-1].content.strip()):
+        turns.pop()
+    return tuple(turns)
+
+
+def _text(values: Mapping[str, Any], name: str) -> str:
+    value = values[name]
+    if value is None or value is _ABSENT:
+        return ""
+    if not isinstance(value, str):
+        raise RowError(f"has {_kind(value)} in {name}; give a text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # JSON can write half of a surrogate pair; no tokenizer can read it
+        raise RowError(f"has half a character in {name} (a lone \\ud800 to \\udfff); repair the text") from None
+    return value
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _listed(names: Iterable[Any]) -> str:
+    listed = [str(name) for name in sorted(names, key=str)]
+    return ", ".join(listed[:12]) + (" …" if len(listed) > 12 else "") if listed else "nothing"
+
+
+_LAYOUTS = {
+    "chat": _Layout(("messages",), (), _chat),
+    "sharegpt": _Layout(("conversations",), (), _sharegpt),
+    "skolegpt": _Layout(("question", "response"), ("system_prompt",), _skolegpt),
+    "alpaca": _Layout(("instruction", "output"), ("input",), _alpaca),
+}

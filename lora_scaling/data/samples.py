@@ -1,0 +1,211 @@
+"""Where samples come from, which of them train and which are held out. No torch here."""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import logging
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lora_scaling.config import DataConfig, RunConfig
+from lora_scaling.data.layouts import Message, Sample, convert_rows
+from lora_scaling.data.synthetic import synthetic_samples
+from lora_scaling.errors import UserError
+
+__all__ = ["Message", "Sample", "Split", "load_samples", "split_samples"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Training and held-out samples.
+
+    `available` counts the samples there are, held-out ones included (synthetic data: those made); `skipped`
+    the rows without an answer, which are not among them. `fingerprint` is a SHA-256 of the texts in order.
+    """
+
+    train: list[Sample]
+    evaluation: list[Sample]
+    available: int
+    skipped: int
+    fingerprint: str
+
+
+def load_samples(data: DataConfig, needed: int) -> list[Sample]:
+    """The first `needed` samples in the order that `data.seed` gives: fewer are a prefix of more.
+
+    Raises:
+        UserError: the source cannot be read or used, or has fewer samples (and `data.repeat` is false).
+    """
+    return _split(data, train=needed, evaluation=0).train
+
+
+def split_samples(config: RunConfig) -> Split:
+    """`samples` to train on, and `eval_samples` from the far end of the order: the same for every `samples`.
+
+    Raises:
+        UserError: as `load_samples`; held-out samples count towards those that are needed.
+    """
+    return _split(config.data, train=config.samples, evaluation=config.eval_samples)
+
+
+def _split(data: DataConfig, *, train: int, evaluation: int) -> Split:
+    if data.kind == "synthetic":
+        chosen = synthetic_samples(data, train)
+        held = synthetic_samples(data, evaluation, stream="evaluation")
+        available, skipped = train + evaluation, 0
+    else:
+        ordered, skipped = _ordered(data)
+        available = len(ordered)
+        pool, held = ordered[: max(0, available - evaluation)], ordered[max(0, available - evaluation) :]
+        check_enough(data, train, evaluation, available)
+        chosen = list(itertools.islice(itertools.cycle(pool), train))
+    return Split(
+        train=chosen,
+        evaluation=held,
+        available=available,
+        skipped=skipped,
+        fingerprint=_fingerprint(chosen, held),
+    )
+
+
+def check_enough(data: DataConfig, train: int, evaluation: int, available: int) -> None:
+    """Whether so many samples suffice.
+
+    Raises:
+        UserError: they do not (and `data.repeat` is false).
+    """
+    held = f", of which {evaluation} are held out for evaluation" if evaluation else ""
+    if available <= evaluation:
+        raise UserError(
+            f"`eval_samples` was {evaluation}, and {data.path} has {available} samples; leave some to train on"
+        )
+    if train > available - evaluation and not data.repeat:
+        raise UserError(
+            f"`samples` was {train}, and {data.path} has {available} samples{held}; "
+            f"ask for {available - evaluation} or fewer, or set data.repeat=true to show them again"
+        )
+
+
+def _ordered(data: DataConfig) -> tuple[list[Sample], int]:
+    rows = _hub_rows(data) if data.kind == "hub" else _file_rows(data)
+    where = data.path or ""
+    samples, skipped = samples_of(rows, layout=data.layout, fields=data.fields, where=where)
+    random.Random(f"{data.seed}/order").shuffle(samples)
+    return samples, skipped
+
+
+def samples_of(
+    rows: Iterable[tuple[str, Any]], *, layout: str, fields: Mapping[str, str], where: str
+) -> tuple[list[Sample], int]:
+    """`convert_rows` of a source that is to have a sample at all.
+
+    Raises:
+        UserError: it has none, or a row cannot be used.
+    """
+    samples, skipped = convert_rows(rows, layout=layout, fields=fields, where=where)
+    if not samples:
+        what = f"{skipped} rows and no answer in any" if skipped else "no samples in it"
+        raise UserError(f"`data.path` was {where}, which has {what}; give instruction samples")
+    return samples, skipped
+
+
+def _file_rows(data: DataConfig) -> Iterator[tuple[str, Any]]:
+    """(place, row) of a JSON list or of JSON lines."""
+    if not data.path:
+        raise UserError("`data.path` was null; give a JSON or JSON-lines file")
+    try:
+        raw = Path(data.path).read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"`data.path` was {data.path}, which cannot be read ({error.strerror}); give a JSON or JSON-lines file"
+        ) from None
+    yield from rows_of(raw, data.path)
+
+
+def rows_of(raw: bytes, path: str) -> Iterator[tuple[str, Any]]:
+    """(place, row) of what a file holds; what it starts with tells a JSON list from JSON lines.
+
+    Raises:
+        UserError: it is neither, or no UTF-8 text.
+    """
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"`data.path` was {path}, which is not UTF-8 text (byte {error.start}); give JSON or JSON lines"
+        ) from None
+    if text.lstrip().startswith("["):
+        for i, row in enumerate(_parsed(text, path, first_line=1), start=1):
+            yield f"sample {i}", row
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield f"line {number}", _parsed(line, path, first_line=number)
+
+
+def _parsed(text: str, path: str, *, first_line: int) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        line = first_line + getattr(error, "lineno", 1) - 1
+        reason = getattr(error, "msg", "too deep or too large a value")
+        raise UserError(
+            f"`data.path` was {path}, whose line {line} is not JSON ({reason}); "
+            "give one list of objects, or one object a line"
+        ) from None
+    except RecursionError:
+        raise UserError(f"`data.path` was {path}, which nests too deeply; give flat objects") from None
+
+
+def _hub_rows(data: DataConfig) -> Iterator[tuple[str, Any]]:
+    if not data.path:
+        raise UserError("`data.path` was null; give a data set of the hub as ORG/NAME")
+    try:
+        import datasets  # pyright: ignore[reportMissingImports] - an extra
+    except ImportError:
+        raise UserError(
+            f"`data.path` was {data.path}, a hub data set, and the package datasets is not installed; "
+            'install it with: pip install "lora-scaling[hub]"'
+        ) from None
+    datasets.disable_progress_bars()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # retries; what fails in the end is raised
+    with _hub_errors(data):
+        loaded = datasets.load_dataset(data.path, split=data.split)
+    for i, row in enumerate(loaded, start=1):
+        yield f"row {i}", row
+
+
+@contextlib.contextmanager
+def _hub_errors(data: DataConfig) -> Iterator[None]:
+    """Whatever goes wrong in the hub's libraries, network included, is the user's to mend: one sentence."""
+    try:
+        yield
+    except Exception as error:
+        text = " ".join(f"{error} {error.__cause__ or ''}".split())
+        name = f"`data.path` was {data.path}"
+        if "split" in text and data.split in text:
+            sentence = f"`data.split` was {data.split!r}, which {data.path} does not have: {text[:200]}"
+        elif "gated" in text.lower() or "401" in text or "403" in text:
+            sentence = f"{name}, which needs permission; accept its terms on the hub and log in (HF_TOKEN)"
+        elif type(error).__name__ == "DatasetNotFoundError":
+            sentence = f"{name}, which the hub does not have or show; check ORG/NAME, or log in (HF_TOKEN)"
+        else:
+            sentence = (
+                f"{name}, which could not be loaded ({type(error).__name__}: {text[:200]}); "
+                "check the network, or use a local file with data=file"
+            )
+        raise UserError(sentence) from None
+
+
+def _fingerprint(train: list[Sample], evaluation: list[Sample]) -> str:
+    digest = hashlib.sha256()
+    for part in (train, evaluation):
+        digest.update(f"{len(part)}\n".encode())
+        for sample in part:
+            turns = [(message.role, message.content) for message in sample.messages]
+            digest.update(json.dumps([sample.target_tokens, turns]).encode())
+    return digest.hexdigest()

@@ -1,0 +1,349 @@
+"""Predictions from a `fit.json`, the energy model that `python -m analysis fit` wrote. Standard library only.
+
+Each model of a fit says, for one run,
+
+    log(response / per) = Σ_i contribution_i(target) + noise,   noise ~ sigma · t(df)
+
+where `response` is joules (`models`) or seconds (`time`) of the training phase and `per` a quantity of the target's
+work (`tokens`, `flops`, …). `terms` maps each parameter to how it enters (see `terms.py`). A fit without `terms` is
+read by its parameters' names: alpha or intercept → 1, gamma → log(flops_per_token), `method[qlora]` → method=qlora,
+anything else as a term itself. Several models form a mixture by their weights, so that the interval holds the
+uncertainty of the form as well (statistics.md). The fixed part (everything but training) is added with its own
+spread, by its own models where it varied with the runs.
+
+`noise` (optional): sigma grows or shrinks with a quantity of the work. `beyond` (optional): for each quantity, the
+log-scale spread that is added for each factor e outside the fitted range, since no fit knows its own form there.
+`session` (optional): the log-scale spread between sessions, of which the runs had too few to show it.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+from lora_scaling.config.devices import same_device
+from lora_scaling.errors import UserError
+from lora_scaling.estimate.quantiles import Component, mixture_quantile, t_quantile
+from lora_scaling.estimate.result import LEVEL
+from lora_scaling.estimate.terms import Target, contribution
+from lora_scaling.units import JOULES_PER_KWH
+
+__all__ = ["Fit", "FittedModel", "Prediction", "Spread", "Target", "fit_from_dict", "load_fit"]
+
+SCHEMA_VERSION = 1
+# Less is the same to every digit that is printed.
+_BEYOND = 1.005
+# Log-scale spread added for a method or precision the fit has never seen: a factor 1.5 either way at 90 %.
+UNSEEN_LABEL_SD = math.log(1.5) / 1.645
+
+_NAMED = {"alpha": "1", "intercept": "1", "Intercept": "1", "gamma": "log(flops_per_token)"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """A median and an interval for one new run, and where the target lies outside the fit's data.
+
+    extrapolates: {"variable", "factor"} (times beyond the nearest end of the fitted range; None for a label).
+    """
+
+    estimate: float
+    low: float
+    high: float
+    extrapolates: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """Noise that depends on the work: sigma · (value/reference)^exponent, never less than within `range`."""
+
+    variable: str
+    reference: float
+    exponent: float
+    range: tuple[float, float]
+
+    def factor(self, target: Target) -> float:
+        value = target.value(self.variable)
+        low, high = self.range
+        value = min(value, high) if self.exponent < 0 else max(value, low)  # falling noise is not extrapolated
+        return (value / self.reference) ** self.exponent
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedModel:
+    """One model of the mixture; `covariance` is ordered as `param_names`."""
+
+    name: str
+    weight: float
+    per: str
+    terms: Mapping[str, str]
+    params: Mapping[str, float]
+    param_names: tuple[str, ...]
+    covariance: tuple[tuple[float, ...], ...]
+    df: float
+    sigma: float
+    noise: Noise | None = None
+
+    def component(self, target: Target, extra_sd: float = 0.0) -> Component:
+        """The log-scale predictive distribution of a new run's response."""
+        location, gradient = math.log(target.value(self.per)), []
+        for name in self.param_names:
+            added, slope = contribution(self.terms[name], self.params[name], target)
+            location += added
+            gradient.append(slope)
+        variance = sum(
+            a * b * c
+            for a, row in zip(gradient, self.covariance, strict=True)
+            for b, c in zip(gradient, row, strict=True)
+        )
+        sigma = self.sigma * (self.noise.factor(target) if self.noise is not None else 1.0)
+        scale = math.sqrt(max(0.0, variance) + sigma**2 + extra_sd**2)
+        return Component(weight=self.weight, location=location, scale=scale, df=self.df)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """A mean, the standard deviation of single runs, and how many runs; `models` where it varies with the run."""
+
+    mean: float
+    sd: float
+    n: int
+    models: tuple[FittedModel, ...] = ()
+
+    def half_width(self, level: float) -> float:
+        """Half the prediction interval of one more run; the mean itself where there was only one to learn from."""
+        if self.n < 2:
+            return abs(self.mean)
+        return t_quantile(0.5 + level / 2, self.n - 1) * self.sd * math.sqrt(1 + 1 / self.n)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """A fitted energy model: `fit.json` as dataclasses. `gpu_counts`: devices of its runs, where it says."""
+
+    energy: tuple[FittedModel, ...]
+    time: tuple[FittedModel, ...]
+    fixed_energy_j: Spread | None
+    fixed_time_s: Spread | None
+    ranges: Mapping[str, tuple[float, float]]
+    methods: tuple[str, ...]
+    hardware: tuple[str, ...]
+    precisions: tuple[str, ...]
+    n: int
+    path: str
+    beyond: Mapping[str, float] = field(default_factory=dict)
+    gpu_counts: tuple[int, ...] = ()
+    session_sd: float = 0.0
+
+    def predict(self, target: Target, level: float = LEVEL) -> Prediction:
+        """Energy of the whole run in kWh: training by the mixture, plus the fixed part.
+
+        Raises:
+            UserError: the fit is of other hardware, or the target lacks a quantity that the fit needs.
+        """
+        joules = self._predict(self.energy, self.fixed_energy_j, target, level)
+        return Prediction(
+            estimate=joules.estimate / JOULES_PER_KWH,
+            low=joules.low / JOULES_PER_KWH,
+            high=joules.high / JOULES_PER_KWH,
+            extrapolates=joules.extrapolates,
+        )
+
+    def predict_time(self, target: Target, level: float = LEVEL) -> Prediction | None:
+        """Seconds of the whole run; None for a fit without a model of time."""
+        return self._predict(self.time, self.fixed_time_s, target, level) if self.time else None
+
+    def extrapolates(self, target: Target) -> tuple[dict[str, Any], ...]:
+        """What of the target lies outside the data, by name, and how many times beyond the nearest end."""
+        found: list[dict[str, Any]] = []
+        for name, (low, high) in self.ranges.items():
+            value = target.values.get(name)
+            if value is None or not value > 0 or not low > 0:
+                continue
+            factor = max(value / high, low / value)
+            if factor > _BEYOND:
+                found.append({"variable": name, "factor": factor})
+        for label, seen in (("method", self.methods), ("precision", self.precisions)):
+            given = target.labels.get(label)
+            if given is not None and seen and given not in seen:
+                found.append({"variable": label, "factor": None})
+        return tuple(found)
+
+    def _predict(self, models: Sequence[FittedModel], fixed: Spread | None, target: Target, level: float) -> Prediction:
+        self._check_hardware(target)
+        extrapolates = self.extrapolates(target)
+        unseen = sum(item["factor"] is None for item in extrapolates)
+        extra_sd = math.hypot(UNSEEN_LABEL_SD * math.sqrt(unseen), self.form_sd(target))
+        low, middle, high = _quantiles(models, target, level, extra_sd)
+        fixed_low, fixed_middle, fixed_high = _fixed_quantiles(fixed, target, level)
+        estimate = middle + fixed_middle
+        low = max(low, estimate - math.hypot(middle - low, fixed_middle - fixed_low))
+        high = estimate + math.hypot(high - middle, fixed_high - fixed_middle)
+        session = NormalDist().inv_cdf(0.5 + level / 2) * self.session_sd  # of the whole run
+        return Prediction(
+            estimate=estimate,
+            low=estimate * math.exp(-math.hypot(math.log(estimate / low), session)) if low > 0 else low,
+            high=estimate * math.exp(math.hypot(math.log(high / estimate), session)),
+            extrapolates=extrapolates,
+        )
+
+    def form_sd(self, target: Target) -> float:
+        """Log-scale spread for the unknown form outside the data: Σ (rate · ln factor)² over `beyond`, rooted."""
+        total = 0.0
+        for name, rate in self.beyond.items():
+            value = target.values.get(name)
+            if value is None or name not in self.ranges or not value > 0:
+                continue
+            low, high = self.ranges[name]
+            total += (rate * max(0.0, math.log(value / high), math.log(low / value))) ** 2
+        return math.sqrt(total)
+
+    def refuse_count(self, count: int) -> None:
+        """Raise where the fit has not seen so many devices: how they share the work is not in it.
+
+        Raises:
+            UserError: it has not.
+        """
+        if self.gpu_counts and count not in self.gpu_counts:
+            seen = ", ".join(map(str, self.gpu_counts))
+            raise UserError(
+                f"`hardware.count` was {count}; {self.path} was fitted on runs of {seen}: estimate without fit=, or "
+                "fit runs on as many, or see python -m analysis extrapolate, which states a spread for it"
+            )
+
+    def refuse_unrecognised(self) -> None:
+        """Raise for a run of a device that nobody knows: it may be another than the fit's.
+
+        Raises:
+            UserError: the fit says which device it is of.
+        """
+        if self.hardware:
+            raise UserError(
+                f"`hardware` was auto, and no device was recognised here; {self.path} was fitted on "
+                f"{', '.join(self.hardware)}: name the run's device with hardware="
+            )
+
+    def _check_hardware(self, target: Target) -> None:
+        given = target.labels.get("hardware")
+        if given is not None and self.hardware and not any(same_device(given, name) for name in self.hardware):
+            raise UserError(
+                f"`fit` was {self.path}, fitted on {', '.join(self.hardware)}, not on {given}; "
+                "efficiency does not carry over: estimate without fit=, or fit a sweep from that device"
+            )
+
+
+def _quantiles(
+    models: Sequence[FittedModel], target: Target, level: float, extra_sd: float
+) -> tuple[float, float, float]:
+    components = [model.component(target, extra_sd) for model in models]
+    low, middle, high = (math.exp(mixture_quantile(components, p)) for p in (0.5 - level / 2, 0.5, 0.5 + level / 2))
+    return low, middle, high
+
+
+def _fixed_quantiles(fixed: Spread | None, target: Target, level: float) -> tuple[float, float, float]:
+    if fixed is None:
+        return 0.0, 0.0, 0.0
+    if fixed.models:
+        return _quantiles(fixed.models, target, level, 0.0)
+    half = fixed.half_width(level)
+    return fixed.mean - half, fixed.mean, fixed.mean + half
+
+
+def load_fit(path: str | Path) -> Fit:
+    """Read a `fit.json`.
+
+    Raises:
+        UserError: it is not there, not JSON, not a fit, or of a schema this version does not know.
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"`fit` was {path}, which cannot be read ({error.strerror}); give a fit.json") from None
+    except ValueError:
+        raise UserError(f"`fit` was {path}, which is not JSON; make one with python -m analysis fit RUNS") from None
+    if not isinstance(values, dict) or values.get("kind") != "energy_fit":
+        raise UserError(f"`fit` was {path}, which is not an energy fit; make one with python -m analysis fit RUNS")
+    if values.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(
+            f"`fit` was {path} with schema_version {values.get('schema_version')!r}; "
+            f"this version reads {SCHEMA_VERSION}: fit again"
+        )
+    try:
+        return fit_from_dict(values, str(path))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"`fit` was {path}, which is damaged ({error!r}); fit again") from None
+
+
+def fit_from_dict(values: Mapping[str, Any], path: str = "fit.json") -> Fit:
+    """The dataclasses from the parsed JSON; KeyError, TypeError or ValueError where something is amiss."""
+    fixed = values.get("fixed") or {}
+    time = values.get("time") or []
+    energy = tuple(_model(item) for item in values["models"])
+    if not energy:
+        raise ValueError("it holds no model")
+    return Fit(
+        energy=energy,
+        time=tuple(_model(item) for item in (time.get("models", []) if isinstance(time, dict) else time)),
+        fixed_energy_j=_spread(fixed.get("energy_j")),
+        fixed_time_s=_spread(fixed.get("time_s")),
+        ranges={
+            name: (float(min(ends)), float(max(ends))) for name, ends in (values.get("ranges") or {}).items() if ends
+        },
+        methods=tuple(values.get("methods") or ()),
+        hardware=tuple(values.get("hardware") or ()),
+        precisions=tuple(values.get("precisions") or ()),
+        n=int(values["n"]),
+        path=path,
+        beyond={name: float(rate) for name, rate in (values.get("beyond") or {}).items()},
+        gpu_counts=tuple(int(count) for count in values.get("gpu_counts") or ()),
+        session_sd=float((values.get("session") or {}).get("sd") or 0.0),
+    )
+
+
+def _model(item: Mapping[str, Any]) -> FittedModel:
+    names = tuple(item["param_names"])
+    given = item.get("terms") or {}
+    df = item.get("df")
+    return FittedModel(
+        name=str(item["name"]),
+        weight=float(item["weight"]),
+        per=str(item.get("per") or "tokens"),
+        terms={name: given.get(name) or _term_of(name) for name in names},
+        params={name: float(item["params"][name]) for name in names},
+        param_names=names,
+        covariance=tuple(tuple(float(x) for x in row) for row in item["covariance"]),
+        df=math.inf if df is None else float(df),
+        sigma=float(item["sigma"]),
+        noise=_noise(item.get("noise")),
+    )
+
+
+def _noise(item: Mapping[str, Any] | None) -> Noise | None:
+    if not item:
+        return None
+    low, high = item["range"]
+    return Noise(
+        variable=str(item["variable"]),
+        reference=float(item["reference"]),
+        exponent=float(item["exponent"]),
+        range=(float(low), float(high)),
+    )
+
+
+def _term_of(name: str) -> str:
+    label = re.fullmatch(r"(?:C\()?(\w+)\)?\[(?:T\.)?(.+)\]", name)
+    return _NAMED.get(name) or (f"{label.group(1)}={label.group(2)}" if label else name)
+
+
+def _spread(item: Mapping[str, Any] | None) -> Spread | None:
+    if not item or item.get("mean") is None:
+        return None
+    return Spread(
+        mean=float(item["mean"]),
+        sd=float(item.get("sd") or 0.0),
+        n=int(item["n"]),
+        models=tuple(_model(model) for model in item.get("models") or ()),
+    )

@@ -1,0 +1,158 @@
+"""What an estimate says: figures with intervals, their basis, and what was assumed."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from lora_scaling.workload import MemoryUse
+
+SCHEMA_VERSION = 1
+LEVEL = 0.9  # of the intervals, where none is asked for
+# Of peak memory, in the order of the answer; `MemoryUse` says what each is.
+MEMORY_PARTS = tuple(part.name for part in fields(MemoryUse))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """An estimate (the median) with the ends of its interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+    @classmethod
+    def lognormal(cls, estimate: float, log_sd: float, z: float) -> "Interval":
+        """An interval of ±z standard deviations of the logarithm."""
+        factor = math.exp(z * log_sd)
+        return cls(estimate=estimate, low=estimate / factor, high=estimate * factor)
+
+    def scaled(self, factor: float) -> "Interval":
+        return Interval(estimate=self.estimate * factor, low=self.low * factor, high=self.high * factor)
+
+    def plus(self, other: "Interval") -> "Interval":
+        """The sum of two figures that err together: ends are added, which is the cautious choice."""
+        return Interval(estimate=self.estimate + other.estimate, low=self.low + other.low, high=self.high + other.high)
+
+    @property
+    def ratio(self) -> float:
+        return self.high / self.low if self.low > 0 else math.inf
+
+    def to_dict(self) -> dict[str, float]:
+        return {"estimate": self.estimate, "low": self.low, "high": self.high}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Peak on each device. fits: None where the device's memory is unknown. parts: bytes by purpose, in GB.
+
+    remedy: where it does not fit, by how much, and what would make it fit.
+    """
+
+    peak_gb: Interval
+    available_gb: float | None
+    fits: bool | None
+    largest_batch: int | None
+    shards: int
+    parts: Mapping[str, float]
+    remedy: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **self.peak_gb.to_dict(),
+            "fits": self.fits,
+            "available_gb": self.available_gb,
+            "largest_batch_size": self.largest_batch,
+            "shards": self.shards,
+            "parts_gb": dict(self.parts),
+            "remedy": self.remedy,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Emissions:
+    """Grams: the energy's interval widened by that of the intensity."""
+
+    grams: Interval
+    g_per_kwh: float
+    definition: str
+    source: str
+    year: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **self.grams.to_dict(),
+            "intensity_g_per_kwh": self.g_per_kwh,
+            "definition": self.definition,
+            "source": self.source,
+            "static_year": self.year,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One phase of the run: seconds and kWh, medians."""
+
+    seconds: float
+    energy_kwh: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What one run will cost. None means unknown, and `reason` says why.
+
+    basis: fit, pilot or priors. work: exact counts. parts: setup, warmup, train, eval (of `priors`). drivers: how
+    much each uncertain constant adds to the spread of time (share of the variance). `assumptions` are sentences.
+    advice: when in the next hours the run would emit least, or why that is not known; None where it was not asked.
+    """
+
+    name: str
+    level: float
+    basis: str
+    hardware: str
+    gpu_count: int
+    work: Mapping[str, float]
+    memory: Memory
+    assumptions: tuple[str, ...]
+    time_s: Interval | None = None
+    energy_kwh: Interval | None = None
+    emissions_g: Emissions | None = None
+    cost: Interval | None = None
+    power_w: float | None = None
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    drivers: Mapping[str, float] = field(default_factory=dict)
+    extrapolates: tuple[Mapping[str, Any], ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
+    reason: str | None = None
+    advice: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON of `--json`: the contract's fields first, ours after them."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "level": self.level,
+            "basis": self.basis,
+            "time_s": _or_none(self.time_s),
+            "energy_kwh": _or_none(self.energy_kwh),
+            "emissions_g": _or_none(self.emissions_g),
+            "peak_memory_gb": self.memory.to_dict(),
+            "extrapolates": [dict(item) for item in self.extrapolates],
+            "assumptions": list(self.assumptions),
+            "name": self.name,
+            "hardware": self.hardware,
+            "gpu_count": self.gpu_count,
+            "cost": _or_none(self.cost),
+            "mean_power_w": self.power_w,
+            "work": dict(self.work),
+            "parts": {
+                name: {"seconds": part.seconds, "energy_kwh": part.energy_kwh} for name, part in self.parts.items()
+            },
+            "drivers": dict(self.drivers),
+            "sources": dict(self.sources),
+            "reason": self.reason,
+            "advice": self.advice,
+        }
+
+
+def _or_none(value: Any) -> Any:
+    return None if value is None else value.to_dict()

@@ -1,0 +1,155 @@
+"""The runs of a sweep, from the arguments that start it: every combination × replicates, in their order, each once.
+
+Composing one configuration takes Hydra some 70 ms, so points that differ only in single settings share a composition.
+"""
+
+import copy
+import itertools
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lora_scaling.config import RunConfig, check_overrides, friendly_hydra_errors, from_omegaconf, run_id
+from lora_scaling.errors import UserError
+from lora_scaling.paths import config_dir
+from lora_scaling.records import is_finished, record_path
+
+# From overrides to a composed OmegaConf node.
+Compose = Callable[[list[str]], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """What a sweep varies (`hydra.sweeper` of the YAML).
+
+    params: override → comma-separated levels; the command line wins over them.
+    extra: further points, each a list of overrides on top of what the command line fixes.
+    centre: overrides of a point that is repeated every `centre_every` runs to reveal drift; none if empty.
+    """
+
+    params: dict[str, Any] = field(default_factory=dict)
+    extra: list[list[str]] = field(default_factory=list)
+    centre: list[str] = field(default_factory=list)
+    centre_every: int = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One run of a sweep: the overrides that make it, its configuration and its name."""
+
+    overrides: tuple[str, ...]
+    config: RunConfig
+    run_id: str
+
+    @property
+    def finished(self) -> bool:
+        """Whether a finished run is recorded and may be kept."""
+        config = self.config
+        return config.on_existing == "skip" and is_finished(record_path(config.runs_dir, config.study, self.run_id))
+
+
+def plan(design: Design, arguments: Sequence[str], compose: Compose) -> list[Planned]:
+    """All runs of the sweep in the order in which they are to be made, the same at every start.
+
+    Raises:
+        UserError: an override cannot be read, or a point of the sweep is no run.
+    """
+    check_overrides(arguments)
+    with friendly_hydra_errors():
+        _refuse_replicate(design, arguments)
+        points = _points(design, arguments)
+        composer = _Composer(compose)
+        first = composer.config(points[0])
+        ordered = shuffled(points, replicates=first.replicates, seed=first.order_seed)
+        ordered = with_centre(ordered, points[0], design.centre, design.centre_every, first.replicates)
+        runs: dict[str, Planned] = {}
+        for point in ordered:
+            config = composer.config(point)
+            if config.model.shape is not None:
+                config.tuning.trainable_params(config.model.shape)  # a rank that does not fit is found here
+            name = run_id(config)
+            if name not in runs:  # several ranks of method=full are one run: it has none
+                overrides = (*point, f"order={len(runs)}")
+                runs[name] = Planned(overrides=overrides, config=config, run_id=name)
+    return list(runs.values())
+
+
+def shuffled(points: Sequence[Sequence[str]], *, replicates: int, seed: int) -> list[list[str]]:
+    """Replicates as blocks that each hold every point once, in an order drawn anew for each block."""
+    ordered: list[list[str]] = []
+    for replicate in range(replicates):
+        block = [[*point, f"replicate={replicate}"] for point in points]
+        random.Random(f"{seed}/{replicate}").shuffle(block)
+        ordered += block
+    return ordered
+
+
+def with_centre(
+    ordered: list[list[str]], first: Sequence[str], centre: Sequence[str], every: int, replicates: int
+) -> list[list[str]]:
+    """The order with a centre point at every `every`-th place, its replicates numbered after the design's own."""
+    if not centre:
+        return ordered
+    swept = {text.partition("=")[0] for text in centre}
+    fixed = [text for text in first if text.partition("=")[0] not in swept]
+    numbers = itertools.count(replicates)
+    result: list[list[str]] = []
+    for place, run in enumerate(ordered):
+        if place % every == 0:
+            result.append([*fixed, *centre, f"replicate={next(numbers)}"])
+        result.append(run)
+    return result
+
+
+def _points(design: Design, arguments: Sequence[str]) -> list[list[str]]:
+    """The full factorial of what is swept, then the extra points on top of what the command line fixes."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    swept = _parse([f"{key}={value}" for key, value in design.params.items()] + list(arguments))
+    [points] = BasicSweeper.split_arguments(swept, None)
+    fixed = [override.input_line for override in _parse(arguments) if not override.is_sweep_override()]
+    return [list(point) for point in points] + [[*fixed, *point] for point in design.extra]
+
+
+def _refuse_replicate(design: Design, arguments: Sequence[str]) -> None:
+    """Raise where a repetition is numbered by hand: the sweep numbers them, and another run would be made."""
+    given = [*(f"{key}={value}" for key, value in design.params.items()), *arguments, *design.centre]
+    for override in _parse([*given, *itertools.chain.from_iterable(design.extra)]):
+        if override.get_key_element() == "replicate":
+            value = str(override.input_line).partition("=")[2]
+            raise UserError(f"`replicate` was {value} in a sweep, which numbers its repetitions; use replicates=3")
+
+
+def _parse(overrides: Sequence[str]) -> list[Any]:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    return OverridesParser.create().parse_overrides(list(overrides))
+
+
+class _Composer:
+    """Composes once for each choice of groups and names of settings, and sets single values on copies of that."""
+
+    def __init__(self, compose: Compose) -> None:
+        self.compose = compose
+        self.composed: dict[tuple[str, ...], Any] = {}
+
+    def config(self, overrides: Sequence[str]) -> RunConfig:
+        from omegaconf import OmegaConf
+
+        groups, values = [], []
+        for override in _parse(overrides):
+            key = override.get_key_element()
+            simple = key[0] not in "+~" and not key.startswith("hydra.") and not (config_dir() / key).is_dir()
+            # A mapping joins what is there: the one of another point must not be.
+            simple = simple and not isinstance(override.value(), dict)
+            (values if simple else groups).append(override)
+        chosen = tuple(override.input_line for override in groups)
+        # Every value that a composition holds must be one that each of its points sets anew.
+        alike = (*chosen, *sorted(override.get_key_element() for override in values))
+        if alike not in self.composed:
+            self.composed[alike] = self.compose([*chosen, *(override.input_line for override in values)])
+        node = copy.deepcopy(self.composed[alike])
+        for override in values:
+            OmegaConf.update(node, override.get_key_element(), override.value())
+        return from_omegaconf(node)

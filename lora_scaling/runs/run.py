@@ -1,0 +1,363 @@
+"""A run from configuration to record, whatever happens in between.
+
+The record is written when the run starts (as interrupted), when its work has ended, and once more with its grams:
+nothing that fails afterwards can take away what was measured.
+"""
+
+import contextlib
+import functools
+import gc
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_scaling.config import RunConfig, run_id
+from lora_scaling.config.devices import from_nvml_name, preset
+from lora_scaling.energy import (
+    EnergyAccount,
+    EnergyMeter,
+    combine,
+    idle_baseline,
+    measure_idle,
+    open_meter,
+    settings_for_rank,
+)
+from lora_scaling.errors import LoraScalingError, OutOfMemory, RecordError, RunFailure, UnwritableError, UserError
+from lora_scaling.grid import compute_emissions, read_timeline
+from lora_scaling.paths import presets
+from lora_scaling.ranks import devices_held, local_rank, local_world_size, rank, world_size
+from lora_scaling.records import (
+    TIMELINE_NAME,
+    Record,
+    blank_record,
+    is_finished,
+    locked,
+    now,
+    read_record,
+    record_path,
+    record_to_row,
+    write_record,
+)
+from lora_scaling.records.provenance import host, provenance
+from lora_scaling.signals import interrupted_once
+
+if TYPE_CHECKING:
+    from lora_scaling.training.device import Device
+    from lora_scaling.training.engine import Facts
+    from lora_scaling.training.model_cache import Workbench
+
+# Told (phase, steps done, steps in all, joules so far or None).
+Listener = Callable[[str, int, int, float | None], None]
+
+_LAST_WORDS_S = 3.0
+_FIRST_ONLY = {"kind": "ranks", "message": "only the first process's energy is in this record"}
+_SHARED = {
+    "kind": "shared_device",
+    "message": "another run used the same device at the same time: the energy is of both; "
+    "exclusive_device=true has runs wait for each other",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """How a run ended: `record` as it was written, `skipped` if it was finished before or is another process's."""
+
+    path: Path
+    record: Record | None
+    skipped: str | None = None
+    failure: LoraScalingError | None = None
+
+
+def run(config: RunConfig, listen: Listener = lambda *_: None) -> Ran:
+    """Carry out one run and record it. Errors of the run end up in its record, not in an exception.
+
+    Raises:
+        UserError: the record cannot be written.
+        KeyboardInterrupt: passed on, after the record of the interrupted run is written.
+    """
+    with interrupted_once():
+        if world_size() > 1:
+            _prepare_process(config)  # the processes meet
+            if rank() > 0:
+                return _follow(config)
+        return _lead(config, listen)
+
+
+def _follow(config: RunConfig) -> Ran:
+    """A further process's part in a run: it works and measures, the first one records."""
+    path = record_path(config.runs_dir, config.study, run_id(config))
+    told = _heard()
+    if isinstance(told, UserError):
+        raise told
+    if told is not None:
+        return Ran(path=path, record=None, skipped=told)
+    try:
+        _work(config, {}, path, lambda *_: None)
+    except Exception as error:
+        # What the first process gets to know is that it was ended.
+        print(f"lora_scaling: process {rank()}: {_one_line(error)}", file=sys.stderr, flush=True)
+        time.sleep(_LAST_WORDS_S)  # the launcher ends everyone when one process ends: let the first record it
+        raise
+    _heard()  # until the record is written
+    return Ran(path=path, record=None, skipped=f"process {rank()}'s part is done")
+
+
+def _lead(config: RunConfig, listen: Listener) -> Ran:
+    name = run_id(config)
+    path = record_path(config.runs_dir, config.study, name)
+    with contextlib.ExitStack() as held:
+        try:
+            mine = held.enter_context(locked(path.parent))
+            skipped = None if mine else "another process is running it"
+            if mine and config.on_existing == "skip" and is_finished(path):
+                skipped = "finished before"
+            record = {} if skipped else _begun(config, name, path)
+        except UserError as error:
+            _tell(error)
+            raise
+        _tell(skipped)
+        if skipped:
+            return Ran(path=path, record=read_record(path) if mine else None, skipped=skipped)
+        failure: LoraScalingError | None = None
+        try:
+            _work(config, record, path, listen)
+        except KeyboardInterrupt as stop:
+            record |= {"status": "interrupted", "error": str(stop) or "interrupted from the keyboard"}
+            raise
+        except LoraScalingError as error:
+            failure = error
+            record |= {"status": "oom" if isinstance(error, OutOfMemory) else "failed", "error": str(error)}
+        except Exception as error:
+            failure = RunFailure(f"the run failed: {_one_line(error)}; {path} holds the traceback")
+            record |= {"status": "failed", "error": _one_line(error), "traceback": traceback.format_exc()}
+        finally:
+            record["finished_at"] = now()
+            write_record(path, record)
+        _add_emissions(config, record, path)
+        write_record(path, record)
+        if failure is None:
+            _tell("recorded")
+        return Ran(path=path, record=record, failure=failure)
+
+
+def _tell(word: str | UserError | None) -> None:
+    """Let the further processes of a distributed run know; they wait for it in `_follow`."""
+    if world_size() > 1:
+        from lora_scaling.training.ranks import from_first
+
+        from_first(word)
+
+
+def _heard() -> str | UserError | None:
+    """What the first process tells. One that is gone has said why: this one then ends without a word."""
+    from lora_scaling.training.ranks import from_first
+
+    try:
+        return from_first(None)
+    except RuntimeError:  # what torch raises for a group that is not complete any more
+        raise SystemExit(1) from None
+
+
+def _begun(config: RunConfig, name: str, path: Path) -> Record:
+    """The record of a run that starts now, as it was written."""
+    if _workbench.cache_info().currsize:  # not before the first run of the process
+        time.sleep(config.cooldown_s)
+    started = blank_record(run_id=name, study=config.study, config=config.to_dict(), provenance=provenance())
+    record = started | {
+        "error": "the process ended before the run did",
+        "replicate": config.replicate,
+        "order": config.order,
+        "session": config.session or _session(),
+        "world_size": world_size(),
+    }
+    write_record(path, record)
+    return record
+
+
+def _work(config: RunConfig, record: Record, path: Path, listen: Listener) -> None:
+    from lora_scaling.training.ranks import gathered
+
+    device, workbench, meter = _prepare_process(config)
+    record["device"] = device.describe()
+    # Several processes on a host have one of them hold the devices of all.
+    held = [name for place, name in gathered((host(), _device_name(record["device"]))) if place == host()]
+    with devices_held(
+        held if local_rank() == 0 else (),
+        wait=config.exclusive_device,
+        waiting=lambda: listen("waiting for the device", 0, 0, None),
+    ) as alone:
+        gathered(None)  # nobody starts before all devices are held
+        try:
+            _measured(config, record, path, listen, device, workbench, meter)
+        finally:
+            if not alone():
+                record["exclusive"] = False
+                record["warnings"] = [*record.get("warnings", []), _SHARED]
+
+
+def _measured(
+    config: RunConfig,
+    record: Record,
+    path: Path,
+    listen: Listener,
+    device: "Device",
+    workbench: "Workbench",
+    meter: EnergyMeter,
+) -> None:
+    from lora_scaling.training.engine import Facts, execute
+    from lora_scaling.training.ranks import gathered
+
+    baseline = None
+    if config.metering.idle_s > 0 and world_size() == 1:  # of several processes none sees all that idles
+        baseline = idle_baseline(meter, config.metering.idle_s, Path(config.runs_dir) / ".idle")
+    facts = Facts()
+    recording = meter.recording()
+    try:
+        execute(
+            config,
+            device,
+            workbench,
+            recording,
+            facts,
+            folder=path.parent,
+            progress=lambda phase, done, total: listen(phase, done, total, recording.joules_so_far()),
+        )
+        record |= {"status": "ok", "error": None}
+    finally:
+        account = recording.close(baseline)
+        together = world_size() > 1
+        _enter(config, record, path, facts, account, [_FIRST_ONLY] if together else [])
+        if together and record.get("status") == "ok":  # otherwise another process may never give its account
+            account = combine(gathered(account))
+            peaks = gathered(facts.peak_memory_gb)  # of the process that needed most, where all are known
+            facts.peak_memory_gb = None if None in peaks else max(peak for peak in peaks if peak is not None)
+            _enter(config, record, path, facts, account, [])
+
+
+def _enter(
+    config: RunConfig,
+    record: Record,
+    path: Path,
+    facts: "Facts",
+    account: EnergyAccount,
+    further: list[dict[str, str]],
+) -> None:
+    """Put what was done and what it took into the record, and the timeline beside it; `further` are warnings."""
+    record |= asdict(facts)
+    record["energy"] = account.to_dict()
+    record["exclusive"] = account.exclusive
+    record["warnings"] = [*facts.warnings, *further, *account.warnings]
+    record["total_s"] = sum(phase.seconds for phase in account.phases)
+    record["mfu"] = _utilisation(config, record)
+    if rank() == 0:
+        account.write_timeline(path.parent / TIMELINE_NAME)
+
+
+def _device_name(device: Mapping[str, Any]) -> str:
+    """What tells the devices of a host apart."""
+    return device["uuid"] or device["kind"]
+
+
+@functools.cache
+def _workbench() -> "Workbench":
+    from lora_scaling.training.model_cache import Workbench
+
+    return Workbench()
+
+
+def _prepare_process(config: RunConfig) -> "tuple[Device, Workbench, EnergyMeter]":
+    """Everything slow that happens once a process and belongs to no run: imports, device, sensors."""
+    from lora_scaling.training.device import choose
+    from lora_scaling.training.ranks import join
+
+    device = choose(config.device, config.precision)
+    _spare_imports_from_collection()
+    workbench = _workbench()
+    join(device.kind)
+    metering = config.metering
+    if world_size() > 1:
+        metering = settings_for_rank(metering, local_rank(), local_world_size(), one_gpu=True)
+    meter = open_meter(metering, device.synchronize, gpu_expected=device.kind != "cpu")
+    if workbench.idle_bytes == 0:
+        workbench.idle_bytes = device.idle_bytes()
+    return device, workbench, meter
+
+
+@functools.cache
+def _spare_imports_from_collection() -> None:
+    """Trainer collects garbage as training starts, inside the measured window: a quarter of a second of walking
+    through imported modules that never change. Freezing them takes that out of every run."""
+    gc.collect()
+    gc.freeze()
+
+
+def idle_after(config: RunConfig) -> str | None:
+    """Measure the idle power again after this process's runs; a sentence, or None where none was measured before.
+
+    Both baselines are kept in `<runs_dir>/<study>/idle.json`: a machine that idles higher after a sweep than before
+    it was warmer, or no longer alone.
+    """
+    if config.metering.idle_s <= 0 or world_size() > 1 or not _workbench.cache_info().currsize:
+        return None
+    try:
+        device, workbench, meter = _prepare_process(config)
+    except UserError:  # the sweep's own runs have said so
+        return None
+    before = meter.idle
+    workbench.drop_base()
+    device.synchronize()
+    with devices_held([_device_name(device.describe())], wait=config.exclusive_device):
+        after = measure_idle(meter, config.metering.idle_s)
+    if before is None:
+        return None
+    path = Path(config.runs_dir) / config.study / "idle.json"
+    try:
+        write_record(path, {"before": before.to_dict(), "after": after.to_dict()})
+    except UnwritableError as error:  # the runs are finished and recorded
+        print(f"lora_scaling: {path.name} was not written: {error}", file=sys.stderr, flush=True)
+    for when, baseline in (("before", before), ("after", after)):
+        if baseline.reason is not None:
+            return f"Idle power not compared: {when} the runs, {baseline.reason}"
+    return f"Idle power: {before.power_w:.3g} W before, {after.power_w:.3g} W after"
+
+
+def _add_emissions(config: RunConfig, record: Record, path: Path) -> None:
+    """Grams from the timeline. The energy is safe by now; a grid that fails leaves its reason, not an error."""
+    if not record["energy"] or not config.metering.enabled:
+        return
+    with contextlib.suppress(OSError, RecordError):
+        bins = read_timeline(path.parent / TIMELINE_NAME)
+        record["emissions"] = compute_emissions(bins, config.grid).to_dict()
+
+
+def _utilisation(config: RunConfig, record: Record) -> float | None:
+    """Model FLOPs utilisation of the train phase against the dense peak of the device's sheet; None without one.
+
+    Recomputation is not counted as useful (Chowdhery et al. 2022, arXiv:2204.02311, app. B).
+    """
+    device, flops = record.get("device") or {}, record["work"].get("model_flops")
+    train_s = record_to_row(record)["train_s"]
+    if device.get("kind") != "cuda" or not flops or not train_s:
+        return None
+    # A listed sheet that was asked for is of its own device alone; one of the user's own is of whatever is here.
+    asked = preset("auto") if config.hardware.name in presets("hardware") else config.hardware
+    sheet = from_nvml_name(device["name"], asked, limit_w=0.0, memory_gb=device["memory_gb"])
+    peak = sheet.peak_tflops.get(record["training"]["precision"])
+    return flops / train_s / (peak * 1e12 * device["gpu_count"]) if peak else None
+
+
+@functools.cache
+def _session() -> str:
+    """One process: its runs share caches, temperature and neighbours, and differ from other processes' in them."""
+    return f"{host()}-{os.getpid()}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

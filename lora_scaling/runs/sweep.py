@@ -1,0 +1,235 @@
+"""A sweep as a Hydra sweeper, so that any Hydra launcher can carry its runs: planned, resumed, and summed up."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from lora_scaling.config import RunConfig
+from lora_scaling.errors import RecordError, RunFailure, UserError
+from lora_scaling.estimate import Estimate
+from lora_scaling.estimate.sweeps import Total, estimates_of, total_of
+from lora_scaling.ranks import world_size
+from lora_scaling.records import Record, read_record, record_path
+from lora_scaling.runs import progress as console
+from lora_scaling.runs.plan import Design, Planned, plan
+from lora_scaling.runs.run import idle_after
+from lora_scaling.units import JOULES_PER_KWH
+
+# A job that is cut short has spent its energy for nothing; a limit that is too long only waits longer in the queue.
+_LIMIT_MARGIN = 1.5
+_LEAST_LIMIT_MIN = 10
+
+
+class DesignSweeper(Sweeper):
+    """Plans the runs of a sweep, has the launcher carry out what is not finished yet, and prints the outcome."""
+
+    def __init__(self, **design: Any) -> None:
+        super().__init__()
+        self.design = Design(**{key: _plain(value) for key, value in design.items()})
+        self.config: DictConfig
+        self.task_function: TaskFunction
+        self.hydra_context: HydraContext
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context = hydra_context
+        self.task_function = task_function
+        self.config = config
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run the sweep.
+
+        Raises:
+            UserError: a point of it cannot be run, or it would cost more than allowed; nothing has been started then.
+            RunFailure: some runs did not finish; all others did.
+        """
+        runs = plan(self.design, arguments, self._compose)
+        # Of several processes the first decides run by run what to skip: all must see the same list.
+        todo = [run for run in runs if world_size() > 1 or not run.finished]
+        where = f"{runs[0].config.runs_dir}/{runs[0].config.study}"
+        settings = self.config.hydra.launcher
+        here = settings["_target_"].endswith("BasicLauncher")  # others have processes of their own
+        estimates = _estimates([run.config for run in todo], one_process=here, elsewhere=_elsewhere(settings))
+        expected = estimates if isinstance(estimates, str) else total_of(estimates)
+        print(f"{len(runs)} runs in {where}: {len(runs) - len(todo)} finished before, {len(todo)} to do")
+        if todo:
+            print(_said(expected), flush=True)
+        _refuse_excess(expected, runs[0].config, "sweep")
+        launcher = self._launcher(estimates, todo)
+        # Hydra loads its plugins' modules a second time, so that their classes are only alike by name.
+        if type(launcher).__name__ == "BasicLauncher":  # its runs are this process's, which can count them
+            console.display = console.Display(total=len(todo))
+        try:
+            _launch(launcher, todo)
+            if todo and (idle := idle_after(todo[0].config)):
+                print(idle, flush=True)
+        finally:
+            failed = _summarise(runs, where)
+        if failed:
+            raise RunFailure(f"{len(failed)} of {len(runs)} runs did not finish: {'; '.join(failed)}")
+
+    def _compose(self, overrides: list[str]) -> DictConfig:
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+        OmegaConf.set_struct(config, False)
+        return config
+
+    def _launcher(self, estimates: list[Estimate] | str, todo: Sequence[Planned]) -> Launcher:
+        """The launcher that was chosen; where its jobs need a time limit and have none, with ours."""
+        settings = self.config.hydra.launcher
+        if todo and settings.get("timeout_min", 0) is None:
+            if settings["_target_"].endswith("SlurmLauncher"):
+                _refuse_auto(todo)
+            limit = time_limit_min(estimates)
+            print(
+                f"Time limit of each job: {limit} min, from the estimate of the longest run "
+                "(hydra.launcher.timeout_min=… sets another)",
+                flush=True,
+            )
+            with open_dict(settings):
+                settings["timeout_min"] = limit
+        return Plugins.instance().instantiate_launcher(
+            hydra_context=self.hydra_context, task_function=self.task_function, config=self.config
+        )
+
+
+def time_limit_min(estimates: Sequence[Estimate] | str) -> int:
+    """Minutes that a job of one run may take: the upper end of the longest run's interval, with a margin.
+
+    Raises:
+        UserError: the time of a run is unknown.
+    """
+    times = [] if isinstance(estimates, str) else [run.time_s for run in estimates]
+    if not times or None in times:
+        raise UserError(
+            "`hydra.launcher.timeout_min` was null, and how long these runs take is unknown "
+            "(python -m lora_scaling.estimate -m … says why); give hydra.launcher.timeout_min=MINUTES"
+        )
+    longest_s = max(time.high for time in times if time is not None)
+    return max(_LEAST_LIMIT_MIN, math.ceil(_LIMIT_MARGIN * longest_s / 60))
+
+
+def _refuse_auto(todo: Sequence[Planned]) -> None:
+    """Raise if the runs' hardware is that of this machine, which only hands them to others."""
+    if any(run.config.hardware.kind == "auto" for run in todo):
+        raise UserError(
+            "`hydra.launcher.timeout_min` was null with hardware=auto, which is this machine and not the cluster's; "
+            "name the nodes' GPU (hardware=a100-80gb, h100-sxm …), or give hydra.launcher.timeout_min=MINUTES"
+        )
+
+
+def _elsewhere(launcher: DictConfig) -> bool:
+    """Whether the jobs run on machines other than this one, as far as a launcher's settings tell."""
+    name = launcher["_target_"].rpartition(".")[2]
+    cluster = name == "RayLauncher" and OmegaConf.select(launcher, "ray.init.address") is not None
+    return cluster or name in ("SlurmLauncher", "RayAWSLauncher")
+
+
+def _launch(launcher: Launcher, todo: Sequence[Planned]) -> None:
+    if not todo:
+        return
+    for result in launcher.launch([run.overrides for run in todo], initial_job_idx=0):
+        _ = result.return_value  # raises what the task could not record
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
+def register_sweeper() -> None:
+    """Make `hydra/sweeper=design` known. Hydra wants plugins in a namespace of its own: the name is put there."""
+    Plugins.instance().class_name_to_class["hydra_plugins.lora_scaling.DesignSweeper"] = DesignSweeper
+
+
+def _estimates(runs: Sequence[RunConfig], *, one_process: bool, elsewhere: bool = False) -> list[Estimate] | str:
+    """What each run will cost by priors, or why that is unknown; of one process, later ones find a model set up.
+
+    elsewhere: this machine's own device says nothing of the runs'.
+    """
+    if elsewhere and any(run.hardware.kind == "auto" for run in runs):
+        return (
+            "hardware=auto is this machine, and the jobs run on others; name their device, such as hardware=a100-80gb"
+        )
+    try:
+        return estimates_of([_on_all(run) for run in runs], one_process=one_process)
+    except UserError as error:  # a shape or data set that only loading reveals is no reason not to run
+        return str(error)
+
+
+def _on_all(run: RunConfig) -> RunConfig:
+    """The run on the devices of all processes of this launch, unless it says how many there are."""
+    if world_size() == 1 or run.hardware.count > 1:
+        return run
+    return dataclasses.replace(run, hardware=dataclasses.replace(run.hardware, count=world_size()))
+
+
+def _said(expected: Total | str) -> str:
+    """What the sweep is expected to cost, in one line."""
+    if isinstance(expected, str):
+        return f"Expected cost unknown: {expected.partition(';')[0]}"
+    energy, time = expected.energy_kwh, expected.time_s
+    if energy is None or time is None:
+        return "Expected cost unknown for this device (python -m lora_scaling.estimate -m … says why)"
+
+    def wh(kwh: float) -> str:
+        return console.format_energy(kwh * JOULES_PER_KWH)
+
+    return (
+        f"Expected: {wh(energy.estimate)} ({wh(energy.low)} to {wh(energy.high)}), "
+        f"{console.format_duration(time.estimate)} "
+        f"({console.format_duration(time.low)} to {console.format_duration(time.high)}), by priors"
+    )
+
+
+def refuse_dear_run(config: RunConfig) -> None:
+    """Raise if a run by itself is expected to exceed its `max_kwh` or `max_hours`."""
+    if config.max_kwh is None and config.max_hours is None:
+        return
+    estimates = _estimates([config], one_process=True)
+    _refuse_excess(estimates if isinstance(estimates, str) else total_of(estimates), config, "run")
+
+
+def _refuse_excess(expected: Total | str, config: RunConfig, what: str) -> None:
+    """Raise if what is allowed (`max_kwh`, `max_hours`) is less than what is expected."""
+    energy, time = (None, None) if isinstance(expected, str) else (expected.energy_kwh, expected.time_s)
+    for field, figure, unit in (
+        ("max_kwh", energy.estimate if energy else None, "kWh"),
+        ("max_hours", time.estimate / 3600 if time else None, "h"),
+    ):
+        allowed = getattr(config, field)
+        if allowed is None:
+            continue
+        if figure is None:
+            remedy = f"{expected}; or drop {field}" if isinstance(expected, str) else "drop it"
+            raise UserError(
+                f"`{field}` was {allowed}; the cost of this {what} is unknown, so it cannot be held: {remedy}"
+            )
+        if figure > allowed:
+            raise UserError(
+                f"`{field}` was {allowed}; this {what} is expected to take {figure:.3g} {unit}: allow more, or do less"
+            )
+
+
+def _summarise(runs: Sequence[Planned], where: str) -> list[str]:
+    """Print the closing table; return what did not finish, each with its reason."""
+    records: list[Record] = []
+    failed: list[str] = []
+    for run in runs:
+        try:
+            record = read_record(record_path(run.config.runs_dir, run.config.study, run.run_id))
+        except RecordError:
+            failed.append(f"{run.run_id} (not started)")
+            continue
+        if record["status"] == "ok":
+            records.append(record)
+        else:
+            failed.append(f"{run.run_id} ({record['status']}: {record['error']})")
+    if records:
+        print(f"\n{console.table(records)}\n")
+        print(f"Records: {where}\nAnalyse: python -m analysis report {where}", flush=True)
+    return failed

@@ -1,0 +1,55 @@
+"""The processes of one distributed run as a group that can exchange objects."""
+
+import logging
+import os
+import sys
+from datetime import timedelta
+from typing import Any, NoReturn, TypeVar
+
+import torch
+
+from lora_scaling.ranks import local_rank, world_size
+
+T = TypeVar("T")
+
+# A rank that is lost for so long is not coming back: the others fail instead of waiting on. The first one may take
+# half an hour to load a model of 70 B, for which all wait that share it.
+_PATIENCE = timedelta(minutes=60)
+
+
+def join(kind: str) -> None:
+    """Meet the other processes of the launch; nothing for one alone. `kind` is the device's."""
+    if world_size() == 1 or torch.distributed.is_initialized():
+        return
+    if kind == "cuda":
+        torch.cuda.set_device(local_rank())
+    torch.distributed.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=_PATIENCE)
+
+
+def leave() -> NoReturn:
+    """Part from the group, and end this process well.
+
+    A sharded model holds on to its group, whose threads hold on to tensors: an interpreter that winds down beside
+    them now and then aborts ("terminate called without an active exception", pytorch#190489), and the launcher would
+    count a finished run as failed. So it does not wind down.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def gathered(mine: T) -> list[T]:
+    """What each process gave, in order of rank, on all of them."""
+    if world_size() == 1:
+        return [mine]
+    everyone: list[Any] = [None] * world_size()
+    torch.distributed.all_gather_object(everyone, mine)
+    return everyone
+
+
+def from_first(mine: T) -> T:
+    """What the first process gave, on all of them."""
+    return gathered(mine)[0]

@@ -1,0 +1,48 @@
+"""docs/study is what its sweeps make: the same runs by name, each finished, and commands that would join them."""
+
+from pathlib import Path
+
+import pytest
+
+from analysis.claims.decide import decide
+from analysis.claims.verdicts import Options
+from analysis.tables.table import load_runs
+from lora_scaling.config import run_id
+from lora_scaling.estimate.sweeps import expand
+from lora_scaling.records import find_records, read_record
+
+RUNS = Path(__file__).resolve().parents[3] / "docs" / "study" / "runs"
+
+
+def published(study: str) -> dict[str, str]:
+    return {path.parent.name: read_record(path)["status"] for path in find_records([RUNS / study])}
+
+
+@pytest.mark.parametrize(("study", "runs"), [("linear", 67), ("size", 36), ("method", 27), ("grouping", 18)])
+def test_the_sweeps_make_the_published_runs(study: str, runs: int) -> None:
+    """A run's name holds all that determines its work: the same command would find every one of them finished."""
+    planned = {run_id(config) for config in expand([f"+sweeps=study_{study}"])}
+    assert len(planned) == runs
+    assert published(study) == dict.fromkeys(planned, "ok")
+
+
+def test_the_command_that_would_decide_a_claim_repeats_the_settings_of_the_runs() -> None:
+    """What is there already is skipped, and what is new can be compared with it."""
+    claims = {claim.id: claim for claim in decide(load_runs([RUNS / "method"]), Options()).claims}
+    needs = claims["full_vs_lora"].needs
+    assert needs is not None
+    assert needs.command is not None
+    words = needs.command.removeprefix("python -m lora_scaling -m ").split()
+    planned = {run_id(config) for config in expand(words)}
+    there = {name for name in published("method") if name.startswith(("ladder-3m-lora-", "ladder-3m-full-"))}
+    assert len(there) == 6
+    assert there <= planned
+
+
+def test_a_sweep_with_another_setting_takes_no_verdict_from_one_without_it() -> None:
+    """`grouping` differs from `linear` in the grouping by length alone, which bends its growth."""
+    alone, both = (
+        [claim.verdict for claim in decide(load_runs([RUNS / name for name in names]), Options()).claims[:4]]
+        for names in (["linear"], ["linear", "grouping"])
+    )
+    assert alone == both == ["supported", "supported", "refuted", "supported"]

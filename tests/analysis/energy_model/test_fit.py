@@ -1,0 +1,377 @@
+"""`fit`: known laws come back, the numbers are those of independent arithmetic, the file says what it is."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.cli import main
+from analysis.energy_model.backtest import backtest
+from analysis.energy_model.energy_fit import fit_table
+from analysis.energy_model.fit import validated_fit
+from analysis.energy_model.predict import mixture_quantiles, predict_many
+from analysis.tables.run_quantities import group_levels
+from benchmarks.interval_coverage import as_table
+from lora_scaling.config.devices import same_device
+from lora_scaling.errors import UserError
+from lora_scaling.estimate.fit_file import load_fit
+from lora_scaling.estimate.quantiles import Component, mixture_quantile
+from lora_scaling.estimate.terms import Target, contribution
+from tests.support.fit_tables import J_PER_FLOP, frame_of, law, table_of
+
+
+def best(document: dict) -> dict:
+    return document["models"][0]
+
+
+def test_power_law_in_size_is_recovered_exactly() -> None:
+    document = fit_table(frame_of(law(lambda f: (f / 1e9) ** -0.2))).document
+    model = best(document)
+    assert model["name"] == "power"
+    assert model["params"]["gamma"] == pytest.approx(0.8, abs=1e-9)
+    assert math.exp(model["params"]["alpha"]) == pytest.approx(J_PER_FLOP * (1e9) ** 0.2, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("power", "name"), [(0.5, "saturating-slowly"), (1.0, "saturating"), (2.0, "saturating-suddenly")]
+)
+def test_saturating_utilisation_is_recovered(power: float, name: str) -> None:
+    half = 4e9
+    document = fit_table(frame_of(law(lambda f: 1 + (half / f) ** power), cv=1e-5)).document
+    model = best(document)
+    assert model["name"].startswith(name)
+    assert math.exp(model["params"]["log_half_size"]) == pytest.approx(half, rel=1e-3)
+    assert math.exp(model["params"]["alpha"]) == pytest.approx(J_PER_FLOP, rel=1e-3)
+
+
+def test_fixed_cost_of_a_run_is_recovered_in_tokens() -> None:
+    models = fit_table(frame_of(law(fixed_tokens=2e5), cv=1e-5)).document["models"]
+    assert sum(m["weight"] for m in models if m["name"].endswith("fixed cost")) == pytest.approx(1)
+    assert math.exp(models[0]["params"]["log_fixed_cost"]) == pytest.approx(2e5, rel=1e-3)
+
+
+def test_method_effect_is_relative_to_the_commonest_method() -> None:
+    frame = frame_of(law(full=1.3), methods=("lora", "full"), cv=1e-6)
+    frame = frame[(frame["method"] == "lora") | (frame["params"] > 3e8)]
+    model = best(fit_table(frame).document)
+    assert model["params"]["method[full]"] == pytest.approx(math.log(1.3), abs=1e-5)
+
+
+def test_linear_member_is_ordinary_least_squares_on_logs() -> None:
+    frame = frame_of(law(), cv=0.05, seed=4)
+    document = fit_table(frame).document
+    model = next(m for m in document["models"] if m["name"] == "power")
+    x = np.log((frame["flops"] / frame["tokens_seen"]).to_numpy())
+    y = np.log((frame["energy_train_kwh"] * 3.6e6 / frame["tokens_seen"]).to_numpy())
+    design = np.column_stack([np.ones_like(x), x])
+    beta, rss, *_ = np.linalg.lstsq(design, y, rcond=None)
+    sigma2 = float(rss[0]) / (len(x) - 2)
+    assert [model["params"]["alpha"], model["params"]["gamma"]] == pytest.approx(list(beta), rel=1e-9)
+    assert np.array(model["covariance"]) == pytest.approx(sigma2 * np.linalg.inv(design.T @ design), rel=1e-6)
+    assert (model["sigma"], model["df"]) == (pytest.approx(math.sqrt(sigma2)), len(x) - 2)
+    n, k = len(x), 3
+    aicc = n * math.log(float(rss[0]) / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1)
+    assert model["aicc"] == pytest.approx(aicc)
+
+
+def test_weights_are_akaike_weights() -> None:
+    models = fit_table(frame_of(law(), cv=0.05, seed=4)).document["models"]
+    assert sum(m["weight"] for m in models) == pytest.approx(1)
+    assert all(m["weight"] >= 0.01 for m in models)
+    plain = [m for m in models if " at " not in m["name"]]
+    for other in plain[1:]:
+        ratio = math.exp(-0.5 * (other["aicc"] - plain[0]["aicc"]))
+        assert other["weight"] / plain[0]["weight"] == pytest.approx(ratio, rel=1e-6)
+
+
+def test_written_file_predicts_what_the_fit_in_memory_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame = frame_of(law(lambda f: 1 + 4e9 / f, full=1.3), methods=("lora", "full"), cv=0.03)
+    frame.to_csv(tmp_path / "runs.csv", index=False)
+    assert main(["fit", str(tmp_path / "runs.csv"), "--out", str(tmp_path)]) == 0
+    assert "weight" not in capsys.readouterr().err
+    text = (tmp_path / "fit.json").read_text(encoding="utf-8")
+    document = json.loads(text)
+    assert text.count("\n") > 50
+    assert (document["schema_version"], document["kind"], document["n"]) == (1, "energy_fit", 36)
+    assert document["ranges"]["params"] == pytest.approx([0.135e9, 8e9])
+    assert document["methods"] == ["full", "lora"]
+    assert not list(tmp_path.glob(".*"))
+    fit = load_fit(tmp_path / "fit.json")
+    again = fit_table(pd.read_csv(tmp_path / "runs.csv").pipe(lambda _: frame)).fit
+    target = Target(values=_values(2e9, 5e5), labels={"method": "lora"})
+    assert fit.predict(target).estimate == pytest.approx(again.predict(target).estimate, rel=1e-9)
+
+
+def _values(params: float, tokens: float, per_param: float = 4.0) -> dict[str, float]:
+    return {
+        "tokens": tokens,
+        "samples_seen": tokens / 100,
+        "flops_per_token": per_param * params,
+        "flops": per_param * params * tokens,
+        "params": params,
+        "adapter_rank": 8.0,
+        "batch_size": 8.0,
+        "gpu_count": 1.0,
+    }
+
+
+def test_vectorised_predictions_are_the_estimators() -> None:
+    frame = frame_of(law(lambda f: 1 + 4e9 / f, fixed_tokens=1e5, full=1.3), methods=("lora", "full"), cv=0.04)
+    fitted = fit_table(frame)
+    targets = [(p, t, m) for p in (1e8, 1e9, 7e10) for t in (1e4, 1e6, 1e8) for m in ("lora", "full")]
+    singles = [_values(p, t, 6.0 if m == "full" else 4.0) for p, t, m in targets]
+    values = {name: np.array([one[name] for one in singles]) for name in singles[0]}
+    labels = {"method": np.array([m for *_, m in targets], dtype=object)}
+    labels |= {name: np.array(["NVIDIA RTX A4000" if name == "hardware" else "bf16"] * len(targets), dtype=object)
+               for name in ("hardware", "precision")}  # fmt: skip
+    bands = predict_many(fitted.fit.energy, values, labels)
+    for i, (one, (*_, method)) in enumerate(zip(singles, targets, strict=True)):
+        target = Target(values=one, labels={"method": method, "hardware": "NVIDIA RTX A4000", "precision": "bf16"})
+        mixture = [model.component(target) for model in fitted.fit.energy]
+        for probability, ours in ((0.05, bands.low), (0.5, bands.estimate), (0.95, bands.high)):
+            assert ours[i] == pytest.approx(math.exp(mixture_quantile(mixture, probability)), rel=1e-7)
+
+
+def test_mixture_quantiles_agree_with_the_scalar_ones() -> None:
+    rng = np.random.default_rng(2)
+    weight, df = np.array([0.2, 0.5, 0.3]), np.array([2.0, 9.0, 40.0])
+    location, scale = rng.normal(size=(3, 5)), rng.uniform(0.1, 2, size=(3, 5))
+    for p in (0.01, 0.05, 0.5, 0.95):
+        ours = mixture_quantiles(weight, location, scale, df, p)
+        for j in range(5):
+            parts = [
+                Component(weight=weight[i], location=location[i, j], scale=scale[i, j], df=df[i]) for i in range(3)
+            ]
+            assert ours[j] == pytest.approx(mixture_quantile(parts, p), abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    "term", ["1", "log(tokens)", "tokens", "saturation(tokens)", "saturation(tokens, 0.5)", "method=full"]
+)
+def test_slopes_of_terms_are_derivatives(term: str) -> None:
+    target = Target(values={"tokens": 3.7}, labels={"method": "full"})
+    up, down = (contribution(term, 1.3 + h, target)[0] for h in (1e-6, -1e-6))
+    assert contribution(term, 1.3, target)[1] == pytest.approx((up - down) / 2e-6, rel=1e-6)
+
+
+def test_noise_that_grows_with_the_work_is_modelled() -> None:
+    rng = np.random.default_rng(0)
+    frame = frame_of(law(), replicates=15)
+    spread = 0.02 * (frame["flops"] / frame["flops"].median()) ** 0.3
+    frame["energy_train_kwh"] *= np.exp(spread * rng.standard_normal(len(frame)))
+    noise = best(fit_table(frame).document)["noise"]
+    assert noise["variable"] == "flops"
+    assert noise["exponent"] == pytest.approx(0.3, abs=0.08)
+
+
+def test_even_noise_is_left_alone() -> None:
+    assert "noise" not in best(fit_table(frame_of(law(), cv=0.03, replicates=3, seed=1)).document)
+
+
+def test_fixed_part_follows_the_size_of_the_model_and_leaves_cached_setups_out() -> None:
+    frame = frame_of(law(), cv=0.02)
+    frame["setup_reused"] = [False] * (len(frame) - 3) + [True] * 3
+    frame.loc[frame.index[-3:], "energy_kwh"] = frame["energy_train_kwh"]
+    fixed = fit_table(frame).document["fixed"]["energy_j"]
+    own = (frame["energy_kwh"] - frame["energy_train_kwh"])[:-3] * 3.6e6
+    assert fixed["n"] == len(frame) - 3
+    assert fixed["mean"] == pytest.approx(own.mean())
+    assert fixed["models"][0]["params"]["params_exponent"] == pytest.approx(0.5, abs=0.05)
+
+
+def test_sizes_that_never_varied_leave_their_slope_open() -> None:
+    document = validated_fit(table_of(law(), cv=0.03, sizes=(1e9,), replicates=4)).fitted.document
+    assert document["beyond"]["flops_per_token"] == pytest.approx(0.25)
+    assert document["beyond"]["tokens"] < 0.1
+    varied = validated_fit(table_of(law(), cv=0.03, replicates=2)).fitted.document
+    assert varied["beyond"]["flops_per_token"] < 0.1
+
+
+def test_outlier_is_named_and_kept() -> None:
+    frame = frame_of(law(), cv=0.02, replicates=2)
+    frame["energy_train_kwh"] = frame["energy_train_kwh"].where(
+        frame["run_id"] != "run-7", 3 * frame["energy_train_kwh"]
+    )
+    document = fit_table(frame).document
+    assert [item["run_id"] for item in document["diagnostics"]["energy"]["outliers"]] == ["run-7"]
+    assert document["n"] == len(frame)
+
+
+def test_runs_without_energy_or_work_are_left_out_by_name() -> None:
+    frame = frame_of(law(), cv=0.02)
+    frame.loc[3, "energy_train_kwh"] = np.nan
+    frame.loc[4, "tokens_seen"] = np.nan
+    document = fit_table(frame).document
+    reasons = {item["run_id"]: item["reason"] for item in document["excluded"]}
+    assert reasons == {"run-3": "its training energy or time is unknown", "run-4": "its tokens are unknown"}
+    assert document["n"] == len(frame) - 2
+
+
+def test_three_columns_are_enough(tmp_path: Path) -> None:
+    samples = np.repeat([100, 200, 400, 800], 2)
+    table = pd.DataFrame({"samples": samples, "epochs": 1, "energy_kwh": 1e-4 * samples * np.tile([1.01, 0.99], 4)})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    assert main(["fit", str(tmp_path / "t.csv"), "--out", str(tmp_path)]) == 0
+    document = json.loads((tmp_path / "fit.json").read_text(encoding="utf-8"))
+    assert document["models"][0]["per"] == "samples_seen"
+    assert document["response"] == "energy_kwh"
+    assert any("per sample" in note for note in document["notes"])
+    fit = load_fit(tmp_path / "fit.json")
+    energy = fit.predict(Target(values={"samples_seen": 1600.0, "samples": 1600.0}, labels={}))
+    assert energy.low < 0.16 < energy.high
+
+
+def idle_runs(frame: pd.DataFrame, kwh: dict[str, float]) -> pd.DataFrame:
+    """Two runs of zero steps of each model, one a tenth above and one a tenth below what it is said to take."""
+    first = frame.drop_duplicates("model")
+    parts = [
+        first.assign(
+            run_id=[f"idle-{model}-{sign}" for model in first["model"]], samples_seen=0.0, steps=0.0, tokens_seen=0.0,
+            flops=0.0, energy_kwh=first["model"].map(kwh) * (1 + 0.1 * sign),
+        )
+        for sign in (-1, 1)
+    ]  # fmt: skip
+    return pd.concat(parts, ignore_index=True).dropna(subset=["energy_kwh"])
+
+
+def without_phases(frame: pd.DataFrame, idle: pd.DataFrame, kwh: dict[str, float]) -> pd.DataFrame:
+    frame = frame.assign(energy_kwh=frame["energy_train_kwh"] + frame["model"].map(kwh))
+    return pd.concat([frame, idle], ignore_index=True).assign(energy_train_kwh=np.nan, energy_setup_kwh=np.nan)
+
+
+def test_a_run_on_its_own_pays_the_set_up_that_others_found_paid() -> None:
+    """Loading costs 500 J; all but the first run of each model found it loaded for 5 J. Evaluation costs 100 J."""
+    frame = frame_of(law(), cv=0.01, replicates=3)
+    first = ~frame.duplicated("params")
+    frame = frame.assign(
+        model=frame["params"].map("{:g}".format),
+        setup_reused=~first,
+        energy_train_kwh=frame["energy_kwh"],
+        energy_setup_kwh=np.where(first, 500.0, 5.0) / 3.6e6,
+        setup_s=np.where(first, 50.0, 0.5),
+        train_s=100.0,
+    )
+    frame["energy_kwh"] += frame["energy_setup_kwh"] + 100 / 3.6e6
+    frame["total_s"] = 100 + frame["setup_s"] + 10
+    fixed = fit_table(frame).document["fixed"]
+    assert fixed["energy_j"]["n"] == len(frame)
+    assert fixed["energy_j"]["mean"] == pytest.approx(600)
+    assert fixed["time_s"]["mean"] == pytest.approx(60)
+    assert fixed["energy_j"]["note"] == f"set-up as the {first.sum()} runs paid it that loaded everything themselves"
+
+
+@pytest.mark.parametrize(
+    ("sessions", "gpus", "sd"), [(None, 0, None), (1, 0, 0.065), (1, 1, 0.025), (3, 0, 0.065), (12, 0, None)]
+)
+def test_another_session_s_spread_is_added_where_the_runs_cannot_show_it(
+    sessions: int | None, gpus: int, sd: float | None
+) -> None:
+    """Independent relative spreads add up as squares, on the log scale, at both ends; 1.645 holds 90 % of a normal."""
+    frame = frame_of(law(), cv=0.03, replicates=6, sizes=(1e8, 1e9)).assign(gpu_count=float(gpus))
+    if sessions is not None:
+        frame["session"] = [f"s{i % sessions}" for i in range(len(frame))]
+    result = validated_fit(as_table(frame))
+    told = result.fitted.document["session"]
+    assert (None if told is None else told["sd"]) == sd
+    fit = result.fitted.fit
+    target = Target(values={"tokens": 4e5, "flops_per_token": 6e8, "flops": 2.4e14, "params": 2e8}, labels={})
+    alone, found = (dataclasses.replace(fit, session_sd=0.0).predict(target), fit.predict(target))
+    for own, with_session in (
+        (alone.high / alone.estimate, found.high / found.estimate),
+        (alone.estimate / alone.low, found.estimate / found.low),
+    ):
+        assert math.log(with_session) == pytest.approx(math.hypot(math.log(own), 1.645 * (sd or 0.0)), rel=1e-3)
+
+
+def test_runs_of_zero_steps_measure_the_fixed_part_of_a_table_without_phases() -> None:
+    frame = frame_of(law(), cv=0.01)
+    same = dict.fromkeys(frame["model"].unique(), 1e-4)
+    document = fit_table(without_phases(frame, idle_runs(frame, same), same)).document
+    assert document["fixed"]["energy_j"]["mean"] == pytest.approx(360)
+    assert document["fixed"]["energy_j"]["n"] == 2 * len(same)
+    assert document["n"] == len(frame)
+
+
+def test_each_model_has_a_fixed_part_of_its_own() -> None:
+    """Loading costs the large model ten times what it costs the smallest; training is what is left for each."""
+    frame = frame_of(law(), cv=0.0)
+    own = {model: 1e-3 * 10 ** (i / 5) for i, model in enumerate(frame["model"].unique())}
+    fitted = fit_table(without_phases(frame, idle_runs(frame, own), own))
+    joules = np.exp(fitted.energy.work.log_y)
+    assert joules == pytest.approx(3.6e6 * frame["energy_train_kwh"].to_numpy(), rel=1e-9)
+    assert fitted.energy.best.sigma < 1e-6
+
+
+def test_a_model_without_runs_of_zero_steps_has_its_total_modelled() -> None:
+    frame = frame_of(law(), cv=0.01)
+    own = dict(zip(frame["model"], 1e-3 * frame["params"] / 1e9, strict=True))  # as of so many tokens more
+    told = dict(list(own.items())[:-1])
+    whole = without_phases(frame, idle_runs(frame, told), own)
+    fitted = fit_table(whole)
+    assert fitted.document["fixed"]["energy_j"] is None  # it is in the total, and must not be added again
+    assert np.exp(fitted.energy.work.log_y) == pytest.approx(3.6e6 * whole["energy_kwh"].to_numpy()[: len(frame)])
+    assert any("its fixed part included" in note for note in fitted.document["notes"])
+    graded = backtest(whole)  # its parts explain the same as the whole, whatever they know of zero steps
+    for split in graded.made:
+        kwh = whole.set_index("run_id")["energy_kwh"][list(split.table["run_id"])]
+        assert split.table["observed_kwh"].to_numpy() == pytest.approx(kwh.to_numpy())
+        assert split.name != "size" or split.median_ape < 0.1
+
+
+def test_a_device_under_two_names_is_one() -> None:
+    """Half of the runs call it A100-SXM4-80GB; an effect of the name would be none of the device."""
+    frame = frame_of(law(), cv=0.02, replicates=2)
+    frame["hardware"] = np.where(frame.index % 3 == 0, "A100-SXM4-80GB", "NVIDIA A100-SXM4-80GB")
+    document = fit_table(frame).document
+    assert document["hardware"] == ["NVIDIA A100-SXM4-80GB"]
+    assert not any("hardware" in name for model in document["models"] for name in model["params"])
+
+
+def test_a_target_by_any_name_of_its_device_is_predicted_alike() -> None:
+    """The estimator and the analysis evaluate one document: another device takes twice the energy here."""
+    frame = frame_of(law(), cv=0.02, replicates=3)
+    frame["hardware"] = np.where(frame.index % 3 == 0, "NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB")
+    frame.loc[frame.index % 6 == 0, "hardware"] = "H100-SXM"
+    frame["energy_train_kwh"] *= np.where(frame.index % 3 == 0, 2.0, 1.0)
+    fitted = fit_table(frame)
+    values = {name: float(column[0]) for name, column in fitted.energy.work.values.items()}
+    for name in ("NVIDIA H100 80GB HBM3", "h100-sxm", "NVIDIA A100-SXM4-80GB", "a100-80gb"):
+        target = Target(values=values, labels={"method": "lora", "hardware": name, "precision": "bf16"})
+        known = next(seen for seen in fitted.fit.hardware if same_device(seen, name))
+        labels = {key: np.array([value], dtype=object) for key, value in {**target.labels, "hardware": known}.items()}
+        bands = predict_many(fitted.fit.energy, {k: np.array([v]) for k, v in values.items()}, labels)
+        theirs = math.exp(mixture_quantile([model.component(target) for model in fitted.fit.energy], 0.5))
+        assert theirs == pytest.approx(float(bands.estimate[0]), rel=1e-6)
+        assert float(bands.estimate[0]) / np.exp(fitted.energy.work.log_y[0]) == pytest.approx(
+            1.0 if "H100" in known else 0.5, rel=0.1
+        )
+
+
+def test_too_few_runs_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="`runs` that trained with a known energy were 2; a fit needs at least 3"):
+        fit_table(frame_of(law()).head(2))
+    frame_of(law()).head(2).to_csv(tmp_path / "t.csv", index=False)
+    assert main(["fit", str(tmp_path / "t.csv")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_hundred_thousand_runs_are_fitted() -> None:
+    rng = np.random.default_rng(0)
+    frame = frame_of(law(lambda f: 1 + 4e9 / f), replicates=1000)
+    frame = pd.concat([frame] * 5, ignore_index=True)
+    frame["tokens_seen"] *= rng.uniform(0.8, 1.25, len(frame))
+    frame["flops"] = 4 * frame["params"] * frame["tokens_seen"]
+    noise = np.exp(0.03 * rng.standard_normal(len(frame)))
+    frame["energy_train_kwh"] = J_PER_FLOP * frame["flops"] * (1 + 1e9 / frame["params"]) * noise / 3.6e6
+    model = best(fit_table(frame, with_time=False).document)
+    assert len(frame) == 90_000
+    assert math.exp(model["params"]["log_half_size"]) == pytest.approx(4e9, rel=0.01)
+
+
+def test_levels_join_neighbours_but_do_not_chain() -> None:
+    assert len(group_levels(np.array([1.0, 1.01, 2.0, 4.0]))[0]) == 3
+    assert len(group_levels(np.exp(np.linspace(0, 1, 1001)), 0.1)[0]) in (10, 11)

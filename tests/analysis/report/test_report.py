@@ -1,0 +1,492 @@
+"""The page: whole, self-contained, escaped, and of one mind with `claims --json`."""
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.claims.decide import decide
+from analysis.claims.verdicts import Options
+from analysis.cli import main as analysis_main
+from analysis.figures.style import Drawn, canvas
+from analysis.report import report
+from analysis.report.estimates import estimates_section, read_estimates, sentence
+from analysis.report.html import picture
+from analysis.report.provenance import provenance_of
+from analysis.tables.table import RunTable, load_runs, table_from_frame
+from benchmarks.simulated_tables import FACTORIAL, curve, noisy
+from lora_scaling.commands.estimate import main
+from lora_scaling.errors import UserError
+from lora_scaling.grid import equivalents
+
+ROOT = Path(__file__).resolve().parents[3]
+VOID = {"img", "meta", "br", "wbr", "path", "use", "rect", "circle", "line", "image"}
+
+
+def affine_runs(exponent: float = 1.0, name: str = "ladder-1m") -> pd.DataFrame:
+    """Runs whose energy is 0.001 + 2e-5·samples^exponent kWh within 1 %, three of each, measured on a GPU."""
+    generator = np.random.default_rng(7)
+    rows = []
+    for samples in (64, 128, 256, 512, 1024, 2048):
+        for replicate in range(3):
+            energy = (1e-3 + 2e-5 * samples**exponent) * float(np.exp(0.01 * generator.standard_normal()))
+            rows.append(
+                {
+                    "run_id": f"{name}-{samples}-{replicate}", "study": "s", "samples": samples, "epochs": 1,
+                    "energy_kwh": energy, "energy_gpu_kwh": energy, "energy_source_gpu": "nvml_counter",
+                    "energy_train_kwh": energy - 1e-3, "tokens_seen": 100 * samples, "flops": 1e9 * samples,
+                    "method": "lora", "rank": 8, "model": name, "params": 1e6, "steps": samples // 8,
+                    "emissions_g": 100 * energy, "intensity_status": "static",
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows).sample(frac=1, random_state=3)
+
+
+class Page(HTMLParser):
+    """Balance of tags, addresses and texts of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.texts: list[str] = []
+        self.tags: set[str] = set()
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "action")]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+@pytest.fixture(scope="module")
+def findings() -> report.Findings:
+    return report.find(table_from_frame(affine_runs()), Options(), [])
+
+
+@pytest.fixture(scope="module")
+def html(findings: report.Findings) -> str:
+    return report.render(findings)
+
+
+def test_the_page_is_whole_and_fetches_nothing(html: str) -> None:
+    page = Page(html)
+    assert page.open == []
+    assert {"h1", "h2", "figure", "svg", "table"} <= page.tags
+    assert all(address.startswith(("#", "data:")) for address in page.addresses)
+    assert not re.search(r"@import|url\((?!#)", html)
+    assert len(page.ids) == len(set(page.ids))  # several figures share the page
+    targets = {address[1:] for address in page.addresses if address.startswith("#")}
+    assert targets <= set(page.ids)
+
+
+def test_every_section_is_there(findings: report.Findings, html: str) -> None:
+    titles = ("In short", "Verdicts", "Figures", "Predictions", "Measured and modelled", "Emissions", "Warnings")
+    for title in (*titles, "Runs", "Methods"):
+        assert f"<h2>{title}</h2>" in html
+    assert findings.failures == {}
+    assert "could not be" not in html
+
+
+def test_verdicts_are_those_of_claims(findings: report.Findings, html: str) -> None:
+    expected = decide(table_from_frame(affine_runs()), Options())
+    assert [c.verdict for c in findings.claims.claims] == [c.verdict for c in expected.claims]
+    by_id = {claim.id: claim for claim in expected.claims}
+    assert by_id["linear_in_samples"].verdict == "supported"
+    assert html.index("Yes<span> · supported") < html.index("Not decided<span>")
+    assert "All of this energy was measured." in html
+
+
+def test_the_first_screen_answers_with_the_numbers_of_the_claims(findings: report.Findings, html: str) -> None:
+    first = html[html.index("<h2>In short") : html.index("<h2>Verdicts")]
+    claim = {c.id: c for c in findings.claims.claims}["linear_in_samples"]
+    assert "Is energy linear in the number of samples?</dt><dd><strong>Yes.</strong>" in first
+    assert claim.ci is not None
+    assert f"{claim.estimate:.3g}, 90 % interval {claim.ci[0]:.3g} to {claim.ci[1]:.3g}; equal means ±5 %" in first
+    assert "from these runs" in first
+
+
+def test_estimates_stand_beside_the_study_and_those_that_fit_on_the_first_screen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(
+        [
+            "model=llama-2-7b",
+            "hardware=rtx-a4000",
+            "batch_size=1",
+            "gradient_checkpointing=true",
+            "compare=method",
+            "--json",
+        ]
+    )
+    (tmp_path / "seven.json").write_text(capsys.readouterr().out)
+    quotes = read_estimates([str(tmp_path / "seven.json")])
+    html = report.render(report.find(table_from_frame(affine_runs()), Options(), [], estimates=quotes))
+    first, section = html[: html.index("<h2>Verdicts")], html[html.index("<h2>Estimates") :]
+    fitting = [quote for quote in quotes if quote.document["peak_memory_gb"]["fits"]]
+    assert 0 < len(fitting) < len(quotes) == 3
+    assert all(sentence(quote) in first for quote in fitting)
+    assert sum(sentence(quote) in first for quote in quotes) == len(fitting)
+    assert all(quote.label in section for quote in quotes)
+    assert quotes[0].energy is not None
+    assert f"{quotes[0].energy['estimate']:.3g}" in section
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"energy_kwh": 1}', '{"rows": [{}]}'])
+def test_a_file_without_estimates_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(UserError, match="holds no estimate"):
+        read_estimates([str(tmp_path / "x.json")])
+    with pytest.raises(UserError, match="cannot be read"):
+        read_estimates([str(tmp_path / "missing.json")])
+
+
+def test_what_is_refuted_is_said_to_be(tmp_path: Path) -> None:
+    html = report.render(report.find(table_from_frame(affine_runs(exponent=1.3)), Options(), []))
+    assert "No<span> · refuted" in html
+
+
+def test_the_first_screen_asks_for_what_was_doubled() -> None:
+    frame = affine_runs().rename(columns={"samples": "epochs", "epochs": "samples"})
+    questions = section(report.render(report.find(table_from_frame(frame), Options(), [])), "In short")
+    assert "Do twice the epochs cost twice the energy?" in questions
+
+
+def test_one_run_is_no_plural() -> None:
+    html = report.render(report.find(table_from_frame(affine_runs().head(1)), Options(), []))
+    assert "tested on 1 run:" in html
+
+
+def test_names_are_text_and_never_markup() -> None:
+    evil = "<script>alert(1)</script>&\"'"
+    page = report.render(report.find(table_from_frame(affine_runs(name=evil), name=evil), Options(), []))
+    assert "<script>alert" not in page
+    assert any(evil in text for text in Page(page).texts)
+
+
+def test_a_part_that_fails_leaves_its_reason_and_the_page(tmp_path: Path) -> None:
+    """Energies alone make no model of work: no fit, no figures, but verdicts and the runs."""
+    frame = affine_runs()[["samples", "epochs", "energy_kwh"]].head(2)
+    found = report.find(table_from_frame(frame), Options(), [])
+    html = report.render(found)
+    assert "fit" in found.failures
+    assert "0 supported, 0 refuted, 7 undecided" in html
+    assert found.failures["fit"] in "".join(Page(html).texts)
+
+
+def test_a_source_that_is_not_given_is_neither_measured_nor_modelled() -> None:
+    frame = affine_runs().drop(columns="energy_source_gpu")
+    html = report.render(report.find(table_from_frame(frame), Options(), []))
+    assert "does not say whether this energy was measured or modelled" in html
+    assert "None of this energy was measured" not in html
+
+
+def test_overrides_that_cannot_be_read_cost_the_forecast_only() -> None:
+    """A stray quotation mark in a column of the table; the verdicts stand."""
+    found = report.find(table_from_frame(affine_runs().assign(model_override="model='x")), Options(), [])
+    assert "No closing quotation" in found.failures["forecast"]
+    assert "Yes<span> · supported" in report.render(found)
+
+
+def test_a_very_long_table_is_cut_and_says_so() -> None:
+    frame = pd.concat([affine_runs().assign(run_id=lambda f, i=i: f.run_id + f"-{i}") for i in range(60)])
+    frame["energy_kwh"] *= 1 + 1e-9 * np.arange(len(frame))
+    found = report.find(table_from_frame(frame), Options(), [])
+    assert "The first 1,000 of 1,080 runs." in report.render(found)
+
+
+def test_the_command_writes_the_page(tmp_path: Path) -> None:
+    affine_runs().to_csv(tmp_path / "runs.csv", index=False)
+    command = [sys.executable, "-m", "analysis", "report", str(tmp_path / "runs.csv"), "--out", str(tmp_path / "out")]
+    done = subprocess.run([*command, "--target", "samples=50000"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "samples=50000" in page
+    assert "python -m analysis report" in page
+    assert re.search(r"report.html: \d of 7 claims decided$", done.stdout.strip())
+    command = [sys.executable, "-m", "analysis", "claims", str(tmp_path / "runs.csv"), "--json"]
+    claims = subprocess.run(command, capture_output=True, text=True)
+    assert len(json.loads(claims.stdout)["claims"]) == page.count("<article")
+
+
+def test_an_empty_folder_is_one_sentence(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "analysis", "report", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_figure_of_very_many_points_is_embedded_as_pixels() -> None:
+    """Two thousand points in every figure: the page stays small, and still fetches nothing."""
+    frame = pd.concat([affine_runs().assign(run_id=lambda f, i=i: f.run_id + f"-{i}") for i in range(120)])
+    frame["energy_kwh"] *= 1 + 1e-9 * np.arange(len(frame))
+    html = report.render(report.find(table_from_frame(frame), Options(), []))
+    assert "data:image/png;base64," in html
+    assert len(html) < 4_000_000
+    assert all(address.startswith(("#", "data:")) for address in Page(html).addresses)
+
+
+# ---------------------------------------------------------------- what each section says
+
+
+def bare(table: RunTable, options: Options | None = None) -> report.Findings:
+    """Findings without a fit and figures, which take seconds."""
+    claims = decide(table, options or Options())
+    return report.Findings(table=table, claims=claims, provenance=provenance_of(table.sources))
+
+
+def section(html: str, title: str) -> str:
+    return html[html.index(f"<h2>{title}</h2>") :].partition("</section>")[0]
+
+
+def cells(html: str, label: str) -> list[tuple[str, ...]]:
+    """The rows of the table called `label`, its header left out."""
+    body = html[html.index(f'aria-label="{label}"') :].partition("<tbody>")[2].partition("</tbody>")[0]
+    rows = re.findall(r"<tr>(.*?)</tr>", body.replace("<wbr>", ""))
+    return [tuple(re.findall(r"<td[^>]*>(.*?)</td>", row)) for row in rows]
+
+
+def test_a_prediction_shows_the_energy_of_the_law_that_made_the_runs() -> None:
+    """Ten times the largest set at 2e-5 kWh a sample, counted by samples as nothing else is known."""
+    frame = affine_runs().drop(columns=["flops", "params", "tokens_seen"])
+    html = section(report.render(report.find(table_from_frame(frame), Options(), [])), "Predictions")
+    rows = {name: [float(value.replace(",", "")) for value in values] for name, *values in cells(html, "Prediction")}
+    estimate, low, high = rows["Energy, kWh"]
+    truth = 2e-5 * 20480
+    assert estimate == pytest.approx(truth, rel=0.03)
+    assert low < truth < high
+    assert rows["Emissions, g"][0] == pytest.approx(475 * estimate, rel=1e-3)  # the world's mean: no zone, no intensity
+    assert "samples=20480 epochs=1 model=ladder-1m method=lora lora.r=8" in html
+
+
+def test_runs_are_predicted_with_their_own_commonest_model() -> None:
+    frame = affine_runs(name="llama-3.2-1b")
+    frame.loc[frame["samples"] == 64, "model"] = "ladder-3m"
+    frame.loc[frame["samples"] > 128, ["method", "rank"]] = ["full", np.nan]
+    [forecast] = report.find(table_from_frame(frame), Options(), []).forecasts
+    assert forecast.planned.config.model.name == "llama-3.2-1b"
+    assert "method=full" in forecast.document["target"]["overrides"]
+    assert "lora.r=8" not in forecast.document["target"]["overrides"]
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        (affine_runs(name="our-13b"), "the runs' own, our-13b, is none of the presets"),
+        (affine_runs().drop(columns="model"), "the runs do not name theirs"),
+    ],
+    ids=["another", "none"],
+)
+def test_no_other_model_stands_in_for_one_that_is_no_preset(frame: pd.DataFrame, reason: str) -> None:
+    found = report.find(table_from_frame(frame), Options(), [])
+    [(part, why)] = found.failures.items()
+    assert part.startswith("forecast of samples=20480 epochs=1")
+    assert why == f"`model` was not given, and {reason}; give model=NAME of the run to predict."
+    assert found.forecasts == ()
+    texts = "".join(Page(report.render(found)).texts)
+    assert reason in texts
+    assert "from these runs" not in texts
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"energy_gpu_kwh": 1.0}, "All of this energy was measured."),
+        ({"energy_gpu_kwh": 0.995}, "All of this energy was measured."),  # rounding
+        ({"energy_gpu_kwh": 0.6}, "60 % of this energy was measured, 0 % modelled; of the rest it is not known."),
+        (
+            {"energy_gpu_kwh": 0.6, "energy_ram_kwh": 0.4, "energy_source_ram": "constant"},
+            "60 % of this energy was measured; the rest is modelled.",
+        ),
+        (
+            {"energy_gpu_kwh": 0.6, "energy_ram_kwh": 0.3, "energy_source_ram": "constant"},
+            "60 % of this energy was measured, 30 % modelled; of the rest it is not known.",
+        ),
+        (
+            {"energy_gpu_kwh": 0.6, "energy_source_gpu": "load_model"},
+            "None of this energy was measured: it is time × a modelled power, so the verdicts are about time.",
+        ),
+    ],
+)
+def test_the_share_that_was_measured_is_of_all_the_energy(columns: dict[str, float | str], said: str) -> None:
+    frame = affine_runs()
+    for name, value in columns.items():
+        frame[name] = value if isinstance(value, str) else value * frame["energy_kwh"]
+    html = report.render(bare(table_from_frame(frame)))
+    assert f'<p class="basis">{said}</p>' in section(html, "In short")
+    assert f'<p class="basis">{said}</p>' in section(html, "Verdicts")
+
+
+def test_sources_are_listed_with_their_runs_and_energy() -> None:
+    frame = affine_runs().assign(energy_ram_kwh=0.5, energy_source_ram="constant")
+    frame.loc[frame["samples"] == 64, "energy_source_gpu"] = "load_model"
+    html = section(report.render(bare(table_from_frame(frame))), "Measured and modelled")
+    assert '<th>kind</th><th class="number">runs</th>' in html  # flush with what stands below it
+    assert "load_<wbr>model" in html  # on a phone it breaks there, not within a word
+    by_hand = frame["energy_kwh"].groupby(frame["energy_source_gpu"]).sum()
+    assert cells(html, "Sources of energy") == [
+        ("GPU", "load_model", "modelled", "3", f"{by_hand['load_model']:.4g}"),
+        ("GPU", "nvml_counter", "measured", "15", f"{by_hand['nvml_counter']:.4g}"),
+        ("CPU", "unknown", "unknown", "18", "–"),
+        ("memory", "constant", "modelled", "18", "9"),
+    ]
+
+
+def test_grams_are_summed_with_their_mean_intensity() -> None:
+    frame = affine_runs()
+    frame.loc[frame["samples"] == 64, "emissions_g"] = np.nan
+    known = frame["emissions_g"].dropna()
+    html = section(report.render(bare(table_from_frame(frame))), "Emissions")
+    assert f"{frame['energy_kwh'].sum():.4g} kWh in all; {known.sum():.4g} g for the 15 runs" in html
+    assert "100 g/kWh on average. Status: 18 static." in html
+    assert "does not say how its grams are defined" in html
+    both = equivalents(energy_kwh=frame["energy_kwh"].sum(), grams=known.sum())
+    assert html.partition("In familiar things")[2].count("<li>") == len(both)
+
+
+def test_grams_of_two_definitions_are_not_added(tmp_path: Path) -> None:
+    """Records of the study, one of them computed again by another definition."""
+    folders = sorted((ROOT / "docs" / "study" / "runs" / "grouping").glob("ladder-*"))[:4]
+    for folder in folders:
+        shutil.copytree(folder, tmp_path / folder.name)
+    path = tmp_path / folders[0].name / "run.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    alike = section(report.render(bare(load_runs([tmp_path]))), "Emissions")
+    record["emissions"]["definition"] = "CO2e, average, consumption-based, life-cycle"
+    path.write_text(json.dumps(record), encoding="utf-8")
+    differ = section(report.render(bare(load_runs([tmp_path]))), "Emissions")
+    assert "g/kWh on average" in alike
+    assert "the grams of 4 runs are known, but not all mean the same: they are not summed." in differ
+    assert "on average" not in differ
+    assert "CO2e, average, consumption-based, life-cycle (1 run)" in differ
+    energy = load_runs([tmp_path]).frame["energy_kwh"].sum()
+    assert differ.partition("In familiar things")[2].count("<li>") == len(equivalents(energy_kwh=energy))
+    assert len(equivalents(energy_kwh=energy)) < len(equivalents(energy_kwh=energy, grams=1.0))
+
+
+def test_rows_left_out_and_warnings_are_told_with_their_runs() -> None:
+    frame = affine_runs().assign(status="ok", error=None)
+    failed = frame.iloc[:1].assign(run_id="late", status="oom", error="out of memory at step 3")
+    twice = frame.iloc[1:2]
+    table = table_from_frame(pd.concat([frame, failed, twice], ignore_index=True))
+    html = section(report.render(bare(table)), "Warnings")
+    assert "<h3>2 rows left out</h3>" in html
+    assert "<li>late: status oom: out of memory at step 3</li>" in html
+    copy = twice["run_id"].iloc[0]
+    assert f"<li>{copy}: the same numbers as run {copy}: a copy, counted once</li>" in html
+    assert f"1 rows repeat another row&#x27;s numbers exactly and were counted once. ({copy})" in html
+
+
+def two_models(ratios: tuple[float, float], varied: dict[str, tuple[object, ...]]) -> pd.DataFrame:
+    """Two models at one amount of work; each step of what varied costs the model's ratio once more, within 1 %."""
+    generator, rows = np.random.default_rng(5), []
+    for model, params, ratio in (("ladder-3m", 3e6, ratios[0]), ("ladder-100m", 1e8, ratios[1])):
+        for step, value in enumerate(next(iter(varied.values()))):
+            for _ in range(4):
+                energy = params * 1e-9 * ratio**step * float(np.exp(0.01 * generator.standard_normal()))
+                rows.append({"model": model, "params": params, "samples": 128, "epochs": 1, "energy_kwh": energy,
+                             "method": "lora", next(iter(varied)): value})  # fmt: skip
+    frame = pd.DataFrame(rows).sample(frac=1, random_state=2).reset_index(drop=True)
+    return frame.assign(order=frame.index, run_id=[f"run-{i}" for i in frame.index])
+
+
+def test_a_cost_that_depends_on_the_model_is_answered_model_by_model() -> None:
+    frame = two_models((0.95, 1.3), {"method": ("lora", "full")})
+    html = report.render(bare(table_from_frame(frame)))
+    mean = frame["energy_kwh"].map(np.log).groupby([frame["model"], frame["method"]]).mean().unstack()
+    ratio = np.exp(mean["full"] - mean["lora"])
+    question = (
+        section(html, "In short").partition("Does full fine-tuning cost more than LoRA?")[2].partition("</div>")[0]
+    )
+    assert f"<strong>It depends on the model.</strong> No for ladder-3m: {ratio['ladder-3m']:.2f} times (" in question
+    assert f"; yes for ladder-100m: {ratio['ladder-100m']:.2f} times (" in question
+    assert "energy of full fine-tuning ÷ LoRA at the same work, 90 % intervals; equal means ±5 %." in question
+    assert "Not decided" not in question
+    card = section(html, "Verdicts").partition("Full fine-tuning costs more than LoRA")
+    assert card[0].endswith('<p class="verdict">Depends on the model<span> · undecided</span></p><h3>')
+    assert "figure" not in card[2].partition("</article>")[0]  # the mean over both says nothing
+    assert re.search(r"<p>It depends on the model.*: ladder-3m", card[2])
+
+
+def test_a_rank_that_matters_for_one_model_only_is_answered_model_by_model() -> None:
+    html = report.render(bare(table_from_frame(two_models((1.0, 1.2), {"rank": (4.0, 8.0, 16.0)}))))
+    question = section(html, "In short").partition("Is energy the same at every LoRA rank?")[2].partition("</div>")[0]
+    found = re.search(r"model.</strong> Yes for ladder-3m: (\S+) % \(.*\); no for ladder-100m: (\S+) % \(", question)
+    assert found is not None
+    assert [float(change) for change in found.groups()] == pytest.approx([0, 20], abs=1.5)
+
+
+def test_costs_beyond_the_first_screen_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["model=llama-2-7b", "hardware=a100-80gb", "batch_size=1", "--json"])
+    one = json.loads(capsys.readouterr().out)
+    (tmp_path / "many.json").write_text(json.dumps({"rows": [{**one, "name": f"plan-{i}"} for i in range(11)]}))
+    quotes = read_estimates([str(tmp_path / "many.json")])
+    html = report.render(dataclasses.replace(bare(table_from_frame(affine_runs())), estimates=quotes))
+    first = section(html, "In short")
+    assert first.count("plan-") == 8
+    assert "<li>… and 3 more under Estimates.</li>" in first
+    estimates = section(html, "Estimates")
+    assert [row[0] for row in cells(estimates, "Estimates")] == [quote.label for quote in quotes]
+    assert ">grams</th>" in estimates  # CO2 or CO2e, as each one's definition says
+
+
+def test_figures_shade_the_margin_of_the_verdicts() -> None:
+    rng = np.random.default_rng(4)
+    frame = FACTORIAL.draw(rng, {"method": "lora", "rank": 8.0, "model": "ladder-1m", "params": 1.3e6})
+    frame["energy_kwh"] = noisy(rng, curve(frame), 0.02)
+    found = report.find(table_from_frame(frame), Options(margin=0.1), [["samples=100000"]])
+    [caption] = [item.caption for item in found.figures if isinstance(item, Drawn) and item.name == "samples_vs_epochs"]
+    assert "shaded: what counts as equal, ±10 %." in caption
+
+
+def test_a_target_is_quoted_and_one_that_cannot_be_read_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    affine_runs().to_csv(tmp_path / "runs.csv", index=False)
+    assert analysis_main(["report", str(tmp_path / "runs.csv"), "--target", "model='x"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert analysis_main(["report", "--help"]) == 0
+    assert 'quoted: "model=llama-2-70b' in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_heading_over_several_panels_is_seen_where_they_are_stacked() -> None:
+    figure, _ = canvas(2)
+    figure.suptitle("NOT VALIDATED", x=0.01, ha="left")
+    boxes = re.findall(r'class="panel" aria-hidden="true" viewBox="([^"]+)"', picture(figure, "t", "c", salt="x"))
+    assert [float(box.split()[1]) for box in boxes] == [0, 0]  # from the top of the drawing
+
+
+def test_large_estimates_are_written_without_exponents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["model=llama-2-7b", "hardware=a100-80gb", "batch_size=1", "--json"])
+    one = json.loads(capsys.readouterr().out)
+    one["energy_kwh"] |= {"estimate": 123.4, "low": 61.2, "high": 1234.5}
+    one["emissions_g"]["estimate"] = 20712.0
+    (tmp_path / "one.json").write_text(json.dumps(one), encoding="utf-8")
+    [quote] = read_estimates([str(tmp_path / "one.json")])
+    assert "120 kWh (61 to 1,200, 90 % interval" in sentence(quote)
+    [row] = cells(estimates_section([quote]).html, "Estimates")
+    assert row[1:4] == ("123", "61.2", "1,230")
+    assert row[7] == "20,700"

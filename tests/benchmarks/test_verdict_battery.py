@@ -1,0 +1,34 @@
+"""The battery at few seeds: right verdicts where they are due, wrong ones seldom."""
+
+import json
+from itertools import chain
+
+import pytest
+
+from benchmarks.simulated_tables import PROCESSES
+from benchmarks.verdict_battery import main, render, run_battery
+
+
+def test_there_are_enough_processes() -> None:
+    assert len(PROCESSES) >= 20
+    assert len({process.name for process in PROCESSES}) == len(PROCESSES)
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=lambda process: process.name)
+def test_no_process_is_misjudged_at_three_seeds(process) -> None:
+    for row in chain.from_iterable(run_battery(3, processes=[process])):
+        assert row.wrong <= 1 / 3, row
+        assert not row.powered or row.right >= 2 / 3, row
+
+
+@pytest.mark.slow
+def test_battery_passes_at_ten_seeds() -> None:
+    rows = list(chain.from_iterable(run_battery(10, workers=2)))
+    failed = [row for row in rows if not row.compatible()]
+    assert not failed, "\n".join(map(render, failed))
+
+
+def test_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seeds", "2", "--workers", "1", "--only", "three runs", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["undecided"] for row in rows} == {1.0}

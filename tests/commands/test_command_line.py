@@ -1,0 +1,145 @@
+"""A command line that cannot be read is one sentence and exit status 2, whichever layer finds the mistake."""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+import lora_scaling.__main__ as program
+from analysis.cli import main as analysis
+from lora_scaling.commands.emissions import main as emissions
+from lora_scaling.commands.estimate import main as estimate
+from lora_scaling.config import compose
+from lora_scaling.errors import UserError
+
+Command = Callable[[Sequence[str]], int]
+
+
+@pytest.fixture(autouse=True)
+def own_loggers() -> Iterator[None]:
+    """Hydra, started in this process, silences every logger there is; tests that come later want theirs."""
+    level = logging.root.level
+    loggers = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
+    silent = [logger.disabled for logger in loggers]
+    yield
+    logging.root.setLevel(level)
+    for logger, disabled in zip(loggers, silent, strict=True):
+        logger.disabled = disabled
+
+
+def said(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """What `python -m lora_scaling` says on stderr to arguments that it refuses."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # main() sets it: undone after the test
+    monkeypatch.setattr(sys, "argv", ["lora_scaling", *arguments])
+    with pytest.raises(SystemExit) as left:
+        program.main()
+    assert left.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["=3"], "`=3` names no setting; write name=value"),
+        (["-m", "=3"], "`=3` names no setting"),
+        (["samples"], "`samples` has no value; write name=value"),
+        (["a b=3"], "`a b=3` cannot be read; write name=value"),
+        (["samples=[1"], "`samples=[1` cannot be read"),
+        (["samples=1,2"], "`samples` was 1,2; give one value, [1,2] for a list, or -m for a sweep"),
+        (["--samples=3"], "`--samples=3` is not an option; settings have no dashes: samples=3"),
+        (["--quiet"], "`--quiet` is not an option"),
+        (["--cfg", "everything"], "`--cfg` was 'everything'; choose one of job, hydra, all"),
+        (["--cfg"], "`--cfg` has no value"),
+        (["-m", "--cfg", "job"], "`--multirun` and `--cfg` exclude each other"),
+        (["--resolve"], "`--resolve` was given alone"),
+        (["samples=0", "-m", "epochs=1,2"], "`samples` was 0; give 1 or more"),
+        (["samples=64", "-m", "epochs=1,0"], "`epochs` was 0; give 1 or more"),
+        (["lora.rank=8"], "`lora.rank` is not a setting; did you mean lora.r? Allowed: samples"),
+        (["r=8"], "`r` is not a setting; did you mean lora.r? "),
+        (["lr=1e-4"], "`lr` is not a setting; did you mean learning_rate? "),
+        (["-m", "sweep=quick"], "`sweep` is not a setting; did you mean +sweeps? "),
+        (["samples=1e4"], "`samples` was 10000.0; give a whole number, written 10000"),
+        (["hardware=a100"], "`hardware` was 'a100'; did you mean a100-40gb or a100-80gb or a100-pcie? "),
+        (["order=1", "max_kwh=1e-12"], "`max_kwh` was 1e-12; this run is expected to take"),
+        (["replicates=3"], "`replicates` was 3 for a single run, which is made once: add -m"),
+        (["+experiment=munin_skolegpt", "max_kwh=0.01"], "`max_kwh` was 0.01; this run is expected to take 0."),
+        (["model=llama-2-7b", "hardware=l40s", "max_hours=0.001"], "`max_hours` was 0.001; this run is expected"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    arguments: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = said(arguments, monkeypatch, capsys)
+    assert sentence in text
+    assert text.startswith("lora_scaling: ")
+    assert text.count("\n") == 1
+    assert "hydra.cc" not in text
+
+
+@pytest.mark.parametrize("command", [estimate, emissions, analysis])
+def test_the_other_commands_say_it_as_briefly(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["claims", "runs", "--quiet"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "`--quiet` is not an option" in captured.err
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("override", ["=3", "++=3", "samples", ""])
+def test_composing_refuses_what_names_no_setting(override: str) -> None:
+    with pytest.raises(UserError, match="write name=value") as caught:
+        compose([override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--margn", "0.1"], "`--margn` is not an option"),
+        (["--margin", "wide"], "`--margin` was 'wide'; give a number"),
+        (["--level"], "`--level` has no value"),
+        (["--response", "joy"], "`--response` was 'joy'; choose one of total, train, gpu, time"),
+        ([], "`RUNS` is missing"),
+    ],
+)
+def test_the_analysis_refuses_in_one_sentence(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = ["runs"] if arguments else []
+    assert analysis(["claims", *runs, *arguments]) == 2
+    text = capsys.readouterr().err
+    assert sentence in text
+    assert text.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["lora_scaling", "--help"],
+        ["lora_scaling.estimate", "model=ladder-1m", "samples=64", "hardware=rtx-4090", "--json"],
+        ["lora_scaling.emissions", "RUNS"],
+        ["lora_scaling.study", "--help"],
+        ["analysis", "claims", "RUNS", "--json"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_reader_that_leaves_early_hears_of_no_error(command: list[str], tmp_path: Path) -> None:
+    """`| head`: the other end of the pipe is closed before anything is written."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    root = Path(__file__).resolve().parents[2]
+    shutil.copytree(root / "docs" / "study" / "runs" / "method_more", tmp_path / "runs")
+    command = [str(tmp_path / "runs") if word == "RUNS" else word for word in command]
+    with os.fdopen(writing, "w") as out:
+        done = subprocess.run(
+            [sys.executable, "-m", *command], stdout=out, stderr=subprocess.PIPE, text=True, check=False, cwd=root
+        )
+    assert "BrokenPipe" not in done.stderr
+    assert done.returncode == 0

@@ -1,0 +1,303 @@
+"""Samples: sources, layouts, selection, and what a person is told about bad input."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lora_scaling.config import RunConfig, compose
+from lora_scaling.data.samples import Message, Sample, load_samples, split_samples
+from lora_scaling.errors import UserError
+from lora_scaling.workload import Lengths
+
+SHARED = Path(os.environ.get("LORA_SCALING_SHARED", Path(__file__).parents[3] / "shared")) / "data"
+
+
+@cache
+def composed(*overrides: str) -> RunConfig:
+    return compose(list(overrides))
+
+
+def alpaca(count: int) -> list[dict[str, str]]:
+    return [{"instruction": f"Question {i}", "input": "", "output": f"Answer {i}"} for i in range(count)]
+
+
+def file_config(path: Path, rows: Any = None, *, samples: int = 1, eval_samples: int = 0, **data: Any) -> RunConfig:
+    if rows is not None:
+        path.write_text(rows if isinstance(rows, str) else json.dumps(rows), encoding="utf-8")
+    base = composed("data=file", "data.path=x")
+    return replace(base, samples=samples, eval_samples=eval_samples, data=replace(base.data, path=str(path), **data))
+
+
+def only(path: Path, row: Any, **data: Any) -> tuple[tuple[str, str], ...]:
+    (sample,) = split_samples(file_config(path, [row], **data)).train
+    return tuple((message.role, message.content) for message in sample.messages)
+
+
+# Layouts
+
+
+def test_each_layout_is_recognised(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    answered = (("user", "Hvad er 2+2?"), ("assistant", "4"))
+    assert only(path, {"instruction": "Hvad er 2+2?", "output": "4"}) == answered
+    assert only(path, {"instruction": "Hvad er", "input": "2+2?", "output": "4"}) == (
+        ("user", "Hvad er\n\n2+2?"),
+        ("assistant", "4"),
+    )
+    assert only(path, {"question": "Hvad er 2+2?", "response": "4", "system_prompt": ""}) == answered
+    assert only(path, {"system_prompt": "Kort.", "question": "Hvad er 2+2?", "response": "4"}) == (
+        ("system", "Kort."),
+        *answered,
+    )
+    turns = [{"role": "user", "content": "Hvad er 2+2?"}, {"role": "assistant", "content": "4"}]
+    assert only(path, {"messages": turns}) == answered
+    shared = [{"from": "human", "value": "Hvad er 2+2?"}, {"from": "gpt", "value": "4"}]
+    assert only(path, {"conversations": shared}) == answered
+
+
+def test_fields_reach_into_rows_with_dots_and_indices(tmp_path: Path) -> None:
+    row = {"task": {"text": "Add"}, "instances": [{"input": "1 2", "output": "3"}], "output": "not this"}
+    fields = {"instruction": "task.text", "input": "instances[0].input", "output": "instances[0].output"}
+    assert only(tmp_path / "a.json", row, fields=fields) == (("user", "Add\n\n1 2"), ("assistant", "3"))
+
+
+def test_a_column_whose_name_has_dots_is_found(tmp_path: Path) -> None:
+    fields = {"question": "q.text", "response": "r"}
+    assert only(tmp_path / "a.json", {"q.text": "Hej?", "r": "Hej."}, fields=fields)[0] == ("user", "Hej?")
+
+
+def test_fields_can_be_given_on_the_command_line() -> None:
+    config = compose(["data=file", "data.path=x", 'data.fields={instruction: a, input: "b[0].c", output: "b[0].d"}'])
+    assert config.data.fields == {"instruction": "a", "input": "b[0].c", "output": "b[0].d"}
+    assert composed("data=file", "data.path=x").data.fields == {}
+
+
+def test_conversations_keep_their_answered_part(tmp_path: Path) -> None:
+    names = {"h": "human", "g": "gpt"}
+    turns = [{"from": names[who], "value": f"{who}{i}"} for i, who in enumerate("ghghh")]
+    assert [text for _, text in only(tmp_path / "a.json", {"conversations": turns})] == ["h1", "g2"]
+
+
+def test_rows_without_an_answer_are_skipped_and_counted(tmp_path: Path) -> None:
+    rows = alpaca(5)
+    rows[1]["output"], rows[3]["output"] = "", "  "
+    split = split_samples(file_config(tmp_path / "a.json", rows, samples=3))
+    assert (split.available, split.skipped) == (3, 2)
+    assert {sample.messages[-1].content for sample in split.train} == {"Answer 0", "Answer 2", "Answer 4"}
+
+
+def test_json_lines_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    text = "\n".join(json.dumps(row) for row in alpaca(3)) + "\n\n"
+    path.write_bytes(b"\xef\xbb\xbf" + text.replace("Answer", "S\u2028var").encode())
+    assert split_samples(file_config(path)).available == 3
+
+
+# Selection
+
+
+def test_fewer_samples_are_a_prefix_of_more_and_the_held_out_ones_stay(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    small = split_samples(file_config(path, alpaca(40), samples=10, eval_samples=8))
+    large = split_samples(file_config(path, samples=32, eval_samples=8))
+    assert large.train[:10] == small.train
+    assert large.evaluation == small.evaluation
+    assert len(large.evaluation) == 8
+    assert not set(large.train) & set(large.evaluation)
+    assert small.train != [Sample(messages=(Message("user", "Question 0"), Message("assistant", "Answer 0")))] * 10
+    assert load_samples(file_config(path).data, 10) == small.train
+
+
+def test_the_seed_chooses_the_order(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    first = split_samples(file_config(path, alpaca(40), samples=20))
+    again = split_samples(file_config(path, samples=20))
+    other = split_samples(file_config(path, samples=20, seed=1))
+    assert first.train == again.train
+    assert first.fingerprint == again.fingerprint
+    assert first.train != other.train
+    assert first.fingerprint != other.fingerprint
+
+
+def test_too_few_samples_says_how_many_there_are(tmp_path: Path) -> None:
+    config = file_config(tmp_path / "a.json", alpaca(20), samples=17, eval_samples=4)
+    with pytest.raises(
+        UserError, match=r"`samples` was 17.*20 samples, of which 4 are held.*16 or fewer.*data\.repeat"
+    ):
+        split_samples(config)
+    assert len(split_samples(replace(config, samples=16)).train) == 16
+
+
+def test_repeating_cycles_the_training_samples_only(tmp_path: Path) -> None:
+    split = split_samples(file_config(tmp_path / "a.json", alpaca(20), samples=40, eval_samples=4, repeat=True))
+    assert split.train[16:32] == split.train[:16]
+    assert split.train[32:] == split.train[:8]
+    assert not set(split.train) & set(split.evaluation)
+
+
+def test_nothing_left_to_train_on(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"`eval_samples` was 3.*3 samples; leave some"):
+        split_samples(file_config(tmp_path / "a.json", alpaca(3), eval_samples=3, repeat=True))
+
+
+# Synthetic
+
+
+def test_synthetic_samples_are_deterministic_nested_and_follow_the_configured_lengths() -> None:
+    base = composed("samples=512")
+    split = split_samples(base)
+    assert split_samples(replace(base, samples=64)).train == split.train[:64]
+    assert split_samples(replace(base, samples=64)).evaluation == split.evaluation
+    assert not {s.messages for s in split.train} & {s.messages for s in split.evaluation}
+    expected = Lengths.lognormal(96, 0.6)
+    for count, close in ((16, 0.06), (32, 0.04), (50, 0.06), (64, 0.02), (256, 0.01), (300, 0.02)):
+        targets = [sample.target_tokens or 0 for sample in split.train[:count]]
+        assert sum(targets) / count == pytest.approx(expected.mean, rel=close)
+    assert sorted(sample.target_tokens or 0 for sample in split.train) == list(expected.values)
+    assert split_samples(replace(base, data=replace(base.data, seed=1))).train != split.train
+
+
+def test_synthetic_data_needs_a_length() -> None:
+    base = composed()
+    with pytest.raises(UserError, match=r"`data\.tokens_per_sample` was null"):
+        split_samples(replace(base, data=replace(base.data, tokens_per_sample=None)))
+
+
+# Bad input: one sentence each
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", r"has no samples in it"),
+        ("[]", r"has no samples in it"),
+        ('[{"instruction": "a", "output": ""}]', r"has 1 rows and no answer in any"),
+        ("not json", r"line 1 is not JSON \(Expecting value\)"),
+        ('{"instruction": "a", "output": "b"}\n{"instruction"', r"line 2 is not JSON"),
+        ('[\n{"instruction": "a"},\n{oops}]', r"line 3 is not JSON"),
+        ("[" * 100_000, r"nests too deeply|is not JSON"),
+        ('[{"instruction": "a", "output": "b"}, 7]', r"sample 2 is a number, not an object"),
+        ('{"a": 1, "b": 2}', r"line 1 fits no layout: it has the columns a, b.*data\.fields"),
+        (
+            '{"instruction": "a", "output": "b"}\n\n{"instruction": "a", "answer": "b"}',
+            r"line 3 lacks output \(layout alpaca\); it has answer, instruction",
+        ),
+        ('{"instruction": "a", "output": 3}', r"line 1 has a number in output; give a text"),
+        (r'{"instruction": "a", "output": "b\ud83d"}', r"line 1 has half a character in output"),
+        ('{"messages": "a"}', r"line 1 has a text in messages; give a list"),
+        ('{"messages": [{"role": "user"}]}', r"a turn messages\[0\] that has role; give role and content"),
+        ('{"messages": ["hi"]}', r"a turn messages\[0\] that is a text; give role"),
+        ('{"messages": [{"role": "tool", "content": "x"}]}', r"has 'tool' as messages\[0\]\.role; allowed"),
+        ('{"messages": [{"role": ["user"], "content": "x"}]}', r"as messages\[0\]\.role; allowed"),
+        ('{"conversations": [{"from": "human", "value": {}}]}', r"line 1 has an object in value"),
+    ],
+)
+def test_a_bad_file_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence) as caught:
+        split_samples(file_config(tmp_path / "bad.json", text))
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path / "bad.json") in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"`data\.path` was .*none\.json, which cannot be read \(No such file"):
+        split_samples(file_config(tmp_path / "none.json"))
+    with pytest.raises(UserError, match=r"cannot be read \(Is a directory\)"):
+        split_samples(file_config(tmp_path))
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(UserError, match=r"not UTF-8 text \(byte 0\)"):
+        split_samples(file_config(tmp_path / "binary"))
+    base = file_config(tmp_path)
+    with pytest.raises(UserError, match=r"`data\.path` was null"):
+        split_samples(replace(base, data=replace(base.data, path=None)))
+
+
+def test_wrong_fields_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    rows = [{"q": "a", "a": "b"}]
+    with pytest.raises(UserError, match=r"lacks answer .*it has a, q"):
+        split_samples(file_config(path, rows, fields={"instruction": "q", "output": "answer"}))
+    with pytest.raises(UserError, match=r"`data\.fields\.inputs` is no field of the alpaca layout; allowed"):
+        split_samples(file_config(path, fields={"instruction": "q", "output": "a", "inputs": "x"}))
+    with pytest.raises(UserError, match=r"`data\.fields\.input` was 'x\[0\]', which no row of"):
+        split_samples(file_config(path, fields={"instruction": "q", "output": "a", "input": "x[0]"}))
+    with pytest.raises(UserError, match=r"data\.fields maps instruction, where a layout needs"):
+        split_samples(file_config(path, fields={"instruction": "q"}))
+
+
+# Hub data sets, with the hub's library replaced
+
+
+def hub(monkeypatch: pytest.MonkeyPatch, result: Any) -> RunConfig:
+    def load_dataset(path: str, *, split: str) -> Any:
+        assert (path, split) == ("kobprof/skolegpt-instruct", "train")
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    module = SimpleNamespace(load_dataset=load_dataset, disable_progress_bars=lambda: None)
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    return replace(composed("data=skolegpt"), samples=1, eval_samples=0)
+
+
+def test_a_hub_data_set_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    level = logging.getLogger("huggingface_hub").level
+    rows = [{"id": "1", "system_prompt": "Du er kort.", "question": "Hvad?", "response": "Det.", "source": "x"}]
+    (sample,) = split_samples(hub(monkeypatch, rows)).train
+    assert [message.role for message in sample.messages] == ["system", "user", "assistant"]
+    logging.getLogger("huggingface_hub").setLevel(level)
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (type("DatasetNotFoundError", (Exception,), {})("Dataset doesn't exist"), r"does not have or show"),
+        (
+            type("DatasetNotFoundError", (Exception,), {})("is a gated dataset on the Hub"),
+            r"needs permission",
+        ),
+        (
+            ConnectionError("Couldn't reach\nthe Hub"),
+            r"could not be loaded \(ConnectionError: Couldn't reach the",
+        ),
+        (ValueError('Unknown split "train". Should be one of [..]'), r"`data\.split` was 'train', which"),
+    ],
+)
+def test_a_hub_data_set_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, error: Exception, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence) as caught:
+        split_samples(hub(monkeypatch, error))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_hub_extra_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = hub(monkeypatch, [])
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError, match=r"datasets is not installed.*lora-scaling\[hub\]"):
+        split_samples(config)
+
+
+# Real files, where they are
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no shared data here")
+def test_real_files() -> None:
+    english = split_samples(file_config(SHARED / "alpaca_en_demo.json", samples=900, eval_samples=99))
+    assert (english.available, english.skipped) == (999, 0)
+    fields = {"instruction": "instruction", "input": "instances[0].input", "output": "instances[0].output"}
+    path = SHARED / "danish_seed_tasks.jsonl"
+    danish = split_samples(file_config(path, samples=160, eval_samples=16, fields=fields))
+    assert danish.available == path.read_bytes().count(b"\n{") + 1
+
+
+def test_samples_import_no_torch() -> None:
+    code = "import sys, lora_scaling.data.samples; sys.exit('torch' in sys.modules or 'datasets' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[2]).returncode == 0

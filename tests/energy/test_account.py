@@ -1,0 +1,588 @@
+"""Sums, nulls with reasons, the timeline file, and the accounts of several processes as one."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import math
+import random
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_scaling.energy import (
+    ComponentEnergy,
+    EnergyAccount,
+    GpuEnergy,
+    IdleBaseline,
+    MeteringSettings,
+    PhaseEnergy,
+    TimelineBin,
+    combine,
+    host,
+    idle_baseline,
+    measure_idle,
+    open_meter,
+)
+from lora_scaling.energy.measurement import add_components, merge_bins, spread, utc
+from lora_scaling.energy.meter import Tick, Window
+from lora_scaling.energy.nvml import Gpu, Nvml, SensorError
+from lora_scaling.energy.tracker import Source, TaskEnergy
+from lora_scaling.energy.windows import make_account
+from tests.support import nvml_stub
+
+NONE = ComponentEnergy(joules=None, source="none", reason="no GPU")
+
+
+def modelled(joules: float | None, source: str = "constant_model") -> ComponentEnergy:
+    reason = "lost" if joules is None else None
+    return ComponentEnergy(joules=joules, source=source, uncertainty_joules=1.0, reason=reason)
+
+
+def account(
+    *phases: tuple[str, float | None, float], host: str = "a", gpu: str | None = "GPU-1", node: bool = True
+) -> EnergyAccount:
+    """Phases of 2 s in two bins: (name, GPU joules, RAM joules)."""
+    made, bins = [], []
+    for i, (name, gpu_j, ram_j) in enumerate(phases):
+        start = utc(1000 + 2 * i)
+        parts = {
+            "gpu": modelled(gpu_j, "nvml_counter") if gpu else NONE,
+            "cpu": modelled(10.0, "load_model") if node else NONE,
+            "ram": modelled(ram_j) if node else NONE,
+        }
+        gpus = () if gpu is None else (GpuEnergy(index=0, uuid=gpu, joules=gpu_j, source="nvml_counter"),)
+        end = start + timedelta(seconds=2)
+        made.append(PhaseEnergy(name=name, started_at=start, ended_at=end, seconds=2.0, components=parts, gpus=gpus))
+        for half in range(2):
+            joules = {n: None if p.joules is None else p.joules / 2 for n, p in parts.items()}
+            cut = start + timedelta(seconds=half)
+            bins.append(TimelineBin(start=cut, end=cut + timedelta(seconds=1), phase=name, joules=joules))
+    return EnergyAccount(host=host, phases=tuple(made), bins=tuple(bins), exclusive=True)
+
+
+def test_phases_and_components_add_up() -> None:
+    whole = account(("setup", 100.0, 40.0), ("train", 600.5, 40.0), ("eval", 50.0, 40.0), ("eval", 50.0, 40.0))
+    assert whole.joules == pytest.approx(800.5 + 160 + 40)
+    assert whole.components["gpu"].joules == 800.5
+    assert whole.phase_joules("eval") == pytest.approx(200)
+    assert whole.complete
+
+
+def test_an_unknown_phase_makes_its_component_unknown_not_zero() -> None:
+    whole = account(("train", 100.0, 40.0), ("eval", None, 40.0))
+    assert whole.components["gpu"].joules is None
+    assert whole.components["gpu"].reason == "lost"
+    assert not whole.complete
+    assert whole.joules == pytest.approx(100 + 20 + 80)
+    assert whole.phase_joules("eval") is None
+    assert whole.to_dict()["above_idle_joules"] is None
+
+
+def test_a_component_that_is_not_there_is_left_out() -> None:
+    whole = account(("train", None, 40.0), gpu=None)
+    assert whole.components["gpu"].source == "none"
+    assert whole.joules == 50
+    assert whole.complete
+
+
+def test_a_component_that_is_there_in_some_phases_is_the_sum_of_those() -> None:
+    parts = [NONE, modelled(3.0, "nvml_counter"), modelled(4.0, "nvml_counter+nvml_power")]
+    total = add_components(parts)
+    assert (total.joules, total.source, total.uncertainty_joules) == (7.0, "nvml_counter+nvml_power", 2.0)
+    assert add_components([NONE, NONE]) == NONE
+    assert add_components([*parts, modelled(None, "rapl")]).joules is None
+
+
+@given(st.floats(0, 1e9), st.lists(st.floats(0, 1e6), min_size=1, max_size=50))
+def test_spreading_loses_nothing(total: float, weights: list[float]) -> None:
+    pieces = spread(round(total, 6), weights)
+    assert len(pieces) == len(weights)
+    assert all(piece is not None and piece >= 0 for piece in pieces)
+    assert math.fsum(p for p in pieces if p is not None) == pytest.approx(total, abs=1e-6, rel=1e-12)
+
+
+@given(st.integers(1, 30), st.integers(1, 10))
+def test_merged_bins_keep_the_sum_and_the_phases(count: int, limit: int) -> None:
+    whole = account(*[(f"p{i % 3}", 10.0, 4.0) for i in range(count)])
+    merged = merge_bins(whole.bins, limit)
+    assert math.fsum(b.joules["gpu"] or 0.0 for b in merged) == pytest.approx(10.0 * count)
+    assert merged[0].start == whole.bins[0].start
+    assert merged[-1].end == whole.bins[-1].end
+
+
+def test_the_timeline_file(tmp_path: Path) -> None:
+    account(("train", 100.0, 40.0), ("eval", None, 40.0)).write_timeline(tmp_path / "timeline.csv")
+    rows = list(csv.reader((tmp_path / "timeline.csv").read_text(encoding="utf-8").splitlines()))
+    assert rows[0] == ["start", "end", "phase", "gpu_j", "cpu_j", "ram_j"]
+    assert rows[1] == [
+        "1970-01-01T00:16:40.000000+00:00", "1970-01-01T00:16:41.000000+00:00", "train",
+        "50.000000", "5.000000", "20.000000",
+    ]  # fmt: skip
+    assert rows[3][3] == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["timeline.csv"]
+
+
+def test_above_idle() -> None:
+    idle = IdleBaseline(
+        power_w=25.0, components_w={"gpu": 10.0, "cpu": 5.0, "ram": 10.0}, seconds=5, measured_at=utc(0)
+    )
+    busy = account(("train", 100.0, 40.0))
+    whole = EnergyAccount(host="a", phases=busy.phases, idle=idle)
+    assert whole.above_idle_joules == pytest.approx(150 - 25 * 2)
+    assert whole.to_dict()["above_idle_joules"] == whole.above_idle_joules
+    assert replace(whole, idle=replace(idle, reason="other processes were busy: …")).above_idle_joules is None
+    assert replace(whole, idle=replace(idle, components_w={"gpu": 10.0, "cpu": None})).above_idle_joules is None
+    hot = replace(idle, components_w={"gpu": 60.0, "cpu": 5.0, "ram": 20.0})
+    assert replace(whole, idle=hot).above_idle_joules is None  # it drew less than when idle: no such thing
+
+
+def test_ranks_of_one_node_count_its_ram_once_and_each_gpu_once() -> None:
+    first = account(("train", 100.0, 40.0))
+    second = account(("train", 200.0, 0.0), gpu="GPU-2", node=False)
+    same = account(("train", 101.0, 0.0), gpu="GPU-1", node=False)
+    together = combine([first, second, same])
+    assert together.components["gpu"].joules == 300
+    assert together.components["ram"].joules == 40
+    assert [gpu.uuid for gpu in together.phases[0].gpus] == ["GPU-1", "GPU-2"]
+    for name in ("gpu", "cpu", "ram"):
+        assert math.fsum(b.joules[name] or 0.0 for b in together.bins) == together.components[name].joules
+
+
+def test_other_hosts_are_added() -> None:
+    together = combine([account(("train", 100.0, 40.0)), account(("train", 50.0, 30.0), host="b", gpu="GPU-9")])
+    assert together.components["gpu"].joules == 150
+    assert together.components["ram"].joules == 70
+    assert together.host == "a,b"
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "whole"), [((True, True), True), ((True, None), None), ((None, False), False), ((False, True), False)]
+)
+def test_a_run_is_exclusive_only_where_every_process_of_it_was(
+    verdicts: tuple[bool | None, ...], whole: bool | None
+) -> None:
+    made = [replace(account(("train", 1.0, 4.0), gpu=f"GPU-{i}"), exclusive=v) for i, v in enumerate(verdicts)]
+    assert combine(made).exclusive is whole
+
+
+def test_a_rank_with_another_phase_keeps_it() -> None:
+    together = combine([account(("train", 1.0, 4.0)), account(("train", 1.0, 4.0), ("eval", 2.0, 4.0), gpu="G")])
+    assert [phase.name for phase in together.phases] == ["train", "eval"]
+
+
+def test_a_gpu_lost_on_one_rank_is_unknown_in_the_whole() -> None:
+    together = combine([account(("train", 1.0, 4.0)), account(("train", None, 4.0), gpu="G")])
+    assert together.components["gpu"].joules is None
+    assert not together.complete
+
+
+def test_a_gpu_that_one_rank_cannot_read_is_unknown_in_the_whole() -> None:
+    """NVML is there on the first host only; on the second a GPU is used all the same."""
+    blind = account(("train", None, 4.0), host="b", gpu=None)
+    unknown = ComponentEnergy(joules=None, source="unknown", reason="the GPU in use cannot be read: no library")
+    [phase] = blind.phases
+    blind = replace(blind, phases=(replace(phase, components={**phase.components, "gpu": unknown}),))
+    together = combine([account(("train", 1.0, 4.0)), blind])
+    assert together.components["gpu"].joules is None
+    assert "no library" in (together.components["gpu"].reason or "")
+    assert not together.complete
+
+
+def bins(phase: str, cuts: list[float], gpu_j: list[float | None]) -> tuple[TimelineBin, ...]:
+    """Consecutive bins of GPU energy between moments in seconds."""
+    return tuple(
+        TimelineBin(start=utc(a), end=utc(b), phase=phase, joules={"gpu": joules, "cpu": None, "ram": None})
+        for a, b, joules in zip(cuts, cuts[1:], gpu_j, strict=False)
+    )
+
+
+def gpu_account(uuid: str, cuts: list[float], gpu_j: list[float]) -> EnergyAccount:
+    """One GPU over one phase, its energy in bins."""
+    total = math.fsum(gpu_j)
+    parts = {"gpu": modelled(total, "nvml_counter"), "cpu": NONE, "ram": NONE}
+    phase = PhaseEnergy(
+        name="train",
+        started_at=utc(cuts[0]),
+        ended_at=utc(cuts[-1]),
+        seconds=cuts[-1] - cuts[0],
+        components=parts,
+        gpus=(GpuEnergy(index=0, uuid=uuid, joules=total, source="nvml_counter"),),
+    )
+    return EnergyAccount(host="a", phases=(phase,), bins=bins("train", cuts, [*gpu_j]))
+
+
+def test_a_ranks_energy_is_in_the_bins_of_its_own_time() -> None:
+    """The second rank's bins are the first one's moved by half a second; what it draws before and after stays near."""
+    first = gpu_account("GPU-1", [0.0, 1.0, 2.0, 3.0], [10.0, 10.0, 10.0])
+    second = gpu_account("GPU-2", [0.5, 1.5, 2.5, 3.5], [0.0, 80.0, 40.0])
+    together = combine([first, second])
+    assert [b.joules["gpu"] for b in together.bins] == pytest.approx([10.0, 10.0 + 40.0, 10.0 + 40.0 + 40.0])
+    apart = combine([first, gpu_account("GPU-2", [7.0, 8.0], [5.0])])
+    assert [b.joules["gpu"] for b in apart.bins] == pytest.approx([10.0, 10.0, 15.0])
+    apart = combine([first, gpu_account("GPU-2", [-8.0, -7.0], [5.0])])
+    assert [b.joules["gpu"] for b in apart.bins] == pytest.approx([15.0, 10.0, 10.0])
+
+
+def by_definition(frame: tuple[TimelineBin, ...], pieces: list[TimelineBin]) -> list[float]:
+    """Each piece spread over every bin of the frame in proportion to their overlap, all pairs looked at."""
+    shares = [0.0] * len(frame)
+    for piece in pieces:
+        overlaps = [max((min(b.end, piece.end) - max(b.start, piece.start)).total_seconds(), 0.0) for b in frame]
+        if not any(overlaps):
+            overlaps[0 if piece.end <= frame[0].start else -1] = 1.0
+        for i, overlap_s in enumerate(overlaps):
+            shares[i] += (piece.joules["gpu"] or 0.0) * overlap_s / math.fsum(overlaps)
+    return shares
+
+
+def test_combined_bins_are_those_of_all_pairs_of_bins() -> None:
+    rng = random.Random(7)
+    ranks = []
+    for rank in range(3):
+        cuts = sorted(rng.uniform(-5, 105) for _ in range(40))
+        ranks.append(gpu_account(f"GPU-{rank}", cuts, [round(rng.uniform(0, 300), 6) for _ in cuts[1:]]))
+    expected = by_definition(ranks[0].bins, [piece for rank in ranks for piece in rank.bins])
+    assert [b.joules["gpu"] for b in combine(ranks).bins] == pytest.approx(expected, abs=2e-6)
+
+
+def test_combining_takes_time_in_proportion_to_the_run() -> None:
+    def seconds(count: int) -> float:
+        cuts = [float(i) for i in range(count + 1)]
+        ranks = [gpu_account(f"GPU-{rank}", cuts, [1.0] * count) for rank in range(2)]
+        taken_s = []
+        for _ in range(3):
+            before_s = time.process_time()
+            combine(ranks)
+            taken_s.append(time.process_time() - before_s)
+        return min(taken_s)
+
+    assert seconds(20_000) < 10 * seconds(5_000)  # all pairs: sixteen times
+
+
+def test_no_accounts_are_refused() -> None:
+    with pytest.raises(ValueError, match="`accounts`"):
+        combine([])
+
+
+def test_a_real_recording_here() -> None:
+    meter = open_meter(MeteringSettings(interval_s=0.1))
+    recording = meter.recording()
+    before_s = time.perf_counter()
+    with recording.phase("setup"):
+        time.sleep(0.15)
+
+    def fail() -> None:
+        with recording.phase("train"):
+            time.sleep(0.35)
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        fail()
+    assert (recording.joules_so_far() or 0.0) > 0
+    whole = recording.close()
+    spent_s = time.perf_counter() - before_s
+    assert recording.close() is whole
+    document = json.loads(json.dumps(whole.to_dict()))
+    assert [phase["name"] for phase in document["phases"]] == ["setup", "train"]
+    assert whole.phases[1].seconds == pytest.approx(0.35, abs=0.15)
+    assert len([b for b in whole.bins if b.phase == "train"]) >= 3
+    assert document["components"]["ram"]["source"] == "constant_model"
+    assert document["components"]["ram"]["joules"] > 0
+    assert document["phases"][1]["short"] is True
+    assert "short_window" in {warning["kind"] for warning in document["warnings"]}
+    assert spent_s - math.fsum(phase.seconds for phase in whole.phases) < 0.1
+    meter.close()
+
+
+def test_of_two_recordings_in_a_process_the_first_ends_where_the_second_begins() -> None:
+    meter = open_meter(MeteringSettings(interval_s=0.7))
+    first = meter.recording()
+    first.begin("train")
+    time.sleep(0.6)
+    second = meter.recording()
+    with second.phase("train"):
+        time.sleep(0.2)
+        first.begin("eval")  # too late: it would take the sensors from the second
+        time.sleep(0.2)
+    first.end()
+    accounts = [second.close(), first.close()]
+    third = meter.recording()
+    with third.phase("train"):
+        pass
+    kinds = [{warning["kind"] for warning in whole.warnings} for whole in (*accounts, third.close())]
+    assert ["recording_ended" in each for each in kinds] == [False, True, False]
+    assert [[phase.name for phase in whole.phases] for whole in accounts] == [["train"], ["train"]]
+    watts = []
+    for whole in accounts:
+        ram_j = whole.components["ram"].joules
+        assert ram_j is not None
+        watts.append(ram_j / whole.seconds)
+    assert watts[0] == pytest.approx(watts[1], rel=0.3)  # memory's power is a constant
+    meter.close()
+
+
+class Quiet:
+    """CodeCarbon on a machine of which it knows nothing."""
+
+    def __init__(self, country_iso: str, gpu_ids: object):
+        self.hardware: dict[str, Any] = {}
+
+    def start(self) -> None:
+        pass
+
+    def stop(self) -> TaskEnergy:
+        return TaskEnergy(joules={"gpu": 0.0, "cpu": None, "ram": None})
+
+    def keep_up(self) -> None:
+        pass
+
+    def sources(self) -> dict[str, Source]:
+        return dict.fromkeys(("gpu", "cpu", "ram"), Source(name="none", reason="no GPU"))
+
+
+def recorded(interval_s: float, **options: Any) -> EnergyAccount:
+    meter = open_meter(MeteringSettings(interval_s=interval_s, components=("gpu",)), **options)
+    try:
+        recording = meter.recording()
+        with recording.phase("train"):
+            time.sleep(0.05)
+        return recording.close()
+    finally:
+        meter.close()
+
+
+@pytest.mark.parametrize("expected", [False, True])
+def test_a_gpu_in_use_that_no_sensor_knows_of_is_unknown_not_absent(
+    expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing() -> Nvml:
+        raise SensorError("NVML: Shared Library Not Found")
+
+    monkeypatch.setattr(Nvml, "open", nothing)
+    monkeypatch.setattr("lora_scaling.energy.meter.Tracker", Quiet)
+    whole = recorded(0.71, **({"gpu_expected": True} if expected else {}))
+    part = whole.components["gpu"]
+    assert (part.joules, part.source) == (None, "unknown" if expected else "none")
+    assert "Shared Library Not Found" in (part.reason or "")
+    assert whole.complete is not expected
+    assert ("gpu_unknown" in {warning["kind"] for warning in whole.warnings}) is expected
+
+
+@pytest.mark.parametrize(("visible", "listed"), [(None, [0, 1]), ("1", [1]), ("0", [0])])
+def test_a_listed_gpu_that_cannot_be_read_is_unknown_where_it_is_chosen(
+    visible: str | None, listed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two GPUs NVML gives no handle for the second."""
+
+    def fail(*_: object) -> None:
+        raise OSError("not here")
+
+    counter = itertools.count()
+    names = ("nvmlDeviceGetPowerUsage", "nvmlSystemGetDriverVersion", "nvmlShutdown")
+    library = SimpleNamespace(
+        **dict.fromkeys(names, fail),
+        nvmlDeviceGetTotalEnergyConsumption=lambda handle: 1000 * next(counter),
+    )
+    gpu = Gpu(index=0, uuid="GPU-0", name="Stub", handle=object())
+    monkeypatch.setattr(Nvml, "open", lambda: Nvml(library, (gpu,), {1: "GPU is lost"}))
+    monkeypatch.setattr("lora_scaling.energy.meter.Tracker", Quiet)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    whole = recorded(0.72)
+    [phase] = whole.phases
+    assert [part.index for part in phase.gpus] == listed
+    assert [(part.joules is None, part.source) for part in phase.gpus] == [
+        {0: (False, "nvml_counter"), 1: (True, "unknown")}[index] for index in listed
+    ]
+    known = listed == [0]
+    assert whole.complete is known
+    assert (whole.components["gpu"].joules is not None) is known
+    kinds = {warning["kind"] for warning in whole.warnings}
+    assert "gpu_not_found" not in kinds
+    assert ("gpu_unknown" in kinds) is not known
+
+
+def test_metering_that_is_off_still_keeps_time() -> None:
+    recording = open_meter(MeteringSettings(enabled=False)).recording()
+    with recording.phase("train"):
+        time.sleep(0.02)
+    whole = recording.close()
+    assert whole.joules is None
+    assert whole.phases[0].seconds >= 0.02
+    assert whole.components["cpu"].reason == "metering is off"
+    assert whole.exclusive is None
+
+
+def test_a_synchronise_that_fails_is_a_warning() -> None:
+    def broken() -> None:
+        raise RuntimeError("device-side assert")
+
+    recording = open_meter(MeteringSettings(enabled=False), broken).recording()
+    with recording.phase("train"):
+        pass
+    assert [warning["kind"] for warning in recording.close().warnings] == ["synchronize"]
+    open_meter(MeteringSettings(enabled=False)).close()
+
+
+@pytest.fixture
+def nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this machine does beside the tests."""
+    monkeypatch.setattr(host, "busy_limit_cores", lambda: math.inf)
+
+
+def test_the_idle_baseline_is_kept_for_the_day(tmp_path: Path, nobody_else: None) -> None:
+    meter = open_meter(MeteringSettings(interval_s=0.9))
+    first = idle_baseline(meter, 0.3, tmp_path)
+    assert first is not None
+    assert first.power_w is not None
+    assert first.power_w > 0
+    meter.idle = None  # as in another process
+    assert idle_baseline(meter, 30, tmp_path) == first  # from the cache: nobody waits
+    assert idle_baseline(meter, 0, tmp_path) is None
+    again = measure_idle(meter, 0.3)
+    assert again.components_w["ram"] == pytest.approx(first.components_w["ram"], rel=0.2)
+    recording = meter.recording()
+    with recording.phase("train"):
+        time.sleep(0.05)
+    assert recording.close().idle == first
+    meter.close()
+
+
+def test_a_process_measures_its_idle_power_once_and_not_again_at_midnight(tmp_path: Path, nobody_else: None) -> None:
+    meter = open_meter(MeteringSettings(interval_s=0.85))
+    first = idle_baseline(meter, 0.2, tmp_path / "today")
+    assert first is not None
+    assert idle_baseline(meter, 30, tmp_path / "tomorrow") is first  # with a model loaded by now
+    assert not (tmp_path / "tomorrow").exists()
+    meter.close()
+
+
+def test_a_busy_baseline_is_not_kept_and_nothing_is_above_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "busy_limit_cores", lambda: -1.0)
+    meter = open_meter(MeteringSettings(interval_s=0.86))
+    baseline = idle_baseline(meter, 0.3, tmp_path)
+    assert baseline is not None
+    assert (baseline.reason or "").startswith("other processes were busy: Other processes kept")
+    assert list(tmp_path.iterdir()) == []
+    recording = meter.recording()
+    with recording.phase("train"):
+        time.sleep(0.1)
+    whole = recording.close()
+    assert whole.idle is baseline
+    assert whole.joules is not None
+    assert whole.above_idle_joules is None
+    meter.close()
+
+
+def test_a_broken_cache_costs_a_measurement_only(tmp_path: Path, nobody_else: None) -> None:
+    meter = open_meter(MeteringSettings(interval_s=0.8))
+    idle_baseline(meter, 0.2, tmp_path)
+    for path in tmp_path.iterdir():
+        path.write_text("{")
+    meter.idle = None
+    assert idle_baseline(meter, 0.2, tmp_path) is not None
+    meter.close()
+
+
+@pytest.mark.parametrize(
+    ("source", "loads", "expected"),
+    [
+        # CodeCarbon's load model: a tenth of the rated power, and the rest with the cube of the load.
+        ("load_model", (0.0, 0.5, 1.0), (0.1, 0.1 + 0.9 / 8, 1.0)),
+        ("rapl", (0.0, 0.5, 1.0), (0.3, 0.65, 1.0)),
+        ("constant_model", (0.0, 0.5, 1.0), (1.0, 1.0, 1.0)),
+    ],
+)
+def test_cpu_energy_lies_in_the_bins_of_the_load(
+    source: str, loads: tuple[float, ...], expected: tuple[float, ...]
+) -> None:
+    """Three seconds on four cores at three loads: the window's energy is spread in proportion to the power at each."""
+    busy_s, ticks = 0.0, [Tick(at_s=0.0, edges=(), cpu_busy_s=0.0, cpu_total_s=0.0)]
+    for i, load in enumerate(loads, start=1):
+        busy_s += 4 * load
+        ticks.append(Tick(at_s=float(i), edges=(), cpu_busy_s=busy_s, cpu_total_s=4.0 * i))
+    window = Window(
+        name="train",
+        start_wall_s=1000.0,
+        start=ticks[0],
+        ticks=ticks[1:-1],
+        end=ticks[-1],
+        task=TaskEnergy(joules={"gpu": None, "cpu": 100.0, "ram": None}),
+        sources={"cpu": Source(name=source)},
+    )
+    meter: Any = SimpleNamespace(
+        settings=MeteringSettings(components=("cpu",)), nvml=None, gpu_meters=(), unreadable={}, gpu_expected=False,
+        gpu_reason=None, tracker_reason=None,
+    )  # fmt: skip
+    whole = make_account(meter, [window], idle=None, exclusive=None, conditions={}, warnings=[])
+    assert [b.joules["cpu"] for b in whole.bins] == pytest.approx([100 * e / sum(expected) for e in expected], abs=1e-6)
+
+
+def test_importing_the_room_imports_no_sensor_library() -> None:
+    code = (
+        "import sys, lora_scaling.energy\n"
+        "print([m for m in ('codecarbon','pynvml','psutil','torch','transformers','numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=nvml_stub.ROOT, capture_output=True, text=True, timeout=30)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_settings_from_a_file_may_hold_lists() -> None:
+    settings = MeteringSettings(gpu_ids=[0, "GPU-1"], enabled=False)  # type: ignore[arg-type]
+    assert settings == MeteringSettings(gpu_ids=(0, "GPU-1"), enabled=False)
+    open_meter(settings).close()
+
+
+def test_the_load_of_others_is_seen_but_not_our_childrens() -> None:
+    """A child that computes is ours; the same load outside our tree is somebody else's."""
+    burn = "import time\nend = time.time() + 60\nwhile time.time() < end: pass"
+    child = subprocess.Popen([sys.executable, "-c", burn])
+    try:
+        time.sleep(0.3)
+        start = host.cpu_times()
+        time.sleep(1.0)
+        end = host.cpu_times()
+    finally:
+        child.kill()
+        child.wait()
+    assert start is not None
+    assert end is not None
+    ours = (end.own_s - start.own_s) / (end.at_s - start.at_s)
+    assert ours > 0.15  # a busy machine may give it no more
+    others = host.other_load_cores(start, end)
+    assert others is not None
+    assert others <= (end.busy_s - start.busy_s) / (end.at_s - start.at_s) - ours + 1e-9 or others == 0
+
+
+@pytest.mark.parametrize(
+    ("seen", "own", "container", "expected"),
+    [
+        (set(), {7}, False, (True, [])),
+        ({7}, {7}, False, (True, [])),
+        ({7, 8}, {7}, False, (False, [8])),
+        ({9}, {7}, True, (None, [9])),  # pids of the host: it may be us
+        ({9}, {7}, False, (False, [9])),
+        ({9, 10}, {7}, True, (False, [9, 10])),
+    ],
+)
+def test_whose_gpu_it_was(
+    seen: set[int],
+    own: set[int],
+    container: bool,
+    expected: tuple[bool | None, list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(host, "_in_container", lambda: container)
+    assert host.judge_gpu_processes(seen, own) == expected

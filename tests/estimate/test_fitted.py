@@ -1,0 +1,150 @@
+"""Predictions from fit.json, and the quantiles they rest on."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_scaling.config import compose
+from lora_scaling.errors import UserError
+from lora_scaling.estimate import estimate
+from lora_scaling.estimate.fit_file import load_fit
+from lora_scaling.estimate.quantiles import Component, mixture_quantile, t_cdf, t_quantile
+from lora_scaling.estimate.terms import Target
+
+stats = pytest.importorskip("scipy.stats")
+
+
+@pytest.mark.parametrize("df", [1, 2, 3.5, 12, 200, 1e4, math.inf])
+@pytest.mark.parametrize("p", [0.01, 0.05, 0.3, 0.5, 0.95, 0.999])
+def test_quantiles_of_t_are_scipys(df, p):
+    wanted = stats.norm.ppf(p) if math.isinf(df) else stats.t.ppf(p, df)
+    assert t_quantile(p, df) == pytest.approx(wanted, rel=1e-8, abs=1e-9)
+
+
+@given(
+    st.lists(
+        st.builds(
+            Component,
+            weight=st.floats(0.1, 5),
+            location=st.floats(-50, 50),
+            scale=st.floats(0.01, 10),
+            df=st.floats(1, 50),
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    st.floats(0.02, 0.98),
+)
+def test_a_mixtures_quantile_has_the_probability_asked_for(components, p):
+    x = mixture_quantile(components, p)
+    total = sum(c.weight for c in components)
+    assert sum(c.weight * t_cdf((x - c.location) / c.scale, c.df) for c in components) / total == pytest.approx(p)
+
+
+def written(tmp_path, **changes):
+    model = {
+        "name": "gamma free",
+        "weight": 1.0,
+        "params": {"alpha": math.log(2e-9), "gamma": 1.0},
+        "param_names": ["alpha", "gamma"],
+        "covariance": [[0.0, 0.0], [0.0, 0.0]],
+        "df": 20,
+        "sigma": 0.05,
+    }
+    fit = {
+        "schema_version": 1,
+        "kind": "energy_fit",
+        "models": [model],
+        "fixed": {},
+        "ranges": {"flops_per_token": [1e6, 1e8]},
+        "methods": ["lora"],
+        "hardware": ["NVIDIA RTX A4000"],
+        "n": 22,
+    } | changes
+    path = tmp_path / "fit.json"
+    path.write_text(json.dumps(fit))
+    return path
+
+
+def target(flops=1e7, **labels):
+    return Target(values={"tokens": 1e6, "flops_per_token": flops}, labels={"method": "lora", **labels})
+
+
+def test_a_prediction_is_the_model_with_ts_spread(tmp_path):
+    found = load_fit(written(tmp_path)).predict(target(), 0.9)
+    joules = 1e6 * 2e-9 * 1e7
+    half = 0.05 * stats.t.ppf(0.95, 20)
+    assert found.estimate == pytest.approx(joules / 3.6e6)
+    assert found.low == pytest.approx(joules / 3.6e6 * math.exp(-half))
+    assert found.high == pytest.approx(joules / 3.6e6 * math.exp(half))
+    assert found.extrapolates == ()
+
+
+def test_what_lies_outside_the_data_is_named_with_its_factor_and_widens(tmp_path):
+    fit = load_fit(written(tmp_path))
+    inside, outside = fit.predict(target(), 0.9), fit.predict(target(flops=1e9, method="full"), 0.9)
+    named = {item["variable"]: item["factor"] for item in outside.extrapolates}
+    assert named["flops_per_token"] == pytest.approx(10)
+    assert named["method"] is None
+    assert outside.high / outside.low > 1.5 * inside.high / inside.low
+    assert fit.predict(target(flops=1.004e8), 0.9).extrapolates == ()  # "1× beyond" says nothing
+
+
+def test_a_fit_of_other_hardware_is_refused(tmp_path):
+    fit = load_fit(written(tmp_path))
+    fit.predict(target(hardware="rtx-a4000"))
+    with pytest.raises(UserError, match=r"fitted on NVIDIA RTX A4000, not on h100-sxm"):
+        fit.predict(target(hardware="h100-sxm"))
+
+
+JOB = ("model=llama-3.2-1b", "hardware=h100-sxm", "gradient_checkpointing=true", "samples=1000", "batch_size=4")
+
+
+def test_a_fit_of_the_same_card_is_known_by_its_drivers_name(tmp_path):
+    """As PyTorch names an H100 in the records that the fit was made from."""
+    fit = load_fit(written(tmp_path, hardware=["NVIDIA H100 80GB HBM3"]))
+    assert estimate(compose(JOB), fit=fit).basis == "fit"
+    with pytest.raises(UserError, match="not on h100-pcie"):
+        estimate(compose([*JOB, "hardware=h100-pcie"]), fit=fit)
+
+
+def test_a_fit_answers_for_as_many_devices_as_it_has_seen(tmp_path):
+    seen = {"hardware": ["NVIDIA H100 80GB HBM3"], "gpu_counts": [1, 4]}
+    fit = load_fit(written(tmp_path, **seen))
+    assert estimate(compose([*JOB, "hardware.count=4", "gradient_accumulation=4"]), fit=fit).basis == "fit"
+    with pytest.raises(UserError, match=r"`hardware\.count` was 8; .*fit\.json was fitted on runs of 1, 4: "):
+        estimate(compose([*JOB, "hardware.count=8", "gradient_accumulation=8"]), fit=fit)
+    silent = load_fit(written(tmp_path, hardware=["NVIDIA H100 80GB HBM3"]))  # it does not say
+    assert estimate(compose([*JOB, "hardware.count=8", "gradient_accumulation=8"]), fit=silent).basis == "fit"
+
+
+@pytest.mark.parametrize(("precisions", "unseen"), [(["bf16"], []), (["fp32"], ["precision"])])
+def test_a_fit_is_asked_about_the_precision_that_auto_becomes(tmp_path, precisions, unseen):
+    fit = load_fit(written(tmp_path, hardware=["NVIDIA H100 80GB HBM3"], precisions=precisions))
+    found = estimate(compose([*JOB, "precision=auto"]), fit=fit)
+    assert [item["variable"] for item in found.extrapolates if item["factor"] is None] == unseen
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"kind": "other"}, "not an energy fit"),
+        ({"schema_version": 9}, "schema_version 9"),
+        ({"models": [{"name": "x"}]}, "damaged"),
+        ({"models": []}, "damaged"),
+    ],
+)
+def test_a_file_that_is_no_fit_is_refused_in_one_sentence(tmp_path, changes, words):
+    with pytest.raises(UserError, match=words):
+        load_fit(written(tmp_path, **changes))
+
+
+def test_a_missing_or_garbled_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        load_fit(tmp_path / "none.json")
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(UserError, match="not JSON"):
+        load_fit(tmp_path / "bad.json")

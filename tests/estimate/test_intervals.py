@@ -1,0 +1,85 @@
+"""Every part of an interval is in it: parameters, noise, fixed part, form beyond the data, memory; each by hand."""
+
+import math
+from statistics import NormalDist
+
+import pytest
+
+from lora_scaling.config import compose
+from lora_scaling.estimate import estimate
+from lora_scaling.estimate.fit_file import Prediction, load_fit
+from lora_scaling.estimate.priors import load_priors
+from tests.estimate.test_fitted import target, written
+
+stats = pytest.importorskip("scipy.stats")
+
+SIGMA, DF = 0.05, 20
+T = stats.t.ppf(0.95, DF)
+TRAIN_J = 1e6 * 2e-9 * 1e7  # tokens × J a FLOP × FLOPs a token
+
+
+def changed(**values: object) -> dict:
+    model = {
+        "name": "gamma free", "weight": 1.0, "params": {"alpha": math.log(2e-9), "gamma": 1.0},
+        "param_names": ["alpha", "gamma"], "covariance": [[0.0, 0.0], [0.0, 0.0]], "df": DF, "sigma": SIGMA,
+    }  # fmt: skip
+    return {"models": [model | values]}
+
+
+def up(found: Prediction) -> float:
+    return math.log(found.high / found.estimate)
+
+
+def test_uncertain_parameters_widen_by_their_covariance(tmp_path):
+    variance = [[0.04, -0.002], [-0.002, 0.00015]]
+    found = load_fit(written(tmp_path, **changed(covariance=variance))).predict(target(), 0.9)
+    x = math.log(1e7)
+    of_parameters = variance[0][0] + 2 * x * variance[0][1] + x * x * variance[1][1]
+    assert up(found) == pytest.approx(T * math.sqrt(SIGMA**2 + of_parameters))
+    assert found.low == pytest.approx(found.estimate / math.exp(up(found)))
+
+
+def test_what_a_run_costs_besides_training_is_added_with_its_own_spread(tmp_path):
+    fixed = {"energy_j": {"mean": 5000.0, "sd": 400.0, "n": 4}}
+    found = load_fit(written(tmp_path, fixed=fixed)).predict(target(), 0.9)
+    assert found.estimate * 3.6e6 == pytest.approx(TRAIN_J + 5000)
+    half = stats.t.ppf(0.95, 3) * 400 * math.sqrt(1 + 1 / 4)  # one more run, not the mean of four
+    train_up = TRAIN_J * (math.exp(T * SIGMA) - 1)
+    assert (found.high - found.estimate) * 3.6e6 == pytest.approx(math.hypot(train_up, half))
+
+
+def test_beyond_the_data_the_form_s_own_spread_grows_with_the_distance(tmp_path):
+    fit = load_fit(written(tmp_path, beyond={"flops_per_token": 0.3}))
+    assert up(fit.predict(target(), 0.9)) == pytest.approx(T * SIGMA)
+    for factor in (10, 100):
+        found = fit.predict(target(flops=1e8 * factor), 0.9)
+        assert up(found) == pytest.approx(T * math.hypot(SIGMA, 0.3 * math.log(factor)))
+        assert [item["factor"] for item in found.extrapolates] == [pytest.approx(factor)]
+
+
+@pytest.mark.parametrize(("exponent", "factor"), [(-0.5, 0.1), (0.5, 10.0)])
+def test_noise_that_varies_with_the_work_is_never_less_than_within_the_data(tmp_path, exponent, factor):
+    """Falling noise stops falling at the end of the data (10 times the reference here), rising noise goes on."""
+    noise = {"variable": "tokens", "reference": 1e5, "exponent": exponent, "range": [1e4, 1e6]}
+    fit = load_fit(written(tmp_path, **changed(noise=noise)))
+    inside = target()
+    assert up(fit.predict(inside, 0.9)) == pytest.approx(T * SIGMA * 10**exponent)
+    beyond = type(inside)(values={"tokens": 1e7, "flops_per_token": 1e7}, labels=inside.labels)
+    expected = T * SIGMA * (10**exponent if exponent < 0 else factor)
+    assert up(fit.predict(beyond, 0.9)) == pytest.approx(expected)
+
+
+def test_two_models_that_disagree_make_a_wide_mixture(tmp_path):
+    one = changed()["models"][0]
+    two = one | {"name": "other", "weight": 1.0, "params": {"alpha": math.log(8e-9), "gamma": 1.0}}
+    found = load_fit(written(tmp_path, models=[one, two])).predict(target(), 0.9)
+    assert found.low * 3.6e6 < TRAIN_J
+    assert found.high * 3.6e6 > 4 * TRAIN_J
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
+def test_peak_memory_has_the_interval_of_its_level(level):
+    config = compose(["model=llama-3.1-8b", "method=qlora", "hardware=rtx-4090", "max_seq_len=512"])
+    peak = estimate(config, level=level).memory.peak_gb
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    assert math.log(peak.high / peak.low) == pytest.approx(2 * z * load_priors().log_sd["memory"])

@@ -1,0 +1,136 @@
+"""Several processes of one run: the same work and loss as one, its energy once, its record once."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lora_scaling.records import find_records, read_record
+from tests.support import nvml_stub
+from tests.support.runs import TINY, Record
+
+pytestmark = pytest.mark.slow
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "USE_LIBUV": "0"}
+
+
+def torchrun(runs_dir: Path, *overrides: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    launcher = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port), "-m", "lora_scaling"]
+    return subprocess.Popen(
+        [sys.executable, "-m", *launcher, *TINY, f"runs_dir={runs_dir}", *overrides],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**ENVIRONMENT, **(env or {})},
+        start_new_session=True,  # what a terminal's Ctrl-C interrupts together
+    )
+
+
+def only_record(runs_dir: Path) -> Record:
+    [path] = find_records([runs_dir])
+    return read_record(path)
+
+
+def alone(runs_dir: Path, *overrides: str) -> Record:
+    """The run in one process."""
+    done = subprocess.run(
+        [sys.executable, "-m", "lora_scaling", *TINY, f"runs_dir={runs_dir}", *overrides],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    return only_record(runs_dir)
+
+
+def test_two_processes_do_the_work_of_one_with_twice_the_accumulation(tmp_path: Path) -> None:
+    overrides = ("gradient_accumulation=2", "epochs=2")
+    one = alone(tmp_path / "one", *overrides)
+    process = torchrun(tmp_path / "two", *overrides)
+    output, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    two = only_record(tmp_path / "two")
+    assert len([line for line in output.splitlines() if one["run_id"] in line]) == 1  # one process speaks
+    assert (one["world_size"], two["world_size"]) == (1, 2)
+    assert one["run_id"] == two["run_id"]
+    for field in ("tokens_seen", "samples_seen", "steps"):
+        assert two["work"][field] == one["work"][field]
+    for field in ("train_loss", "eval_loss_before", "eval_loss_after"):
+        assert two["training"][field] == pytest.approx(one["training"][field], rel=1e-4)
+    assert two["energy"]["conditions"]["processes"] == 2
+    # The host's CPU and RAM once: no more watts than one process is said to draw.
+    watts = [r["energy"]["components"]["ram"]["joules"] / r["total_s"] for r in (one, two)]
+    assert watts[1] == pytest.approx(watts[0], rel=0.3)
+
+
+@pytest.mark.skipif(not nvml_stub.have_compiler(), reason="needs gcc on Linux")
+def test_two_gpus_of_two_processes_count_once_each(tmp_path: Path) -> None:
+    law_file = tmp_path / "law"
+    started = time.time() - 5
+    # Two more GPUs are other people's: the processes compute on the first two alone.
+    laws = [nvml_stub.Law(power=((started, watts),)) for watts in (100.0, 250.0, 700.0, 700.0)]
+    nvml_stub.write_laws(law_file, laws)
+    process = torchrun(tmp_path / "two", "gradient_accumulation=2", env=dict(nvml_stub.environment(law_file)))
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    phases = only_record(tmp_path / "two")["energy"]["phases"]
+    for phase in phases:
+        assert [gpu["index"] for gpu in phase["gpus"]] == [0, 1]
+        assert phase["components"]["gpu"]["joules"] == pytest.approx(sum(gpu["joules"] for gpu in phase["gpus"]))
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused_once(tmp_path: Path) -> None:
+    process = torchrun(tmp_path, "gradient_accumulation=3")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert errors.count("lora_scaling: `gradient_accumulation` was 3; 2 processes share it") == 1
+    assert only_record(tmp_path)["status"] == "failed"
+
+
+def test_a_folder_that_cannot_be_written_is_told_once_and_not_by_tracebacks(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    process = torchrun(tmp_path / "file", "gradient_accumulation=2")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert errors.count("lora_scaling: `runs_dir`") == 1
+    assert "lora_scaling/runs/run.py" not in errors  # the launcher has a traceback of its own
+
+
+def test_a_killed_process_ends_the_run_instead_of_hanging_it(tmp_path: Path) -> None:
+    process = torchrun(tmp_path, "gradient_accumulation=2", "epochs=2000")
+    deadline = time.monotonic() + 100
+    while not find_records([tmp_path]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(3)
+    import psutil
+
+    ranks = psutil.Process(process.pid).children()
+    [second] = [rank for rank in ranks if rank.environ().get("RANK") == "1"]
+    second.send_signal(signal.SIGKILL)
+    process.communicate(timeout=90)
+    assert process.returncode != 0
+    assert only_record(tmp_path)["status"] in ("failed", "interrupted")
+
+
+def test_ctrl_c_ends_all_processes_and_leaves_an_interrupted_record(tmp_path: Path) -> None:
+    process = torchrun(tmp_path, "gradient_accumulation=2", "epochs=2000")
+    deadline = time.monotonic() + 100
+    while not find_records([tmp_path]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(15)  # on a busy machine the imports before the first window take more than five
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=40)
+    assert process.returncode != 0
+    record = only_record(tmp_path)
+    assert (record["status"], record["error"]) == ("interrupted", "interrupted from the keyboard")
+    assert errors.count("lora_scaling: interrupted") == 1
+    assert record["energy"]["joules"] > 0

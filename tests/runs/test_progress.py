@@ -1,0 +1,132 @@
+"""What a person reads while runs go on and when they end: figures in fitting units, honest gaps, time left."""
+
+import io
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lora_scaling.__main__ import when_to_run
+from lora_scaling.config import compose
+from lora_scaling.runs import progress as console
+from lora_scaling.runs.run import Ran
+from tests.grid.test_server import energinet, serving
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def record(name: str = "r", **changes: Any) -> dict[str, Any]:
+    """A finished run of 3,600 J in 20 s, 10 s of them training on 1,000 tokens."""
+    phase = {"name": "train", "seconds": 10.0, "components": {"cpu": {"joules": 3000.0, "source": "rapl"}}}
+    return {
+        "schema_version": 1, "run_id": name, "status": "ok", "error": None, "total_s": 20.0, "order": 0,
+        "started_at": "2026-11-24T00:00:00+00:00", "replicate": 0, "model": {"name": "ladder-1m"},
+        "config": {"samples": 8, "epochs": 1, "lora": {"r": 4}, "method": {"name": "lora"}},
+        "work": {"tokens_seen": 1000}, "training": {"eval_loss_before": 2.5, "eval_loss_after": 2.25},
+        "energy": {"joules": 3600.0, "phases": [phase], "components": {}}, "emissions": {"grams": 0.475},
+    } | changes  # fmt: skip
+
+
+def ran(**changes: Any) -> Ran:
+    return Ran(path=Path("runs/s/r/run.json"), record=record(**changes))
+
+
+def test_a_finished_run_is_one_line_of_what_it_took() -> None:
+    line = console.describe(ran())
+    assert line == "r · train 10 s · 100 tokens/s · 1 Wh · 0.475 g · loss 2.5 → 2.25"
+
+
+def test_what_is_unknown_is_said_and_never_0() -> None:
+    line = console.describe(ran(energy=None, emissions=None, training={}))
+    assert line == "r · no training · – tokens/s · energy unknown · – g · loss – → –"
+    part = {**record()["energy"], "complete": False}  # a GPU was lost on the way
+    assert " · energy unknown · – g · " in console.describe(ran(energy=part))
+    assert console.describe(ran(status="oom", error="no room")) == "r: oom: no room"
+    skipped = Ran(path=Path("runs/s/r/run.json"), record=None, skipped="finished before")
+    assert console.describe(skipped) == "r: finished before"
+
+
+def test_the_closing_table_is_in_the_order_of_the_runs() -> None:
+    made = [record("b", order=1, config={"samples": 16, "epochs": 1, "method": {"name": "full"}}), record("a")]
+    lines = console.table(made).splitlines()
+    assert lines[0].split() == [
+        "model", "method", "rank", "samples", "epochs", "rep", "tokens", "tokens/s", "energy", "grams", "loss",
+    ]  # fmt: skip
+    assert lines[2].split() == [
+        "ladder-1m",
+        "lora",
+        "4",
+        "8",
+        "1",
+        "0",
+        "1,000",
+        "100",
+        "1",
+        "Wh",
+        "0.475",
+        "g",
+        "2.25",
+    ]
+    assert lines[3].split()[:4] == ["ladder-1m", "full", "–", "16"]
+
+
+@pytest.mark.parametrize(
+    ("joules", "text"), [(3.6e6, "1 kWh"), (3600.0, "1 Wh"), (3.6, "1 mWh"), (None, "energy unknown")]
+)
+def test_energy_is_told_in_the_unit_that_reads_best(joules: float | None, text: str) -> None:
+    assert console.format_energy(joules) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(5.0, "5 s"), (150.4, "2 min 30 s"), (7380.0, "2 h 03 min"), (None, "–")]
+)
+def test_durations_are_told_in_the_unit_that_reads_best(seconds: float | None, text: str) -> None:
+    assert console.format_duration(seconds) == text
+
+
+def test_time_left_follows_the_pace_of_the_finished_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    display = console.Display(total=4, out=io.StringIO(), moving=Terminal(), _started=100.0)
+    display.run_started()
+    display.progress("first", "train", 5, 10, 1800.0)
+    assert isinstance(display.moving, Terminal)
+    assert "[1/4] first · train 5/10 · 0.5 Wh so far" in display.moving.getvalue()
+    assert "left" not in display.moving.getvalue()  # nothing is known of the pace yet
+    now[0] = 110.0
+    display.run_finished(ran())
+    display.run_started()
+    now[0] = 115.0
+    display.progress("second", "train", 5, 10, 1800.0)  # one and a half of four in 15 s
+    assert "[2/4] second · train 5/10 · 1.5 Wh so far · about 25 s left" in display.moving.getvalue()
+
+
+def test_a_run_of_its_own_tells_from_its_steps_and_a_pipe_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    single = console.Display(out=io.StringIO(), moving=Terminal(), _started=100.0)
+    single.run_started()
+    now[0] = 106.0
+    single.progress("only", "train", 2, 8, None)
+    assert isinstance(single.moving, Terminal)
+    assert "only · train 2/8 · about 18 s left" in single.moving.getvalue()
+    piped = console.Display(out=io.StringIO(), moving=io.StringIO())
+    piped.progress("only", "train", 2, 8, None)
+    assert isinstance(piped.moving, io.StringIO)
+    assert piped.moving.getvalue() == ""
+
+
+def test_when_to_run_is_answered_or_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    ahead = datetime.now(UTC) + timedelta(hours=3)
+    with serving(energinet(lambda moment: 100.0 if moment < ahead else 25.0)) as server:
+        advice = when_to_run(record(), compose(["grid.zone=DK1", f"grid.base_url={server.url}"]))
+    assert "75% less" in advice
+    assert when_to_run(record(), compose([])).endswith("this provider has no forecast; set grid.zone.")
+    assert when_to_run(record(energy=None), compose([])).endswith("its energy is unknown.")

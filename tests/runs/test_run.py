@@ -1,0 +1,381 @@
+"""Real tiny fine-tunes: what they count, what they record, that they repeat, and what failing ones leave."""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_scaling.config import RunConfig, compose
+from lora_scaling.data.samples import split_samples
+from lora_scaling.records import read_record, record_path, record_to_row
+from lora_scaling.runs.run import run
+from lora_scaling.training.bytes_tokenizer import bytes_tokenizer
+from lora_scaling.training.tokens import tokenize
+from tests.support.runs import TINY
+
+Record = dict[str, Any]
+Make = Callable[..., Record]
+GOLDEN = Path(__file__).parent / "golden" / "tiny_run.json"
+
+
+@pytest.fixture(scope="module")
+def plain(made: Make) -> Record:
+    return made("study=plain")
+
+
+def test_a_run_is_recorded_in_full(plain: Record) -> None:
+    assert (plain["status"], plain["error"]) == ("ok", None)
+    row = record_to_row(plain)
+    known = set(row) - {key for key, value in row.items() if value is None}
+    unknown = set(row) - known
+    # On a CPU there is no GPU, no known peak, no idle baseline unless asked for, and no order outside a sweep.
+    assert unknown == {
+        "error", "order", "mfu", "energy_gpu_kwh", "idle_power_w", "energy_above_idle_kwh", "gpu_temperature_c",
+    }  # fmt: skip
+    assert row["energy_source_gpu"] == "none"
+    assert plain["provenance"]["packages"]["torch"]
+    assert [phase["name"] for phase in plain["energy"]["phases"]] == ["setup", "eval", "warmup", "train", "eval"]
+    parts = sum(part["joules"] or 0 for part in plain["energy"]["components"].values())
+    phases = sum(part["joules"] or 0 for phase in plain["energy"]["phases"] for part in phase["components"].values())
+    assert parts == pytest.approx(phases, abs=1e-6) == plain["energy"]["joules"]
+    assert row["emissions_g"] == pytest.approx(row["energy_kwh"] * row["intensity_g_per_kwh"])
+    assert row["intensity_status"] == "static"
+
+
+def test_tokens_are_those_of_the_data(plain: Record, tiny: Callable[..., RunConfig]) -> None:
+    """Counted batch by batch, against the tokenised samples themselves."""
+    config = tiny("study=plain")
+    dataset = tokenize(split_samples(config).train, bytes_tokenizer(), config)
+    work = plain["work"]
+    assert work["tokens_seen"] == sum(len(row["input_ids"]) for row in dataset.rows)
+    assert work["samples_seen"] == len(dataset.rows) == 24
+    assert work["steps"] == work["micro_steps"] == 6
+    processed = work["tokens_seen"] + work["tokens_padded"]
+    assert processed <= 24 * max(len(row["input_ids"]) for row in dataset.rows)
+
+
+def test_epochs_multiply_the_work_exactly(plain: Record, made: Make) -> None:
+    twice = made("epochs=2", "group_by_length=false", "padding=max_length", "max_seq_len=64", "study=epochs")
+    once = made("epochs=1", "group_by_length=false", "padding=max_length", "max_seq_len=64", "study=epochs")
+    for count in ("samples_seen", "tokens_seen", "tokens_padded", "tokens_trained", "steps", "flops"):
+        assert twice["work"][count] == 2 * once["work"][count]
+    assert once["work"]["tokens_seen"] == plain["work"]["tokens_seen"]
+
+
+def test_the_same_run_gives_the_same_numbers(plain: Record, made: Make) -> None:
+    """With and without what the process has kept, and after other runs have used the same base model."""
+    made("lora.r=4", "study=between")
+    for study in ("reuse=true", "reuse=false"):
+        again = made(study, f"study=again-{study[6:]}")
+        assert again["work"] == plain["work"]
+        assert again["training"] == plain["training"]
+    assert made("seed=1", "study=again")["training"]["train_loss"] != plain["training"]["train_loss"]
+
+
+def test_reuse_is_recorded(made: Make) -> None:
+    made("study=reuse-1")
+    assert made("study=reuse-2")["setup_reused"] == ["model", "tokens"]
+    assert made("study=reuse-3", "reuse=false")["setup_reused"] == []
+
+
+def test_the_golden_run(plain: Record) -> None:
+    """Counts exactly and losses to five digits, as they were on the day they were written down (x86-64, fp32)."""
+    golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    assert plain["run_id"] == golden["run_id"]
+    assert {key: plain["work"][key] for key in golden["work"]} == golden["work"]
+    assert {key: plain["model"][key] for key in golden["model"]} == golden["model"]
+    for key, loss in golden["training"].items():
+        assert plain["training"][key] == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("method=qlora",),
+        ("method=full",),
+        ("optimizer=adamw_8bit",),
+        ("packing=true",),
+        ("gradient_checkpointing=true",),
+        ("gradient_accumulation=3",),
+        ("precision=bf16",),
+        ("lora.target_modules=[q_proj,v_proj]",),
+        ("loss_on=all",),
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_every_way_of_training_learns(made: Make, overrides: tuple[str, ...]) -> None:
+    record = made(*overrides, "epochs=3", "study=ways", "learning_rate=0.002")
+    assert record["status"] == "ok", record["error"]
+    assert record["training"]["eval_loss_after"] < record["training"]["eval_loss_before"]
+    assert not [w for w in record["warnings"] if w["kind"] == "parameter_count"]
+
+
+def test_an_architecture_of_other_names_is_adapted_where_it_is_told(made: Make, tmp_path: Path) -> None:
+    """GPT-NeoX calls its matrices otherwise; 8·(32 + 96) adapter weights in each of its two layers."""
+    from transformers import GPTNeoXConfig
+
+    config = GPTNeoXConfig(
+        vocab_size=512, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
+    )
+    config.save_pretrained(tmp_path)
+    overrides = ("model=hub", f"model.id={tmp_path}", "model.weights=random", "lora.target_modules=[query_key_value]")
+    record = made("study=neox", *overrides)
+    assert record["status"] == "ok", record["error"]
+    assert record["model"]["trainable_params"] == 2 * 8 * (32 + 96)
+    assert record["work"]["flops"] is None  # its arithmetic is not known here
+    wrong = made("study=neox", *overrides[:3], "lora.target_modules=[q_proj]")
+    assert wrong["status"] == "failed"
+    assert "`lora.target_modules` was ('q_proj',); this model has" in wrong["error"]
+
+
+def test_checkpointing_changes_work_but_not_results(plain: Record, made: Make) -> None:
+    record = made("gradient_checkpointing=true", "study=checkpointing")
+    assert record["work"]["flops"] > plain["work"]["flops"]
+    assert record["training"]["train_loss"] == pytest.approx(plain["training"]["train_loss"], rel=1e-5)
+
+
+def test_a_run_without_steps_does_everything_but_train(made: Make) -> None:
+    record = made("max_steps=0", "study=none")
+    assert record["status"] == "ok"
+    assert record["work"]["steps"] == record["work"]["tokens_seen"] == record["work"]["flops"] == 0
+    assert record["training"]["eval_loss_before"] == record["training"]["eval_loss_after"]
+    assert "train" not in [phase["name"] for phase in record["energy"]["phases"]]
+
+
+def test_epochs_end_a_run_before_max_steps_does(plain: Record, made: Make) -> None:
+    """transformers' Trainer alone would start over with the data until it had made them."""
+    record = made("study=many-steps", "max_steps=1000")
+    assert record["work"]["samples_seen"] == 24
+    assert record["work"]["steps"] == plain["work"]["steps"] == 6
+
+
+def test_peak_memory_is_a_run_s_own(made: Make) -> None:
+    """A run after that of a model eighty times its size needs no more than it does before it."""
+    before = made("study=memory-before")["peak_memory_gb"]
+    large = made("study=memory-large", "model=ladder-100m", "max_steps=1")["peak_memory_gb"]
+    after = made("study=memory-after")["peak_memory_gb"]
+    assert large > before + 0.3  # 104 M parameters in 32 bit
+    assert after < before + 0.1
+
+
+def test_max_steps_counts_what_was_shown(made: Make) -> None:
+    work = made("max_steps=2", "study=two")["work"]
+    assert (work["steps"], work["samples_seen"]) == (2, 8)
+
+
+def test_a_finished_run_is_skipped_unless_asked_for_again(tiny: Callable[..., RunConfig]) -> None:
+    first = run(tiny("study=skip"))
+    again = run(tiny("study=skip"))
+    assert first.skipped is None
+    assert again.skipped == "finished before"
+    assert again.record == first.record
+    rerun = run(tiny("study=skip", "on_existing=rerun"))
+    assert rerun.record is not None
+    assert rerun.record["started_at"] > first.record["started_at"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("device=cuda",), "`device` was 'cuda'; this machine has cpu"),
+        (("precision=fp16",), "`precision` was 'fp16'"),
+        (("model=llama-3.2-1b",), "`model.id` was meta-llama/Llama-3.2-1B-Instruct"),
+        (("model=hub", "model.id=no/such"), "`model.id` was no/such"),
+        (("lora.r=100",), "at most 64 makes sense"),
+        (("model.shape.vocab_size=100",), "`model.shape.vocab_size` was 100"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_what_cannot_be_run_leaves_a_record_that_says_so(
+    tiny: Callable[..., RunConfig], overrides: tuple[str, ...], said: str
+) -> None:
+    ran = run(tiny(*overrides, "study=bad"))
+    assert ran.record is not None
+    assert ran.record["status"] == "failed"
+    assert said in ran.record["error"]
+    assert "\n" not in ran.record["error"]
+    assert ran.failure is not None
+    assert ran.failure.exit_status == 2
+    assert read_record(ran.path) == ran.record
+
+
+def test_too_few_samples_says_how_many_there_are(tiny: Callable[..., RunConfig], tmp_path: Path) -> None:
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps([{"instruction": "say", "input": "", "output": "so"}] * 10))
+    ran = run(tiny("data=file", f"data.path={data}", "study=few"))
+    assert ran.record is not None
+    assert "10" in ran.record["error"]
+    assert "data.repeat=true" in ran.record["error"]
+    repeated = run(tiny("data=file", f"data.path={data}", "data.repeat=true", "study=few")).record
+    assert repeated is not None
+    assert repeated["status"] == "ok"
+
+
+@pytest.fixture
+def little_memory(plain: Record) -> Iterator[None]:
+    """Room for some 300 MB more than the process has once a run (`plain`) has loaded all libraries."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        pages = int(file.read().split()[0])
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 300_000_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+def test_out_of_memory_is_recorded_as_such(tiny: Callable[..., RunConfig], little_memory: None) -> None:
+    overrides = ("samples=512", "batch_size=512", "max_seq_len=2048", "padding=max_length", "eval_samples=0")
+    ran = run(tiny(*overrides, "study=oom"))
+    assert ran.record is not None
+    assert ran.record["status"] == "oom"
+    assert "ran out of memory with batch_size=512" in ran.record["error"]
+    assert ran.record["energy"]["joules"] > 0  # what was spent is kept
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    """A limit on file size stands in for a disk without room: the write fails in the same place."""
+    code = (
+        "import resource, signal\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+        "from lora_scaling.__main__ import main\n"
+        "main()"
+    )
+    command = [sys.executable, "-c", code, "samples=8", f"runs_dir={tmp_path}"]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 2
+    assert "`runs_dir`" in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert not list(tmp_path.rglob("run.json"))
+
+
+def test_a_run_says_it_is_unfinished_until_it_is(tiny: Callable[..., RunConfig]) -> None:
+    config = tiny("study=watched")
+    seen: list[Record] = []
+
+    def look(phase: str, done: int, total: int, joules: float | None) -> None:
+        [path] = (record_path(config.runs_dir, config.study, "x").parent.parent).rglob("run.json")
+        seen.append(read_record(path))
+
+    run(config, look)
+    assert {record["status"] for record in seen} == {"interrupted"}
+
+
+def test_the_case_study_s_configuration_is_as_published() -> None:
+    config = compose(["+experiment=munin_skolegpt"])
+    assert (config.model.id, config.samples, config.epochs) == ("danish-foundation-models/munin-7b-alpha", 21300, 1)
+    assert (config.method.name, config.data.path, config.grid.zone) == ("qlora", "kobprof/skolegpt-instruct", "DK1")
+
+
+def test_a_pause_lies_between_runs_and_in_no_window(tiny: Callable[..., RunConfig], made: Make) -> None:
+    made("study=pause")
+    start = time.monotonic()
+    record = run(tiny("study=pause", "replicate=1", "cooldown_s=2")).record
+    assert record is not None
+    assert time.monotonic() - start >= 2 + record["total_s"]
+
+
+def test_an_idle_baseline_makes_energy_above_idle(made: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lora_scaling.energy.host.other_load_cores", lambda start, end: 0.0)  # whatever else runs here
+    record = made("study=idle", "metering.idle_s=1.2", "metering.interval_s=0.5")
+    row = record_to_row(record)
+    assert row["idle_power_w"] > 0
+    expected = row["energy_kwh"] - row["idle_power_w"] * row["total_s"] / 3.6e6
+    assert row["energy_above_idle_kwh"] == pytest.approx(expected, rel=0.02)
+
+
+def test_a_full_fine_tune_shares_its_model_with_no_one(plain: Record, made: Make) -> None:
+    """It changes all weights: neither the next run nor the next full run may start from what it left."""
+    made("study=before-full")
+    first = made("study=full-1", "method=full", "learning_rate=0.01")
+    assert "model" not in first["setup_reused"]
+    assert first["training"]["eval_loss_after"] < first["training"]["eval_loss_before"] - 1
+    again = made("study=full-2", "method=full", "learning_rate=0.01")
+    assert again["training"] == first["training"]
+    assert made("study=after-full")["training"] == plain["training"]
+
+
+def test_a_quantised_model_is_shared_only_in_its_precision(made: Make) -> None:
+    made("study=nf4-fp32", "method=qlora", "precision=fp32")
+    shared = made("study=nf4-bf16", "method=qlora", "precision=bf16")
+    alone = made("study=nf4-alone", "method=qlora", "precision=bf16", "reuse=false")
+    assert shared["model"] == alone["model"]
+    assert shared["training"] == alone["training"]
+
+
+def test_checkpointing_lasts_from_warm_up_to_the_end_of_its_run(made: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen in what is recomputed: one more forward pass of each layer's MLP in each training step."""
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    passes = 0
+    forward = LlamaMLP.forward
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal passes
+        passes += self.training
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaMLP, "forward", counted)
+
+    def layer_passes(*overrides: str) -> int:
+        nonlocal passes
+        passes = 0
+        record = made(*overrides)
+        steps = record["work"]["micro_steps"] + record["config"]["warmup_steps"]
+        assert passes % (steps * record["model"]["layers"]) == 0
+        return passes // (steps * record["model"]["layers"])
+
+    assert layer_passes("study=recompute-0") == 1
+    assert layer_passes("study=recompute-1", "gradient_checkpointing=true") == 2
+    assert layer_passes("study=recompute-2") == 1  # on the same base model
+    assert layer_passes("study=recompute-3", "gradient_checkpointing=true") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("SIGINT", "interrupted from the keyboard"), ("SIGTERM", "ended from outside (SIGTERM)")]
+)
+def test_an_interrupted_run_keeps_what_it_spent(tmp_path: Path, name: str, reason: str) -> None:
+    """Ctrl-C, or a time limit, while it trains: the record says so and holds the energy and the work until then."""
+    finished, record = interrupted(tmp_path, f"os.kill(os.getpid(), signal.{name})")
+    assert finished.returncode == 130
+    assert "Traceback" not in finished.stderr
+    assert record["error"].startswith(reason)
+
+
+def test_a_second_interrupt_takes_nothing_away(tmp_path: Path) -> None:
+    """As a terminal and `torchrun` send them, or a person who is in a hurry: while the first one is recorded."""
+    press = "[(os.kill(os.getpid(), signal.SIGINT), time.sleep(0.005)) for _ in range(400)]"
+    _, record = interrupted(tmp_path, f"threading.Thread(target=lambda: {press}, daemon=True).start()")
+    assert (tmp_path / record["study"] / record["run_id"] / "timeline.csv").exists()
+
+
+def interrupted(runs_dir: Path, how: str) -> tuple[subprocess.CompletedProcess[str], Record]:
+    """A run that `how` interrupts after three steps; its record, which holds the energy and the work until then."""
+    code = (
+        "import os, signal, sys, threading, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a test run in the background ignores it
+        "from lora_scaling import __main__, running\n"
+        "run = running.run\n"
+        "def interrupted(config, listen):\n"
+        "    def tell(phase, done, *rest):\n"
+        "        if (phase, done) == ('train', 3):\n"
+        f"            {how}\n"
+        "    return run(config, tell)\n"
+        "running.run = interrupted\n"
+        "__main__.main()"
+    )
+    command = [sys.executable, "-c", code, *TINY, f"runs_dir={runs_dir}"]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    [path] = runs_dir.rglob("run.json")
+    record = read_record(path)
+    assert record["status"] == "interrupted"
+    assert record["energy"]["joules"] > 0
+    assert record["work"]["micro_steps"] in (3, 4)
+    assert record["finished_at"] is not None
+    return finished, record

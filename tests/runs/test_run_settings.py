@@ -1,0 +1,210 @@
+"""What a setting says is what a run does: each changes the training, the counts or the record as its name promises."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_scaling.config import RunConfig, compose
+from lora_scaling.errors import UserError
+from lora_scaling.estimate.hardware import preset
+from lora_scaling.ranks import devices_held
+from lora_scaling.records import record_to_row
+from lora_scaling.runs.run import _utilisation, idle_after
+from lora_scaling.training.device import choose
+
+Record = dict[str, Any]
+Make = Callable[..., Record]
+
+
+@pytest.fixture(scope="module")
+def plain(made: Make) -> Record:
+    return made("study=plain-settings")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "lora.alpha=64", "lora.dropout=0.5", "lora.target_modules=[q_proj]", "learning_rate=0.01", "weight_decay=0.5",
+        "max_grad_norm=0.001", "lr_scheduler=linear", "lr_scheduler=cosine", "loss_on=all", "chat_template=false",
+        "seed=1", "data.seed=1", "gradient_accumulation=2", "batch_size=8",
+    ],
+)  # fmt: skip
+def test_a_training_setting_changes_the_training(override: str, plain: Record, made: Make) -> None:
+    """Runs repeat to the last digit, so a setting that is lost on the way gives the very same loss."""
+    record = made(override, "study=settings")
+    assert record["status"] == "ok", record["error"]
+    assert record["training"]["eval_loss_after"] != plain["training"]["eval_loss_after"]
+
+
+def test_what_is_cut_off_is_counted_and_nothing_else_is_lost(plain: Record, made: Make) -> None:
+    cut = made("max_seq_len=16", "study=cut")["work"]
+    assert cut["tokens_truncated"] > 0
+    assert cut["tokens_seen"] + cut["tokens_truncated"] == plain["work"]["tokens_seen"]
+    assert 0 < cut["tokens_trained"] < plain["work"]["tokens_trained"]
+    twice = made("max_seq_len=16", "epochs=2", "study=cut")["work"]
+    assert twice["tokens_truncated"] == 2 * cut["tokens_truncated"]
+
+
+def test_layouts_pad_as_they_say(plain: Record, made: Make) -> None:
+    fixed = made("padding=max_length", "max_seq_len=64", "study=layout")["work"]
+    assert fixed["tokens_seen"] + fixed["tokens_padded"] == 24 * 64
+    packed = made("packing=true", "max_seq_len=64", "study=layout")["work"]
+    assert packed["tokens_seen"] == plain["work"]["tokens_seen"]
+    assert packed["tokens_padded"] < plain["work"]["tokens_padded"]
+
+
+def test_what_is_recomputed_is_work_and_no_use(plain: Record, made: Make) -> None:
+    work = made("gradient_checkpointing=true", "study=recomputed")["work"]
+    assert plain["work"]["model_flops"] == plain["work"]["flops"]
+    assert work["flops"] > 1.3 * work["model_flops"]
+    assert work["model_flops"] == pytest.approx(plain["work"]["flops"], rel=0.1)  # the first layer saves less then
+
+
+def test_held_out_samples_are_as_many_as_asked_for(made: Make) -> None:
+    assert made("eval_samples=6", "study=held-out")["data"]["held_out"] == 6
+    none = made("eval_samples=0", "study=held-out")
+    assert "eval_loss_after" not in none["training"]
+    assert "eval" not in [phase["name"] for phase in none["energy"]["phases"]]
+
+
+def test_a_device_that_was_shared_is_recorded_as_such(
+    made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where the locks of devices are
+    alone = made("study=alone", "exclusive_device=false")
+    with devices_held(["cpu"], wait=False):
+        shared = made("study=shared", "exclusive_device=false")
+    assert "shared_device" not in [warning["kind"] for warning in alone["warnings"]]
+    assert "shared_device" in [warning["kind"] for warning in shared["warnings"]]
+    assert shared["exclusive"] is False
+
+
+@pytest.mark.parametrize(("cores", "alone"), [(0.0, True), (2.0, False), (None, None)])
+def test_a_record_says_whether_the_machine_was_ours_alone(
+    made: Make, monkeypatch: pytest.MonkeyPatch, cores: float | None, alone: bool | None
+) -> None:
+    monkeypatch.setattr("lora_scaling.energy.host.other_load_cores", lambda start, end: cores)
+    record = made(f"study=exclusive-{cores}")
+    assert record["exclusive"] is alone
+    assert ("cpu_load" in [warning["kind"] for warning in record["warnings"]]) is (alone is False)
+    assert record_to_row(record)["exclusive"] is alone
+
+
+@pytest.mark.slow
+def test_idle_power_is_measured_before_and_after(
+    tiny: Callable[..., RunConfig], made: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lora_scaling.energy.host.other_load_cores", lambda start, end: 0.0)  # whatever else runs here
+    overrides = ("study=idle-twice", "metering.idle_s=1.1", "metering.interval_s=0.4")
+    made(*overrides)
+    config = tiny(*overrides)
+    sentence = idle_after(config)
+    stored = json.loads((Path(config.runs_dir) / "idle-twice" / "idle.json").read_text(encoding="utf-8"))
+    assert sentence is not None
+    assert sentence.startswith(f"Idle power: {stored['before']['power_w']:.3g} W before, ")
+    assert stored["after"]["power_w"] > 0
+    assert idle_after(tiny("study=idle-twice")) is None  # not where no baseline is asked for
+
+
+@pytest.mark.slow
+def test_a_machine_that_is_busy_after_the_runs_is_not_called_idle(
+    tiny: Callable[..., RunConfig], made: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = ("study=idle-busy", "metering.idle_s=1.1", "metering.interval_s=0.45")
+    monkeypatch.setattr("lora_scaling.energy.host.other_load_cores", lambda start, end: 0.0)
+    made(*overrides)
+    config = tiny(*overrides)
+    monkeypatch.setattr("lora_scaling.energy.host.other_load_cores", lambda start, end: 1.5)
+    kept = Path(config.runs_dir) / "idle-busy" / "idle.json"
+    kept.mkdir()  # as good as a full disk: what was finished stays so
+    said = "Idle power not compared: after the runs, other processes were busy: Other processes kept 1.50 CPU cores"
+    assert str(idle_after(config)).startswith(said)
+    assert capsys.readouterr().err.startswith("lora_scaling: idle.json was not written: `runs_dir`: ")
+    kept.rmdir()
+    assert str(idle_after(config)).startswith(said)
+    stored = json.loads(kept.read_text(encoding="utf-8"))
+    assert (stored["before"]["reason"], stored["after"]["power_w"] > 0) == (None, True)
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A machine with GPUs whose driver reads CUDA_VISIBLE_DEVICES as `is_available` first asks it, and not again."""
+
+    def with_gpus(visible: str | None) -> None:
+        count = len(visible.split(",")) if visible else 4
+        monkeypatch.setattr("lora_scaling.training.device._shown", None)
+        monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+        monkeypatch.setattr("torch.cuda.get_device_name", lambda: os.environ["READ_BY_DRIVER"])
+        monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda emulated: True)
+
+        def driver_starts() -> bool:
+            monkeypatch.setenv("READ_BY_DRIVER", os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+            return True
+
+        monkeypatch.setattr("torch.cuda.is_available", driver_starts)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    return with_gpus
+
+
+@pytest.mark.parametrize(
+    ("visible", "wanted", "left"),
+    [
+        ("3,5", "cuda:1", "5"),
+        ("3,5", "cuda", "3"),
+        ("GPU-a,GPU-b", "cuda:1", "GPU-b"),
+        ("7", "auto", "7"),
+        (None, "auto", "0"),
+        (None, "cuda:2", "2"),
+    ],
+)
+def test_a_single_process_sees_one_gpu(gpus: Callable[..., None], visible: str | None, wanted: str, left: str) -> None:
+    """With several, Trainer would split the batch over all of them; what the driver does not read has no effect."""
+    gpus(visible)
+    assert choose(wanted, "auto").name == left
+    assert choose(wanted, "auto").name == left  # the next run of a sweep
+
+
+def test_a_process_stays_on_its_gpu(gpus: Callable[..., None]) -> None:
+    gpus(None)
+    choose("cuda:1", "auto")
+    with pytest.raises(UserError, match="`device` was 'cuda:0'; this process has begun on cuda:1 and stays there"):
+        choose("cuda:0", "auto")
+
+
+def test_a_gpu_that_is_not_there_is_refused(gpus: Callable[..., None]) -> None:
+    gpus("3,5")
+    with pytest.raises(UserError, match="`device` was 'cuda:2'; this machine has 2 GPUs, counted from 0"):
+        choose("cuda:2", "auto")
+
+
+def record_on(device: str, *, gpus: int, model_flops: float, train_s: float) -> Record:
+    phase = {"name": "train", "seconds": train_s, "components": {}}
+    return {
+        "device": {"kind": "cuda", "name": device, "memory_gb": 85.0, "gpu_count": gpus},
+        "work": {"model_flops": model_flops},
+        "training": {"precision": "bf16"},
+        "energy": {"phases": [phase]},
+    }
+
+
+def test_utilisation_is_of_the_dense_peak_of_all_devices() -> None:
+    """312 TFLOP/s of each A100: 6.24e14 operations in 4 s on two of them are a quarter."""
+    config = compose([])
+    assert preset("a100-80gb").peak_tflops["bf16"] == 312
+    known = record_on("NVIDIA A100-SXM4-80GB", gpus=2, model_flops=6.24e14, train_s=4.0)
+    assert _utilisation(config, known) == pytest.approx(0.25)
+    unlisted = record_on("Some accelerator", gpus=1, model_flops=1e12, train_s=1.0)
+    assert _utilisation(config, unlisted) is None
+    assert _utilisation(compose(["hardware=rtx-a4000"]), unlisted) is None  # another device's sheet
+    own = compose(["hardware=custom", "hardware.name=mine", "hardware.peak_tflops.bf16=10"])
+    assert _utilisation(own, unlisted) == pytest.approx(0.1)
+    nameless = compose(["hardware=custom", "hardware.peak_tflops.bf16=10"])
+    assert _utilisation(nameless, unlisted) == pytest.approx(0.1)

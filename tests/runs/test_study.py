@@ -1,0 +1,283 @@
+"""Adaptive studies: what is asked, when they stop, and that stopping and continuing changes nothing."""
+
+import io
+import json
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analysis.adaptive import sequential
+from lora_scaling.commands import study as room
+from lora_scaling.config import RunConfig, run_id
+from lora_scaling.errors import RunFailure, UserError
+from lora_scaling.records import locked, read_record, record_path, write_record
+from lora_scaling.runs.run import Ran
+from lora_scaling.runs.study_request import parse
+
+LEVELS = "samples=64,128,256,512,1024"
+
+
+class Machine:
+    """Makes runs of E = F + a·x^b without making them; `stop_at` interrupts at the n-th."""
+
+    def __init__(
+        self,
+        b: float = 1.0,
+        cv: float = 0.01,
+        stop_at: int | None = None,
+        minutes: int = 0,
+        complete: bool = True,
+    ) -> None:
+        self.b, self.cv, self.stop_at, self.minutes, self.complete = b, cv, stop_at, minutes, complete
+        self.made: list[str] = []
+        self.configs: list[RunConfig] = []
+
+    def run(self, config: RunConfig, listen: Callable[..., None]) -> Ran:
+        name = run_id(config)
+        path = record_path(config.runs_dir, config.study, name)
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        seen = 0 if config.max_steps == 0 else config.samples * config.epochs
+        joules = (32 + seen**self.b) * float(np.exp(self.cv * rng.standard_normal()))
+        record: dict[str, Any] = {
+            "schema_version": 1,
+            "run_id": name,
+            "study": config.study,
+            "status": "ok",
+            "replicate": config.replicate,
+            "order": config.order,
+            "started_at": f"2026-11-23T22:00:{len(self.made) % 60:02d}.000000+00:00",
+            "finished_at": f"2026-11-23T22:{self.minutes:02d}:{len(self.made) % 60:02d}.500000+00:00",
+            "config": config.to_dict(),
+            "model": {"name": config.model.name},
+            "work": {"samples_seen": seen, "steps": -(-seen // 8), "tokens_seen": 64 * seen},
+            "training": {},
+            "emissions": None,
+            "energy": {"joules": joules, "complete": self.complete, "phases": [], "components": {}},
+        }
+        self.made.append(name)
+        self.configs.append(config)
+        if self.stop_at is not None and len(self.made) == self.stop_at:
+            write_record(path, record | {"status": "interrupted", "error": "interrupted from the keyboard"})
+            raise KeyboardInterrupt
+        write_record(path, record)
+        return Ran(path=path, record=record)
+
+
+real_run = subprocess.run
+
+
+def in_process(command: list[str], **options: Any) -> Any:
+    """The analysis without the seconds that a fresh interpreter takes; any other program as it is."""
+    if "analysis.adaptive.sequential" not in command:
+        return real_run(command, **options)
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = sequential.main(command[3:])
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Machine]:
+    def unknown(*_: object, **__: object) -> None:
+        raise UserError("`model.shape` is unknown here")
+
+    def use(*, known: bool = False, **truth: Any) -> Machine:
+        made = Machine(**truth)
+        if not known:
+            monkeypatch.setattr("lora_scaling.estimate.sweeps.estimate", unknown)
+        monkeypatch.setattr(room, "run", made.run)
+        monkeypatch.setattr(room.subprocess, "run", in_process)
+        return made
+
+    return use
+
+
+def arguments(folder: Path, *more: str, budget: str = "max_kwh=1") -> list[str]:
+    return ["claim=linear_in_samples", budget, LEVELS, f"runs_dir={folder}", *more]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "`claim` was ''; choose one of linear_in_samples, linear_in_epochs"),
+        (["claim=rank_effect", "max_kwh=1"], "`claim` was 'rank_effect', which is not adaptive yet"),
+        (["claim=linear_in_samples"], "`max_kwh` and `max_minutes` were missing"),
+        (["claim=linear_in_samples", "max_kwh=much"], "`max_kwh` was 'much'; give a number above 0"),
+        (["claim=linear_in_samples", "max_minutes=-1"], "`max_minutes` was -1; give a number above 0"),
+        (["claim=linear_in_samples", "max_kwh=1", "margin=0.6"], "`margin` was 0.6; give a number between 0 and 0.5"),
+        (["claim=linear_in_samples", "max_kwh=1", "level=0.4"], "`level` was 0.4; allowed is between 0.5 and 1"),
+        (["claim=linear_in_samples", "max_kwh=1", "samples=8,16,32"], "at least 4 levels and a factor of 8"),
+        (["claim=linear_in_epochs", "max_kwh=1", "epochs=1,2,3,x"], "`epochs` was 'x'; give a whole number"),
+        (["claim=linear_in_samples", "max_kwh=1", "replicates=3"], "`replicates` was '3'; an adaptive study sets it"),
+    ],
+)
+def test_what_cannot_be_asked(given: list[str], message: str) -> None:
+    with pytest.raises(UserError) as told:
+        parse(given)
+    assert message in str(told.value)
+
+
+def test_defaults_of_a_request() -> None:
+    request = parse(["claim=linear_in_epochs", "max_minutes=5", "model=ladder-3m"])
+    assert (request.levels, request.at) == ((1, 2, 4, 8, 16), 64)
+    assert (request.margin, request.level, request.max_kwh) == (0.05, 0.95, None)
+    assert request.overrides == ("model=ladder-3m",)
+
+
+@pytest.mark.parametrize(("b", "verdict"), [(1.0, "supported"), (0.85, "refuted")])
+def test_a_clear_claim_stops_the_study_at_its_opening(
+    tmp_path: Path, machine: Callable[..., Machine], capsys: pytest.CaptureFixture[str], b: float, verdict: str
+) -> None:
+    made = machine(b=b, cv=0.005)
+    assert room.study(arguments(tmp_path)) == verdict
+    assert len(made.made) == 10
+    told = capsys.readouterr().out
+    assert "look 1 of 8 · 10 runs" in told
+    assert f"linear_in_samples {verdict}: " in told
+    assert f"Records: {tmp_path}/adaptive_linear_in_samples" in told
+
+
+def test_the_same_for_epochs(tmp_path: Path, machine: Callable[..., Machine]) -> None:
+    made = machine(cv=0.003)
+    assert room.study(["claim=linear_in_epochs", "max_kwh=1", f"runs_dir={tmp_path}"]) == "supported"
+    assert len(made.made) == 10
+
+
+@pytest.mark.parametrize(("given", "grouped"), [((), False), (("group_by_length=true",), True)])
+def test_batches_are_not_grouped_by_length_unless_asked(
+    tmp_path: Path, machine: Callable[..., Machine], given: tuple[str, ...], grouped: bool
+) -> None:
+    """Grouping pads less the more samples there are: the analysis could not tell that from a curve."""
+    made = machine(cv=0.005)
+    room.study(arguments(tmp_path, *given))
+    assert {config.group_by_length for config in made.configs} == {grouped}
+
+
+def test_runs_of_which_a_part_was_not_measured_end_the_study(tmp_path: Path, machine: Callable[..., Machine]) -> None:
+    """The table leaves them out, so that no number of them would ever be enough."""
+    made = machine(complete=False)
+    with pytest.raises(RunFailure, match=r"the energy of .* is unknown, so no study can rest on it"):
+        room.study(arguments(tmp_path))
+    assert len(made.made) == 1
+
+
+@pytest.mark.parametrize("stop_at", [1, 12])
+def test_a_study_that_is_stopped_and_continued_ends_like_one_that_was_not(
+    tmp_path: Path, machine: Callable[..., Machine], stop_at: int
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    straight = machine(cv=0.05)
+    verdict = room.study(arguments(whole))
+    machine(cv=0.05, stop_at=stop_at)
+    with pytest.raises(KeyboardInterrupt):
+        room.study(arguments(broken))
+    machine(cv=0.05)
+    assert room.study(arguments(broken)) == verdict
+    states = [json.loads((folder / "adaptive_linear_in_samples/study.json").read_text()) for folder in (whole, broken)]
+    assert len(straight.made) > stop_at
+    assert states[0]["looks"][0]["runs"] == states[1]["looks"][0]["runs"] == 10
+    assert [look["runs"] for look in states[1]["looks"]] == states[1]["schedule"][: len(states[1]["looks"])]
+    assert len(states[1]["overwritten"]) == 1
+    finished = list(broken.glob("*/*/run.json"))
+    assert {read_record(path)["status"] for path in finished} == {"ok"}
+
+
+def test_a_decided_study_makes_no_further_run(tmp_path: Path, machine: Callable[..., Machine]) -> None:
+    machine(cv=0.005)
+    first = room.study(arguments(tmp_path))
+    again = machine(cv=0.005)
+    assert room.study(arguments(tmp_path)) == first
+    assert again.made == []
+
+
+def test_the_budget_holds_and_a_larger_one_continues(
+    tmp_path: Path, machine: Callable[..., Machine], capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine(b=0.95, cv=0.05)
+    assert room.study(arguments(tmp_path, budget="max_kwh=0.0015")) == "budget"
+    folder = tmp_path / "adaptive_linear_in_samples"
+    spent = sum(read_record(path)["energy"]["joules"] for path in folder.glob("*/run.json"))
+    assert 0.0012 < spent / 3.6e6 < 0.0015 * 1.1
+    assert "the same command with a larger one continues" in capsys.readouterr().out
+    looks = json.loads((folder / "study.json").read_text())["looks"]
+    more = machine(b=0.95, cv=0.05)
+    room.study(arguments(tmp_path, budget="max_kwh=0.003"))
+    after = json.loads((folder / "study.json").read_text())["looks"]
+    assert more.made
+    assert after[: len(looks)] == looks
+
+
+def test_minutes_count_over_all_starts(tmp_path: Path, machine: Callable[..., Machine]) -> None:
+    machine(minutes=3, stop_at=6)
+    with pytest.raises(KeyboardInterrupt):
+        room.study(arguments(tmp_path, budget="max_minutes=60"))
+    made = machine()
+    assert room.study(arguments(tmp_path, budget="max_minutes=10")) == "budget"
+    assert made.made == []
+    assert room.study(arguments(tmp_path, budget="max_minutes=60")) == "supported"
+
+
+def test_another_question_needs_another_study(tmp_path: Path, machine: Callable[..., Machine]) -> None:
+    machine(cv=0.005)
+    room.study(arguments(tmp_path))
+    with pytest.raises(UserError, match=r"was begun with margin = 0\.05 and is now asked with 0\.1"):
+        room.study(arguments(tmp_path, "margin=0.1"))
+    with pytest.raises(UserError, match="was begun with work"):
+        room.study(arguments(tmp_path, "batch_size=4"))
+    write_record(tmp_path / "mine" / "a" / "run.json", {"schema_version": 1, "run_id": "a", "status": "ok"})
+    with pytest.raises(UserError, match="holds runs of another kind of study"):
+        room.study(arguments(tmp_path, "study=mine"))
+
+
+def test_one_process_at_a_time(tmp_path: Path, machine: Callable[..., Machine]) -> None:
+    machine()
+    with locked(tmp_path / "adaptive_linear_in_samples") as mine:
+        assert mine
+        with pytest.raises(UserError, match="another process is carrying out"):
+            room.study(arguments(tmp_path))
+
+
+def test_a_study_must_be_able_to_measure(tmp_path: Path, machine: Callable[..., Machine]) -> None:
+    machine()
+    with pytest.raises(UserError, match=r"`metering\.enabled` was false"):
+        room.study(arguments(tmp_path, "metering.enabled=false"))
+
+
+def test_a_budget_below_the_opening_is_refused_before_anything_is_spent(
+    tmp_path: Path, machine: Callable[..., Machine]
+) -> None:
+    made = machine(known=True)
+    with pytest.raises(UserError, match="the smallest design that can decide, 10 runs, is expected to take"):
+        room.study(arguments(tmp_path, "model=llama-3.1-8b", "hardware=a100-80gb", budget="max_kwh=1e-6"))
+    assert made.made == []
+
+
+def test_a_failing_analysis_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = SimpleNamespace(returncode=1, stdout="", stderr="Traceback\nValueError: no")
+    monkeypatch.setattr(room.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(RunFailure, match="ValueError: no"):
+        room.study(arguments(tmp_path))
+
+
+def test_a_study_is_one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="it does not run under torchrun"):
+        room.study(arguments(tmp_path))
+
+
+@pytest.mark.slow
+def test_the_command_line_refuses_in_one_sentence() -> None:
+    command = [sys.executable, "-m", "lora_scaling.study"]
+    told = subprocess.run([*command, "claim=size_exponent", "max_kwh=1"], capture_output=True, text=True)
+    assert told.returncode == 2
+    assert told.stderr.count("\n") == 1
+    assert "not adaptive yet" in told.stderr
+    assert "max_minutes" in subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout

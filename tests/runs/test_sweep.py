@@ -1,0 +1,207 @@
+"""Sweeps: planned the same at every start, carried out once, resumed after anything, summed up."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lora_scaling.config import compose, run_id
+from lora_scaling.paths import choices, sweeps_dir
+from lora_scaling.records import find_records, read_record
+from lora_scaling.runs.plan import Design, Planned, plan
+from tests.support.runs import TINY
+
+
+def planned(design: Design, *arguments: str) -> list[Planned]:
+    from lora_scaling.estimate.sweeps import _compose
+
+    return plan(design, arguments, _compose)
+
+
+def test_every_combination_of_every_replicate_is_planned_once() -> None:
+    runs = planned(Design(), "samples=8,16,32", "lora.r=2,4", "replicates=3")
+    points = {(run.config.samples, run.config.lora.r, run.config.replicate) for run in runs}
+    assert len(runs) == len(points) == 18
+    assert [run.overrides[-1] for run in runs] == [f"order={place}" for place in range(18)]
+
+
+def test_replicates_are_blocks_that_each_hold_every_point_in_an_order_of_their_own() -> None:
+    runs = planned(Design(), "samples=8,16,32,64,128,256", "replicates=3")
+    blocks = [[run.config.samples for run in runs[i : i + 6]] for i in (0, 6, 12)]
+    assert all(sorted(block) == [8, 16, 32, 64, 128, 256] for block in blocks)
+    assert blocks[0] != blocks[1] or blocks[1] != blocks[2]
+    assert [run.config.replicate for run in runs] == [0] * 6 + [1] * 6 + [2] * 6
+
+
+def test_the_order_is_that_of_its_seed() -> None:
+    def order(seed: int) -> list[str]:
+        return [run.run_id for run in planned(Design(), "samples=8,16,32,64,128", f"order_seed={seed}")]
+
+    assert order(0) == order(0)
+    assert sorted(order(0)) == sorted(order(1))
+    assert order(0) != order(1)
+
+
+def test_extra_and_centre_points_join_the_design() -> None:
+    design = Design(
+        params={"samples": "8,16"}, extra=[["samples=8", "max_steps=0"]], centre=["samples=12"], centre_every=2
+    )
+    runs = planned(design, "epochs=2", "replicates=2")
+    assert all(run.config.epochs == 2 for run in runs)
+    assert sum(run.config.max_steps == 0 for run in runs) == 2
+    centres = [run.config.replicate for run in runs if run.config.samples == 12]
+    assert centres == [2, 3, 4]  # before each second of six runs, numbered after the design's own replicates
+
+
+def test_the_command_line_wins_over_the_sweep_file() -> None:
+    runs = planned(Design(params={"samples": "8,16", "epochs": "1,2"}), "samples=32")
+    assert {(run.config.samples, run.config.epochs) for run in runs} == {(32, 1), (32, 2)}
+
+
+def test_ranks_of_full_fine_tuning_are_one_run() -> None:
+    runs = planned(Design(), "method=lora,full", "lora.r=2,4")
+    assert sorted(run.config.method.name for run in runs) == ["full", "lora", "lora"]
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in choices("sweeps") if "extra:" in (sweeps_dir() / f"{name}.yaml").read_text()]
+)
+def test_the_runs_that_are_planned_are_those_that_the_overrides_make(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An extra point does not say what the command line sweeps: that is at its default in it."""
+    from lora_scaling.estimate.sweeps import _compose, _design
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "alpaca.json").write_text("[]")
+    given = [f"+sweeps={name}", "epochs=2,4", "replicates=1"]
+    design = _design(given)
+    runs = [run for run in plan(design, given, _compose) if not {"epochs=2", "epochs=4"} & set(run.overrides)]
+    assert len(runs) >= len(design.extra)
+    assert {run.overrides: run.run_id for run in runs} == {
+        run.overrides: run_id(compose(run.overrides)) for run in runs
+    }
+
+
+def test_a_mapping_of_one_point_is_not_in_the_next() -> None:
+    runs = planned(Design(), "data=file", "data.path=pyproject.toml", "data.fields={a: x},{b: y}")
+    assert sorted(str(dict(run.config.data.fields)) for run in runs) == ["{'a': 'x'}", "{'b': 'y'}"]
+
+
+def command(runs_dir: Path, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "lora_scaling", "-m", *TINY, f"runs_dir={runs_dir}", "study=s", *overrides]
+
+
+def finish(runs_dir: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(runs_dir, *overrides), capture_output=True, text=True, timeout=300)
+
+
+def statuses(runs_dir: Path) -> dict[str, str]:
+    records = [read_record(path) for path in find_records([runs_dir])]
+    return {record["run_id"]: record["status"] for record in records}
+
+
+@pytest.mark.slow
+def test_a_sweep_runs_prints_its_table_and_resumes(tmp_path: Path) -> None:
+    first = finish(tmp_path, "samples=8,16", "epochs=1,2")
+    assert first.returncode == 0, first.stderr
+    assert "4 runs in" in first.stdout
+    assert "0 finished before, 4 to do" in first.stdout
+    assert "Expected:" in first.stdout
+    assert len(re.findall(r"^\[\d/4\] ladder-1m", first.stdout, re.M)) == 4
+    assert len(re.findall(r"^ladder-1m  lora ", first.stdout, re.M)) == 4  # the closing table
+    assert f"python -m analysis report {tmp_path}/s" in first.stdout
+    assert first.stderr == ""  # quiet libraries
+    records = {path: read_record(path) for path in find_records([tmp_path])}
+    assert sorted(record["order"] for record in records.values()) == [0, 1, 2, 3]
+    assert len({record["session"] for record in records.values()}) == 1
+    for record in records.values():
+        assert record["provenance"]["command"] == ["python", *command(tmp_path, "samples=8,16", "epochs=1,2")[1:]]
+    again = finish(tmp_path, "samples=8,16", "epochs=1,2")
+    assert "4 finished before, 0 to do" in again.stdout
+    assert {path: read_record(path) for path in find_records([tmp_path])} == records
+
+
+@pytest.mark.slow
+def test_one_failure_does_not_stop_the_others_and_is_named(tmp_path: Path) -> None:
+    sweep = finish(tmp_path, "samples=8,16", "model=ladder-1m,llama-3.2-1b")
+    assert sweep.returncode == 1
+    assert sorted(statuses(tmp_path).values()) == ["failed", "failed", "ok", "ok"]
+    assert "2 of 4 runs did not finish: " in sweep.stderr
+    assert "llama-3.2-1b-lora" in sweep.stderr
+    assert "Traceback" not in sweep.stderr
+
+
+def _hear_interrupts() -> None:
+    """A test suite started in the background has SIGINT ignored, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.slow
+def test_interrupted_and_killed_sweeps_lose_nothing_and_continue(tmp_path: Path) -> None:
+    overrides = ("samples=8,16,24", "epochs=2")
+    for sent, code in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
+        process = subprocess.Popen(
+            command(tmp_path, *overrides, "samples=20000"),  # a minute of training: longer than we wait
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=_hear_interrupts,
+        )
+        deadline = time.monotonic() + 120
+        while not any((tmp_path / "s").glob("*/run.json")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(4)
+        os.kill(process.pid, sent)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == code
+        [status] = statuses(tmp_path).values()
+        assert status == "interrupted"
+        if sent == signal.SIGINT:
+            assert "interrupted; what was finished is kept" in errors
+            assert "Traceback" not in errors
+    two = [subprocess.Popen(command(tmp_path, *overrides), stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    printed = "".join(process.communicate(timeout=200)[0] for process in two)
+    assert len(re.findall(r"^\[\d/3\] ladder-1m.* tokens/s ", printed, re.M)) == 3  # each run was one process's
+    assert finish(tmp_path, *overrides).returncode == 0
+    done = statuses(tmp_path)
+    assert sorted(done.values()) == ["interrupted", "ok", "ok", "ok"]
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("samples=8,-1",), "`samples` was -1; give 1 or more"),
+        (("lora.r=2,200",), "at most 64 makes sense"),
+        (("smples=1,2",), "`smples` is not a setting"),
+        (("model=ladder-1m,ladder-x",), "`model` was 'ladder-x'"),
+        (("samples=8,16", "max_kwh=1e-12"), "`max_kwh` was 1e-12; this sweep is expected to take"),
+        (("samples=8,16", "max_hours=1e-12"), "`max_hours` was 1e-12; this sweep is expected to take"),
+        (("replicate=0,1,2",), "`replicate` was 0,1,2 in a sweep, which numbers its repetitions; use replicates=3"),
+        (("replicate=3",), "`replicate` was 3 in a sweep"),
+        (("+sweeps=nothing",), "`sweeps` was 'nothing'"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, tuple) else "",
+)
+def test_a_sweep_that_cannot_be_is_refused_before_it_starts(
+    tmp_path: Path, overrides: tuple[str, ...], said: str
+) -> None:
+    refused = finish(tmp_path, *overrides)
+    assert refused.returncode == 2
+    assert said in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_shows_every_setting_with_its_comment() -> None:
+    shown = subprocess.run([sys.executable, "-m", "lora_scaling", "--help"], capture_output=True, text=True, check=True)
+    for name in compose([]).to_dict():
+        assert name in shown.stdout
+    assert "# size of the training set" in shown.stdout
+    assert "linear_claim" in shown.stdout

@@ -1,0 +1,87 @@
+"""Runs in a process of its own, against the stub GPU: one run of a law, its account and its law on stdout.
+
+python measure.py KIND LAW_FILE TRAIN_SECONDS
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from tests.support.nvml_stub import Law, write_laws
+
+IDLE_W, BUSY_W = 100.0, 300.0
+CHANGE_S = 2.5  # after the start of the training window
+
+
+def law_at_rest(kind: str, epoch: float) -> list[Law]:
+    extras: dict[str, str] = {}
+    if kind.endswith("_100ms"):
+        extras["step"] = "0.1"
+    if kind.startswith("no_counter"):
+        extras["nocounter"] = ""
+    first = Law(power=((epoch, IDLE_W),), extras=extras)
+    second = Law(power=((epoch, 2 * IDLE_W),), extras={**extras, "name": "Stub GPU"})
+    return [first, second] if kind.startswith("two_gpus") else [first]
+
+
+def law_of_the_run(kind: str, rest: list[Law], start: float) -> list[Law]:
+    """What happens from now on: the past is left as it was, so that the counter is continuous."""
+    first = rest[0]
+    held = (*first.power, (start, first.power[0][1]))
+    change = start + CHANGE_S
+    extras = dict(first.extras)
+    if kind.startswith("step"):
+        held = (*held, (change, IDLE_W), (change, BUSY_W))
+    elif kind.startswith("ramp"):
+        held = (*held, (start + 20, BUSY_W))
+    else:
+        held = (*held, (start, BUSY_W))  # training begins: the power jumps at the edge
+    if kind.startswith("reset"):
+        extras["reset"] = f"{change:.6f}"
+    if kind.startswith("lost"):
+        extras["lost"] = f"{change:.6f}"
+    return [Law(power=held, extras=extras), *rest[1:]]
+
+
+def main() -> None:
+    kind, law_file, train_s = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
+    rest = law_at_rest(kind, time.time() - 5)
+    write_laws(law_file, rest)
+    from lora_scaling.energy import MeteringSettings, open_meter
+
+    meter = open_meter(MeteringSettings())
+    recording = meter.recording()
+    with recording.phase("setup"):
+        time.sleep(1.2)
+    laws = law_of_the_run(kind, rest, time.time())
+    write_laws(law_file, laws)
+    with recording.phase("train"):
+        time.sleep(train_s)
+    with recording.phase("eval"):
+        time.sleep(0.4)
+    before_s = time.perf_counter()
+    account = recording.close()
+    close_s = time.perf_counter() - before_s
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "timeline.csv")
+        account.write_timeline(path)
+        timeline = path.read_text()
+    report = {
+        "account": account.to_dict(),
+        "timeline": timeline,
+        "close_s": close_s,
+        "laws": [law.power for law in laws],
+        "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
+    }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
