@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from lora_scaling.estimate.terms import Target
 from lora_scaling.units import JOULES_PER_KWH
 
+from ..arrays import Array
 from ..energy_model.backtest import LEVEL, Split, form_sd
 from ..energy_model.extrapolate import Extrapolation
 from ..energy_model.predict import Bands
-from ..regression.least_squares import Array
 from ..tables.run_quantities import Work
 from .style import (
     FAINT,

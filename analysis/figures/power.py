@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from lora_scaling.errors import LoraScalingError
 from lora_scaling.records import RECORD_NAME, TIMELINE_NAME
 
-from ..regression.least_squares import Array
+from ..arrays import Array
 from .style import INK, SHADE, Drawn, Skipped, canvas, clip_name, linear_axis, palette, styled
 from .view import View
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from lora_scaling.units import JOULES_PER_KWH
 
+from ..arrays import Array
 from ..claims.verdicts import Options
 from ..energy_model.fit import ValidatedFit
 from ..energy_model.predict import Bands, predict_many
-from ..regression.least_squares import Array
 from ..tables.run_quantities import Work, group_levels
 from ..tables.table import RunTable
 from ..text import counted

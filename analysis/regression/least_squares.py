@@ -14,7 +14,7 @@ from scipy.special import stdtr, stdtrit
 
 from lora_scaling.errors import UserError
 
-Array = NDArray[np.float64]
+from ..arrays import Array
 
 GEQP3, ORGQR, TRTRS = get_lapack_funcs(("geqp3", "orgqr", "trtrs"), dtype=np.float64)
 

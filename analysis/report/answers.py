@@ -1,16 +1,14 @@
 """The first screen of the report: the questions people come with, each with its answer and how sure it is."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..claims.verdicts import Claim, Options
 from ..energy_model.extrapolate import Extrapolation
 from ..text import shown
 from .estimates import rounded, sentence
+from .findings import Findings
 from .html import Section, escape
 from .sections import WORDS, basis, interval_of, plain_reason, reach, split_of
-
-if TYPE_CHECKING:
-    from .report import Findings
 
 MOST_COSTS = 8  # the others are in their own section
 QUESTIONS = {
@@ -23,7 +21,7 @@ QUESTIONS = {
 }
 
 
-def answers_section(found: "Findings") -> Section:
+def answers_section(found: Findings) -> Section:
     """Question by question; then what a dear run would cost."""
     claims = {claim.id: claim for claim in found.claims.claims}
     noun, options = found.claims.response.noun, found.claims.options

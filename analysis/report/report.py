@@ -9,28 +9,19 @@ It opens from disk and fetches nothing. A section that cannot be made says why; 
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 from lora_scaling import __version__
-from lora_scaling.errors import LoraScalingError, UserError
+from lora_scaling.errors import UserError
 from lora_scaling.records import write_text
 
-from ..claims.decide import ClaimsReport, decide
 from ..claims.verdicts import Options
 from ..commands.arguments import add_options, add_runs, load
-from ..energy_model.extrapolate import Extrapolation, predict_target
-from ..energy_model.fit import ValidatedFit, validated_fit
-from ..energy_model.target import own_settings
-from ..figures.plot import figures
-from ..figures.style import Drawn, Skipped
-from ..tables.table import RunTable
 from .answers import answers_section
-from .estimates import Quote, estimates_section, read_estimates
+from .estimates import estimates_section, read_estimates
+from .findings import Findings, collect_findings
 from .html import Section, page
-from .provenance import Provenance, provenance_of
 from .sections import (
     emissions_section,
     figures_section,
@@ -41,70 +32,6 @@ from .sections import (
     verdicts_section,
     warnings_section,
 )
-
-FAR = 10
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Findings:
-    """All that a report tells; what could not be had is None or empty, with the reason in `failures`."""
-
-    table: RunTable
-    claims: ClaimsReport
-    provenance: Provenance
-    fit: ValidatedFit | None = None
-    forecasts: tuple[Extrapolation, ...] = ()
-    figures: tuple[Drawn | Skipped, ...] = ()
-    failures: dict[str, str] = field(default_factory=dict)
-    estimates: tuple[Quote, ...] = ()
-    command: str = ""
-
-
-def find(
-    table: RunTable,
-    options: Options,
-    targets: Sequence[Sequence[str]],
-    command: str = "",
-    estimates: tuple[Quote, ...] = (),
-) -> Findings:
-    """Analyse a table in every way; a part that fails leaves its reason and stops no other."""
-    failures: dict[str, str] = {}
-
-    def attempt(part: str, work: Callable[[], T]) -> T | None:
-        try:
-            return work()
-        except LoraScalingError as error:
-            failures[part] = str(error)
-        except Exception as error:  # a page with a gap and its reason is worth more than no page
-            failures[part] = f"{type(error).__name__}: {error}"
-        return None
-
-    fit = attempt("fit", lambda: validated_fit(table))
-    forecasts: list[Extrapolation] = []
-    if fit is not None:
-        default = None if targets else attempt("forecast", lambda: _default_target(table))
-        for overrides in targets or ([default] if default else []):
-            made = attempt(f"forecast of {' '.join(overrides)}", lambda o=overrides: predict_target(table, fit, o))
-            forecasts += [made] if made is not None else []
-    first = forecasts[0] if forecasts else None
-    drawn = attempt("figures", lambda: figures(table, fit, extrapolation=first, margin=options.margin))
-    return Findings(
-        table=table,
-        claims=decide(table, options),
-        provenance=provenance_of(table.sources),
-        fit=fit,
-        forecasts=tuple(forecasts),
-        figures=tuple(drawn or ()),
-        failures=failures,
-        estimates=estimates,
-        command=command,
-    )
-
-
-def _default_target(table: RunTable) -> list[str]:
-    """Ten times the largest training set that was run, once shown, with the commonest model and method."""
-    return [f"samples={FAR * int(table.frame['samples'].max())}", "epochs=1", *own_settings(table.frame)]
 
 
 def render(findings: Findings) -> str:
@@ -163,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     table = load(args)
     command = "python -m analysis report " + shlex.join(sys.argv[2:])
     estimates = read_estimates(args.estimates)
-    findings = find(table, options, targets, command, estimates)
+    findings = collect_findings(table, options, targets, command, estimates)
     path = Path(args.out) / "report.html"
     write_text(path, render(findings))
     claims = findings.claims.claims

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -14,10 +14,8 @@ from ..energy_model.backtest import summary
 from ..energy_model.extrapolate import Extrapolation
 from ..figures.style import Drawn
 from ..text import counted
+from .findings import Findings
 from .html import Section, bullets, code, details, escape, paragraph, picture, table
-
-if TYPE_CHECKING:
-    from .report import Findings
 
 MOST_ROWS = 1000
 MOST_NAMED = 30
@@ -29,7 +27,7 @@ RUN_COLUMNS = (
 )  # fmt: skip
 
 
-def verdicts_section(found: "Findings") -> Section:
+def verdicts_section(found: Findings) -> Section:
     """A sentence that sums up, then a card per claim, decided ones first."""
     claims = sorted(found.claims.claims, key=lambda claim: claim.verdict == "undecided")
     counts = Counter(claim.verdict for claim in claims)
@@ -85,7 +83,7 @@ def plain_reason(claim: Claim) -> str:
     return text[0].upper() + text[1:]
 
 
-def basis(found: "Findings") -> str:
+def basis(found: Findings) -> str:
     """What the energy is made of, in one line, where it matters most: beside the verdicts."""
     shares = _shares(found.table.frame)
     measured, modelled = (f"{100 * shares[kind]:.3g} %" for kind in ("measured", "modelled"))
@@ -130,7 +128,7 @@ def _kind(source: object) -> str:
     return "measured" if set(name.split("+")) <= MEASURED_SOURCES else "modelled"
 
 
-def figures_section(found: "Findings") -> Section:
+def figures_section(found: Findings) -> Section:
     """Every figure the runs support, and why the others are not there."""
     if not found.figures:
         return Section(title="Figures", reason=found.failures.get("figures", found.failures.get("fit")))
@@ -148,7 +146,7 @@ def figures_section(found: "Findings") -> Section:
     return Section(title="Figures", html="".join(shown) + skipped)
 
 
-def forecast_section(found: "Findings") -> Section:
+def forecast_section(found: Findings) -> Section:
     """Predictions, each with its interval, what is outside the data, and the backtest beside it."""
     if found.fit is None:
         return Section(title="Predictions", reason=f"None: {found.failures.get('fit')}")
@@ -193,7 +191,7 @@ def _interval_row(name: str, interval: dict[str, Any] | None) -> tuple[str, ...]
     return (name, *(_number(interval.get(key)) for key in ("estimate", "low", "high")))
 
 
-def sources_section(found: "Findings") -> Section:
+def sources_section(found: Findings) -> Section:
     """Where each component's energy came from, and how much of it there was."""
     frame = found.table.frame
     rows = []
@@ -213,7 +211,7 @@ def sources_section(found: "Findings") -> Section:
     return Section(title="Measured and modelled", html=table(header, rows, label="Sources of energy") + paragraph(note))
 
 
-def emissions_section(found: "Findings") -> Section:
+def emissions_section(found: Findings) -> Section:
     """Grams, their definition, and what they compare to."""
     frame = found.table.frame
     energy, grams = frame["energy_kwh"], frame["emissions_g"]
@@ -249,7 +247,7 @@ def _equivalents(kwh: float, grams: float | None) -> str:
     return "<h3>In familiar things</h3>" + bullets(f"{e.sentence} ({e.source}, {e.year})" for e in found)
 
 
-def warnings_section(found: "Findings") -> Section:
+def warnings_section(found: Findings) -> Section:
     """What is doubtful about the runs, and which were left out and why."""
     warnings = [f"{w.message}{_named(w.run_ids)}" for w in found.claims.warnings]
     excluded = [f"{e.run_id}: {e.reason}" for e in found.table.excluded]
@@ -270,7 +268,7 @@ def _named(run_ids: tuple[str, ...]) -> str:
     return f" ({', '.join(run_ids[:3])}{more})"
 
 
-def runs_section(found: "Findings") -> Section:
+def runs_section(found: Findings) -> Section:
     """The runs as a table that sorts on a click; the first thousand of a very long one."""
     frame = found.table.frame
     columns = [name for name in RUN_COLUMNS if name in frame and frame[name].notna().any()]
@@ -282,7 +280,7 @@ def runs_section(found: "Findings") -> Section:
     return Section(title="Runs", html=note + table(header, rows, label="Runs", sortable=True))
 
 
-def methods_section(found: "Findings") -> Section:
+def methods_section(found: Findings) -> Section:
     """How it was done, with which versions, and the commands that do it again."""
     origin = found.provenance
     said = [

@@ -8,7 +8,7 @@ from scipy.special import chdtrc, ndtr
 
 from lora_scaling.units import JOULES_PER_KWH
 
-from ..regression.least_squares import Array
+from ..arrays import Array
 from .parsing import RunWarning
 
 UNIT_FACTORS = {

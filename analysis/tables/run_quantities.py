@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lora_scaling.config.devices import same_device
 
-from ..regression.least_squares import Array
+from ..arrays import Array
 from .table import Excluded
 
 LABELS = ("method", "hardware", "precision")

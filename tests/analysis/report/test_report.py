@@ -19,6 +19,7 @@ from analysis.cli import main as analysis_main
 from analysis.figures.style import Drawn, canvas
 from analysis.report import report
 from analysis.report.estimates import estimates_section, read_estimates, sentence
+from analysis.report.findings import Findings, collect_findings
 from analysis.report.html import picture
 from analysis.report.provenance import provenance_of
 from analysis.tables.table import RunTable, load_runs, table_from_frame
@@ -83,12 +84,12 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def findings() -> report.Findings:
-    return report.find(table_from_frame(affine_runs()), Options(), [])
+def findings() -> Findings:
+    return collect_findings(table_from_frame(affine_runs()), Options(), [])
 
 
 @pytest.fixture(scope="module")
-def html(findings: report.Findings) -> str:
+def html(findings: Findings) -> str:
     return report.render(findings)
 
 
@@ -103,7 +104,7 @@ def test_the_page_is_whole_and_fetches_nothing(html: str) -> None:
     assert targets <= set(page.ids)
 
 
-def test_every_section_is_there(findings: report.Findings, html: str) -> None:
+def test_every_section_is_there(findings: Findings, html: str) -> None:
     titles = ("In short", "Verdicts", "Figures", "Predictions", "Measured and modelled", "Emissions", "Warnings")
     for title in (*titles, "Runs", "Methods"):
         assert f"<h2>{title}</h2>" in html
@@ -111,7 +112,7 @@ def test_every_section_is_there(findings: report.Findings, html: str) -> None:
     assert "could not be" not in html
 
 
-def test_verdicts_are_those_of_claims(findings: report.Findings, html: str) -> None:
+def test_verdicts_are_those_of_claims(findings: Findings, html: str) -> None:
     expected = decide(table_from_frame(affine_runs()), Options())
     assert [c.verdict for c in findings.claims.claims] == [c.verdict for c in expected.claims]
     by_id = {claim.id: claim for claim in expected.claims}
@@ -120,7 +121,7 @@ def test_verdicts_are_those_of_claims(findings: report.Findings, html: str) -> N
     assert "All of this energy was measured." in html
 
 
-def test_the_first_screen_answers_with_the_numbers_of_the_claims(findings: report.Findings, html: str) -> None:
+def test_the_first_screen_answers_with_the_numbers_of_the_claims(findings: Findings, html: str) -> None:
     first = html[html.index("<h2>In short") : html.index("<h2>Verdicts")]
     claim = {c.id: c for c in findings.claims.claims}["linear_in_samples"]
     assert "Is energy linear in the number of samples?</dt><dd><strong>Yes.</strong>" in first
@@ -144,7 +145,7 @@ def test_estimates_stand_beside_the_study_and_those_that_fit_on_the_first_screen
     )
     (tmp_path / "seven.json").write_text(capsys.readouterr().out)
     quotes = read_estimates([str(tmp_path / "seven.json")])
-    html = report.render(report.find(table_from_frame(affine_runs()), Options(), [], estimates=quotes))
+    html = report.render(collect_findings(table_from_frame(affine_runs()), Options(), [], estimates=quotes))
     first, section = html[: html.index("<h2>Verdicts")], html[html.index("<h2>Estimates") :]
     fitting = [quote for quote in quotes if quote.document["peak_memory_gb"]["fits"]]
     assert 0 < len(fitting) < len(quotes) == 3
@@ -165,24 +166,24 @@ def test_a_file_without_estimates_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_what_is_refuted_is_said_to_be(tmp_path: Path) -> None:
-    html = report.render(report.find(table_from_frame(affine_runs(exponent=1.3)), Options(), []))
+    html = report.render(collect_findings(table_from_frame(affine_runs(exponent=1.3)), Options(), []))
     assert "No<span> · refuted" in html
 
 
 def test_the_first_screen_asks_for_what_was_doubled() -> None:
     frame = affine_runs().rename(columns={"samples": "epochs", "epochs": "samples"})
-    questions = section(report.render(report.find(table_from_frame(frame), Options(), [])), "In short")
+    questions = section(report.render(collect_findings(table_from_frame(frame), Options(), [])), "In short")
     assert "Do twice the epochs cost twice the energy?" in questions
 
 
 def test_one_run_is_no_plural() -> None:
-    html = report.render(report.find(table_from_frame(affine_runs().head(1)), Options(), []))
+    html = report.render(collect_findings(table_from_frame(affine_runs().head(1)), Options(), []))
     assert "tested on 1 run:" in html
 
 
 def test_names_are_text_and_never_markup() -> None:
     evil = "<script>alert(1)</script>&\"'"
-    page = report.render(report.find(table_from_frame(affine_runs(name=evil), name=evil), Options(), []))
+    page = report.render(collect_findings(table_from_frame(affine_runs(name=evil), name=evil), Options(), []))
     assert "<script>alert" not in page
     assert any(evil in text for text in Page(page).texts)
 
@@ -190,7 +191,7 @@ def test_names_are_text_and_never_markup() -> None:
 def test_a_part_that_fails_leaves_its_reason_and_the_page(tmp_path: Path) -> None:
     """Energies alone make no model of work: no fit, no figures, but verdicts and the runs."""
     frame = affine_runs()[["samples", "epochs", "energy_kwh"]].head(2)
-    found = report.find(table_from_frame(frame), Options(), [])
+    found = collect_findings(table_from_frame(frame), Options(), [])
     html = report.render(found)
     assert "fit" in found.failures
     assert "0 supported, 0 refuted, 7 undecided" in html
@@ -199,14 +200,14 @@ def test_a_part_that_fails_leaves_its_reason_and_the_page(tmp_path: Path) -> Non
 
 def test_a_source_that_is_not_given_is_neither_measured_nor_modelled() -> None:
     frame = affine_runs().drop(columns="energy_source_gpu")
-    html = report.render(report.find(table_from_frame(frame), Options(), []))
+    html = report.render(collect_findings(table_from_frame(frame), Options(), []))
     assert "does not say whether this energy was measured or modelled" in html
     assert "None of this energy was measured" not in html
 
 
 def test_overrides_that_cannot_be_read_cost_the_forecast_only() -> None:
     """A stray quotation mark in a column of the table; the verdicts stand."""
-    found = report.find(table_from_frame(affine_runs().assign(model_override="model='x")), Options(), [])
+    found = collect_findings(table_from_frame(affine_runs().assign(model_override="model='x")), Options(), [])
     assert "No closing quotation" in found.failures["forecast"]
     assert "Yes<span> · supported" in report.render(found)
 
@@ -214,7 +215,7 @@ def test_overrides_that_cannot_be_read_cost_the_forecast_only() -> None:
 def test_a_very_long_table_is_cut_and_says_so() -> None:
     frame = pd.concat([affine_runs().assign(run_id=lambda f, i=i: f.run_id + f"-{i}") for i in range(60)])
     frame["energy_kwh"] *= 1 + 1e-9 * np.arange(len(frame))
-    found = report.find(table_from_frame(frame), Options(), [])
+    found = collect_findings(table_from_frame(frame), Options(), [])
     assert "The first 1,000 of 1,080 runs." in report.render(found)
 
 
@@ -243,7 +244,7 @@ def test_a_figure_of_very_many_points_is_embedded_as_pixels() -> None:
     """Two thousand points in every figure: the page stays small, and still fetches nothing."""
     frame = pd.concat([affine_runs().assign(run_id=lambda f, i=i: f.run_id + f"-{i}") for i in range(120)])
     frame["energy_kwh"] *= 1 + 1e-9 * np.arange(len(frame))
-    html = report.render(report.find(table_from_frame(frame), Options(), []))
+    html = report.render(collect_findings(table_from_frame(frame), Options(), []))
     assert "data:image/png;base64," in html
     assert len(html) < 4_000_000
     assert all(address.startswith(("#", "data:")) for address in Page(html).addresses)
@@ -252,10 +253,10 @@ def test_a_figure_of_very_many_points_is_embedded_as_pixels() -> None:
 # ---------------------------------------------------------------- what each section says
 
 
-def bare(table: RunTable, options: Options | None = None) -> report.Findings:
+def bare(table: RunTable, options: Options | None = None) -> Findings:
     """Findings without a fit and figures, which take seconds."""
     claims = decide(table, options or Options())
-    return report.Findings(table=table, claims=claims, provenance=provenance_of(table.sources))
+    return Findings(table=table, claims=claims, provenance=provenance_of(table.sources))
 
 
 def section(html: str, title: str) -> str:
@@ -272,7 +273,7 @@ def cells(html: str, label: str) -> list[tuple[str, ...]]:
 def test_a_prediction_shows_the_energy_of_the_law_that_made_the_runs() -> None:
     """Ten times the largest set at 2e-5 kWh a sample, counted by samples as nothing else is known."""
     frame = affine_runs().drop(columns=["flops", "params", "tokens_seen"])
-    html = section(report.render(report.find(table_from_frame(frame), Options(), [])), "Predictions")
+    html = section(report.render(collect_findings(table_from_frame(frame), Options(), [])), "Predictions")
     rows = {name: [float(value.replace(",", "")) for value in values] for name, *values in cells(html, "Prediction")}
     estimate, low, high = rows["Energy, kWh"]
     truth = 2e-5 * 20480
@@ -286,7 +287,7 @@ def test_runs_are_predicted_with_their_own_commonest_model() -> None:
     frame = affine_runs(name="llama-3.2-1b")
     frame.loc[frame["samples"] == 64, "model"] = "ladder-3m"
     frame.loc[frame["samples"] > 128, ["method", "rank"]] = ["full", np.nan]
-    [forecast] = report.find(table_from_frame(frame), Options(), []).forecasts
+    [forecast] = collect_findings(table_from_frame(frame), Options(), []).forecasts
     assert forecast.planned.config.model.name == "llama-3.2-1b"
     assert "method=full" in forecast.document["target"]["overrides"]
     assert "lora.r=8" not in forecast.document["target"]["overrides"]
@@ -301,7 +302,7 @@ def test_runs_are_predicted_with_their_own_commonest_model() -> None:
     ids=["another", "none"],
 )
 def test_no_other_model_stands_in_for_one_that_is_no_preset(frame: pd.DataFrame, reason: str) -> None:
-    found = report.find(table_from_frame(frame), Options(), [])
+    found = collect_findings(table_from_frame(frame), Options(), [])
     [(part, why)] = found.failures.items()
     assert part.startswith("forecast of samples=20480 epochs=1")
     assert why == f"`model` was not given, and {reason}; give model=NAME of the run to predict."
@@ -457,7 +458,7 @@ def test_figures_shade_the_margin_of_the_verdicts() -> None:
     rng = np.random.default_rng(4)
     frame = FACTORIAL.draw(rng, {"method": "lora", "rank": 8.0, "model": "ladder-1m", "params": 1.3e6})
     frame["energy_kwh"] = noisy(rng, curve(frame), 0.02)
-    found = report.find(table_from_frame(frame), Options(margin=0.1), [["samples=100000"]])
+    found = collect_findings(table_from_frame(frame), Options(margin=0.1), [["samples=100000"]])
     [caption] = [item.caption for item in found.figures if isinstance(item, Drawn) and item.name == "samples_vs_epochs"]
     assert "shaded: what counts as equal, ±10 %." in caption
 

@@ -14,6 +14,7 @@ import pytest
 
 from analysis.claims.verdicts import Options
 from analysis.report import report
+from analysis.report.findings import collect_findings
 from analysis.tables.table import table_from_frame
 from benchmarks.simulated_tables import FACTORIAL, curve, noisy
 
@@ -70,7 +71,7 @@ def page() -> str:
     frame["tokens_seen"] = 100.0 * frame["samples_seen"]
     frame["flops"] = 5e6 * frame["tokens_seen"]
     frame["emissions_g"] = (frame["energy_kwh"] * 1e5).where(frame.index % 3 != 0)
-    return report.render(report.find(table_from_frame(frame), Options(), [["samples=100000", "epochs=1"]]))
+    return report.render(collect_findings(table_from_frame(frame), Options(), [["samples=100000", "epochs=1"]]))
 
 
 @pytest.fixture(scope="module")
