@@ -23,6 +23,7 @@ from lora_scaling.energy.nvml import Nvml, SensorError
 from lora_scaling.footprint import footprint
 from tests.support import nvml_stub
 from tests.support.nvml_stub import Law
+from tests.support.paths import ROOT
 
 only_with_gcc = pytest.mark.skipif(not nvml_stub.have_compiler(), reason="needs gcc on Linux")
 
@@ -142,7 +143,7 @@ def test_importing_it_imports_no_framework() -> None:
         "import sys, lora_scaling.footprint\n"
         "print([m for m in ('torch', 'transformers', 'codecarbon', 'pynvml') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=nvml_stub.ROOT, capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert done.stdout.strip() == "[]", done.stderr
 
 
@@ -223,7 +224,7 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Training]:
     top = tmp_path_factory.mktemp("trainings")
     folders = {name: top / name for name in ("ramp", "short", "fails", "rank0", "rank1")}
     folders["rank1"] = folders["rank0"]
-    plain = {**os.environ, "PYTHONPATH": str(nvml_stub.ROOT), "OMP_NUM_THREADS": "1"}
+    plain = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     modes = {"short": (60.0, plain), "fails": (60.0, plain)}
     ranks: dict[str, dict[str, str]] = {}
     if nvml_stub.have_compiler():
@@ -237,11 +238,11 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Training]:
             ranks[f"rank{rank}"] = nvml_stub.environment(top / "two.law", **extra)
         ranks["rank1"]["MASTER_PORT"] = ranks["rank0"]["MASTER_PORT"]
     started = {
-        name: nvml_stub.run_python(TRAINER, env, str(folders[name]), str(seconds), name, cwd=nvml_stub.ROOT)
+        name: nvml_stub.run_python(TRAINER, env, str(folders[name]), str(seconds), name, cwd=ROOT)
         for name, (seconds, env) in modes.items()
     }
     for name, env in ranks.items():
-        started[name] = nvml_stub.run_python(RANKS, env, str(folders[name]), cwd=nvml_stub.ROOT)
+        started[name] = nvml_stub.run_python(RANKS, env, str(folders[name]), cwd=ROOT)
     ended = {}
     for name, process in started.items():
         out, err = process.communicate(timeout=180)

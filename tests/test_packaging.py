@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import lora_scaling
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 NAME = f"lora_scaling-{lora_scaling.__version__}"
 # setuptools' back end by itself: no front end, no isolated environment, so nothing is fetched.
 BUILD = "import sys; from setuptools import build_meta as b; print(b.build_{kind}(sys.argv[1]))"

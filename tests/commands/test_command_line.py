@@ -16,6 +16,7 @@ from lora_scaling.commands.emissions import main as emissions
 from lora_scaling.commands.estimate import main as estimate
 from lora_scaling.config import compose
 from lora_scaling.errors import UserError
+from tests.support.paths import ROOT, STUDY_RUNS
 
 Command = Callable[[Sequence[str]], int]
 
@@ -134,12 +135,11 @@ def test_a_reader_that_leaves_early_hears_of_no_error(command: list[str], tmp_pa
     """`| head`: the other end of the pipe is closed before anything is written."""
     reading, writing = os.pipe()
     os.close(reading)
-    root = Path(__file__).resolve().parents[2]
-    shutil.copytree(root / "docs" / "study" / "runs" / "method_more", tmp_path / "runs")
+    shutil.copytree(STUDY_RUNS / "method_more", tmp_path / "runs")
     command = [str(tmp_path / "runs") if word == "RUNS" else word for word in command]
     with os.fdopen(writing, "w") as out:
         done = subprocess.run(
-            [sys.executable, "-m", *command], stdout=out, stderr=subprocess.PIPE, text=True, check=False, cwd=root
+            [sys.executable, "-m", *command], stdout=out, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT
         )
     assert "BrokenPipe" not in done.stderr
     assert done.returncode == 0

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,8 +16,7 @@ from lora_scaling.config import RunConfig, compose
 from lora_scaling.data.samples import Message, Sample, load_samples, split_samples
 from lora_scaling.errors import UserError
 from lora_scaling.workload import Lengths
-
-SHARED = Path(os.environ.get("LORA_SCALING_SHARED", Path(__file__).parents[3] / "shared")) / "data"
+from tests.support.paths import ROOT, SHARED_DATA
 
 
 @cache
@@ -288,16 +286,16 @@ def test_the_hub_extra_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPa
 # Real files, where they are
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="no shared data here")
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="no shared data here")
 def test_real_files() -> None:
-    english = split_samples(file_config(SHARED / "alpaca_en_demo.json", samples=900, eval_samples=99))
+    english = split_samples(file_config(SHARED_DATA / "alpaca_en_demo.json", samples=900, eval_samples=99))
     assert (english.available, english.skipped) == (999, 0)
     fields = {"instruction": "instruction", "input": "instances[0].input", "output": "instances[0].output"}
-    path = SHARED / "danish_seed_tasks.jsonl"
+    path = SHARED_DATA / "danish_seed_tasks.jsonl"
     danish = split_samples(file_config(path, samples=160, eval_samples=16, fields=fields))
     assert danish.available == path.read_bytes().count(b"\n{") + 1
 
 
 def test_samples_import_no_torch() -> None:
     code = "import sys, lora_scaling.data.samples; sys.exit('torch' in sys.modules or 'datasets' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[2]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0

@@ -25,10 +25,11 @@ from lora_scaling.estimate.hardware import machine_of
 from lora_scaling.estimate.priors import load_priors
 from lora_scaling.grid import GridSettings, compute_emissions
 from lora_scaling.grid.providers import SOURCES
-from tests.grid.test_server import Answer, Request, even_bins, in_turn, serving
 from tests.support.fit_tables import frame_of, law
+from tests.support.grid_server import Answer, Request, even_bins, in_turn, serving
+from tests.support.paths import ROOT
 
-PAGE = (Path(__file__).resolve().parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 def example(heading: str, language: str) -> str:
@@ -106,7 +107,7 @@ def test_the_grid_provider_is_chosen_and_reads_what_its_service_answers(
 
 
 def test_every_grid_provider_has_its_row() -> None:
-    page = (Path(__file__).resolve().parents[2] / "docs" / "grid.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "grid.md").read_text(encoding="utf-8")
     table = page.partition("## Providers\n")[2].partition("\n## ")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == {*SOURCES, "file", "static"}
 

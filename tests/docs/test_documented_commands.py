@@ -33,9 +33,9 @@ from lora_scaling.errors import UserError
 from lora_scaling.estimate.sweeps import expand
 from lora_scaling.paths import choices, config_dir
 from lora_scaling.runs.study_request import parse as parse_study
+from tests.support.paths import ROOT
 from tests.support.runs import TINY
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LAUNCHERS = {"python", "torchrun", "accelerate"}
 OTHER_MODULES = {"venv", "pytest", "pip"}  # not ours; `.ci/run` uses the three

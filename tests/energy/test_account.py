@@ -39,7 +39,7 @@ from lora_scaling.energy.meter import Tick, Window
 from lora_scaling.energy.nvml import Gpu, Nvml, SensorError
 from lora_scaling.energy.tracker import Source, TaskEnergy
 from lora_scaling.energy.windows import make_account
-from tests.support import nvml_stub
+from tests.support.paths import ROOT
 
 NONE = ComponentEnergy(joules=None, source="none", reason="no GPU")
 
@@ -535,7 +535,7 @@ def test_importing_the_room_imports_no_sensor_library() -> None:
         "import sys, lora_scaling.energy\n"
         "print([m for m in ('codecarbon','pynvml','psutil','torch','transformers','numpy') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=nvml_stub.ROOT, capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert done.stdout.strip() == "[]", done.stderr
 
 

@@ -23,7 +23,7 @@ from lora_scaling.energy.tracker import CPU_SOURCES, Tracker, sources_of, tracke
 from lora_scaling.energy.windows import RELATIVE_BOUND
 from lora_scaling.errors import UserError
 from lora_scaling.records import MEASURED_SOURCES
-from tests.support import nvml_stub
+from tests.support.paths import ROOT
 
 # Deprecated ones warn when they are given; without output methods nothing is saved.
 NOT_GIVEN = {"self", "args", "kwargs", "save_to_file", "save_to_api", "save_to_logger", "save_to_prometheus",
@@ -234,7 +234,7 @@ def test_neither_environment_nor_dotfile_nor_network_has_a_say(tmp_path: Path) -
         "[codecarbon]\n" + "".join(f"{key}={value}\n" for key, value in settings.items())
     )
     outside = {f"CODECARBON_{key.upper()}": value for key, value in settings.items()}
-    env = {**os.environ, **outside, "PYTHONPATH": str(nvml_stub.ROOT), "HOME": str(tmp_path)}
+    env = {**os.environ, **outside, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", OUTSIDE], env=env, cwd=tmp_path, text=True, capture_output=True, timeout=60
     )

@@ -17,7 +17,7 @@ from lora_scaling.estimate.priors import load_priors
 from lora_scaling.estimate.shapes import shape_from_config, with_shape
 from lora_scaling.estimate.validate import checks
 from lora_scaling.workload import Lengths
-from tests.grid.test_server import Answer, in_turn, serving
+from tests.support.grid_server import Answer, in_turn, serving
 
 BASE = (
     "model=llama-3.1-8b", "method=lora", "hardware=a100-80gb", "samples=20000", "data.tokens_per_sample=400",

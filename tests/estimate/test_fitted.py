@@ -1,6 +1,5 @@
 """Predictions from fit.json, and the quantiles they rest on."""
 
-import json
 import math
 
 import pytest
@@ -12,7 +11,7 @@ from lora_scaling.errors import UserError
 from lora_scaling.estimate import estimate
 from lora_scaling.estimate.fit_file import load_fit
 from lora_scaling.estimate.quantiles import Component, mixture_quantile, t_cdf, t_quantile
-from lora_scaling.estimate.terms import Target
+from tests.support.fit_files import target, written
 
 stats = pytest.importorskip("scipy.stats")
 
@@ -42,35 +41,6 @@ def test_a_mixtures_quantile_has_the_probability_asked_for(components, p):
     x = mixture_quantile(components, p)
     total = sum(c.weight for c in components)
     assert sum(c.weight * t_cdf((x - c.location) / c.scale, c.df) for c in components) / total == pytest.approx(p)
-
-
-def written(tmp_path, **changes):
-    model = {
-        "name": "gamma free",
-        "weight": 1.0,
-        "params": {"alpha": math.log(2e-9), "gamma": 1.0},
-        "param_names": ["alpha", "gamma"],
-        "covariance": [[0.0, 0.0], [0.0, 0.0]],
-        "df": 20,
-        "sigma": 0.05,
-    }
-    fit = {
-        "schema_version": 1,
-        "kind": "energy_fit",
-        "models": [model],
-        "fixed": {},
-        "ranges": {"flops_per_token": [1e6, 1e8]},
-        "methods": ["lora"],
-        "hardware": ["NVIDIA RTX A4000"],
-        "n": 22,
-    } | changes
-    path = tmp_path / "fit.json"
-    path.write_text(json.dumps(fit))
-    return path
-
-
-def target(flops=1e7, **labels):
-    return Target(values={"tokens": 1e6, "flops_per_token": flops}, labels={"method": "lora", **labels})
 
 
 def test_a_prediction_is_the_model_with_ts_spread(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lora_scaling.commands.estimate import main
-from tests.grid.test_server import Answer, energinet, in_turn, serving
+from tests.support.grid_server import Answer, energinet, in_turn, serving
 
 START = datetime(2026, 11, 10, 9, 0, tzinfo=UTC)
 JOB = (

@@ -9,7 +9,7 @@ from lora_scaling.config import compose
 from lora_scaling.estimate import estimate
 from lora_scaling.estimate.fit_file import Prediction, load_fit
 from lora_scaling.estimate.priors import load_priors
-from tests.estimate.test_fitted import target, written
+from tests.support.fit_files import target, written
 
 stats = pytest.importorskip("scipy.stats")
 

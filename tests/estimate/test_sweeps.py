@@ -13,8 +13,9 @@ from lora_scaling.config import RunConfig, compose
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.priors import load_priors
 from lora_scaling.estimate.sweeps import estimates_of, expand
+from tests.support.paths import STUDY_RUNS
 
-RECORDS = sorted((Path(__file__).resolve().parents[2] / "docs" / "study" / "runs").glob("*/*/run.json"))
+RECORDS = sorted(STUDY_RUNS.glob("*/*/run.json"))
 
 # Settings of runs in their order, and whether the model is set up for each.
 ORDER = (

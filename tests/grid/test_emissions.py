@@ -16,7 +16,8 @@ import pytest
 from lora_scaling.commands.emissions import main, parse_overrides
 from lora_scaling.errors import UserError
 from lora_scaling.records import record_to_row
-from tests.grid.test_server import Answer, energinet, even_bins, in_turn, serving
+from tests.support.grid_server import Answer, energinet, even_bins, in_turn, serving
+from tests.support.paths import ROOT
 
 START = datetime(2026, 11, 10, 9, 0, tzinfo=UTC)
 
@@ -54,8 +55,7 @@ def store_run(runs: Path, name: str, *, kwh: float = 0.694, hours: float = 4, gr
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "lora_scaling.emissions", *words]
-    root = Path(__file__).resolve().parents[2]
-    return subprocess.run(line, capture_output=True, text=True, cwd=root, env=dict(os.environ), timeout=60)
+    return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, env=dict(os.environ), timeout=60)
 
 
 def revisions(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

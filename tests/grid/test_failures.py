@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lora_scaling.grid import EmissionsRevision, GridSettings, compute_emissions, static_intensity
-from tests.grid.test_server import Answer, Script, energinet, even_bins, in_turn, minutes5, record, serving
+from tests.support.grid_server import Answer, Script, energinet, even_bins, in_turn, minutes5, record, serving
 
 START = datetime(2026, 11, 10, 9, 0, tzinfo=UTC)
 NOW = START + timedelta(days=5)

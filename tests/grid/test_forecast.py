@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lora_scaling.grid import ForecastAdvice, GridSettings, forecast_window
-from tests.grid.test_server import Answer, Request, energinet, in_turn, serving
+from tests.support.grid_server import Answer, Request, energinet, in_turn, serving
 
 NOW = datetime(2026, 11, 23, 21, 2, 30, tzinfo=UTC)
 HOUR = timedelta(hours=1)

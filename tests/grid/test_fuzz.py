@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lora_scaling.grid import GridSettings, compute_emissions, forecast_window
 from lora_scaling.grid.http import Client
-from tests.grid.test_server import even_bins
+from tests.support.grid_server import even_bins
 
 START = datetime(2026, 11, 10, 9, 0, tzinfo=UTC)
 BINS = even_bins(START, hours=1, kwh=0.2, count=10)

@@ -24,7 +24,7 @@ from lora_scaling.grid import (
     static_intensity,
 )
 from lora_scaling.grid.integrate import integrate
-from tests.grid.test_server import energinet, even_bins, serving
+from tests.support.grid_server import energinet, even_bins, serving
 
 START = datetime(2026, 11, 10, 9, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

@@ -14,7 +14,7 @@ from responses import matchers
 from lora_scaling.errors import UserError
 from lora_scaling.grid import EmissionsRevision, EnergyBin, GridSettings, compute_emissions
 from lora_scaling.grid.providers import SOURCES
-from tests.grid.test_server import even_bins
+from tests.support.grid_server import even_bins
 
 START = datetime(2026, 11, 10, 9, 0, tzinfo=UTC)
 NOW = START + timedelta(days=60)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from lora_scaling.config import compose
 from lora_scaling.errors import RecordError, UserError
 from lora_scaling.records import COLUMNS, find_records, is_finished, locked, read_record, record_to_row, write_record
+from tests.support.paths import ROOT
 
 # As the contract lists them, word by word.
 CONTRACT = (
@@ -124,7 +125,7 @@ def test_a_file_in_the_way_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_the_columns_are_documented() -> None:
-    page = (Path(__file__).resolve().parents[2] / "docs" / "bring_your_own.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "bring_your_own.md").read_text(encoding="utf-8")
     listed = page.partition("The columns of a run's table")[2].split("```")[1]
     assert tuple(listed.replace("\n", " ").strip().split(", ")) == COLUMNS
 

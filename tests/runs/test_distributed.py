@@ -2,54 +2,17 @@
 
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from lora_scaling.records import find_records, read_record
+from lora_scaling.records import find_records
 from tests.support import nvml_stub
-from tests.support.runs import TINY, Record
+from tests.support.processes import alone, torchrun
+from tests.support.runs import only_record
 
 pytestmark = pytest.mark.slow
-
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "USE_LIBUV": "0"}
-
-
-def torchrun(runs_dir: Path, *overrides: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    launcher = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port), "-m", "lora_scaling"]
-    return subprocess.Popen(
-        [sys.executable, "-m", *launcher, *TINY, f"runs_dir={runs_dir}", *overrides],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**ENVIRONMENT, **(env or {})},
-        start_new_session=True,  # what a terminal's Ctrl-C interrupts together
-    )
-
-
-def only_record(runs_dir: Path) -> Record:
-    [path] = find_records([runs_dir])
-    return read_record(path)
-
-
-def alone(runs_dir: Path, *overrides: str) -> Record:
-    """The run in one process."""
-    done = subprocess.run(
-        [sys.executable, "-m", "lora_scaling", *TINY, f"runs_dir={runs_dir}", *overrides],
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
-    return only_record(runs_dir)
 
 
 def test_two_processes_do_the_work_of_one_with_twice_the_accumulation(tmp_path: Path) -> None:

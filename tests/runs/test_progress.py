@@ -12,7 +12,7 @@ from lora_scaling.__main__ import when_to_run
 from lora_scaling.config import compose
 from lora_scaling.runs import progress as console
 from lora_scaling.runs.run import Ran
-from tests.grid.test_server import energinet, serving
+from tests.support.grid_server import energinet, serving
 
 
 class Terminal(io.StringIO):

@@ -16,9 +16,9 @@ from analysis.adaptive.sequential import advance
 from lora_scaling.commands import study as room
 from lora_scaling.records import read_record
 from lora_scaling.runs import progress as console
-from tests.analysis.adaptive.test_sequential import STUDY, table
-from tests.runs.test_study import Machine, arguments, machine  # noqa: F401 - `machine` is a fixture
+from tests.support.machine import Machine, arguments
 from tests.support.runs import TINY
+from tests.support.studies import STUDY, table
 
 FOLDER = "adaptive_linear_in_samples"
 
@@ -31,7 +31,7 @@ def joules(folder: Path) -> list[float]:
 
 def test_runs_that_cost_more_than_expected_end_the_study(
     tmp_path: Path,
-    machine: Callable[..., Machine],  # noqa: F811
+    machine: Callable[..., Machine],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """After the opening every run costs many times what it did: the batch underway is cut, not carried out."""
@@ -51,7 +51,7 @@ def test_runs_that_cost_more_than_expected_end_the_study(
 
 def test_what_an_interrupted_run_took_stays_spent(
     tmp_path: Path,
-    machine: Callable[..., Machine],  # noqa: F811
+    machine: Callable[..., Machine],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     machine(cv=0.005, stop_at=3)

@@ -10,7 +10,7 @@ from lora_scaling.config import RunConfig, compose, run_id
 from lora_scaling.errors import UserError
 from lora_scaling.records import find_records, read_record
 from lora_scaling.runs.run import run
-from tests.runs.test_distributed import alone, torchrun
+from tests.support.processes import alone, torchrun
 from tests.support.runs import Record
 
 LOSSES = ("train_loss", "eval_loss_before", "eval_loss_after")

@@ -21,8 +21,8 @@ from lora_scaling.errors import UserError
 from lora_scaling.training.batches import IGNORED, Collator, Row, batch_counts, pack
 from lora_scaling.training.bytes_tokenizer import bytes_tokenizer
 from lora_scaling.training.tokens import tokenize
+from tests.support.paths import SHARED_DATA
 
-SHARED = Path(os.environ.get("LORA_SCALING_SHARED", Path(__file__).parents[3] / "shared")) / "data"
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -392,7 +392,7 @@ def smollm() -> Any:
 @pytest.mark.slow
 def test_smollm_is_trained_on_exactly_the_answers_of_real_data() -> None:
     tokenizer = smollm()
-    rows = json.loads((SHARED / "alpaca_en_demo.json").read_text("utf-8")) if SHARED.is_dir() else []
+    rows = json.loads((SHARED_DATA / "alpaca_en_demo.json").read_text("utf-8")) if SHARED_DATA.is_dir() else []
     rows += [{"instruction": "Hvad?", "input": "", "output": " \n Det dér. \n"}]
     samples = [
         chat(row["instruction"] + (f"\n\n{row['input']}" if row["input"].strip() else ""), row["output"])
@@ -406,9 +406,11 @@ def test_smollm_is_trained_on_exactly_the_answers_of_real_data() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SHARED.is_dir(), reason="no shared data here")
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="no shared data here")
 def test_five_thousand_samples_are_tokenised_in_seconds() -> None:
-    base = compose(["data=file", f"data.path={SHARED / 'alpaca_en_demo.json'}", "data.repeat=true", "samples=5000"])
+    base = compose(
+        ["data=file", f"data.path={SHARED_DATA / 'alpaca_en_demo.json'}", "data.repeat=true", "samples=5000"]
+    )
     split = split_samples(base)
     start = time.process_time()
     tokenize(split.train, bytes_tokenizer(), base)

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,31 +14,8 @@ from analysis.adaptive.plan import next_runs
 from analysis.adaptive.sequential import advance, comparable_curves, main
 from analysis.adaptive.study import LOOKS, Point, Study
 from analysis.claims.linear import linear
-from analysis.tables.table import RunTable, table_from_frame
 from benchmarks.adaptive_simulation import Truth, render, simulate, sweep_points
-
-LEVELS = (64, 128, 256, 512, 1024)
-STUDY = Study(claim="linear_in_samples", margin=0.05, level=0.95, levels=LEVELS, at=1, seed=0)
-
-
-def table(points: list[Point] | tuple[Point, ...], *, b: float = 1.0, cv: float = 0.01, seed: int = 0) -> RunTable:
-    rng = np.random.default_rng(seed)
-    seen = np.array([0 if p.zero else p.samples * p.epochs for p in points], dtype=float)
-    kwh = 1e-5 * (32.0 + seen**b) * np.exp(cv * rng.standard_normal(len(points)))
-    frame = pd.DataFrame(
-        {
-            "run_id": [f"r{i}" for i in range(len(points))],
-            "status": "ok",
-            "order": range(len(points)),
-            "samples": [p.samples for p in points],
-            "epochs": [p.epochs for p in points],
-            "samples_seen": seen,
-            "steps": np.ceil(seen / 8),
-            "energy_kwh": kwh,
-            "total_s": kwh * 1e4,
-        }
-    )
-    return table_from_frame(frame)
+from tests.support.studies import LEVELS, STUDY, table
 
 
 def test_levels_of_all_looks_together_spend_the_error_rate_once() -> None:

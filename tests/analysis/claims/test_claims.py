@@ -23,6 +23,7 @@ from analysis.tables.response import choose_response
 from analysis.tables.table import table_from_frame
 from benchmarks.simulated_tables import FACTORIAL, PROCESSES, Sweep, curve, geometric, noisy, scaling
 from lora_scaling.errors import UserError
+from tests.support.nist import norris
 
 WINDOWS = Path(__file__).parent / "data" / "l40s_windows.csv"
 
@@ -135,8 +136,6 @@ def test_engel_and_kepler() -> None:
 
 
 def test_norris_is_equivalent_to_slope_one_and_yet_differs() -> None:
-    from tests.analysis.regression.test_nist import norris
-
     y, X = (np.array(part, dtype=float) for part in norris())
     fit = wls(y, X, np.ones(len(y)), ["a", "b"])
     low, high = fit.conf_int("b", 0.90)

@@ -1,7 +1,5 @@
 """docs/study is what its sweeps make: the same runs by name, each finished, and commands that would join them."""
 
-from pathlib import Path
-
 import pytest
 
 from analysis.claims.decide import decide
@@ -10,12 +8,11 @@ from analysis.tables.table import load_runs
 from lora_scaling.config import run_id
 from lora_scaling.estimate.sweeps import expand
 from lora_scaling.records import find_records, read_record
-
-RUNS = Path(__file__).resolve().parents[3] / "docs" / "study" / "runs"
+from tests.support.paths import STUDY_RUNS
 
 
 def published(study: str) -> dict[str, str]:
-    return {path.parent.name: read_record(path)["status"] for path in find_records([RUNS / study])}
+    return {path.parent.name: read_record(path)["status"] for path in find_records([STUDY_RUNS / study])}
 
 
 @pytest.mark.parametrize(("study", "runs"), [("linear", 67), ("size", 36), ("method", 27), ("grouping", 18)])
@@ -28,7 +25,7 @@ def test_the_sweeps_make_the_published_runs(study: str, runs: int) -> None:
 
 def test_the_command_that_would_decide_a_claim_repeats_the_settings_of_the_runs() -> None:
     """What is there already is skipped, and what is new can be compared with it."""
-    claims = {claim.id: claim for claim in decide(load_runs([RUNS / "method"]), Options()).claims}
+    claims = {claim.id: claim for claim in decide(load_runs([STUDY_RUNS / "method"]), Options()).claims}
     needs = claims["full_vs_lora"].needs
     assert needs is not None
     assert needs.command is not None
@@ -42,7 +39,7 @@ def test_the_command_that_would_decide_a_claim_repeats_the_settings_of_the_runs(
 def test_a_sweep_with_another_setting_takes_no_verdict_from_one_without_it() -> None:
     """`grouping` differs from `linear` in the grouping by length alone, which bends its growth."""
     alone, both = (
-        [claim.verdict for claim in decide(load_runs([RUNS / name for name in names]), Options()).claims[:4]]
+        [claim.verdict for claim in decide(load_runs([STUDY_RUNS / name for name in names]), Options()).claims[:4]]
         for names in (["linear"], ["linear", "grouping"])
     )
     assert alone == both == ["supported", "supported", "refuted", "supported"]

@@ -23,8 +23,8 @@ from lora_scaling.estimate.target import target_of
 from lora_scaling.grid import static_intensity
 from lora_scaling.workload import Lengths
 from tests.support.fit_tables import frame_of, law, table_of
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 SATURATING = law(lambda f: 1 + 4e9 / f, full=1.2)
 
 

@@ -27,8 +27,8 @@ from benchmarks.simulated_tables import FACTORIAL, curve, noisy
 from lora_scaling.commands.estimate import main
 from lora_scaling.errors import UserError
 from lora_scaling.grid import equivalents
+from tests.support.paths import STUDY_RUNS
 
-ROOT = Path(__file__).resolve().parents[3]
 VOID = {"img", "meta", "br", "wbr", "path", "use", "rect", "circle", "line", "image"}
 
 
@@ -370,7 +370,7 @@ def test_grams_are_summed_with_their_mean_intensity() -> None:
 
 def test_grams_of_two_definitions_are_not_added(tmp_path: Path) -> None:
     """Records of the study, one of them computed again by another definition."""
-    folders = sorted((ROOT / "docs" / "study" / "runs" / "grouping").glob("ladder-*"))[:4]
+    folders = sorted((STUDY_RUNS / "grouping").glob("ladder-*"))[:4]
     for folder in folders:
         shutil.copytree(folder, tmp_path / folder.name)
     path = tmp_path / folders[0].name / "run.json"

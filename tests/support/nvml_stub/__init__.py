@@ -18,8 +18,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from tests.support.paths import ROOT
+
 FOLDER = Path(__file__).parent
-ROOT = FOLDER.parent.parent
 
 
 @dataclass(frozen=True, kw_only=True)

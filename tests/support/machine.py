@@ -1,0 +1,82 @@
+"""A machine that makes the runs of an adaptive study without making them."""
+
+import io
+import subprocess
+import zlib
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from analysis.adaptive import sequential
+from lora_scaling.config import RunConfig, run_id
+from lora_scaling.records import record_path, write_record
+from lora_scaling.runs.run import Ran
+
+LEVELS = "samples=64,128,256,512,1024"
+
+
+class Machine:
+    """Makes runs of E = F + a·x^b without making them; `stop_at` interrupts at the n-th."""
+
+    def __init__(
+        self,
+        b: float = 1.0,
+        cv: float = 0.01,
+        stop_at: int | None = None,
+        minutes: int = 0,
+        complete: bool = True,
+    ) -> None:
+        self.b, self.cv, self.stop_at, self.minutes, self.complete = b, cv, stop_at, minutes, complete
+        self.made: list[str] = []
+        self.configs: list[RunConfig] = []
+
+    def run(self, config: RunConfig, listen: Callable[..., None]) -> Ran:
+        name = run_id(config)
+        path = record_path(config.runs_dir, config.study, name)
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        seen = 0 if config.max_steps == 0 else config.samples * config.epochs
+        joules = (32 + seen**self.b) * float(np.exp(self.cv * rng.standard_normal()))
+        record: dict[str, Any] = {
+            "schema_version": 1,
+            "run_id": name,
+            "study": config.study,
+            "status": "ok",
+            "replicate": config.replicate,
+            "order": config.order,
+            "started_at": f"2026-11-23T22:00:{len(self.made) % 60:02d}.000000+00:00",
+            "finished_at": f"2026-11-23T22:{self.minutes:02d}:{len(self.made) % 60:02d}.500000+00:00",
+            "config": config.to_dict(),
+            "model": {"name": config.model.name},
+            "work": {"samples_seen": seen, "steps": -(-seen // 8), "tokens_seen": 64 * seen},
+            "training": {},
+            "emissions": None,
+            "energy": {"joules": joules, "complete": self.complete, "phases": [], "components": {}},
+        }
+        self.made.append(name)
+        self.configs.append(config)
+        if self.stop_at is not None and len(self.made) == self.stop_at:
+            write_record(path, record | {"status": "interrupted", "error": "interrupted from the keyboard"})
+            raise KeyboardInterrupt
+        write_record(path, record)
+        return Ran(path=path, record=record)
+
+
+real_run = subprocess.run
+
+
+def in_process(command: list[str], **options: Any) -> Any:
+    """The analysis without the seconds that a fresh interpreter takes; any other program as it is."""
+    if "analysis.adaptive.sequential" not in command:
+        return real_run(command, **options)
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = sequential.main(command[3:])
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
+
+
+def arguments(folder: Path, *more: str, budget: str = "max_kwh=1") -> list[str]:
+    return ["claim=linear_in_samples", budget, LEVELS, f"runs_dir={folder}", *more]
