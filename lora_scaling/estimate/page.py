@@ -1,18 +1,17 @@
 """The estimator page: one HTML file that computes in the browser what `python -m lora_scaling.estimate` computes.
 
-`page.html` is the frame and its looks, `page_model.html` the arithmetic in JavaScript, `page_ui.html` the controls.
-The script holds no constant: shapes, sheets, priors, intensities, and a fit if there is one, go in as JSON from here.
+`templates/page.html.j2` is the frame and its looks, `page_model.js` the arithmetic, `page_ui.js` the controls.
+The scripts hold no constant: shapes, sheets, priors, intensities, and a fit if there is one, go in as JSON from here.
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from lora_scaling import __version__
+from lora_scaling import __version__, templates
 from lora_scaling.config import HardwareConfig, RunConfig
 from lora_scaling.config.devices import DRIVER_NAMES, memory_of_presets, preset
 from lora_scaling.errors import UserError
@@ -36,8 +35,6 @@ from lora_scaling.workload.flops import _BELOW
 from lora_scaling.workload.lengths import EXACT_UP_TO, MEGA_BATCHES, MEGA_BATCHES_LEAST, QUANTILES
 from lora_scaling.workload.memory import ADAPTER_BYTES, NF4_BYTES
 
-_FOLDER = Path(__file__).parent
-_MARK = "/*DATA*/null"
 _LEVELS = (0.5, 0.8, LEVEL, 0.95)
 _SETTINGS = (
     "samples", "epochs", "max_steps", "max_seq_len", "batch_size", "gradient_accumulation", "padding",
@@ -70,13 +67,8 @@ def write_page(
 
 
 def render(data: Mapping[str, Any]) -> str:
-    """The HTML with these data in it."""
-    frame, model, ui = (
-        (_FOLDER / f"{name}.html").read_text(encoding="utf-8") for name in ("page", "page_model", "page_ui")
-    )
-    # Inside a script element, only "<" could end it early.
-    embedded = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    return frame.replace("<!--MODEL-->", model).replace("<!--UI-->", ui).replace(_MARK, embedded)
+    """Return the HTML with these data in it."""
+    return str(templates.render("lora_scaling.estimate", "page.html.j2", data=data))
 
 
 def page_data(

@@ -1,4 +1,3 @@
-<script id="ui">
 "use strict";
 const ESTIMATOR = loraEstimator(DATA), g = ESTIMATOR.format;
 const $ = (id) => document.getElementById(id);
@@ -352,4 +351,3 @@ $("footer").textContent = `lora-scaling ${DATA.version}. Shapes of ${modelNames.
 fromAddress();
 build();
 update();
-</script>

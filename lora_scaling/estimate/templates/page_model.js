@@ -1,4 +1,3 @@
-<script id="model">
 "use strict";
 // The arithmetic of `python -m lora_scaling.estimate`, line for line: workload, physics, priors, fits. It holds no
 // constant of its own: all of them come from DATA, which Python wrote. Tests hold the two equal.
@@ -816,4 +815,3 @@ function loraEstimator(DATA) {
 
   return { estimate, targetNames, format: g };
 }
-</script>

@@ -1,0 +1,61 @@
+"""Render the jinja2 templates of this project's pages.
+
+Templates escape everything they are given: what comes from a record, a table or a command line is data. Only what a
+template itself says, `Markup`, and files of its own folder by `text_of` go in as they are.
+"""
+
+import functools
+import importlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+
+def render(package: str, name: str, /, **values: Any) -> "Markup":
+    """Render template `name` from the folder `templates` of a package.
+
+    Raises:
+        jinja2.TemplateError: the template names a value that is not given.
+    """
+    from markupsafe import Markup
+
+    return Markup(environment(package).get_template(name).render(**values))
+
+
+@functools.cache
+def environment(package: str) -> "Environment":
+    """Return the jinja2 environment of a package's templates: all is escaped, and a name that is not given an error."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    folder = templates_dir(package)
+    made = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    # `tojson` escapes what could end a script element; the order of the keys is the page's own.
+    made.policies["json.dumps_function"] = json.dumps
+    made.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":"), "allow_nan": False}
+    made.globals["text_of"] = functools.partial(_text_of, folder)
+    return made
+
+
+def templates_dir(package: str) -> Path:
+    """Return the folder of a package's templates."""
+    file = importlib.import_module(package).__file__
+    assert file is not None
+    return Path(file).parent / "templates"
+
+
+def _text_of(folder: Path, name: str) -> "Markup":
+    """Return a style sheet or script of the templates' folder as it is."""
+    from markupsafe import Markup
+
+    return Markup((folder / name).read_text(encoding="utf-8"))
