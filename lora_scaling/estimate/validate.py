@@ -180,9 +180,9 @@ def render(found: Sequence[Check]) -> str:
         "# The estimator against published runs",
         "",
         "Written by `python -m lora_scaling.estimate.validate --out docs/estimator_validation.md`; do not edit.",
-        "Every row is estimated cold, from its specification and `priors.json` alone. Intervals are 90 %.",
-        "The priors were set on these sources together (one vote each), so this is agreement, not a blind test;",
-        "what leaving a source out changes stands in `priors.json`.",
+        "Every row is estimated from its specification and `priors.json` alone. The interval level is 90 %.",
+        "The priors were set on all these sources together (one vote each), so this is agreement, not a blind test.",
+        "`priors.json` says what changes if a source is left out.",
         "",
         "## Summary",
         "",
@@ -197,7 +197,7 @@ def render(found: Sequence[Check]) -> str:
         _summary("**all, tokens known**", "time and energy", [c for c in timed if c.tokens_known]),
         _summary("**all**", "peak, GB", [c for c in found if c.quantity == "peak, GB"]),
         "",
-        f"Time, median factor off (either way): {_median_factor(timed):.2f}.",
+        f"Median error of the time, as a factor in either direction: {_median_factor(timed):.2f}.",
         "",
         *_EXPLAINED,
         "",
@@ -207,25 +207,27 @@ def render(found: Sequence[Check]) -> str:
         "|---|---|---|---|---|---|---|---|",
         *(_row(c) for c in found),
         "",
-        "Sources: see `lora_scaling/estimate/published.csv`, one a row.",
+        "Sources: see `lora_scaling/estimate/published.csv`, one per row.",
     ]
     return "\n".join(lines)
 
 
 _EXPLAINED = (
-    "What is off, and why: LitGPT on the A10G gives no token counts (about 100 a sample assumed), and its times may "
-    "hold evaluation; Gemma is dearest of all there, with its vocabulary of 256,000. Compiled torchtune is a fifth "
-    "faster than what these priors describe, uncompiled PyTorch. NeMo launches whole graphs at once. LitGPT's NF4 "
-    "runs hold 2 to 4 GB more than their tensors need (`nf4_workspace`). torchtune's offloaded activations are not "
-    "on the GPU at all, which no setting here describes. Energy was published for one run only.",
+    "Which rows are off, and why: LitGPT gives no token counts for the A10G (about 100 per sample are assumed), and "
+    "its times may include evaluation. The largest errors there are those of Gemma, which has a vocabulary of "
+    "256,000. Compiled torchtune is a fifth faster than uncompiled PyTorch, which these priors describe. NeMo "
+    "launches whole graphs at once. LitGPT's NF4 runs hold 2 to 4 GB more than their tensors need (`nf4_workspace`). "
+    "torchtune's offloaded activations are not on the GPU at all; no setting here describes that. Energy was "
+    "published for one run only.",
     "",
-    "How blind this is: 72 of the 104 timed rows are MPT, one stack; read the sources, not the totals. Setting the "
-    "time constants without a source and predicting it gave median ratios of 0.77 (LitGPT A100, 7 rows), 0.65 (LitGPT "
-    "A10G, 8; only 3 within a factor 1.5), 1.05 (PEFT, 2), 1.31 (torchtune, 9), 0.99 (NeMo, 4) and 1.02 (MPT, 135). "
-    "That was computed once when the priors were set and is not repeated by this command. The spreads were widened "
-    "once after a first look at this table. For memory, `nf4_workspace` and three columns of `published.csv` (how "
-    "LitGPT and torchtune keep their logits and adapters) were settled after seeing these peaks: with the first "
-    "guesses 17 of 27 rows were within 20 %. LitGPT and PEFT rows without NF4 were as close before that, Gemma apart.",
+    "How blind this test is: 72 of the 104 timed rows come from one stack, MPT, so read the sources and not the "
+    "totals. Setting the time constants without a source and then predicting that source gave median ratios of 0.77 "
+    "(LitGPT A100, 7 rows), 0.65 (LitGPT A10G, 8; only 3 within a factor 1.5), 1.05 (PEFT, 2), 1.31 (torchtune, 9), "
+    "0.99 (NeMo, 4) and 1.02 (MPT, 135). This was computed once, when the priors were set; this command does not "
+    "repeat it. The spreads were widened once after a first look at this table. For memory, `nf4_workspace` and three "
+    "columns of `published.csv` (how LitGPT and torchtune store their logits and adapters) were set after seeing "
+    "these peaks. With the first guesses, 17 of 27 rows were within 20 %. Apart from Gemma, the rows of LitGPT and "
+    "PEFT without NF4 were already as close as they are now.",
 )
 
 
