@@ -7,12 +7,13 @@ from typing import Any
 import pandas as pd
 
 from lora_scaling.grid import equivalents
-from lora_scaling.records import MEASURED_SOURCES
+from lora_scaling.records.sources import source_kind
 
 from ..claims.verdicts import Claim, Options
 from ..energy_model.backtest import summary
 from ..energy_model.extrapolate import Extrapolation
 from ..figures.style import Drawn
+from ..tables.response import source_kinds
 from ..text import counted
 from .findings import Findings
 from .html import Section, bullets, code, details, escape, paragraph, picture, table
@@ -109,7 +110,7 @@ def _shares(frame: pd.DataFrame) -> dict[str, float]:
     untold = frame["energy_kwh"].copy()
     for component in ("gpu", "cpu", "ram"):
         energy = frame[f"energy_{component}_kwh"].fillna(0.0)
-        kinds = frame[f"energy_source_{component}"].fillna("unknown").map(_kind)
+        kinds = source_kinds(frame, component)
         for kind in joined:
             joined[kind] += float(energy[kinds == kind].sum())
         untold -= energy.where(kinds.isin(list(joined)), 0.0)
@@ -118,14 +119,6 @@ def _shares(frame: pd.DataFrame) -> dict[str, float]:
         joined["unknown"] += rest
     total = sum(joined.values())
     return {kind: energy / total if total > 0 else 0.0 for kind, energy in joined.items()}
-
-
-def _kind(source: object) -> str:
-    """What a source's name says of an energy: `measured`, `modelled`, `unknown` or `not there`."""
-    name = str(source).lower()
-    if name in ("none", "unknown"):
-        return {"none": "not there"}.get(name, name)
-    return "measured" if set(name.split("+")) <= MEASURED_SOURCES else "modelled"
 
 
 def figures_section(found: Findings) -> Section:
@@ -200,7 +193,8 @@ def sources_section(found: Findings) -> Section:
         for source, group in groups:
             energy = group[f"energy_{component}_kwh"]
             total = _number(energy.sum()) if energy.notna().any() else "–"
-            rows.append((name, str(source), _kind(source), str(len(group)), total))
+            kind = source_kind(str(source))
+            rows.append((name, str(source), "not there" if kind == "none" else kind, str(len(group)), total))
     if not rows:
         return Section(title="Measured and modelled", reason="The table does not say where its energy came from.")
     note = (

@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lora_scaling.records import MEASURED_SOURCES
+from lora_scaling.records.sources import SourceKind, source_kind
 
 from .parsing import RunWarning
 from .table import RunTable
 
-MODELLED_SOURCES = ("load_model", "constant_model", "constant", "tdp", "cpu_load")
 COMPONENTS = ("gpu", "cpu", "ram")
 
 
@@ -108,16 +107,23 @@ def _without_unequal_setup(frame: pd.DataFrame) -> tuple[pd.DataFrame, bool, lis
     return frame.assign(y=rest), True, [RunWarning(kind="setup_reused", message=message, run_ids=ids)]
 
 
-def _sources(frame: pd.DataFrame, component: str) -> set[str]:
-    """The sources of a component; where phases or devices differ, a run's are joined by a plus."""
-    joined = frame[f"energy_source_{component}"].dropna().unique()
-    return {part for source in joined for part in str(source).lower().split("+")} - {"none"}
+def source_kinds(frame: pd.DataFrame, component: str) -> pd.Series:
+    """Classify a component's source in each run; `none` where the table names neither a source nor any energy."""
+    named, energy = frame[f"energy_source_{component}"], frame[f"energy_{component}_kwh"]
+    kinds = [
+        source_kind(name) if isinstance(name, str) else "unknown" if joules > 0 else "none"
+        for name, joules in zip(named, energy, strict=True)
+    ]
+    return pd.Series(kinds, index=frame.index, dtype=object)
+
+
+def _kinds(frame: pd.DataFrame, component: str) -> set[SourceKind]:
+    return {*source_kinds(frame, component)} - {"none"}
 
 
 def _all_modelled(frame: pd.DataFrame, components: tuple[str, ...]) -> bool:
-    """True where sources are known and every one of them is a model."""
-    sources = set[str]().union(*(_sources(frame, component) for component in components))
-    return bool(sources) and sources <= set(MODELLED_SOURCES)
+    """Whether sources are known and every one of them is a model."""
+    return set[str]().union(*(_kinds(frame, component) for component in components)) == {"modelled"}
 
 
 def _measured_part(frame: pd.DataFrame, setup_differs: bool) -> tuple[str | None, float | None, str | None]:
@@ -125,9 +131,7 @@ def _measured_part(frame: pd.DataFrame, setup_differs: bool) -> tuple[str | None
     measured = [
         component
         for component in COMPONENTS
-        if (sources := _sources(frame, component))
-        and sources <= MEASURED_SOURCES
-        and bool((frame[f"energy_{component}_kwh"] > 0).all())
+        if _kinds(frame, component) == {"measured"} and bool((frame[f"energy_{component}_kwh"] > 0).all())
     ]
     if not measured:
         return None, None, "it is not known which part of the energy was metered"

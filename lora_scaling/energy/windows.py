@@ -23,6 +23,7 @@ from lora_scaling.energy.measurement import (
 )
 from lora_scaling.energy.settings import COMPONENTS
 from lora_scaling.energy.tracker import Source
+from lora_scaling.records.sources import relative_bound
 
 if TYPE_CHECKING:
     from lora_scaling.energy.meter import EnergyMeter, Tick, Window
@@ -30,22 +31,6 @@ if TYPE_CHECKING:
 WARN_S = 5.0
 DISAGREEMENT = 0.02
 MERGE_BELOW = 0.05  # a last bin shorter than this part of the interval joins the one before it
-
-# Half-width of a modelled or package-level figure, as a fraction of it. Conventions, not measurements: the
-# load model's shape alone (cubic against linear in load) differs by a factor of two at half load, a RAM
-# model by memory size knows neither the modules nor their load; RAPL is a few per cent (Intel SDM: model).
-# Which of them count as measured is in `records.MEASURED_SOURCES`; a test holds the two together.
-RELATIVE_BOUND = {
-    "rapl": 0.05,
-    "load_model": 0.5,
-    "constant_model": 0.5,
-    "amdsmi_counter": 0.05,
-    "amdsmi_power": 0.1,
-    "powermetrics": 0.1,
-    "windows_emi": 0.05,
-    "power_gadget": 0.05,
-    "raspberry_pmic": 0.1,
-}
 
 
 def make_account(
@@ -182,7 +167,7 @@ def _from_codecarbon(meter: EnergyMeter, window: Window, name: str) -> Component
             source=source.name,
             reason=f"CodeCarbon gave {joules} J, which cannot be ({source.name})",
         )
-    bound = RELATIVE_BOUND.get(source.name)
+    bound = relative_bound(source.name)
     return ComponentEnergy(
         joules=round(joules, 6),
         source=source.name,

@@ -29,11 +29,6 @@ SCHEMA_VERSION = 1
 RECORD_NAME = "run.json"
 TIMELINE_NAME = "timeline.csv"
 STATUSES = ("ok", "failed", "oom", "interrupted")
-# Where a component's energy may come from that a sensor has felt; all other sources are models, or `none`.
-MEASURED_SOURCES = frozenset(
-    {"nvml_counter", "nvml_power", "rapl", "amdsmi_counter", "amdsmi_power", "powermetrics",
-     "windows_emi", "power_gadget", "raspberry_pmic"}
-)  # fmt: skip
 
 Record = dict[str, Any]
 

@@ -20,9 +20,8 @@ from codecarbon.external.ram import RAM
 
 from lora_scaling.energy import MeteringSettings, open_meter
 from lora_scaling.energy.tracker import CPU_SOURCES, Tracker, sources_of, tracker_arguments
-from lora_scaling.energy.windows import RELATIVE_BOUND
 from lora_scaling.errors import UserError
-from lora_scaling.records import MEASURED_SOURCES
+from lora_scaling.records.sources import relative_bound, source_kind
 from tests.support.paths import ROOT
 
 # Deprecated ones warn when they are given; without output methods nothing is saved.
@@ -149,10 +148,17 @@ def test_a_window_that_was_left_open_is_not_in_the_next() -> None:
 
 
 def test_every_source_has_a_bound_and_counts_as_measured_or_modelled() -> None:
-    modelled = {"load_model", "constant_model"}
-    assert set(CPU_SOURCES.values()) <= set(RELATIVE_BOUND)
-    assert set(RELATIVE_BOUND) | {"nvml_counter", "nvml_power"} == MEASURED_SOURCES | modelled
-    assert not MEASURED_SOURCES & modelled
+    named = {
+        *CPU_SOURCES.values(),
+        "constant_model",
+        "powermetrics",
+        "raspberry_pmic",
+        "amdsmi_counter",
+        "amdsmi_power",
+    }
+    for name in named:
+        assert relative_bound(name) is not None
+        assert source_kind(name) == ("modelled" if name in ("load_model", "constant_model") else "measured")
 
 
 @pytest.mark.parametrize(

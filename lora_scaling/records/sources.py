@@ -1,0 +1,62 @@
+"""Sources of energy: which names mean that a sensor measured it, and which that a model computed it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+SourceKind = Literal["measured", "modelled", "unknown", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnergySource:
+    """What the name of a source means. `relative_bound`: half-width of its error, None where it varies by window."""
+
+    kind: SourceKind
+    relative_bound: float | None = None
+
+
+# Bounds are conventions, not measurements: the load model's shape alone (cubic against linear in load) differs by a
+# factor of two at half load, a RAM model by memory size knows neither the modules nor their load; RAPL is a few per
+# cent (Intel SDM: model). The last three models are names that other programs' tables use.
+SOURCES = {
+    "nvml_counter": EnergySource(kind="measured"),
+    "nvml_power": EnergySource(kind="measured"),
+    "rapl": EnergySource(kind="measured", relative_bound=0.05),
+    "amdsmi_counter": EnergySource(kind="measured", relative_bound=0.05),
+    "amdsmi_power": EnergySource(kind="measured", relative_bound=0.1),
+    "powermetrics": EnergySource(kind="measured", relative_bound=0.1),
+    "windows_emi": EnergySource(kind="measured", relative_bound=0.05),
+    "power_gadget": EnergySource(kind="measured", relative_bound=0.05),
+    "raspberry_pmic": EnergySource(kind="measured", relative_bound=0.1),
+    "load_model": EnergySource(kind="modelled", relative_bound=0.5),
+    "constant_model": EnergySource(kind="modelled", relative_bound=0.5),
+    "constant": EnergySource(kind="modelled"),
+    "tdp": EnergySource(kind="modelled"),
+    "cpu_load": EnergySource(kind="modelled"),
+    "unknown": EnergySource(kind="unknown"),
+    "none": EnergySource(kind="none"),
+}
+
+
+def source_kind(source: str | None) -> SourceKind:
+    """Classify a source by its name.
+
+    Where phases or devices differ, their names are joined by a plus: the parts that are not `none` must agree, since
+    otherwise nobody knows how much of the energy was measured. A name that is not listed, or missing, is `unknown`.
+    """
+    if source is None:
+        return "unknown"
+    kinds = [kind for part in source.lower().split("+") if (kind := _kind_of_part(part)) != "none"]
+    if not kinds:
+        return "none"
+    return kinds[0] if all(kind == kinds[0] for kind in kinds) else "unknown"
+
+
+def relative_bound(source: str) -> float | None:
+    """Half-width of a source's error as a fraction of its energy; None where nothing is known of it."""
+    listed = SOURCES.get(source)
+    return listed.relative_bound if listed else None
+
+
+def _kind_of_part(name: str) -> SourceKind:
+    listed = SOURCES.get(name.strip())
+    return listed.kind if listed else "unknown"
