@@ -1,7 +1,7 @@
 """The command-line shell of `python -m analysis`.
 
-Each command lives in a module of its own that offers `add_arguments(parser)` and `run(args) -> int`;
-the module is imported only when its command is chosen, so that `claims` does not wait for seaborn.
+Each command is a module of `analysis.commands` with `add_arguments(parser)` and `run(args) -> int`, imported only
+when it is chosen, so that `claims` does not wait for seaborn.
 Exit status: 0 on success, 2 on bad input (one sentence on stderr), 1 on failure.
 """
 
@@ -11,7 +11,6 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from lora_scaling.commands.arguments import Parser, reader_may_leave
 from lora_scaling.errors import LoraScalingError
@@ -19,23 +18,16 @@ from lora_scaling.errors import LoraScalingError
 PROGRAM = "python -m analysis"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Command:
-    """One subcommand: its module inside this package, and its line in the help."""
-
-    module: str
-    summary: str
-
-
+# A module of `analysis.commands` each, with its line in the help.
 COMMANDS = {
-    "claims": Command(module="claims.decide", summary="verdicts on the seven claims, with the tests behind them"),
-    "fit": Command(module="energy_model.fit", summary="regressions of energy and time on the work → fit.json"),
-    "plot": Command(module="figures.plot", summary="scaling plots as SVG and PNG"),
-    "extrapolate": Command(module="energy_model.extrapolate", summary="predict a run that was not made"),
-    "backtest": Command(module="energy_model.backtest", summary="fit on the cheap runs, predict the dear ones"),
-    "design": Command(module="claims.design", summary="the next runs worth their energy, as a command line"),
-    "report": Command(module="report.report", summary="one self-contained report.html with all of it"),
-    "export": Command(module="export.extra_p", summary="the table in Extra-P's JSON-lines format"),
+    "claims": "verdicts on the seven claims, with the tests behind them",
+    "fit": "regressions of energy and time on the work → fit.json",
+    "plot": "scaling plots as SVG and PNG",
+    "extrapolate": "predict a run that was not made",
+    "backtest": "fit on the cheap runs, predict the dear ones",
+    "design": "the next runs worth their energy, as a command line",
+    "report": "one self-contained report.html with all of it",
+    "export": "the table in Extra-P's JSON-lines format",
 }
 
 
@@ -72,10 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(name: str, arguments: list[str]) -> int:
-    module = importlib.import_module(f".{COMMANDS[name].module}", __package__)
+    module = importlib.import_module(f".commands.{name}", __package__)
     parser = Parser(
         prog=f"{PROGRAM} {name}",
-        description=COMMANDS[name].summary,
+        description=COMMANDS[name],
         formatter_class=_Defaults,
     )
     module.add_arguments(parser)
@@ -96,7 +88,7 @@ class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
 def _overview() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"usage: {PROGRAM} COMMAND RUNS [options]", ""]
-    lines += [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
     lines += [
         "",
         "RUNS: folders of run records, or tables (CSV, Parquet, JSON lines).",

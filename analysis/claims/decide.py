@@ -1,20 +1,16 @@
-"""`python -m analysis claims RUNS`: the seven claims, decided on one table."""
+"""The seven claims, decided on one table."""
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..commands.arguments import add_options, add_runs
-from ..jsonout import dumps
 from ..tables.checks import check_rows, suspicious
 from ..tables.parsing import RunWarning
 from ..tables.response import Response, choose_response
-from ..tables.table import RESPONSES, RunTable, load_runs
+from ..tables.table import RunTable
 from .context import CurveSet
 from .disturbed import disturbed
 from .registry import CLAIMS, Asked
-from .text import render
 from .verdicts import Claim, Needs, Options, holm
 from .windows import is_series, series_claims
 
@@ -112,19 +108,3 @@ def _to_stand(needs: Needs | None, tested: int, level: float) -> Needs:
         if needs is None
         else replace(needs, message=f"{lead}. {needs.message}")
     )
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m analysis claims`."""
-    add_runs(parser)
-    add_options(parser)
-    parser.add_argument("--response", choices=tuple(RESPONSES), default="total", help="what is explained")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Decide the claims and print them."""
-    options = Options(margin=args.margin, level=args.level)
-    table = load_runs(args.runs, response=args.response, exclude=args.exclude)
-    report = decide(table, options)
-    print(dumps(report.document()) if args.json else render(report.document(), report.table.sources))
-    return 0

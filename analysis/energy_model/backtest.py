@@ -1,13 +1,10 @@
-"""`backtest`: fit on the cheap part of a table, predict the dear part, and say how well that went.
-
-    python -m analysis backtest RUNS [--json]
+"""Fit on the cheaper part of a table, predict the more expensive part, and say how well that went.
 
 Three splits: by energy (below the median against the rest), by model size (the smaller sizes against the
 largest), by length (fewer tokens against more). Each has a horizon for every quantity: how far beyond the
 fitted runs the predicted ones lay.
 """
 
-import argparse
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +16,6 @@ from lora_scaling.errors import UserError
 from lora_scaling.estimate.result import LEVEL
 from lora_scaling.units import JOULES_PER_KWH
 
-from .. import jsonout
-from ..commands.arguments import add_runs, load
 from ..regression.least_squares import Array
 from ..tables.run_quantities import Work, group_levels, one_name_each, work_of
 from .energy_fit import EnergyFit, Training, between_sessions, fit_table, training_energy
@@ -258,34 +253,6 @@ def _beyond(values: Array, fitted: Array) -> Array:
 
 def _not_made(name: str, rule: str, reason: str) -> Split:
     return Split(name=name, rule=rule, n_fitted=0, table=pd.DataFrame(), horizons={}, excess={}, reason=reason)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `python -m analysis backtest`."""
-    add_runs(parser)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Print the backtest as JSON or as a table."""
-    table = load(args)
-    result = backtest(table.frame)
-    if args.json:
-        excluded = [{"run_id": item.run_id, "reason": item.reason} for item in table.excluded]
-        print(jsonout.dumps({"schema_version": 1, **result.to_dict(), "runs_excluded": excluded}))
-        return 0
-    print("\n".join(summary(result)))
-    for split in result.made:
-        print(f"\n{split.name}: every predicted run")
-        print(f"  {'run':<48} {'observed kWh':>13} {'predicted kWh':>14} {'90 % interval':>27} {'error':>8}")
-        for row in split.table.head(40).to_dict("records"):
-            interval = f"{row['low_kwh']:.4g} to {row['high_kwh']:.4g}"
-            print(
-                f"  {str(row['run_id'])[:48]:<48} {row['observed_kwh']:>13.4g} {row['predicted_kwh']:>14.4g} "
-                f"{interval:>27} {100 * row['error']:>+7.1f} %"
-            )
-        if len(split.table) > 40:
-            print(f"  … and {len(split.table) - 40} more (--json has all)")
-    return 0
 
 
 def summary(result: Backtest) -> list[str]:

@@ -1,23 +1,17 @@
-"""`plot`: every figure that the runs support, as SVG and PNG, each with a caption.
-
-    python -m analysis plot RUNS [--out DIR] [overrides of a target to extrapolate to]
+"""Every figure that the runs support, as SVG and PNG, each with a caption.
 
 `figures` returns them; saving is here alone. A figure that cannot be drawn is skipped with its reason.
 """
 
-import argparse
 import warnings
 from pathlib import Path
 
 import matplotlib as mpl
 
 from lora_scaling.errors import UserError
-from lora_scaling.records import write_text
 
-from .. import jsonout
 from ..claims.verdicts import Options
-from ..commands.arguments import add_runs, load, split_overrides
-from ..energy_model.extrapolate import Extrapolation, predict_target
+from ..energy_model.extrapolate import Extrapolation
 from ..energy_model.fit import ValidatedFit, validated_fit
 from ..tables.table import RunTable
 from .compare import interchangeability, lora_and_full
@@ -80,40 +74,3 @@ def save(drawn: Drawn, folder: Path) -> list[Path]:
             f"`out` was {str(folder)!r}, which cannot be written ({error.strerror}); give another folder."
         ) from None
     return paths
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `python -m analysis plot`."""
-    add_runs(parser)
-    parser.add_argument("--out", default="plots", metavar="DIR", help="folder for the figures")
-    parser.add_argument("--run", default=None, metavar="RUN_ID", help="the run whose power is drawn")
-    parser.epilog = "Overrides beside RUNS name a target to extrapolate to: model=llama-2-70b method=full"
-
-
-def run(args: argparse.Namespace) -> int:
-    """Draw and save everything; print what was written and what was skipped."""
-    args.runs, overrides = split_overrides(args.runs)
-    table = load(args)
-    result = validated_fit(table)
-    forecast = predict_target(table, result, overrides) if overrides else None
-    folder = Path(args.out)
-    found = figures(table, result, extrapolation=forecast, run_id=args.run)
-    drawn = [item for item in found if isinstance(item, Drawn)]
-    skipped = [item for item in found if isinstance(item, Skipped)]
-    for item in drawn:
-        save(item, folder)
-    index = {
-        "schema_version": 1,
-        "figures": [{"name": d.name, "title": d.title, "caption": d.caption} for d in drawn],
-        "skipped": [{"name": s.name, "title": s.title, "reason": s.reason} for s in skipped],
-    }
-    write_text(folder / "captions.json", jsonout.dumps(index) + "\n")
-    if args.json:
-        print(jsonout.dumps(index))
-        return 0
-    for item in drawn:
-        print(f"{folder / item.name}.svg, .png: {item.title}")
-    for item in skipped:
-        print(f"skipped {item.name}: {item.reason}")
-    print(f"Captions in {folder / 'captions.json'}.")
-    return 0

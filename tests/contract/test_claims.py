@@ -121,7 +121,7 @@ def test_both_sides_of_an_adaptive_study_mean_the_same() -> None:
 @pytest.mark.parametrize("command", ["claims", "design", "report"])
 def test_every_command_asks_with_the_same_defaults(command: str) -> None:
     parser = argparse.ArgumentParser()
-    importlib.import_module(f"analysis.{command}").add_arguments(parser)
+    importlib.import_module(f"analysis.commands.{command}").add_arguments(parser)
     args = parser.parse_args(["runs"])
     assert (args.margin, args.level) == (questions.MARGIN, questions.LEVEL)
     assert verdicts.Options() == verdicts.Options(margin=questions.MARGIN, level=questions.LEVEL)

@@ -134,7 +134,10 @@ def test_a_named_sweep_is_planned_and_its_cost_held_against_the_limits(
         assert f"18 runs in {tmp_path}/runs/quick: 0 finished before, 18 to do" in done.stdout
         assert f"; this sweep is expected to take {cost:.3g} {unit}: " in done.stderr
     # With room to spare the sweep is launched, here into nothing: its runs are told to be missing.
-    code = "from lora_scaling import __main__, sweep\nsweep._launch = lambda *_: None\n__main__.main()"
+    code = (
+        "from lora_scaling import __main__\nfrom lora_scaling.runs import sweep\n"
+        "sweep._launch = lambda *_: None\n__main__.main()"
+    )
     enough = [f"{field}={1.1 * cost}" for field, (cost, _) in costs.items()]
     done = subprocess.run([sys.executable, "-c", code, *words, *enough], capture_output=True, text=True)
     assert done.returncode == 1
@@ -238,7 +241,7 @@ def test_a_failure_of_the_analysis_itself_is_status_1(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("division\nby zero")
 
-    monkeypatch.setattr("analysis.claims.decide", broken)
+    monkeypatch.setattr("analysis.commands.claims.decide", broken)
     assert cli.main(["claims", str(write_table(tmp_path / "runs.csv"))]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -1,0 +1,29 @@
+"""`python -m analysis export RUNS`: the table in the JSON-lines format of Extra-P (`extrap --json …`)."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ..export.extra_p import extrap_lines
+from ..tables.table import RESPONSES, load_runs
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m analysis export`."""
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders of run records, or tables")
+    parser.add_argument("--response", choices=tuple(RESPONSES), default="total", help="what is exported")
+    parser.add_argument("--out", type=Path, default=None, help="a file; default stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the lines and count what was left out on stderr."""
+    table = load_runs(args.runs, response=args.response)
+    lines = list(extrap_lines(table.frame, table.response))
+    text = "".join(f"{line}\n" for line in lines)
+    if args.out is None:
+        sys.stdout.write(text)
+    else:
+        args.out.write_text(text, encoding="utf-8")
+    left_out = table.rows_read - len(lines)
+    print(f"{len(lines)} runs exported, {left_out} left out (unusable or without training).", file=sys.stderr)
+    return 0

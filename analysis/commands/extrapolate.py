@@ -1,0 +1,60 @@
+"""`python -m analysis extrapolate RUNS OVERRIDES`: predict a run that was not made, with an interval.
+
+python -m analysis extrapolate RUNS model=llama-2-70b method=full samples=21300 [--json]
+"""
+
+import argparse
+
+from .. import jsonout
+from ..energy_model.backtest import summary
+from ..energy_model.extrapolate import Extrapolation, extrapolate
+from .arguments import add_runs, load, split_overrides
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `python -m analysis extrapolate`."""
+    add_runs(parser)
+    parser.epilog = "Overrides of the target go beside RUNS: model=llama-2-70b method=full samples=21300"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the prediction as JSON or in words."""
+    args.runs, overrides = split_overrides(args.runs)
+    result = extrapolate(load(args), overrides)
+    print(jsonout.dumps(result.document) if args.json else "\n".join(describe(result)))
+    return 0
+
+
+def describe(result: Extrapolation) -> list[str]:
+    """The prediction in a few sentences."""
+    d = result.document
+    e, grams, memory = d["energy_kwh"], d["emissions_g"], d["peak_memory_gb"]
+    lines = [d["assumptions"][0], ""]
+    lines.append(f"Energy     {e['estimate']:.4g} kWh (90 % interval {e['low']:.3g} to {e['high']:.3g})")
+    if d["time_s"]:
+        t = d["time_s"]
+        lines.append(f"Time       {_hours(t['estimate'])} ({_hours(t['low'])} to {_hours(t['high'])})")
+    lines.append(
+        f"Emissions  {grams['estimate']:.4g} g ({grams['low']:.3g} to {grams['high']:.3g}) at "
+        f"{grams['intensity_g_per_kwh']:.4g} g/kWh: {grams['definition']}"
+    )
+    fits = {True: "fits", False: "does NOT fit", None: "limit unknown"}[memory["fits"]]
+    peak = (
+        "unknown, as the model is"
+        if memory["estimate"] is None
+        else f"{memory['estimate']:.3g} GB at the peak ({fits})"
+    )
+    lines.append(f"Memory     {peak}")
+    for item in d["extrapolates"]:
+        lines.append(f"Outside    {item['variable'].replace('_', ' ')}: {item['factor']:.3g}× beyond the data")
+    lines += [f"Scenario   {item['sentence']}" for item in d["scenarios"]]
+    lines.append(f"Backtest   {d['validation']['label']}" + "".join(f"; {r}" for r in d["validation"]["reasons"]))
+    lines += [f"           {line}" for line in summary(result.validated.backtest)]
+    return [*lines, "", *(f"- {text}" for text in d["assumptions"][1:])]
+
+
+def _hours(seconds: float) -> str:
+    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
