@@ -7,6 +7,7 @@ template itself says, `Markup`, and files of its own folder by `text_of` go in a
 import functools
 import importlib
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,8 @@ def environment(package: str) -> "Environment":
     # `tojson` escapes what could end a script element; the order of the keys is the page's own.
     made.policies["json.dumps_function"] = json.dumps
     made.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":"), "allow_nan": False}
+    made.filters["breakable"] = _breakable
+    made.tests["numeric_text"] = _is_numeric_text
     made.globals["text_of"] = functools.partial(_text_of, folder)
     return made
 
@@ -59,3 +62,15 @@ def _text_of(folder: Path, name: str) -> "Markup":
     from markupsafe import Markup
 
     return Markup((folder / name).read_text(encoding="utf-8"))
+
+
+def _breakable(text: str) -> "Markup":
+    """Let a name like `constant_model` break after its underscores."""
+    from markupsafe import Markup, escape
+
+    return escape(text).replace("_", Markup("_<wbr>"))
+
+
+def _is_numeric_text(text: str) -> bool:
+    """Whether a cell reads as a number; a dash is one that is not known."""
+    return re.fullmatch(r"[-+−]?[\d.,]+(e[-+]?\d+)?|–", text) is not None

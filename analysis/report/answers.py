@@ -7,7 +7,7 @@ from ..energy_model.extrapolate import Extrapolation
 from ..text import shown
 from .estimates import rounded, sentence
 from .findings import Findings
-from .html import Section, escape
+from .page import Section, section
 from .sections import WORDS, basis, interval_of, plain_reason, reach, split_of
 
 MOST_COSTS = 8  # the others are in their own section
@@ -21,45 +21,42 @@ QUESTIONS = {
 }
 
 
-def answers_section(found: Findings) -> Section:
-    """Question by question; then what a dear run would cost."""
-    claims = {claim.id: claim for claim in found.claims.claims}
-    noun, options = found.claims.response.noun, found.claims.options
-    doubled = claims["doubling_doubles"].tests.get("factor", "samples")  # told only where it could be tested
-    rows = [
-        (text.format(noun, factor=doubled), _answer(claims[name]), _sure(claims[name], options))
+def answers_section(findings: Findings) -> Section:
+    """Question by question; then what larger runs would cost."""
+    claims = {claim.id: claim for claim in findings.claims.claims}
+    noun, options = findings.claims.response.noun, findings.claims.options
+    doubled = claims["doubling_doubles"].tests.get("factor", "samples")  # absent if it could not be tested
+    answers = [
+        {
+            "question": text.format(noun, factor=doubled),
+            "verdict": claims[name].verdict,
+            "certainty": _certainty(claims[name], options),
+            **_answer(claims[name]),
+        }
         for name, text in QUESTIONS.items()
     ]
-    costs = [sentence(quote) for quote in found.estimates if quote.document["peak_memory_gb"]["fits"] is not False]
+    costs = [sentence(quote) for quote in findings.estimates if quote.document["peak_memory_gb"]["fits"] is not False]
     more = [f"… and {len(costs) - MOST_COSTS} more under Estimates."] if len(costs) > MOST_COSTS else []
-    costs = costs[:MOST_COSTS] + more + [_predicted(forecast) for forecast in found.forecasts]
-    body = "".join(
-        f'<div class="{claims[name].verdict}"><dt>{escape(question)}</dt>'
-        f'<dd>{answer} <span class="quiet">{escape(sure)}</span></dd></div>'
-        for name, (question, answer, sure) in zip(QUESTIONS, rows, strict=True)
-    )
-    if costs:
-        listed = "".join(f"<li>{escape(cost)}</li>" for cost in costs)
-        body += f"<div><dt>What would dearer runs cost?</dt><dd><ul>{listed}</ul></dd></div>"
-    return Section(title="In short", html=f'{basis(found)}<dl class="answers">{body}</dl>')
+    costs = costs[:MOST_COSTS] + more + [_predicted(forecast) for forecast in findings.forecasts]
+    return section("In short", "answers.html.j2", basis=basis(findings), answers=answers, costs=costs)
 
 
-def _answer(claim: Claim) -> str:
-    """The verdict's word; beside it from which size on doubling doubles, or each model's own answer, where asked."""
+def _answer(claim: Claim) -> dict[str, str]:
+    """The verdict's word, with the size from which on doubling doubles, or each model's own answer, where asked."""
     if own := split_of(claim):
         each = "; ".join(
             f"{WORDS[one['verdict']].lower()} for {name}: {_size(claim, one)}" for name, one in own.items()
         )
-        return f"<strong>It depends on the model.</strong> {escape(each[0].upper() + each[1:])}."
-    word = f"<strong>{WORDS[claim.verdict]}.</strong>"
+        return {"word": "It depends on the model", "detail": f"{each[0].upper() + each[1:]}."}
+    word = WORDS[claim.verdict]
     if claim.id != "doubling_doubles" or claim.verdict == "undecided":
-        return word
+        return {"word": word, "detail": ""}
     _, _, rest = plain_reason(claim).partition(", ")
-    return f"{word} {escape(rest[0].upper() + rest[1:])}"
+    return {"word": word, "detail": rest[0].upper() + rest[1:]}
 
 
 def _size(claim: Claim, own: dict[str, Any]) -> str:
-    """One model's ratio, or for each doubling of the rank its change in per cent, with the interval."""
+    """Write one model's ratio, or its change in per cent for each doubling of the rank, with the interval."""
     numbers = (own["ratio"], *own["ci"])
     if claim.id == "rank_effect":
         change, low, high = (shown(100 * (number - 1), "+.1f") for number in numbers)
@@ -68,7 +65,7 @@ def _size(claim: Claim, own: dict[str, Any]) -> str:
     return f"{ratio} times ({low} to {high})"
 
 
-def _sure(claim: Claim, options: Options) -> str:
+def _certainty(claim: Claim, options: Options) -> str:
     equal = f"equal means ±{100 * options.margin:.3g} %"
     if split_of(claim):
         return f"{claim.quantity}, {100 * options.ci_level:.3g} % intervals; {equal}."

@@ -1,4 +1,4 @@
-"""Estimates of `python -m lora_scaling.estimate --json` beside the study that they are compared with."""
+"""Estimates of `python -m lora_scaling.estimate --json`, to be compared with the study."""
 
 import json
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Any
 
 from lora_scaling.errors import UserError
 
-from .html import Section, bullets, details, paragraph, table
+from .page import Section, section
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,16 +24,16 @@ class Quote:
 
 
 def read_estimates(paths: Sequence[str]) -> tuple[Quote, ...]:
-    """The estimates in these files: single ones, sweeps (`-m`) and comparisons (`compare=`).
+    """Read the estimates in these files: single ones, sweeps (`-m`) and comparisons (`compare=`).
 
     Raises:
         UserError: a file cannot be read, or is no estimate.
     """
-    found: list[Quote] = []
+    quotes: list[Quote] = []
     for path in paths:
         try:
             document = json.loads(Path(path).read_text(encoding="utf-8"))
-            found += [_quote(row) for row in document.get("rows") or document.get("runs") or [document]]
+            quotes += [_quote(row) for row in document.get("rows") or document.get("runs") or [document]]
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"`estimates` was {path}, which cannot be read ({error}); give a file") from None
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -41,7 +41,7 @@ def read_estimates(paths: Sequence[str]) -> tuple[Quote, ...]:
                 f"`estimates` was {path}, which holds no estimate; give what "
                 "`python -m lora_scaling.estimate … --json` printed"
             ) from None
-    return tuple(found)
+    return tuple(quotes)
 
 
 def _quote(row: dict[str, Any]) -> Quote:
@@ -52,13 +52,13 @@ def _quote(row: dict[str, Any]) -> Quote:
 
 
 def rounded(value: float, digits: int = 3) -> str:
-    """So many digits, without an exponent where a person would write none: 0.52, 120, 2,070."""
+    """Round to significant digits, without an exponent where a person would write none: 0.52, 120, 2,070."""
     short = float(f"{value:.{digits}g}")
     return f"{short:,.0f}" if 10 ** (digits - 1) <= abs(short) < 1e9 else f"{short:.{digits}g}"
 
 
 def sentence(quote: Quote) -> str:
-    """One estimate in a line."""
+    """Write one estimate in a line."""
     energy, document = quote.energy, quote.document
     if energy is None:
         return f"{quote.label}: unknown ({document['reason']})."
@@ -71,15 +71,7 @@ def sentence(quote: Quote) -> str:
 
 def estimates_section(quotes: Sequence[Quote]) -> Section:
     """All estimates in a table, and what each rests on."""
-    rows = [_row(quote) for quote in quotes]
-    header = ("run", "kWh", "low", "high", "hours", "low", "high", "grams", "GB a GPU", "fits", "basis")
-    rests = [details(f"{q.label}: assumptions", bullets(q.document["assumptions"])) for q in quotes]
-    note = paragraph(
-        "Estimates before any run (python -m lora_scaling.estimate), not predictions from the runs of this page: "
-        "exact work, the devices' data sheets, and constants set on published runs.",
-        "basis",
-    )
-    return Section(title="Estimates", html=note + table(header, rows, label="Estimates") + "".join(rests))
+    return section("Estimates", "estimates.html.j2", rows=[_row(quote) for quote in quotes], quotes=quotes)
 
 
 def _row(quote: Quote) -> tuple[str, ...]:

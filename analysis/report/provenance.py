@@ -14,10 +14,10 @@ MOST = 500
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Distinct values with how many records hold each, commonest first; `read` of `there` records were looked at."""
+    """Distinct values with how many records hold each, commonest first; `read` of the `found` records were read."""
 
     read: int
-    there: int
+    found: int
     definitions: tuple[tuple[str, int], ...]
     attributions: tuple[tuple[str, int], ...]
     versions: tuple[tuple[str, int], ...]
@@ -44,7 +44,7 @@ def provenance_of(sources: Sequence[str]) -> Provenance:
             if value:
                 counts[name][value] += 1
     return Provenance(
-        read=read, there=len(paths), **{name: tuple(counter.most_common(8)) for name, counter in counts.items()}
+        read=read, found=len(paths), **{name: tuple(counter.most_common(8)) for name, counter in counts.items()}
     )
 
 

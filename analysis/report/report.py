@@ -11,12 +11,12 @@ from lora_scaling import __version__
 from .answers import answers_section
 from .estimates import estimates_section
 from .findings import Findings
-from .html import Section, page
+from .page import Section, page
 from .sections import (
     emissions_section,
     figures_section,
-    forecast_section,
     methods_section,
+    predictions_section,
     runs_section,
     sources_section,
     verdicts_section,
@@ -25,13 +25,13 @@ from .sections import (
 
 
 def render(findings: Findings) -> str:
-    """The page."""
+    """Render the page."""
     builders: list[tuple[str, Callable[[Findings], Section]]] = [
         ("In short", answers_section),
         ("Verdicts", verdicts_section),
         ("Figures", figures_section),
-        ("Predictions", forecast_section),
-        *([("Estimates", lambda found: estimates_section(found.estimates))] if findings.estimates else []),
+        ("Predictions", predictions_section),
+        *([("Estimates", lambda it: estimates_section(it.estimates))] if findings.estimates else []),
         ("Measured and modelled", sources_section),
         ("Emissions", emissions_section),
         ("Warnings", warnings_section),

@@ -20,7 +20,7 @@ from analysis.figures.style import Drawn, canvas
 from analysis.report import report
 from analysis.report.estimates import estimates_section, read_estimates, sentence
 from analysis.report.findings import Findings, collect_findings
-from analysis.report.html import picture
+from analysis.report.page import picture
 from analysis.report.provenance import provenance_of
 from analysis.tables.table import RunTable, load_runs, table_from_frame
 from benchmarks.simulated_tables import FACTORIAL, curve, noisy
@@ -398,7 +398,7 @@ def test_rows_left_out_and_warnings_are_told_with_their_runs() -> None:
     assert "<li>late: status oom: out of memory at step 3</li>" in html
     copy = twice["run_id"].iloc[0]
     assert f"<li>{copy}: the same numbers as run {copy}: a copy, counted once</li>" in html
-    assert f"1 rows repeat another row&#x27;s numbers exactly and were counted once. ({copy})" in html
+    assert f"1 rows repeat another row&#39;s numbers exactly and were counted once. ({copy})" in html
 
 
 def two_models(ratios: tuple[float, float], varied: dict[str, tuple[object, ...]]) -> pd.DataFrame:
@@ -476,8 +476,8 @@ def test_a_target_is_quoted_and_one_that_cannot_be_read_is_refused(
 def test_a_heading_over_several_panels_is_seen_where_they_are_stacked() -> None:
     figure, _ = canvas(2)
     figure.suptitle("NOT VALIDATED", x=0.01, ha="left")
-    boxes = re.findall(r'class="panel" aria-hidden="true" viewBox="([^"]+)"', picture(figure, "t", "c", salt="x"))
-    assert [float(box.split()[1]) for box in boxes] == [0, 0]  # from the top of the drawing
+    panels = picture(figure, "t", "c", salt="x").panels
+    assert [float(box.split()[1]) for box in panels] == [0, 0]  # from the top of the drawing
 
 
 def test_large_estimates_are_written_without_exponents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
