@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.energy_model.backtest import form_sd
 from analysis.energy_model.energy_fit import EnergyFit
 from analysis.energy_model.fit import validated_fit
-from analysis.energy_model.predict import predict_many
+from analysis.energy_model.forms import target_of_runs
 from analysis.regression.least_squares import Array
 from analysis.tables.run_quantities import Work, work_of
 from analysis.tables.table import NUMERIC_COLUMNS, TEXT_COLUMNS, TRUTH_COLUMNS, RunTable
-from lora_scaling.estimate.result import LEVEL
+from lora_scaling.estimate.fit_file import training_bands
 from lora_scaling.units import JOULES_PER_KWH
 
 Generator = np.random.Generator
@@ -176,7 +175,8 @@ def ask(truth: Truth, rng: Generator, question: Question) -> Work:
 
 def inside(fitted: EnergyFit, new: Work) -> tuple[Array, Array]:
     """Whether each new run lay inside its interval (m,), and the interval's width in logs (m,)."""
-    bands = predict_many(fitted.fit.energy, new.values, new.labels, level=LEVEL, extra_sd=form_sd(fitted, new))
+    target = target_of_runs(new)
+    bands = training_bands(fitted.fit.energy, target, extra_sd=fitted.fit.form_sd(target))
     observed = np.exp(new.log_y)
     held = (observed >= bands.low) & (observed <= bands.high)
     return held.astype(float), np.log(bands.high / bands.low)

@@ -13,13 +13,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lora_scaling.errors import UserError
+from lora_scaling.estimate.fit_file import training_bands
 from lora_scaling.estimate.result import LEVEL
 from lora_scaling.units import JOULES_PER_KWH
 
 from ..regression.least_squares import Array
 from ..tables.run_quantities import Work, group_levels, one_name_each, work_of
 from .energy_fit import EnergyFit, Training, between_sessions, fit_table, training_energy
-from .predict import predict_many
+from .forms import target_of_runs
 from .target import Z_90
 
 LEAST_TRAINING = 4
@@ -188,7 +189,8 @@ def _session_sd(frame: pd.DataFrame, fitted: pd.Series, test: Work) -> Array:
 
 
 def _score(trained: EnergyFit, test: Work, name: str, rule: str, session_sd: Array) -> Split:
-    bands = predict_many(trained.fit.energy, test.values, test.labels, level=LEVEL, extra_sd=form_sd(trained, test))
+    target = target_of_runs(test)
+    bands = training_bands(trained.fit.energy, target, extra_sd=trained.fit.form_sd(target))
     low, high = (  # as `Fit.predict` adds the session
         bands.estimate * np.exp(side * np.hypot(np.log(end / bands.estimate), Z_90 * session_sd))
         for side, end in ((-1, bands.low), (1, bands.high))
@@ -233,16 +235,6 @@ def _excess(name: str, work: Work, log_error: Array, sd: Array, distances: dict[
     if reach < 0.1:
         return {}
     return {quantity: float(np.sqrt(max(0.0, float(np.sum(log_error**2 - sd**2)) / reach)))}
-
-
-def form_sd(trained: EnergyFit, target: Work) -> Array:
-    """`Fit.form_sd` for many runs at once."""
-    total = np.zeros(len(target))
-    for name, rate in trained.fit.beyond.items():
-        low, high = trained.fit.ranges[name]
-        x = np.log(target.values[name])
-        total += (rate * np.maximum(0.0, np.maximum(x - np.log(high), np.log(low) - x))) ** 2
-    return np.sqrt(total)
 
 
 def _beyond(values: Array, fitted: Array) -> Array:

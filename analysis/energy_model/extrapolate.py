@@ -19,7 +19,6 @@ from ..tables.run_quantities import Work
 from ..tables.table import RunTable
 from .backtest import HORIZON_LIMIT, Backtest
 from .fit import ValidatedFit, validated_fit
-from .forms import evaluate
 from .hull import hull_factor
 from .scenarios import Scenario, scenarios_of, too_large, widen
 from .target import Z_90, Planned, peak_memory, plan_target
@@ -100,13 +99,7 @@ def _outside(fit: Fit, planned: Planned, work: Work) -> list[dict[str, Any]]:
 def _leverage(result: ValidatedFit, planned: Planned) -> dict[str, float]:
     """Leverage of the target in the best model (its mean's variance over σ²), and the largest in the fit."""
     best = result.fitted.energy.best
-    values = {name: np.array([value]) for name, value in planned.target.values.items()}
-    labels = {name: np.array([value], dtype=object) for name, value in planned.target.labels.items()}
-    labels |= {name: np.array([""], dtype=object) for name in ("method", "hardware", "precision") if name not in labels}
-    gradient = np.array(
-        [evaluate(term, best.params[name], values, labels)[1][0] for name, term in best.form.terms.items()]
-    )
-    variance = float(gradient @ best.covariance @ gradient)
+    variance = float(result.fitted.fit.energy[0].mean_variance(planned.target))
     return {
         "target": variance / best.sigma**2 if best.sigma > 0 else float("nan"),
         "largest_in_fit": float(best.leverage.max()),

@@ -163,7 +163,7 @@ class _Problem:
         added = np.zeros((len(some), len(grid)))
         for j, name in enumerate(self.curved):
             term = self.form.terms[name]
-            columns = np.stack([evaluate(term, p, some.values, some.labels)[0] for p in axes[j]], axis=1)
+            columns = np.stack([evaluate(term, p, some)[0] for p in axes[j]], axis=1)
             added += columns[:, np.searchsorted(axes[j], grid[:, j] - 1e-9)]
         rest = root[:, None] * (y[:, None] - added)
         rest -= basis @ (basis.T @ rest)
@@ -172,16 +172,13 @@ class _Problem:
     def _projection(self, work: Work, weights: Array) -> tuple[Array, Array, Array]:
         root = np.sqrt(weights)
         linear = [term for name, term in self.form.terms.items() if name not in self.curved]
-        design = np.column_stack([evaluate(term, 0.0, work.values, work.labels)[1] for term in linear])
+        design = np.column_stack([evaluate(term, 0.0, work)[1] for term in linear])
         u, s, _ = np.linalg.svd(root[:, None] * design, full_matrices=False)
-        y = work.log_y - np.log(per_values(work.values, self.form.per))
+        y = work.log_y - np.log(per_values(work, self.form.per))
         return u[:, s > 1e-10 * s[0]], y, root
 
     def _residuals(self, work: Work, basis: Array, y: Array, root: Array, point: Array) -> tuple[float, Array, Array]:
-        parts = [
-            evaluate(self.form.terms[name], p, work.values, work.labels)
-            for name, p in zip(self.curved, point, strict=True)
-        ]
+        parts = [evaluate(self.form.terms[name], p, work) for name, p in zip(self.curved, point, strict=True)]
         both = root[:, None] * np.column_stack([y - sum(part[0] for part in parts), *(part[1] for part in parts)])
         both -= basis @ (basis.T @ both)
         return float(both[:, 0] @ both[:, 0]), both[:, 0], both[:, 1:]
@@ -191,10 +188,10 @@ def _solve(
     work: Work, form: Form, weights: Array, curved: Mapping[str, float], *, pinned: str = "", prior: float = 1.0
 ) -> FormFit:
     """Linear parameters at the given curved ones; the covariance of all together, from the linearised model."""
-    offset = np.log(per_values(work.values, form.per))
+    offset = np.log(per_values(work, form.per))
     columns, names = [], []
     for name, term in form.terms.items():
-        added, slope = evaluate(term, curved.get(name, 0.0), work.values, work.labels)
+        added, slope = evaluate(term, curved.get(name, 0.0), work)
         if name in curved:
             offset = offset + added
         if name != pinned:

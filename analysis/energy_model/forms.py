@@ -12,9 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lora_scaling.estimate.terms import PER_RUN, parse_term
+from lora_scaling.estimate.terms import Target, contribution, parse_term
 
 from ..regression.least_squares import Array
 from ..tables.run_quantities import LABELS, Work
@@ -132,7 +131,7 @@ def identified(work: Work, name: str) -> bool:
     terms, _ = label_effects(work)
     others = [other for other in (work.size, work.per) if other and other != name and work.levels(other) > 1]
     columns = [np.ones(len(work))]
-    columns += [evaluate(term, 0.0, work.values, work.labels)[1] for term in terms.values()]
+    columns += [evaluate(term, 0.0, work)[1] for term in terms.values()]
     columns += [np.log(work.values[other]) for other in others]
     design = np.column_stack(columns)
     y = np.log(work.values[name])
@@ -140,29 +139,20 @@ def identified(work: Work, name: str) -> bool:
     return len(work) > design.shape[1] + 2 and float(np.sqrt(np.mean(own**2))) > LEAST_OWN_SPREAD
 
 
-def evaluate(
-    term: str, parameter: float, values: Mapping[str, Array], labels: Mapping[str, NDArray[np.object_]]
-) -> tuple[Array, Array]:
-    """`contribution` of `lora_scaling.estimate.terms` for many runs at once: what is added, and its slope."""
-    parts = parse_term(term)
-    n = len(next(iter(values.values())))
-    if parts.kind == "one":
-        return np.full(n, parameter), np.ones(n)
-    if parts.kind == "label":
-        hit = (labels[parts.name] == parts.value).astype(float)
-        return parameter * hit, hit
-    x = values[parts.name]
-    if parts.kind == "linear":
-        return parameter * x, x
-    if parts.kind == "log":
-        return parameter * np.log(x), np.log(x)
-    exponent = parts.power * (parameter - np.log(x))
-    return np.logaddexp(0.0, exponent), parts.power / (1.0 + np.exp(-np.clip(exponent, -700, 700)))
+def target_of_runs(work: Work) -> Target:
+    """Return runs as the target of a prediction."""
+    return Target(values=work.values, labels=work.labels)
 
 
-def per_values(values: Mapping[str, Array], per: str) -> Array:
-    """The quantity the response is divided by; 1 for `run`."""
-    return np.ones(len(next(iter(values.values())))) if per == PER_RUN else values[per]
+def evaluate(term: str, parameter: float, work: Work) -> tuple[Array, Array]:
+    """Return what a term adds to the log response of each run, and its derivative by the parameter: (n,) each."""
+    added, slope = contribution(term, parameter, target_of_runs(work))
+    return np.broadcast_to(added, len(work)), np.broadcast_to(slope, len(work))
+
+
+def per_values(work: Work, per: str) -> Array:
+    """Return the quantity (n,) that the response is divided by; 1 for `run`."""
+    return np.broadcast_to(target_of_runs(work).value(per), len(work))
 
 
 def _readable(name: str, term: str) -> str:

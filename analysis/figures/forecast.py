@@ -6,13 +6,15 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 
+from lora_scaling.estimate.fit_file import Bands
+from lora_scaling.estimate.result import LEVEL
 from lora_scaling.estimate.terms import Target
 from lora_scaling.units import JOULES_PER_KWH
 
 from ..arrays import Array
-from ..energy_model.backtest import LEVEL, Split, form_sd
+from ..energy_model.backtest import Split
 from ..energy_model.extrapolate import Extrapolation
-from ..energy_model.predict import Bands
+from ..energy_model.forms import target_of_runs
 from ..tables.run_quantities import Work
 from .style import (
     FAINT,
@@ -42,7 +44,7 @@ def extrapolation_figure(view: View, result: Extrapolation) -> Drawn:
     total, work = view.work.total, view.work
     path = _path(work, result.planned.target)
     fitted = view.result.fitted
-    extra_sd = np.hypot(form_sd(fitted, path), fitted.fit.session_sd)
+    extra_sd = np.hypot(fitted.fit.form_sd(target_of_runs(path)), fitted.fit.session_sd)
     bands = view.predict(path.values, path.labels, level=LEVEL, extra_sd=extra_sd)
     energy = document["energy_kwh"]
     figure, axes = canvas()

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from lora_scaling.estimate.fit_file import Bands, training_bands
+from lora_scaling.estimate.terms import Target
 from lora_scaling.units import JOULES_PER_KWH
 
 from ..arrays import Array
 from ..claims.verdicts import Options
 from ..energy_model.fit import ValidatedFit
-from ..energy_model.predict import Bands, predict_many
 from ..tables.run_quantities import Work, group_levels
 from ..tables.table import RunTable
 from ..text import counted
@@ -78,8 +79,9 @@ class View:
         return f"{text} n = {len(self.work)} runs. Model: {mixture}{more}. Source: {self.source}."
 
     def predict(self, values: Mapping[str, Array], labels: Mapping[str, NDArray[np.object_]], **options: Any) -> Bands:
-        """`predict_many` of the fit's energy models, in kWh."""
-        bands = predict_many(self.result.fitted.fit.energy, values, labels, **options)
+        """`training_bands` of the fit's energy models, in kWh."""
+        target = Target(values=values, labels=labels)
+        bands = training_bands(self.result.fitted.fit.energy, target, **options)
         scale = 1 / JOULES_PER_KWH
         return Bands(estimate=bands.estimate * scale, low=bands.low * scale, high=bands.high * scale, sd=bands.sd)
 

@@ -1,4 +1,4 @@
-"""Predictions from a `fit.json`, the energy model that `python -m analysis fit` wrote. Standard library only.
+"""Predict runs from a `fit.json`, the energy model that `python -m analysis fit` wrote.
 
 Each model of a fit says, for one run,
 
@@ -25,14 +25,19 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
+import numpy as np
+
 from lora_scaling.config.devices import same_device
 from lora_scaling.errors import UserError
-from lora_scaling.estimate.quantiles import Component, mixture_quantile, t_quantile
+from lora_scaling.estimate.quantiles import Mixture, t_quantile
 from lora_scaling.estimate.result import LEVEL
-from lora_scaling.estimate.terms import Target, contribution
+from lora_scaling.estimate.terms import Array, Target, contribution
 from lora_scaling.units import JOULES_PER_KWH
 
-__all__ = ["Fit", "FittedModel", "Prediction", "Spread", "Target", "fit_from_dict", "load_fit"]
+__all__ = [
+    "Bands", "Fit", "FittedModel", "Prediction", "Spread", "Target", "fit_from_dict", "load_fit", "predictive_mixture",
+    "training_bands",
+]  # fmt: skip
 
 SCHEMA_VERSION = 1
 # Less is the same to every digit that is printed.
@@ -65,10 +70,12 @@ class Noise:
     exponent: float
     range: tuple[float, float]
 
-    def factor(self, target: Target) -> float:
+    def factor(self, target: Target) -> Array:
+        """Return what sigma is multiplied by for each run."""
         value = target.value(self.variable)
         low, high = self.range
-        value = min(value, high) if self.exponent < 0 else max(value, low)  # falling noise is not extrapolated
+        # Falling noise is not extrapolated.
+        value = np.minimum(value, high) if self.exponent < 0 else np.maximum(value, low)
         return (value / self.reference) ** self.exponent
 
 
@@ -87,21 +94,65 @@ class FittedModel:
     sigma: float
     noise: Noise | None = None
 
-    def component(self, target: Target, extra_sd: float = 0.0) -> Component:
-        """The log-scale predictive distribution of a new run's response."""
-        location, gradient = math.log(target.value(self.per)), []
-        for name in self.param_names:
-            added, slope = contribution(self.terms[name], self.params[name], target)
-            location += added
-            gradient.append(slope)
-        variance = sum(
-            a * b * c
-            for a, row in zip(gradient, self.covariance, strict=True)
-            for b, c in zip(gradient, row, strict=True)
-        )
-        sigma = self.sigma * (self.noise.factor(target) if self.noise is not None else 1.0)
-        scale = math.sqrt(max(0.0, variance) + sigma**2 + extra_sd**2)
-        return Component(weight=self.weight, location=location, scale=scale, df=self.df)
+    def location_and_gradient(self, target: Target) -> tuple[Array, Array]:
+        """Return the mean log response, () or (m,), and its derivatives by the parameters, (k,) or (k, m)."""
+        parts = [contribution(self.terms[name], self.params[name], target) for name in self.param_names]
+        location = np.log(target.value(self.per)) + sum(added for added, _ in parts)
+        return location, np.stack(np.broadcast_arrays(*(slope for _, slope in parts), location)[:-1])
+
+    def mean_variance(self, target: Target) -> Array:
+        """Return the variance of the mean log response, from the covariance of the parameters."""
+        gradient = self.location_and_gradient(target)[1]
+        return np.maximum(np.einsum("i...,ij,j...->...", gradient, np.array(self.covariance), gradient), 0.0)
+
+    def noise_sd(self, target: Target) -> Array:
+        """Return the log-scale standard deviation of a single run about its mean."""
+        return self.sigma * (self.noise.factor(target) if self.noise is not None else np.ones(()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bands:
+    """Medians and interval ends of m runs in the response's unit, each (m,); `sd` (m,) is on the log scale."""
+
+    estimate: Array
+    low: Array
+    high: Array
+    sd: Array
+
+
+def predictive_mixture(
+    models: Sequence[FittedModel], target: Target, *, noise: bool = True, extra_sd: Array | float = 0.0
+) -> Mixture:
+    """Return the log-scale predictive distributions of new runs or, without `noise`, of their means.
+
+    `extra_sd`, () or (m,), is log-scale spread that is added to every model, as `Fit.form_sd` gives it.
+    """
+    location = [model.location_and_gradient(target)[0] for model in models]
+    scale = [
+        np.sqrt(model.mean_variance(target) + noise * model.noise_sd(target) ** 2 + np.square(extra_sd))
+        for model in models
+    ]
+    each = np.broadcast_arrays(*(np.atleast_1d(array) for array in (*location, *scale)))
+    return Mixture(
+        weight=np.array([model.weight for model in models]),
+        location=np.stack(each[: len(models)]),
+        scale=np.stack(each[len(models) :]),
+        df=np.array([model.df for model in models]),
+    )
+
+
+def training_bands(
+    models: Sequence[FittedModel],
+    target: Target,
+    *,
+    level: float = LEVEL,
+    noise: bool = True,
+    extra_sd: Array | float = 0.0,
+) -> Bands:
+    """Return medians and intervals of training, as `predictive_mixture` has it, in the response's unit."""
+    mixture = predictive_mixture(models, target, noise=noise, extra_sd=extra_sd)
+    low, middle, high = (np.exp(mixture.quantile(p)) for p in (0.5 - level / 2, 0.5, 0.5 + level / 2))
+    return Bands(estimate=middle, low=low, high=high, sd=mixture.sd)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +227,7 @@ class Fit:
         self._check_hardware(target)
         extrapolates = self.extrapolates(target)
         unseen = sum(item["factor"] is None for item in extrapolates)
-        extra_sd = math.hypot(UNSEEN_LABEL_SD * math.sqrt(unseen), self.form_sd(target))
+        extra_sd = math.hypot(UNSEEN_LABEL_SD * math.sqrt(unseen), float(self.form_sd(target)))
         low, middle, high = _quantiles(models, target, level, extra_sd)
         fixed_low, fixed_middle, fixed_high = _fixed_quantiles(fixed, target, level)
         estimate = middle + fixed_middle
@@ -190,16 +241,19 @@ class Fit:
             extrapolates=extrapolates,
         )
 
-    def form_sd(self, target: Target) -> float:
-        """Log-scale spread for the unknown form outside the data: Σ (rate · ln factor)² over `beyond`, rooted."""
-        total = 0.0
+    def form_sd(self, target: Target) -> Array:
+        """Return the log-scale spread, () or (m,), for the unknown form outside the data.
+
+        It is √Σ(rate · ln factor)² over the quantities of `beyond`, each `factor` beyond the nearest fitted run.
+        """
+        variance = np.zeros(())
         for name, rate in self.beyond.items():
-            value = target.values.get(name)
-            if value is None or name not in self.ranges or not value > 0:
+            if name not in self.ranges or target.values.get(name) is None:
                 continue
-            low, high = self.ranges[name]
-            total += (rate * max(0.0, math.log(value / high), math.log(low / value))) ** 2
-        return math.sqrt(total)
+            low, high = np.log(self.ranges[name])
+            x = np.log(target.value(name))
+            variance = variance + (rate * np.maximum(0.0, np.maximum(x - high, low - x))) ** 2
+        return np.sqrt(variance)
 
     def refuse_count(self, count: int) -> None:
         """Raise where the fit has not seen so many devices: how they share the work is not in it.
@@ -238,9 +292,8 @@ class Fit:
 def _quantiles(
     models: Sequence[FittedModel], target: Target, level: float, extra_sd: float
 ) -> tuple[float, float, float]:
-    components = [model.component(target, extra_sd) for model in models]
-    low, middle, high = (math.exp(mixture_quantile(components, p)) for p in (0.5 - level / 2, 0.5, 0.5 + level / 2))
-    return low, middle, high
+    bands = training_bands(models, target, level=level, extra_sd=extra_sd)
+    return float(bands.low[0]), float(bands.estimate[0]), float(bands.high[0])
 
 
 def _fixed_quantiles(fixed: Spread | None, target: Target, level: float) -> tuple[float, float, float]:

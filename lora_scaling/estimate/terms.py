@@ -7,17 +7,21 @@
     "saturation(NAME)"      ln(1 + e^parameter / NAME): utilisation that rises to a plateau, or a fixed cost
     "saturation(NAME, k)"   ln(1 + (e^parameter / NAME)^k): the same, more slowly (k < 1) or more suddenly (k > 1)
 
-NAME is a quantity of the target's work; `run` is 1 for every run.
+NAME is a quantity of the run's work; `run` is 1 for every run.
 """
 
 import functools
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lora_scaling.config.devices import same_device
 from lora_scaling.errors import UserError
+
+Array = NDArray[np.float64]
 
 PER_RUN = "run"
 
@@ -26,26 +30,26 @@ _CALL = re.compile(r"(log|saturation)\((\w+)(?:,([0-9.]+))?\)")
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """The run to predict: quantities of its work (`tokens`, `flops_per_token`, `samples`, …), and its labels.
+    """A run to predict, or m of them: quantities of its work (`tokens`, `flops_per_token`, …), and its labels.
 
-    labels: `method`, `hardware`, `precision`.
+    values: numbers or arrays (m,). labels (`method`, `hardware`, `precision`): strings or arrays (m,) of strings.
     """
 
-    values: Mapping[str, float]
-    labels: Mapping[str, str]
+    values: Mapping[str, float | Array]
+    labels: Mapping[str, str | NDArray[np.object_]]
 
-    def value(self, name: str) -> float:
-        """The quantity of this name.
+    def value(self, name: str) -> Array:
+        """Return the quantity of this name, () or (m,).
 
         Raises:
             UserError: it is not known of the target.
         """
         if name == PER_RUN:
-            return 1.0
+            return np.ones(())
         value = self.values.get(name)
         if value is None:
             raise UserError(f"`fit` needs {name} of the target run, which is unknown here; estimate without fit=")
-        return value
+        return np.asarray(value, dtype=float)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,27 +78,30 @@ def parse_term(text: str) -> Term:
     return Term(kind="linear", name=squeezed)
 
 
-def contribution(text: str, parameter: float, target: Target) -> tuple[float, float]:
-    """What a term adds on the log scale, and its derivative by the parameter."""
+def contribution(text: str, parameter: float, target: Target) -> tuple[Array, Array]:
+    """Return what a term adds on the log scale, and its derivative by the parameter: each () or (m,)."""
     term = parse_term(text)
     if term.kind == "one":
-        return parameter, 1.0
+        return np.asarray(float(parameter)), np.ones(())
     if term.kind == "label":
-        return (parameter, 1.0) if _has_label(target, term) else (0.0, 0.0)
+        matches = _has_label(target, term)
+        return parameter * matches, matches
     value = target.value(term.name)
     if term.kind == "linear":
         return parameter * value, value
     if term.kind == "log":
-        return parameter * math.log(value), math.log(value)
-    exponent = term.power * (parameter - math.log(value))
-    if exponent > 40:  # e^exponent dwarfs the 1
-        return exponent, term.power
-    ratio = math.exp(exponent)
-    return math.log1p(ratio), term.power * ratio / (1 + ratio)
+        return parameter * np.log(value), np.log(value)
+    exponent = term.power * (parameter - np.log(value))
+    return np.logaddexp(0.0, exponent), term.power / (1.0 + np.exp(-np.clip(exponent, -700, 700)))
 
 
-def _has_label(target: Target, term: Term) -> bool:
+def _has_label(target: Target, term: Term) -> Array:
+    """1 for each run with the term's label, else 0; a device is known by all of its names."""
     given = target.labels.get(term.name)
     if given is None:
-        return False
-    return same_device(given, term.value) if term.name == "hardware" else given == term.value
+        return np.zeros(())
+    same = same_device if term.name == "hardware" else str.__eq__
+    if isinstance(given, str):
+        return np.asarray(float(same(given, term.value)))
+    matching = [name for name in set(given.tolist()) if same(str(name), term.value)]
+    return np.isin(given.astype(str), matching).astype(float)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from lora_scaling.config import compose
 from lora_scaling.errors import UserError
 from lora_scaling.estimate import estimate
 from lora_scaling.estimate.fit_file import load_fit
-from lora_scaling.estimate.quantiles import Component, mixture_quantile, t_cdf, t_quantile
+from lora_scaling.estimate.quantiles import Mixture, t_cdf, t_quantile
 from tests.support.fit_files import target, written
 
 stats = pytest.importorskip("scipy.stats")
@@ -23,24 +24,47 @@ def test_quantiles_of_t_are_scipys(df, p):
     assert t_quantile(p, df) == pytest.approx(wanted, rel=1e-8, abs=1e-9)
 
 
-@given(
-    st.lists(
-        st.builds(
-            Component,
-            weight=st.floats(0.1, 5),
-            location=st.floats(-50, 50),
-            scale=st.floats(0.01, 10),
-            df=st.floats(1, 50),
-        ),
-        min_size=1,
-        max_size=4,
-    ),
-    st.floats(0.02, 0.98),
+@pytest.mark.parametrize("df", [1, 2.5, 30, 5000, math.inf])
+def test_probabilities_of_t_are_scipys(df):
+    t = np.linspace(-30, 30, 601)
+    wanted = stats.norm.cdf(t) if math.isinf(df) else stats.t.cdf(t, df)
+    assert t_cdf(t, df) == pytest.approx(wanted, abs=1e-10)
+
+
+COMPONENTS = st.lists(
+    st.tuples(st.floats(0.1, 5), st.floats(-50, 50), st.floats(0.01, 10), st.floats(1, 50)), min_size=1, max_size=4
 )
+
+
+@given(COMPONENTS, st.floats(0.02, 0.98))
 def test_a_mixtures_quantile_has_the_probability_asked_for(components, p):
-    x = mixture_quantile(components, p)
-    total = sum(c.weight for c in components)
-    assert sum(c.weight * t_cdf((x - c.location) / c.scale, c.df) for c in components) / total == pytest.approx(p)
+    weight, location, scale, df = map(np.array, zip(*components, strict=True))
+    mixture = Mixture(weight=weight, location=location[:, None], scale=scale[:, None], df=df)
+    (x,) = mixture.quantile(p)
+    assert weight @ stats.t.cdf((x - location) / scale, df) / weight.sum() == pytest.approx(p)
+
+
+def test_each_run_has_a_mixture_of_its_own():
+    rng = np.random.default_rng(2)
+    weight, df = np.array([0.2, 0.5, 0.3]), np.array([2.0, 9.0, 40.0])
+    location, scale = rng.normal(size=(3, 5)), rng.uniform(0.1, 2, size=(3, 5))
+    found = Mixture(weight=weight, location=location, scale=scale, df=df).quantile(0.95)
+    for j, x in enumerate(found):
+        assert weight @ stats.t.cdf((x - location[:, j]) / scale[:, j], df) == pytest.approx(0.95)
+
+
+def test_a_mixture_of_distant_modes_has_its_quantile_in_the_gap():
+    mixture = Mixture(
+        weight=np.array([1.0, 1.0]), location=np.array([[0.0], [1e4]]), scale=np.full((2, 1), 1e-3), df=np.full(2, 30.0)
+    )
+    assert 0 < mixture.quantile(0.5)[0] < 1e4
+    assert mixture.quantile(0.25)[0] == pytest.approx(0, abs=1e-8)
+    assert mixture.quantile(0.75)[0] == pytest.approx(1e4, abs=1e-7)
+
+
+def test_a_component_without_spread_is_certain():
+    mixture = Mixture(weight=np.ones(1), location=np.ones((1, 1)), scale=np.zeros((1, 1)), df=np.array([5.0]))
+    assert mixture.quantile(0.95)[0] == pytest.approx(1.0)
 
 
 def test_a_prediction_is_the_model_with_ts_spread(tmp_path):

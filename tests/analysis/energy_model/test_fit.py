@@ -13,13 +13,11 @@ from analysis.cli import main
 from analysis.energy_model.backtest import backtest
 from analysis.energy_model.energy_fit import fit_table
 from analysis.energy_model.fit import validated_fit
-from analysis.energy_model.predict import mixture_quantiles, predict_many
 from analysis.tables.run_quantities import group_levels
 from benchmarks.interval_coverage import as_table
 from lora_scaling.config.devices import same_device
 from lora_scaling.errors import UserError
-from lora_scaling.estimate.fit_file import load_fit
-from lora_scaling.estimate.quantiles import Component, mixture_quantile
+from lora_scaling.estimate.fit_file import load_fit, training_bands
 from lora_scaling.estimate.terms import Target, contribution
 from tests.support.fit_tables import J_PER_FLOP, frame_of, law, table_of
 
@@ -119,34 +117,20 @@ def _values(params: float, tokens: float, per_param: float = 4.0) -> dict[str, f
     }
 
 
-def test_vectorised_predictions_are_the_estimators() -> None:
+def test_predictions_of_many_runs_are_those_of_each_alone() -> None:
     frame = frame_of(law(lambda f: 1 + 4e9 / f, fixed_tokens=1e5, full=1.3), methods=("lora", "full"), cv=0.04)
-    fitted = fit_table(frame)
+    models = fit_table(frame).fit.energy
     targets = [(p, t, m) for p in (1e8, 1e9, 7e10) for t in (1e4, 1e6, 1e8) for m in ("lora", "full")]
     singles = [_values(p, t, 6.0 if m == "full" else 4.0) for p, t, m in targets]
     values = {name: np.array([one[name] for one in singles]) for name in singles[0]}
-    labels = {"method": np.array([m for *_, m in targets], dtype=object)}
-    labels |= {name: np.array(["NVIDIA RTX A4000" if name == "hardware" else "bf16"] * len(targets), dtype=object)
-               for name in ("hardware", "precision")}  # fmt: skip
-    bands = predict_many(fitted.fit.energy, values, labels)
+    device = {"hardware": "NVIDIA RTX A4000", "precision": "bf16"}
+    labels = {name: np.full(len(targets), label, dtype=object) for name, label in device.items()}
+    labels["method"] = np.array([m for *_, m in targets], dtype=object)
+    together = training_bands(models, Target(values=values, labels=labels))
     for i, (one, (*_, method)) in enumerate(zip(singles, targets, strict=True)):
-        target = Target(values=one, labels={"method": method, "hardware": "NVIDIA RTX A4000", "precision": "bf16"})
-        mixture = [model.component(target) for model in fitted.fit.energy]
-        for probability, ours in ((0.05, bands.low), (0.5, bands.estimate), (0.95, bands.high)):
-            assert ours[i] == pytest.approx(math.exp(mixture_quantile(mixture, probability)), rel=1e-7)
-
-
-def test_mixture_quantiles_agree_with_the_scalar_ones() -> None:
-    rng = np.random.default_rng(2)
-    weight, df = np.array([0.2, 0.5, 0.3]), np.array([2.0, 9.0, 40.0])
-    location, scale = rng.normal(size=(3, 5)), rng.uniform(0.1, 2, size=(3, 5))
-    for p in (0.01, 0.05, 0.5, 0.95):
-        ours = mixture_quantiles(weight, location, scale, df, p)
-        for j in range(5):
-            parts = [
-                Component(weight=weight[i], location=location[i, j], scale=scale[i, j], df=df[i]) for i in range(3)
-            ]
-            assert ours[j] == pytest.approx(mixture_quantile(parts, p), abs=1e-8)
+        alone = training_bands(models, Target(values=one, labels={"method": method, **device}))
+        for name in ("low", "estimate", "high", "sd"):
+            assert getattr(together, name)[i] == pytest.approx(getattr(alone, name)[0], rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -332,7 +316,7 @@ def test_a_device_under_two_names_is_one() -> None:
 
 
 def test_a_target_by_any_name_of_its_device_is_predicted_alike() -> None:
-    """The estimator and the analysis evaluate one document: another device takes twice the energy here."""
+    """Another device takes twice the energy here."""
     frame = frame_of(law(), cv=0.02, replicates=3)
     frame["hardware"] = np.where(frame.index % 3 == 0, "NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB")
     frame.loc[frame.index % 6 == 0, "hardware"] = "H100-SXM"
@@ -342,11 +326,10 @@ def test_a_target_by_any_name_of_its_device_is_predicted_alike() -> None:
     for name in ("NVIDIA H100 80GB HBM3", "h100-sxm", "NVIDIA A100-SXM4-80GB", "a100-80gb"):
         target = Target(values=values, labels={"method": "lora", "hardware": name, "precision": "bf16"})
         known = next(seen for seen in fitted.fit.hardware if same_device(seen, name))
-        labels = {key: np.array([value], dtype=object) for key, value in {**target.labels, "hardware": known}.items()}
-        bands = predict_many(fitted.fit.energy, {k: np.array([v]) for k, v in values.items()}, labels)
-        theirs = math.exp(mixture_quantile([model.component(target) for model in fitted.fit.energy], 0.5))
-        assert theirs == pytest.approx(float(bands.estimate[0]), rel=1e-6)
-        assert float(bands.estimate[0]) / np.exp(fitted.energy.work.log_y[0]) == pytest.approx(
+        by_own_name = dataclasses.replace(target, labels={**target.labels, "hardware": known})
+        bands, same = (training_bands(fitted.fit.energy, each) for each in (target, by_own_name))
+        assert bands.estimate == pytest.approx(same.estimate, rel=1e-9)
+        assert bands.estimate[0] / np.exp(fitted.energy.work.log_y[0]) == pytest.approx(
             1.0 if "H100" in known else 0.5, rel=0.1
         )
 
