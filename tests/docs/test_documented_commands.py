@@ -267,7 +267,7 @@ def _check_analysis(arguments: list[str], table: Path, monkeypatch: pytest.Monke
     assert name in cli.COMMANDS, f"`analysis {name}` is no command"
     if rest in ([], ["--help"]):  # named in running text
         return "named"
-    module = importlib.import_module(f"analysis.{cli.COMMANDS[name].module}")
+    module = importlib.import_module(f"analysis.commands.{name}")
     understood = []
     with monkeypatch.context() as patch:
         patch.setattr(module, "run", lambda args: understood.append(args) or 0)
