@@ -26,8 +26,9 @@ if TYPE_CHECKING:
         PhaseEnergy,
         TimelineBin,
     )
-    from lora_scaling.energy.meter import EnergyMeter, Recording, open_meter
+    from lora_scaling.energy.meter import EnergyMeter, open_meter
     from lora_scaling.energy.ranks import combine
+    from lora_scaling.energy.recording import Recording
 
 __all__ = [
     "ComponentEnergy",
@@ -51,7 +52,8 @@ _HOME = {
         ("ComponentEnergy", "EnergyAccount", "GpuEnergy", "IdleBaseline", "PhaseEnergy", "TimelineBin"), "measurement"
     ),
     **dict.fromkeys(("idle_baseline", "measure_idle"), "idle"),
-    **dict.fromkeys(("EnergyMeter", "Recording", "open_meter"), "meter"),
+    **dict.fromkeys(("EnergyMeter", "open_meter"), "meter"),
+    "Recording": "recording",
     "combine": "ranks",
 }
 

@@ -6,7 +6,7 @@ import itertools
 import math
 import socket
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_scaling.energy import host
 from lora_scaling.energy.measurement import (
@@ -21,12 +21,11 @@ from lora_scaling.energy.measurement import (
     spread,
     utc,
 )
+from lora_scaling.energy.readings import Tick, Window
+from lora_scaling.energy.sensors import Sensors
 from lora_scaling.energy.settings import COMPONENTS
 from lora_scaling.energy.tracker import Source
 from lora_scaling.records.sources import relative_bound
-
-if TYPE_CHECKING:
-    from lora_scaling.energy.meter import EnergyMeter, Tick, Window
 
 WARN_S = 5.0
 DISAGREEMENT = 0.02
@@ -34,7 +33,7 @@ MERGE_BELOW = 0.05  # a last bin shorter than this part of the interval joins th
 
 
 def make_account(
-    meter: EnergyMeter,
+    meter: Sensors,
     windows: Sequence[Window],
     *,
     idle: IdleBaseline | None,
@@ -59,7 +58,7 @@ def make_account(
     )
 
 
-def rough_joules(windows: Sequence[Window], meter: EnergyMeter) -> float | None:
+def rough_joules(windows: Sequence[Window], meter: Sensors) -> float | None:
     total, known = 0.0, False
     for window in windows:
         last = window.end or (window.ticks[-1] if window.ticks else window.start)
@@ -78,7 +77,7 @@ def _seconds(window: Window) -> float:
     return window.end.at_s - window.start.at_s
 
 
-def _phase(meter: EnergyMeter, window: Window) -> tuple[PhaseEnergy, list[dict[str, str]]]:
+def _phase(meter: Sensors, window: Window) -> tuple[PhaseEnergy, list[dict[str, str]]]:
     gpus = _gpus(meter, window)
     components = {name: _from_codecarbon(meter, window, name) for name in COMPONENTS}
     if gpus:
@@ -99,7 +98,7 @@ def _phase(meter: EnergyMeter, window: Window) -> tuple[PhaseEnergy, list[dict[s
     return phase, _phase_warnings(meter, window, phase)
 
 
-def _gpus(meter: EnergyMeter, window: Window) -> tuple[GpuEnergy, ...]:
+def _gpus(meter: Sensors, window: Window) -> tuple[GpuEnergy, ...]:
     assert window.end is not None  # only closed windows get here
     found = []
     for i, device in enumerate(meter.gpu_meters):
@@ -144,7 +143,7 @@ def _edge_powers(window: Window, i: int) -> tuple[float | None, float | None]:
     return (powers[0], powers[-1]) if powers else (None, None)
 
 
-def _from_codecarbon(meter: EnergyMeter, window: Window, name: str) -> ComponentEnergy:
+def _from_codecarbon(meter: Sensors, window: Window, name: str) -> ComponentEnergy:
     """A component as CodeCarbon gives it: null with the reason where it gives nothing."""
     settings = meter.settings
     if not settings.enabled or name not in settings.components:
@@ -175,7 +174,7 @@ def _from_codecarbon(meter: EnergyMeter, window: Window, name: str) -> Component
     )
 
 
-def _unread_gpu(meter: EnergyMeter, reason: str | None) -> ComponentEnergy:
+def _unread_gpu(meter: Sensors, reason: str | None) -> ComponentEnergy:
     """No sensor knows of a GPU: there is none, unless the work is done on one."""
     why = meter.gpu_reason if meter.gpu_reason and reason == "no GPU" else reason
     if meter.gpu_expected:
@@ -183,7 +182,7 @@ def _unread_gpu(meter: EnergyMeter, reason: str | None) -> ComponentEnergy:
     return ComponentEnergy(joules=None, source="none", reason=why)
 
 
-def _phase_warnings(meter: EnergyMeter, window: Window, phase: PhaseEnergy) -> list[dict[str, str]]:
+def _phase_warnings(meter: Sensors, window: Window, phase: PhaseEnergy) -> list[dict[str, str]]:
     warnings = []
     if meter.settings.enabled and phase.name == "train":
         if phase.seconds < SHORT_S:

@@ -35,8 +35,8 @@ from lora_scaling.energy import (
     open_meter,
 )
 from lora_scaling.energy.measurement import add_components, merge_bins, spread, utc
-from lora_scaling.energy.meter import Tick, Window
 from lora_scaling.energy.nvml import Gpu, Nvml, SensorError
+from lora_scaling.energy.readings import Tick, Window
 from lora_scaling.energy.tracker import Source, TaskEnergy
 from lora_scaling.energy.windows import make_account
 from tests.support.paths import ROOT
@@ -370,7 +370,7 @@ def test_a_gpu_in_use_that_no_sensor_knows_of_is_unknown_not_absent(
         raise SensorError("NVML: Shared Library Not Found")
 
     monkeypatch.setattr(Nvml, "open", nothing)
-    monkeypatch.setattr("lora_scaling.energy.meter.Tracker", Quiet)
+    monkeypatch.setattr("lora_scaling.energy.sensors.Tracker", Quiet)
     whole = recorded(0.71, **({"gpu_expected": True} if expected else {}))
     part = whole.components["gpu"]
     assert (part.joules, part.source) == (None, "unknown" if expected else "none")
@@ -396,7 +396,7 @@ def test_a_listed_gpu_that_cannot_be_read_is_unknown_where_it_is_chosen(
     )
     gpu = Gpu(index=0, uuid="GPU-0", name="Stub", handle=object())
     monkeypatch.setattr(Nvml, "open", lambda: Nvml(library, (gpu,), {1: "GPU is lost"}))
-    monkeypatch.setattr("lora_scaling.energy.meter.Tracker", Quiet)
+    monkeypatch.setattr("lora_scaling.energy.sensors.Tracker", Quiet)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)

@@ -92,7 +92,7 @@ def test_a_rapl_counter_that_turns_three_times_within_a_window_is_followed(tmp_p
 
 
 def test_a_long_window_keeps_up_with_the_rapl_counter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_scaling.energy.meter.CONDITIONS_S", 0.1)  # in place of 5 s
+    monkeypatch.setattr("lora_scaling.energy.recording.CONDITIONS_S", 0.1)  # in place of 5 s
     meter = open_meter(MeteringSettings(interval_s=0.05))
     try:
         assert meter.tracker is not None
@@ -111,7 +111,7 @@ def test_a_long_window_keeps_up_with_the_rapl_counter(tmp_path: Path, monkeypatc
 
 
 def test_a_counter_that_cannot_be_kept_up_with_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_scaling.energy.meter.CONDITIONS_S", 0.1)
+    monkeypatch.setattr("lora_scaling.energy.recording.CONDITIONS_S", 0.1)
     meter = open_meter(MeteringSettings(interval_s=0.06))
     try:
         assert meter.tracker is not None

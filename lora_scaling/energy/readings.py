@@ -1,0 +1,38 @@
+"""What is read while a phase is measured: one moment (`Tick`) and all of a phase (`Window`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lora_scaling.energy.gpu import Edge
+from lora_scaling.energy.tracker import Source, TaskEnergy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tick:
+    """Readings at one moment: cumulative energy of each GPU, CPU seconds of the machine."""
+
+    at_s: float
+    edges: tuple[Edge, ...]
+    cpu_busy_s: float | None
+    cpu_total_s: float | None
+
+    @property
+    def gpu_j(self) -> tuple[float, ...]:
+        """Joules per GPU; sharper once the counters have moved on."""
+        return tuple(edge.joules for edge in self.edges)
+
+
+@dataclass
+class Window:
+    """Everything read over one phase; `windows.py` turns it into energies."""
+
+    name: str
+    start_wall_s: float
+    start: Tick
+    ticks: list[Tick] = field(default_factory=list)
+    end: Tick | None = None
+    lost: tuple[str | None, ...] = ()
+    bounds_j: tuple[float, ...] = ()
+    task: TaskEnergy | None = None
+    sources: dict[str, Source] = field(default_factory=dict)

@@ -1,0 +1,213 @@
+"""The recording of one run's phases.
+
+An edge of a phase: synchronise the device, read the wall clock, the NVML counters and the CPU times. The
+CodeCarbon task opens just before the first edge and closes just after the last, so that what it costs lies
+outside the window.
+"""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from lora_scaling.energy import host
+from lora_scaling.energy.conditions import ConditionsLog
+from lora_scaling.energy.measurement import EnergyAccount, IdleBaseline
+from lora_scaling.energy.readings import Tick, Window
+from lora_scaling.energy.sampler import POWER_S, WATCH_S, Sampler
+from lora_scaling.energy.sensors import Sensors
+from lora_scaling.energy.tracker import TaskEnergy
+from lora_scaling.energy.windows import make_account, rough_joules
+
+CONDITIONS_S = 5.0  # temperature, clocks and processes change slowly and cost more to read
+
+
+class Recording:
+    """One run: phases one after the other, then `close`."""
+
+    def __init__(self, meter: Sensors):
+        self._meter = meter
+        self.warnings: list[dict[str, str]] = list(meter.warnings)
+        self._windows: list[Window] = []
+        self._open: Window | None = None
+        self._last_conditions_s = 0.0
+        self._account: EnergyAccount | None = None
+        for gpu in meter.gpu_meters:
+            gpu.bound_j = 0.0
+            gpu.resets = 0
+        self._conditions = ConditionsLog(
+            meter.nvml, meter.gpus, meter.constants, ranks=meter.settings.gpu_share is not None
+        )
+        self._sampler = Sampler(
+            interval_s=meter.settings.interval_s,
+            tick=self._tick,
+            watch=self._watch,
+            watch_interval=self._watch_interval,
+        )
+
+    def phase(self, name: str) -> PhaseWindow:
+        """A window as a context manager; it closes, and keeps its energy, whatever the body raises."""
+        return PhaseWindow(self, name)
+
+    def begin(self, name: str) -> None:
+        """Open a window. One that is still open is closed first: phases never overlap. Nothing after `close`."""
+        if self._account is not None:
+            return
+        if self._open is not None:
+            self.end()
+        self._synchronize()
+        with self._sampler.lock:
+            if time.perf_counter() - self._last_conditions_s > CONDITIONS_S / 5:
+                self._read_conditions()
+        task_failure = self._start_task()
+        with self._sampler.lock:
+            wall_s, at_s = _both_clocks()
+            tick = self._read_tick(at_s, edge_of_phase=True)
+            self._open = Window(name=name, start_wall_s=wall_s, start=tick)
+            self._open.bounds_j = tuple(-gpu.bound_j for gpu in self._meter.gpu_meters)
+            if task_failure:
+                self._open.task = TaskEnergy(joules={}, reason=task_failure)
+        if self._meter.settings.enabled:
+            self._sampler.start_ticking()
+
+    def end(self) -> None:
+        """Close the open window; without one, nothing happens."""
+        window = self._open
+        if window is None:
+            return
+        self._synchronize()
+        self._sampler.stop_ticking()
+        with self._sampler.lock:
+            window.end = self._read_tick(time.perf_counter(), edge_of_phase=True)
+            self._open = None
+        if self._meter.tracker is not None and window.task is None:
+            window.task = self._meter.tracker.stop()
+            window.sources = self._meter.tracker.sources()
+        meters = self._meter.gpu_meters
+        window.bounds_j = tuple(b + m.bound_j for b, m in zip(window.bounds_j, meters, strict=True))
+        window.lost = tuple(m.lost for m in meters)
+        self._windows.append(window)
+
+    def joules_so_far(self) -> float | None:
+        """Energy of the finished phases and, of the open one, what the GPUs have used; None if unknown.
+
+        Cheap: it adds what has been read already, for a progress line.
+        """
+        windows = [*self._windows, self._open] if self._open else list(self._windows)
+        return rough_joules(windows, self._meter)
+
+    def close(self, idle: IdleBaseline | None = None) -> EnergyAccount:
+        """The account of the run; `idle` defaults to the meter's last baseline. May be called again."""
+        if self._account is not None:
+            return self._account
+        self.end()
+        self._settle()
+        self._sampler.close()
+        conditions, exclusive, warnings = self._conditions.summary()
+        self.warnings.extend(warnings)
+        if self._sampler.failure:
+            self._warn("sampler", f"The timeline's readings stopped: {self._sampler.failure}")
+        self._account = make_account(
+            self._meter,
+            self._windows,
+            idle=idle if idle is not None else self._meter.idle,
+            exclusive=exclusive if self._meter.settings.enabled else None,
+            conditions=conditions,
+            warnings=self.warnings,
+        )
+        return self._account
+
+    def give_way(self) -> None:
+        """Another recording begins in this process, with the same sensors: this one ends."""
+        if self._account is None:
+            self._warn("recording_ended", "Another recording began in this process: nothing after that is in this one.")
+            self.close()
+
+    def _settle(self) -> None:
+        """Wait for the counters to move past the last edges: up to one step."""
+        deadline_s = time.perf_counter() + 2 * max((m.step_s for m in self._meter.gpu_meters), default=0.0)
+        while time.perf_counter() < deadline_s:
+            with self._sampler.lock:
+                if not any(m.watching for m in self._meter.gpu_meters):
+                    return
+                self._watch()
+            time.sleep(WATCH_S)
+
+    def _start_task(self) -> str | None:
+        tracker = self._meter.tracker
+        return tracker.start() if tracker is not None else None
+
+    def _synchronize(self) -> None:
+        if self._meter.synchronize is None:
+            return
+        try:
+            self._meter.synchronize()
+        except Exception as error:
+            self._warn("synchronize", f"The device could not be synchronised at a window's edge: {error!r}")
+
+    def _read_tick(self, at_s: float, *, edge_of_phase: bool) -> Tick:
+        edges = tuple(meter.mark(at_s, edge_of_phase=edge_of_phase) for meter in self._meter.gpu_meters)
+        busy_s = total_s = None
+        if self._meter.settings.enabled and "cpu" in self._meter.settings.components:
+            try:
+                busy_s, total_s = host.system_times()
+            except Exception:
+                busy_s = total_s = None
+        return Tick(at_s=at_s, edges=edges, cpu_busy_s=busy_s, cpu_total_s=total_s)
+
+    def _tick(self) -> None:
+        if self._open is None:
+            return
+        tick = self._read_tick(time.perf_counter(), edge_of_phase=False)
+        self._open.ticks.append(tick)
+        if tick.at_s - self._last_conditions_s >= CONDITIONS_S:
+            self._read_conditions()
+            if self._meter.tracker is not None and (failure := self._meter.tracker.keep_up()) is not None:
+                self._warn("tracker", failure)
+
+    def _read_conditions(self) -> None:
+        self._last_conditions_s = time.perf_counter()
+        self._conditions.read()
+
+    def _watch(self) -> None:
+        for meter in self._meter.gpu_meters:
+            if meter.by_power:
+                meter.read()
+            elif meter.watching:
+                meter.watch()
+
+    def _watch_interval(self) -> float | None:
+        meters = self._meter.gpu_meters
+        if any(m.watching for m in meters):
+            return WATCH_S
+        if self._open is not None and any(m.by_power and not m.lost for m in meters):
+            return POWER_S
+        return None
+
+    def _warn(self, kind: str, message: str) -> None:
+        if not any(w["kind"] == kind for w in self.warnings):
+            self.warnings.append({"kind": kind, "message": message})
+
+
+class PhaseWindow:
+    """`with recording.phase(name):`"""
+
+    def __init__(self, recording: Recording, name: str):
+        self._recording, self._name = recording, name
+
+    def __enter__(self) -> PhaseWindow:
+        self._recording.begin(self._name)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        self._recording.end()
+
+
+def _both_clocks() -> tuple[float, float]:
+    """(seconds since 1970, perf_counter) of one moment: read again if the process was set aside in between."""
+    before_s, at_s, after_s = time.time(), time.perf_counter(), time.time()
+    for _ in range(5):
+        if after_s - before_s < 0.0005:
+            break
+        before_s, at_s, after_s = time.time(), time.perf_counter(), time.time()
+    return (before_s + after_s) / 2, at_s

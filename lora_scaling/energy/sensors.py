@@ -1,0 +1,88 @@
+"""The sensors of this process: which are there, which are not, and why."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from typing import Any
+
+from lora_scaling.energy.gpu import GpuEnergyMeter, probe_step
+from lora_scaling.energy.measurement import IdleBaseline
+from lora_scaling.energy.nvml import Gpu, Nvml, SensorError
+from lora_scaling.energy.settings import MeteringSettings
+from lora_scaling.energy.tracker import Tracker, amd_gpu_ids
+from lora_scaling.energy.visible_gpus import select_gpus
+
+
+class Sensors:
+    """The sensors of this process, opened once. Missing ones are None, with the reason."""
+
+    def __init__(self, settings: MeteringSettings, synchronize: Callable[[], None] | None = None):
+        self.settings = settings
+        self.synchronize = synchronize
+        self.idle: IdleBaseline | None = None
+        self.nvml: Nvml | None = None
+        self.gpus: tuple[Gpu, ...] = ()
+        self.unreadable: dict[int, str] = {}  # index → why, of the chosen GPUs
+        self.gpu_expected = False
+        self.gpu_reason: str | None = None
+        self.tracker: Tracker | None = None
+        self.tracker_reason: str | None = None
+        self.warnings: list[dict[str, str]] = []
+        self.gpu_meters: tuple[GpuEnergyMeter, ...] = ()
+        self.constants: dict[str, Any] = {}
+        if settings.enabled:
+            self._open_gpus()
+            self._open_tracker()
+            self._describe()
+
+    def _open_gpus(self) -> None:
+        if "gpu" not in self.settings.components:
+            self.gpu_reason = "GPU energy is not measured by this process"
+            return
+        try:
+            self.nvml = Nvml.open()
+        except SensorError as error:
+            self.gpu_reason = f"no GPU ({error})"
+            return
+        missing = self.nvml.missing
+        listed = [*self.nvml.gpus, *(Gpu(index=index, uuid=None, name=None, handle=None) for index in missing)]
+        selection = select_gpus(
+            sorted(listed, key=lambda gpu: gpu.index),
+            os.environ,
+            gpu_ids=self.settings.gpu_ids,
+            share=self.settings.gpu_share,
+            one_gpu=self.settings.one_gpu,
+            mig_parent=self.nvml.mig_parent,
+        )
+        self.gpus = tuple(gpu for gpu in selection.gpus if gpu.index not in missing)
+        self.unreadable = {gpu.index: missing[gpu.index] for gpu in selection.gpus if gpu.index in missing}
+        self.warnings.extend(selection.warnings)
+        for index, why in missing.items():
+            self.warnings.append({"kind": "gpu_unreadable", "message": f"GPU {index} cannot be read: {why}"})
+        if not self.gpus:
+            self.gpu_reason = "no GPU is visible to this process"
+        self.gpu_meters = tuple(GpuEnergyMeter(sensor=self.nvml, gpu=gpu) for gpu in self.gpus)
+        for meter in self.gpu_meters:
+            meter.open()
+        probe_step(self.gpu_meters)
+
+    def _open_tracker(self) -> None:
+        gpu_ids = [gpu.index for gpu in self.gpus]
+        if self.nvml is None and "gpu" in self.settings.components:
+            gpu_ids = amd_gpu_ids()
+        try:
+            self.tracker = Tracker(self.settings.country_iso, gpu_ids)
+        except Exception as error:
+            self.tracker_reason = f"CodeCarbon could not be started: {error!r}"
+            self.warnings.append({"kind": "tracker", "message": self.tracker_reason})
+
+    def _describe(self) -> None:
+        self.constants = {
+            "driver": self.nvml.driver() if self.nvml else None,
+            "counter_step_s": [round(m.step_s, 4) if not m.by_power else None for m in self.gpu_meters],
+            "platform": platform.platform(),
+            "hardware": self.tracker.hardware if self.tracker else None,
+            "cpu_model": self.tracker.sources()["cpu"].detail if self.tracker else None,
+        }
