@@ -150,10 +150,9 @@ def test_importing_it_imports_no_framework() -> None:
 TRAINER = """
 import json, os, sys, time
 from pathlib import Path
-sys.path.insert(0, str(Path("tests").resolve()))
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
-from nvml_stub import Law, write_laws
+from tests.support.nvml_stub import Law, write_laws
 from lora_scaling.footprint import FootprintCallback
 
 torch.manual_seed(0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_scaling.config import RunConfig, check_overrides, register_plugins
+from lora_scaling.config.sweep import Design, plan
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.estimator import Price, estimate
 from lora_scaling.estimate.fit_file import Fit
@@ -14,7 +15,6 @@ from lora_scaling.estimate.hardware import resolve_hardware
 from lora_scaling.estimate.plan import resolve_precision
 from lora_scaling.estimate.result import LEVEL, SCHEMA_VERSION, Estimate, Interval
 from lora_scaling.paths import choices, config_dir, sweeps_dir
-from lora_scaling.runs.plan import Design, plan
 
 # What changes no run: a sweep over it would be the same runs again, of which only the first is kept.
 _COMPARED = {"hardware": "gpus", "grid": "zones"}

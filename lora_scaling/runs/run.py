@@ -31,7 +31,7 @@ from lora_scaling.energy import (
 from lora_scaling.errors import LoraScalingError, OutOfMemory, RecordError, RunFailure, UnwritableError, UserError
 from lora_scaling.grid import compute_emissions, read_timeline
 from lora_scaling.paths import presets
-from lora_scaling.ranks import devices_held, local_rank, local_world_size, rank, world_size
+from lora_scaling.ranks import local_rank, local_world_size, rank, world_size
 from lora_scaling.records import (
     TIMELINE_NAME,
     Record,
@@ -45,6 +45,7 @@ from lora_scaling.records import (
     write_record,
 )
 from lora_scaling.records.provenance import host, provenance
+from lora_scaling.runs.device_locks import devices_held
 from lora_scaling.signals import interrupted_once
 
 if TYPE_CHECKING:

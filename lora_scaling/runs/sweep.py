@@ -12,13 +12,13 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lora_scaling.config import RunConfig
+from lora_scaling.config.sweep import Design, Planned, plan
 from lora_scaling.errors import RecordError, RunFailure, UserError
 from lora_scaling.estimate import Estimate
 from lora_scaling.estimate.sweeps import Total, estimates_of, total_of
 from lora_scaling.ranks import world_size
 from lora_scaling.records import Record, read_record, record_path
 from lora_scaling.runs import progress as console
-from lora_scaling.runs.plan import Design, Planned, plan
 from lora_scaling.runs.run import idle_after
 from lora_scaling.units import JOULES_PER_KWH
 

@@ -21,7 +21,7 @@ def loaded(statement: str, *, whole: bool = False) -> set[str]:
     return set(run.stdout.splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("room", ["workload", "config", "records", "estimate", "runs.plan", "grid", "energy"])
+@pytest.mark.parametrize("room", ["workload", "config", "records", "estimate", "config.sweep", "grid", "energy"])
 def test_light_rooms_import_nothing_heavy(room: str) -> None:
     assert not loaded(f"import lora_scaling.{room}") & {*HEAVY, *TABLES, "requests", "analysis"}
 

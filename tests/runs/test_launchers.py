@@ -18,8 +18,8 @@ import pytest
 from lora_scaling.config import compose, run_id
 from lora_scaling.errors import UserError
 from lora_scaling.estimate import estimate
-from lora_scaling.ranks import devices_held
 from lora_scaling.records import find_records, read_record
+from lora_scaling.runs.device_locks import devices_held
 from lora_scaling.runs.sweep import refuse_dear_run
 from tests.support.runs import TINY
 

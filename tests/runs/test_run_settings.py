@@ -12,8 +12,8 @@ import pytest
 from lora_scaling.config import RunConfig, compose
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.hardware import preset
-from lora_scaling.ranks import devices_held
 from lora_scaling.records import record_to_row
+from lora_scaling.runs.device_locks import devices_held
 from lora_scaling.runs.run import _utilisation, idle_after
 from lora_scaling.training.device import choose
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from lora_scaling.config import compose, run_id
+from lora_scaling.config.sweep import Design, Planned, plan
 from lora_scaling.paths import choices, sweeps_dir
 from lora_scaling.records import find_records, read_record
-from lora_scaling.runs.plan import Design, Planned, plan
 from tests.support.runs import TINY
 
 
