@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lora_scaling.energy.settings import COMPONENTS, TIMELINE_COLUMNS
 from lora_scaling.records import TIMELINE_NAME, write_text
+from lora_scaling.records.timeline import COMPONENTS, TIMELINE_COLUMNS
 
 SHORT_S = 1.0
 

@@ -18,7 +18,7 @@ from lora_scaling.energy.measurement import (
     add_components,
     spread,
 )
-from lora_scaling.energy.settings import COMPONENTS
+from lora_scaling.records.timeline import COMPONENTS
 
 
 def combine(accounts: Sequence[EnergyAccount]) -> EnergyAccount:

@@ -5,11 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from lora_scaling.errors import UserError
-
-COMPONENTS = ("gpu", "cpu", "ram")
-# The timeline beside a record: a row a bin, joules per component.
-ENERGY_COLUMNS = tuple(f"{name}_j" for name in COMPONENTS)
-TIMELINE_COLUMNS = ("start", "end", "phase", *ENERGY_COLUMNS)
+from lora_scaling.records.timeline import COMPONENTS
 
 
 @dataclass(frozen=True, kw_only=True)

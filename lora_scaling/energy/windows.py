@@ -23,9 +23,9 @@ from lora_scaling.energy.measurement import (
 )
 from lora_scaling.energy.readings import Tick, Window
 from lora_scaling.energy.sensors import Sensors
-from lora_scaling.energy.settings import COMPONENTS
 from lora_scaling.energy.tracker import Source
 from lora_scaling.records.sources import relative_bound
+from lora_scaling.records.timeline import COMPONENTS
 
 WARN_S = 5.0
 DISAGREEMENT = 0.02

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lora_scaling.energy.settings import ENERGY_COLUMNS, TIMELINE_COLUMNS
 from lora_scaling.errors import RecordError
 from lora_scaling.grid.series import is_utc
+from lora_scaling.records.timeline import ENERGY_COLUMNS, TIMELINE_COLUMNS
 
 
 @dataclass(frozen=True, slots=True)
