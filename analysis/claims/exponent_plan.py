@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
 from ..regression.curve_analysis import Analysis
 from ..regression.fisher_information import Tangent, gain, inverse_of
-from ..regression.least_squares import Array, t_quantile
+from ..regression.least_squares import Array
 from .context import COLUMN, CurveSet
 from .next_runs import SWEEP, common_overrides, energy_line, round_to, there
 from .verdicts import decisive_se
@@ -73,7 +74,7 @@ def plan_exponent(curves: CurveSet, factor: str, estimate: float, low: float, hi
         information = information + np.outer(rows[best], rows[best])
         inverse = inverse_of(information)
         chosen.append(candidates[best])
-    t = t_quantile(0.5 + options.ci_level / 2, analysis.fit.data.df)
+    t = float(stdtrit(analysis.fit.data.df, 0.5 + options.ci_level / 2))
     overrides = common_overrides(_largest(analysis))
     settings, commands = _commands(chosen, curves.response.frame, overrides)
     known = bool((curves.response.frame["energy_kwh"] > 0).any())

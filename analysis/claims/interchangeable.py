@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 
 from ..regression.curve_analysis import MAX_FACTOR_CORRELATION, Analysis, order_gate
+from ..regression.estimate import Estimate
 from ..regression.power_law import CurveData, Profile, fit_curve
 from ..regression.within_groups import within
 from ..tables.response import measured_sentence
 from .context import CurveSet, decide_profile, less, outlier_of
 from .next_runs_curve import more_runs, pair_needs
-from .verdicts import Claim, Decision, Estimate, Options, decided, undecided
+from .verdicts import Claim, Decision, Options, decided, undecided
 from .vetoes import Veto, vetoed
 
 

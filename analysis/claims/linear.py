@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from scipy.special import stdtr
 
 from ..regression.curve_analysis import Analysis, analyse, build_design, gate
-from ..regression.least_squares import t_quantile, t_tail, wls
+from ..regression.least_squares import wls
 from ..tables.response import measured_sentence
 from ..text import counted
 from .context import (
@@ -165,7 +166,7 @@ def curve_tests(curves: CurveSet, factor: str, decision: Decision) -> dict[str, 
         "fixed_share_largest": _fixed_shares(analysis)[1],
         "lack_of_fit": None if lack is None else lack,
         "quadratic": quadratic,
-        "affine_p": 2 * t_tail(analysis.profile(factor).t_at(1.0), fit.data.df),
+        "affine_p": 2 * float(stdtr(fit.data.df, -analysis.profile(factor).t_at(1.0))),
         "affine_lack_of_fit": straight,
         "unequal_noise_p": analysis.variance_p,
         "weighted": analysis.weighted,
@@ -198,11 +199,9 @@ def _quadratic(analysis: Analysis) -> dict[str, Any]:
     quadratic: dict[str, Any] = {"contribution": None, "ci": None, "p": None}
     if len(np.unique(x)) >= 4 and rows.sum() > 5 and expected.min() > 0:
         fit = wls(np.exp(data.log_y[rows] - scale), X, 1 / expected**2, ["F", "x", "x2"])
-        top = float(fit.params.sum())
-        c, se = fit.param("x2"), fit.se("x2")
-        half = t_quantile(0.95, fit.df) * se
-        p = 2 * t_tail(abs(c) / se, fit.df) if se > 0 else None
-        quadratic = {"contribution": c / top, "ci": [(c - half) / top, (c + half) / top], "p": p}
+        top, ci = float(fit.params.sum()), fit.conf_int(0.1)[-1]
+        p = float(fit.pvalues[-1]) if fit.bse[-1] > 0 else None
+        quadratic = {"contribution": float(fit.params[-1]) / top, "ci": [float(end) / top for end in ci], "p": p}
     return quadratic
 
 

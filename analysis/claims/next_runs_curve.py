@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+from scipy.special import stdtrit
 
 from ..regression.curve_analysis import Analysis, follows_order
-from ..regression.least_squares import t_quantile
+from ..regression.estimate import Estimate
 from .context import CurveSet
 from .exponent_plan import plan_exponent
 from .next_runs import FULL_LEVELS, TARGET_RANGE, commanded, geometric, repeat_needs, sweep_needs
-from .verdicts import Decision, Estimate, Needs, runs_needed
+from .verdicts import Decision, Needs, runs_needed
 from .vetoes import Veto
 
 
@@ -102,7 +103,7 @@ def more_runs(
         return Needs(message=f"Find {what}; more runs alone do not settle it.")
     df = analysis.fit.data.df
     half = (decision.ci[1] - decision.ci[0]) / 2
-    se = half / t_quantile(0.5 + curves.options.ci_level / 2, df)
+    se = half / float(stdtrit(df, 0.5 + curves.options.ci_level / 2))
     estimate = Estimate(value=decision.estimate, se=se, df=df)
     extra = runs_needed(len(design.frame), estimate, low, high, curves.options)
     like = "" if extra is None else f" (or about {extra:.0f} more like these)"

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from ..regression.effects import Effect, Found
+from ..regression.estimate import Estimate
 from ..regression.within_groups import within_slope
 from .context import CurveSet
+from .effects import Effect, Found
 from .next_runs import joined, repeat_needs, sweep_needs
-from .verdicts import Estimate, Needs, Options, runs_needed
+from .verdicts import Needs, Options, runs_needed
 from .vetoes import Outlier, Veto
 
 REPEATS = 4  # of each run that is asked for where there are none

@@ -7,14 +7,15 @@ import numpy as np
 import pandas as pd
 
 from ..regression.curve_analysis import OUTLIER_MADS
-from ..regression.effects import Effect, Found, block, doublings, find, informative, matched_runs
+from ..regression.estimate import Estimate
 from ..regression.least_squares import Array
 from ..regression.within_groups import within_rows
 from ..tables.response import measured_sentence
 from ..text import shown
 from .context import CurveSet
+from .effects import Effect, Found, block, doublings, find, informative, matched_runs
 from .next_runs_effect import first_runs, further_runs
-from .verdicts import Claim, Estimate, Options, undecided
+from .verdicts import Claim, Options, undecided
 from .vetoes import Outlier, Veto, vetoed
 
 RANK = Effect(

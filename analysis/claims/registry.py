@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from ..regression.effects import Effect
 from .context import CurveSet
 from .doubling import doubling
+from .effects import Effect
 from .interchangeable import interchangeable
 from .linear import linear
 from .rank_and_method import METHOD, RANK, decide_effect

@@ -9,13 +9,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..regression.curve_analysis import CELL_COLUMNS, apart_gate, order_gate, placed_in_sessions
-from ..regression.least_squares import CollinearError, ols, wls
+from ..regression.estimate import Estimate
+from ..regression.least_squares import CollinearError, influence, ols, wls
 from ..tables.response import Response, measured_sentence
 from .context import CurveSet
 from .next_runs import repeat_needs, sweep_needs
 from .next_runs_effect import typical_work
 from .rank_and_method import farthest
-from .verdicts import Claim, Decision, Estimate, Needs, decided, undecided
+from .verdicts import Claim, Decision, Needs, decided, undecided
 from .vetoes import Outlier, Veto, vetoed
 
 LEAST_SIZE_RANGE = 4  # of FLOPs per token
@@ -129,14 +130,14 @@ def size_fit(rows: pd.DataFrame) -> tuple[Estimate, dict[str, Any]]:
     rest = rows["z"] - cells.transform("mean")
     df_within, within = len(rows) - cells.ngroups, float((rest**2).sum())
     count = np.bincount(model).astype(float)
-    sigma2 = within / df_within if df_within >= 2 else ols(z, X, names).sigma ** 2
+    sigma2 = within / df_within if df_within >= 2 else float(ols(z, X, names).scale)
     weights = count / max(sigma2, 1e-18)
     fixed = wls(z, X, weights, names)
-    leverage_sum = float(np.sum(weights * (1 - fixed.leverage)))
-    tau2 = max(0.0, (fixed.rss - fixed.df) / leverage_sum) if df_within >= 2 else 0.0
+    leverage_sum = float(np.sum(weights * (1 - influence(fixed).hat_matrix_diag)))
+    tau2 = max(0.0, (fixed.ssr - fixed.df_resid) / leverage_sum) if df_within >= 2 else 0.0
     final = wls(z, X, 1 / (sigma2 / count + tau2) if sigma2 + tau2 > 0 else count, names)
-    inflation = max(1.0, final.rss / final.df) if df_within >= 2 else final.rss / final.df
-    se = math.sqrt(final.cov_unscaled[-1, -1] * inflation)
+    inflation = max(1.0, final.scale) if df_within >= 2 else final.scale
+    se = math.sqrt(final.normalized_cov_params[-1, -1] * inflation)
     tests = {
         "sizes": len(models),
         "runs": len(rows),
@@ -145,7 +146,7 @@ def size_fit(rows: pd.DataFrame) -> tuple[Estimate, dict[str, Any]]:
         "within_models_sd": math.sqrt(sigma2),
         "largest_departure": float(np.expm1(np.abs(z - X @ final.params).max())),
     }
-    return Estimate(value=final.param("gamma"), se=se, df=final.df), tests
+    return Estimate(value=float(final.params[-1]), se=se, df=int(final.df_resid)), tests
 
 
 def linked(model: NDArray[np.intp], group: NDArray[np.intp]) -> NDArray[np.intp]:

@@ -4,10 +4,13 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from scipy.special import stdtr, stdtrit
+from statsmodels.stats.multitest import multipletests
+
 from lora_scaling.claim_defaults import LEVEL, MARGIN
 from lora_scaling.errors import UserError
 
-from ..regression.least_squares import t_quantile, t_tail
+from ..regression.estimate import Estimate
 
 Verdict = Literal["supported", "refuted", "undecided"]
 
@@ -77,31 +80,6 @@ class Decision:
     p_value: float | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A number with its standard error on t with df degrees of freedom."""
-
-    value: float
-    se: float
-    df: float
-
-    def interval(self, level: float) -> tuple[float, float]:
-        half = t_quantile(0.5 + level / 2, self.df) * self.se
-        return self.value - half, self.value + half
-
-    def p_above(self, bound: float) -> float:
-        """One-sided p of "the truth is at or below `bound`"."""
-        if self.se <= 0:
-            return 0.0 if self.value > bound else 1.0
-        return t_tail((self.value - bound) / self.se, self.df)
-
-    def p_below(self, bound: float) -> float:
-        """One-sided p of "the truth is at or above `bound`"."""
-        if self.se <= 0:
-            return 0.0 if self.value < bound else 1.0
-        return t_tail((bound - self.value) / self.se, self.df)
-
-
 def equivalence(estimate: Estimate, low: float, high: float, options: Options) -> tuple[Verdict, float | None]:
     """Supported: shown to lie inside [low, high]; refuted: shown to lie outside; and the p of that."""
     inside = max(estimate.p_above(low), estimate.p_below(high))
@@ -127,16 +105,16 @@ def decisive_se(value: float, low: float, high: float, options: Options, df: flo
     Outside, one test has to pass. Inside, both have to: Φ((high − value)/SE − t) + Φ((value − low)/SE − t) − 1, with
     Student's distribution for Φ.
     """
-    t = t_quantile(1 - options.alpha, df)
+    t = float(stdtrit(df, 1 - options.alpha))
     above, below = high - value, value - low
     gap = min(abs(above), abs(below))
-    se = gap / (t + t_quantile(0.8, df))  # of the nearer bound's test alone
+    se = gap / (t + float(stdtrit(df, 0.8)))  # of the nearer bound's test alone
     if above <= 0 or below <= 0 or not gap > 0 or math.isnan(se):
         return se
-    least = gap / (t + t_quantile(0.9, df))  # each of two tests passes with 90 % or more
+    least = gap / (t + float(stdtrit(df, 0.9)))  # each of two tests passes with 90 % or more
     for _ in range(50):
         middle = (least + se) / 2
-        missed = t_tail(above / middle - t, df) + t_tail(below / middle - t, df)
+        missed = float(stdtr(df, t - above / middle) + stdtr(df, t - below / middle))
         least, se = (middle, se) if missed <= 0.2 else (least, middle)
     return least
 
@@ -155,14 +133,13 @@ def runs_needed(n: int, estimate: Estimate, low: float, high: float, options: Op
 
 
 def holm(p_values: list[float | None], alpha: float, tested: int) -> list[bool]:
-    """Which of the decisions stand when `tested` claims were tested on the same table (Holm 1979)."""
-    order = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
-    stands = [False] * len(p_values)
-    for rank, (p, i) in enumerate(order):
-        if p > alpha / (tested - rank):
-            break
-        stands[i] = True
-    return stands
+    """Return which of the decisions stand when `tested` claims were tested on the same table (Holm 1979).
+
+    A claim without a p was tested as well and is not decided: it counts as one of p = 1.
+    """
+    known = [p for p in p_values if p is not None]
+    stands = iter(multipletests(known + [1.0] * (tested - len(known)), alpha, "holm")[0] if known else ())
+    return [p is not None and bool(next(stands)) for p in p_values]
 
 
 def undecided(claim_id: str, quantity: str, why: str, needs: Needs | None, **tests: Any) -> Claim:

@@ -14,9 +14,10 @@ import numpy as np
 
 from lora_scaling.claim_defaults import MIN_RANGE
 
+from ..regression.estimate import Estimate
 from ..regression.least_squares import Array, ols
 from ..tables.response import Response
-from .verdicts import Claim, Estimate, Options, equivalence, undecided
+from .verdicts import Claim, Options, equivalence, undecided
 
 MIN_WINDOWS = 8
 
@@ -62,18 +63,18 @@ def linear_in_windows(response: Response, options: Options) -> Claim:
     fit = ols(np.log(frame["y"].to_numpy(dtype=float) / size), np.column_stack(columns), names)
     lag = _lag_one(fit.resid)
     widening = math.sqrt((1 + lag) / (1 - lag))
-    estimate = Estimate(value=1 + fit.param("position"), se=widening * fit.se("position"), df=fit.df)
+    estimate = Estimate(value=1 + float(fit.params[1]), se=widening * float(fit.bse[1]), df=fit.df_resid)
     verdict, p = equivalence(estimate, 1 - options.margin, 1 + options.margin, options)
     ci = estimate.interval(options.ci_level)
     tests: dict[str, Any] = {
         "windows": len(frame),
         "range": float(end[-1] / end[0]),
-        "window_cv": fit.sigma,
+        "window_cv": math.sqrt(fit.scale),
         "autocorrelation": lag,
         "widening": widening,
-        "length_exponent": fit.param("length") if "length" in names else None,
+        "length_exponent": float(fit.params[2]) if "length" in names else None,
         "p_value": p,
-        "df": fit.df,
+        "df": int(fit.df_resid),
         "r_squared_of_the_sums": _r_squared_of_sums(end, frame["y"].to_numpy(dtype=float)),
     }
     said = {"supported": "Yes", "refuted": "No", "undecided": "Not precise enough"}[verdict]

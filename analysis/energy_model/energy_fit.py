@@ -18,10 +18,10 @@ from lora_scaling.estimate.fit_file import SCHEMA_VERSION, Fit, fit_from_dict
 from lora_scaling.estimate.pilot import RUN_TO_RUN_SD, RUN_TO_RUN_SD_CPU
 from lora_scaling.units import JOULES_PER_KWH
 
-from ..regression.diagnostics import diagnose
 from ..regression.least_squares import Array
 from ..tables.run_quantities import Work, ranges_of, work_of
 from ..tables.table import Excluded
+from .diagnostics import diagnose
 from .fixed_part import fixed_part, idle_kwh
 from .form_fit import FormFit, fit_forms, weigh
 from .forms import family, identified, label_effects

@@ -7,9 +7,9 @@ import pandas as pd
 
 from lora_scaling.estimate.fit_file import fit_from_dict
 
-from ..regression.diagnostics import order_correlation
 from ..tables.table import RunTable
 from .backtest import Backtest, backtest
+from .diagnostics import order_correlation
 from .energy_fit import EnergyFit, between_sessions, fit_table
 
 FILE_NAME = "fit.json"

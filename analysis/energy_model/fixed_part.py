@@ -127,12 +127,12 @@ def _model(log_y: Array, params: Array | None, effects: Mapping[str, Array]) -> 
     named = "by " + " and ".join(dict.fromkeys(term.partition("=")[0] for term in effects)) if effects else ""
     if params is None:
         how, fit = named, ols(log_y, design, list(terms))
-        estimates, covariance = fit.params, fit.cov
+        estimates, covariance = fit.params, fit.cov_params()
     elif len(log_y) >= LEAST_RUNS and len(group_levels(params)[0]) >= LEAST_SIZES and _free(design, np.log(params)):
         how = ", ".join(filter(None, ("power of parameters", named)))
         terms["params_exponent"] = "log(params)"
         fit = ols(log_y, np.column_stack([design, np.log(params)]), list(terms))
-        estimates, covariance = fit.params, fit.cov
+        estimates, covariance = fit.params, fit.cov_params()
     else:
         b, b_sd = EXPONENT_PRIOR
         x = np.log(params)
@@ -141,7 +141,7 @@ def _model(log_y: Array, params: Array | None, effects: Mapping[str, Array]) -> 
         terms["params_exponent"] = "log(params)"
         moved = np.append(-np.linalg.lstsq(design, x, rcond=None)[0], 1.0)  # the estimates, for each 1 of b
         estimates = np.append(fit.params, b)
-        covariance = np.pad(fit.cov, (0, 1)) + b_sd**2 * np.outer(moved, moved)
+        covariance = np.pad(fit.cov_params(), (0, 1)) + b_sd**2 * np.outer(moved, moved)
     return {
         "name": how,
         "weight": 1.0,
@@ -150,8 +150,8 @@ def _model(log_y: Array, params: Array | None, effects: Mapping[str, Array]) -> 
         "params": dict(zip(terms, map(float, estimates), strict=True)),
         "param_names": list(terms),
         "covariance": covariance.tolist(),
-        "df": fit.df,
-        "sigma": fit.sigma,
+        "df": int(fit.df_resid),
+        "sigma": float(np.sqrt(fit.scale)),
     }
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.terms import parse_term
 
-from ..regression.least_squares import Array, CollinearError, wls
+from ..regression.least_squares import Array, CollinearError, influence, wls
 from ..tables.run_quantities import Work
 from .forms import Form, evaluate, per_values
 
@@ -201,11 +201,11 @@ def _solve(
     free = [i for i, name in enumerate(names) if name not in curved]
     linear = wls(work.log_y - offset, design[:, free], weights, [names[i] for i in free])
     fit = linear if len(free) == len(names) else wls(linear.resid, design, weights, names)
-    params = dict(curved) | {names[i]: linear.param(names[i]) for i in free}
+    params = dict(curved) | {names[i]: float(value) for i, value in zip(free, linear.params, strict=True)}
     keep = [list(form.terms).index(name) for name in names]
     covariance = np.zeros((len(form.terms), len(form.terms)))
-    covariance[np.ix_(keep, keep)] = fit.cov
-    rss, k, n = linear.rss, len(form.terms) + 1, len(work)
+    covariance[np.ix_(keep, keep)] = fit.cov_params()
+    rss, k, n = float(linear.ssr), len(form.terms) + 1, len(work)
     return FormFit(
         form=replace(form, name=f"{form.name} at {np.exp(curved[pinned]):.1g}") if pinned else form,
         params={name: params[name] for name in form.terms},
@@ -215,7 +215,7 @@ def _solve(
         rss=rss,
         aicc=_aicc(rss, n, k, weights),
         resid=linear.resid,
-        leverage=fit.leverage,
+        leverage=influence(fit).hat_matrix_diag,
         prior=prior,
     )
 

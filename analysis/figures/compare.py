@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from scipy.special import stdtrit
 
+from ..claims.effects import matched_runs
 from ..claims.rank_and_method import METHOD
-from ..regression.effects import matched_runs
-from ..regression.least_squares import t_quantile
 from ..regression.within_groups import within_slope
 from ..text import counted
 from .scaling import zero_line
@@ -87,7 +87,7 @@ def interchangeability(view: View) -> Drawn | Skipped:
     )
     for i, epochs in enumerate(levels):
         some = matched["percent"][matched["epochs"] == epochs]
-        half = t_quantile(0.95, len(some) - 1) * some.std(ddof=1) / np.sqrt(len(some)) if len(some) > 1 else np.nan
+        half = stdtrit(len(some) - 1, 0.95) * some.std(ddof=1) / np.sqrt(len(some)) if len(some) > 1 else np.nan
         axes[1].errorbar(i + 0.28, some.mean(), yerr=half, fmt="_", color=INK, capsize=3, ms=9, zorder=4)
     axes[1].set_xticks(range(len(levels)), [f"{epochs:g}" for epochs in levels])
     axes[1].set_xlim(-0.6, len(levels) - 0.4)

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from lora_scaling.units import JOULES_PER_KWH
 
-from ..regression.diagnostics import externally_studentised, order_correlation
+from ..energy_model.diagnostics import externally_studentised, order_correlation
 from .scaling import zero_line
 from .style import FAINT, Drawn, Skipped, canvas, clip_name, energy_unit, linear_axis, log_axis, palette, styled, thin
 from .view import View

@@ -10,13 +10,13 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import fdtrc
+from scipy.special import chdtrc, fdtrc, stdtr
 
 from lora_scaling.claim_defaults import MIN_LEVELS, MIN_RANGE
 
-from ..claims.verdicts import Estimate
 from ..tables.checks import apart_in_time, rank_correlation
-from .least_squares import Array, span, t_tail
+from .estimate import Estimate
+from .least_squares import Array, span
 from .power_law import CurveData, CurveFit, Profile, fit_curve
 
 _CELL = """
@@ -330,7 +330,7 @@ def variance_slope(fit: CurveFit, level: NDArray[np.intp]) -> tuple[float | None
     explained = float(size @ relative) ** 2 / float(size @ size)
     total = float(((relative - 1) ** 2).sum())
     statistic = own * len(size) * explained / total if total > 0 else 0.0
-    p = 2 * t_tail(math.sqrt(max(statistic, 0.0)), 1e9)  # χ² with 1 df is a normal squared
+    p = float(chdtrc(1, max(statistic, 0.0)))
     logs = np.log(squares + 1e-2 * squares.mean())
     slope = float(size @ logs / (size @ size))
     return p, float(np.clip(slope, -2.0, 2.0))
@@ -347,7 +347,7 @@ def _drifts(design: Design, fit: CurveFit, clean: NDArray[np.bool_]) -> tuple[bo
     df = fit.data.df - 1
     if df < 2 or abs(r) >= 1:
         return False, None
-    p = 2 * t_tail(abs(r) * np.sqrt(df / (1 - r * r)), df)
+    p = 2 * float(stdtr(df, -abs(r) * np.sqrt(df / (1 - r * r))))
     return p < DIAGNOSTIC_P, p
 
 
@@ -369,7 +369,7 @@ class LackOfFit:
     def p_beyond(self, bound: float) -> float:
         """One-sided p of "no level lies farther off than `bound` (relative)", Bonferroni over the levels."""
         t = (math.log1p(self.deviation) - math.log1p(bound)) / self.se
-        return min(1.0, self.levels * t_tail(t, self.df[1]))
+        return min(1.0, self.levels * float(stdtr(self.df[1], -t)))
 
 
 def lack_of_fit(design: Design, fit: CurveFit, spent: int = 0) -> LackOfFit | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import stdtr
 
 from .curve_analysis import (
     Design,
@@ -24,7 +25,7 @@ from .curve_analysis import (
     robust_residuals,
     variance_slope,
 )
-from .least_squares import Array, span, t_tail
+from .least_squares import Array, span
 from .power_law import CurveData, CurveFit, fit_curve
 
 OUTLIER_P = 0.01  # Bonferroni over the runs
@@ -258,7 +259,7 @@ def _outliers(part: _Curve | _Repeats, runs: int) -> list[tuple[int, float, floa
         i, shift, t, df = part.worst(live)
         if df < 3:
             break
-        p = min(1.0, 2 * runs * t_tail(abs(t), df))
+        p = min(1.0, 2 * runs * float(stdtr(df, -abs(t))))
         found.append((int(part.rows[i]), math.exp(np.clip(shift, -50, 50)), p))
         if p < OUTLIER_P and abs(shift) > SMALLEST_OUTLIER:
             last = len(found)
@@ -281,7 +282,7 @@ def _drift(parts: list[_Curve | _Repeats], place: Array, live: NDArray[np.bool_]
     if df < 4 or spread <= 0:
         return None
     r = float(np.clip(resid @ left / math.sqrt(spread * float(resid @ resid)), -1 + 1e-12, 1 - 1e-12))
-    p = 2 * t_tail(abs(r) * math.sqrt(df / (1 - r * r)), df)
+    p = 2 * float(stdtr(df, -abs(r) * math.sqrt(df / (1 - r * r))))
     if not p < DRIFT_P:
         return None
     return Drift(correlation=r, ratio=math.exp(np.clip(float(resid @ left) / spread, -50, 50)), p=p)

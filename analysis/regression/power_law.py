@@ -13,8 +13,9 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtr, stdtrit
 
-from .least_squares import Array, t_quantile, t_tail
+from .least_squares import Array
 
 MAX_STEPS = 60
 SEARCH_WIDTH = 3.0  # exponents further than this from the estimate count as unbounded
@@ -211,7 +212,7 @@ class Profile:
 
     def interval(self, level: float) -> tuple[float, float]:
         """Profile interval; an end beyond SEARCH_WIDTH is infinite."""
-        threshold = t_quantile(0.5 + level / 2, self.fit.data.df)
+        threshold = float(stdtrit(self.fit.data.df, 0.5 + level / 2))
         if not np.isfinite(threshold):
             return float("-inf"), float("inf")
         return self._end(-1.0, threshold), self._end(1.0, threshold)
@@ -238,4 +239,4 @@ class Profile:
 
     def p_beyond(self, value: float) -> float:
         """One-sided p of the hypothesis that the exponent lies at `value` or on its far side."""
-        return t_tail(self.t_at(value), self.fit.data.df)
+        return float(stdtr(self.fit.data.df, -self.t_at(value)))

@@ -9,8 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import fdtrc
 
-from ..claims.verdicts import Estimate
 from .curve_analysis import session_columns
+from .estimate import Estimate
 from .least_squares import Array, span
 
 ROUNDING = 1e-12  # of a factor's variance: what is left of it is no variation

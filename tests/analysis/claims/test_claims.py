@@ -17,7 +17,7 @@ from analysis.claims.registry import CLAIM_IDS
 from analysis.claims.verdicts import Claim, Options, holm
 from analysis.cli import main
 from analysis.regression.curve_analysis import analyse, build_design
-from analysis.regression.least_squares import wls
+from analysis.regression.least_squares import ols
 from analysis.regression.power_law import CurveData, Profile, fit_curve
 from analysis.tables.response import choose_response
 from analysis.tables.table import table_from_frame
@@ -81,21 +81,6 @@ def test_units_change_no_exponent(scale: float, unit: float, seed: int) -> None:
     assert ends_scaled == pytest.approx(ends, abs=2e-3)
 
 
-def test_weighted_fit_agrees_with_statsmodels() -> None:
-    sm = pytest.importorskip("statsmodels.api")
-    rng = np.random.default_rng(1)
-    X = np.column_stack([np.ones(20), rng.normal(size=(20, 2))])
-    y, w = rng.normal(size=20), rng.uniform(1, 3, 20)
-    for ours, theirs in (("classical", "nonrobust"), ("HC3", "HC3")):
-        fit, reference = wls(y, X, w, list("abc"), cov_type=ours), sm.WLS(y, X, w).fit(cov_type=theirs)
-        assert fit.params == pytest.approx(reference.params, rel=1e-9)
-        assert fit.cov == pytest.approx(reference.cov_params(), rel=1e-9)
-    new = wls(y, X, w, list("abc")).predict(X[:2], level=0.9, weights=[1, 2])
-    frame = sm.WLS(y, X, w).fit().get_prediction(X[:2], weights=np.array([1, 2])).summary_frame(alpha=0.1)
-    assert new.pi_low == pytest.approx(frame["obs_ci_lower"].to_numpy(), rel=1e-9)
-    assert new.ci_high == pytest.approx(frame["mean_ci_upper"].to_numpy(), rel=1e-9)
-
-
 def test_matched_pairs_are_the_paired_t_test() -> None:
     weightstats = pytest.importorskip("statsmodels.stats.weightstats")
     rng = np.random.default_rng(3)
@@ -114,33 +99,33 @@ def test_matched_pairs_are_the_paired_t_test() -> None:
     assert p == pytest.approx(reference.ttost_mean(-0.05, 0.05)[0], rel=1e-6)
 
 
-def test_holm_agrees_with_statsmodels() -> None:
-    multitest = pytest.importorskip("statsmodels.stats.multitest")
-    p = [0.001, 0.04, 0.012, 0.03, 0.5]
-    assert holm(list(p), 0.05, 5) == list(multitest.multipletests(p, 0.05, "holm")[0])
+def test_claims_without_a_p_were_tested_too() -> None:
+    """Holm by hand: of five, 0.001 ≤ α/5 and 0.012 ≤ α/4 stand, 0.03 > α/3 and all larger fall."""
+    assert holm([0.001, 0.04, 0.012, 0.03, 0.5], 0.05, 5) == [True, False, True, False, False]
     assert holm([0.04, None], 0.05, 2) == [False, False]
+    assert holm([None, 0.02], 0.05, 2) == [False, True]
+    assert holm([None], 0.05, 1) == [False]
+
+
+def test_norris_is_equivalent_to_slope_one_and_yet_differs() -> None:
+    y, X = (np.array(part, dtype=float) for part in norris())
+    low, high = ols(y, X, ["a", "b"]).conf_int(0.1)[1]
+    assert 0.99 < low < high < 1.01
+    assert low > 1
 
 
 def test_engel_and_kepler() -> None:
     """Known exponents of real data, by the same regression: Kepler's third law is 3/2, Engel's food share 0.856."""
     axis = np.array([0.38710, 0.72333, 1.0, 1.52366, 5.20336, 9.53707, 19.1913, 30.0690])
     period = np.array([0.240846, 0.615, 1.0, 1.881, 11.86, 29.46, 84.01, 164.8])
-    fit = wls(np.log(period), np.column_stack([np.ones(8), np.log(axis)]), np.ones(8), ["c", "b"])
-    assert fit.conf_int("b")[0] < 1.5 < fit.conf_int("b")[1]
-    assert fit.param("b") == pytest.approx(1.5, abs=5e-4)
+    fit = ols(np.log(period), np.column_stack([np.ones(8), np.log(axis)]), ["c", "b"])
+    assert fit.conf_int()[1][0] < 1.5 < fit.conf_int()[1][1]
+    assert fit.params[1] == pytest.approx(1.5, abs=5e-4)
     engel = pytest.importorskip("statsmodels.datasets").engel.load_pandas().data
     X = np.column_stack([np.ones(len(engel)), np.log(engel["income"])])
-    food = wls(np.log(engel["foodexp"]), X, np.ones(len(engel)), ["c", "b"], cov_type="HC3")
-    assert food.param("b") == pytest.approx(0.856, abs=1e-3)
-    assert food.conf_int("b") == pytest.approx((0.804, 0.908), abs=2e-3)
-
-
-def test_norris_is_equivalent_to_slope_one_and_yet_differs() -> None:
-    y, X = (np.array(part, dtype=float) for part in norris())
-    fit = wls(y, X, np.ones(len(y)), ["a", "b"])
-    low, high = fit.conf_int("b", 0.90)
-    assert 0.99 < low < high < 1.01
-    assert low > 1
+    food = ols(np.log(engel["foodexp"]), X, ["c", "b"]).get_robustcov_results("HC3", use_t=True)
+    assert food.params[1] == pytest.approx(0.856, abs=1e-3)
+    assert food.conf_int()[1] == pytest.approx((0.804, 0.908), abs=2e-3)
 
 
 def test_reason_and_json_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.claims.decide import ClaimsReport, decide
-from analysis.claims.verdicts import Claim, Estimate, Options, equivalence, holm
+from analysis.claims.verdicts import Claim, Options, equivalence, holm
+from analysis.regression.estimate import Estimate
 from analysis.tables.table import table_from_frame
 from benchmarks.simulated_tables import KWH_PER_SAMPLE, Sweep, curve, geometric, noisy
 

@@ -8,7 +8,8 @@ import pytest
 
 from analysis.claims.decide import decide
 from analysis.claims.next_runs import energy_line, further_overrides, repeat_needs, sweep_needs
-from analysis.claims.verdicts import Claim, Estimate, Needs, Options, equivalence, runs_needed
+from analysis.claims.verdicts import Claim, Needs, Options, equivalence, runs_needed
+from analysis.regression.estimate import Estimate
 from analysis.tables.response import choose_response
 from analysis.tables.table import table_from_frame
 from benchmarks.simulated_tables import Sweep, curve, geometric, scaling

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..claims.verdicts import Decision, Estimate, Options, Verdict, equivalence
-from .curve_analysis import CELL_COLUMNS, LEAST_WITHIN_SESSIONS, apart_gate, order_gate, placed_in_sessions
-from .least_squares import Array
-from .within_groups import within_rows, within_slope
+from ..regression.curve_analysis import CELL_COLUMNS, LEAST_WITHIN_SESSIONS, apart_gate, order_gate, placed_in_sessions
+from ..regression.estimate import Estimate
+from ..regression.least_squares import Array
+from ..regression.within_groups import within_rows, within_slope
+from .verdicts import Decision, Options, Verdict, equivalence
 
 WORK_COLUMNS = ("samples", "epochs", "samples_seen")
 LEAST_DF = 3  # to know the noise

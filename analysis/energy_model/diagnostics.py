@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtrc, fdtrc, stdtr, stdtrit
 
+from ..regression.least_squares import Array
 from ..tables.checks import rank_correlation
-from .least_squares import Array
 
 if TYPE_CHECKING:
-    from ..energy_model.energy_fit import ResponseFit
+    from .energy_fit import ResponseFit
 
 
 def diagnose(response: ResponseFit) -> dict[str, Any]:
