@@ -1,4 +1,4 @@
-"""The exact arithmetic of a fine-tuning run: parameters, FLOPs, tokens, steps and memory, from shapes alone.
+"""Compute the exact work of a fine-tuning run from shapes alone: parameters, FLOPs, tokens, steps and memory.
 
 Standard library only: no model is built and nothing is downloaded.
 """

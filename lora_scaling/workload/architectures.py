@@ -1,4 +1,4 @@
-"""Which architectures the arithmetic knows, and the shape that a checkpoint's `config.json` describes."""
+"""List the architectures whose work can be computed, and read a shape from a checkpoint's `config.json`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ ARCHITECTURES = ("llama", "mistral", "mixtral", "qwen2")
 
 
 def shape_of(values: Mapping[str, Any]) -> ModelShape | None:
-    """The shape in a configuration of `transformers`; None for an architecture whose arithmetic is not known here.
+    """Return the shape in a `transformers` configuration, or None for an architecture that is not supported.
 
     Raises:
         KeyError, TypeError: a width is missing.
@@ -18,7 +18,7 @@ def shape_of(values: Mapping[str, Any]) -> ModelShape | None:
     if architecture not in ARCHITECTURES:
         return None
     if values.get("attention_bias") or values.get("mlp_bias"):
-        return None  # Llama's variants with a bias on every projection
+        return None  # variants of Llama with a bias on every projection
     heads, experts = values["num_attention_heads"], architecture == "mixtral"
     optional = {"max_positions": values.get("max_position_embeddings")}
     if experts:

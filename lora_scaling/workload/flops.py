@@ -1,10 +1,13 @@
-"""Floating-point operations of training, counted matrix by matrix (a multiply-add is two).
+"""Count the floating-point operations of training, matrix by matrix (a multiply-add counts as two).
 
-The rules (Kaplan et al. 2020, arXiv:2001.08361, app. B, and Hu et al. 2021, arXiv:2106.09685, made exact):
-the forward pass costs 2·inputs·outputs a token and matrix; the gradient of its input costs the same again where
-anything below is trainable; the gradient of its weight the same again where that weight is trainable. Attention
-scores cost 2·2·d a pair of positions forward and twice that backward. Norms, activations, rotary positions and the
-loss are left out: well under 1 % at any width of interest.
+The rules make Kaplan et al. 2020 (arXiv:2001.08361, app. B) and Hu et al. 2021 (arXiv:2106.09685) exact:
+
+- The forward pass costs 2·inputs·outputs per token and matrix.
+- The gradient of a matrix's input costs the same again if anything below the matrix is trainable.
+- The gradient of its weight costs the same again if that weight is trainable.
+- Attention scores cost 2·2·d per pair of positions in the forward pass, and twice that in the backward pass.
+
+Norms, activations, rotary positions and the loss are left out: they are well under 1 % at any width of interest.
 """
 
 from dataclasses import dataclass
@@ -12,7 +15,7 @@ from dataclasses import dataclass
 from lora_scaling.workload.shape import Matmul, ModelShape, Tuning
 
 _QKV = ("q_proj", "k_proj", "v_proj")
-# Matrices whose input depends on those listed: an adapter on any of them makes that input need a gradient.
+# For each matrix, the matrices its input depends on. An adapter on any of those makes the input need a gradient.
 _BELOW = {
     "q_proj": (),
     "k_proj": (),
@@ -27,7 +30,7 @@ _BELOW = {
 
 @dataclass(frozen=True, kw_only=True)
 class Flops:
-    """Operations by purpose; `recompute` is activation checkpointing's second forward pass."""
+    """Operations by purpose; `recompute` is the second forward pass of activation checkpointing."""
 
     forward: int
     backward_inputs: int
@@ -40,18 +43,18 @@ class Flops:
 
     @property
     def model(self) -> int:
-        """Without recomputation: the numerator of model FLOPs utilisation (Chowdhery et al. 2022, app. B)."""
+        """All but recomputation: the numerator of model FLOPs utilisation (Chowdhery et al. 2022, app. B)."""
         return self.total - self.recompute
 
 
 def training_flops(shape: ModelShape, tuning: Tuning, *, tokens: int, pairs: int, checkpointing: bool = False) -> Flops:
-    """FLOPs of one pass over `tokens` positions (padding included), forward and backward.
+    """Count the FLOPs of one forward and backward pass over `tokens` positions (padding included).
 
     Args:
         tokens: positions processed, Σ over sequences of the padded length.
         pairs: query-key pairs scored, Σ over sequences of the padded length squared. (A causal kernel that skips
-            the upper half does half of them; the usual convention, kept here, counts the whole square.)
-        checkpointing: whether each layer's forward pass is run again during the backward pass.
+            the upper half scores half of them; by the usual convention, this counts the whole square.)
+        checkpointing: whether the backward pass runs each layer's forward pass again.
     """
     scores = 2 * 2 * shape.query_size * pairs
     adapted = {m.name: m for m in tuning.adapters(shape)}
@@ -77,9 +80,9 @@ def _adapter(matmul: Matmul, rank: int) -> int:
 
 
 def _last_product(shape: ModelShape, tuning: Tuning, adapted: dict[str, Matmul]) -> int:
-    """What a layer's recomputation leaves out: torch stops once it has the last tensor that backward needs.
+    """Count the FLOPs per token that recomputing a layer skips: torch stops at the last tensor that backward needs.
 
-    An expert's output is needed, for the gradient of the router's weight on it.
+    With experts nothing is skipped: backward needs an expert's output for the gradient of the router's weight on it.
     """
     if shape.experts > 1:
         return 0
@@ -90,9 +93,9 @@ def _last_product(shape: ModelShape, tuning: Tuning, adapted: dict[str, Matmul])
 def _first_layer_savings(
     shape: ModelShape, tuning: Tuning, adapted: dict[str, Matmul], tokens: int, scores: int
 ) -> int:
-    """Input gradients that the first layer does not need, since nothing below it is trainable.
+    """Count the FLOPs of input gradients that the first layer skips, because nothing below it is trainable.
 
-    With checkpointing there are none: its inputs are made to require gradients.
+    With checkpointing it skips none: the inputs of every layer are then made to require gradients.
     """
     saved = 0
     for matmul in shape.matmuls():

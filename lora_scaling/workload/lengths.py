@@ -1,4 +1,4 @@
-"""How samples of different lengths become batches: tokens, padding, truncation and steps."""
+"""Compute how samples of different lengths become batches: tokens, padding, truncation and steps."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,15 +9,15 @@ from statistics import NormalDist
 from lora_scaling.errors import UserError
 
 QUANTILES = 512
-# transformers' LengthGroupedSampler sorts within so many batches at most, and so many times at least.
+# transformers' LengthGroupedSampler sorts within at most this many batches, and sorts at least this many times.
 MEGA_BATCHES = 50
 MEGA_BATCHES_LEAST = 4
-EXACT_UP_TO = 128  # rows sorted together; beyond, quantiles stand for the order statistics within 0.5 %
+EXACT_UP_TO = 128  # rows sorted together; for more, quantiles approximate the order statistics within 0.5 %
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batching:
-    """How rows are laid out: `padding` is `longest` (in the batch), `max_length`; packing removes most of it."""
+    """How rows are laid out. `padding` is `longest` (of the batch) or `max_length`; packing removes most padding."""
 
     batch_size: int
     max_seq_len: int
@@ -28,7 +28,7 @@ class Batching:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchStatistics:
-    """Expected values for one sample of the training set."""
+    """Expected values per sample of the training set."""
 
     tokens: float
     padding: float
@@ -43,7 +43,7 @@ class BatchStatistics:
 
 @dataclass(frozen=True)
 class Lengths:
-    """A distribution of sample lengths in tokens, each value equally likely."""
+    """A distribution of sample lengths in tokens; all values are equally likely."""
 
     values: tuple[int, ...]
 
@@ -54,9 +54,9 @@ class Lengths:
 
     @classmethod
     def lognormal(cls, mean: float, cv: float) -> "Lengths":
-        """Quantiles of a log-normal distribution with this mean (tokens) and coefficient of variation.
+        """Build the quantiles of a log-normal distribution with this mean (tokens) and coefficient of variation.
 
-        Lengths of instruction data are close to log-normal. The quantiles are rescaled to the exact mean.
+        The lengths of instruction data are close to log-normal. The quantiles are rescaled to the exact mean.
         """
         if not mean > 0 or not cv >= 0:
             raise UserError(f"`data.tokens_per_sample` was {mean} (cv {cv}); give a mean above 0 and a cv of 0 or more")
@@ -71,9 +71,9 @@ class Lengths:
         return sum(self.values) / len(self.values)
 
     def statistics(self, batching: Batching, samples: int | None = None) -> BatchStatistics:
-        """Expected tokens, padding, truncation and attended pairs a sample.
+        """Compute the expected tokens, padding, truncation and attended pairs per sample.
 
-        samples: size of the training set. Length grouping has less to choose from in a small one; None: a large one.
+        samples: size of the training set; None means large. In a small set, length grouping has less to choose from.
         """
         limit = batching.max_seq_len
         kept = [min(value, limit) for value in self.values]
@@ -90,38 +90,38 @@ class Lengths:
         return BatchStatistics(tokens=tokens, padding=length - tokens, truncated=truncated, pairs=square, rows=1.0)
 
     def _packed(self, tokens: float, truncated: float, limit: int) -> BatchStatistics:
-        # Best-fit packing leaves little: assume full rows, which is exact as the number of samples grows.
+        # Best-fit packing leaves little room: assume full rows, which is exact in the limit of many samples.
         rows = tokens / limit
         return BatchStatistics(tokens=tokens, padding=0.0, truncated=truncated, pairs=rows * limit * limit, rows=rows)
 
 
 def sorted_together(samples: int | None, batch: int) -> int:
-    """Batches that transformers' length grouping sorts together (`get_length_grouped_indices`)."""
+    """Return how many batches transformers' length grouping sorts together (`get_length_grouped_indices`)."""
     if samples is None:
         return MEGA_BATCHES
     return max(1, min(samples // (MEGA_BATCHES_LEAST * batch), MEGA_BATCHES))
 
 
 def _expected_maximum(ordered: Sequence[int], batch: int) -> tuple[float, float]:
-    """E[max] and E[max²] of `batch` independent draws from equally likely ordered values."""
+    """Return E[max] and E[max²] of `batch` independent draws from equally likely ordered values."""
     return _moments(ordered, lambda p: p**batch)
 
 
 def _grouped_maximum(ordered: Sequence[int], batch: int, mega: int) -> tuple[float, float]:
-    """The same for batches cut from a sorted mega-batch of `mega` batches."""
+    """Return E[max] and E[max²] of batches cut from a sorted mega-batch of `mega` batches."""
     n, size = len(ordered), batch * mega
     if size <= EXACT_UP_TO:
         return _moments(ordered, lambda p: _batches_below(p, batch, mega))
     drawn = [ordered[min(n - 1, int((i + 0.5) / size * n))] for i in range(size)]
     tops = drawn[batch - 1 :: batch]
-    # Only the excess over the drawn samples is taken from them: their own mean is not exact.
+    # Take only the excess over their mean from the drawn samples, because that mean is not exact.
     length = sum(ordered) / n + sum(tops) / len(tops) - sum(drawn) / size
     square = sum(x * x for x in ordered) / n + sum(x * x for x in tops) / len(tops) - sum(x * x for x in drawn) / size
     return length, square
 
 
 def _moments(ordered: Sequence[int], below: Callable[[float], float]) -> tuple[float, float]:
-    """E[x] and E[x²] of a batch's longest sample x; below(p): P(x ≤ the p-quantile of the lengths)."""
+    """Return E[x] and E[x²] of a batch's longest sample x; below(p) is P(x ≤ the p-quantile of the lengths)."""
     n, length, square, before = len(ordered), 0.0, 0.0, 0.0
     for i, value in enumerate(ordered):
         if i + 1 < n and ordered[i + 1] == value:
@@ -135,10 +135,12 @@ def _moments(ordered: Sequence[int], below: Callable[[float], float]) -> tuple[f
 
 @cache
 def _batches_below(p: float, batch: int, mega: int) -> float:
-    """Expected share of the batches of a sorted mega-batch that lie below the p-quantile whole: E[⌊K / batch⌋] / mega,
-    where K, the rows below it, is binomial."""
+    """Return the expected share of the batches of a sorted mega-batch that lie wholly below the p-quantile.
+
+    This is E[⌊K / batch⌋] / mega, where K, the number of rows below the quantile, is binomial.
+    """
     size, expected = batch * mega, 0.0
-    low = p <= 0.5  # summed from the likely end: the other one's first term would underflow
+    low = p <= 0.5  # sum from the likely end, because the first term at the other end would underflow
     odds = p / (1 - p) if low else (1 - p) / p
     probability = (1 - p if low else p) ** size
     for j in range(size + 1):
@@ -148,13 +150,16 @@ def _batches_below(p: float, batch: int, mega: int) -> float:
 
 
 def step_count(rows: int, *, epochs: int, batch_size: int, gradient_accumulation: int, max_steps: int | None) -> int:
-    """Optimizer steps as `transformers.Trainer` takes them: the last, smaller batch and accumulation included."""
+    """Count optimizer steps as `transformers.Trainer` does, including the last, smaller batch and accumulation."""
     micro = math.ceil(rows / batch_size)
     steps = epochs * max(1, math.ceil(micro / gradient_accumulation))
     return steps if max_steps is None else min(steps, max_steps)
 
 
 def epochs_and_passes(steps: int, passes_an_epoch: int, gradient_accumulation: int) -> tuple[int, int]:
-    """Whole epochs that so many optimizer steps make, and passes of one begun: an epoch's last step may take fewer."""
+    """Split optimizer steps into whole epochs and the passes of an unfinished one.
+
+    The last step of an epoch may take fewer passes than the others.
+    """
     epochs, rest = divmod(steps, math.ceil(passes_an_epoch / gradient_accumulation))
     return epochs, rest * gradient_accumulation

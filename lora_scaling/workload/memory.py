@@ -1,33 +1,36 @@
-"""Peak memory of training, tensor by tensor, as an allocator would count it.
+"""Compute the peak memory of training, tensor by tensor, as an allocator would count it.
 
-What autograd keeps per token and layer was read from `torch.autograd.graph.saved_tensors_hooks` on the Llama of
-`transformers` with PEFT's adapters (attention by a kernel that keeps no score matrix), and then written as a formula
-of the widths. With a = bytes of the computing type:
+The bytes that autograd keeps per token and layer were observed with `torch.autograd.graph.saved_tensors_hooks` on the
+Llama of `transformers` with PEFT's adapters (and an attention kernel that keeps no score matrix). They are written here
+as a formula of the widths, where a is the number of bytes of the computing type:
 
-    norms       2·4h (float32 copies of their inputs) [+ 2·a·h where all weights are trained]
+    norms       2·4h (float32 copies of their inputs) [+ 2·a·h if all weights are trained]
     attention   a·(2q + 2kv) + 4·heads
     gated MLP   3·a·i, for each active expert
-    inputs kept for weight gradients: full a·(2h + i); adapters in 16 bit, each: a copy of its inputs in 16 bit under
-    autocast, in 32 bit without (PEFT casts to the adapter's type), and 4·rank; in 32 bit a·inputs, shared
+    inputs kept for weight gradients
+        full                   a·(2h + i)
+        adapter in 16 bits     a copy of its inputs (16 bits under autocast, otherwise 32, since PEFT casts to the
+                               adapter's type), and 4·rank
+        adapter in 32 bits     a·inputs, shared between adapters
 
-Checkpointing keeps a·h a token and layer, and one layer's whole share while that layer is run again, by when the
-loss is done with all but the logits themselves.
+Checkpointing keeps a·h per token and layer. While a layer is run again, it also keeps that layer's whole share; by then
+the loss has released everything but the logits.
 """
 
 from dataclasses import dataclass
 
 from lora_scaling.workload.shape import ATTENTION, MLP, ModelShape, Tuning
 
-# NF4 with double quantisation (Dettmers et al. 2023, sec. 3): 4 bits, and 0.127 bits of constants, a weight.
+# NF4 with double quantisation (Dettmers et al. 2023, sec. 3): 4 bits plus 0.127 bits of constants per weight.
 NF4_BYTES = 0.5 + 0.127 / 8
 ADAPTER_BYTES = 4  # PEFT keeps adapters in float32
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryUse:
-    """Bytes on one device, by purpose. `gradients` are those alive together with the activations.
+    """Bytes on one device, by purpose. `gradients` are those held at the same time as the activations.
 
-    With checkpointing `activations` are the layers' inputs, and `rerun` is what running a layer again takes.
+    With checkpointing, `activations` are the inputs of the layers, and `rerun` is the memory for running a layer again.
     """
 
     weights: float
@@ -43,7 +46,7 @@ class MemoryUse:
 
     @property
     def peak(self) -> float:
-        """The largest of three moments: the loss, a layer run again, and the optimizer's update."""
+        """The largest of three moments: the loss, running a layer again, and the optimizer's update."""
         held = self.weights + self.adapters + self.optimizer + self.buckets
         passes = held + self.gradients + self.activations + self.workspace + max(self.logits, self.rerun)
         return max(passes, held + self.at_update)
@@ -51,14 +54,17 @@ class MemoryUse:
 
 @dataclass(frozen=True, kw_only=True)
 class MemorySetup:
-    """How a run keeps its numbers.
+    """The number formats of a run, and what it holds.
 
-    compute_bytes: 2 or 4, the type of the passes; trainable_bytes: the type of what is trained; state_bytes: the two
-    AdamW moments together, a parameter (8 in float32, 4 in bfloat16, 2 in 8 bit); shards: over how many devices
-    weights, gradients and states are split; logits_bytes: a token and vocabulary entry at the loss (None: float32
-    log-softmax, its gradient and that one's gradient; 0 for a loss computed in chunks); adapter_input_bytes: of an
-    adapter's input kept in 16-bit training; buckets: whether the gradients are held a second time, in the buckets by
-    which DDP sends them (torch's default, gradient_as_bucket_view=False).
+    compute_bytes: bytes of the type of the passes, 2 or 4.
+    trainable_bytes: bytes of the type of the trained parameters.
+    state_bytes: both AdamW moments together, per parameter (8 in float32, 4 in bfloat16, 2 in 8 bits).
+    shards: number of devices over which weights, gradients and states are split.
+    logits_bytes: at the loss, per token and vocabulary entry. None: float32 log-softmax, its gradient, and the gradient
+        of the logits; 0: a loss computed in chunks.
+    adapter_input_bytes: bytes of each element of an adapter's input that 16-bit training keeps.
+    buckets: whether the gradients are held twice because DDP sends them in buckets (torch's default,
+        gradient_as_bucket_view=False).
     """
 
     compute_bytes: int
@@ -77,14 +83,14 @@ class MemorySetup:
 
 
 def training_memory(shape: ModelShape, tuning: Tuning, setup: MemorySetup, *, rows: int, row_tokens: int) -> MemoryUse:
-    """Bytes at the peak of training on micro-batches of `rows` rows of `row_tokens` tokens (padding included)."""
+    """Compute the bytes at the peak, for micro-batches of `rows` rows of `row_tokens` tokens (padding included)."""
     tokens, shards = rows * row_tokens, setup.shards
     trained = tuning.trainable_params(shape)
     adapters = trained * setup.trainable_bytes if tuning.adapted else 0.0
     gradients = trained * setup.trainable_bytes / shards
     layer = layer_activation_bytes(shape, tuning, setup)
     kept = shape.layers * (setup.compute_bytes * shape.hidden_size if setup.checkpointing else layer)
-    # After the last layer: the final norm's float32 input, and its output where the head is trained.
+    # After the last layer: the float32 input of the final norm, and its output if the head is trained.
     kept += shape.hidden_size * (4 + (0 if tuning.adapted else 2 * setup.compute_bytes))
     return MemoryUse(
         weights=weight_bytes(shape, tuning, setup) / shards,
@@ -101,7 +107,7 @@ def training_memory(shape: ModelShape, tuning: Tuning, setup: MemorySetup, *, ro
 
 
 def weight_bytes(shape: ModelShape, tuning: Tuning, setup: MemorySetup) -> float:
-    """The model's own weights by storage type; what 4-bit quantisation leaves stays in the computing type."""
+    """Compute the bytes of the model's own weights; those not quantised to 4 bits keep the computing type."""
     if not tuning.adapted:
         return float(shape.params * setup.trainable_bytes)
     if tuning.method == "qlora":
@@ -111,11 +117,11 @@ def weight_bytes(shape: ModelShape, tuning: Tuning, setup: MemorySetup) -> float
 
 
 def layer_activation_bytes(shape: ModelShape, tuning: Tuning, setup: MemorySetup) -> float:
-    """What one layer keeps for its backward pass, bytes a token."""
+    """Compute the bytes per token that one layer keeps for its backward pass."""
     a, h, i, active = setup.compute_bytes, shape.hidden_size, shape.intermediate_size, shape.experts_per_token
     kept = 8.0 * h + a * (2 * shape.query_size + 2 * shape.kv_size) + 4 * shape.heads + 3 * a * i * active
     if shape.experts > 1:
-        # Router probabilities in float32, and each expert's gathered input and output.
+        # The router probabilities in float32, and the gathered input and output of each expert.
         kept += 8 * shape.experts + 2 * a * h * active
     if not tuning.adapted:
         return kept + 2 * a * h + a * (2 * h + i * active)
@@ -131,12 +137,12 @@ def layer_activation_bytes(shape: ModelShape, tuning: Tuning, setup: MemorySetup
 def largest_batch(
     shape: ModelShape, tuning: Tuning, setup: MemorySetup, *, row_tokens: int, budget_bytes: float
 ) -> int:
-    """The most rows of `row_tokens` tokens whose peak stays within `budget_bytes`; 0 where not even one does."""
+    """Find the most rows of `row_tokens` tokens whose peak stays within `budget_bytes`; 0 if not even one does."""
 
     def fits(rows: int) -> bool:
         return training_memory(shape, tuning, setup, rows=rows, row_tokens=row_tokens).peak <= budget_bytes
 
-    # The peak is the largest of several moments, which grow at different rates with the rows: no slope tells where.
+    # The peak is the largest of several moments that grow at different rates with the rows, so search for it.
     least, beyond = 0, 1
     while fits(beyond):
         least, beyond = beyond, 2 * beyond
@@ -147,13 +153,13 @@ def largest_batch(
 
 
 def _rerun(shape: ModelShape, tuning: Tuning, setup: MemorySetup, layer: float, tokens: int, gradients: float) -> float:
-    """While a layer is run again: what it keeps, and gradients made before.
+    """Compute the bytes held while a layer is run again: what the layer keeps, plus the gradients made so far.
 
-    The worst is the last layer, with all inputs still kept, or the first, with nearly all gradients made.
+    The worst case is the last layer, with all inputs still kept, or the first, with nearly all gradients made.
     """
     if not setup.checkpointing:
         return 0.0
-    # In the MLP's backward, gradients as wide as the gate and the up projection are alive with what was kept.
+    # The MLP's backward pass also holds gradients as wide as the gate and the up projection.
     widest = 2 * setup.compute_bytes * shape.intermediate_size * shape.experts_per_token
     running = layer + tokens * widest
     if tuning.adapted or setup.accumulates:
@@ -164,7 +170,7 @@ def _rerun(shape: ModelShape, tuning: Tuning, setup: MemorySetup, layer: float, 
 
 
 def _at_update(shape: ModelShape, tuning: Tuning, setup: MemorySetup, gradients: float) -> float:
-    """All gradients; and where embeddings are trained, the look-up's dense gradient before it is added to another."""
+    """Compute the bytes of all gradients, and of the look-up's dense gradient if embeddings are trained."""
     if tuning.adapted:
         return gradients
     copies = int(setup.accumulates) + 2 * int(shape.tied_embeddings)
@@ -173,7 +179,7 @@ def _at_update(shape: ModelShape, tuning: Tuning, setup: MemorySetup, gradients:
 
 
 def _workspace(shape: ModelShape, tuning: Tuning, setup: MemorySetup) -> float:
-    """Short-lived copies: a matrix unpacked from 4 bit, or a sharded layer gathered (and the next one with it)."""
+    """Compute the bytes of short-lived copies: a matrix unpacked from 4 bits, or two gathered layers if sharded."""
     workspace = 0.0
     if tuning.method == "qlora":
         workspace += max(m.weights for m in shape.linear) * setup.compute_bytes

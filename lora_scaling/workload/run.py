@@ -1,4 +1,4 @@
-"""The whole work of one run, expected before it starts."""
+"""Compute the expected work of one run before it starts."""
 
 import math
 from dataclasses import dataclass, replace
@@ -11,9 +11,9 @@ from lora_scaling.workload.shape import ModelShape, Tuning
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What a run will process. Counts are of the training phase; evaluation and warm-up come on top.
+    """The work of a run. Counts cover the training phase; evaluation and warm-up come on top.
 
-    `samples` is the size of the training set, shown `epochs` times. Expected token counts come from `lengths`.
+    `samples` is the size of the training set, which is shown `epochs` times. Expected token counts come from `lengths`.
     """
 
     shape: ModelShape
@@ -28,13 +28,13 @@ class Workload:
 
     @cached_property
     def statistics(self) -> BatchStatistics:
-        # A training set smaller than a batch makes smaller batches.
+        # If the training set is smaller than a batch, the batches are smaller.
         batching = replace(self.batching, batch_size=min(self.batching.batch_size, self.samples))
         return self.lengths.statistics(batching, self.samples)
 
     @property
     def rows(self) -> int:
-        """Rows of the training set: samples, or packed sequences."""
+        """Number of rows of the training set: samples, or packed sequences."""
         return max(1, math.ceil(self.samples * self.statistics.rows))
 
     @property
@@ -49,18 +49,18 @@ class Workload:
 
     @property
     def micro_steps(self) -> int:
-        """Forward and backward passes."""
+        """Number of forward-and-backward passes."""
         return self.micro_steps_on(1)
 
     def micro_steps_on(self, devices: int) -> int:
-        """Passes of each of so many devices, which share every epoch's; they divide `gradient_accumulation`."""
+        """Count the passes per device if this many devices share each epoch; it must divide `gradient_accumulation`."""
         an_epoch = math.ceil(self._micro_steps_an_epoch / devices)
         epochs, passes = epochs_and_passes(self.steps, an_epoch, self.gradient_accumulation // devices)
         return epochs * an_epoch + passes
 
     @property
     def samples_seen(self) -> float:
-        """Samples shown, epochs counted; fewer than samples × epochs where `max_steps` ends the run."""
+        """Number of samples shown over all epochs; fewer than samples × epochs if `max_steps` ends the run early."""
         epochs, passes = self._shown
         rows = min(passes * self.batching.batch_size, self.rows)
         return min(self.samples * self.epochs, epochs * self.samples + rows / self.statistics.rows)
@@ -71,7 +71,7 @@ class Workload:
 
     @property
     def _shown(self) -> tuple[int, int]:
-        """Whole epochs, and passes of one that `max_steps` cuts off."""
+        """Whole epochs, and the passes of an epoch that `max_steps` cuts short."""
         return epochs_and_passes(self.steps, self._micro_steps_an_epoch, self.gradient_accumulation)
 
     @property

@@ -1,4 +1,4 @@
-"""Shapes of decoder-only transformers and what a fine-tuning method trains of them."""
+"""Describe the shape of decoder-only transformers, and which of their parameters a fine-tuning method trains."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ METHODS = ("lora", "qlora", "full")
 
 @dataclass(frozen=True, kw_only=True)
 class Matmul:
-    """One weight matrix of a layer, (inputs, outputs); `active` copies work on each token, `copies` are held."""
+    """One weight matrix of a layer, (inputs, outputs). `copies` are held, and `active` of them process each token."""
 
     name: str
     inputs: int
@@ -31,8 +31,8 @@ class Matmul:
 class ModelShape:
     """A Llama-like decoder: RMSNorm, rotary positions, grouped-query attention, gated MLP, optional experts.
 
-    Covers Llama, Mistral, Mixtral and Qwen2 (`attention_bias` is Qwen2's bias on q, k and v only).
-    All widths are counts of elements.
+    It covers Llama, Mistral, Mixtral and Qwen2 (`attention_bias` is Qwen2's bias on q, k and v only).
+    All widths are numbers of elements.
     """
 
     architecture: str
@@ -80,7 +80,7 @@ class ModelShape:
         return self.kv_heads * self.head_dim
 
     def matmuls(self) -> tuple[Matmul, ...]:
-        """The weight matrices of one layer, in the order a token meets them (the router before the experts)."""
+        """Return the weight matrices of one layer, in the order a token passes them (the router before the experts)."""
         h, i, bias = self.hidden_size, self.intermediate_size, self.attention_bias
         held, active = self.experts, self.experts_per_token
         router = (Matmul(name="router", inputs=h, outputs=self.experts),) if self.experts > 1 else ()
@@ -101,37 +101,37 @@ class ModelShape:
 
     @property
     def embedding_params(self) -> int:
-        """Look-up table and head, counted once where they are tied."""
+        """Parameters of the look-up table and the head, counted once if they are tied."""
         return self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
 
     @property
     def layer_params(self) -> int:
-        """One layer: matrices, biases and its two norms."""
+        """Parameters of one layer: matrices, biases and its two norms."""
         matrices = sum(m.copies * m.weights + (m.outputs if m.bias else 0) for m in self.matmuls())
         return matrices + 2 * self.hidden_size
 
     @property
     def linear(self) -> tuple[Matmul, ...]:
-        """The matrices of one layer that transformers holds as linear layers of their own."""
+        """The matrices of one layer that transformers holds as separate linear layers."""
         return tuple(m for m in self.matmuls() if m.copies == 1 and m.name != "router")
 
     @property
     def linear_params(self) -> int:
-        """Weights of the linear layers: what 4-bit quantisation stores in 4 bits.
+        """Number of weights in the linear layers, which 4-bit quantisation stores in 4 bits.
 
-        Experts are held in fused tensors, which bitsandbytes does not touch; nor does it touch the router.
+        bitsandbytes quantises neither experts, which are held in fused tensors, nor the router.
         """
         return self.layers * sum(m.weights for m in self.linear)
 
     @property
     def params(self) -> int:
-        """All parameters, as `transformers` counts them."""
+        """Number of all parameters, as `transformers` counts them."""
         return self.embedding_params + self.layers * self.layer_params + self.hidden_size
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """What is trained: everything (`full`), or rank-`rank` adapters on `targets` (`lora`, `qlora`)."""
+    """The trained parameters: all of them (`full`), or adapters of rank `rank` on `targets` (`lora`, `qlora`)."""
 
     method: str
     rank: int = 8
@@ -148,13 +148,13 @@ class Tuning:
         return self.method != "full"
 
     def adapters(self, shape: ModelShape) -> Iterator[Matmul]:
-        """The matrices of one layer that carry an adapter.
+        """Yield the matrices of one layer that carry an adapter.
 
-        Experts are held in fused tensors, which PEFT's linear adapters do not reach: with experts, only
+        PEFT's linear adapters do not reach experts, which are held in fused tensors. So in a model with experts, only
         attention is adapted.
 
         Raises:
-            UserError: the rank exceeds a matrix, a target is none of this shape's, or none is left.
+            UserError: the rank exceeds a matrix, this shape lacks a target, or no target is left.
         """
         if not self.adapted:
             return
@@ -179,11 +179,11 @@ class Tuning:
         yield from chosen
 
     def trainable_params(self, shape: ModelShape) -> int:
-        """Σ r·(d_in + d_out) over adapted matrices (Hu et al. 2021), or all parameters for `full`."""
+        """Count trainable parameters: Σ r·(d_in + d_out) over adapted matrices (Hu et al. 2021), or all for `full`."""
         if not self.adapted:
             return shape.params
         return shape.layers * sum(self.rank * (m.inputs + m.outputs) for m in self.adapters(shape))
 
     def adapted_modules(self, shape: ModelShape) -> int:
-        """How many matrices carry an adapter, over all layers."""
+        """Count the matrices that carry an adapter, over all layers."""
         return shape.layers * sum(1 for _ in self.adapters(shape))
