@@ -1,4 +1,4 @@
-"""Samples as conversations, and how rows of the usual instruction layouts become them."""
+"""Define samples as conversations, and convert rows of the usual instruction layouts into them."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -18,14 +18,14 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A conversation with an answer at its end. `target_tokens`: trim its text to exactly so many."""
+    """A conversation that ends with an answer. `target_tokens`: trim its text to exactly this many tokens."""
 
     messages: tuple[Message, ...]
     target_tokens: int | None = None
 
 
 class RowError(Exception):
-    """What is wrong with a row, as the second half of a sentence."""
+    """An unusable row; the message is the second half of a sentence."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,16 @@ _ABSENT = object()
 def convert_rows(
     rows: Iterable[tuple[str, Any]], *, layout: str, fields: Mapping[str, str], where: str
 ) -> tuple[list[Sample], int]:
-    """Samples of the rows that have an answer, and the number of those that have none.
+    """Convert the rows that have an answer into samples, and count the rows that have none.
 
     Args:
         rows: (place, row) pairs; the place (`line 3`) is named in errors.
         layout: alpaca, chat, sharegpt, skolegpt, or `auto` to recognise it by the fields or the first row.
-        fields: layout field → path in the row, dots and `[i]` reaching inside; else the field's own name.
+        fields: layout field → path in the row, where dots and `[i]` reach nested values; by default, the field's name.
         where: the source, for messages.
 
     Raises:
-        UserError: a row without the layout's columns, or with something else in them; an unknown field.
+        UserError: a row lacks a column of the layout or has another type in it, or a field is unknown.
     """
     samples: list[Sample] = []
     empty, found, chosen = 0, set[str](), None if layout == "auto" else layout
@@ -112,9 +112,9 @@ def _read(row: Mapping[str, Any], layout: _Layout, name: str, fields: Mapping[st
 
 
 def _reach(row: Any, path: str) -> Any:
-    """The value at a path such as `instances[0].input`; `_ABSENT` where the path leads nowhere."""
+    """Return the value at a path such as `instances[0].input`, or `_ABSENT` if the path does not exist."""
     value = row
-    if path in row:  # a column whose own name has dots
+    if path in row:  # a column whose name contains dots
         return row[path]
     for key, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
         try:
@@ -160,7 +160,7 @@ def _turns(turns: Any, column: str, role: str, content: str) -> tuple[Message, .
 
 
 def _answered(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Without answers to nothing at the start and open questions at the end; empty if nothing is left."""
+    """Drop answers before the first question and unanswered questions at the end; return () if nothing is left."""
     turns = list(messages)
     asked = next((i for i, turn in enumerate(turns) if turn.role == "user"), len(turns))
     turns = [turn for turn in turns[:asked] if turn.role == "system"] + turns[asked:]

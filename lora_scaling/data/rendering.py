@@ -1,4 +1,4 @@
-"""Conversations as text, by a chat template or plainly, and where in that text the answers are."""
+"""Render conversations as text, with a chat template or plainly, and locate the answers in the text."""
 
 from collections.abc import Callable, Sequence
 from itertools import takewhile
@@ -14,11 +14,11 @@ Render = Callable[[Conversations, bool], list[str]]  # (conversations, open the 
 
 
 def find_answers(conversations: Conversations, render: Render) -> tuple[list[str], list[list[tuple[int, int]]]]:
-    """Texts, and the half-open ranges of characters in each that are its answers, in order.
+    """Render texts, and return for each the half-open character ranges of its answers, in order.
 
-    An answer starts where the text of the turns before it, opened for an answer, ends; and it ends, its end mark
-    included, where the text of the turns up to it does. A template that rewrites earlier turns breaks both: then
-    the answer's own words are looked for, and an answer that is not found has no range.
+    An answer starts at the end of the text of the turns before it, opened for an answer. It ends, with its end mark,
+    at the end of the text of the turns up to it. A template that rewrites earlier turns breaks both rules. Then the
+    answer's own words are searched for, and an answer that is not found has no range.
     """
     texts = [text.rstrip() for text in render(conversations, False)]
     turns = [
@@ -44,7 +44,7 @@ def find_answers(conversations: Conversations, render: Render) -> tuple[list[str
 def _start(text: str, prefix: str, content: str, floor: int) -> int | None:
     if text.startswith(prefix) and len(prefix) >= floor:
         return len(prefix)
-    # Some templates open an answer differently than they write one that is there, or rewrite earlier turns.
+    # Some templates open an answer differently than they write an existing one, or rewrite earlier turns.
     agreed = common_length(prefix, text)
     found = text.find(content.strip(), max(agreed, floor))
     return None if found < 0 else found
@@ -57,7 +57,11 @@ def _end(text: str, until: str, start: int, content: str) -> int:
 
 
 def chat_renderer(tokenizer: Any) -> Render:
-    """The tokenizer's own chat template. What it refuses even without a system turn is a `UserError`."""
+    """Render with the tokenizer's chat template.
+
+    Raises:
+        UserError: while rendering, if the template refuses a conversation even without its system turn.
+    """
 
     def apply(conversations: Conversations, opened: bool) -> list[str]:
         if not conversations:
@@ -70,7 +74,7 @@ def chat_renderer(tokenizer: Any) -> Render:
             return apply(conversations, opened)
         except TemplateError:
             pass
-        try:  # many templates know no system turn: it goes before the first question
+        try:  # many templates have no system turn, so put it before the first question
             return apply([_without_system(messages) for messages in conversations], opened)
         except TemplateError as error:
             reason = " ".join(str(error).split())
@@ -91,7 +95,7 @@ def _without_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
 
 
 def plain_renderer(tokenizer: Any) -> Render:
-    """Alpaca's format: headings for requests and responses, every response ended."""
+    """Render in Alpaca's format: headings for requests and responses, and an end mark after every response."""
     eos = tokenizer.eos_token or ""
     before = {"system": "", "user": "### Instruction:\n", "assistant": "### Response:\n"}
     after = {"system": "\n\n", "user": "\n\n", "assistant": f"{eos}\n\n"}
@@ -106,7 +110,7 @@ def plain_renderer(tokenizer: Any) -> Render:
 
 
 def common_length(prefix: Sequence[Any], whole: Sequence[Any]) -> int:
-    """Length of the common beginning: a token that straddles the end of a prefix belongs to what follows."""
+    """Return the length of the common beginning. A token that straddles the end of a prefix belongs to what follows."""
     if whole[: len(prefix)] == prefix:
         return len(prefix)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prefix, whole, strict=False)))

@@ -1,4 +1,4 @@
-"""Where samples come from, which of them train and which are held out. No torch here."""
+"""Load samples, and split them into those for training and those held out. Does not import torch."""
 
 import contextlib
 import hashlib
@@ -23,8 +23,8 @@ __all__ = ["Message", "Sample", "Split", "load_samples", "split_samples"]
 class Split:
     """Training and held-out samples.
 
-    `available` counts the samples there are, held-out ones included (synthetic data: those made); `skipped`
-    the rows without an answer, which are not among them. `fingerprint` is a SHA-256 of the texts in order.
+    `available` counts all usable samples of the source, held-out ones included (for synthetic data, those made).
+    `skipped` counts the rows without an answer, which are not usable. `fingerprint` is a SHA-256 of the texts in order.
     """
 
     train: list[Sample]
@@ -35,7 +35,7 @@ class Split:
 
 
 def load_samples(data: DataConfig, needed: int) -> list[Sample]:
-    """The first `needed` samples in the order that `data.seed` gives: fewer are a prefix of more.
+    """Load the first `needed` samples in the order of `data.seed`, so that fewer samples are a prefix of more.
 
     Raises:
         UserError: the source cannot be read or used, or has fewer samples (and `data.repeat` is false).
@@ -44,10 +44,10 @@ def load_samples(data: DataConfig, needed: int) -> list[Sample]:
 
 
 def split_samples(config: RunConfig) -> Split:
-    """`samples` to train on, and `eval_samples` from the far end of the order: the same for every `samples`.
+    """Load `samples` to train on, and `eval_samples` from the end of the order, the same for every `samples`.
 
     Raises:
-        UserError: as `load_samples`; held-out samples count towards those that are needed.
+        UserError: as in `load_samples`; held-out samples count as needed too.
     """
     return _split(config.data, train=config.samples, evaluation=config.eval_samples)
 
@@ -73,10 +73,10 @@ def _split(data: DataConfig, *, train: int, evaluation: int) -> Split:
 
 
 def check_enough(data: DataConfig, train: int, evaluation: int, available: int) -> None:
-    """Whether so many samples suffice.
+    """Check that there are enough samples.
 
     Raises:
-        UserError: they do not (and `data.repeat` is false).
+        UserError: there are too few (and `data.repeat` is false).
     """
     held = f", of which {evaluation} are held out for evaluation" if evaluation else ""
     if available <= evaluation:
@@ -101,10 +101,10 @@ def _ordered(data: DataConfig) -> tuple[list[Sample], int]:
 def samples_of(
     rows: Iterable[tuple[str, Any]], *, layout: str, fields: Mapping[str, str], where: str
 ) -> tuple[list[Sample], int]:
-    """`convert_rows` of a source that is to have a sample at all.
+    """Convert rows with `convert_rows`, and require at least one sample.
 
     Raises:
-        UserError: it has none, or a row cannot be used.
+        UserError: the source has no sample, or a row cannot be used.
     """
     samples, skipped = convert_rows(rows, layout=layout, fields=fields, where=where)
     if not samples:
@@ -114,7 +114,7 @@ def samples_of(
 
 
 def _file_rows(data: DataConfig) -> Iterator[tuple[str, Any]]:
-    """(place, row) of a JSON list or of JSON lines."""
+    """Yield (place, row) of a JSON list or of JSON lines."""
     if not data.path:
         raise UserError("`data.path` was null; give a JSON or JSON-lines file")
     try:
@@ -127,10 +127,10 @@ def _file_rows(data: DataConfig) -> Iterator[tuple[str, Any]]:
 
 
 def rows_of(raw: bytes, path: str) -> Iterator[tuple[str, Any]]:
-    """(place, row) of what a file holds; what it starts with tells a JSON list from JSON lines.
+    """Yield (place, row) of the contents of a file. A leading `[` distinguishes a JSON list from JSON lines.
 
     Raises:
-        UserError: it is neither, or no UTF-8 text.
+        UserError: the contents are neither, or are not UTF-8 text.
     """
     try:
         text = raw.decode("utf-8-sig")
@@ -172,7 +172,7 @@ def _hub_rows(data: DataConfig) -> Iterator[tuple[str, Any]]:
             'install it with: pip install "lora-scaling[hub]"'
         ) from None
     datasets.disable_progress_bars()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # retries; what fails in the end is raised
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # hide its retries; a final failure is raised
     with _hub_errors(data):
         loaded = datasets.load_dataset(data.path, split=data.split)
     for i, row in enumerate(loaded, start=1):
@@ -181,7 +181,7 @@ def _hub_rows(data: DataConfig) -> Iterator[tuple[str, Any]]:
 
 @contextlib.contextmanager
 def _hub_errors(data: DataConfig) -> Iterator[None]:
-    """Whatever goes wrong in the hub's libraries, network included, is the user's to mend: one sentence."""
+    """Turn any failure of the hub's libraries, network included, into one sentence that the user can act on."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Embedded instruction samples: deterministic text whose token lengths follow the configured distribution."""
+"""Make the built-in instruction samples: deterministic text whose token lengths follow the configured distribution."""
 
 import random
 
@@ -7,7 +7,7 @@ from lora_scaling.data.layouts import Message, Sample
 from lora_scaling.errors import UserError
 from lora_scaling.workload import Lengths
 
-PROMPT_SHARE = 0.35  # of a sample's tokens; alpaca's own share with its template is close to it
+PROMPT_SHARE = 0.35  # of a sample's tokens; close to the share in alpaca, template included
 
 _REQUESTS = (
     "Forklar", "Beskriv", "Skriv", "Opsummér", "Sammenlign", "Oversæt", "Nævn", "Giv",
@@ -33,12 +33,12 @@ _BITS = 16
 
 
 def synthetic_samples(data: DataConfig, count: int, *, stream: str = "train") -> list[Sample]:
-    """The first `count` samples of a stream; another stream of the same seed has other samples.
+    """Make the first `count` samples of a stream; another stream with the same seed has different samples.
 
     Sample i does not depend on `count`. Its length in tokens is a quantile of
-    `Lengths.lognormal(tokens_per_sample, tokens_cv)`, the distribution that estimates use. Quantiles are visited
-    by van der Corput's sequence, so that every prefix has close to the configured mean and spread: runs of
-    different `samples` then differ in how many, not in how long.
+    `Lengths.lognormal(tokens_per_sample, tokens_cv)`, the distribution that estimates use. The quantiles are visited in
+    the order of van der Corput's sequence, so every prefix has close to the configured mean and spread. Runs with
+    different `samples` therefore differ in the number of samples, not in their lengths.
 
     Raises:
         UserError: the mean length is missing.
@@ -46,25 +46,25 @@ def synthetic_samples(data: DataConfig, count: int, *, stream: str = "train") ->
     if data.tokens_per_sample is None:
         raise UserError("`data.tokens_per_sample` was null; synthetic data needs a number of tokens above 0")
     lengths = Lengths.lognormal(data.tokens_per_sample, data.tokens_cv).values
-    # The seed permutes the coarse levels; 1010… below keeps every prefix near the middle of its finer ones.
+    # The seed permutes the coarse levels; 1010… in the lower bits keeps every prefix near the middle of the finer ones.
     shift = random.Random(f"{data.seed}/{stream}").getrandbits(4) << (_BITS - 4) | 0xAAA
     targets = (lengths[(_reversed(i) ^ shift) * len(lengths) >> _BITS] for i in range(count))
-    # Two tokens at least: the first of a sample is never predicted.
+    # At least two tokens, because the first token of a sample is never predicted.
     return [_sample(f"{data.seed}/{stream}/{i}", max(2, target)) for i, target in enumerate(targets)]
 
 
 def prompt_tokens(target: int) -> int:
-    """How many of a sample's `target` tokens (two or more) are its prompt; the answer keeps one at least."""
+    """Return how many of a sample's `target` tokens (two or more) are its prompt; the answer keeps at least one."""
     return min(max(1, round(PROMPT_SHARE * target)), target - 1)
 
 
 def _reversed(i: int) -> int:
-    """The last bits of i, in reverse: van der Corput's sequence in base 2, as an integer."""
+    """Reverse the last bits of i: van der Corput's sequence in base 2, as an integer."""
     return int(f"{i % (1 << _BITS):0{_BITS}b}"[::-1], 2)
 
 
 def _sample(key: str, target: int) -> Sample:
-    """Text of one word or more for every token wanted, since no tokenizer makes fewer tokens than words."""
+    """Make a text with at least one word per wanted token, since no tokenizer makes fewer tokens than words."""
     rng = random.Random(key)
     asked = prompt_tokens(target)
     question = f"{rng.choice(_REQUESTS)} {' '.join(rng.choices(_WORDS, k=asked))}."
