@@ -1,7 +1,7 @@
-"""Grid carbon intensity: providers, series, grams. Nothing here touches the network but for a zone,
-set or implied by a provider of one zone.
+"""Compute grams of CO2e from the carbon intensity of the grid: providers, series, revisions.
 
-The names below are this package's interface; importing it needs the standard library only.
+The network is used only if a zone is set, or implied by a provider that has only one. The names below are the public
+interface of this package; importing it needs only the standard library.
 """
 
 from lora_scaling.grid.equivalents import Equivalent, equivalents

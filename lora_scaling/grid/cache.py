@@ -1,4 +1,4 @@
-"""Series on disk, one UTC day a file: final days for ever, others for minutes; its failures never matter."""
+"""Cache series on disk, one file per UTC day: final days for ever, others for minutes. A failing disk is ignored."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROVISIONAL_FOR = timedelta(minutes=5)
 
 @dataclass(frozen=True, kw_only=True)
 class Day:
-    """One UTC day of a zone: its slots, when they were retrieved, from where."""
+    """One UTC day of a zone: its slots, and when and from where they were retrieved."""
 
     start: datetime
     slots: tuple[Slot, ...]
@@ -27,7 +27,7 @@ class Day:
     url: str
 
     def is_final(self, final_after: timedelta) -> bool:
-        """Whether it was retrieved late enough to be settled, is observed throughout, and has no hole."""
+        """Return whether the day was retrieved after its values settled, is observed throughout, and has no gap."""
         if self.retrieved_at < self.start + DAY + final_after:
             return False
         covered = sum((slot.end - slot.start for slot in self.slots), timedelta())
@@ -36,7 +36,7 @@ class Day:
 
 @dataclass(frozen=True, kw_only=True)
 class DayCache:
-    """Days of one provider, host and zone below `folder`."""
+    """Cached days of one provider, host and zone, in `folder`."""
 
     folder: Path
     provider: str
@@ -49,7 +49,7 @@ class DayCache:
         return self.folder / f"{self.provider}-{self.zone}-{host}" / f"{start:%Y-%m-%d}.json"
 
     def get(self, start: datetime, now: datetime) -> Day | None:
-        """The day, if it is final or was retrieved just now."""
+        """Return the day if it is final or was retrieved within the last minutes, else None."""
         try:
             stored = json.loads(self._path(start).read_text(encoding="utf-8"))
             slots = ordered(
@@ -58,13 +58,13 @@ class DayCache:
             )
             retrieved_at = datetime.fromisoformat(stored["retrieved_at"])
             day = Day(start=start, slots=slots, retrieved_at=retrieved_at, url=stored["url"])
-        except Exception:  # absent, torn or foreign: as good as not there
+        except Exception:  # absent, half-written or not ours: treat as not cached
             return None
         fresh = timedelta(0) <= now - retrieved_at < PROVISIONAL_FOR
         return day if fresh or day.is_final(self.final_after) else None
 
     def put(self, day: Day) -> None:
-        """Stores a day atomically, if the disk lets us."""
+        """Store a day atomically; do nothing if the disk refuses."""
         path = self._path(day.start)
         document = {
             "retrieved_at": day.retrieved_at.isoformat(),

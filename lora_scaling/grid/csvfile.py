@@ -1,4 +1,4 @@
-"""A series of the user's own: CSV `start,end,g_per_kwh`, times in UTC."""
+"""Read the user's own series: CSV with `start,end,g_per_kwh`, times in UTC."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ DEFINITION = Definition(
 
 
 def read_series(path: str | Path, zone: str | None) -> Series:
-    """The file as a series (its name, not its folder, is recorded). GridError where it cannot be used.
+    """Read the file as a series. Its name is recorded, but not its folder. A row with an empty `g_per_kwh` is a gap.
 
-    A row with an empty `g_per_kwh` is a gap.
+    Raises:
+        GridError: the file cannot be used.
     """
     name = Path(path).name
     try:

@@ -1,4 +1,4 @@
-"""Anywhere, with a token: Electricity Maps, hourly, flow-traced."""
+"""Electricity Maps: hourly, flow-traced values for most of the world. Needs a token."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def _slots(document: Any, key: str, forecast_only: bool) -> list[Slot]:
 
 
 def _get(client: Client, what: str, zone: str, more: dict[str, str]) -> tuple[Any, str]:
-    own = f"{zone[:2]}-{zone}" if zone[2:].isdigit() else zone  # a bidding zone: NO2 is its NO-NO2
+    own = f"{zone[:2]}-{zone}" if zone[2:].isdigit() else zone  # a bidding zone: our NO2 is their NO-NO2
     parameters = {"zone": own, "temporalGranularity": "hourly", **more}
     headers = {"auth-token": client.secret or ""}
     return client.get_json(f"/v3/carbon-intensity/{what}", parameters, headers)
 
 
 def history(client: Client, zone: str, start: datetime, end: datetime) -> tuple[list[Slot], str]:
-    """Hours of one zone."""
+    """Fetch the hours of one zone."""
     period = {"start": f"{start:%Y-%m-%dT%H:%M:%SZ}", "end": f"{end:%Y-%m-%dT%H:%M:%SZ}"}
     document, url = _get(client, "past-range", zone, period)
     return _slots(document, "data", forecast_only=False), url
 
 
 def forecast(client: Client, zone: str, start: datetime, end: datetime) -> tuple[list[Slot], str]:
-    """The hours ahead (a paid plan); start and end cannot be chosen."""
+    """Fetch the hours ahead (needs a paid plan); start and end cannot be chosen."""
     document, url = _get(client, "forecast", zone, {})
     return _slots(document, "forecast", forecast_only=True), url
 

@@ -18,7 +18,7 @@ QUERY = {
 
 
 def _dataset(name: str, kind: str) -> Fetch:
-    """Minutes5UTC only: the local label repeats an hour every October. The two areas are never mixed."""
+    """Fetch one data set. Times come from Minutes5UTC, because local time repeats an hour every October."""
     return listed(
         f"/dataset/{name}",
         QUERY,

@@ -1,4 +1,4 @@
-"""Europe by country: Energy-Charts of Fraunhofer ISE, 15-minute, observed values then a forecast."""
+"""Energy-Charts of Fraunhofer ISE: 15-minute values for European countries, observed and then forecast."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from lora_scaling.grid.series import Definition, GridError, Slot
 from lora_scaling.grid.source import Source, intensity, rows_of
 
 NAME = "energycharts"
-# Countries (ISO 3166 alpha-2). One it does not serve after all is answered with HTTP 400, which becomes the fallback
-# with that reason.
+# Countries (ISO 3166 alpha-2). If the service lacks one after all, it answers HTTP 400, and the fallback is used with
+# that reason.
 COUNTRIES = (
     *("AT", "BE", "BG", "CH", "CZ", "DE", "DK", "EE", "ES", "FI", "FR", "GR", "HR", "HU", "IE", "IT"),
     *("LT", "LU", "LV", "NL", "NO", "PL", "PT", "RO", "RS", "SE", "SI", "SK"),
@@ -35,7 +35,7 @@ def _slots(document: Any) -> list[Slot]:
     if any(after <= before for before, after in itertools.pairwise(seconds)):
         raise GridError(f"{NAME} answered times that do not increase, so no value has a certain time")
     starts = [datetime.fromtimestamp(s, UTC) for s in seconds]
-    # The step is the closest spacing there is: a longer distance is a gap, not a longer slot.
+    # The step is the smallest spacing: a larger one is a gap, not a longer slot.
     gaps = [after - before for before, after in itertools.pairwise(starts)]
     step = min(gaps, default=STEPS[0])
     step = step if step in STEPS else STEPS[0]
@@ -49,7 +49,7 @@ def _slots(document: Any) -> list[Slot]:
 
 
 def history(client: Client, zone: str, start: datetime, end: datetime) -> tuple[list[Slot], str]:
-    """Quarter hours of one country (lower-case code); the end comes along."""
+    """Fetch the quarter hours of one country (lower-case code); the answer includes the end."""
     parameters = {"country": zone, "start": f"{start:%Y-%m-%dT%H:%MZ}", "end": f"{end:%Y-%m-%dT%H:%MZ}"}
     document, url = client.get_json("/co2eq", parameters)
     return _slots(document), url

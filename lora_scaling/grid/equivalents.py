@@ -1,4 +1,4 @@
-"""Energy and grams in things one knows, each with its source (equivalents.json)."""
+"""Compare energy and grams with everyday things, each with its source (equivalents.json)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Equivalent:
-    """`quantity` of `unit` that match an energy or grams; with a sentence, source and its year."""
+    """The `quantity` of `unit` that equals an energy or grams, with a sentence, the source and its year."""
 
     name: str
     quantity: float
@@ -22,12 +22,12 @@ class Equivalent:
     year: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form."""
+        """Return the JSON form."""
         return asdict(self)
 
 
 def equivalents(energy_kwh: float | None = None, grams: float | None = None) -> list[Equivalent]:
-    """What an energy (kWh) and what grams compare to; what is None or not finite is left out."""
+    """List what an energy (kWh) and an amount of grams compare to; leave out what is None or not finite."""
     amounts = {"kwh": energy_kwh, "g": grams}
     found = []
     for entry in _entries():
@@ -51,18 +51,18 @@ def equivalents(energy_kwh: float | None = None, grams: float | None = None) -> 
 
 @functools.cache
 def _entries() -> list[dict[str, Any]]:
-    """The data file: `one` is the kWh or grams of one `unit`."""
+    """Read the data file, in which `one` is the kWh or grams of one `unit`."""
     text = resources.files("lora_scaling.grid").joinpath("equivalents.json").read_text(encoding="utf-8")
     return json.loads(text)
 
 
 def _short(value: float) -> str:
-    """Three digits at most where there are decimals, thousands separated: 239, 0.54, 1,240."""
+    """Format with at most three digits if there are decimals, and a thousands separator: 239, 0.54, 1,240."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}"
 
 
 def _duration(minutes: float) -> str:
-    """Minutes in the unit that reads best."""
+    """Format minutes in the unit that reads best."""
     for size, unit in ((365.25 * 1440, "years"), (1440.0, "days"), (60.0, "hours"), (1.0, "minutes")):
         if minutes >= 1.5 * size:
             return f"{_short(minutes / size)} {unit}"

@@ -1,4 +1,4 @@
-"""A zone's series for some hours: from the cache, from the provider, or a GridError with the reason."""
+"""Get the series of a zone for some hours, from the cache or the provider, or raise a GridError with the reason."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ _busy: dict[str, tuple[float, str]] = {}  # base URL → (monotonic time, why)
 
 
 def history(settings: GridSettings, start: datetime, end: datetime, now: datetime) -> Series:
-    """Slots that cover `[start, end)` as far as the provider has them. GridError where it cannot be had.
+    """Get the slots that cover `[start, end)`, as far as the provider has them.
 
-    Whole UTC days are asked for and cached, so that the runs of a day share one request.
+    Whole UTC days are requested and cached, so that the runs of one day share one request.
+
+    Raises:
+        GridError: the series is not available.
     """
     provider = settings.resolved_provider
     if provider == "file":
@@ -55,7 +58,7 @@ def history(settings: GridSettings, start: datetime, end: datetime, now: datetim
 
 
 def forecast(settings: GridSettings, now: datetime) -> Series | None:
-    """What the provider expects from now on; None where it makes no forecasts. GridError on failure."""
+    """Get the provider's forecast from now on, or None if it makes none. Raises GridError on failure."""
     provider = settings.resolved_provider
     source = SOURCES.get(provider)
     if source is None or source.forecast is None:
@@ -68,7 +71,7 @@ def forecast(settings: GridSettings, now: datetime) -> Series | None:
 
 
 def final_after(provider: str) -> timedelta:
-    """How long a provider's values may still change; nothing for a file or a static value."""
+    """Return how long the values of a provider may still change: zero for a file or a static value."""
     source = SOURCES.get(provider)
     return source.final_after if source else timedelta(0)
 
@@ -93,10 +96,10 @@ def _connection(settings: GridSettings, provider: str) -> tuple[Source, Client, 
 def _call(
     fetch: Fetch, source: Source, client: Client, code: str, start: datetime, end: datetime
 ) -> tuple[list[Slot], str]:
-    """A provider's answer; whatever its parser stumbles over is a reason, never a crash.
+    """Return the answer of a provider. Any failure of its parser becomes a GridError with the reason.
 
-    A service that was found busy is left alone for as long as it asked for, and at least for a minute and for as
-    long as it kept us waiting: the next run of a sweep must neither wait out the same time-outs nor add to the load.
+    A busy service is left alone for as long as it asked for, but at least for a minute and for as long as it kept us
+    waiting. Otherwise the next run of a sweep would wait for the same time-outs again and add to the load.
     """
     until_s, told = _busy.get(client.base_url, (0.0, ""))
     asked_s = time.monotonic()
@@ -109,9 +112,9 @@ def _call(
         now_s = time.monotonic()
         _busy[client.base_url] = (now_s + max(error.wait_s, LEFT_ALONE_S, now_s - asked_s), told)
         raise GridError(told) from None
-    except GridError as error:  # an answer quoted in a reason may hold anything, the token too
+    except GridError as error:  # a quoted answer may contain anything, even the token
         raise GridError(client.mask(str(error))) from None
-    except Exception as error:  # a shape of answer nobody foresaw
+    except Exception as error:  # an answer in an unexpected form
         reason = client.mask(f"{type(error).__name__}: {error}")
         raise GridError(f"{source.name} answered something unexpected ({reason})") from None
 
@@ -133,7 +136,7 @@ def _series(
 
 
 def _missing_ranges(days: list[datetime]) -> list[tuple[datetime, datetime]]:
-    """Days (increasing) as ranges of consecutive ones."""
+    """Merge increasing days into ranges of consecutive days."""
     ranges: list[tuple[datetime, datetime]] = []
     for day in days:
         if ranges and ranges[-1][1] == day:

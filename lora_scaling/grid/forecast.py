@@ -1,4 +1,4 @@
-"""When in the next hours the same run would emit least, and how much less."""
+"""Find when, in the next hours, the same run would emit least, and how much less."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lora_scaling.units import JOULES_PER_KWH
 
 @dataclass(frozen=True, kw_only=True)
 class ForecastAdvice:
-    """The best start of a run of `duration_s`, against starting now; None where unknown, `reason` says why.
+    """The best start of a run of `duration_s`, compared with starting now. Unknown values are None; `reason` says why.
 
     saving: 1 − best_g/now_g, between 0 and 1.
     """
@@ -38,7 +38,7 @@ class ForecastAdvice:
 
     @property
     def sentence(self) -> str:
-        """The advice, or why there is none, for a person."""
+        """The advice as a sentence, or the reason for having none."""
         if self.best_start is None or self.now_g is None or self.best_g is None or self.saving is None:
             return f"No advice on when to run: {self.reason}."
         until = f"(forecast of {self.provider} for {self.zone} until {self.forecast_until:%Y-%m-%d %H:%M} UTC)"
@@ -50,7 +50,7 @@ class ForecastAdvice:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form, with the sentence."""
+        """Return the JSON form, including the sentence."""
         values = dataclasses.asdict(self) | {"sentence": self.sentence}
         return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in values.items()}
 
@@ -58,10 +58,10 @@ class ForecastAdvice:
 def forecast_window(
     duration_s: float, energy_kwh: float, settings: GridSettings, now: datetime | None = None
 ) -> ForecastAdvice | None:
-    """Advice for a run of constant power; the PUE is applied as to the run itself.
+    """Advise on the start of a run of constant power. The PUE is applied as for the run itself.
 
-    None where no zone is set or the provider makes no forecasts. Asks the network once; a grid failure
-    gives advice without a time, with the reason. Raises ValueError for a duration that is not positive.
+    Returns None if no zone is set or the provider makes no forecasts. Makes one request; if the grid service fails, the
+    advice has no time but a reason. Raises ValueError if the duration is not positive.
     """
     if not duration_s > 0:
         raise ValueError(f"duration_s must be positive, got {duration_s}")
@@ -91,7 +91,7 @@ def forecast_window(
 
 
 def _best(advice: ForecastAdvice, slots: tuple[Slot, ...], energy_kwh: float) -> ForecastAdvice:
-    """The mean over a sliding window is piecewise linear: its least value has an edge on a slot's edge."""
+    """Find the best window. Its mean is piecewise linear, so at the minimum an edge of it lies on an edge of a slot."""
     length = timedelta(seconds=advice.duration_s)
     latest = slots[-1].end - length
     edges = {slot.start for slot in slots} | {slot.end - length for slot in slots}
@@ -100,7 +100,7 @@ def _best(advice: ForecastAdvice, slots: tuple[Slot, ...], energy_kwh: float) ->
     def grams(start: datetime) -> float:
         return integrate([EnergyBin(start, start + length, energy_kwh * JOULES_PER_KWH)], slots).grams
 
-    # Of equally good starts, the earliest: `min` keeps the first; a difference below rounding is none.
+    # Prefer the earliest of equally good starts: `min` keeps the first, and differences below rounding are ignored.
     best_start = min(starts, key=lambda start: round(grams(start), 9))
     now_g, best_g = grams(advice.now), grams(best_start)
     return dataclasses.replace(
@@ -114,7 +114,7 @@ def _best(advice: ForecastAdvice, slots: tuple[Slot, ...], energy_kwh: float) ->
 
 
 def _contiguous(slots: tuple[Slot, ...], now: datetime) -> tuple[Slot, ...]:
-    """The slots from now on up to the first hole that is too long to fill; empty where now is not covered."""
+    """Return the slots from now to the first gap that is too long to fill; () if now is not covered."""
     if not slots:
         return ()
     run: list[Slot] = []

@@ -1,4 +1,4 @@
-"""One bounded, masked GET of a JSON document. The only module that uses `requests`, and only when called."""
+"""Get a JSON document, with bounded retries and masked secrets. Only this module uses `requests`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lora_scaling.grid.series import GridBusyError, GridError
 
 ATTEMPTS = 4
 MAX_BODY_BYTES = 20_000_000
-EXCERPT = 120  # characters of an error's body that a reason quotes
+EXCERPT = 120  # characters of an error's body quoted in a reason
 
 
 @dataclass(frozen=True, kw_only=True)
 class Client:
-    """GETs below `base_url`; waits at most `max_wait_s` in all between tries of one request."""
+    """Client for GET requests below `base_url`; waits at most `max_wait_s` in total between tries of one request."""
 
     base_url: str
     timeout_s: float
@@ -30,16 +30,18 @@ class Client:
 
     @property
     def host(self) -> str:
-        """What is called by name where it fails."""
+        """The host, which error messages name."""
         return urlsplit(self.base_url).hostname or "the grid service"
 
     def get_json(
         self, path: str, params: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
     ) -> tuple[Any, str]:
-        """(the document, its address without secrets).
+        """Return (the document, its address without secrets).
 
-        429, 5xx and time-outs, of the connection as of the body, are tried again, up to four tries. Everything
-        else, and a wait the server asks for beyond `max_wait_s`, is a GridError whose text holds no secret.
+        A status of 429 or 5xx and time-outs, of the connection or of the body, are tried again, up to four tries.
+
+        Raises:
+            GridError: anything else failed, or the server asked for a wait beyond `max_wait_s`. It contains no secret.
         """
         waited_s = 0.0
         for attempt in range(1, ATTEMPTS + 1):
@@ -61,13 +63,13 @@ class Client:
     def _attempt(
         self, path: str, params: Mapping[str, str] | None, headers: Mapping[str, str] | None, attempt: int
     ) -> tuple[Any, str, str | None, float | None]:
-        """(document, address, failure or None, seconds until another try or None for no other)."""
-        import requests  # lazily: nobody without a zone needs it
+        """Return (document, address, failure or None, seconds until the next try or None for no further try)."""
+        import requests  # late, because it is not needed without a zone
 
         backoff_s = 0.5 * 2.0**attempt
         address = self.base_url.rstrip("/") + path
         try:
-            # Redirects are not followed: a custom header with the token would go along to another host.
+            # Redirects are not followed, because the header with the token would be sent to another host.
             with requests.get(
                 address,
                 params=params,
@@ -96,7 +98,7 @@ class Client:
             return None, url, self.mask(f"{self.host} answered {kind} that is not JSON ({_excerpt(body)})"), None
 
     def mask(self, text: str) -> str:
-        """`text` without the secret and without what looks like one."""
+        """Remove the secret, and anything that looks like one, from `text`."""
         secret = self.secret or ""
         for form in (secret, quote(secret, safe=""), repr(secret)[1:-1]):
             text = text.replace(form, "***") if form else text
@@ -104,19 +106,19 @@ class Client:
 
 
 def masked(text: str) -> str:
-    """`text` without logins and without the values of parameters that look like a secret."""
+    """Remove logins, and the values of parameters that look like secrets, from `text`."""
     text = re.sub(r"//[^/@\s]+@", "//***@", text)
     return re.sub(r"(?i)((?:token|api[-_]?key|secret|password)[\"']?\s*[=:]\s*[\"']?)[^\s&\"',)]+", r"\1***", text)
 
 
 def without_login(url: str) -> str:
-    """A URL without `user:password@`."""
+    """Remove `user:password@` from a URL."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def retry_after_s(header: str | None, body: str, now: datetime | None = None) -> float | None:
-    """Seconds a server asks one to wait: `Retry-After` as seconds or a date, else "again in 197 seconds"."""
+    """Return the seconds a server asks to wait: from `Retry-After` (seconds or a date), or "again in 197 seconds"."""
     if header is not None:
         text = header.strip()
         if re.fullmatch(r"\d+(\.\d+)?", text):
@@ -133,7 +135,7 @@ def retry_after_s(header: str | None, body: str, now: datetime | None = None) ->
 
 
 def _timed_out(error: Exception) -> bool:
-    """Whether time ran out: on the way there, or while the answer was read, which requests calls a lost connection."""
+    """Return whether time ran out, also while reading the answer (which requests reports as a lost connection)."""
     import requests
     from urllib3.exceptions import TimeoutError as SocketTimeout
 
@@ -142,14 +144,14 @@ def _timed_out(error: Exception) -> bool:
 
 
 def _cause(error: Exception) -> str:
-    """What lies under requests' and urllib3's wrappings, without the address they repeat."""
+    """Return the underlying error, without the wrappers of requests and urllib3 or the address they repeat."""
     wrapped = error.args[0] if error.args else error
     text = str(getattr(wrapped, "reason", wrapped))
     return text.rpartition("): ")[2][:EXCERPT] or type(error).__name__
 
 
 def _body(pieces: Iterable[bytes], deadline_s: float) -> str:
-    """The whole answer as text; TimeoutError or ValueError for one that trickles or is far too long."""
+    """Return the whole answer as text. Raises TimeoutError if it trickles, ValueError if it is far too long."""
     body = bytearray()
     for piece in pieces:
         body += piece
@@ -161,6 +163,6 @@ def _body(pieces: Iterable[bytes], deadline_s: float) -> str:
 
 
 def _excerpt(body: str) -> str:
-    """The visible beginning of an answer, on one line."""
+    """Return the printable beginning of an answer, on one line."""
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", body[:2000])).strip()
     return text if len(text) <= EXCERPT else text[:EXCERPT] + "…"

@@ -1,4 +1,4 @@
-"""grams = Σ E_i · I_i: energy bins against intensity slots, and what to do where slots are missing."""
+"""Compute grams = Σ E_i · I_i from energy bins and intensity slots, and fill short gaps between slots."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from lora_scaling.grid.series import KINDS, Slot
 from lora_scaling.grid.timeline import EnergyBin
 from lora_scaling.units import JOULES_PER_KWH
 
-# A hole between two values is filled with their mean up to the first limit; the hole before the first or
-# after the last value takes that value up to the second. Longer holes are not guessed.
+# A gap between two values is filled with their mean, up to the first limit. A gap before the first or after the last
+# value is filled with that value, up to the second limit. Longer gaps are not filled.
 GAP_LIMIT = timedelta(hours=1)
 EDGE_LIMIT = timedelta(minutes=15)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Integral:
-    """Joules by the kind of slot they met, grams of those joules, joules that met no slot."""
+    """Joules by the kind of slot that covers them, the grams of these joules, and the joules that no slot covers."""
 
     joules: dict[str, float]
     grams: float
@@ -28,12 +28,12 @@ class Integral:
 
     @property
     def covered_joules(self) -> float:
-        """Joules that met a slot."""
+        """Joules that a slot covers."""
         return math.fsum(self.joules.values())
 
 
 def fill_gaps(slots: Sequence[Slot], start: datetime, end: datetime) -> tuple[Slot, ...]:
-    """The slots, with `estimated` ones in the short holes of `[start, end)`."""
+    """Return the slots, with `estimated` ones in the short gaps of `[start, end)`."""
     if not slots:
         return ()
     filled: list[Slot] = []
@@ -51,9 +51,9 @@ def fill_gaps(slots: Sequence[Slot], start: datetime, end: datetime) -> tuple[Sl
 
 
 def integrate(bins: Sequence[EnergyBin], slots: Sequence[Slot]) -> Integral:
-    """Σ E_i · I_i; a bin across the edge of slots is split in proportion to time.
+    """Compute Σ E_i · I_i. A bin that crosses the edge of a slot is split in proportion to time.
 
-    bins: joules, drawn evenly within each; slots: increasing, without overlap, g/kWh.
+    bins: joules, drawn evenly within each bin; slots: g/kWh, increasing, without overlap.
     """
     starts = [slot.start for slot in slots]
     joules: dict[str, list[float]] = {kind: [] for kind in KINDS}

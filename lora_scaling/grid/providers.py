@@ -1,4 +1,4 @@
-"""The providers with a network interface: here and nowhere else one is made known. `auto` asks in this order."""
+"""List the providers with a network interface. To register one, add it here; `auto` tries them in this order."""
 
 from lora_scaling.grid import electricitymaps, energidataservice, energycharts, uk
 from lora_scaling.grid.source import Source

@@ -1,4 +1,4 @@
-"""What `lora_scaling.emissions` prints: a table whose grams say what they are, or one JSON document."""
+"""Print the result of `lora_scaling.emissions`: a table that defines its grams, or one JSON document."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from lora_scaling.grid.settings import GridSettings
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one record: change is new, unchanged, kept or skipped (`note` says why).
+    """The outcome for one record; `change` is new, unchanged, kept or skipped (`note` says why).
 
-    lacks: components whose energy should be in the timeline and is unknown; refused: its settings do not fit it.
+    lacks: components whose energy is missing from the timeline; refused: the settings do not fit the record.
     """
 
     path: Path
@@ -31,7 +31,7 @@ class Outcome:
     refused: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """One entry of `runs` in the JSON document."""
+        """Return one entry of `runs` in the JSON document."""
         return {
             "run_id": self.run_id,
             "path": str(self.path),
@@ -43,7 +43,7 @@ class Outcome:
 
 
 def totals_of(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
-    """Energy (with PUE) and grams of all; no sum of grams that are not the same thing, or of parts of a run."""
+    """Sum energy (with PUE) and grams. Grams are not summed if their definitions differ or if a run lacks a part."""
     if any(o.emissions and o.lacks for o in outcomes):
         return {"energy_kwh": None, "grams": None}
     known = [o.emissions for o in outcomes if o.emissions and o.emissions["energy_kwh"] is not None]
@@ -65,7 +65,7 @@ def document(outcomes: Sequence[Outcome], advice: ForecastAdvice | str | None) -
 
 
 def render(outcomes: Sequence[Outcome], advice: ForecastAdvice | str | None = None) -> str:
-    """The table, what its grams are, why anything is not final, and what the sum compares to."""
+    """Render the table, the definition of its grams, the reason if anything is not final, and everyday equivalents."""
     header = ("run", "kWh", "g/kWh", "grams", "status", "coverage", "source", "revision")
     rows = [_row(outcome) for outcome in outcomes]
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]

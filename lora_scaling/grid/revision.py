@@ -1,4 +1,4 @@
-"""Grams of a run, with everything that says what they are: the record's `emissions` section."""
+"""Compute the grams of a run with their full definition: the `emissions` section of a record."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ STATIC_LICENCE = "CC BY 4.0 (Our World in Data / Ember)"
 
 @dataclass(frozen=True, kw_only=True)
 class EmissionsRevision:
-    """One computation of a run's grams; `None` is unknown, and `reason` says why.
+    """One computation of the grams of a run. Unknown values are None, and `reason` says why.
 
     grams: of `energy_kwh`, which includes the PUE; status: final, provisional, static or pending;
-    coverage: shares of the energy by kind of value (`missing` where there was none and no fallback);
-    settings: the `grid` settings it was asked with, which a recomputation starts from.
+    coverage: shares of the energy by kind of value (`missing`: neither a value nor a fallback);
+    settings: the `grid` settings used, from which a recomputation starts.
     """
 
     revision: int
@@ -57,7 +57,7 @@ class EmissionsRevision:
     warnings: tuple[dict[str, str], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form: times as ISO 8601 texts, lists for tuples."""
+        """Return the JSON form: times as ISO 8601 texts, tuples as lists."""
         values = dataclasses.asdict(self)
         for name in ("computed_at", "retrieved_at"):
             values[name] = values[name].isoformat() if values[name] else None
@@ -73,9 +73,9 @@ def compute_emissions(
     now: datetime | None = None,
     previous_revision: int = 0,
 ) -> EmissionsRevision:
-    """grams = Σ E_i · I_i over the timeline's bins, times the PUE (location-based, average).
+    """Compute grams = Σ E_i · I_i over the bins of the timeline, times the PUE (location-based, average).
 
-    A grid that cannot be asked, or answers nonsense, gives the fallback with its reason; it never raises.
+    If the grid service fails or gives an unusable answer, this never raises: the fallback is used, with the reason.
     """
     now = now or datetime.now(UTC)
     joules = math.fsum(b.joules for b in bins)
@@ -121,20 +121,20 @@ def compute_emissions(
 def _ask(
     settings: GridSettings, interval: tuple[datetime, datetime] | None, now: datetime
 ) -> tuple[Series | None, str | None]:
-    """The provider's series of these hours, or why there is none; (None, None) where none is wanted."""
+    """Return (series of these hours, None) or (None, reason); (None, None) if no series is wanted."""
     if interval is None or settings.resolved_provider == "static":
         return None, None
     try:
         return fetch.history(settings, *interval, now), None
     except GridError as error:
         return None, str(error)
-    except Exception as error:  # a run's energy must survive whatever a grid does
+    except Exception as error:  # no failure of a grid service may cost a run its energy
         return None, f"{settings.resolved_provider} failed ({type(error).__name__})"
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Grams:
-    """Grams before the PUE, and which definitions they mix."""
+    """Grams before the PUE, and the definitions they mix."""
 
     grams: float | None
     provider: str
@@ -146,7 +146,7 @@ class _Grams:
 
     @classmethod
     def of(cls, integral: Integral, meaning: Definition | None, settings: GridSettings, provider: str) -> _Grams:
-        """Adds the fallback for the joules that met no slot, labelled with its own definition."""
+        """Add the fallback for the joules that no slot covers, labelled with its own definition."""
         missing = integral.missing_joules
         asked_static = provider == "static"
         if meaning is not None and not missing:
@@ -168,24 +168,24 @@ class _Grams:
 
     @property
     def from_table(self) -> bool:
-        """Whether all grams come from the yearly table of countries."""
+        """Return whether all grams come from the yearly table of countries."""
         return self.provider == "static" and self.static is not None and self.static.meaning.gas == "CO2e"
 
     def intensity_g_per_kwh(self, joules: float) -> float | None:
-        """Σ E I / Σ E; None without energy or without grams."""
+        """Return Σ E·I / Σ E, or None without energy or without grams."""
         if self.grams is None or not joules:
             return None
         return self.grams / (joules / JOULES_PER_KWH)
 
     def attribution(self, series: Series | None) -> str | None:
-        """Whom to name for these grams."""
+        """Return the attribution that these grams require."""
         named = [series.attribution] if series and self.provider == series.provider and series.attribution else []
         named += [self.static.source] if self.static else []
         return "; ".join(named) or None
 
 
 def _intended(provider: str) -> Definition:
-    """What a provider's grams would have been, for a record that has none yet."""
+    """Return the definition that the provider's grams would have, for a record that has none yet."""
     source = SOURCES.get(provider)
     return source.definition if source else fetch.csvfile.DEFINITION
 
@@ -204,7 +204,7 @@ def _status(result: _Grams, integral: Integral, provider: str, settled: bool) ->
 
 
 def _coverage(result: _Grams, integral: Integral, joules: float) -> dict[str, float]:
-    """Shares of the energy; all zero where there is no energy."""
+    """Return shares of the energy by kind of value; all are zero without energy."""
     kinds = {**integral.joules, "static": integral.joules["static"] + result.static_joules}
     kinds["missing"] = result.missing_joules
     return {kind: part / joules if joules else 0.0 for kind, part in kinds.items()}

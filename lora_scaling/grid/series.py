@@ -1,4 +1,4 @@
-"""What a carbon-intensity series is: slots of g/kWh with a definition, checked once, at construction."""
+"""Define a carbon-intensity series: slots of g/kWh with a definition, checked once, when it is made."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ KINDS = ("actual", "estimated", "forecast", "static")
 
 
 class GridError(Exception):
-    """A grid service could not give what was asked; its text is the reason a record keeps (no secrets)."""
+    """A grid service failed; the text is the reason that a record keeps (it contains no secrets)."""
 
 
 class GridBusyError(GridError):
-    """A service that should be left alone for `wait_s` seconds: overloaded, throttling, or not answering."""
+    """A service that is overloaded, throttling or not answering; leave it alone for `wait_s` seconds."""
 
     def __init__(self, reason: str, wait_s: float) -> None:
         super().__init__(reason)
@@ -23,7 +23,7 @@ class GridBusyError(GridError):
 
 
 def is_utc(moment: datetime) -> bool:
-    """Whether a datetime is aware and its offset is zero."""
+    """Return whether a datetime is aware and has a zero offset."""
     return moment.tzinfo is not None and moment.utcoffset() == timedelta(0)
 
 
@@ -31,7 +31,7 @@ def is_utc(moment: datetime) -> bool:
 class Slot:
     """Carbon intensity of `[start, end)` in g/kWh; aware UTC; kind: actual, estimated, forecast or static.
 
-    ValueError where a time is not aware UTC, the slot is empty, or the value negative or not finite.
+    Raises ValueError if a time is not aware UTC, the slot is empty, or the value is negative or not finite.
     """
 
     start: datetime
@@ -52,10 +52,10 @@ class Slot:
 
 @dataclass(frozen=True, kw_only=True)
 class Definition:
-    """What a provider's grams are. `None` means that the source does not say.
+    """The definition of a provider's grams. `None` means that the source does not say.
 
     gas: CO2 or CO2e; signal: average; accounting: consumption or production; scope: direct or lifecycle;
-    includes_losses: whether grid losses are in it; sentence: all of it for a person.
+    includes_losses: whether grid losses are included; sentence: the whole definition as text.
     """
 
     gas: str | None
@@ -66,7 +66,7 @@ class Definition:
     sentence: str
 
     def comparable_with(self, other: Definition) -> bool:
-        """Whether grams of both may be added without a warning."""
+        """Return whether grams of both definitions may be added without a warning."""
         mine = (self.gas, self.signal, self.accounting, self.scope)
         theirs = (other.gas, other.signal, other.accounting, other.scope)
         return None not in mine and mine == theirs
@@ -76,7 +76,7 @@ class Definition:
 class Series:
     """Slots of one provider and zone in increasing order, without overlap, under one definition.
 
-    Raises ValueError where two slots overlap or the order is not increasing.
+    Raises ValueError if two slots overlap or the order is not increasing.
     """
 
     slots: tuple[Slot, ...]
@@ -95,9 +95,9 @@ class Series:
 
 
 def ordered(slots: Iterable[Slot]) -> tuple[Slot, ...]:
-    """Slots by start, exact repetitions dropped.
+    """Sort slots by start and drop exact repetitions.
 
-    Raises GridError where two slots claim the same time with different values: either would be a guess.
+    Raises GridError if two slots give different values for the same time, because either would be a guess.
     """
     result: list[Slot] = []
     for slot in sorted(slots, key=lambda s: (s.start, s.end)):
@@ -113,6 +113,6 @@ def ordered(slots: Iterable[Slot]) -> tuple[Slot, ...]:
 
 
 def floor_time(moment: datetime, step: timedelta) -> datetime:
-    """The last multiple of `step` since the epoch at or before `moment` (aware UTC)."""
+    """Return the last multiple of `step` since the epoch at or before `moment` (aware UTC)."""
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     return epoch + (moment - epoch) // step * step

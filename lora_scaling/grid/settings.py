@@ -1,4 +1,4 @@
-"""How grams are to be found: one frozen, validated dataclass, the `grid` part of a configuration."""
+"""Define how grams are computed: the `grid` part of a configuration, as one frozen, validated dataclass."""
 
 from __future__ import annotations
 
@@ -22,21 +22,25 @@ FALLBACKS = ("static", "none")
 
 
 def token() -> str | None:
-    """Electricity Maps' token from the environment; it is never stored nor printed."""
+    """Read the token for Electricity Maps from the environment. It is never stored or printed."""
     return os.environ.get(TOKEN_VARIABLE, "").strip() or None
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridSettings:
-    """Where the carbon intensity comes from and what to do without it. Raises UserError for a bad value.
+    """The source of carbon intensity, and what to do without it. Raises UserError for a bad value.
 
-    provider: `auto` takes the file if there is one, else chooses by zone; zone: DK1, GB, DE …, None for a world
-    value and no network at all, but where the provider has one zone only;
-    fallback: `static` (a labelled yearly value) or `none` (no grams); pue: facility energy / metered energy;
-    timeout_s: one request; max_wait_s: all waiting between retries; base_url: replaces the provider's host;
-    file: CSV `start,end,g_per_kwh` for provider `auto` or `file`; intensity_g_per_kwh: a static number of the
-    user's, used for everything with `auto` (without a file) or `static`, and as the fallback with the others;
-    cache_dir: None for the user's cache folder; forecast: say when the run would have emitted least.
+    provider: `auto` takes the file if one is given, otherwise it chooses by zone.
+    zone: DK1, GB, DE …; None means a world value and no network, unless the provider has only one zone.
+    fallback: `static` (a labelled yearly value) or `none` (no grams).
+    pue: facility energy / metered energy.
+    timeout_s: for one request; max_wait_s: for all waiting between retries.
+    base_url: replaces the host of the provider.
+    file: CSV `start,end,g_per_kwh`, for provider `auto` or `file`.
+    intensity_g_per_kwh: the user's own number; used for everything with `auto` (without a file) or `static`, and as the
+        fallback with the other providers.
+    cache_dir: None means the user's cache folder.
+    forecast: say when the run would have emitted least.
     """
 
     provider: str = "auto"
@@ -72,7 +76,7 @@ class GridSettings:
 
     @property
     def place(self) -> Place | None:
-        """The zone as a place; None where no zone is set, or where a file may call its zone anything."""
+        """The zone as a place; None if no zone is set, or with a file, which may call its zone anything."""
         if self.zone is None:
             source = SOURCES.get(self.provider)
             return find_place(source.sole_zone) if source is not None and source.sole_zone is not None else None
@@ -85,7 +89,7 @@ class GridSettings:
 
     @property
     def resolved_provider(self) -> str:
-        """The provider that is meant: `auto` resolved by file or number given, then by zone."""
+        """The provider that is used: `auto` is resolved by a given file or number, then by zone."""
         if self._reads_file:
             return "file"
         if self.provider != "auto":
@@ -100,16 +104,16 @@ class GridSettings:
 
     @property
     def cache_path(self) -> Path:
-        """The folder of cached series."""
+        """Return the folder of cached series."""
         if self.cache_dir is not None:
             return in_home(self.cache_dir)
         return user_cache() / "lora-scaling" / "grid"
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> GridSettings:
-        """Settings from a configuration's `grid` part; what is absent is the default.
+        """Build settings from the `grid` part of a configuration; absent fields take their default.
 
-        Raises UserError, naming near matches, for a field that does not exist.
+        Raises UserError, with similar names, for a field that does not exist.
         """
         names = [field.name for field in dataclasses.fields(cls)]
         for name in values:
@@ -119,13 +123,14 @@ class GridSettings:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as a configuration holds them."""
+        """Return the fields as a configuration holds them."""
         return dataclasses.asdict(self)
 
     def stored(self) -> dict[str, Any]:
-        """The fields as a record holds them, to compute with again: no secret in the address, the service by name.
+        """Return the fields as a record stores them for recomputation: the address without secrets, the provider by name.
 
-        What `auto` stands for depends on a token being there; without it, a later look must fail, not choose anew.
+        `auto` may choose a provider because a token is set. Without the token, a later computation must fail instead of
+        choosing another provider, so the name is stored.
         """
         address = masked(without_login(self.base_url)) if self.base_url else self.base_url
         provider = self.resolved_provider if self.resolved_provider in SOURCES else self.provider

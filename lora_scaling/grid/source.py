@@ -1,4 +1,4 @@
-"""What a provider with a network interface is made of, and what their modules share."""
+"""Define a provider with a network interface, and the helpers that provider modules share."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Fetch = Callable[[Client, str, datetime, datetime], tuple[list[Slot], str]]
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A provider: zones, host, meaning of its numbers, and how its history and forecast are asked for.
+    """A provider: its zones, host, definition of its numbers, and requests for history and forecast.
 
-    zones: our name of a zone → its own, None: any country under our name; max_range: the longest history of one
+    zones: our name of a zone → the provider's; None: any country, under our name; max_range: the longest history of one
     request; final_after: how long values may still change.
     """
 
@@ -39,12 +39,12 @@ class Source:
     needs_token: bool = False
 
     def code(self, zone: str) -> str | None:
-        """Its own name of a zone; None where it does not cover it."""
+        """Return the provider's name of a zone, or None if it does not cover the zone."""
         return zone if self.zones is None else self.zones.get(zone)
 
     @property
     def sole_zone(self) -> str | None:
-        """The zone of a provider that has one only, which then need not be named."""
+        """The only zone of a provider that has just one, which then need not be set."""
         return next(iter(self.zones)) if self.zones is not None and len(self.zones) == 1 else None
 
 
@@ -57,9 +57,9 @@ def define(
     signal: str = "average",
     includes_losses: bool | None = None,
 ) -> Definition:
-    """A definition whose every part is known, its sentence made of them and of what else is to be `said`.
+    """Build a definition whose parts are all known. Its sentence is made of the parts and of `said`.
 
-    Where a source leaves one of them open, write the `Definition` out, with None for that part.
+    If a source leaves a part open, write out the `Definition` instead, with None for that part.
     """
     words = (gas, signal, f"{accounting}-based", {"lifecycle": "life-cycle"}.get(scope, scope))
     return Definition(
@@ -83,11 +83,12 @@ def listed(
     kind: str = "actual",
     zone: str | None = None,
 ) -> Fetch:
-    """A request for the commonest answer: under `rows` a list of objects, each with a `time` (a slot's start) and a
-    `value` (g/kWh, null for none).
+    """Build a request for the most common form of answer: a list of objects under `rows`.
+
+    Each object has a `time` (the start of a slot) and a `value` (g/kWh; null for none).
 
     path, parameters: may hold {zone}, {start} and {end}, with a format: {start:%Y-%m-%dT%H:%MZ}.
-    step: the length of a slot; zone: the field that names a row's zone, where rows of others may come along.
+    step: the length of a slot; zone: the field that names the zone of a row, if the answer may contain other zones.
     """
 
     def fetch(client: Client, code: str, start: datetime, end: datetime) -> tuple[list[Slot], str]:
@@ -107,7 +108,7 @@ def listed(
 
 
 def rows_of(document: Any, key: str, provider: str) -> list[Any]:
-    """The list under `key` of a JSON object, else GridError."""
+    """Return the list under `key` of a JSON object, or raise GridError."""
     rows = document.get(key) if isinstance(document, dict) else None
     if not isinstance(rows, list):
         raise GridError(f"{provider} answered JSON without a list `{key}`")
@@ -115,7 +116,7 @@ def rows_of(document: Any, key: str, provider: str) -> list[Any]:
 
 
 def intensity(value: Any, provider: str) -> float | None:
-    """A JSON number as g/kWh; None for null; GridError for anything else, negative or not finite."""
+    """Return a JSON number as g/kWh, or None for null. Raises GridError for anything else, negative or not finite."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
@@ -124,7 +125,7 @@ def intensity(value: Any, provider: str) -> float | None:
 
 
 def utc_time(value: Any, provider: str) -> datetime:
-    """An ISO 8601 text as aware UTC (naive texts of these services are UTC), else GridError."""
+    """Parse an ISO 8601 text as aware UTC (naive texts of these services are UTC), or raise GridError."""
     try:
         return parse_utc(value)
     except (AttributeError, TypeError, ValueError):
@@ -132,7 +133,7 @@ def utc_time(value: Any, provider: str) -> datetime:
 
 
 def chunks(start: datetime, end: datetime, longest: timedelta) -> Iterator[tuple[datetime, datetime]]:
-    """`[start, end)` in consecutive pieces of at most `longest`."""
+    """Split `[start, end)` into consecutive pieces of at most `longest`."""
     while start < end:
         yield start, min(start + longest, end)
         start += longest

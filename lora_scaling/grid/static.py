@@ -1,6 +1,6 @@
-"""Yearly carbon intensities: a country's from the installed CodeCarbon's data, else the world's.
+"""Look up yearly carbon intensities: a country's from the data of the installed CodeCarbon, or the world's.
 
-CodeCarbon is found, not imported (its import takes seconds); only its JSON file is read.
+CodeCarbon is located but not imported, because its import takes seconds; only its JSON file is read.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ WORLD_SOURCE = "IEA, Global Energy & CO2 Status Report 2019 (world average of 20
 
 @dataclass(frozen=True, kw_only=True)
 class StaticIntensity:
-    """A yearly mean in g/kWh: year of the data (None: not known), its source, and what its grams are.
+    """A yearly mean in g/kWh, with the year of the data (None: unknown), its source and the definition of its grams.
 
-    place: "Denmark" or "world"; notice: why it is not the country asked for, else None.
+    place: "Denmark" or "world"; notice: why it is not that of the requested country, else None.
     """
 
     g_per_kwh: float
@@ -39,16 +39,16 @@ class StaticIntensity:
 
 
 def static_of(settings: GridSettings) -> StaticIntensity:
-    """The one value that stands for a grid whose hours are not asked: the user's own, else the place's of a year."""
+    """Return the single value used without hourly data: the user's own, or the yearly value of the place."""
     if settings.intensity_g_per_kwh is not None:
         return given_intensity(settings.intensity_g_per_kwh)
     return static_intensity(settings.place.zone if settings.place else None)
 
 
 def static_intensity(zone_or_iso: str | None = None) -> StaticIntensity:
-    """The yearly value of a zone's country (DK1, DK, DNK …), or the world's for None.
+    """Return the yearly value of a zone's country (DK1, DK, DNK …), or the world's for None.
 
-    A country without a usable value gets the world's, labelled, with a notice. UserError for an unknown zone.
+    A country without a usable value gets the world's, labelled, with a notice. Raises UserError for an unknown zone.
     """
     place = find_place(zone_or_iso) if zone_or_iso is not None else None
     if place is None or place.alpha2 is None or place.alpha3 is None:
@@ -57,11 +57,11 @@ def static_intensity(zone_or_iso: str | None = None) -> StaticIntensity:
     try:
         table, origin = _codecarbon_table()
         entry = table.get(place.alpha3)
-        # 0.0 stands for a country without data in that file, and no grid's life-cycle value is 0.
+        # In that file, 0.0 means a country without data; no grid has a life-cycle value of 0.
         if entry is None or not entry["carbon_intensity"] > 0:
             return _world(f"no yearly value for {name} ({origin}), so the world's is used")
         g_per_kwh, year = float(entry["carbon_intensity"]), int(entry["year"])
-    except Exception as error:  # another release of CodeCarbon may hold anything in that file
+    except Exception as error:  # in another release of CodeCarbon, that file may contain anything
         return _world(f"the yearly values cannot be read ({type(error).__name__}), so the world's is used")
     meaning = define("CO2e", "production", "lifecycle", f"yearly mean of {name}'s generation in {year}",
                      includes_losses=False)  # fmt: skip
@@ -76,7 +76,7 @@ def static_intensity(zone_or_iso: str | None = None) -> StaticIntensity:
 
 
 def given_intensity(g_per_kwh: float) -> StaticIntensity:
-    """A number of the user's, of which nothing else is known."""
+    """Wrap a number given by the user, about which nothing else is known."""
     sentence = f"{g_per_kwh:g} g/kWh as given by the user (grid.intensity_g_per_kwh); its definition is not known"
     return StaticIntensity(
         g_per_kwh=g_per_kwh,
@@ -105,7 +105,7 @@ def _world(notice: str | None) -> StaticIntensity:
 
 @functools.cache
 def _codecarbon_table() -> tuple[dict[str, Any], str]:
-    """({ISO alpha-3: entry}, where from); an empty table where CodeCarbon or its file is not there."""
+    """Return ({ISO alpha-3: entry}, origin); the table is empty if CodeCarbon or its file is missing."""
     spec = importlib.util.find_spec("codecarbon")
     if spec is None or spec.origin is None:
         return {}, "CodeCarbon is not installed"

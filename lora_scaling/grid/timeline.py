@@ -1,4 +1,4 @@
-"""The energy timeline beside a run record, as bins of joules."""
+"""Read the energy timeline of a run as bins of joules."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lora_scaling.records.timeline import ENERGY_COLUMNS, TIMELINE_COLUMNS
 
 @dataclass(frozen=True, slots=True)
 class EnergyBin:
-    """`joules` drawn evenly over `[start, end)`; aware UTC; ValueError where that cannot be."""
+    """`joules` drawn evenly over `[start, end)` in aware UTC. Raises ValueError for impossible values."""
 
     start: datetime
     end: datetime
@@ -31,16 +31,16 @@ class EnergyBin:
 
 
 def parse_utc(text: str) -> datetime:
-    """An ISO 8601 time as aware UTC; a time without an offset is taken as UTC."""
+    """Parse an ISO 8601 time as aware UTC; a time without an offset is UTC."""
     moment = datetime.fromisoformat(text.strip())
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def read_timeline(path: str | Path) -> list[EnergyBin]:
-    """Bins of `timeline.csv`, joules of the components that are known (an empty cell is unknown).
+    """Read the bins of `timeline.csv`: the joules of all known components (an empty cell is unknown).
 
-    A row whose cells are all empty is left out: its energy is unknown, not zero. So is a row of no length.
-    Raises RecordError for a file that is absent or not such a table.
+    A row is left out if all its cells are empty, because its energy is unknown and not zero, or if it has no length.
+    Raises RecordError if the file is absent or is not a timeline.
     """
     bins: list[EnergyBin] = []
     try:

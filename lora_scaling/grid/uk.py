@@ -1,4 +1,4 @@
-"""Great Britain: NESO's Carbon Intensity API, half-hourly, national."""
+"""Great Britain: half-hourly national values from NESO's Carbon Intensity API."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def _slots(document: object) -> list[Slot]:
 
 
 def history(client: Client, zone: str, start: datetime, end: datetime) -> tuple[list[Slot], str]:
-    """Half hours of `[start, end]`; the API includes both ends, so neighbours come along. `zone` is GB."""
+    """Fetch the half hours of `[start, end]`. The API includes both ends, so neighbours come too. `zone` is GB."""
     document, url = client.get_json(f"/intensity/{start:%Y-%m-%dT%H:%MZ}/{end:%Y-%m-%dT%H:%MZ}")
     return _slots(document), url
 
 
 def forecast(client: Client, zone: str, start: datetime, end: datetime) -> tuple[list[Slot], str]:
-    """The next 48 hours from `start`; `end` cannot be chosen."""
+    """Fetch the 48 hours from `start`; `end` cannot be chosen."""
     document, url = client.get_json(f"/intensity/{start:%Y-%m-%dT%H:%MZ}/fw48h")
     return _slots(document), url
 

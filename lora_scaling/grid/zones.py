@@ -1,4 +1,4 @@
-"""From what a user calls a place to a provider's code for it and to its country."""
+"""Translate a user's name for a place into a provider's code and a country."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WORLD = "WORLD"
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A zone as written in records, and its country (ISO 3166; both None for the world)."""
+    """A zone as written in records, and its country (ISO 3166 codes; both None for the world)."""
 
     zone: str
     alpha2: str | None
@@ -29,15 +29,15 @@ class Place:
 
 @functools.cache
 def countries() -> dict[str, tuple[str, str]]:
-    """ISO 3166 alpha-2 → (alpha-3, name)."""
+    """Return a table ISO 3166 alpha-2 → (alpha-3, name)."""
     text = resources.files("lora_scaling.grid").joinpath("countries.json").read_text(encoding="utf-8")
     return {alpha2: (alpha3, name) for alpha2, (alpha3, name) in json.loads(text).items()}
 
 
 def find_place(zone: str) -> Place:
-    """The place that `zone` names: DK1, GB, UK, DE, DEU, NO2, US-CAL-CISO, WORLD; case does not matter.
+    """Return the place that `zone` names: DK1, GB, UK, DE, DEU, NO2, US-CAL-CISO, WORLD; case does not matter.
 
-    Raises UserError, naming near matches, for anything else.
+    Raises UserError, with similar names, for anything else.
     """
     if not isinstance(zone, str) or not zone.strip():
         raise UserError(
@@ -62,7 +62,7 @@ def find_place(zone: str) -> Place:
 
 
 def _near(text: str) -> str:
-    """Advice for an unknown zone: codes and country names that look like it."""
+    """Suggest codes and country names that resemble an unknown zone."""
     names = {name.upper(): alpha2 for alpha2, (_, name) in countries().items()}
     codes = (*BIDDING_ZONES, *countries())
     found = [names[name] for name in difflib.get_close_matches(text, names, n=2, cutoff=0.7)]
@@ -74,7 +74,7 @@ def _near(text: str) -> str:
 
 
 def choose_provider(place: Place | None, *, has_token: bool) -> str:
-    """The provider that `auto` stands for: the first that covers the place and can be asked; without one, `static`."""
+    """Return the provider that `auto` chooses: the first that covers the place and can be used, or `static`."""
     if place is None or place.alpha2 is None:
         return "static"
     covering = (source for source in SOURCES.values() if source.code(place.zone) is not None)
@@ -82,7 +82,7 @@ def choose_provider(place: Place | None, *, has_token: bool) -> str:
 
 
 def provider_code(provider: str, place: Place) -> str:
-    """The provider's own name for a place. Raises UserError where the provider does not cover it."""
+    """Return the provider's name for a place. Raises UserError if the provider does not cover the place."""
     source = SOURCES.get(provider)
     if source is None:  # a file or a static value
         return place.zone
