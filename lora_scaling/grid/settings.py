@@ -127,7 +127,7 @@ class GridSettings:
         return dataclasses.asdict(self)
 
     def stored(self) -> dict[str, Any]:
-        """Return the fields as a record stores them for recomputation: the address without secrets, the provider by name.
+        """Return the fields as a record stores them for recomputation: no secret in the address, the provider by name.
 
         `auto` may choose a provider because a token is set. Without the token, a later computation must fail instead of
         choosing another provider, so the name is stored.
