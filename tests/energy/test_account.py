@@ -34,6 +34,7 @@ from lora_scaling.energy import (
     measure_idle,
     open_meter,
 )
+from lora_scaling.energy.gpu import Edge, GpuEnergyMeter
 from lora_scaling.energy.measurement import add_components, merge_bins, spread, utc
 from lora_scaling.energy.nvml import Gpu, Nvml, SensorError
 from lora_scaling.energy.readings import Tick, Window
@@ -87,6 +88,15 @@ def test_an_unknown_phase_makes_its_component_unknown_not_zero() -> None:
     assert whole.joules == pytest.approx(100 + 20 + 80)
     assert whole.phase_joules("eval") is None
     assert whole.to_dict()["above_idle_joules"] is None
+
+
+def test_the_bound_of_the_whole_is_unknown_with_that_of_one_part() -> None:
+    whole = account(("train", 100.0, 40.0), ("eval", None, 40.0))
+    assert whole.uncertainty_joules == pytest.approx(1.0 + 2.0 + 2.0)  # the GPU is known in one phase only
+    [train, last] = whole.phases
+    unbounded = ComponentEnergy(joules=40.0, source="unknown")
+    last = replace(last, components={**last.components, "ram": unbounded})
+    assert replace(whole, phases=(train, last)).uncertainty_joules is None
 
 
 def test_a_component_that_is_not_there_is_left_out() -> None:
@@ -501,6 +511,7 @@ def test_a_broken_cache_costs_a_measurement_only(tmp_path: Path, nobody_else: No
     [
         # CodeCarbon's load model: a tenth of the rated power, and the rest with the cube of the load.
         ("load_model", (0.0, 0.5, 1.0), (0.1, 0.1 + 0.9 / 8, 1.0)),
+        ("load_model", (-0.1, 0.5, 1.2), (0.1, 0.1 + 0.9 / 8, 1.0)),  # the two counts of seconds are not read at once
         ("rapl", (0.0, 0.5, 1.0), (0.3, 0.65, 1.0)),
         ("constant_model", (0.0, 0.5, 1.0), (1.0, 1.0, 1.0)),
     ],
@@ -528,6 +539,47 @@ def test_cpu_energy_lies_in_the_bins_of_the_load(
     )  # fmt: skip
     whole = make_account(meter, [window], idle=None, exclusive=None, conditions={}, warnings=[])
     assert [b.joules["cpu"] for b in whole.bins] == pytest.approx([100 * e / sum(expected) for e in expected], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("step_s", "codecarbon_j", "warned"),
+    [
+        (0.1, 1059.0, False),  # within what a counter of this step lacks at both edges: 2 × 300 W × 0.1 s
+        (0.1, 1061.0, True),
+        (0.001, 1019.0, False),  # within two per cent
+        (0.001, 1021.0, True),
+    ],
+)
+def test_two_readings_of_a_gpu_may_differ_by_what_its_counter_has_not_counted_yet(
+    step_s: float, codecarbon_j: float, warned: bool
+) -> None:
+    """1000 J in 10/3 s by our own edges."""
+    seconds = 1000 / 300
+
+    def tick(at_s: float, joules: float) -> Tick:
+        edge = Edge(at_s=at_s, raw_j=joules, joules=joules, bound_j=1.0)
+        return Tick(at_s=at_s, edges=(edge,), cpu_busy_s=None, cpu_total_s=None)
+
+    window = Window(
+        name="eval",
+        start_wall_s=1000.0,
+        start=tick(0.0, 0.0),
+        end=tick(seconds, 1000.0),
+        bounds_j=(0.0,),
+        lost=(None,),
+        task=TaskEnergy(joules={"gpu": codecarbon_j, "cpu": None, "ram": None}),
+        sources={"gpu": Source(name="nvml_counter")},
+    )
+    gpu = GpuEnergyMeter(
+        sensor=SimpleNamespace(), gpu=Gpu(index=0, uuid="GPU-0", name="Stub", handle=None), step_s=step_s
+    )
+    meter: Any = SimpleNamespace(
+        settings=MeteringSettings(components=("gpu",)), nvml=object(), gpu_meters=(gpu,), unreadable={},
+        gpu_expected=True, gpu_reason=None, tracker_reason=None,
+    )  # fmt: skip
+    whole = make_account(meter, [window], idle=None, exclusive=None, conditions={}, warnings=[])
+    assert whole.components["gpu"].joules == pytest.approx(1000.0)
+    assert ("energy_disagreement" in [warning["kind"] for warning in whole.warnings]) is warned
 
 
 def test_importing_the_room_imports_no_sensor_library() -> None:

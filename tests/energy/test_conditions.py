@@ -109,3 +109,11 @@ def test_amd_gpus_are_those_that_rocm_would_use(
     for name, value in listed.items():
         monkeypatch.setenv(name, value)
     assert amd_gpu_ids() == expected
+
+
+@pytest.mark.parametrize(("cores", "limit"), [(1, 0.2), (5, 0.5), (64, 1.0), (None, 0.2)])
+def test_others_are_a_nuisance_from_a_tenth_of_the_processor_on(
+    cores: int | None, limit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert host.busy_limit_cores() == pytest.approx(limit)

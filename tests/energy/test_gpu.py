@@ -69,6 +69,17 @@ def test_a_reset_is_filled_from_power() -> None:
     assert meter.bound_j > 0
 
 
+def test_half_of_what_power_filled_in_at_a_reset_is_uncertain() -> None:
+    """A counter that moves at every look lacks nothing before its reset: only the gap itself is uncertain."""
+    fake = Fake(watts=100.0)
+    fake.at(1, 1100)
+    fake.watts = 300.0
+    meter = fake.at(2, 30)
+    filled_j = 200.0  # the mean of 100 W and 300 W, for a second
+    assert meter.joules == pytest.approx(100 + filled_j)
+    assert meter.bound_j == pytest.approx(filled_j / 2 + abs(300 - 100) / 2)
+
+
 def test_a_passing_failure_loses_nothing() -> None:
     fake = Fake()
     fake.at(1, BUSY)
@@ -188,3 +199,28 @@ def test_edges_within_a_counters_step_are_interpolated(
     error_j = abs(end.joules - start.joules - watts * length_s)
     assert error_j <= 2 * 0.0021 * watts
     assert error_j <= fake.meter.window_bound_j(start, end, watts, watts)
+
+
+def edge(**values: float) -> Edge:
+    """An edge at 10 s where the counter stood at 500 J."""
+    return Edge(at_s=10.0, raw_j=500.0, joules=500.0, bound_j=0.0, pending=True, **values)
+
+
+def test_a_move_seen_more_than_two_steps_after_the_edge_does_not_say_which_step_held_it() -> None:
+    """Steps of 0.1 s, 30 J each. After 0.15 s the edge is interpolated, after 0.25 s all that was added is open."""
+    soon, late = edge(), edge()
+    soon.refine(530.0, 10.148, 10.15, 0.1)
+    late.refine(560.0, 10.248, 10.25, 0.1)
+    assert soon.step_power_w == pytest.approx(300.0)
+    assert (late.step_power_w, late.joules, late.bound_j) == (None, 500.0, 60.0)
+    assert late.bound(300.0, 0.1) == 60.0
+
+
+def test_the_bound_of_an_edge_grows_with_the_jump_of_the_power_there() -> None:
+    """The step that holds the edge drew 300 W on average, the window beside it 300, 250 or an unknown power."""
+    refined = edge()
+    refined.refine(530.0, 10.048, 10.052, 0.1)  # half of the step, 15 J, on either side of the edge
+    steady = 300.0 * (0.002 + 0.05 * 0.1) + 0.002
+    assert refined.bound(300.0, 0.1) == pytest.approx(steady)
+    assert refined.bound(250.0, 0.1) == pytest.approx(steady + 50.0 * 0.1)
+    assert refined.bound(None, 0.1) == pytest.approx(15.0 + 0.002)  # no further than the counter's values around it

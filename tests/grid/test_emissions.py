@@ -120,6 +120,27 @@ def test_a_failing_grid_never_replaces_a_better_answer(tmp_path: Path, capsys: p
     assert (latest["status"], latest["revision"], len(history)) == ("final", 2, 1)
 
 
+@pytest.mark.parametrize(
+    ("asked", "change"),
+    [([], "kept"), (["grid.zone=DK2"], "new"), (["grid.pue=1.5"], "new"), (["grid.zone=DE"], "new")],
+)
+def test_a_failing_grid_answers_another_question_with_what_it_has(
+    asked: list[str], change: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The better answer stays for the zone and the PUE that it is of; for others it would be a wrong one."""
+    path = store_run(tmp_path, "a", grid={"zone": "DK1"})
+    with serving(energinet(lambda moment: 100.0)) as server:
+        assert main([str(tmp_path), f"grid.base_url={server.url}"]) == 0
+    capsys.readouterr()
+    with serving(in_turn([Answer("", 403)])) as server:
+        assert main([str(tmp_path), *asked, f"grid.base_url={server.url}", "--json"]) == 0
+    [run] = json.loads(capsys.readouterr().out)["runs"]
+    assert run["change"] == change
+    latest, _ = revisions(path)
+    assert latest["status"] == ("final" if change == "kept" else "static")
+    assert latest["pue"] == (1.5 if "grid.pue=1.5" in asked else 1.0)
+
+
 def test_fallback_none_is_pending_with_exit_0_and_completed_later(tmp_path: Path) -> None:
     path = store_run(tmp_path, "a")
     with serving(in_turn([Answer("<html>down</html>")])) as server:

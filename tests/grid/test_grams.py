@@ -23,7 +23,7 @@ from lora_scaling.grid import (
     read_timeline,
     static_intensity,
 )
-from lora_scaling.grid.integrate import integrate
+from lora_scaling.grid.integrate import fill_gaps, integrate
 from tests.support.grid_server import energinet, even_bins, serving
 
 START = datetime(2026, 11, 10, 9, 0, tzinfo=UTC)
@@ -269,3 +269,28 @@ def test_a_series_must_increase() -> None:
             slots=slots, provider="p", zone="z", definition=meaning,
             retrieved_at=None, url=None, licence=None, attribution=None,
         )  # fmt: skip
+
+
+def filled(before_s: int, hole_s: int, after_s: int) -> list[tuple[int, int, float]]:
+    """What `fill_gaps` adds to two hours of 100 and 300 g/kWh: (start, end, g/kWh), seconds after the first hour."""
+    hour = 3600
+    slots = [
+        Slot(START, START + hour * SECOND, 100.0, "actual"),
+        Slot(START + (hour + hole_s) * SECOND, START + (2 * hour + hole_s) * SECOND, 300.0, "actual"),
+    ]
+    whole = fill_gaps(slots, START - before_s * SECOND, START + (2 * hour + hole_s + after_s) * SECOND)
+    zero = START + hour * SECOND
+    added = [slot for slot in whole if slot.kind == "estimated"]
+    return [((slot.start - zero) // SECOND, (slot.end - zero) // SECOND, slot.g_per_kwh) for slot in added]
+
+
+def test_a_hole_of_up_to_an_hour_takes_the_mean_of_its_neighbours() -> None:
+    assert filled(0, 3600, 0) == [(0, 3600, 200.0)]
+    assert filled(0, 3601, 0) == []
+
+
+def test_the_first_and_last_values_hold_for_a_quarter_of_an_hour_beyond_them() -> None:
+    assert filled(900, 0, 0) == [(-4500, -3600, 100.0)]
+    assert filled(901, 0, 0) == []
+    assert filled(0, 0, 900) == [(3600, 4500, 300.0)]
+    assert filled(0, 0, 901) == []
