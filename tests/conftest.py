@@ -6,6 +6,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of small matrices several threads make more work and no speed
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,18 @@ import pytest
 
 from lora_scaling.config import RunConfig, compose
 from tests.support.runs import TINY, Record
+
+
+def end_test_run(number: int, frame: object) -> None:
+    """End this process by the signal, which the commands under test would otherwise turn into an exception of theirs.
+
+    A test that expects such an exception, or one that catches it and fails, would let the run of the tests go on.
+    """
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+signal.signal(signal.SIGTERM, end_test_run)
 
 
 @pytest.fixture(scope="session")

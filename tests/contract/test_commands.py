@@ -15,14 +15,10 @@ from benchmarks.simulated_tables import FACTORIAL, scaling
 from lora_scaling import records
 from lora_scaling.commands import emissions
 from lora_scaling.commands.estimate import main as estimate
+from lora_scaling.errors import LoraScalingError, OutOfMemory, RunFailure, UserError
+from lora_scaling.runs import run as running
+from tests.support.commands import Done, command
 from tests.support.runs import TINY
-
-Done = subprocess.CompletedProcess[str]
-
-
-def command(*words: str) -> Done:
-    return subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, timeout=300)
-
 
 # ---------------------------------------------------------------- one run
 
@@ -30,7 +26,8 @@ def command(*words: str) -> Done:
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
     runs_dir = tmp_path_factory.mktemp("single")
-    return runs_dir, command("lora_scaling", *TINY, f"runs_dir={runs_dir}", "study=one", "grid.zone=null")
+    words = ["lora_scaling", *TINY, f"runs_dir={runs_dir}", "study=one", "grid.zone=null"]
+    return runs_dir, subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.slow
@@ -99,26 +96,23 @@ def test_bad_input_to_one_run_is_one_sentence_and_status_2(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("raised", "status"),
-    [("UserError('`device` was wrong; give another')", 2), ("RunFailure('it broke')", 1), ("OutOfMemory('full')", 1)],
+    [(UserError("`device` was wrong; give another"), 2), (RunFailure("it broke"), 1), (OutOfMemory("full"), 1)],
+    ids=lambda value: type(value).__name__,
 )
-def test_a_run_that_fails_ends_with_the_status_of_its_reason(tmp_path: Path, raised: str, status: int) -> None:
-    code = (
-        "from pathlib import Path\n"
-        "from lora_scaling import __main__\nfrom lora_scaling.runs import run as running\n"
-        "from lora_scaling.errors import OutOfMemory, RunFailure, UserError\n"
-        f"failure = {raised}\n"
-        "record = {'run_id': 'r', 'status': 'failed', 'error': str(failure)}\n"
-        "running.run = lambda *_: running.Ran(path=Path('r/run.json'), record=record, failure=failure)\n"
-        "__main__.main()"
-    )
-    done = subprocess.run([sys.executable, "-c", code, f"runs_dir={tmp_path}"], capture_output=True, text=True)
+def test_a_run_that_fails_ends_with_the_status_of_its_reason(
+    tmp_path: Path, raised: LoraScalingError, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = {"run_id": "r", "status": "failed", "error": str(raised)}
+    ran = running.Ran(path=Path("r/run.json"), record=record, failure=raised)
+    monkeypatch.setattr(running, "run", lambda *_: ran)
+    done = command("lora_scaling", f"runs_dir={tmp_path}")
     assert done.returncode == status
     assert done.stderr.startswith("lora_scaling: ")
     assert done.stderr.count("\n") == 1
 
 
 def test_a_named_sweep_is_planned_and_its_cost_held_against_the_limits(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of `+sweeps=` but the runs: 4 × 2 points and one of zero steps, twice. Limits are in kWh and in hours."""
     words = ["-m", "+sweeps=quick", "hardware=rtx-4090", f"runs_dir={tmp_path / 'runs'}"]
@@ -134,12 +128,9 @@ def test_a_named_sweep_is_planned_and_its_cost_held_against_the_limits(
         assert f"18 runs in {tmp_path}/runs/quick: 0 finished before, 18 to do" in done.stdout
         assert f"; this sweep is expected to take {cost:.3g} {unit}: " in done.stderr
     # With room to spare the sweep is launched, here into nothing: its runs are told to be missing.
-    code = (
-        "from lora_scaling import __main__\nfrom lora_scaling.runs import sweep\n"
-        "sweep._launch = lambda *_: None\n__main__.main()"
-    )
+    monkeypatch.setattr("lora_scaling.runs.sweep._launch", lambda *_: None)
     enough = [f"{field}={1.1 * cost}" for field, (cost, _) in costs.items()]
-    done = subprocess.run([sys.executable, "-c", code, *words, *enough], capture_output=True, text=True)
+    done = command("lora_scaling", *words, *enough)
     assert done.returncode == 1
     assert done.stderr.startswith("lora_scaling: 18 of 18 runs did not finish: ")
     assert not (tmp_path / "runs").exists()

@@ -22,9 +22,10 @@ def loaded(statement: str, *, whole: bool = False) -> set[str]:
     return set(run.stdout.splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("room", ["workload", "config", "records", "estimate", "config.sweep", "grid", "energy"])
-def test_light_rooms_import_nothing_heavy(room: str) -> None:
-    assert not loaded(f"import lora_scaling.{room}") & {*HEAVY, *TABLES, "requests", "analysis"}
+def test_light_rooms_import_nothing_heavy() -> None:
+    rooms = ("workload", "config", "records", "estimate", "config.sweep", "grid", "energy")
+    statement = "import " + ", ".join(f"lora_scaling.{room}" for room in rooms)
+    assert not loaded(statement) & {*HEAVY, *TABLES, "requests", "analysis"}
 
 
 def test_an_estimate_needs_neither_tables_nor_torch() -> None:
@@ -46,9 +47,8 @@ MODULES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_analysis_never_trains_or_meters(module: str) -> None:
-    found = loaded(f"import analysis.{module}", whole=True)
+def test_analysis_never_trains_or_meters() -> None:
+    found = loaded("import " + ", ".join(f"analysis.{module}" for module in MODULES), whole=True)
     assert not {name.partition(".")[0] for name in found} & set(HEAVY)
     own = {name for name in found if name.startswith(("lora_scaling.energy", "lora_scaling.training"))}
     assert own <= {"lora_scaling.energy", "lora_scaling.energy.settings"}

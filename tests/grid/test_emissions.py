@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,8 +13,9 @@ import pytest
 from lora_scaling.commands.emissions import main, parse_overrides
 from lora_scaling.errors import UserError
 from lora_scaling.records import record_to_row
+from tests.support.commands import Done
+from tests.support.commands import command as in_process
 from tests.support.grid_server import Answer, energinet, even_bins, in_turn, serving
-from tests.support.paths import ROOT
 
 START = datetime(2026, 11, 10, 9, 0, tzinfo=UTC)
 
@@ -53,9 +51,8 @@ def store_run(runs: Path, name: str, *, kwh: float = 0.694, hours: float = 4, gr
     return path
 
 
-def command(*words: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "lora_scaling.emissions", *words]
-    return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, env=dict(os.environ), timeout=60)
+def command(*words: str) -> Done:
+    return in_process("lora_scaling.emissions", *words)
 
 
 def revisions(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -21,6 +21,7 @@ from lora_scaling.estimate import estimate
 from lora_scaling.records import find_records, read_record
 from lora_scaling.runs.device_locks import devices_held
 from lora_scaling.runs.sweep import refuse_dear_run
+from tests.support.commands import Done, command
 from tests.support.runs import TINY
 
 
@@ -89,29 +90,15 @@ def outcome(runs_dir: Path) -> dict[str, tuple[Any, ...]]:
     }
 
 
-def submitted(folder: Path, *overrides: str) -> tuple[str, subprocess.CompletedProcess[str]]:
+def submitted(folder: Path, *overrides: str) -> tuple[str, Done]:
     """What a sweep hands to a Slurm whose `sbatch` keeps the script and refuses it; and how the sweep ended."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     script = folder / "submitted"
     for name, text in (("sbatch", f'cp "$1" {script}; exit 1'), ("srun", "exit 1")):
         (folder / name).write_text(f"#!/bin/sh\n{text}\n")
         (folder / name).chmod(0o755)
-    ended = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "lora_scaling",
-            "-m",
-            "hydra/launcher=slurm",
-            "model=llama-3.1-8b",
-            f"runs_dir={folder / 'runs'}",
-            *overrides,
-        ],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
-        timeout=100,
-    )
+    words = ("-m", "hydra/launcher=slurm", "model=llama-3.1-8b", f"runs_dir={folder / 'runs'}", *overrides)
+    ended = command("lora_scaling", *words, env={"PATH": f"{folder}:{os.environ['PATH']}"})
     return (script.read_text() if script.exists() else ""), ended
 
 
@@ -180,9 +167,9 @@ def test_every_launcher_gives_the_serial_sweeps_runs(tmp_path: Path) -> None:
         launchers["slurm_local"] = ["hydra/launcher=slurm_local"]
     started = {}
     for name, choice in launchers.items():
-        command = [sys.executable, "-m", "lora_scaling", "-m", *TINY, "samples=8,16", f"runs_dir={tmp_path / name}"]
+        words = [sys.executable, "-m", "lora_scaling", "-m", *TINY, "samples=8,16", f"runs_dir={tmp_path / name}"]
         started[name] = subprocess.Popen(
-            [*command, *choice],
+            [*words, *choice],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -360,7 +360,8 @@ def interrupted(runs_dir: Path, how: str) -> tuple[subprocess.CompletedProcess[s
     code = (
         "import os, signal, sys, threading, time\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a test run in the background ignores it
-        "from lora_scaling import __main__, running\n"
+        "from lora_scaling import __main__\n"
+        "from lora_scaling.runs import run as running\n"
         "run = running.run\n"
         "def interrupted(config, listen):\n"
         "    def tell(phase, done, *rest):\n"

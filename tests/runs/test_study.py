@@ -1,8 +1,6 @@
 """Adaptive studies: what is asked, when they stop, and that stopping and continuing changes nothing."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +11,7 @@ from lora_scaling.commands import study as room
 from lora_scaling.errors import RunFailure, UserError
 from lora_scaling.records import locked, read_record, write_record
 from lora_scaling.runs.study_request import parse
+from tests.support.commands import command
 from tests.support.machine import Machine, arguments
 
 
@@ -187,9 +186,8 @@ def test_a_study_is_one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 @pytest.mark.slow
 def test_the_command_line_refuses_in_one_sentence() -> None:
-    command = [sys.executable, "-m", "lora_scaling.study"]
-    told = subprocess.run([*command, "claim=size_exponent", "max_kwh=1"], capture_output=True, text=True)
+    told = command("lora_scaling.study", "claim=size_exponent", "max_kwh=1")
     assert told.returncode == 2
     assert told.stderr.count("\n") == 1
     assert "not adaptive yet" in told.stderr
-    assert "max_minutes" in subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
+    assert "max_minutes" in command("lora_scaling.study", "--help").stdout

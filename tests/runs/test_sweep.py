@@ -14,6 +14,7 @@ from lora_scaling.config import compose, run_id
 from lora_scaling.config.sweep import Design, Planned, plan
 from lora_scaling.paths import choices, sweeps_dir
 from lora_scaling.records import find_records, read_record
+from tests.support.commands import command as in_process
 from tests.support.runs import TINY
 
 
@@ -122,14 +123,14 @@ def test_a_sweep_runs_prints_its_table_and_resumes(tmp_path: Path) -> None:
     assert len({record["session"] for record in records.values()}) == 1
     for record in records.values():
         assert record["provenance"]["command"] == ["python", *command(tmp_path, "samples=8,16", "epochs=1,2")[1:]]
-    again = finish(tmp_path, "samples=8,16", "epochs=1,2")
+    again = in_process("lora_scaling", *command(tmp_path, "samples=8,16", "epochs=1,2")[3:])
     assert "4 finished before, 0 to do" in again.stdout
     assert {path: read_record(path) for path in find_records([tmp_path])} == records
 
 
 @pytest.mark.slow
 def test_one_failure_does_not_stop_the_others_and_is_named(tmp_path: Path) -> None:
-    sweep = finish(tmp_path, "samples=8,16", "model=ladder-1m,llama-3.2-1b")
+    sweep = in_process("lora_scaling", *command(tmp_path, "samples=8,16", "model=ladder-1m,llama-3.2-1b")[3:])
     assert sweep.returncode == 1
     assert sorted(statuses(tmp_path).values()) == ["failed", "failed", "ok", "ok"]
     assert "2 of 4 runs did not finish: " in sweep.stderr
@@ -192,7 +193,7 @@ def test_interrupted_and_killed_sweeps_lose_nothing_and_continue(tmp_path: Path)
 def test_a_sweep_that_cannot_be_is_refused_before_it_starts(
     tmp_path: Path, overrides: tuple[str, ...], said: str
 ) -> None:
-    refused = finish(tmp_path, *overrides)
+    refused = in_process("lora_scaling", *command(tmp_path, *overrides)[3:])
     assert refused.returncode == 2
     assert said in refused.stderr
     assert refused.stderr.count("\n") == 1
@@ -200,7 +201,8 @@ def test_a_sweep_that_cannot_be_is_refused_before_it_starts(
 
 
 def test_help_shows_every_setting_with_its_comment() -> None:
-    shown = subprocess.run([sys.executable, "-m", "lora_scaling", "--help"], capture_output=True, text=True, check=True)
+    shown = in_process("lora_scaling", "--help")
+    assert shown.returncode == 0
     for name in compose([]).to_dict():
         assert name in shown.stdout
     assert "# size of the training set" in shown.stdout

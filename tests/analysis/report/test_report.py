@@ -4,8 +4,6 @@ import dataclasses
 import json
 import re
 import shutil
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from benchmarks.simulated_tables import FACTORIAL, curve, noisy
 from lora_scaling.commands.estimate import main
 from lora_scaling.errors import UserError
 from lora_scaling.grid import equivalents
+from tests.support.commands import command
 from tests.support.paths import STUDY_RUNS
 
 VOID = {"img", "meta", "br", "wbr", "path", "use", "rect", "circle", "line", "image"}
@@ -221,21 +220,19 @@ def test_a_very_long_table_is_cut_and_says_so() -> None:
 
 def test_the_command_writes_the_page(tmp_path: Path) -> None:
     affine_runs().to_csv(tmp_path / "runs.csv", index=False)
-    command = [sys.executable, "-m", "analysis", "report", str(tmp_path / "runs.csv"), "--out", str(tmp_path / "out")]
-    done = subprocess.run([*command, "--target", "samples=50000"], capture_output=True, text=True)
+    table, out = str(tmp_path / "runs.csv"), str(tmp_path / "out")
+    done = command("analysis", "report", table, "--out", out, "--target", "samples=50000")
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "samples=50000" in page
     assert "python -m analysis report" in page
     assert re.search(r"report.html: \d of 7 claims decided$", done.stdout.strip())
-    command = [sys.executable, "-m", "analysis", "claims", str(tmp_path / "runs.csv"), "--json"]
-    claims = subprocess.run(command, capture_output=True, text=True)
+    claims = command("analysis", "claims", table, "--json")
     assert len(json.loads(claims.stdout)["claims"]) == page.count("<article")
 
 
 def test_an_empty_folder_is_one_sentence(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "analysis", "report", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = command("analysis", "report", str(tmp_path))
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
 
