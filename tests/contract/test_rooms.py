@@ -63,7 +63,7 @@ def test_the_metering_room_s_interface_is_there_when_asked_for() -> None:
 
 
 TO_BE_MENDED = {
-    ("analysis.regression.diagnostics", "analysis.energy_model.energy_fit"),
+    ("analysis.energy_model.diagnostics", "analysis.energy_model.energy_fit"),
     ("lora_scaling.records", "lora_scaling.config.compose"),
 }
 
