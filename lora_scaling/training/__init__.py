@@ -1,11 +1,11 @@
-"""The training room: data, models and the engine; the only room with torch, transformers, peft and bitsandbytes."""
+"""Train models. This is the only package that imports torch, transformers, peft and bitsandbytes."""
 
 import logging
 import os
 
-# bitsandbytes warns on import of an optional kernel package that few have and no one here needs.
+# On import, bitsandbytes warns about an optional kernel package that is not needed here.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-# Tokenizers fork worker threads that deadlock with data loaders; one thread is fast enough for what we tokenise.
+# Tokenizers start worker threads that deadlock with data loaders; one thread is fast enough here.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# One moving line is enough, and it is ours.
+# One progress line is enough, and this program prints its own.
 os.environ.setdefault("TQDM_DISABLE", "1")

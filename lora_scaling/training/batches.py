@@ -1,4 +1,4 @@
-"""Rows into bins and batches, and what a batch holds."""
+"""Pack rows into bins, collate them into batches, and count what a batch holds."""
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ import torch
 
 from lora_scaling.config import RunConfig
 
-IGNORED = -100  # PyTorch's cross entropy leaves out this label
+IGNORED = -100  # PyTorch's cross entropy ignores this label
 
 Row = dict[str, list[int]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchCounts:
-    """`tokens` of samples, `padding` beside them, and `pairs` = rows x length², which attention works on."""
+    """`tokens` of samples, `padding` tokens, and `pairs` = rows x length², which attention computes."""
 
     tokens: int
     padding: int
@@ -23,18 +23,18 @@ class BatchCounts:
 
 
 def pack(rows: Sequence[Row], limit: int) -> list[Row]:
-    """Several samples in a row of at most `limit` tokens: best fit, longest first.
+    """Pack several samples into each row of at most `limit` tokens: best fit, longest first.
 
-    Positions start again with every sample. Without an attention mask and a cache (`use_cache` false),
-    transformers takes a position that does not follow its predecessor as the start of another sequence, and
-    confines attention to it: one block of the causal mask for each sample. The first label of each sample is
-    `IGNORED` already, so that no sample's end predicts the next one's beginning.
+    Positions start again with every sample. Without an attention mask and a cache (`use_cache` false), transformers
+    treats a position that does not follow its predecessor as the start of a new sequence, and limits attention to that
+    sequence: one block of the causal mask for each sample. The first label of each sample is already `IGNORED`, so the
+    end of one sample does not predict the beginning of the next.
 
     Args:
         rows: `input_ids` and `labels` of 2 to `limit` tokens each.
 
     Raises:
-        ValueError: a row is shorter or longer than that.
+        ValueError: a row is shorter or longer.
     """
     bins: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (tokens left, bin), ordered
@@ -63,11 +63,11 @@ def _joined(rows: Sequence[Row]) -> Row:
 
 
 class Collator:
-    """Rows → tensors of shape (rows, length), padded on the right.
+    """Collate rows into tensors of shape (rows, length), padded on the right.
 
-    Not packed: `input_ids`, `attention_mask`, `labels`. Packed: `input_ids`, `labels`, `position_ids`, where
-    every padding token has position 0, a sequence of its own; a packed sample has two tokens at least, so
-    that it never ends at position 0 and padding can be told apart from it.
+    Not packed: `input_ids`, `attention_mask`, `labels`. Packed: `input_ids`, `labels`, `position_ids`, where every
+    padding token has position 0, so it is a sequence of its own. A packed sample has at least two tokens, so it never
+    ends at position 0 and can be distinguished from padding.
     """
 
     def __init__(self, pad_id: int, config: RunConfig) -> None:
@@ -94,7 +94,7 @@ def _padded(values: Sequence[list[int]], length: int, filler: int) -> torch.Tens
 
 
 def batch_counts(batch: dict[str, torch.Tensor]) -> BatchCounts:
-    """Exact counts of a batch that `Collator` made."""
+    """Count exactly what a batch made by `Collator` holds."""
     rows, length = batch["input_ids"].shape
     if "attention_mask" in batch:
         tokens = int(batch["attention_mask"].sum())

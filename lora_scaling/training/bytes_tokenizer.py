@@ -1,4 +1,4 @@
-"""The embedded tokenizer of the ladder models: a token a byte, a few marks, a chat template; no download."""
+"""Build the tokenizer of the ladder models: one token per byte, a few marks, a chat template; no download."""
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -12,7 +12,7 @@ _TEMPLATE = (
 
 
 def bytes_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of 262 ids: the 256 bytes first, then the marks. Any text goes there and back unchanged."""
+    """Build a tokenizer of 262 ids: first the 256 bytes, then the marks. Any text survives the round trip unchanged."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {letter: i for i, letter in enumerate(letters)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))

@@ -1,4 +1,4 @@
-"""The device of a run: chosen, described, synchronised, and asked for its memory."""
+"""Choose, describe and synchronise the device of a run, and read its memory."""
 
 import contextlib
 import ctypes
@@ -21,7 +21,7 @@ _PRECISIONS = {"cuda": ("bf16", "fp16", "fp32"), "mps": ("bf16", "fp16", "fp32")
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """Where a run computes. `kind` is cuda, mps or cpu; `precision` is bf16, fp16 or fp32."""
+    """The device on which a run computes. `kind` is cuda, mps or cpu; `precision` is bf16, fp16 or fp32."""
 
     kind: str
     name: str
@@ -32,14 +32,14 @@ class Device:
         return torch.device(self.kind)
 
     def synchronize(self) -> None:
-        """Wait for all queued work, so that a measuring window ends where the work does."""
+        """Wait for all queued work, so that a measuring window ends when the work ends."""
         if self.kind == "cuda":
             torch.cuda.synchronize()
         elif self.kind == "mps":
             torch.mps.synchronize()
 
     def release_memory(self) -> None:
-        """Hand what the allocator keeps in reserve back to the device."""
+        """Return the memory that the allocator keeps in reserve to the device."""
         if self.kind == "cuda":
             torch.cuda.empty_cache()
         elif self.kind == "mps":
@@ -55,11 +55,11 @@ class Device:
             _reset_peak_resident_set()
 
     def idle_bytes(self) -> int:
-        """What the process already holds of the memory that `peak_memory_bytes` counts."""
+        """Return the memory, as `peak_memory_bytes` counts it, that the process already holds."""
         return 0 if self.kind != "cpu" else _status_bytes("VmRSS") or 0
 
     def peak_memory_bytes(self) -> int | None:
-        """Highest use since `reset_peak_memory`: the allocator's reserved bytes, or the resident set on a CPU."""
+        """Return the peak since `reset_peak_memory`: the allocator's reserved bytes, or the resident set on a CPU."""
         if self.kind == "cuda":
             return torch.cuda.max_memory_reserved()
         if self.kind == "mps":
@@ -69,7 +69,7 @@ class Device:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     def describe(self) -> dict[str, Any]:
-        """For the record; what is not known is null."""
+        """Describe the device for the record; unknown values are null."""
         description: dict[str, Any] = {
             "kind": self.kind,
             "name": self.name,
@@ -91,7 +91,7 @@ class Device:
 
 @contextlib.contextmanager
 def out_of_memory_told(config: RunConfig, device: Device) -> Iterator[None]:
-    """Whatever torch or the system says of memory that does not suffice, as an `OutOfMemory` with a way out."""
+    """Turn any out-of-memory error of torch or the system into an `OutOfMemory` that says what to do."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -115,10 +115,10 @@ def _out_of_memory(device: Device, config: RunConfig, error: BaseException) -> s
 
 
 def choose(wanted: str, precision: str) -> Device:
-    """The device that `device=` and `precision=` ask for.
+    """Choose the device that `device=` and `precision=` ask for.
 
     Raises:
-        UserError: it is not there, or does not support the precision; the text says what is.
+        UserError: it does not exist, or does not support the precision; the text lists what does.
     """
     if world_size() == 1:
         _show_one_gpu(wanted)
@@ -152,18 +152,18 @@ def _kind(wanted: str) -> str:
     return kind
 
 
-# The place of the GPU that this process was left with, among those that it was started with.
+# The index of the GPU left to this process, among those with which it was started.
 _shown: int | None = None
 
 
 def _show_one_gpu(wanted: str) -> None:
-    """Leave one GPU visible to a single process: with several, Trainer would split the batch over all of them.
+    """Leave one GPU visible to a single process. With several, Trainer would split the batch over all of them.
 
-    The driver reads the variable once, when it is first asked for anything: `torch.cuda.is_available` is too late,
-    `device_count` asks NVML.
+    The driver reads the variable only once, at the first call. So `torch.cuda.is_available` would be too late, while
+    `device_count` asks NVML instead.
 
     Raises:
-        UserError: the machine has no such GPU, or the process has begun on another.
+        UserError: the machine has no such GPU, or the process already uses another.
     """
     global _shown
     kind, _, index = wanted.partition(":")
@@ -213,4 +213,4 @@ def _reset_peak_resident_set() -> None:
         with open("/proc/self/clear_refs", "w", encoding="utf-8") as file:
             file.write("5")  # proc(5): resets VmHWM to the current resident set
     except OSError:
-        return  # not permitted here: the peak is then that of the process so far
+        return  # not permitted here, so the peak is that of the whole process so far

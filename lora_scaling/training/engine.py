@@ -1,4 +1,4 @@
-"""One run: load, tokenise, evaluate, warm up, train, evaluate; each in a measured window of its own."""
+"""Carry out one run: load, tokenise, evaluate, warm up, train, evaluate; each in its own measured window."""
 
 import statistics
 from collections.abc import Callable
@@ -26,7 +26,7 @@ transformers.logging.set_verbosity_error()
 
 @dataclass
 class Facts:
-    """What is known of a run so far, in the sections of its record: a run that fails keeps what it had."""
+    """What is known about a run so far, in the sections of its record, so that a failed run keeps it."""
 
     model: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
@@ -50,11 +50,11 @@ def execute(
     folder: Path,
     progress: Progress,
 ) -> None:
-    """Carry out the run, filling `facts` on the way. `progress` is told (phase, steps done, steps in all).
+    """Carry out the run, filling `facts` on the way. `progress` is called with (phase, steps done, all steps).
 
     Raises:
-        UserError: what was asked for cannot be done.
-        OutOfMemory: the device's memory did not suffice.
+        UserError: the request cannot be carried out.
+        OutOfMemory: the device did not have enough memory.
     """
     workbench.make_room(config, device)
     device.reset_peak_memory()
@@ -101,7 +101,7 @@ def _prepare(config: RunConfig, device: Device, workbench: Workbench, facts: Fac
 
 
 def _describe_model(facts: Facts, config: RunConfig, network: nn.Module, base: BaseModel) -> None:
-    """Counts taken from the network itself; where the shape is known, arithmetic must agree exactly."""
+    """Count the parameters of the network itself. If its shape is known, the computed numbers must agree exactly."""
     params, trainable = parameter_counts(network)
     shape = base.shape
     facts.model = {
@@ -161,7 +161,7 @@ def _phases(
     progress: Progress,
 ) -> None:
     _evaluate(config, trainer, recording, facts, "eval_loss_before", progress)
-    if config.warmup_steps:  # in runs of zero steps too, which are to cost what the others cost besides training
+    if config.warmup_steps:  # also in runs of zero steps, which must cost the same as the others apart from training
         progress("warmup", 0, 0)
         with recording.phase("warmup"):
             trainer.warm_up(config.warmup_steps)
@@ -175,7 +175,7 @@ def _phases(
             facts.training["train_loss"] = statistics.fmean(gathered(local_loss))
         counted = trainer.counted_everywhere()
     finally:
-        # A process that failed must not wait for the others, which know nothing of it.
+        # A process that failed must not wait for the others, which do not know about the failure.
         facts.work |= _work(config, trainer, dataset, shape, counted or trainer.counted)
     _evaluate(config, trainer, recording, facts, "eval_loss_after", progress)
 
@@ -202,8 +202,8 @@ def _work(
     shape: ModelShape | None,
     counted: Counted,
 ) -> dict[str, Any]:
-    """What was processed, counted batch by batch over all processes; FLOPs exact for those very batches."""
-    share = counted.tokens / dataset.tokens  # epochs shown: whole, unless max_steps or an interruption cut them
+    """Sum what was processed, batch by batch, over all processes. The FLOPs are exact for these batches."""
+    share = counted.tokens / dataset.tokens  # epochs shown: whole, unless max_steps or an interruption ended them
     flops = None
     if shape is not None:
         flops = training_flops(

@@ -1,4 +1,4 @@
-"""Base models and adapters: built from a shape or loaded from a checkpoint, quantised, and made trainable."""
+"""Build base models from a shape or load them from a checkpoint, quantise them, and attach adapters."""
 
 import warnings
 from collections.abc import Iterator
@@ -27,14 +27,14 @@ from lora_scaling.training.device import Device
 from lora_scaling.training.sharding import loads_weights, refuse_impossible_sharding
 from lora_scaling.workload import ARCHITECTURES, ModelShape, shape_of
 
-# A folder without a tokenizer's files gives transformers one of a few marks, not an error.
+# From a folder without tokenizer files, transformers makes a tokenizer with a few marks instead of an error.
 _LEAST_VOCABULARY = 64
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaseModel:
-    """A model without adapters, its tokenizer, and its shape where the architecture is one that is known."""
+    """A model without adapters, its tokenizer, and its shape if the architecture is known."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -43,12 +43,12 @@ class BaseModel:
 
 
 def load_base(config: RunConfig, device: Device) -> BaseModel:
-    """Build or load the model of a run, on its device, frozen weights in the precision of the run.
+    """Build or load the model of a run on its device, with frozen weights in the precision of the run.
 
-    One that is to be sharded stays in the first process's host memory, and has no weights elsewhere.
+    A model that will be sharded stays in the host memory of the first process; the other processes have no weights.
 
     Raises:
-        UserError: it is not there, needs a token, differs from its stated shape, or cannot be quantised.
+        UserError: the model does not exist, needs a token, differs from its stated shape, or cannot be quantised.
     """
     model = config.model
     refuse_impossible_sharding(config)
@@ -69,7 +69,7 @@ def load_base(config: RunConfig, device: Device) -> BaseModel:
         _quantize(network, dtype)
     if config.method.name == "qlora":
         _keep_trainable(network)
-    network.config.use_cache = False  # packed rows are kept apart only without a cache
+    network.config.use_cache = False  # samples packed into a row are kept apart only without a cache
     tokenizer, name = _tokenizer(model, hf_config)
     if config.sharding == "none":
         network.to(device.torch_device)  # pyright: ignore[reportArgumentType] - transformers wraps it
@@ -77,14 +77,14 @@ def load_base(config: RunConfig, device: Device) -> BaseModel:
 
 
 def _weight_precision(config: RunConfig, device: Device) -> str:
-    """16-bit weights wherever they may be, except full fp16: its gradients need 32-bit weights to be unscaled."""
+    """Return the type of the weights: 16 bits if possible. Full fp16 needs 32-bit weights to unscale its gradients."""
     if config.method.name == "full" and device.precision == "fp16":
         return "fp32"
     return device.precision
 
 
 def attach(base: BaseModel, config: RunConfig) -> nn.Module:
-    """The trainable model: the base itself for `full`, or the base with fresh adapters, seeded by the run.
+    """Return the trainable model: the base itself for `full`, or the base with new adapters, seeded by the run.
 
     Raises:
         UserError: the model has none of the target modules.
@@ -110,7 +110,7 @@ def attach(base: BaseModel, config: RunConfig) -> nn.Module:
     )
     try:
         with warnings.catch_warnings():
-            # PEFT 0.21 asks transformers 5.23 for a property by the name it had before.
+            # PEFT 0.21 uses the old name of a property that transformers 5.23 renamed.
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
             return get_peft_model(network, lora)  # type: ignore[arg-type]
     except ValueError as error:
@@ -121,10 +121,10 @@ def attach(base: BaseModel, config: RunConfig) -> nn.Module:
 
 
 def detach(network: nn.Module, base: BaseModel) -> None:
-    """Take the adapters off again, leaving the base as it was before `attach`."""
+    """Remove the adapters, and leave the base as it was before `attach`."""
     if network is not base.model:
         network.unload()  # type: ignore[operator]
-        # Trainer turns checkpointing on and never off: the next run would recompute without saying so.
+        # Trainer turns checkpointing on but never off, so the next run would recompute without being asked to.
         base.model.activation_checkpointing_disable()
         base.model.disable_input_require_grads()
         if hasattr(base.model, "peft_config"):
@@ -132,7 +132,7 @@ def detach(network: nn.Module, base: BaseModel) -> None:
 
 
 def parameter_counts(network: nn.Module) -> tuple[int, int]:
-    """(all, trainable) parameters, 4-bit weights counted as what they stand for, adapters not part of `all`."""
+    """Return (all, trainable) parameters. 4-bit weights count as what they represent; `all` excludes adapters."""
     total = trainable = 0
     for name, parameter in network.named_parameters():
         count = parameter.numel()
@@ -147,7 +147,7 @@ def parameter_counts(network: nn.Module) -> tuple[int, int]:
 
 
 def transformers_config(model: ModelConfig) -> PretrainedConfig:
-    """The architecture: from the stated shape for random weights, from the checkpoint otherwise."""
+    """Return the configuration: from the stated shape for random weights, otherwise from the checkpoint."""
     if model.weights == "random" and model.shape is not None:
         return config_of_shape(model.shape)
     source, options = _source(model)
@@ -156,7 +156,7 @@ def transformers_config(model: ModelConfig) -> PretrainedConfig:
 
 
 def config_of_shape(shape: ModelShape) -> PretrainedConfig:
-    """A transformers configuration of this shape."""
+    """Build a transformers configuration of this shape."""
     fields: dict[str, Any] = {
         "num_hidden_layers": shape.layers,
         "hidden_size": shape.hidden_size,
@@ -181,7 +181,7 @@ def config_of_shape(shape: ModelShape) -> PretrainedConfig:
 
 
 def shape_of_config(config: PretrainedConfig) -> ModelShape | None:
-    """The shape of a checkpoint's configuration, or None for an architecture whose arithmetic is not known here."""
+    """Return the shape of a checkpoint's configuration, or None for an unsupported architecture."""
     return shape_of(config.to_dict())
 
 
@@ -214,7 +214,7 @@ def _pretrained(config: RunConfig, dtype: torch.dtype, device: Device) -> PreTra
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
-        # Accelerate compares this with the device of the process, by its index.
+        # Accelerate compares this with the device index of the process.
         options["device_map"] = {"": torch.cuda.current_device() if device.kind == "cuda" else device.torch_device}
     with _friendly_hub_errors(config.model):
         network = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa", **options)
@@ -224,7 +224,7 @@ def _pretrained(config: RunConfig, dtype: torch.dtype, device: Device) -> PreTra
 
 
 def _forget_quantization(network: PreTrainedModel) -> None:
-    """A GGUF file's weights are unpacked as they are loaded; transformers still calls them quantised, and refuses."""
+    """Mark a GGUF model as not quantised. Its weights are unpacked, but transformers would still refuse to train it."""
     for owner, name in (
         (network, "hf_quantizer"),
         (network, "quantization_method"),
@@ -236,7 +236,7 @@ def _forget_quantization(network: PreTrainedModel) -> None:
 
 
 def _source(model: ModelConfig) -> tuple[str, dict[str, Any]]:
-    """What `from_pretrained` is to be given for this model."""
+    """Return the arguments of `from_pretrained` for this model."""
     if model.gguf_file is not None:
         path = Path(model.gguf_file).expanduser()
         if not path.is_file():
@@ -254,13 +254,13 @@ def _source(model: ModelConfig) -> tuple[str, dict[str, Any]]:
 
 
 def _tokenizer(model: ModelConfig, config: PretrainedConfig) -> tuple[PreTrainedTokenizerBase, str]:
-    """The checkpoint's tokenizer; the embedded byte tokenizer for random weights that come without one."""
+    """Load the checkpoint's tokenizer, or the built-in byte tokenizer for random weights without one."""
     if model.id is not None or model.gguf_file is not None:
         source, options = _source(model)
         local = Path(source).is_dir()
         try:
             with _friendly_hub_errors(model):
-                # Random weights must work offline: only what is already here is looked at.
+                # Random weights must work offline, so look only at local files.
                 offline = model.weights == "random" and not local
                 tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=offline, **options)
             if len(tokenizer) < _LEAST_VOCABULARY:
@@ -281,7 +281,7 @@ def _tokenizer(model: ModelConfig, config: PretrainedConfig) -> tuple[PreTrained
 
 @contextmanager
 def _friendly_hub_errors(model: ModelConfig) -> Iterator[None]:
-    """One sentence for what `from_pretrained` raises when a checkpoint is missing, gated or broken."""
+    """Turn the errors of `from_pretrained` for a missing, gated or broken checkpoint into one sentence."""
     try:
         yield
     except UserError:
@@ -321,8 +321,8 @@ def _require_bitsandbytes(device: Device) -> None:
 def _keep_trainable(network: PreTrainedModel) -> None:
     """Keep bitsandbytes from repacking weights for inference when a CPU evaluates.
 
-    bitsandbytes 0.50 does so for good on CPUs with AVX512-BF16, and the packed product has no gradient: training
-    after an evaluation would silently leave all but the last adapters where they are.
+    On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks them permanently, and the packed product has no gradient. After
+    an evaluation, training would then silently leave all but the last adapters unchanged.
     """
     for module in network.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -330,7 +330,7 @@ def _keep_trainable(network: PreTrainedModel) -> None:
 
 
 def _quantize(network: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Replace the linear layers (not the head) by NF4 ones, for weights that did not come from a checkpoint."""
+    """Replace the linear layers (but not the head) by NF4 layers, for weights that do not come from a checkpoint."""
     from bitsandbytes.nn.modules import Linear4bit, Params4bit
 
     replaced = [

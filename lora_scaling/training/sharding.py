@@ -1,7 +1,8 @@
-"""One model over the processes of a run (FSDP2): each keeps a part of every weight, and gathers a layer to compute it.
+"""Shard one model over the processes of a run (FSDP2).
 
-Accelerate shards only at `train()`, and on CPUs not at all, without a word. Here the model is sharded as it is set up,
-by PyTorch's own `fully_shard`: evaluation, warm-up and training see the same sharded model, on any device.
+Each process keeps a part of every weight and gathers a layer to compute it. Accelerate shards only at `train()`, and on
+CPUs silently not at all. Here PyTorch's own `fully_shard` shards the model when it is set up, so that evaluation,
+warm-up and training use the same sharded model on any device.
 """
 
 import os
@@ -21,15 +22,15 @@ from lora_scaling.ranks import rank, world_size
 from lora_scaling.training.device import Device
 from lora_scaling.training.ranks import from_first
 
-# A place where a module keeps a tensor: its dictionary of parameters or buffers, and the name there.
+# Where a module keeps a tensor: its dictionary of parameters or buffers, and the name in it.
 _Place = tuple[dict[str, Any], str]
 
 
 def refuse_impossible_sharding(config: RunConfig) -> None:
-    """Refuse what cannot be sharded as asked.
+    """Refuse a configuration that cannot be sharded.
 
     Raises:
-        UserError: there is one process to shard over, or the launcher would shard by itself, out of sight.
+        UserError: only one process is running, or the launcher would shard by itself, unseen.
     """
     if config.sharding == "fsdp" and world_size() == 1:
         raise UserError(
@@ -44,31 +45,31 @@ def refuse_impossible_sharding(config: RunConfig) -> None:
 
 
 def loads_weights(config: RunConfig) -> bool:
-    """Whether this process has to load the model's weights: of a sharded model the first one has them for all."""
+    """Return whether this process has to load the model's weights. For a sharded model, only the first one does."""
     return config.sharding == "none" or rank() == 0
 
 
 def shard(network: nn.Module, base: PreTrainedModel, device: Device) -> None:
-    """Split all weights of a network over all processes, layer by layer, the first process giving them to the others.
+    """Split all weights of a network over all processes, layer by layer; the first process sends the parts.
 
-    network: `base`, or `base` with adapters; real in the memory of the first process's host, on the meta device
-        elsewhere. No device ever holds more of it than its shards and one layer.
+    network: `base`, or `base` with adapters; in host memory on the first process, on the meta device on the others.
+        No device ever holds more than its shards and one layer.
     """
     mesh = init_device_mesh(device.kind, (world_size(),))
     names = set(base._no_split_modules or ())
     layers = [module for module in network.modules() if type(module).__name__ in names]
     for unit in (*layers, network):
         _give_to_all(unit, device.torch_device)
-        # The outermost unit would otherwise stay gathered after an evaluation, and the optimizer be given the copy.
+        # Otherwise the outermost unit would stay gathered after an evaluation, and the optimizer would get the copy.
         sharded = fully_shard(unit, mesh=mesh, reshard_after_forward=True)
         if device.kind == "cpu":
-            sharded.set_force_sum_reduction_for_comms(True)  # gloo has no average
-    # Trainer leaves a model alone that came sharded, and would wrap any other in DDP.
+            sharded.set_force_sum_reduction_for_comms(True)  # because gloo has no average
+    # Trainer leaves a sharded model as it is; it would wrap any other in DDP.
     base._is_distributed_loading_by_transformers = True
 
 
 def held_params(network: nn.Module) -> int:
-    """Parameters in this process's own memory, adapters included: of a sharded network its share."""
+    """Count the parameters in this process's memory, adapters included; for a sharded network, its share."""
     return sum(_local(parameter).numel() for parameter in network.parameters())
 
 
@@ -77,13 +78,13 @@ def _local(parameter: torch.Tensor) -> torch.Tensor:
 
 
 def _give_to_all(unit: nn.Module, device: torch.device) -> None:
-    """Put the first process's tensors of a unit in its place on all processes; tied ones stay tied."""
+    """Copy the tensors of a unit from the first process to all processes. Tied tensors stay tied."""
     places: dict[int, list[_Place]] = {}
     tensors: list[torch.Tensor] = []
     for table, name in _places(unit):
         tensor: torch.Tensor = table[name]
         if id(tensor) not in places:
-            tensors.append(tensor)  # kept, so that no other tensor gets its id
+            tensors.append(tensor)  # keep it alive, so that no other tensor gets its id
         places.setdefault(id(tensor), []).append((table, name))
     described = from_first([(tensor.shape, tensor.dtype) for tensor in tensors])
     for tensor, (shape, dtype) in zip(tensors, described, strict=True):
@@ -99,7 +100,7 @@ def _give_to_all(unit: nn.Module, device: torch.device) -> None:
 
 
 def _places(unit: nn.Module) -> Iterator[_Place]:
-    """Where the unit's tensors are kept that are not sharded yet."""
+    """Yield where the unit keeps the tensors that are not sharded yet."""
     for module in unit.modules():
         for table in (module._parameters, module._buffers):
             for name, tensor in table.items():

@@ -1,7 +1,7 @@
-"""From conversations to rows of token ids and labels, every token accounted for.
+"""Turn conversations into rows of token ids and labels, and account for every token.
 
-A sample's tokens are those of its whole text. Its labels are the tokens that are predicted: `IGNORED` for the
-first token, which nothing precedes, and, with loss on the answers only, for every token that is no answer's.
+A sample's tokens are those of its whole text. Its labels are the tokens to be predicted. A label is `IGNORED` for the
+first token, which nothing precedes. With loss on the answers only, it is also `IGNORED` for every token outside them.
 """
 
 from collections.abc import Sequence
@@ -16,18 +16,20 @@ from lora_scaling.data.synthetic import prompt_tokens
 from lora_scaling.errors import UserError
 from lora_scaling.training.batches import IGNORED, Row, pack
 
-_CHUNK = 2048  # samples rendered and tokenised at once: bounds memory, costs nothing
+_CHUNK = 2048  # samples rendered and tokenised at once; limits memory at no cost
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizedDataset:
-    """Rows to train on and what they hold, for one epoch.
+    """Rows to train on, and counts of what they hold, for one epoch.
 
-    `rows`: `input_ids` and `labels` of equal length, and `position_ids` where samples are packed.
-    `sample_lengths`: tokens kept of each sample, in their order; packing does not change them.
-    `truncated`: tokens cut off by `max_seq_len`. `trained`: loss positions (labels that are not `IGNORED`;
-    since a sample's first label always is, the model's shift by one loses none). `unanswered`: samples that
-    are kept but have no loss position left. `warnings`: (kind, message).
+    rows: `input_ids` and `labels` of equal length, and `position_ids` if samples are packed.
+    sample_lengths: tokens kept of each sample, in order; packing does not change them.
+    truncated: tokens cut off by `max_seq_len`.
+    trained: loss positions, which are the labels that are not `IGNORED`. A sample's first label always is, so the
+        model's shift by one loses none.
+    unanswered: samples that are kept but have no loss position left.
+    warnings: (kind, message).
     """
 
     rows: list[Row]
@@ -52,21 +54,21 @@ class TokenizedDataset:
 
 @dataclass(frozen=True)
 class _Encoded:
-    """Token ids and the half-open ranges of them that are answers, in order and apart."""
+    """Token ids, and the half-open ranges of them that are answers, in order and disjoint."""
 
     ids: list[int]
     answers: list[tuple[int, int]]
 
 
 def tokenize(samples: Sequence[Sample], tokenizer: Any, config: RunConfig) -> TokenizedDataset:
-    """Rows for the samples, cut to `max_seq_len`, labelled, and packed if the configuration says so.
+    """Make rows of the samples: cut to `max_seq_len`, labelled, and packed if the configuration says so.
 
     Args:
         tokenizer: a transformers tokenizer; its chat template is used if `chat_template` is true.
 
     Raises:
         UserError: the chat template refuses the conversations, `max_seq_len` leaves no answer anywhere, or the
-            tokenizer is another model's.
+            tokenizer belongs to another model.
     """
     encoded: list[_Encoded] = []
     lost = 0
@@ -95,7 +97,7 @@ def tokenize(samples: Sequence[Sample], tokenizer: Any, config: RunConfig) -> To
 
 
 def _refuse_foreign(encoded: Sequence[_Encoded], config: RunConfig) -> None:
-    """Raise if there are tokens that the model has no embedding for: one model's shape, another one's file."""
+    """Raise if the model lacks an embedding for a token, which happens if the tokenizer belongs to another model."""
     largest = max((max(item.ids, default=0) for item in encoded), default=0)
     if config.model.shape is not None and largest >= config.model.shape.vocab_size:
         raise UserError(
@@ -136,7 +138,7 @@ def _row(item: _Encoded, config: RunConfig) -> Row:
 
 
 def _encode(samples: Sequence[Sample], tokenizer: Any, *, use_chat: bool) -> tuple[list[_Encoded], int]:
-    """Tokens and answer ranges, and how many answers were not found in their rendered text."""
+    """Return tokens and answer ranges, and the number of answers not found in their rendered text."""
     chat = use_chat and getattr(tokenizer, "chat_template", None) is not None
     render = chat_renderer(tokenizer) if chat else plain_renderer(tokenizer)
     conversations = [sample.messages for sample in samples]
@@ -144,7 +146,7 @@ def _encode(samples: Sequence[Sample], tokenizer: Any, *, use_chat: bool) -> tup
     full = _ids(tokenizer, texts)
     cuts = [sorted(set(chain(*spans)) - {len(text)}) for text, spans in zip(texts, ranges, strict=True)]
     prefixes = iter(_ids(tokenizer, [text[:cut] for text, at in zip(texts, cuts, strict=True) for cut in at]))
-    # A template writes its own first token; plain text gets the one that the tokenizer would put there.
+    # A template writes its own first token; plain text gets the one that the tokenizer would add.
     lead = [] if chat else _lead(tokenizer)
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id  # looked up once: transformers searches for them
     encoded = []
@@ -172,7 +174,7 @@ def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
 
 
 def _ended(item: _Encoded, eos: int | None, *, last: bool) -> _Encoded:
-    """The end of the sample is part of its last answer, and every sample ends."""
+    """End the sample with `eos`, which is part of its last answer."""
     if eos is None or item.ids[-1:] == [eos]:
         return item
     answers = list(item.answers)
@@ -182,7 +184,7 @@ def _ended(item: _Encoded, eos: int | None, *, last: bool) -> _Encoded:
 
 
 def _trimmed(item: _Encoded, target: int, bos: int | None) -> _Encoded:
-    """Exactly `target` tokens of a single turn: its prompt's end, its answer's start, its last token."""
+    """Trim a single turn to exactly `target` tokens: the end of its prompt, the start of its answer, its last token."""
     split = item.answers[0][0]
     asked = prompt_tokens(target)
     first = 1 if item.ids[0] == bos else 0

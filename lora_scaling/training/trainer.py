@@ -1,4 +1,4 @@
-"""`transformers.Trainer` as a measured run needs it: it counts what it is fed and reports nothing anywhere."""
+"""Adapt `transformers.Trainer` to measured runs: it counts its input and reports to no service."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,13 +25,13 @@ from lora_scaling.workload import step_count
 
 _COUNTS = "batch_counts"
 
-# Called after each optimizer step with (steps done, steps in all).
+# Called after each optimizer step with (steps done, all steps).
 Progress = Callable[[int, int], None]
 
 
 @dataclass
 class Counted:
-    """What the training phase processed on this process: tokens, padding, query-key pairs and micro-batches."""
+    """The tokens, padding, query-key pairs and micro-batches that this process handled in the training phase."""
 
     tokens: int = 0
     padding: int = 0
@@ -41,7 +41,7 @@ class Counted:
 
 
 class CountingCollator:
-    """The collator with each batch's counts beside it, taken while it is still in host memory."""
+    """A collator that also counts each batch while it is still in host memory."""
 
     def __init__(self, collator: Collator) -> None:
         self.collator = collator
@@ -52,7 +52,7 @@ class CountingCollator:
 
 
 class MeteredTrainer(Trainer):
-    """Trains as its parent does; adds up what it trained on in `counted`."""
+    """A Trainer that adds up what it trained on in `counted`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -70,16 +70,16 @@ class MeteredTrainer(Trainer):
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        # The parent walks all parameters on every step for an estimate; ours is exact and made once, from `counted`.
+        # The parent visits all parameters on every step for an estimate; ours is exact and made once, from `counted`.
         return 0
 
     def warm_up(self, steps: int) -> None:
-        """Forward and backward passes that are thrown away: kernels get chosen, caches and the allocator filled."""
+        """Make passes that are discarded, so that kernels are chosen and caches and the allocator are filled."""
         if steps == 0:
             return
         model: Any = self.model
         model.train()
-        if self.args.activation_checkpointing:  # the parent turns it on only as training starts
+        if self.args.activation_checkpointing:  # the parent turns it on only when training starts
             model.activation_checkpointing_enable(
                 activation_checkpointing_kwargs=self.args.activation_checkpointing_kwargs
             )
@@ -93,13 +93,13 @@ class MeteredTrainer(Trainer):
                     break
         model.zero_grad()
         if self.args.activation_checkpointing:
-            # Turned on twice in a row, it would leave hooks behind.
+            # Turning it on twice in a row would leave hooks behind.
             model.activation_checkpointing_disable()
             model.disable_input_require_grads()
         self.counted = Counted()
 
     def counted_everywhere(self) -> Counted:
-        """The counts of all processes of a distributed launch together (micro-steps: of this one)."""
+        """Sum the counts over all processes of a launch (except micro-steps, which are those of this process)."""
         mine = self.counted
         sums = _over_processes(torch.tensor([mine.tokens, mine.padding, mine.pairs, mine.rows]), self.args.device)
         tokens, padding, pairs, rows = (int(value) for value in sums)
@@ -107,7 +107,7 @@ class MeteredTrainer(Trainer):
 
     @torch.no_grad()
     def evaluation_loss(self) -> float | None:
-        """Mean loss a trained token of the held-out samples; None where there are none."""
+        """Return the mean loss per trained token of the held-out samples, or None if none are held out."""
         if self.eval_dataset is None:
             return None
         assert self.model is not None
@@ -116,7 +116,7 @@ class MeteredTrainer(Trainer):
         for inputs in self.get_eval_dataloader():
             inputs.pop(_COUNTS)
             with self.accelerator.autocast():
-                # With one item a batch, the model returns the sum over its label tokens instead of their mean.
+                # With one item per batch, the model returns the sum over its label tokens instead of their mean.
                 loss = self.model(**inputs, num_items_in_batch=1).loss
             labels = int((inputs["labels"][:, 1:] != IGNORED).sum())
             total += torch.tensor([float(loss), float(labels)], dtype=torch.float64)
@@ -125,7 +125,7 @@ class MeteredTrainer(Trainer):
 
 
 def _over_processes(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The sum of a vector over all processes of a distributed launch."""
+    """Sum a vector over all processes of a distributed launch."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         values = values.to(device)
         torch.distributed.all_reduce(values)
@@ -151,10 +151,10 @@ def make_trainer(
     progress: Progress,
     folder: Path,
 ) -> MeteredTrainer:
-    """A trainer for this run, writing nothing and reporting to no one but `progress`."""
+    """Make a trainer for this run that writes nothing and reports only to `progress`."""
     args = training_arguments(config, device, folder)
     if config.max_steps is not None and config.max_steps >= _steps_of_all_epochs(config, len(rows)):
-        args.max_steps = -1  # Trainer would show the data again until so many steps were made
+        args.max_steps = -1  # otherwise Trainer would repeat the data until that many steps were made
     return MeteredTrainer(
         model=network,  # type: ignore[arg-type]
         args=args,
@@ -176,7 +176,7 @@ def _steps_of_all_epochs(config: RunConfig, rows: int) -> int:
 
 
 def training_arguments(config: RunConfig, device: Device, folder: Path) -> TrainingArguments:
-    """The run's settings in `transformers`' words."""
+    """Translate the run's settings into `transformers.TrainingArguments`."""
     return TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=config.epochs,
@@ -198,7 +198,7 @@ def training_arguments(config: RunConfig, device: Device, folder: Path) -> Train
         train_sampling_strategy="group_by_length" if config.group_by_length and not config.packing else "random",
         length_column_name="length",
         remove_unused_columns=False,
-        # Only a mixture of experts has weights that a batch may leave out; looking for them costs a pass.
+        # Only a mixture of experts has weights that a batch may not use; searching for them costs a pass.
         ddp_find_unused_parameters=config.model.shape is None or config.model.shape.experts > 1,
         dataloader_pin_memory=device.kind == "cuda",
         seed=config.seed,
@@ -214,10 +214,10 @@ def training_arguments(config: RunConfig, device: Device, folder: Path) -> Train
 
 
 def local_accumulation(asked: int) -> int:
-    """Micro-batches a process accumulates so that the global batch stays what was asked.
+    """Return the micro-batches per process that keep the global batch as asked.
 
     Raises:
-        UserError: the processes do not divide them.
+        UserError: the number of processes does not divide them.
     """
     processes = world_size()
     if asked % processes:
