@@ -1,6 +1,6 @@
 """The footprint of anyone's training code, in three lines.
 
-    from lora_scaling.footprint import footprint
+    from lora_scaling import footprint
     with footprint("my-run", samples=1000, epochs=2):
         train()
 
@@ -34,7 +34,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
-from lora_scaling import __version__, records
+from lora_scaling import records
+from lora_scaling.callable_module import make_callable
 from lora_scaling.energy import (
     EnergyAccount,
     EnergyMeter,
@@ -45,6 +46,7 @@ from lora_scaling.energy import (
     settings_for_rank,
 )
 from lora_scaling.ranks import rank
+from lora_scaling.version import __version__
 
 log = logging.getLogger(__name__)
 _SECTIONS = ("config", "model", "data", "work", "training", "device")
@@ -367,3 +369,6 @@ def _outcome(error: BaseException | None) -> tuple[str, str | None]:
 def _safe(name: str) -> str:
     """A name as part of a path."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
+
+
+make_callable(__name__, lambda: footprint)  # `from lora_scaling import footprint` is this module

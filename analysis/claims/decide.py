@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lora_scaling.callable_module import make_callable
+
 from ..tables.checks import check_rows, suspicious
 from ..tables.parsing import RunWarning
 from ..tables.response import Response, choose_response
@@ -108,3 +110,7 @@ def _to_stand(needs: Needs | None, tested: int, level: float) -> Needs:
         if needs is None
         else replace(needs, message=f"{lead}. {needs.message}")
     )
+
+
+# For one version, `from analysis.claims import decide` gives the function that it was in 0.1.
+make_callable(__name__, lambda: decide, deprecated="analysis.claims.decide has moved: `from analysis import decide`")

@@ -7,15 +7,11 @@ python -m analysis report RUNS [--out DIR] [--target "model=llama-2-70b method=f
 import argparse
 import shlex
 import sys
-from pathlib import Path
-
-from lora_scaling.errors import UserError
-from lora_scaling.records import write_text
 
 from ..claims.verdicts import Options
 from ..report.estimates import read_estimates
 from ..report.findings import collect_findings
-from ..report.report import render
+from ..report.report import split_words, write_report
 from .arguments import add_options, add_runs, load
 
 
@@ -37,20 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the page and say where it is."""
     options = Options(margin=args.margin, level=args.level)
-    targets = [_words(target) for target in args.target]
+    targets = [split_words(target) for target in args.target]
     table = load(args)
     command = "python -m analysis report " + shlex.join(sys.argv[2:])
     estimates = read_estimates(args.estimates)
     findings = collect_findings(table, options, targets, command, estimates)
-    path = Path(args.out) / "report.html"
-    write_text(path, render(findings))
+    path = write_report(findings, args.out)
     claims = findings.claims.claims
     print(f"{path}: {sum(c.verdict != 'undecided' for c in claims)} of {len(claims)} claims decided")
     return 0
-
-
-def _words(target: str) -> list[str]:
-    try:
-        return shlex.split(target)
-    except ValueError as error:
-        raise UserError(f"`target` was {target!r}, which cannot be read ({error}); give overrides in quotes") from None

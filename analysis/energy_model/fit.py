@@ -19,8 +19,9 @@ LEAST_FORM_SD = {"flops_per_token": 0.02, "params": 0.02, "tokens": 0.01, "sampl
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ValidatedFit:
-    """A fit and the backtest that grades it."""
+    """A fit, the runs that it was made on, and the backtest that grades it."""
 
+    table: RunTable
     fitted: EnergyFit
     backtest: Backtest
 
@@ -40,7 +41,8 @@ def validated_fit(table: RunTable) -> ValidatedFit:
     document["backtest"] = graded.to_dict(runs=False)
     document["sources"] = list(table.sources)
     document["diagnostics"]["energy"]["order_correlation"] = _drift(fitted, table.frame)
-    return ValidatedFit(fitted=dataclasses.replace(fitted, fit=fit_from_dict(document, FILE_NAME)), backtest=graded)
+    fitted = dataclasses.replace(fitted, fit=fit_from_dict(document, FILE_NAME))
+    return ValidatedFit(table=table, fitted=fitted, backtest=graded)
 
 
 def _drift(fitted: EnergyFit, frame: pd.DataFrame) -> dict[str, float] | None:

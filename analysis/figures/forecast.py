@@ -40,7 +40,7 @@ PATH_POINTS = 80
 def extrapolation_figure(view: View, result: Extrapolation) -> Drawn:
     """Energy along the way from the runs to the target, the data's range shaded; and energy per unit of work."""
     document = result.document
-    values = result.planned.target.values
+    values = {name: float(value) for name, value in result.planned.target.values.items()}
     total, work = view.work.total, view.work
     path = _path(work, result.planned.target)
     fitted = view.result.fitted

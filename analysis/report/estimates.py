@@ -23,7 +23,7 @@ class Quote:
         return self.document["energy_kwh"]
 
 
-def read_estimates(paths: Sequence[str]) -> tuple[Quote, ...]:
+def read_estimates(paths: Sequence[str | Path]) -> tuple[Quote, ...]:
     """Read the estimates in these files: single ones, sweeps (`-m`) and comparisons (`compare=`).
 
     Raises:

@@ -3,14 +3,20 @@
 It opens from disk and fetches nothing. A section that cannot be made says why; the others stand.
 """
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lora_scaling import __version__
+from lora_scaling.claim_defaults import LEVEL, MARGIN
+from lora_scaling.errors import UserError
+from lora_scaling.records import write_text
+from lora_scaling.version import __version__
 
+from ..claims.verdicts import Options
+from ..tables.table import RunTable
 from .answers import answers_section
-from .estimates import estimates_section
-from .findings import Findings
+from .estimates import estimates_section, read_estimates
+from .findings import Findings, collect_findings
 from .page import Section, page
 from .sections import (
     emissions_section,
@@ -22,6 +28,56 @@ from .sections import (
     verdicts_section,
     warnings_section,
 )
+
+FILE_NAME = "report.html"
+
+
+def report(
+    runs: RunTable,
+    *,
+    out: str | Path = "report",
+    targets: Sequence[str] = (),
+    estimates: Sequence[str | Path] = (),
+    margin: float = MARGIN,
+    level: float = LEVEL,
+) -> Path:
+    """Write everything that a table of runs says to one page, as `python -m analysis report` does; return its path.
+
+        report(load_runs("runs"), out="report", targets=["model=llama-2-70b method=full samples=21300"])
+
+    `targets` are runs to predict, each with its overrides in one string; `estimates` are files with what
+    `python -m lora_scaling.estimate … --json` printed. A section that cannot be made says why.
+
+    Raises:
+        UserError: `margin` or `level` is out of range, a target or a file of estimates cannot be read, or the folder
+            `out` not be written.
+    """
+    findings = collect_findings(
+        runs,
+        Options(margin=margin, level=level),
+        [split_words(target) for target in targets],
+        estimates=read_estimates(estimates),
+    )
+    return write_report(findings, out)
+
+
+def write_report(findings: Findings, out: str | Path) -> Path:
+    """Write the page into a folder and return its path."""
+    path = Path(out) / FILE_NAME
+    write_text(path, render(findings))
+    return path
+
+
+def split_words(target: str) -> list[str]:
+    """Split the overrides of a target as a shell would.
+
+    Raises:
+        UserError: a quotation mark is left open.
+    """
+    try:
+        return shlex.split(target)
+    except ValueError as error:
+        raise UserError(f"`target` was {target!r}, which cannot be read ({error}); give overrides in quotes") from None
 
 
 def render(findings: Findings) -> str:

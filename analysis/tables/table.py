@@ -71,15 +71,25 @@ class RunTable:
     response: str
 
 
-def load_runs(paths: Iterable[str | Path], *, response: str = "total", exclude: Sequence[str] = ()) -> RunTable:
-    """Read RUNS (folders of records, CSV, Parquet, JSON lines) into one checked table.
+def load_runs(
+    runs: str | Path | pd.DataFrame | Iterable[str | Path], *, response: str = "total", exclude: Sequence[str] = ()
+) -> RunTable:
+    """Read runs into one checked table: folders of records, tables (CSV, Parquet, JSON lines), or a data frame.
 
-    `response` (`total`, `train`, `gpu`, `time`) names what must be known and positive in a usable row;
-    `exclude` lists run ids to leave out. Raises UserError or RecordError, each one sentence, where
-    there is nothing to read or the needed columns are absent.
+        load_runs("runs/linear_claim")
+        load_runs(["monday.csv", "tuesday.csv"], response="time", exclude=["run-17"])
+
+    `response` (`total`, `train`, `gpu`, `time`) names what must be known and positive in a usable row; `exclude` lists
+    run ids to leave out.
+
+    Raises:
+        UserError: nothing is there to read, or an argument is not allowed.
+        RecordError: a file cannot be read, or lacks the columns that are needed.
     """
-    if response not in RESPONSES:
-        raise UserError(f"`response` was {response!r}; choose one of {', '.join(RESPONSES)}.")
+    if isinstance(runs, pd.DataFrame):
+        return table_from_frame(runs, response=response, exclude=exclude)
+    _check_response(response)
+    paths = [runs] if isinstance(runs, str | Path) else runs
     raw, unreadable, sources = read_sources([Path(path) for path in paths])
     return _make_table(raw, unreadable, sources, response=response, exclude=exclude)
 
@@ -87,10 +97,16 @@ def load_runs(paths: Iterable[str | Path], *, response: str = "total", exclude: 
 def table_from_frame(
     frame: pd.DataFrame, *, response: str = "total", exclude: Sequence[str] = (), name: str = "table"
 ) -> RunTable:
-    """The same checks on a frame in memory, as if it had been read from a file of that name."""
+    """Check a frame in memory as if it had been read from a file of that name; see `load_runs`."""
+    _check_response(response)
     raw = frame.reset_index(drop=True)
     raw = raw.assign(_place=[f"row {i}" for i in range(1, len(raw) + 1)])
     return _make_table(raw, [], (name,), response=response, exclude=exclude)
+
+
+def _check_response(response: str) -> None:
+    if response not in RESPONSES:
+        raise UserError(f"`response` was {response!r}; choose one of {', '.join(RESPONSES)}.")
 
 
 def _make_table(

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from lora_scaling import __version__, templates
+from lora_scaling import templates
 from lora_scaling.config import HardwareConfig, RunConfig
 from lora_scaling.config.devices import DRIVER_NAMES, memory_of_presets, preset
 from lora_scaling.errors import UserError
@@ -30,6 +30,7 @@ from lora_scaling.grid import static_intensity
 from lora_scaling.grid.zones import countries
 from lora_scaling.paths import config_dir, presets
 from lora_scaling.units import JOULES_PER_KWH
+from lora_scaling.version import __version__
 from lora_scaling.workload import ATTENTION, LINEAR, MLP, MemorySetup
 from lora_scaling.workload.flops import _BELOW
 from lora_scaling.workload.lengths import EXACT_UP_TO, MEGA_BATCHES, MEGA_BATCHES_LEAST, QUANTILES

@@ -1,0 +1,13 @@
+"""The old place of `analysis.claims.verdicts`, kept for one version."""
+
+import warnings
+
+from .claims.verdicts import Options
+
+__all__ = ["Options"]
+
+warnings.warn(
+    "analysis.verdicts has moved: `from analysis import decide`, which takes `margin` and `level`",
+    DeprecationWarning,
+    stacklevel=2,
+)
