@@ -6,13 +6,7 @@ import sys
 # Small matrices by the hundred: BLAS threads cost three times what they save. A user's own setting stays.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from .cli import main as _main
-
-
-def main() -> None:
-    """Run the command line and leave with its exit status."""
-    sys.exit(_main())
-
+from .cli import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.adaptive.sequential import advance
-from analysis.adaptive.study import LOOKS, Point, Study
+from analysis.adaptive.study import LOOKS, Study
 from analysis.claims.context import CurveSet
 from analysis.claims.linear import linear
 from analysis.claims.verdicts import Options
@@ -26,6 +26,7 @@ from analysis.tables.checks import check_rows, suspicious
 from analysis.tables.response import choose_response
 from analysis.tables.table import table_from_frame
 from benchmarks.simulated_tables import KWH_PER_SAMPLE, Generator
+from lora_scaling.adaptive import Point
 from lora_scaling.claim_defaults import LEVEL, MARGIN
 
 LEVELS, EPOCHS, REPLICATES = (64, 128, 256, 512, 1024), (1, 2, 4), 3

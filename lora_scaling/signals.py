@@ -14,6 +14,18 @@ def end_on_sigterm() -> None:
         signal.signal(signal.SIGTERM, _ended)
 
 
+@contextlib.contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM end what runs inside as the keyboard does."""
+    before = signal.getsignal(signal.SIGTERM)
+    end_on_sigterm()
+    try:
+        yield
+    finally:
+        if _in_main_thread() and signal.getsignal(signal.SIGTERM) is _ended:
+            signal.signal(signal.SIGTERM, before)
+
+
 def _ended(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt("ended from outside (SIGTERM): a time limit, or another process that failed")
 

@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from lora_scaling.adaptive import Point
+
 from ..claims.context import CurveSet, decide_profile
 from ..claims.next_runs import energy_line
 from ..regression.fisher_information import Tangent, gain, inverse_of
 from ..tables.table import RunTable
-from .study import Point, Study
+from .study import Study
 
 
 def next_runs(

@@ -7,45 +7,28 @@ claim: every level once, the ends of the range and the next to cheapest level tw
 optimizer steps. From then on each run is the one with the largest drop in Var(b) per expected joule on the
 curve fitted at the last look (c-optimality, greedy; Silvey 1980, Optimal Design, ch. 3).
 
-    python -m analysis.adaptive.sequential STUDY [--kwh-left X] [--seconds-left X]   the next step of a study, as JSON
-
-`lora_scaling.study` carries out what this says; it crosses as JSON because that package imports none of this.
+`next_step` is what the command `lora_scaling.study` hands to the runs that carry a study out.
 """
 
-import argparse
-import json
 import math
-import sys
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lora_scaling.adaptive import Look, Point, Step
 from lora_scaling.claim_defaults import STATE_NAME
-from lora_scaling.errors import LoraScalingError, RecordError
+from lora_scaling.records import RECORD_NAME
 
 from ..claims.context import CurveSet
 from ..claims.linear import linear
 from ..claims.verdicts import Options
-from ..jsonout import dumps
 from ..tables.checks import check_rows, suspicious
 from ..tables.response import choose_response
 from ..tables.table import RunTable, load_runs
 from .plan import next_runs
-from .study import LOOKS, Look, Point, Study, study_of
-
-SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """What to do next: `runs` to make, or `stop` with why (supported, refuted, budget, looks, doubt)."""
-
-    usable: int
-    look: Look | None
-    stop: str | None
-    runs: tuple[Point, ...] = ()
+from .study import LOOKS, Study, study_of
 
 
 def advance(
@@ -132,46 +115,14 @@ def _look(study: Study, curves: CurveSet, usable: int) -> tuple[Look, str | None
     return look, "doubt" if curves.suspects else None
 
 
-def _document(study: Study, step: Step) -> dict[str, Any]:
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "schedule": study.schedule,
-        "look_level": study.look_level,
-        "usable": step.usable,
-        "look": step.look,
-        "stop": step.stop,
-        "runs": step.runs,
-    }
+def next_step(
+    folder: Path, state: Mapping[str, Any], *, kwh_left: float = math.inf, seconds_left: float = math.inf
+) -> Step:
+    """Advance the study in a folder, of which `state` is what its state file holds.
 
-
-def _next_step(folder: Path, kwh_left: float, seconds_left: float) -> dict[str, Any]:
-    path = folder / STATE_NAME
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RecordError(f"{path} cannot be read ({error}); `python -m lora_scaling.study` writes it") from None
-    study = study_of(state, str(path))
-    finished = any(folder.glob("*/run.json"))
-    table = load_runs([folder]) if finished else None
-    return _document(study, advance(study, table, kwh_left=kwh_left, seconds_left=seconds_left))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the next step of a study."""
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.adaptive.sequential", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument("study", type=Path, help=f"folder of an adaptive study, with its {STATE_NAME}")
-    parser.add_argument("--kwh-left", type=float, default=math.inf, help="what the next runs may take")
-    parser.add_argument("--seconds-left", type=float, default=math.inf)
-    args = parser.parse_args(argv)
-    try:
-        print(dumps(_next_step(args.study, args.kwh_left, args.seconds_left)))
-    except LoraScalingError as error:
-        print(error, file=sys.stderr)
-        return error.exit_status
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    Raises RecordError where the state is no study's.
+    """
+    study = study_of(state, str(folder / STATE_NAME))
+    table = load_runs([folder]) if any(folder.glob(f"*/{RECORD_NAME}")) else None
+    step = advance(study, table, kwh_left=kwh_left, seconds_left=seconds_left)
+    return replace(step, schedule=study.schedule)

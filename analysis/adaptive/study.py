@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lora_scaling.adaptive import Point
 from lora_scaling.claim_defaults import ADAPTIVE, STATE_NAME
 from lora_scaling.errors import RecordError
 
@@ -17,33 +18,6 @@ from ..tables.checks import rank_correlation
 LOOKS, GROWTH = 8, 1.4
 ZERO_RUNS = 2
 MAX_ORDER_CORRELATION = 0.5  # of an opening: well below where the gate takes drift for an effect
-
-
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """A run to make; `zero` does everything but optimizer steps. kWh and seconds are expected, None if unknown."""
-
-    samples: int
-    epochs: int
-    zero: bool = False
-    energy_kwh: float | None = None
-    seconds: float | None = None
-
-    @property
-    def key(self) -> tuple[int, int, bool]:
-        return self.samples, self.epochs, self.zero
-
-
-@dataclass(frozen=True, kw_only=True)
-class Look:
-    """One of the looks: after how many usable runs, at which level, and what was seen."""
-
-    runs: int
-    level: float
-    verdict: str
-    estimate: float | None
-    ci: tuple[float, float] | None
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,9 +3,9 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from lora_scaling.claim_defaults import LEVEL, MARGIN
+from lora_scaling.commands.cli import split_settings
 from lora_scaling.errors import UserError
 
 from ..tables.table import RunTable, load_runs
@@ -29,9 +29,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def split_overrides(given: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(RUNS, overrides): whatever holds a `=` and is no path is an override."""
-    overrides = [text for text in given if "=" in text and not Path(text).exists()]
-    runs = [text for text in given if text not in overrides]
+    """Split what was given in place of RUNS into (RUNS, overrides of a target)."""
+    runs, overrides = split_settings(given)
     if not runs:
         raise UserError("`RUNS` was missing; name folders of run records or a table before the overrides.")
     return runs, overrides

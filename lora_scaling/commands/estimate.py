@@ -19,14 +19,13 @@ import contextlib
 import dataclasses
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from lora_scaling.commands.arguments import Parser
+from lora_scaling.commands.cli import Parser, command, report, take_settings
 from lora_scaling.config import RunConfig, compose
-from lora_scaling.errors import LoraScalingError, UserError
+from lora_scaling.errors import UserError
 from lora_scaling.estimate.compare import compare
 from lora_scaling.estimate.estimator import Price, estimate
 from lora_scaling.estimate.fit_file import Fit, load_fit
@@ -56,14 +55,10 @@ class Request:
     price: Price | None
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0, 2 for bad input or a run that does not fit, 1 for a failure."""
-    try:
-        request = parse(sys.argv[1:] if arguments is None else arguments)
-        return _answer(request)
-    except LoraScalingError as error:
-        print(error, file=sys.stderr)
-        return error.exit_status
+@command()
+def main(words: list[str]) -> int:
+    """Estimate and print; a run that does not fit its device is bad input, and the last line says what would fit."""
+    return _answer(parse(words))
 
 
 def parse(arguments: Sequence[str]) -> Request:
@@ -81,14 +76,7 @@ def parse(arguments: Sequence[str]) -> Request:
     parser.add_argument("-m", "--multirun", action="store_true", help="add up a sweep")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
     given = parser.parse_intermixed_args(list(arguments))
-    own: dict[str, str] = {}
-    rest: list[str] = []
-    for override in given.overrides:
-        key, equals, value = override.partition("=")
-        if equals and key in _OWN:
-            own[key] = value
-        else:
-            rest.append(override)
+    own, rest = take_settings(given.overrides, _OWN)
     level = _number("level", own["level"]) if "level" in own else LEVEL
     if not 0 < level < 1:
         raise UserError(f"`level` was {level:g}; give a number between 0 and 1, such as {LEVEL:g}")
@@ -235,6 +223,5 @@ def _refusal(answers: Sequence[Estimate]) -> int:
     """Say of the first run that does not fit what would make it fit."""
     for answer in answers:
         if answer.memory.fits is False:
-            print(answer.memory.remedy, file=sys.stderr)
-            return 2
+            return report(UserError(answer.memory.remedy))
     return 0

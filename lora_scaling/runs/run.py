@@ -102,7 +102,7 @@ def _follow(config: RunConfig) -> Ran:
         _work(config, {}, path, lambda *_: None)
     except Exception as error:
         # What the first process gets to know is that it was ended.
-        print(f"lora_scaling: process {rank()}: {_one_line(error)}", file=sys.stderr, flush=True)
+        print(f"lora-scaling: process {rank()}: {_one_line(error)}", file=sys.stderr, flush=True)
         time.sleep(_LAST_WORDS_S)  # the launcher ends everyone when one process ends: let the first record it
         raise
     _heard()  # until the record is written
@@ -321,7 +321,7 @@ def idle_after(config: RunConfig) -> str | None:
     try:
         write_record(path, {"before": before.to_dict(), "after": after.to_dict()})
     except UnwritableError as error:  # the runs are finished and recorded
-        print(f"lora_scaling: {path.name} was not written: {error}", file=sys.stderr, flush=True)
+        print(f"lora-scaling: {path.name} was not written: {error}", file=sys.stderr, flush=True)
     for when, baseline in (("before", before), ("after", after)):
         if baseline.reason is not None:
             return f"Idle power not compared: {when} the runs, {baseline.reason}"

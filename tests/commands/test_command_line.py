@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-import lora_scaling.__main__ as program
 from analysis.cli import main as analysis
 from lora_scaling.commands.emissions import main as emissions
 from lora_scaling.commands.estimate import main as estimate
+from lora_scaling.commands.run import main as run
 from lora_scaling.config import compose
 from lora_scaling.errors import UserError
 from tests.support.paths import ROOT, STUDY_RUNS
@@ -37,9 +37,7 @@ def said(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     """What `python -m lora_scaling` says on stderr to arguments that it refuses."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # main() sets it: undone after the test
     monkeypatch.setattr(sys, "argv", ["lora_scaling", *arguments])
-    with pytest.raises(SystemExit) as left:
-        program.main()
-    assert left.value.code == 2
+    assert run() == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     return captured.err
@@ -79,7 +77,7 @@ def test_a_mistake_is_one_sentence(
 ) -> None:
     text = said(arguments, monkeypatch, capsys)
     assert sentence in text
-    assert text.startswith("lora_scaling: ")
+    assert text.startswith("lora-scaling: ")
     assert text.count("\n") == 1
     assert "hydra.cc" not in text
 

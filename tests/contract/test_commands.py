@@ -90,7 +90,7 @@ def test_the_same_run_again_is_skipped_and_its_files_are_as_they_were(single: tu
 def test_bad_input_to_one_run_is_one_sentence_and_status_2(tmp_path: Path) -> None:
     done = command("lora_scaling", "samples=0", f"runs_dir={tmp_path}")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "lora_scaling: `samples` was 0; give 1 or more\n"
+    assert done.stderr == "lora-scaling: `samples` was 0; give 1 or more\n"
     assert not list(tmp_path.iterdir())
 
 
@@ -107,7 +107,7 @@ def test_a_run_that_fails_ends_with_the_status_of_its_reason(
     monkeypatch.setattr(running, "run", lambda *_: ran)
     done = command("lora_scaling", f"runs_dir={tmp_path}")
     assert done.returncode == status
-    assert done.stderr.startswith("lora_scaling: ")
+    assert done.stderr.startswith("lora-scaling: ")
     assert done.stderr.count("\n") == 1
 
 
@@ -132,7 +132,7 @@ def test_a_named_sweep_is_planned_and_its_cost_held_against_the_limits(
     enough = [f"{field}={1.1 * cost}" for field, (cost, _) in costs.items()]
     done = command("lora_scaling", *words, *enough)
     assert done.returncode == 1
-    assert done.stderr.startswith("lora_scaling: 18 of 18 runs did not finish: ")
+    assert done.stderr.startswith("lora-scaling: 18 of 18 runs did not finish: ")
     assert not (tmp_path / "runs").exists()
 
 
@@ -236,7 +236,7 @@ def test_a_failure_of_the_analysis_itself_is_status_1(
     assert cli.main(["claims", str(write_table(tmp_path / "runs.csv"))]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("python -m analysis claims failed with ZeroDivisionError: division by zero")
+    assert captured.err.startswith("lora-scaling: ZeroDivisionError: division by zero (LORA_SCALING_DEBUG=1 ")
     assert captured.err.count("\n") == 1
 
 

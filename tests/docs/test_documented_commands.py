@@ -25,14 +25,15 @@ import pytest
 from analysis import cli
 from analysis.commands.arguments import split_overrides
 from benchmarks.simulated_tables import FACTORIAL, scaling
-from lora_scaling.__main__ import _options_first
 from lora_scaling.commands import emissions
 from lora_scaling.commands import estimate as estimate_cli
+from lora_scaling.commands.cli import split_settings
+from lora_scaling.commands.run import options_first
+from lora_scaling.commands.study import parse as parse_study
 from lora_scaling.config import compose
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.sweeps import expand
 from lora_scaling.paths import choices, config_dir
-from lora_scaling.runs.study_request import parse as parse_study
 from tests.support.paths import ROOT
 from tests.support.runs import TINY
 
@@ -207,8 +208,7 @@ def understand(words: tuple[str, ...], table: Path, monkeypatch: pytest.MonkeyPa
         request = parse_study(arguments)
         compose(request.overrides)
     elif module == "lora_scaling.emissions":
-        read = emissions._arguments(arguments)
-        emissions.parse_overrides([word for word in read.words if emissions._is_override(word)])
+        emissions.parse_overrides(split_settings(emissions.parse(arguments).words)[1])
     elif module in ("benchmarks.verdict_battery", "benchmarks.adaptive_simulation", "lora_scaling.estimate.validate"):
         _check_parser(importlib.import_module(module).main, arguments, monkeypatch)
     else:
@@ -231,7 +231,7 @@ def _check_launcher(words: tuple[str, ...]) -> None:
 
 
 def _check_run(arguments: list[str]) -> None:
-    given = _options_first([word for word in arguments if not word.startswith("hydra")])
+    given = options_first([word for word in arguments if not word.startswith("hydra")])
     overrides = [word for word in given if "=" in word]
     _check_hydra([word for word in arguments if word.startswith("hydra")])
     if {"-m", "--multirun"} & set(given):
@@ -271,7 +271,7 @@ def _check_analysis(arguments: list[str], table: Path, monkeypatch: pytest.Monke
     understood = []
     with monkeypatch.context() as patch:
         patch.setattr(module, "run", lambda args: understood.append(args) or 0)
-        assert cli._dispatch(name, rest) == 0
+        assert cli.main([name, *rest]) == 0
     [args] = understood
     _, overrides = split_overrides(args.runs)
     if overrides:

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from lora_scaling.commands import study as room
 from lora_scaling.errors import UserError
-from tests.support.machine import Machine, in_process
+from tests.support.machine import Machine
 
 
 @pytest.fixture
@@ -19,8 +18,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Machine]:
         made = Machine(**truth)
         if not known:
             monkeypatch.setattr("lora_scaling.estimate.sweeps.estimate", unknown)
-        monkeypatch.setattr(room, "run", made.run)
-        monkeypatch.setattr(room.subprocess, "run", in_process)
+        monkeypatch.setattr("lora_scaling.runs.study.run", made.run)
         return made
 
     return use

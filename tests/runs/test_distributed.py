@@ -55,7 +55,7 @@ def test_a_batch_that_the_processes_cannot_share_is_refused_once(tmp_path: Path)
     process = torchrun(tmp_path, "gradient_accumulation=3")
     _, errors = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert errors.count("lora_scaling: `gradient_accumulation` was 3; 2 processes share it") == 1
+    assert errors.count("lora-scaling: `gradient_accumulation` was 3; 2 processes share it") == 1
     assert only_record(tmp_path)["status"] == "failed"
 
 
@@ -64,7 +64,7 @@ def test_a_folder_that_cannot_be_written_is_told_once_and_not_by_tracebacks(tmp_
     process = torchrun(tmp_path / "file", "gradient_accumulation=2")
     _, errors = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert errors.count("lora_scaling: `runs_dir`") == 1
+    assert errors.count("lora-scaling: `runs_dir`") == 1
     assert "lora_scaling/runs/run.py" not in errors  # the launcher has a traceback of its own
 
 
@@ -95,5 +95,5 @@ def test_ctrl_c_ends_all_processes_and_leaves_an_interrupted_record(tmp_path: Pa
     assert process.returncode != 0
     record = only_record(tmp_path)
     assert (record["status"], record["error"]) == ("interrupted", "interrupted from the keyboard")
-    assert errors.count("lora_scaling: interrupted") == 1
+    assert errors.count("lora-scaling: interrupted") == 1
     assert record["energy"]["joules"] > 0

@@ -125,7 +125,7 @@ def test_a_limit_that_cannot_be_known_is_asked_for(tmp_path: Path, hardware: str
     script, ended = submitted(tmp_path, f"hardware={hardware}")
     assert (script, ended.returncode) == ("", 2)
     [sentence] = ended.stderr.splitlines()
-    assert sentence.startswith("lora_scaling: `hydra.launcher.timeout_min` was null")
+    assert sentence.startswith("lora-scaling: `hydra.launcher.timeout_min` was null")
     assert sentence.endswith("give hydra.launcher.timeout_min=MINUTES")
 
 

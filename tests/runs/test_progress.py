@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lora_scaling.__main__ import when_to_run
+from lora_scaling.commands.run import when_to_run
 from lora_scaling.config import compose
 from lora_scaling.runs import progress as console
 from lora_scaling.runs.run import Ran

@@ -241,11 +241,11 @@ def test_out_of_memory_is_recorded_as_such(tiny: Callable[..., RunConfig], littl
 def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     """A limit on file size stands in for a disk without room: the write fails in the same place."""
     code = (
-        "import resource, signal\n"
+        "import resource, signal, sys\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
         "from lora_scaling.__main__ import main\n"
-        "main()"
+        "sys.exit(main())"
     )
     command = [sys.executable, "-c", code, "samples=8", f"runs_dir={tmp_path}"]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -369,7 +369,7 @@ def interrupted(runs_dir: Path, how: str) -> tuple[subprocess.CompletedProcess[s
         f"            {how}\n"
         "    return run(config, tell)\n"
         "running.run = interrupted\n"
-        "__main__.main()"
+        "sys.exit(__main__.main())"
     )
     command = [sys.executable, "-c", code, *TINY, f"runs_dir={runs_dir}"]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=120)

@@ -124,7 +124,7 @@ def test_a_machine_that_is_busy_after_the_runs_is_not_called_idle(
     kept.mkdir()  # as good as a full disk: what was finished stays so
     said = "Idle power not compared: after the runs, other processes were busy: Other processes kept 1.50 CPU cores"
     assert str(idle_after(config)).startswith(said)
-    assert capsys.readouterr().err.startswith("lora_scaling: idle.json was not written: `runs_dir`: ")
+    assert capsys.readouterr().err.startswith("lora-scaling: idle.json was not written: `runs_dir`: ")
     kept.rmdir()
     assert str(idle_after(config)).startswith(said)
     stored = json.loads(kept.read_text(encoding="utf-8"))

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 from analysis.adaptive.sequential import advance
-from lora_scaling.commands import study as room
 from lora_scaling.records import read_record
 from lora_scaling.runs import progress as console
-from tests.support.machine import Machine, arguments
+from tests.support.machine import Machine, arguments, study
 from tests.support.runs import TINY
 from tests.support.studies import STUDY, table
 
@@ -42,8 +41,8 @@ def test_runs_that_cost_more_than_expected_end_the_study(
         made.b = 1.8 if len(made.made) >= 10 else 0.95
         return usual(config, listen)
 
-    monkeypatch.setattr(room, "run", dearer)
-    room.study(arguments(tmp_path, budget="max_kwh=0.0015"))
+    monkeypatch.setattr("lora_scaling.runs.study.run", dearer)
+    study(arguments(tmp_path, budget="max_kwh=0.0015"))
     spent = joules(tmp_path / FOLDER)
     assert len(spent) > 10
     assert sum(spent[:-1]) < 0.0015 * 3.6e6 < sum(spent)
@@ -56,9 +55,9 @@ def test_what_an_interrupted_run_took_stays_spent(
 ) -> None:
     machine(cv=0.005, stop_at=3)
     with pytest.raises(KeyboardInterrupt):
-        room.study(arguments(tmp_path))
+        study(arguments(tmp_path))
     machine(cv=0.005)
-    room.study(arguments(tmp_path))
+    study(arguments(tmp_path))
     state = json.loads((tmp_path / FOLDER / "study.json").read_text(encoding="utf-8"))
     [[lost, _]] = state["overwritten"].values()
     total = sum(joules(tmp_path / FOLDER))

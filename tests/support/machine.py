@@ -1,20 +1,18 @@
 """A machine that makes the runs of an adaptive study without making them."""
 
-import io
-import subprocess
 import zlib
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from analysis.adaptive import sequential
+from analysis.adaptive.sequential import next_step
+from lora_scaling.commands.study import parse
 from lora_scaling.config import RunConfig, run_id
 from lora_scaling.records import record_path, write_record
 from lora_scaling.runs.run import Ran
+from lora_scaling.runs.study import conduct
 
 LEVELS = "samples=64,128,256,512,1024"
 
@@ -65,17 +63,9 @@ class Machine:
         return Ran(path=path, record=record)
 
 
-real_run = subprocess.run
-
-
-def in_process(command: list[str], **options: Any) -> Any:
-    """The analysis without the seconds that a fresh interpreter takes; any other program as it is."""
-    if "analysis.adaptive.sequential" not in command:
-        return real_run(command, **options)
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = sequential.main(command[3:])
-    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
+def study(words: list[str]) -> str:
+    """Carry out the study that these words ask for; why it ended."""
+    return conduct(parse(words), next_step)
 
 
 def arguments(folder: Path, *more: str, budget: str = "max_kwh=1") -> list[str]:

@@ -3,8 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from analysis.adaptive.study import Point, Study
+from analysis.adaptive.study import Study
 from analysis.tables.table import RunTable, table_from_frame
+from lora_scaling.adaptive import Point
 
 LEVELS = (64, 128, 256, 512, 1024)
 STUDY = Study(claim="linear_in_samples", margin=0.05, level=0.95, levels=LEVELS, at=1, seed=0)

@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.adaptive.plan import next_runs
-from analysis.adaptive.sequential import advance, comparable_curves, main
-from analysis.adaptive.study import LOOKS, Point, Study
+from analysis.adaptive.sequential import advance, comparable_curves, next_step
+from analysis.adaptive.study import LOOKS, Study
 from analysis.claims.linear import linear
 from benchmarks.adaptive_simulation import Truth, render, simulate, sweep_points
+from lora_scaling.adaptive import Point
+from lora_scaling.errors import RecordError
 from tests.support.studies import LEVELS, STUDY, table
 
 
@@ -242,18 +244,15 @@ def test_what_is_due() -> None:
     assert due == ["refuted", None, "supported", None, "refuted"]
 
 
-def test_the_command_answers_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_begins_with_its_opening_and_knows_its_schedule(tmp_path: Path) -> None:
     state = {"claim": STUDY.claim, "margin": 0.05, "level": 0.95, "levels": LEVELS, "at": 1, "seed": 0, "looks": []}
-    (tmp_path / "study.json").write_text(json.dumps(state))
-    assert main([str(tmp_path)]) == 0
-    answer = json.loads(capsys.readouterr().out)
-    assert [(p["samples"], p["zero"]) for p in answer["runs"]] == [(p.samples, p.zero) for p in STUDY.opening]
-    assert answer["stop"] is None
+    step = next_step(tmp_path, json.loads(json.dumps(state)))
+    assert step.runs == STUDY.opening
+    assert step.schedule == STUDY.schedule
+    assert (step.stop, step.look) == (None, None)
 
 
-def test_a_spoilt_state_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "study.json").write_text('{"claim": "linear_in_samples"}')
-    assert main([str(tmp_path)]) == 2
-    assert "is no study's state" in capsys.readouterr().err
-    assert main([str(tmp_path / "nowhere")]) == 2
-    assert "cannot be read" in capsys.readouterr().err
+def test_a_spoilt_state_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="is no study's state") as caught:
+        next_step(tmp_path, {"claim": "linear_in_samples"})
+    assert "\n" not in str(caught.value)

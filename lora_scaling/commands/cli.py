@@ -1,0 +1,132 @@
+"""How every command reads its words, and how it ends.
+
+Exit status: 0 on success, 2 on bad input, 1 on failure, 130 when interrupted. What went wrong is one sentence on stderr
+that begins with `lora-scaling: `; LORA_SCALING_DEBUG=1 adds the traceback.
+"""
+
+import argparse
+import contextlib
+import functools
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from lora_scaling.errors import LoraScalingError, UserError
+from lora_scaling.ranks import rank
+from lora_scaling.signals import sigterm_interrupts
+
+INTERRUPTED = 130
+RESUMES = "what was finished is kept, and the same command continues"
+_SETTING = re.compile(r"[+~]{0,2}[A-Za-z_][\w.]*=")
+
+
+def command(*, when_interrupted: str = "") -> Callable[[Callable[[list[str]], int]], Callable[..., int]]:
+    """Decorate a command's `main(words) -> exit status`; called without words, it takes those of the process.
+
+    `when_interrupted` is what a person should know after Ctrl-C or SIGTERM.
+    """
+
+    def decorate(main: Callable[[list[str]], int]) -> Callable[..., int]:
+        @functools.wraps(main)
+        def run(words: Sequence[str] | None = None) -> int:
+            with ignore_broken_pipe(), sigterm_interrupts():
+                return _status(main, list(sys.argv[1:] if words is None else words), when_interrupted)
+            return 0  # the reader had seen enough
+
+        return run
+
+    return decorate
+
+
+def _status(main: Callable[[list[str]], int], words: list[str], when_interrupted: str) -> int:
+    try:
+        return main(words)
+    except LoraScalingError as error:
+        return report(error)
+    except KeyboardInterrupt as stop:
+        _print_error("; ".join(filter(None, (str(stop) or "interrupted", when_interrupted))))
+        return INTERRUPTED
+    except SystemExit as left:  # argparse after --help, or an error that is printed already
+        return left.code if isinstance(left.code, int) else 0 if left.code is None else 1
+    except BrokenPipeError:
+        raise  # to `ignore_broken_pipe`
+    except Exception as error:
+        text = " ".join(str(error).split())
+        _print_error(f"{type(error).__name__}: {text} (LORA_SCALING_DEBUG=1 shows the traceback)")
+        return 1
+
+
+def report(error: LoraScalingError) -> int:
+    """Print an error's sentence; return the exit status that belongs to it."""
+    _print_error(str(error))
+    return error.exit_status
+
+
+def _print_error(sentence: str) -> None:
+    if rank() > 0:  # of several processes the first one speaks
+        return
+    if os.environ.get("LORA_SCALING_DEBUG"):
+        traceback.print_exc()
+    print(f"lora-scaling: {sentence}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def ignore_broken_pipe() -> Iterator[None]:
+    """End quietly where the reader of the output (`| head`) has closed the pipe."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # else what is left fails after the last handler, when Python closes
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` whose errors are UserErrors, raised by `parse_args` and its like."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{_sentence(message)} ({self.prog} --help lists the options)")
+
+
+def _sentence(message: str) -> str:
+    """argparse's message in the form of this project's errors."""
+    if found := re.fullmatch(r"unrecognized arguments: (\S+).*", message, re.DOTALL):
+        given = found[1]
+        if not given.startswith("-"):
+            return f"`{given}` was not expected there; leave it out"
+        name, equals, value = given.lstrip("-").partition("=")
+        hint = f"settings have no dashes: {name}={value}" if equals else "leave it out"
+        return f"`{given}` is not an option; {hint}"
+    if found := re.fullmatch(r"argument ([^/:]+)[^:]*: invalid choice: (.*) \(choose from (.*)\)", message):
+        return f"`{found[1]}` was {found[2]}; choose one of {found[3].replace(chr(39), '')}"
+    if found := re.fullmatch(r"argument ([^/:]+)[^:]*: invalid (?:int|float) value: (.*)", message):
+        return f"`{found[1]}` was {found[2]}; give a number"
+    if found := re.fullmatch(r"argument ([^/:]+)[^:]*: expected (?:one|at least one) argument", message):
+        return f"`{found[1]}` has no value; give it one"
+    if found := re.fullmatch(r"the following arguments are required: (.*)", message):
+        return f"`{found[1]}` is missing; give it a value"
+    return message
+
+
+def take_settings(words: Sequence[str], names: Collection[str]) -> tuple[dict[str, str], list[str]]:
+    """The command's own settings among `name=value` words, as name → value, and all other words in their order."""
+    own: dict[str, str] = {}
+    rest: list[str] = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if equals and name in names:
+            own[name] = value
+        else:
+            rest.append(word)
+    return own, rest
+
+
+def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(paths, settings): `name=value` is a setting unless a file of that name exists."""
+    settings = [word for word in words if _SETTING.match(word) and not Path(word).exists()]
+    return [word for word in words if word not in settings], settings

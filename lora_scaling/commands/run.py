@@ -1,0 +1,145 @@
+"""`python -m lora_scaling`: one run, or with -m a sweep. See `--help`."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from lora_scaling.commands.cli import RESUMES, Parser, command, report
+from lora_scaling.config import RunConfig
+from lora_scaling.errors import LoraScalingError, UserError
+from lora_scaling.paths import choices, config_dir
+from lora_scaling.ranks import rank, world_size
+from lora_scaling.records import Record, record_to_row
+from lora_scaling.signals import end_on_sigterm
+
+_USAGE = """\
+lora-scaling: fine-tune, measure the energy, record it.
+
+  python -m lora_scaling [setting=value …]                 one run
+  python -m lora_scaling -m samples=64,128 lora.r=4,16     a sweep: every combination
+  python -m lora_scaling -m +sweeps=linear_claim           a named sweep
+  python -m lora_scaling.study claim=… max_minutes=10      runs until a claim is decided
+  python -m lora_scaling.estimate [-m] [setting=value …]   what would it cost?
+  python -m lora_scaling.emissions runs/STUDY              grams, again
+  python -m analysis report runs/STUDY                     verdicts, plots, predictions
+"""
+
+
+@command(when_interrupted=RESUMES)
+def main(words: list[str]) -> int:
+    """Compose the run or the sweep that the words describe, and carry it out."""
+    if {"-h", "--help"} & set(words):
+        print(help_text())
+    else:
+        _launch(words)
+    return 0
+
+
+def _launch(words: Sequence[str]) -> None:
+    """Have Hydra compose what the words ask for, and carry it out."""
+    # Hydra otherwise prints an error of its own shape and exits before we can say it in one sentence.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    import hydra
+
+    if rank() > 0:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - the first process speaks for all
+    from lora_scaling.config import friendly_hydra_errors, register_plugins
+    from lora_scaling.runs.sweep import register_sweeper
+
+    register_plugins()
+    register_sweeper()
+    sys.argv[1:] = options_first(words)
+    with friendly_hydra_errors():
+        hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")(_task)()
+    if world_size() > 1:
+        from lora_scaling.training.ranks import leave
+
+        leave()
+
+
+def options_first(given: Sequence[str]) -> list[str]:
+    """Sort a command line into the order that Hydra can read: its options, then all settings.
+
+    Raises:
+        UserError: an option is unknown or excludes another, or a setting is not `name=value`.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    from lora_scaling.config import check_overrides
+
+    parser = Parser(prog="python -m lora_scaling", parents=[get_args_parser()], add_help=False)
+    args = parser.parse_intermixed_args(given)
+    check_overrides(args.overrides)
+    chosen = [name for name in ("run", "multirun", "cfg", "info", "shell_completion") if getattr(args, name)]
+    if len(chosen) > 1:
+        raise UserError(
+            f"`--{chosen[0]}` and `--{chosen[1]}` exclude each other; give one of the two".replace("_", "-")
+        )
+    if args.resolve and not args.cfg:
+        raise UserError("`--resolve` was given alone; it goes with --cfg job")
+    options = list(given)
+    for override in args.overrides:
+        options.remove(override)
+    return [*options, *args.overrides]
+
+
+def help_text() -> str:
+    """Usage, the options of every group, and all settings with their defaults and comments, from the YAML itself."""
+    groups = [f"  {name}: {', '.join(choices(name))}" for name in ("model", "method", "data", "hardware")]
+    groups += [
+        f"  +experiment: {', '.join(choices('experiment'))}",
+        f"  +sweeps: {', '.join(choices('sweeps'))}",
+    ]
+    settings = (config_dir() / "config.yaml").read_text(encoding="utf-8").partition("\n\n")[2].partition("\nhydra:")[0]
+    return "\n".join([_USAGE, "Groups (group=option):", *groups, "", "Settings and their defaults:", "", settings])
+
+
+def _task(node: object) -> None:
+    """One run. Called by Hydra's launcher, in this process or another."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from lora_scaling.config import from_omegaconf, register_plugins
+    from lora_scaling.runs import progress as console
+    from lora_scaling.runs.run import run
+
+    register_plugins()  # a launcher's process has not been through main()
+    end_on_sigterm()
+    single = HydraConfig.get().mode is not RunMode.MULTIRUN
+    try:
+        config = from_omegaconf(node)
+        if single:
+            _refuse_sweeps_settings(config)
+        label = f"{config.model.name} {config.method.name}"
+        display = console.display
+        display.run_started()
+        ran = run(config, lambda phase, done, total, joules: display.progress(label, phase, done, total, joules))
+        display.run_finished(ran)
+        if config.grid.forecast and ran.record is not None:
+            print(when_to_run(ran.record, config))
+        if (single or world_size() > 1) and ran.failure is not None:
+            raise ran.failure  # a run of a sweep leaves its failure in its record: the others go on
+    except LoraScalingError as error:
+        if single:  # before Hydra prints its own words
+            raise SystemExit(report(error)) from None
+        raise
+
+
+def _refuse_sweeps_settings(config: RunConfig) -> None:
+    """Hold a run by itself to its limits, and refuse what only a sweep can do.
+
+    Raises:
+        UserError: it is expected to exceed a limit, or was asked for several times.
+    """
+    from lora_scaling.runs.sweep import refuse_dear_run
+
+    if config.replicates > 1:
+        raise UserError(f"`replicates` was {config.replicates} for a single run, which is made once: add -m")
+    refuse_dear_run(config)
+
+
+def when_to_run(record: Record, config: RunConfig) -> str:
+    """When in the next hours the same run would emit least, by the provider's forecast."""
+    from lora_scaling.estimate import hourly_emissions as hours
+
+    return hours.when_to_run(record.get("total_s"), record_to_row(record)["energy_kwh"], config.grid)

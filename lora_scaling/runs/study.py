@@ -1,0 +1,307 @@
+"""An adaptive study: its runs are made until its claim is decided or its budget is spent.
+
+When to look, at which level, and which runs come next is the business of a `Planner`, handed in; here runs are made and
+what they spend is counted. Everything a study knows stands in its folder: the run records, and `study.json` with the
+question and the looks taken. The same request therefore continues a study that was stopped, at whatever moment.
+"""
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from lora_scaling.adaptive import Look, Planner, Point, Step
+from lora_scaling.claim_defaults import ADAPTIVE, STATE_NAME
+from lora_scaling.config import RunConfig, compose, run_id
+from lora_scaling.errors import LoraScalingError, RecordError, RunFailure, UserError
+from lora_scaling.ranks import world_size
+from lora_scaling.records import (
+    RECORD_NAME,
+    Record,
+    is_finished,
+    locked,
+    read_record,
+    record_path,
+    record_to_row,
+    write_text,
+)
+from lora_scaling.runs import progress as console
+from lora_scaling.runs.run import run
+from lora_scaling.units import JOULES_PER_KWH
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a command asks for: a claim, how sure, at what expense, and the settings of its runs."""
+
+    claim: str
+    margin: float
+    level: float
+    max_kwh: float | None
+    max_minutes: float | None
+    levels: tuple[int, ...]
+    at: int
+    overrides: tuple[str, ...]
+
+    def question(self, config: RunConfig) -> dict[str, Any]:
+        """What must not change between the starts of one study; budgets may."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "claim": self.claim,
+            "margin": self.margin,
+            "level": self.level,
+            "levels": list(self.levels),
+            "at": self.at,
+            "seed": config.order_seed,
+            "work": run_id(config),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """What the runs of a study have taken so far, unfinished ones included."""
+
+    joules: float
+    seconds: float
+
+    @property
+    def kwh(self) -> float:
+        return self.joules / JOULES_PER_KWH
+
+
+class Conductor:
+    """Carries one study out. Its folder is locked for as long as it does."""
+
+    def __init__(self, request: Request, config: RunConfig, folder: Path, planner: Planner) -> None:
+        self.request = request
+        self.planner = planner
+        self.config = config
+        self.folder = folder
+        self.path = folder / STATE_NAME
+        self.state = self._opened()
+        self.order = sum(1 for _ in folder.glob(f"*/{RECORD_NAME}"))
+        self.started = time.monotonic()
+        self.earlier_s = self.spent().seconds
+
+    def conduct(self) -> str:
+        """Run and look until the study ends; why it did: supported, refuted, budget, looks or doubt."""
+        decided = [look["verdict"] for look in self.state["looks"] if look["verdict"] != "undecided"]
+        if decided:
+            return decided[0]
+        self._say_start()
+        while True:
+            step = self._next_step()
+            if step.look is not None:
+                self.state["looks"].append(_look_to_dict(step.look))
+                self._save()
+                print(self._look_line(), flush=True)
+            if step.stop is not None:
+                return step.stop
+            if self.order == 0:
+                self._refuse_excess(step.runs)
+            self._make(step.runs)
+
+    def spent(self) -> Spent:
+        """From the records, and from what `study.json` keeps of unfinished runs that were made again."""
+        kept = dict(self.state["overwritten"])
+        for path in self.folder.glob(f"*/{RECORD_NAME}"):
+            try:
+                kept.update(_cost(read_record(path)))
+            except RecordError:
+                continue  # torn by hand, not by us: it will be made again
+        return Spent(joules=sum(joules for joules, _ in kept.values()), seconds=sum(s for _, s in kept.values()))
+
+    def left(self) -> tuple[float, float]:
+        """(kWh, seconds) left of the budgets; the clock also counts what lies between this start's runs."""
+        request = self.request
+        kwh = float("inf") if request.max_kwh is None else request.max_kwh - self.spent().kwh
+        passed = self.earlier_s + time.monotonic() - self.started
+        seconds = float("inf") if request.max_minutes is None else 60 * request.max_minutes - passed
+        return kwh, seconds
+
+    def _opened(self) -> dict[str, Any]:
+        question = self.request.question(self.config)
+        if not self.path.exists():
+            if any(self.folder.glob(f"*/{RECORD_NAME}")):
+                raise UserError(
+                    f"`study` was {self.config.study!r}, whose folder {self.folder} holds runs of another kind of "
+                    "study; give it a name of its own, study=NAME"
+                )
+            state = {**question, "looks": [], "overwritten": {}}
+            write_text(self.path, json.dumps(state, indent=1) + "\n")
+            return state
+        try:
+            state = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RecordError(f"{self.path} cannot be read ({error}); move it away to begin anew") from None
+        for key, value in question.items():
+            if state.get(key) != value:
+                raise UserError(
+                    f"`study` was {self.config.study!r}, which was begun with {key} = {state.get(key)} and is now "
+                    f"asked with {value}; continue it with what it was begun with, or give another study=NAME"
+                )
+        return state
+
+    def _save(self) -> None:
+        write_text(self.path, json.dumps(self.state, indent=1) + "\n")
+
+    def _next_step(self) -> Step:
+        kwh, seconds = self.left()
+        try:
+            step = self.planner(self.folder, self.state, kwh_left=kwh, seconds_left=seconds)
+        except Exception as error:
+            text = str(error) if isinstance(error, LoraScalingError) else f"{type(error).__name__}: {error}"
+            raise RunFailure(f"the analysis of {self.folder} failed: {text}") from error
+        if "schedule" not in self.state:
+            self.state["schedule"] = list(step.schedule)
+            self._save()
+        return step
+
+    def _make(self, points: Sequence[Point]) -> None:
+        """Make the runs in turn, as long as each may be expected to fit what is left."""
+        for place, point in enumerate(points):
+            kwh, seconds = self.left()
+            fits = place == 0 or ((point.energy_kwh or 0) <= kwh and (point.seconds or 0) <= seconds)
+            if not fits or kwh <= 0 or seconds <= 0:
+                return
+            config = self._config(point)
+            path = record_path(config.runs_dir, config.study, run_id(config))
+            if path.exists():
+                self._keep_cost(path)
+            console.display.run_started()
+            label = f"{config.samples} × {config.epochs}{' without steps' if point.zero else ''}"
+            ran = run(config, lambda *told, label=label: console.display.progress(label, *told))
+            console.display.run_finished(ran)
+            if ran.failure is not None:
+                raise ran.failure
+            if ran.record is None:
+                raise RunFailure(f"{path.parent} is being run by another process; wait for it to end")
+            if record_to_row(ran.record)["energy_kwh"] is None:  # that of a part is not the run's
+                raise RunFailure(f"the energy of {ran.record['run_id']} is unknown, so no study can rest on it")
+            self.order += 1
+
+    def _config(self, point: Point) -> RunConfig:
+        """The first repetition of a point that is not finished yet."""
+        config = dataclasses.replace(
+            self.config,
+            samples=point.samples,
+            epochs=point.epochs,
+            max_steps=0 if point.zero else None,
+            order=self.order,
+        )
+        while is_finished(record_path(config.runs_dir, config.study, run_id(config))):
+            config = dataclasses.replace(config, replicate=config.replicate + 1)
+        return config
+
+    def _keep_cost(self, path: Path) -> None:
+        """An unfinished run is about to be overwritten: what it took stays counted."""
+        try:
+            self.state["overwritten"].update(_cost(read_record(path)))
+        except RecordError:
+            return
+        self._save()
+
+    def _refuse_excess(self, points: Sequence[Point]) -> None:
+        """Raise before anything is spent if the smallest design alone is expected to exceed a budget."""
+        from lora_scaling.estimate.sweeps import estimates_of, total_of
+
+        try:
+            total = total_of(estimates_of([self._config(point) for point in points]))
+        except UserError:
+            return  # of unknown cost: what is spent is watched all the same
+        request = self.request
+        for field, allowed, figure, unit in (
+            ("max_kwh", request.max_kwh, total.energy_kwh and total.energy_kwh.estimate, "kWh"),
+            ("max_minutes", request.max_minutes, total.time_s and total.time_s.estimate / 60, "minutes"),
+        ):
+            if allowed is not None and figure is not None and figure > allowed:
+                raise UserError(
+                    f"`{field}` was {allowed:g}; the smallest design that can decide, {len(points)} runs, is expected "
+                    f"to take {figure:.3g} {unit}: allow more, or take smaller levels"
+                )
+
+    def _say_start(self) -> None:
+        request = self.request
+        budget = [f"{request.max_kwh:g} kWh"] if request.max_kwh is not None else []
+        budget += [f"{request.max_minutes:g} min"] if request.max_minutes is not None else []
+        begun = f", {self.order} runs made before" if self.order else ""
+        print(
+            f"{request.claim} over {','.join(map(str, request.levels))}, margin {request.margin:g}, "
+            f"level {request.level:g}, at most {' and '.join(budget)}{begun}",
+            flush=True,
+        )
+
+    def _look_line(self) -> str:
+        look, schedule, spent = self.state["looks"][-1], self.state["schedule"], self.spent()
+        parts = [f"look {len(self.state['looks'])} of {len(schedule)}", f"{look['runs']} runs"]
+        parts.append(f"{console.format_energy(spent.joules)} and {console.format_duration(spent.seconds)} spent")
+        if look["estimate"] is not None and look["ci"] is not None:
+            low, high = ("?" if end is None else f"{end:.3f}" for end in look["ci"])
+            parts.append(f"exponent {look['estimate']:.3f} ({low} to {high})")
+        parts.append(look["verdict"])
+        return "── " + " · ".join(parts)
+
+    def closing(self, stop: str) -> str:
+        """The end of what is printed: the verdict, what it took, where the records are."""
+        looks, spent = self.state["looks"], self.spent()
+        reason = looks[-1]["reason"] if looks else "The runs that the claim needs at least were not all made."
+        why = {
+            "budget": "undecided: the budget is spent; the same command with a larger one continues. ",
+            "looks": "undecided: all looks are taken; the truth may lie close to the margin's edge. ",
+            "doubt": "undecided: the rows are in doubt. ",
+        }.get(stop, f"{stop}: ")
+        records = f"Records: {self.folder}\nAnalyse: python -m analysis claims {self.folder}"
+        cost = f"{console.format_energy(spent.joules)}, {console.format_duration(spent.seconds)}, {self.order} runs"
+        return f"\n{self.request.claim} {why}{reason}\nSpent: {cost}\n{records}"
+
+
+def _look_to_dict(look: Look) -> dict[str, Any]:
+    """A look as `study.json` holds it: an end that is not finite becomes null."""
+    ends = None if look.ci is None else [end if math.isfinite(end) else None for end in look.ci]
+    return {**dataclasses.asdict(look), "ci": ends}
+
+
+def _cost(record: Record) -> dict[str, tuple[float, float]]:
+    """What one attempt at a run took, joules and seconds, under a name of its own."""
+    finished = record.get("finished_at")
+    seconds = 0.0  # a killed run never said when it ended
+    if finished:
+        seconds = (datetime.fromisoformat(finished) - datetime.fromisoformat(record["started_at"])).total_seconds()
+    joules = (record.get("energy") or {}).get("joules") or 0.0
+    return {f"{record['run_id']}@{record['started_at']}": (joules, seconds)}
+
+
+def conduct(request: Request, planner: Planner) -> str:
+    """Carry out the study that is asked for and print its course; return why it ended.
+
+    Raises:
+        UserError: bad input, before anything was spent.
+        RunFailure: a run or the analysis failed; the same request continues.
+    """
+    if world_size() > 1:
+        raise UserError(
+            f"`python -m lora_scaling.study` was started as {world_size()} processes; it does not run under torchrun: "
+            "start it once, without, or make the runs with torchrun -m lora_scaling -m …"
+        )
+    # Grouping pads less the more samples there are, which would look like a curve.
+    own = [f"study=adaptive_{request.claim}", "group_by_length=false"]
+    config = compose([*own, *request.overrides])  # what is given comes last, and wins
+    factor, _, held, _ = ADAPTIVE[request.claim]
+    config = dataclasses.replace(config, **{factor: request.levels[0], held: request.at})
+    if not config.metering.enabled:
+        raise UserError("`metering.enabled` was false; a study of energy has to measure it: leave it out")
+    folder = Path(config.runs_dir) / config.study
+    with locked(folder) as mine:
+        if not mine:
+            raise UserError(f"`study` was {config.study!r}, which another process is carrying out; wait for it to end")
+        conductor = Conductor(request, config, folder, planner)
+        stop = conductor.conduct()
+        print(conductor.closing(stop), flush=True)
+    return stop
