@@ -1,4 +1,4 @@
-"""The same job under several methods, on several devices, or in several zones: one row each."""
+"""Estimate the same job with several methods, on several devices, or in several zones."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ _DEFAULTS = {"method": _METHODS, "gpus": _GPUS, "zones": _ZONES}
 def compare(
     config: RunConfig, what: str, *, level: float = LEVEL, fit: Fit | None = None, price: Price | None = None
 ) -> list[tuple[str, Estimate]]:
-    """(label, estimate) of each alternative. `what`: method, gpus or zones, or e.g. `gpus:rtx-4090,2xh100-sxm`.
+    """Return (label, estimate) of each alternative. `what`: method, gpus or zones, or e.g. `gpus:rtx-4090,2xh100-sxm`.
 
     Raises:
-        UserError: an alternative is not known, or cannot be estimated.
+        UserError: an alternative is unknown or cannot be estimated.
     """
     kind, _, listed = what.partition(":")
     kind = {"methods": "method", "gpu": "gpus", "hardware": "gpus", "zone": "zones"}.get(kind, kind)

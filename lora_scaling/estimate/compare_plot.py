@@ -1,4 +1,4 @@
-"""A picture of a comparison: medians and intervals side by side, as an SVG written by hand. Standard library only."""
+"""Draw a comparison: medians and intervals side by side, as an SVG. Standard library only."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from lora_scaling.errors import UserError
 from lora_scaling.estimate.result import Estimate, Interval
 from lora_scaling.estimate.table import ENERGIES, MASSES, TIMES, Units, duration, energy, mass, number
 
-# Okabe and Ito's blue and vermilion: told apart by every kind of colour vision, and by shape as well.
+# Okabe and Ito's blue and vermilion, which every kind of colour vision distinguishes; shapes differ as well.
 _FITS, _BAND, _DOES_NOT = "#0072b2", "#a6cee3", "#d55e00"
 _INK, _SOFT, _GRID = "#1a1a1a", "#555555", "#dddddd"
 _ROW, _TOP, _LABELS, _PANEL, _GAP, _FIGURE = 30, 92, 128, 300, 34, 88
@@ -43,7 +43,7 @@ def write_plot(path: str | Path, rows: Sequence[tuple[str, Estimate]], *, what: 
 
 
 def draw(rows: Sequence[tuple[str, Estimate]], *, what: str) -> str:
-    """The SVG's text. Zones differ in grams alone, so only those are drawn of them."""
+    """Return the SVG as text. Zones differ only in grams, so a comparison of zones shows only grams."""
     panels = _panels(rows, zones=what.startswith("zone"))
     width = _LABELS + len(panels) * (_PANEL + _FIGURE + _GAP)
     bottom = _TOP + _ROW * len(rows)
@@ -65,7 +65,7 @@ def draw(rows: Sequence[tuple[str, Estimate]], *, what: str) -> str:
 
 
 def _title(run: Estimate, what: str) -> str:
-    """What the rows have in common: a comparison of methods leaves the method out."""
+    """Return what the rows have in common; in a comparison of methods, this excludes the method."""
     if not what.startswith("method"):
         return run.name
     count = f"{run.gpu_count} × " if run.gpu_count > 1 else ""
@@ -90,7 +90,7 @@ def _panels(rows: Sequence[tuple[str, Estimate]], *, zones: bool) -> list[_Panel
 
 
 def _panel(panel: _Panel, rows: Sequence[tuple[str, Estimate]], *, left: float, bottom: float) -> list[str]:
-    """A panel's axis (logarithmic), one interval a row, and its figure written beside it."""
+    """Draw a panel: a logarithmic axis, one interval per row, and its value next to it."""
     known = [value for value in panel.values if value is not None]
     parts = [_text(left, _TOP - 14, panel.title, size=14, weight="bold")]
     if not known:
@@ -127,7 +127,7 @@ def _mark(x: float, y: float, *, fits: bool) -> str:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Three to five round values between the ends."""
+    """Return three to five round values between the ends."""
     powers = [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
     inside: list[float] = []
     for digits in _DIGITS:

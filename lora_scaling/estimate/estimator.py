@@ -1,4 +1,4 @@
-"""`estimate(config)`: exact work, then time, power, energy, grams and money with intervals."""
+"""Estimate a run: exact work first, then time, power, energy, grams and money, with intervals."""
 
 import dataclasses
 import math
@@ -27,7 +27,7 @@ _COUNTED = "counted exactly from the model's shape"
 
 @dataclass(frozen=True, kw_only=True)
 class Price:
-    """Money an hour of all devices, or a kWh, in any one currency."""
+    """Money per hour of all devices, or per kWh, in any one currency."""
 
     per_hour: float | None = None
     per_kwh: float | None = None
@@ -42,17 +42,18 @@ def estimate(
     price: Price | None = None,
     reuses_model: bool = False,
 ) -> Estimate:
-    """What this run will cost, before it is started; nothing is loaded or run, and of a model without a preset only
-    its config.json is fetched.
+    """Estimate what this run will cost, before it starts.
 
-    Without `fit` and `pilot` the answer rests on priors. With both, the narrower interval is given. reuses_model: an
-    earlier run of the same process leaves its model to this one, which so has next to nothing to set up (by priors; a
-    fit has its own set-up).
+    Nothing is loaded or run. For a model without a preset, only its config.json is fetched. Without `fit` and `pilot`,
+    the answer rests on priors; with both, it is the one with the narrower interval.
+
+    reuses_model: an earlier run of the same process leaves its model to this one, so that almost no set-up remains
+        (by priors; a fit has its own set-up).
 
     Raises:
-        UserError: the model's shape or the data's lengths are unknown, its file has too few samples, the zone does not
-            exist, the fit or the pilot is of other hardware or another number of devices. A run that does not fit
-            into memory is no error: see `Estimate.memory`.
+        UserError: the model's shape or the data's lengths are unknown, the file has too few samples, the zone does not
+            exist, or the fit or the pilot belongs to other hardware or another number of devices. A run that does not
+            fit into memory is not an error: see `Estimate.memory`.
     """
     priors = load_priors()
     if pilot is not None:
@@ -93,7 +94,7 @@ def estimate(
 
 
 def _lengths(config: RunConfig, priors: Priors, pilot: PilotMeasurement | None) -> LengthBasis:
-    """Of the samples: as the pilot counted them, or as far as they are known without it."""
+    """Return the lengths of the samples, as the pilot counted them or as far as they are known without it."""
     if pilot is not None and pilot.lengths:
         counted = Lengths(tuple(pilot.lengths))
         return LengthBasis(
@@ -186,7 +187,7 @@ def _from_fit(base: Estimate, config: RunConfig, plan: Plan, fit: Fit, level: fl
     if config.hardware.kind == "auto":
         fit.refuse_unrecognised()
     fit.refuse_count(config.hardware.count)
-    # Of a device that was not recognised nobody knows what precision=auto becomes.
+    # For an unrecognised device, the precision that precision=auto becomes is unknown.
     target = target_of(config, plan.workload, None if config.hardware.kind == "auto" else plan.precision)
     energy, seconds = fit.predict(target, level), fit.predict_time(target, level)
     kwh = Interval(estimate=energy.estimate, low=energy.low, high=energy.high)
@@ -251,7 +252,7 @@ def _with_grams(answer: Estimate, config: RunConfig, priors: Priors, z: float) -
 
 
 def _together(factor: float, log_spread: float) -> float:
-    """Two independent relative spreads as one factor."""
+    """Combine two independent relative spreads into one factor."""
     return math.exp(math.hypot(math.log(factor), log_spread)) if factor > 0 else 1.0
 
 

@@ -1,4 +1,4 @@
-"""A whole run from priors: phases, energy, and the spread that the constants' own spreads make."""
+"""Estimate a whole run from priors: phases, energy, and the spread that follows from the spreads of the constants."""
 
 import math
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ class Modelled:
 def model_run(
     config: RunConfig, plan: Plan, machine: Machine, priors: Priors, tokens_log_sd: float, *, reuses_model: bool
 ) -> Modelled:
-    """Time, power and energy of a run on this machine; reuses_model: an earlier run of the process left its model."""
+    """Compute time, power and energy of a run on this machine. reuses_model: an earlier run left its model."""
     c = priors.values
     setup = _setup_s(config, plan, machine, c, reuses_model=reuses_model)
     idle_w = machine.host_power_w * c["power"]
@@ -52,7 +52,7 @@ def model_run(
     setup_sd = math.hypot(*(s * priors.log_sd[name] for name, s in setup.items())) / parts["setup"].seconds
 
     def log_sd(share: float) -> float:
-        """Of the whole, of which set-up is this share."""
+        """Return the spread of the whole run, of which set-up is this share."""
         return math.hypot((1 - share) * train_sd, share * setup_sd)
 
     return Modelled(
@@ -71,12 +71,12 @@ def _part(seconds: float, watts: float) -> Part:
 
 
 def weights_from(model: ModelConfig) -> str:
-    """Where the weights come from: random, pretrained, or gguf (unpacked as they are read)."""
+    """Return where the weights come from: random, pretrained, or gguf (unpacked while they are read)."""
     return "gguf" if model.gguf_file is not None and model.weights == "pretrained" else model.weights
 
 
 def _setup_s(config: RunConfig, plan: Plan, machine: Machine, c: Constants, *, reuses_model: bool) -> dict[str, float]:
-    """Seconds of the set-up by the constant that they follow from."""
+    """Compute the seconds of set-up, by the constant that determines them."""
     if reuses_model:
         return {"reuse_s": c["reuse_s"]}
     start = "start_cpu_s" if machine.kind == "cpu" else "start_s"
@@ -85,9 +85,9 @@ def _setup_s(config: RunConfig, plan: Plan, machine: Machine, c: Constants, *, r
 
 
 def _variances(plan: Plan, machine: Machine, priors: Priors) -> dict[str, float]:
-    """Variance of log step time by constant: (elasticity · its spread)², elasticities by a small nudge.
+    """Compute the variance of log step time, by constant: (elasticity · spread)², with numerical elasticities.
 
-    Of a run that does not train, the evaluation's or the warm-up's stands for it.
+    If the run does not train, the step of its evaluation or warm-up is used instead.
     """
     load = next((load for load in (plan.load, plan.evaluation, plan.warmup) if load.steps), None)
     if load is None:

@@ -1,4 +1,4 @@
-"""The device of an estimate: from its sheet, or recognised here. No torch."""
+"""Find the device of an estimate: from its sheet, or by recognising this machine. Does not import torch."""
 
 import contextlib
 import dataclasses
@@ -20,17 +20,17 @@ from lora_scaling.paths import user_cache
 
 _SHEET = ("bandwidth_gb_s", "memory_gb", "board_power_w", "idle_power_w")
 _SPEED = Path(__file__).with_name("processor.py")
-_SPEED_VERSION = 2  # of what is measured: a host's numbers of another version are measured again
+_SPEED_VERSION = 2  # of the measurement: stored numbers of another version are measured again
 _ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
 )
 
 
 def resolve_hardware(hardware: HardwareConfig, device: str) -> HardwareConfig:
-    """`auto` becomes the device that is here and that `device` (auto, cpu, cuda, cuda:N, mps) asks for; anything else
-    is as it is given. What was given beside `auto` wins over what is found.
+    """Replace `auto` by the device of this machine that `device` (auto, cpu, cuda, cuda:N, mps) asks for.
 
-    A device that cannot be recognised stays `auto`, with nothing known of it.
+    Any other hardware is returned as it is. Values given along with `auto` take precedence over those found. A device
+    that cannot be recognised stays `auto`, without any values.
     """
     if hardware.kind != "auto":
         return hardware
@@ -54,7 +54,7 @@ def _as_given(found: HardwareConfig, asked: HardwareConfig) -> HardwareConfig:
 
 
 def machine_of(hardware: HardwareConfig, precision: str, priors: Priors) -> tuple[Machine | None, str | None]:
-    """The device in numbers for this precision, or None and what is missing."""
+    """Return (the numbers of the device for this precision, what is missing), the former None if any is missing."""
     peak = hardware.peak_tflops.get(precision)
     if precision == "bf16" and peak is None and hardware.peak_tflops.get("fp16") is not None:
         return None, f"{hardware.name} has no bf16: give precision=fp16"
@@ -86,7 +86,7 @@ def machine_of(hardware: HardwareConfig, precision: str, priors: Priors) -> tupl
 
 
 def _host_power_w(hardware: HardwareConfig, board_power_w: float, c: Mapping[str, float]) -> float:
-    """CPU and RAM, as far as the board's power does not hold them: that of an Apple chip is its processor's, too."""
+    """Return the power of CPU and RAM that the board power does not include; an Apple chip's includes its processor."""
     if hardware.kind == "cpu":
         return board_power_w
     if hardware.kind == "mps":
@@ -95,13 +95,13 @@ def _host_power_w(hardware: HardwareConfig, board_power_w: float, c: Mapping[str
 
 
 def _nvidia(asked: HardwareConfig, place: int) -> HardwareConfig | None:
-    """The NVIDIA device at this place among those that CUDA_VISIBLE_DEVICES leaves."""
+    """Return the NVIDIA device with this index among those visible under CUDA_VISIBLE_DEVICES."""
     from lora_scaling.energy.nvml import Nvml, SensorError
     from lora_scaling.energy.visible_gpus import select_gpus
 
     try:
         nvml = Nvml.open()
-    except SensorError:  # no package, no driver, no permission: there is no NVIDIA device to be seen
+    except SensorError:  # no package, driver or permission, so no NVIDIA device is visible
         return None
     try:
         visible = select_gpus(nvml.gpus, os.environ, mig_parent=nvml.mig_parent).gpus
@@ -128,7 +128,7 @@ def _apple(asked: HardwareConfig) -> HardwareConfig | None:
 
 
 def _this_cpu(asked: HardwareConfig) -> HardwareConfig | None:
-    """This host's processor, measured once and remembered: peaks by a matrix product, bandwidth by a copy."""
+    """Describe this host's processor, measured once and cached: peak by a matrix product, bandwidth by a copy."""
     name, cores, c = processor_name(), _cores(), load_priors().values
     speed = _remembered(name) or _measure(name)
     if speed is None:
@@ -154,7 +154,7 @@ def _this_cpu(asked: HardwareConfig) -> HardwareConfig | None:
 
 
 def _cores() -> int:
-    """The processor's threads that this process may use."""
+    """Count the processor threads that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -175,9 +175,9 @@ def _remembered(name: str) -> dict[str, float] | None:
 
 
 def _measure(name: str) -> dict[str, float] | None:
-    """TFLOP/s of one core in float32 and GB/s, or None without numpy.
+    """Measure TFLOP/s of one core in float32 and GB/s; None without numpy.
 
-    One thread is measured, and its result multiplied: with several, a core that is busy elsewhere would stall the
+    One thread is measured and its result multiplied, because with several threads, one busy core would stall the
     others.
     """
     command = [sys.executable, "-P", str(_SPEED)]
@@ -186,7 +186,7 @@ def _measure(name: str) -> dict[str, float] | None:
         speed = json.loads(ran.stdout)
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
-    with contextlib.suppress(OSError):  # nowhere to remember it: it is measured again the next time
+    with contextlib.suppress(OSError):  # if it cannot be cached, it is measured again the next time
         path = _cache_path()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"version": _SPEED_VERSION, "name": name, **speed}), encoding="utf-8")

@@ -1,5 +1,6 @@
-"""Grams of the very hours a run would take, from the grid's providers: the one part of an estimate that may ask
-the network, and only when `at=` or `grid.forecast=true` says so."""
+"""Compute the grams of the hours that a run would take, from the grid's providers.
+
+This is the only part of an estimate that may use the network, and only with `at=` or `grid.forecast=true`."""
 
 import dataclasses
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,7 @@ _BIN_S = 300.0
 
 
 def parse_start(text: str) -> datetime:
-    """An ISO 8601 time, `now`, or UserError; a time without an offset is local."""
+    """Parse an ISO 8601 time or `now`, or raise UserError. A time without an offset is local."""
     if text == "now":
         return datetime.now(UTC)
     try:
@@ -24,9 +25,9 @@ def parse_start(text: str) -> datetime:
 
 
 def at_hours(answer: Estimate, config: RunConfig, start: datetime) -> Estimate:
-    """The estimate with the grams of a run that starts then; the energy's interval alone remains.
+    """Return the estimate with the grams of a run that starts then. Only the interval of the energy remains.
 
-    Where the provider has no values for these hours, the yearly mean stays, and an assumption says why.
+    If the provider has no values for these hours, the yearly mean stays, and an assumption says why.
     """
     if answer.energy_kwh is None or answer.emissions_g is None:
         return answer
@@ -52,7 +53,7 @@ def at_hours(answer: Estimate, config: RunConfig, start: datetime) -> Estimate:
 
 
 def advice(answer: Estimate, config: RunConfig) -> str | None:
-    """When the same run would emit least, for `grid.forecast=true`; None where that is not asked."""
+    """Say when the same run would emit least, if `grid.forecast=true`; otherwise return None."""
     if not config.grid.forecast:
         return None
     seconds, kwh = (None if figure is None else figure.estimate for figure in (answer.time_s, answer.energy_kwh))
@@ -60,7 +61,7 @@ def advice(answer: Estimate, config: RunConfig) -> str | None:
 
 
 def when_to_run(seconds: float | None, energy_kwh: float | None, grid: GridSettings) -> str:
-    """When in the next hours a run of this time and energy would emit least, or why that is not known."""
+    """Say when, in the next hours, a run of this time and energy would emit least, or why this is unknown."""
     if energy_kwh is None:
         return "No advice on when to run: its energy is unknown."
     if seconds is None:

@@ -1,4 +1,4 @@
-"""How long the samples are, in tokens: as stated, from a file's bytes, or from the data set card's bytes."""
+"""Find the lengths of the samples in tokens: as stated, or from the bytes of a file or of a data set card."""
 
 import codecs
 import functools
@@ -17,9 +17,9 @@ _ENGLISH_ASCII = 0.995
 
 @dataclass(frozen=True, kw_only=True)
 class LengthBasis:
-    """The distribution, its spread (log standard deviation of the mean), and a sentence on where it comes from.
+    """A distribution of lengths, its spread (log standard deviation of the mean), and a sentence on its origin.
 
-    available: samples of a file that was read to its end; None where they were not counted.
+    available: samples of a file that was read to its end; None if they were not counted.
     """
 
     lengths: Lengths
@@ -29,14 +29,14 @@ class LengthBasis:
 
 
 class LengthsUnknown(UserError):
-    """Nothing here says how long the samples are; a pilot would count them."""
+    """The lengths of the samples are unknown; a pilot would count them."""
 
 
 def lengths_of(data: DataConfig, priors: Priors) -> LengthBasis:
-    """Token lengths of a data set that need not be here.
+    """Find the token lengths of a data set, which need not be on this machine.
 
     Raises:
-        LengthsUnknown: nothing is known of its lengths.
+        LengthsUnknown: nothing is known about the lengths.
         UserError: its file cannot be read as the run would read it.
     """
     if data.tokens_per_sample is not None:
@@ -59,7 +59,7 @@ def lengths_of(data: DataConfig, priors: Priors) -> LengthBasis:
 
 def _from_bytes(data: DataConfig, priors: Priors) -> LengthBasis:
     assert data.bytes_per_sample is not None
-    # SkoleGPT is Danish; of other data sets the language is not known here.
+    # SkoleGPT is Danish; the language of other data sets is unknown.
     name = "bytes_per_token_other" if data.layout == "skolegpt" else "bytes_per_token_unknown"
     per_token = priors.values[name]
     mean = data.bytes_per_sample / per_token
@@ -98,9 +98,11 @@ def _from_file(data: DataConfig, path: Path, priors: Priors) -> LengthBasis:
 def _text_sizes(
     path: str, stamp: int, layout: str, fields: tuple[tuple[str, str], ...]
 ) -> tuple[tuple[int, ...], float, bool]:
-    """Bytes of text of each sample, read as the run reads it; the share of ASCII letters; whether that was the whole
-    file, or its first 20 MB."""
-    from lora_scaling.data.samples import (  # late: analysis, which imports this, never loads that room
+    """Return the bytes of text per sample, the share of ASCII letters, and whether the whole file was read.
+
+    The file is read as the run reads it, but at most its first 20 MB.
+    """
+    from lora_scaling.data.samples import (  # late: analysis imports this module but must not load that room
         rows_of,
         samples_of,
     )
@@ -117,7 +119,7 @@ def _text_sizes(
 
 
 def _whole_lines(raw: bytes) -> bytes:
-    """The beginning of a file of JSON lines without its last line, which may be cut in the midst of a letter."""
+    """Drop the last line of the beginning of a JSON-lines file, because it may be cut inside a character."""
     if raw.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
         raise UserError("`data.path` is a JSON list of more than 20 MB; give data.tokens_per_sample=NUMBER")
     return raw[: max(0, raw.rfind(b"\n"))]

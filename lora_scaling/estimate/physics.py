@@ -1,7 +1,7 @@
-"""Time and power of training from exact work and a handful of constants: the whole arithmetic of an estimate.
+"""Compute time and power of training from exact work and a few constants: the whole arithmetic of an estimate.
 
-Every line is a plain formula of numbers, so that the estimator page computes the same in the browser. The constants
-come from `priors.json`, which says of each what it was set from and how far it spreads.
+Every line is a plain formula of numbers, so that the estimator page can compute the same in the browser. The constants
+come from `priors.json`, which gives the origin and the spread of each.
 
     compute  = FLOPs / (peak · eta) · (1 + half_tokens / tokens)               tiles half empty with few tokens
     gemm     = |compute, passes · weights / bandwidth|                         matrix products, per micro-step
@@ -11,8 +11,8 @@ come from `priors.json`, which says of each what it was set from and how far it 
     micro    = |gemm + traffic, launch| + dequantisation                       their sum, on a processor
     step     = |accumulation · micro, communication| + update
 
-|a, b| is (aᵖ + bᵖ)^(1/p): nearly the larger of the two, smoothly. Bandwidth is the sheet's times `bandwidth_share`,
-except for dequantisation, whose bytes a weight were set from the sheet's alone.
+|a, b| is (aᵖ + bᵖ)^(1/p), a smooth maximum. Bandwidth is that of the sheet times `bandwidth_share`, except for
+dequantisation, whose bytes per weight were set with the sheet's bandwidth alone.
 """
 
 from collections.abc import Mapping
@@ -26,9 +26,8 @@ class Load:
     """Work of the training phase on each of `gpus` devices, which share it evenly.
 
     Per micro-step and device: tokens (padding included), flops, activation_bytes (kept for the backward pass),
-    weight_bytes (read in each pass), quantized (weights unpacked in each pass). passes: forward, backward, and once
-    more with checkpointing. trainable: parameters updated on each device and step; comm_bytes: sent by each device
-    in a step.
+    weight_bytes (read in each pass), quantized (weights unpacked in each pass). passes: forward, backward, and one more
+    with checkpointing. trainable: parameters updated per device and step; comm_bytes: sent per device and step.
     """
 
     gpus: int
@@ -48,7 +47,7 @@ class Load:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """A device by its sheet: dense peak (FLOP/s), bandwidths (bytes/s), board and idle power (W), host power (W)."""
+    """The numbers of a device: dense peak (FLOP/s), bandwidths (bytes/s), board and idle power (W), host power (W)."""
 
     kind: str
     peak: float
@@ -61,7 +60,7 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class StepTime:
-    """Seconds of one optimizer step, and of what has a board compute or move memory in it; these may overlap."""
+    """Seconds of one optimizer step, and of the computing and memory traffic in it, which may overlap."""
 
     gemm: float
     traffic: float
@@ -71,7 +70,7 @@ class StepTime:
 
 
 def step_time(load: Load, machine: Machine, c: Constants) -> StepTime:
-    """Seconds of one optimizer step."""
+    """Compute the seconds of one optimizer step."""
     if load.steps == 0:
         return StepTime(gemm=0.0, traffic=0.0, dequant=0.0, update=0.0, total=0.0)
     p = c["overlap_power"]
@@ -83,7 +82,7 @@ def step_time(load: Load, machine: Machine, c: Constants) -> StepTime:
     layer = c["cpu_layer_s"] if machine.kind == "cpu" else c["layer_launch_s"]
     launch = load.passes / 2 * (load.layers * layer + load.modules * c["module_launch_s"])
     dequant = load.passes * load.quantized * c["dequant_bytes"] / machine.bandwidth
-    # A CPU issues its operations and computes them itself: nothing overlaps.
+    # A CPU both issues and computes its operations, so nothing overlaps.
     micro = gemm + traffic + launch if machine.kind == "cpu" else _norm(gemm + traffic, launch, p)
     micro += dequant
     comm = load.comm_bytes / (machine.link * c["comm_share"]) if load.comm_bytes else 0.0
@@ -93,9 +92,9 @@ def step_time(load: Load, machine: Machine, c: Constants) -> StepTime:
 
 
 def mean_power_w(step: StepTime, load: Load, machine: Machine, c: Constants) -> tuple[float, float]:
-    """(all boards, CPU and RAM) in watts while training, from what the time of a step goes to.
+    """Return (all boards, CPU and RAM) in watts while training, from how the time of a step is spent.
 
-    A board draws its limit in matrix products, less moving memory, little waiting.
+    A board draws its limit in matrix products, less when it moves memory, and little when it waits.
     """
     host = machine.host_power_w
     if machine.kind == "cpu" or step.total == 0:

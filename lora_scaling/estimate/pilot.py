@@ -1,8 +1,9 @@
-"""From a minute of the real run to all of it: pure arithmetic on what a pilot measured.
+"""Scale a minute of the real run to the whole run: pure arithmetic on the measurements of a pilot.
 
-Each optimizer step of the pilot is a pair (seconds, FLOPs of its very batches). Time is fitted as
-`micro-steps · a + FLOPs · b` with a, b ≥ 0, so that a pilot that drew long batches does not overstate a run of short
-ones; energy is the pilot's mean power over its training window times that. Setup and evaluation are added as measured.
+Each optimizer step of the pilot is a pair (seconds, FLOPs of its own batches). Time is fitted as
+`micro-steps · a + FLOPs · b` with a, b ≥ 0, so that a pilot with long batches does not overestimate a run with short
+ones. Energy is that time multiplied by the pilot's mean power in its training window. Set-up and evaluation are added
+as measured.
 """
 
 import math
@@ -18,19 +19,19 @@ from lora_scaling.estimate.quantiles import t_quantile
 from lora_scaling.estimate.result import Interval, Part
 from lora_scaling.units import JOULES_PER_KWH
 
-# Runs differ from each other beyond what a minute shows: temperature, clocks, other load (log standard deviation).
-# On a virtual machine's two cores, 67 repeated runs scattered by 6 % where they took under 20 s and 3 % over 30 s
-# (docs/study, linear), and a pilot is as short as the former. For graphics cards it is assumed.
+# Runs differ from each other by more than a minute shows: temperature, clocks, other load (log standard deviation).
+# On the two cores of a virtual machine, 67 repeated runs scattered by 6 % if they took under 20 s and by 3 % over 30 s
+# (docs/study, linear). A pilot is as short as the former. For graphics cards the value is assumed.
 RUN_TO_RUN_SD = 0.025
 RUN_TO_RUN_SD_CPU = 0.065
 _DEVICE_DRIFT_SD = 0.01
-_SHARED_SD = 0.12  # other processes were running, and nobody knows what they do later
+_SHARED_SD = 0.12  # other processes were running, and what they do later is unknown
 _FLAT = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
 class PilotStep:
-    """One optimizer step as measured: seconds, its forward and backward passes, and their FLOPs."""
+    """One measured optimizer step: its seconds, its forward and backward passes, and their FLOPs."""
 
     seconds: float
     micro_steps: int
@@ -39,7 +40,7 @@ class PilotStep:
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """A measured window: seconds, and joules of the components there are."""
+    """A measured window: seconds, and joules of all components."""
 
     seconds: float
     joules: float
@@ -47,12 +48,13 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class PilotMeasurement:
-    """What a pilot measured on this device (`kind`: cpu, cuda, mps) with the run's own data layout.
+    """The measurements of a pilot on this device (`kind`: cpu, cuda, mps) with the data layout of the run.
 
-    whole_flops, whole_micro_steps: exact for the training phase of the whole run; None: as planned. warmup, train,
-    evaluation: the pilot's windows (`evaluation`: before and after training, as in the run). lengths: tokens of each
-    of the run's samples. random_weights: the right shape without the weights; exclusive: False where other processes
-    used the device or the processor meanwhile.
+    whole_flops, whole_micro_steps: exact for the training phase of the whole run; None: as planned.
+    warmup, train, evaluation: the windows of the pilot (`evaluation`: before and after training, as in the run).
+    lengths: tokens of each sample of the run.
+    random_weights: whether random weights of the right shape were used.
+    exclusive: False if other processes used the device or the processor meanwhile.
     """
 
     device: str
@@ -72,7 +74,7 @@ class PilotMeasurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Scaled:
-    """The whole run, from its pilot."""
+    """The whole run, scaled from its pilot."""
 
     time_s: Interval
     energy_kwh: Interval
@@ -82,10 +84,10 @@ class Scaled:
 
 
 def refuse_several(config: RunConfig) -> None:
-    """Raise for a run on several devices: a pilot measures one, and not how they share the work.
+    """Refuse a run on several devices, because a pilot measures one, and not how several share the work.
 
     Raises:
-        UserError: it is on several.
+        UserError: the run uses several devices.
     """
     if config.hardware.count > 1:
         raise UserError(
@@ -95,10 +97,10 @@ def refuse_several(config: RunConfig) -> None:
 
 
 def refuse_elsewhere(config: RunConfig, device: str, kind: str) -> None:
-    """Raise where `hardware` names another device than the pilot's: its seconds and joules do not carry over.
+    """Refuse another device than the pilot's, because its seconds and joules do not carry over.
 
     Raises:
-        UserError: it does.
+        UserError: `hardware` names another device.
     """
     hardware = config.hardware
     if hardware.kind == "auto":
@@ -112,7 +114,7 @@ def refuse_elsewhere(config: RunConfig, device: str, kind: str) -> None:
 
 
 def scale_pilot(pilot: PilotMeasurement, plan: Plan, level: float) -> Scaled:
-    """Time and energy of the whole run, with the interval of one run.
+    """Scale to time and energy of the whole run, with the interval of a single run.
 
     Raises:
         ValueError: the pilot took no step.
@@ -122,7 +124,7 @@ def scale_pilot(pilot: PilotMeasurement, plan: Plan, level: float) -> Scaled:
     flops = pilot.whole_flops if pilot.whole_flops is not None else plan.workload.flops.total / plan.load.gpus
     micro = pilot.whole_micro_steps if pilot.whole_micro_steps is not None else plan.micro_steps
     per_pass, per_flop, log_sd = fit_steps(pilot.steps)
-    # What training does once (optimizer, data loader, first batch) is in the window but in no step.
+    # Work done once in training (optimizer, data loader, first batch) is in the window but in no step.
     once_s = max(0.0, pilot.train.seconds - sum(step.seconds for step in pilot.steps))
     train_s = once_s + micro * per_pass + flops * per_flop
     power_w = pilot.train.joules / pilot.train.seconds
@@ -150,7 +152,7 @@ def scale_pilot(pilot: PilotMeasurement, plan: Plan, level: float) -> Scaled:
 
 
 def fit_steps(steps: Sequence[PilotStep]) -> tuple[float, float, float]:
-    """(seconds a pass, seconds a FLOP, log standard deviation of a total), by least squares with neither negative."""
+    """Fit (seconds per pass, seconds per FLOP, log standard deviation of a total) by non-negative least squares."""
     seconds, passes, flops = (sum(getattr(s, name) for s in steps) for name in ("seconds", "micro_steps", "flops"))
     ratio = seconds / flops
     spread = [s.flops / s.micro_steps for s in steps]
@@ -168,7 +170,7 @@ def fit_steps(steps: Sequence[PilotStep]) -> tuple[float, float, float]:
 
 
 def _least_squares(steps: Sequence[PilotStep]) -> tuple[float, float]:
-    """Minimises Σ (seconds − a·passes − b·flops)²."""
+    """Minimise Σ (seconds − a·passes − b·flops)²."""
     scale = max(s.flops for s in steps)
     pp = sum(s.micro_steps**2 for s in steps)
     ff = sum((s.flops / scale) ** 2 for s in steps)

@@ -1,7 +1,7 @@
-"""A pilot: the run's own setup, evaluation and first steps, measured for about a minute and thrown away.
+"""Run a pilot: the set-up, evaluation and first steps of a run, measured for about a minute and then discarded.
 
-What it measured is scaled to the whole run by `lora_scaling.estimate.pilot`; nothing is written but to a temporary
-folder, and nothing is recorded.
+`lora_scaling.estimate.pilot` scales the measurements to the whole run. The pilot writes only to a temporary folder, and
+leaves no record.
 """
 
 import dataclasses
@@ -40,15 +40,15 @@ class _Whole:
 
 
 def run_pilot(config: RunConfig, seconds: float) -> PilotMeasurement:
-    """Measure about `seconds` of this run on this device; at least a few steps are taken, whatever they take.
+    """Measure about `seconds` of this run on this device, and at least a few steps, however long they take.
 
-    Where the model's weights cannot be had, random ones of its shape stand in: they cost the same. Its tokenizer is
-    needed all the same, except for synthetic samples, which are as long with any.
+    If the model's weights are not available, random weights of its shape are used; they cost the same. The tokenizer is
+    needed in any case, except for synthetic samples, which are equally long with any tokenizer.
 
     Raises:
-        UserError: the run cannot be made here, is one of several devices or of another one, its shape or the length of
-            its samples is unknown, or max_steps=0 leaves nothing to measure.
-        OutOfMemory: the device's memory did not suffice.
+        UserError: the run cannot be made here, needs several devices or another one, has an unknown shape or unknown
+            sample lengths, or max_steps=0 leaves nothing to measure.
+        OutOfMemory: the device did not have enough memory.
         RunFailure: no energy could be measured.
     """
     if config.max_steps == 0:
@@ -81,7 +81,7 @@ def _always_on(metering: MeteringSettings) -> MeteringSettings:
 
 
 def _prepare(config: RunConfig, device: Device, workbench: Workbench) -> tuple[BaseModel, Tokens, bool]:
-    """The model, its tokens, and whether random weights stand in for the real ones."""
+    """Return the model, its tokens, and whether random weights replace the real ones."""
     stands_in = False
     try:
         base, _ = workbench.base(config, device)
@@ -99,7 +99,7 @@ def _prepare(config: RunConfig, device: Device, workbench: Workbench) -> tuple[B
 
 
 def _refuse_bytes(config: RunConfig, base: BaseModel) -> None:
-    """Raise where bytes would stand for the tokens of real samples: four times as many, in longer rows."""
+    """Refuse bytes as tokens of real samples: they are four times as many, in longer rows."""
     if config.data.kind != "synthetic" and base.tokenizer_name == "bytes":
         raise UserError(
             f"`pilot` needs the tokenizer of {config.model.id or config.model.name}, which is not here, to know how "
@@ -109,7 +109,7 @@ def _refuse_bytes(config: RunConfig, base: BaseModel) -> None:
 
 
 class _Watch(TrainerCallback):
-    """Times each optimizer step, with the FLOPs' ingredients of its batches, until the deadline."""
+    """Time each optimizer step until the deadline, and keep what the FLOPs of its batches are computed from."""
 
     def __init__(self, synchronize: Callable[[], None]) -> None:
         self.synchronize = synchronize
@@ -137,7 +137,7 @@ class _Watch(TrainerCallback):
             control.should_training_stop = True
 
     def steps(self, config: RunConfig, shape: ModelShape) -> list[PilotStep]:
-        """Each step's time and work: differences of the running counts."""
+        """Return the time and work of each step, as differences of the running counts."""
         found, before = [], (0, 0, 0)
         for seconds, counts in zip(self.seconds, self.counts, strict=True):
             tokens, pairs, micro_steps = (now - then for now, then in zip(counts, before, strict=True))
@@ -220,7 +220,7 @@ def _measurement(
 
 
 def _lengths(train: TokenizedDataset, limit: int) -> list[int]:
-    """Tokens of each sample; what was cut off in all is shared out among those that reach the limit."""
+    """Return the tokens of each sample. The truncated total is divided among the samples that reach the limit."""
     cut = sum(length == limit for length in train.sample_lengths)
     each, rest = divmod(train.truncated, cut) if cut else (0, 0)
     longer = iter(range(cut))
@@ -235,9 +235,10 @@ def _phase(account: EnergyAccount, name: str) -> Phase | None:
 
 
 def _whole(config: RunConfig, trainer: MeteredTrainer, train: TokenizedDataset) -> _Whole:
-    """The work of the whole training phase, from the batches that the run's own sampler makes of its rows.
+    """Compute the work of the whole training phase from the batches that the run's own sampler makes.
 
-    A few epochs' shuffles stand for many: length grouping pads by chance, the more so in a small training set.
+    A few epochs are shuffled to represent many, because with length grouping the padding depends on chance, especially
+    in a small training set.
     """
     transformers.set_seed(config.seed)
     batches = trainer.get_train_dataloader().batch_sampler

@@ -1,4 +1,4 @@
-"""From a configuration to exact work on each device: FLOPs, bytes, passes, memory. No constant is guessed here."""
+"""Plan a configuration as exact work on each device: FLOPs, bytes, passes, memory. Nothing is guessed here."""
 
 import dataclasses
 import math
@@ -18,10 +18,12 @@ _BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 class Plan:
     """A run laid out on its devices.
 
-    load: training; warmup: the passes before it, and evaluation: the forward passes before and after it, each as a step
-    of its own. micro_steps: forward and backward passes of each device; row_tokens: of the longest row, which sets the
-    peak; shards: devices over which weights are split (1: each holds all of them); budget_bytes: what tensors may take
-    of a device (None: its memory is unknown); reserved_gb: the peak with the allocator's overhead.
+    load: training; warmup: the passes before it; evaluation: the forward passes before and after it, each as its own
+        step.
+    micro_steps: forward and backward passes per device; row_tokens: of the longest row, which sets the peak.
+    shards: devices over which weights are split (1: each device holds all of them).
+    budget_bytes: memory available to tensors per device (None: unknown); reserved_gb: the peak with the allocator's
+        overhead.
     """
 
     workload: Workload
@@ -46,14 +48,14 @@ class Plan:
         return self.budget_bytes is None or self.memory.peak <= self.budget_bytes
 
     def largest_batch(self) -> int:
-        """Rows of a micro-batch; 0 where not even one fits."""
+        """The most rows of a micro-batch that fit; 0 if not even one does."""
         assert self.budget_bytes is not None
         w = self.workload
         return largest_batch(w.shape, w.tuning, self.setup, row_tokens=self.row_tokens, budget_bytes=self.budget_bytes)
 
 
 def resolve_precision(config: RunConfig, kind: str, peaks: Mapping[str, float | None]) -> str:
-    """What `precision=auto` becomes on this device: as the training engine chooses."""
+    """Resolve `precision=auto` for this device as the training engine does."""
     if config.precision != "auto":
         return config.precision
     if kind in ("cuda", "rocm"):
@@ -62,9 +64,9 @@ def resolve_precision(config: RunConfig, kind: str, peaks: Mapping[str, float | 
 
 
 def make_plan(config: RunConfig, workload: Workload, precision: str, priors: Priors) -> Plan:
-    """Lay a run out on `hardware.count` devices, which each hold the model, or with sharding=fsdp a share of it.
+    """Lay out a run on `hardware.count` devices. Each holds the model or, with sharding=fsdp, a share of it.
 
-    A model that none of several devices could hold whole is laid out as the run would have to be asked for.
+    If none of several devices could hold the whole model, the plan assumes the sharding that the run would need.
     """
     plan = _lay_out(config, workload, precision, priors)
     if plan.fits or config.hardware.count == 1 or not config.can_shard or config.sharding == "fsdp":
@@ -117,12 +119,12 @@ def _lay_out(config: RunConfig, workload: Workload, precision: str, priors: Prio
 
 
 def reserved_bytes(memory: MemoryUse, workload: Workload, shards: int, priors: Priors) -> float:
-    """What the allocator holds at the peak: rounding and fragmentation on top of the tensors."""
+    """Return what the allocator holds at the peak: the tensors plus rounding and fragmentation."""
     return memory.peak * priors.values["memory"] + _unpacking(workload, shards, priors)
 
 
 def _budget_bytes(config: RunConfig, workload: Workload, shards: int, priors: Priors) -> float | None:
-    """What tensors may take. Sheets give GB where devices hold GiB: the difference is left to the driver."""
+    """Return the memory available to tensors. Sheets give GB but devices hold GiB; the driver gets the difference."""
     if config.hardware.memory_gb is None:
         return None
     return (config.hardware.memory_gb * 1e9 - _unpacking(workload, shards, priors)) / priors.values["memory"]
@@ -157,7 +159,7 @@ def _longest_row(workload: Workload) -> int:
 
 def _load(workload: Workload, setup: MemorySetup, devices: int, micro_steps: int) -> Load:
     shape, tuning, steps = workload.shape, workload.tuning, workload.steps
-    # A micro-step's work is that of the whole data set, wherever max_steps ends the run.
+    # The work of a micro-step is the mean over the whole data set, wherever max_steps ends the run.
     whole = dataclasses.replace(workload, max_steps=None)
     tokens = whole.samples_seen * whole.statistics.processed / whole.micro_steps
     accumulation = micro_steps / steps if steps else 0.0
@@ -179,13 +181,13 @@ def _load(workload: Workload, setup: MemorySetup, devices: int, micro_steps: int
 
 
 def _warmup(config: RunConfig, workload: Workload, setup: MemorySetup, load: Load) -> Load:
-    """Passes that update nothing; each sends what a step of one pass would."""
+    """Build the load of passes that update nothing. Each sends as much as a step of one pass."""
     sent = _sent_bytes(workload, setup, load.gpus, 1.0)
     return dataclasses.replace(load, steps=config.warmup_steps, accumulation=1.0, trainable=0.0, comm_bytes=sent)
 
 
 def _evaluation(config: RunConfig, workload: Workload, setup: MemorySetup, load: Load) -> Load:
-    """Forward passes over the held-out samples, which are laid out as the training set is: before it and after it."""
+    """Build the load of the forward passes over the held-out samples, which are batched like the training set."""
     held_out = dataclasses.replace(workload, samples=max(1, config.eval_samples), epochs=1, max_steps=None)
     batches = held_out.micro_steps if config.eval_samples else 0
     tokens = held_out.samples_seen * held_out.statistics.processed / held_out.micro_steps
@@ -204,14 +206,14 @@ def _evaluation(config: RunConfig, workload: Workload, setup: MemorySetup, load:
 
 
 def _kept_bytes(shape: ModelShape, tuning: Tuning, setup: MemorySetup) -> float:
-    """What a token leaves behind for the backward pass, in all layers and at the loss."""
+    """Return the bytes per token kept for the backward pass, in all layers and at the loss."""
     return shape.layers * layer_activation_bytes(shape, tuning, setup) + setup.loss_bytes * shape.vocab_size
 
 
 def _sent_bytes(workload: Workload, setup: MemorySetup, devices: int, accumulation: float) -> float:
-    """What each device sends in a step of so many passes."""
+    """Return the bytes that each device sends in a step of this many passes."""
     trained, ring = workload.trainable_params * setup.trainable_bytes, (devices - 1) / devices
     if setup.shards > 1:
-        # Gathered before the forward and the backward pass; gradients of trained weights scattered once.
+        # Weights are gathered before the forward and the backward pass; gradients are scattered once.
         return accumulation * (2 * weight_bytes(workload.shape, workload.tuning, setup) + trained) * ring
     return 2 * trained * ring

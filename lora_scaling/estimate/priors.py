@@ -1,4 +1,4 @@
-"""The constants of the estimate: `priors.json`, which the estimator page reads as well."""
+"""Load the constants of the estimate from `priors.json`, which the estimator page reads too."""
 
 import functools
 import json
@@ -18,7 +18,7 @@ class Priors:
     link_gb_s: Mapping[str, float]
 
     def link(self, hardware: str) -> float:
-        """GB/s between devices of this name; the PCIe value where it is not listed."""
+        """Return GB/s between devices of this name, or the PCIe value if it is not listed."""
         return self.link_gb_s.get(hardware, self.link_gb_s["default"])
 
 

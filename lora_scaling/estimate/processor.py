@@ -1,11 +1,11 @@
-"""How fast one core of this host computes and copies, as JSON: `hardware.py` runs this file as a program of its own.
+"""Measure how fast one core of this host computes and copies, as JSON. `hardware.py` runs this file as a program.
 
-A BLAS library takes its number of threads when it is loaded, and not again: only in a new process is it known to be
-one. `core_tflops` is the best of several products of two 384 × 384 matrices in float32. `gb_s` is the best of several
-passes over a block of 32 MB, in which every second number is copied onto its neighbour: the whole block is read and
-written, by one core. Large caches hold such a block, and several cores together may move more; both are left as they
-are, since training on a processor reads and writes blocks of that kind. The block was written before, and the first
-passes are not the best: pages that are handed out during the copy would make it many times too slow.
+It is a separate process because a BLAS library reads its number of threads only once, when it is loaded. `core_tflops`
+is the best of several products of two 384 × 384 matrices in float32. `gb_s` is the best of several passes over a block
+of 32 MB in which every second number is copied onto its neighbour, so that one core reads and writes the whole block.
+Large caches hold such a block, and several cores together may move more. Neither is corrected, since training on a
+processor reads and writes blocks of this kind. The block is written first, and the first passes do not count, because
+allocating its pages during the copy would make it many times too slow.
 """
 
 import json
@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def _best_s(work: Callable[[], object], budget_s: float = 0.05, least: int = 5) -> float:
-    """The fastest of several goes: the first ones warm caches up, and a busy machine spoils some."""
+    """Return the fastest of several tries: the first ones fill the caches, and other load disturbs some."""
     best, done, until = float("inf"), 0, time.perf_counter() + budget_s
     while done < least or time.perf_counter() < until:
         start = time.perf_counter()

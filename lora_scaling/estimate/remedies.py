@@ -1,4 +1,4 @@
-"""A run that does not fit: by how much, and what would make it fit."""
+"""Say by how much a run does not fit into memory, and what would make it fit."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ _SHARDS = (2, 4, 8, 16)
 
 
 def remedy(config: RunConfig, plan: Plan, priors: Priors) -> str:
-    """One sentence that says how much is missing and what would do."""
+    """Write one sentence that says how much is missing and what would make the run fit."""
     available = config.hardware.memory_gb
     assert available is not None
     needed = plan.reserved_gb
@@ -53,7 +53,7 @@ def _changes(config: RunConfig) -> Iterator[tuple[str, dict[str, object]]]:
 
 
 def _sharded(config: RunConfig, plan: Plan, largest: int, priors: Priors) -> Iterator[str]:
-    """The fewest GPUs that hold the run split over them, and what else has to change for it to be split."""
+    """Find the fewest GPUs that can hold the run if it is sharded, and what else has to change for that."""
     if config.hardware.kind not in ("cuda", "rocm"):
         return
     words: list[str] = []
@@ -82,7 +82,7 @@ def _sharded(config: RunConfig, plan: Plan, largest: int, priors: Priors) -> Ite
 
 
 def _larger(config: RunConfig, plan: Plan, priors: Priors) -> Iterator[str]:
-    """The listed device with the least memory that holds the run, in a precision of its own where that is auto."""
+    """Find the listed device with the least memory that can hold the run, in its own precision if that is auto."""
     available = config.hardware.memory_gb or 0.0
     for gb, name in sorted((gb, name) for name, gb in memory_of_presets().items()):
         if gb < available or name.startswith("apple"):
@@ -98,7 +98,7 @@ def _larger(config: RunConfig, plan: Plan, priors: Priors) -> Iterator[str]:
 
 
 def _split(config: RunConfig, changed: Plan) -> str:
-    """What has to be asked for where only a model split over the devices fits."""
+    """Return the settings to ask for if only a sharded model fits."""
     return " sharding=fsdp" if changed.shards > 1 and config.sharding == "none" else ""
 
 

@@ -1,4 +1,4 @@
-"""What an estimate says: figures with intervals, their basis, and what was assumed."""
+"""Define the result of an estimate: figures with intervals, their basis, and the assumptions."""
 
 import math
 from collections.abc import Mapping
@@ -8,14 +8,14 @@ from typing import Any
 from lora_scaling.workload import MemoryUse
 
 SCHEMA_VERSION = 1
-LEVEL = 0.9  # of the intervals, where none is asked for
-# Of peak memory, in the order of the answer; `MemoryUse` says what each is.
+LEVEL = 0.9  # the default interval level
+# Parts of the peak memory, in the order of the answer; `MemoryUse` explains them.
 MEMORY_PARTS = tuple(part.name for part in fields(MemoryUse))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """An estimate (the median) with the ends of its interval."""
+    """A median with the ends of its interval."""
 
     estimate: float
     low: float
@@ -23,7 +23,7 @@ class Interval:
 
     @classmethod
     def lognormal(cls, estimate: float, log_sd: float, z: float) -> "Interval":
-        """An interval of ±z standard deviations of the logarithm."""
+        """Build an interval of ±z standard deviations of the logarithm."""
         factor = math.exp(z * log_sd)
         return cls(estimate=estimate, low=estimate / factor, high=estimate * factor)
 
@@ -31,7 +31,7 @@ class Interval:
         return Interval(estimate=self.estimate * factor, low=self.low * factor, high=self.high * factor)
 
     def plus(self, other: "Interval") -> "Interval":
-        """The sum of two figures that err together: ends are added, which is the cautious choice."""
+        """Add a figure whose error is shared: the ends are added, which is the cautious choice."""
         return Interval(estimate=self.estimate + other.estimate, low=self.low + other.low, high=self.high + other.high)
 
     @property
@@ -44,9 +44,9 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Peak on each device. fits: None where the device's memory is unknown. parts: bytes by purpose, in GB.
+    """Peak per device. fits: None if the memory of the device is unknown. parts: GB by purpose.
 
-    remedy: where it does not fit, by how much, and what would make it fit.
+    remedy: if it does not fit, by how much, and what would make it fit.
     """
 
     peak_gb: Interval
@@ -71,7 +71,7 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Emissions:
-    """Grams: the energy's interval widened by that of the intensity."""
+    """Grams, with the interval of the energy widened by that of the intensity."""
 
     grams: Interval
     g_per_kwh: float
@@ -91,7 +91,7 @@ class Emissions:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One phase of the run: seconds and kWh, medians."""
+    """One phase of the run: medians of seconds and kWh."""
 
     seconds: float
     energy_kwh: float
@@ -99,11 +99,14 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What one run will cost. None means unknown, and `reason` says why.
+    """The estimated cost of one run. None means unknown, and `reason` says why.
 
-    basis: fit, pilot or priors. work: exact counts. parts: setup, warmup, train, eval (of `priors`). drivers: how
-    much each uncertain constant adds to the spread of time (share of the variance). `assumptions` are sentences.
-    advice: when in the next hours the run would emit least, or why that is not known; None where it was not asked.
+    basis: fit, pilot or priors.
+    work: exact counts.
+    parts: setup, warmup, train, eval (with `priors`).
+    drivers: the share of the variance of time that each uncertain constant contributes.
+    assumptions: sentences.
+    advice: when, in the next hours, the run would emit least, or why this is unknown; None if not asked for.
     """
 
     name: str
@@ -127,7 +130,7 @@ class Estimate:
     advice: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON of `--json`: the contract's fields first, ours after them."""
+        """Return the JSON of `--json`: the fields of the contract first, then the others."""
         return {
             "schema_version": SCHEMA_VERSION,
             "level": self.level,

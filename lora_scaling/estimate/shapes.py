@@ -1,4 +1,4 @@
-"""The shape of a model that has no preset: from its `config.json` in a folder, in the hub's cache, or on the hub."""
+"""Find the shape of a model without a preset, from its `config.json` in a folder, in the hub's cache or on the hub."""
 
 import dataclasses
 import functools
@@ -17,10 +17,10 @@ _TIMEOUT_S = 10
 
 
 def with_shape(model: ModelConfig) -> ModelConfig:
-    """The model with its shape; as it is where the shape is given, or where there is no id to look for.
+    """Add the shape to a model, unless it is given or the model has no id to look for.
 
     Raises:
-        UserError: its `config.json` cannot be had, or is of an architecture whose arithmetic is not known here.
+        UserError: its `config.json` is not available, or the architecture is not supported.
     """
     if model.shape is not None or model.id is None:
         return model
@@ -31,10 +31,10 @@ def with_shape(model: ModelConfig) -> ModelConfig:
 
 
 def shape_from_config(values: Any, name: str) -> ModelShape:
-    """The shape in a checkpoint's `config.json`, parsed.
+    """Return the shape in a checkpoint's parsed `config.json`.
 
     Raises:
-        UserError: it is not one, lacks a width, or is of an architecture whose arithmetic is not known here.
+        UserError: it is not a model configuration, lacks a width, or has an architecture that is not supported.
     """
     if not isinstance(values, Mapping):
         raise UserError(f"`model.id` was {name}, whose config.json is no JSON object; give model.shape.*")
@@ -55,7 +55,7 @@ def shape_from_config(values: Any, name: str) -> ModelShape:
 
 
 def _local(name: str) -> Any | None:
-    """From a folder of this name, or the newest snapshot in the hub's cache."""
+    """Read from a folder of this name, or from the newest snapshot in the hub's cache."""
     cache = in_home(os.environ.get("HF_HOME") or "~/.cache/huggingface") / "hub"
     snapshots = (cache / f"models--{name.replace('/', '--')}" / "snapshots").glob("*/config.json")
     newest = sorted(snapshots, key=lambda path: path.stat().st_mtime, reverse=True)
@@ -75,7 +75,7 @@ def _hub() -> str:
 
 @functools.cache
 def _fetched(hub: str, name: str, revision: str) -> Any:
-    """From the hub, once a process: a sweep asks for every run."""
+    """Fetch from the hub, once per process, because a sweep asks for every run."""
     from urllib.error import URLError
     from urllib.request import Request, urlopen
 

@@ -1,4 +1,4 @@
-"""Estimates as a person reads them on a terminal."""
+"""Format estimates for a terminal."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ POWERS: Units = ((0.0, 1.0, "W"), (1e3, 1e3, "kW"))
 
 
 def one(estimate: Estimate) -> str:
-    """The whole answer for one run."""
+    """Format the whole answer for one run."""
     e = estimate
     devices = f"{e.gpu_count} × {e.hardware}" if e.gpu_count > 1 else e.hardware
     lines = [f"{e.name}, on {devices}", f"Basis: {_BASES[e.basis]}", ""]
@@ -55,7 +55,7 @@ def one(estimate: Estimate) -> str:
 
 
 def many(labelled: Sequence[tuple[str, Estimate]], total: Total | None = None, *, heading: str = "run") -> str:
-    """One line a run or alternative, and the sum of a sweep."""
+    """Format one line per run or alternative, and the sum of a sweep."""
     priced = any(e.cost is not None for _, e in labelled)
     rows: list[tuple[str, ...]] = [(heading, "time", "energy", "emissions", *(["cost"] if priced else []), "memory")]
     shown = labelled[:_WIDEST]
@@ -77,7 +77,7 @@ def many(labelled: Sequence[tuple[str, Estimate]], total: Total | None = None, *
 
 
 def total_line(total: Total) -> str:
-    """The one line that a sweep prints before it starts."""
+    """Format the line that a sweep prints before it starts."""
     if total.energy_kwh is None or total.time_s is None:
         return f"{total.runs} runs: time and energy are unknown for {total.unknown} of them"
     grams = f", {_between(total.emissions_g, mass)}" if total.emissions_g else ""
@@ -90,7 +90,7 @@ def total_line(total: Total) -> str:
 
 
 def number(x: float) -> str:
-    """Three digits; the estimator page and the picture of a comparison write the same."""
+    """Format with three digits, like the estimator page and the comparison plot."""
     return f"{x:.3g}" if x < 999.5 else f"{float(f'{x:.3g}'):,.0f}"
 
 

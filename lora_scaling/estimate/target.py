@@ -1,4 +1,4 @@
-"""What a fit is asked about: the quantities and labels of a planned run, named as `fit.json` names them."""
+"""Describe a planned run for a fit: its quantities and labels, named as in `fit.json`."""
 
 from lora_scaling.config import RunConfig
 from lora_scaling.estimate.terms import Target
@@ -6,12 +6,11 @@ from lora_scaling.workload import Workload
 
 
 def target_of(config: RunConfig, workload: Workload, precision: str | None = None) -> Target:
-    """The planned run as a fit's target.
+    """Build the target of a fit from a planned run.
 
-    `tokens` are the positions processed, padding included (padding costs like data); `flops_per_token` is per such
-    position. `adapter_rank` is 1 where there is no adapter. Labels that nobody knows are left out: the hardware
-    where it is `auto`, and the precision where the configuration says `auto` and `precision` (what the device makes
-    of that) is None.
+    `tokens` are the positions processed, padding included, because padding costs as much as data; `flops_per_token` is
+    per such position. `adapter_rank` is 1 without an adapter. Unknown labels are left out: the hardware if it is
+    `auto`, and the precision if the configuration says `auto` and `precision` (its resolved value) is None.
     """
     tokens = workload.tokens_seen + workload.tokens_padded
     flops = float(workload.flops.total)

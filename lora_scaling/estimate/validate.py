@@ -1,7 +1,7 @@
-"""The estimate against published runs: `python -m lora_scaling.estimate.validate [--out docs/estimator_validation.md]`.
+"""Compare estimates with published runs: `python -m lora_scaling.estimate.validate [--out FILE]`.
 
-`published.csv` holds one published run a row, with its source. Each is estimated from its specification alone, as a
-user would ask for it; `logits_bytes` and `adapter_bytes` say how that software keeps its logits and adapters.
+`published.csv` holds one published run per row, with its source. Each is estimated from its specification alone, as a
+user would do it; `logits_bytes` and `adapter_bytes` describe how that software stores its logits and adapters.
 """
 
 import argparse
@@ -21,13 +21,13 @@ from lora_scaling.estimate.result import Interval
 from lora_scaling.workload import LINEAR, MemorySetup, ModelShape, Tuning, training_memory
 
 _PUBLISHED = Path(__file__).with_name("published.csv")
-_STEPS = 20_000  # so many that setup does not count
+_STEPS = 20_000  # enough to make set-up negligible
 _CASE_KWH, _CASE_H = 0.694, 0.694 / 0.174
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One published figure beside the estimate of it."""
+    """One published figure and its estimate."""
 
     group: str
     name: str
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def checks() -> list[Check]:
-    """Every published figure with its estimate: seconds a step, peak GB, and the case study's hours and kWh."""
+    """Estimate every published figure: seconds per step, peak GB, and the hours and kWh of the case study."""
     base = compose([])
     found = _case_study()
     with _PUBLISHED.open(encoding="utf-8", newline="") as file:
@@ -158,7 +158,7 @@ def _model(shape: str, base: RunConfig) -> ModelConfig:
 
 
 def _shape(text: str) -> ModelShape:
-    """A preset's name, or `layers hidden intermediate heads kv_heads head_dim vocab tied`."""
+    """Build a shape from a preset's name or from `layers hidden intermediate heads kv_heads head_dim vocab tied`."""
     if " " not in text:
         found = compose([f"model={text}"]).model.shape
         assert found is not None
@@ -175,7 +175,7 @@ def _tuning(row: Mapping[str, str]) -> Tuning:
 
 
 def render(found: Sequence[Check]) -> str:
-    """The page, as Markdown."""
+    """Render the page as Markdown."""
     lines = [
         "# The estimator against published runs",
         "",
