@@ -1,22 +1,22 @@
-"""What a user can be told.
+"""Define the errors that this project raises on purpose.
 
 LoraScalingError
 ├── UserError          the input cannot be used: exit status 2
-│   ├── RecordError    a stored file is not what it should be
+│   ├── RecordError    a stored file is not valid
 │   └── UnwritableError   a folder that cannot be written, or a full disk
 └── RunFailure         the work itself failed: exit status 1
-    └── OutOfMemory    … because the device's memory did not suffice
+    └── OutOfMemory    … because the device had too little memory
 """
 
 
 class LoraScalingError(Exception):
-    """Base of every error this project raises on purpose; its text is one sentence for a person."""
+    """Base of every error that this project raises on purpose; its text is one sentence for the user."""
 
     exit_status = 1
 
 
 class UserError(LoraScalingError):
-    """Bad input: the text names the field, the value received, what is allowed, and the remedy."""
+    """Bad input. The text names the field, the value received, what is allowed, and the remedy."""
 
     exit_status = 2
 
@@ -30,7 +30,7 @@ class UnwritableError(UserError):
 
 
 class RunFailure(LoraScalingError):
-    """A run that was started and could not be finished."""
+    """A run that started but could not be finished."""
 
 
 class OutOfMemory(RunFailure):

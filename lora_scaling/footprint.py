@@ -1,4 +1,4 @@
-"""The footprint of anyone's training code, in three lines.
+"""Measure the footprint of any training code, in three lines.
 
     from lora_scaling import footprint
     with footprint("my-run", samples=1000, epochs=2):
@@ -10,9 +10,9 @@ or, for a transformers Trainer or a TRL SFTTrainer,
     trainer.add_callback(FootprintCallback("my-run"))
     trainer.train()
 
-Both leave `runs/footprint/my-run-…/run.json` with the energy timeline beside it, like a run of this project:
-`python -m lora_scaling.emissions runs` gives its grams, `python -m analysis` reads it. Measuring never stops
-or changes the training: a sensor, or a disk, that fails is a null with a reason, or a line in the log.
+Both write `runs/footprint/my-run-…/run.json` and the energy timeline, like a run of this project:
+`python -m lora_scaling.emissions runs` computes its grams, and `python -m analysis` reads it. Measuring never stops or
+changes the training: if a sensor or a disk fails, the record has a null with a reason, or the log has a line.
 Importing this module imports neither torch nor transformers.
 """
 
@@ -54,9 +54,9 @@ Hook = TypeVar("Hook", bound=Callable[..., Any])
 
 
 class Footprint:
-    """One measured stretch of work. Sections of the record can be filled with `note` while it runs.
+    """One measured stretch of work. `note` fills sections of the record while it runs.
 
-    Everything that happens is in the phase `train` except where `phase` says otherwise.
+    All work belongs to the phase `train` unless `phase` says otherwise.
     """
 
     def __init__(
@@ -69,9 +69,9 @@ class Footprint:
         writes: bool | None = None,
         **config: Any,
     ):
-        """name, study: parts of the record's path; config: what is known of the work (samples, epochs, …).
+        """name, study: parts of the record's path; config: known facts about the work (samples, epochs, …).
 
-        writes: whether this process writes the record; None: the first one of a launch does.
+        writes: whether this process writes the record; None: the first process of a launch does.
         """
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         self.run_id = f"{_safe(name)}-{stamp}-{secrets.token_hex(3)}"
@@ -99,9 +99,9 @@ class Footprint:
     def open(self, *, with_ranks: bool = False) -> None:
         """Open the sensors (the first time in a process 1.5 to 3 s) and begin the phase `train`.
 
-        with_ranks: every rank calls this, and their windows begin together.
+        with_ranks: every rank calls this, so that their windows begin together.
         """
-        if self._writes or with_ranks:  # without an exchange between the ranks, the one that writes measures its host
+        if self._writes or with_ranks:  # if ranks do not exchange data, the writing one measures its host
             with _never_raise("the meter could not be opened"):
                 self._meter = open_meter(self._settings, _synchronize, gpu_expected=_computes_on_gpu())
                 self._recording = self._meter.recording()
@@ -120,7 +120,7 @@ class Footprint:
 
     @contextlib.contextmanager
     def phase(self, name: str):
-        """A stretch that is not `train`, such as `setup` or `eval`."""
+        """Put the enclosed work into another phase than `train`, such as `setup` or `eval`."""
         self.switch(name)
         try:
             yield
@@ -155,10 +155,10 @@ class Footprint:
         self.record["energy"] = account.to_dict()
         self.record["exclusive"] = account.exclusive
         self.record["warnings"] = [dict(warning) for warning in account.warnings]
-        from lora_scaling.config.devices import processor_name  # as the records of our own runs name it
+        from lora_scaling.config.devices import processor_name  # the same name as in the records of runs
 
         gpus = account.conditions.get("gpus") or []
-        if _computes_on_gpu(unless_known=bool(gpus)):  # a visible one may stand idle, and one in use be unreadable
+        if _computes_on_gpu(unless_known=bool(gpus)):  # a visible GPU may be idle, and a used one unreadable
             name, count = (gpus[0].get("name"), len(gpus)) if gpus else (None, None)
             self.note("device", kind="cuda", name=name, count=count, gpu_count=count)
         else:
@@ -184,12 +184,12 @@ class Footprint:
 
 
 def footprint(name: str, **options: Any) -> Footprint:
-    """Measure a `with` block; the options are those of `Footprint`. The block's exceptions pass through."""
+    """Measure a `with` block. The options are those of `Footprint`; exceptions of the block pass through."""
     return Footprint(name, **options)
 
 
 def _hook(function: Hook) -> Hook:
-    """A callback method that a failure of ours cannot get out of."""
+    """Wrap a callback method so that no failure of ours leaves it."""
 
     @functools.wraps(function)
     def guarded(self: _Hooks, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -200,7 +200,7 @@ def _hook(function: Hook) -> Hook:
 
 
 class _Hooks:
-    """What FootprintCallback does; TrainerCallback joins it when transformers is there."""
+    """The methods of FootprintCallback; TrainerCallback is added when transformers is imported."""
 
     def __init__(self, name: str = "trainer", **options: Any):
         self.name, self.options = name, options
@@ -246,24 +246,24 @@ class _Hooks:
         mine.account = account
         losses = [entry["train_loss"] for entry in state.log_history if "train_loss" in entry]
         mine.note("training", train_loss=losses[-1] if losses else None)
-        # What was resumed from a checkpoint has been shown, and paid for, before.
+        # Work before a resumed checkpoint was shown, and paid for, earlier.
         steps, epochs, flops, tokens = (now - then for now, then in zip(_progress(state), self._before, strict=True))
         samples = mine.record["config"].get("samples")
         mine.note("work", steps=steps, tokens_seen=tokens or None, flops=flops or None)
         mine.note("work", samples_seen=None if samples is None else round(samples * epochs))
-        if args.max_steps > 0 and "epochs" not in self.options:  # then it is the steps that were asked for
+        if args.max_steps > 0 and "epochs" not in self.options:  # then the number of steps was given instead
             mine.note("config", epochs=epochs)
         mine.close()
 
     def _abandon(self) -> None:
-        """Training ended without saying so: an exception the caller caught, or the end of the process."""
+        """Close after training that ended without a call: an exception the caller caught, or the end of the process."""
         left, self.footprint = self.footprint, None
         self._in_eval = False
         if left is not None:
             left.close(getattr(sys, "last_value", None) or RuntimeError("training did not reach its end"))
 
     def _describe(self, made: Footprint, args: Any, parts: dict[str, Any]) -> None:
-        """Note what the Trainer knows; what was said of the work when the callback was made stands."""
+        """Note what the Trainer knows; options given to the callback take precedence."""
         model, loader = parts.get("model"), parts.get("train_dataloader")
         known: dict[str, Any] = {}
         with contextlib.suppress(Exception):
@@ -305,7 +305,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _of_all_ranks(account: EnergyAccount | None) -> EnergyAccount | None:
-    """Every rank calls this, also one whose meter failed: a rank that does not would hold up the others."""
+    """Combine the measurements of all ranks. Every rank must call this, or the others would wait for it."""
     distributed = _distributed()
     if distributed is None:
         return account
@@ -316,19 +316,19 @@ def _of_all_ranks(account: EnergyAccount | None) -> EnergyAccount | None:
 
 
 def _progress(state: Any) -> tuple[int, float, float, int]:
-    """Steps, epochs, FLOPs and tokens that a Trainer has behind it, those before a checkpoint included."""
+    """Return the steps, epochs, FLOPs and tokens a Trainer has done, including those before a checkpoint."""
     tokens = getattr(state, "num_input_tokens_seen", 0) or 0
     return state.global_step, float(state.epoch or 0), float(state.total_flos or 0), tokens
 
 
 def _computes_on_gpu(*, unless_known: bool = False) -> bool:
-    """Whether torch has used an NVIDIA GPU in this process; without torch that is not known."""
+    """Return whether torch has used an NVIDIA GPU in this process; without torch, this is unknown."""
     torch = sys.modules.get("torch")
     return unless_known if torch is None else torch.cuda.is_initialized()
 
 
 def _distributed() -> Any:
-    """torch.distributed if this process is one of several ranks, else None."""
+    """Return torch.distributed if this process is one of several ranks, else None."""
     torch = sys.modules.get("torch")
     if torch is None or not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return None
@@ -367,7 +367,7 @@ def _outcome(error: BaseException | None) -> tuple[str, str | None]:
 
 
 def _safe(name: str) -> str:
-    """A name as part of a path."""
+    """Turn a name into part of a path."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
 
 

@@ -1,4 +1,4 @@
-"""Where the YAML is: inside the installed package, or at the top of a checkout."""
+"""Find the YAML files: inside the installed package, or at the top of a checkout."""
 
 import os
 import tempfile
@@ -8,7 +8,7 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def config_root() -> Path:
-    """The folder that holds `conf/` and `sweeps/`: the package in a wheel, the checkout otherwise."""
+    """Return the folder that holds `conf/` and `sweeps/`: the package in a wheel, otherwise the checkout."""
     packaged = _PACKAGE / "conf" / "config.yaml"
     return _PACKAGE if packaged.is_file() else _PACKAGE.parent
 
@@ -21,12 +21,12 @@ def sweeps_dir() -> Path:
     return config_root() / "sweeps"
 
 
-# Options of these groups that hold no model or device of their own.
+# Options of these groups that describe no particular model or device.
 NOT_PRESETS = {"model": ("gguf", "hub", "shape"), "hardware": ("auto", "custom")}
 
 
 def presets(group: str) -> list[str]:
-    """Names of the models, or of the devices, that are described."""
+    """Return the names of the models, or of the devices, that have a preset."""
     return [name for name in choices(group) if name not in NOT_PRESETS[group]]
 
 
@@ -35,7 +35,7 @@ def user_cache() -> Path:
 
 
 def in_home(path: str) -> Path:
-    """A path that may begin with ~; among the temporary files where the user has no home, as in some containers."""
+    """Expand a path that may begin with ~; use the temporary folder if the user has no home, as in some containers."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -43,6 +43,6 @@ def in_home(path: str) -> Path:
 
 
 def choices(group: str) -> list[str]:
-    """Names of the options in a configuration group, for messages."""
+    """Return the names of the options in a configuration group, for messages."""
     folder = sweeps_dir() if group == "sweeps" else config_dir() / group
     return sorted(path.stem for path in folder.glob("*.yaml"))

@@ -1,15 +1,15 @@
-"""Which of several processes this is (`torchrun`, `accelerate launch`)."""
+"""Find out which of several processes this is (`torchrun`, `accelerate launch`)."""
 
 import os
 
 
 def world_size() -> int:
-    """Processes of a distributed launch, one a device; 1 otherwise."""
+    """Return the number of processes of a distributed launch, one per device; 1 otherwise."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
-    """Place of this process among them; the first one writes the records."""
+    """Return the index of this process among them; process 0 writes the records."""
     return int(os.environ.get("RANK", "0"))
 
 

@@ -1,4 +1,4 @@
-"""Being interrupted, or ended from outside as by a time limit or a launcher: what was measured is kept."""
+"""Handle interruption, also from outside by a time limit or a launcher, so that measurements are kept."""
 
 import contextlib
 import signal
@@ -9,14 +9,14 @@ from typing import Any, NoReturn
 
 
 def end_on_sigterm() -> None:
-    """Let SIGTERM end this process as the keyboard does; whoever has a handler of their own (submitit) keeps it."""
+    """Let SIGTERM end this process like Ctrl-C. A handler set by others (submitit) stays in place."""
     if _in_main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _ended)
 
 
 @contextlib.contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM end what runs inside as the keyboard does."""
+    """Let SIGTERM end the code inside like Ctrl-C."""
     before = signal.getsignal(signal.SIGTERM)
     end_on_sigterm()
     try:
@@ -32,9 +32,9 @@ def _ended(number: int, frame: object) -> NoReturn:
 
 @contextlib.contextmanager
 def interrupted_once() -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM through and no second one, which would cut short the recording of the first.
+    """Let only the first Ctrl-C or SIGTERM through, because a second one would cut short the recording of the first.
 
-    A terminal's Ctrl-C reaches a process of a launch twice: from the terminal, and from the launcher that it ends, too.
+    In a launch, Ctrl-C reaches a process twice: from the terminal, and from the launcher, which it ends as well.
     """
     handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
     if _in_main_thread():
@@ -45,7 +45,7 @@ def interrupted_once() -> Iterator[None]:
     def first(number: int, frame: FrameType | None) -> None:
         for each in handlers:
             signal.signal(each, signal.SIG_IGN)
-        handlers[number](number, frame)  # raises, unless a launcher set one that only takes note
+        handlers[number](number, frame)  # raises, unless a launcher set one that only records the signal
         for each in handlers:
             signal.signal(each, first)
 
@@ -59,5 +59,5 @@ def interrupted_once() -> Iterator[None]:
 
 
 def _in_main_thread() -> bool:
-    """Python allows no other thread to set a handler."""
+    """Return whether this is the main thread, the only one in which Python allows setting a handler."""
     return threading.current_thread() is threading.main_thread()

@@ -1,7 +1,7 @@
 """Render the jinja2 templates of this project's pages.
 
-Templates escape everything they are given: what comes from a record, a table or a command line is data. Only what a
-template itself says, `Markup`, and files of its own folder by `text_of` go in as they are.
+Templates escape all values, because values from a record, a table or a command line are data. Only the text of a
+template, `Markup`, and files of its own folder (with `text_of`) are inserted as they are.
 """
 
 import functools
@@ -29,7 +29,7 @@ def render(package: str, name: str, /, **values: Any) -> "Markup":
 
 @functools.cache
 def environment(package: str) -> "Environment":
-    """Return the jinja2 environment of a package's templates: all is escaped, and a name that is not given an error."""
+    """Return the jinja2 environment of a package's templates: everything is escaped, and a missing name is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     folder = templates_dir(package)
@@ -41,7 +41,7 @@ def environment(package: str) -> "Environment":
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    # `tojson` escapes what could end a script element; the order of the keys is the page's own.
+    # `tojson` escapes what could end a script element; the keys keep the order of the page.
     made.policies["json.dumps_function"] = json.dumps
     made.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":"), "allow_nan": False}
     made.filters["breakable"] = _breakable
@@ -58,7 +58,7 @@ def templates_dir(package: str) -> Path:
 
 
 def _text_of(folder: Path, name: str) -> "Markup":
-    """Return a style sheet or script of the templates' folder as it is."""
+    """Return a style sheet or script of the templates' folder unchanged."""
     from markupsafe import Markup
 
     return Markup((folder / name).read_text(encoding="utf-8"))
@@ -72,5 +72,5 @@ def _breakable(text: str) -> "Markup":
 
 
 def _is_numeric_text(text: str) -> bool:
-    """Whether a cell reads as a number; a dash is one that is not known."""
+    """Return whether a cell looks like a number; a dash is an unknown number."""
     return re.fullmatch(r"[-+−]?[\d.,]+(e[-+]?\d+)?|–", text) is not None
