@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.energy_model.energy_fit import EnergyFit
-from analysis.energy_model.fit import validated_fit
-from analysis.energy_model.forms import target_of_runs
+from analysis.energy_model.family import target_of_runs
+from analysis.energy_model.validated_fit import validated_fit
 from analysis.regression.least_squares import Array
 from analysis.tables.run_quantities import Work, work_of
 from analysis.tables.table import NUMERIC_COLUMNS, TEXT_COLUMNS, TRUTH_COLUMNS, RunTable

@@ -9,7 +9,7 @@ from lora_scaling.units import JOULES_PER_KWH
 
 from .. import jsonout
 from ..energy_model.backtest import summary
-from ..energy_model.fit import FILE_NAME, validated_fit
+from ..energy_model.validated_fit import FILE_NAME, validated_fit
 from .arguments import add_runs, load
 
 MOST_SHOWN = 5

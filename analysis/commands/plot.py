@@ -10,7 +10,7 @@ from lora_scaling.records import write_text
 
 from .. import jsonout
 from ..energy_model.extrapolate import predict_target
-from ..energy_model.fit import validated_fit
+from ..energy_model.validated_fit import validated_fit
 from ..figures.plot import figures, save
 from ..figures.style import Drawn, Skipped
 from .arguments import add_runs, load, split_overrides

@@ -17,10 +17,10 @@ from lora_scaling.estimate.fit_file import training_bands
 from lora_scaling.estimate.result import LEVEL
 from lora_scaling.units import JOULES_PER_KWH
 
-from ..regression.least_squares import Array
+from ..arrays import Array
 from ..tables.run_quantities import Work, group_levels, one_name_each, work_of
 from .energy_fit import EnergyFit, Training, between_sessions, fit_table, training_energy
-from .forms import target_of_runs
+from .family import target_of_runs
 from .target import Z_90
 
 LEAST_TRAINING = 4

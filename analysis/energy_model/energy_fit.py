@@ -18,48 +18,26 @@ from lora_scaling.estimate.fit_file import SCHEMA_VERSION, Fit, fit_from_dict
 from lora_scaling.estimate.pilot import RUN_TO_RUN_SD, RUN_TO_RUN_SD_CPU
 from lora_scaling.units import JOULES_PER_KWH
 
-from ..regression.least_squares import Array
+from ..arrays import Array
+from ..regression.least_squares import Results
 from ..tables.run_quantities import Work, ranges_of, work_of
 from ..tables.table import Excluded
 from .diagnostics import diagnose
+from .family import identified, label_effects
 from .fixed_part import fixed_part, idle_kwh
-from .form_fit import FormFit, fit_forms, weigh
-from .forms import family, identified, label_effects
+from .regressions import FormFit
+from .response_fit import ResponseFit, fit_response
 
 LEAST_RUNS = 3
-NOISE_LEAST_RUNS = 20
-NOISE_P = 0.01
-NOISE_LIMIT = 0.75
-COVARIATES = ("adapter_rank", "batch_size")
 MANY_SESSIONS = 10  # fewer are no sample of sessions
-COVARIATE_GAIN = 4.0  # AICc that an optional factor must gain to enter
 # Log-scale spread for each factor e beyond the data where the runs say nothing of a slope: utilisation in the
 # published rows (reference of estimator.md) rises tenfold from launch-bound to saturated over e^5 in size.
 UNKNOWN_SLOPE_SD = {"flops_per_token": 0.25, "params": 0.25, "tokens": 0.1, "samples_seen": 0.1}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResponseFit:
-    """A weighted family for one response. `noise` is (exponent, reference) where the spread varies with the work."""
-
-    work: Work
-    weighted: tuple[tuple[float, FormFit], ...]
-    noise: tuple[float, float] | None
-    weights: Array
-
-    @property
-    def best(self) -> FormFit:
-        return self.weighted[0][1]
-
-    @property
-    def fitted(self) -> Array:
-        """log of the best form's fitted response (n,)."""
-        return self.work.log_y - self.best.resid
-
-
-@dataclass(frozen=True, kw_only=True)
 class EnergyFit:
-    """A fit in three shapes: the document, what evaluates it, and the runs it came from."""
+    """A fit in three shapes: the document, what evaluates it, and the regressions behind it."""
 
     document: dict[str, Any]
     fit: Fit
@@ -67,6 +45,11 @@ class EnergyFit:
     time: ResponseFit | None
     response: str
     notes: tuple[str, ...]
+
+    @property
+    def results(self) -> Results:
+        """statsmodels' results object of the energy's best form: summary(), conf_int(), get_prediction() …"""
+        return self.energy.results
 
 
 def fit_table(
@@ -163,56 +146,6 @@ def training_energy(frame: pd.DataFrame) -> Training:
         return Training(response="energy_kwh", joules=(total - idle) * JOULES_PER_KWH, apart=True, notes=(note,))
     note = "Training energy is unknown: the whole run's energy is modelled, its fixed part included."
     return Training(response="energy_kwh", joules=total * JOULES_PER_KWH, apart=False, notes=(note,))
-
-
-def fit_response(work: Work) -> ResponseFit:
-    """Weigh the family on one response; twice where the first residuals show that noise varies with the work."""
-    weights = np.ones(len(work))
-    weighted, covariates = _fit_family(work, weights, None)
-    noise = _noise_trend(work, weighted[0][1])
-    if noise is not None:
-        weights = (work.values[work.total] / noise[1]) ** (-2 * noise[0])
-        weighted, _ = _fit_family(work, weights, covariates)
-    return ResponseFit(work=work, weighted=tuple(weighted), noise=noise, weights=weights)
-
-
-def _fit_family(
-    work: Work, weights: Array, covariates: Sequence[str] | None
-) -> tuple[list[tuple[float, FormFit]], Sequence[str]]:
-    """The weighted family, with the optional factors that earn their place (or those given)."""
-    fits = fit_forms(work, family(work, covariates or ()), weights)
-    chosen = list(covariates or ())
-    for name in COVARIATES if covariates is None else ():
-        if not np.isfinite(work.values[name]).all() or work.levels(name) < 3:
-            continue
-        wider = fit_forms(work, family(work, [*chosen, name]), weights)
-        if wider and min(f.aicc for f in wider) < min(f.aicc for f in fits) - COVARIATE_GAIN:
-            fits, chosen = wider, [*chosen, name]
-    return weigh(fits), chosen
-
-
-def _noise_trend(work: Work, fit: FormFit) -> tuple[float, float] | None:
-    """(exponent, reference): sigma ∝ work^exponent, where log squared residuals say so at p < NOISE_P.
-
-    The log of a squared standard normal has variance π²/2, so the slope's standard error is known.
-    """
-    x = np.log(work.values[work.total])
-    centred = x - x.mean()
-    spread = float(centred @ centred)
-    if len(work) < NOISE_LEAST_RUNS or spread < 1e-9 or fit.sigma < 1e-9:
-        return None
-    scaled = fit.resid / np.sqrt(np.maximum(1 - fit.leverage, 1e-3))
-    floor = 1e-4 * fit.sigma**2
-    slope = float(centred @ np.log(scaled**2 + floor)) / spread
-    if abs(slope) / np.sqrt(np.pi**2 / 2 / spread) < -_normal_quantile(NOISE_P / 2):
-        return None
-    return float(np.clip(slope / 2, -NOISE_LIMIT, NOISE_LIMIT)), float(np.exp(x.mean()))
-
-
-def _normal_quantile(probability: float) -> float:
-    from scipy.special import ndtri
-
-    return float(ndtri(probability))
 
 
 def beyond_rates(work: Work) -> dict[str, float]:

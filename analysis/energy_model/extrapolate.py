@@ -14,15 +14,15 @@ import numpy as np
 from lora_scaling.estimate.fit_file import Fit
 from lora_scaling.estimate.result import LEVEL
 
-from ..regression.least_squares import Array
+from ..arrays import Array
 from ..tables.run_quantities import Work
 from ..tables.table import RunTable
 from .backtest import HORIZON_LIMIT, Backtest
-from .fit import ValidatedFit, validated_fit
 from .hull import hull_factor
 from .scenarios import Scenario, scenarios_of, too_large, widen
 from .target import Z_90, Planned, peak_memory, plan_target
 from .target_emissions import emissions
+from .validated_fit import ValidatedFit, validated_fit
 
 
 @dataclass(frozen=True, kw_only=True)

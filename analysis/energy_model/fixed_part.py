@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from lora_scaling.units import JOULES_PER_KWH
 
-from ..regression.least_squares import Array, ols
+from ..arrays import Array
+from ..regression.least_squares import ols
 from ..tables.run_quantities import group_levels, one_name_each
 
 LEAST_SIZES = 3

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.optimize import nnls
 
-from ..regression.least_squares import Array
+from ..arrays import Array
 
 NEAR = 1e-6
 SUM_WEIGHT = 1e4  # how strongly the convex weights are held to sum to one

@@ -13,7 +13,7 @@ from lora_scaling.estimate.fit_file import UNSEEN_LABEL_SD, Fit, Prediction
 
 from ..tables.run_quantities import Work
 from .energy_fit import EnergyFit
-from .forms import tells_of
+from .family import tells_of
 from .target import Z_90, Planned, find_device
 
 UNSEEN_DEVICE_SD = math.log(2.0) / Z_90  # a factor 2 either way at 90 %, after scaling by the data sheets

@@ -14,7 +14,7 @@ from lora_scaling.units import JOULES_PER_KWH
 from ..arrays import Array
 from ..energy_model.backtest import Split
 from ..energy_model.extrapolate import Extrapolation
-from ..energy_model.forms import target_of_runs
+from ..energy_model.family import target_of_runs
 from ..tables.run_quantities import Work
 from .style import (
     FAINT,

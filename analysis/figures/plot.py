@@ -12,7 +12,7 @@ from lora_scaling.errors import UserError
 
 from ..claims.verdicts import Options
 from ..energy_model.extrapolate import Extrapolation
-from ..energy_model.fit import ValidatedFit, validated_fit
+from ..energy_model.validated_fit import ValidatedFit, validated_fit
 from ..tables.table import RunTable
 from .compare import interchangeability, lora_and_full
 from .forecast import backtest_figure, extrapolation_figure

@@ -15,7 +15,7 @@ from lora_scaling.units import JOULES_PER_KWH
 
 from ..arrays import Array
 from ..claims.verdicts import Options
-from ..energy_model.fit import ValidatedFit
+from ..energy_model.validated_fit import ValidatedFit
 from ..tables.run_quantities import Work, group_levels
 from ..tables.table import RunTable
 from ..text import counted

@@ -9,8 +9,8 @@ from lora_scaling.errors import LoraScalingError
 from ..claims.decide import ClaimsReport, decide
 from ..claims.verdicts import Options
 from ..energy_model.extrapolate import Extrapolation, predict_target
-from ..energy_model.fit import ValidatedFit, validated_fit
 from ..energy_model.target import own_settings
+from ..energy_model.validated_fit import ValidatedFit, validated_fit
 from ..figures.plot import figures
 from ..figures.style import Drawn, Skipped
 from ..tables.table import RunTable

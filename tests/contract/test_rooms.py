@@ -42,7 +42,7 @@ def test_running_a_sweep_imports_training_only_when_a_run_starts() -> None:
 
 
 MODULES = [
-    "tables.table", "claims.decide", "energy_model.fit", "energy_model.extrapolate", "energy_model.backtest",
+    "tables.table", "claims.decide", "energy_model.validated_fit", "energy_model.extrapolate", "energy_model.backtest",
     "claims.design", "figures.plot", "report.report", "cli",
 ]  # fmt: skip
 

@@ -13,7 +13,7 @@ from analysis.claims import rank_and_method as claims_effects
 from analysis.claims import registry as claims_registry
 from analysis.claims.decide import decide
 from analysis.claims.verdicts import Options
-from analysis.energy_model.fit import validated_fit
+from analysis.energy_model.validated_fit import validated_fit
 from analysis.figures import compare as plot_compare
 from analysis.figures.style import Drawn, Skipped
 from analysis.figures.view import View

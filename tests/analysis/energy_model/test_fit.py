@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from statsmodels.regression.linear_model import RegressionResults
 
 from analysis.cli import main
 from analysis.energy_model.backtest import backtest
 from analysis.energy_model.energy_fit import fit_table
-from analysis.energy_model.fit import validated_fit
+from analysis.energy_model.validated_fit import validated_fit
 from analysis.tables.run_quantities import group_levels
 from benchmarks.interval_coverage import as_table
 from lora_scaling.config.devices import same_device
@@ -72,8 +73,36 @@ def test_linear_member_is_ordinary_least_squares_on_logs() -> None:
     assert np.array(model["covariance"]) == pytest.approx(sigma2 * np.linalg.inv(design.T @ design), rel=1e-6)
     assert (model["sigma"], model["df"]) == (pytest.approx(math.sqrt(sigma2)), len(x) - 2)
     n, k = len(x), 3
-    aicc = n * math.log(float(rss[0]) / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1)
+    minus_2_log_likelihood = n * (math.log(2 * math.pi * float(rss[0]) / n) + 1)
+    aicc = minus_2_log_likelihood + 2 * k + 2 * k * (k + 1) / (n - k - 1)
     assert model["aicc"] == pytest.approx(aicc)
+
+
+@pytest.mark.parametrize("phi", [lambda f: (f / 1e9) ** -0.2, lambda f: 1 + 4e9 / f])
+def test_results_are_statsmodels_own(phi) -> None:
+    """Linear in its parameters or not: what the object says is what fit.json says."""
+    fitted = fit_table(frame_of(law(phi), cv=0.02, replicates=2))
+    model = best(fitted.document)
+    assert isinstance(fitted.results._results, RegressionResults)
+    assert fitted.results is fitted.energy.results
+    assert fitted.results.model.exog_names == model["param_names"]
+    assert list(fitted.results.params) == pytest.approx([model["params"][name] for name in model["param_names"]])
+    assert list(fitted.results.bse) == pytest.approx([model["se"][name] for name in model["param_names"]])
+    assert math.sqrt(fitted.results.scale) == pytest.approx(model["sigma"])
+    assert model["param_names"][1] in fitted.results.summary().as_text()
+
+
+def test_a_prediction_interval_is_statsmodels_own() -> None:
+    """Of one form: the interval of a new run at a setting of the data."""
+    fitted = fit_table(frame_of(law(lambda f: (f / 1e9) ** -0.2), cv=0.05, replicates=2, seed=4))
+    form = next(model for model in fitted.fit.energy if model.name == fitted.energy.best.form.name)
+    target = Target(values={name: column[0] for name, column in fitted.energy.work.values.items()}, labels={})
+    bands = training_bands([form], target, level=0.9)
+    new = fitted.results.get_prediction(fitted.results.model.exog[:1], weights=[1.0]).summary_frame(alpha=0.1)
+    per = math.log(fitted.energy.work.values[form.per][0])
+    assert np.log([bands.low[0], bands.high[0]]) - per == pytest.approx(
+        [new["obs_ci_lower"][0], new["obs_ci_upper"][0]], rel=1e-9
+    )
 
 
 def test_weights_are_akaike_weights() -> None:

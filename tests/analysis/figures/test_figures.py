@@ -14,7 +14,7 @@ from matplotlib.container import ErrorbarContainer
 from scipy import stats
 
 from analysis.cli import main
-from analysis.energy_model.fit import validated_fit
+from analysis.energy_model.validated_fit import validated_fit
 from analysis.figures.compare import interchangeability, lora_and_full
 from analysis.figures.plot import figures, save
 from analysis.figures.power import power_figure, read_watts, spans

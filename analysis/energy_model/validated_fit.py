@@ -7,6 +7,7 @@ import pandas as pd
 
 from lora_scaling.estimate.fit_file import fit_from_dict
 
+from ..regression.least_squares import Results
 from ..tables.table import RunTable
 from .backtest import Backtest, backtest
 from .diagnostics import order_correlation
@@ -24,6 +25,11 @@ class ValidatedFit:
     table: RunTable
     fitted: EnergyFit
     backtest: Backtest
+
+    @property
+    def results(self) -> Results:
+        """statsmodels' results object of the energy's best form: summary(), conf_int(), get_prediction() …"""
+        return self.fitted.results
 
 
 def validated_fit(table: RunTable) -> ValidatedFit:

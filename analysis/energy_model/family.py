@@ -15,7 +15,7 @@ import numpy as np
 
 from lora_scaling.estimate.terms import Target, contribution, parse_term
 
-from ..regression.least_squares import Array
+from ..arrays import Array
 from ..tables.run_quantities import LABELS, Work
 
 LEAST_OWN_SPREAD = 0.05  # standard deviation in logs that is a factor's own

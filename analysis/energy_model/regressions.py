@@ -1,0 +1,234 @@
+"""Fit each form of the family by statsmodels' weighted least squares, and weigh the forms by AICc.
+
+All forms are fitted to the same response, log E (dividing by tokens or FLOPs shifts it by a known number), so
+their AICc are comparable. Parameters that enter non-linearly are found by scipy's least squares; statsmodels then fits
+the form linearised at them, which has the same estimates, residuals and asymptotic covariance.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from scipy.linalg import orth
+from scipy.optimize import least_squares
+from statsmodels.tools.eval_measures import aicc
+
+from lora_scaling.errors import UserError
+from lora_scaling.estimate.terms import parse_term
+
+from ..arrays import Array
+from ..regression.least_squares import CollinearError, Results, influence, wls
+from ..tables.run_quantities import Work
+from .family import Form, evaluate, per_values
+
+SCAN_POINTS = 13
+SCAN_ROWS = 400
+POORLY_KNOWN = 1.5  # standard error of a log N_h above which its whole likelihood is kept, not a peak
+HELD_POINTS = 7
+SCREEN_ROWS = 4000  # of more runs than this, a sample of this many rules out forms
+HOPELESS_AICC = 25.0  # behind the best of the sample: all runs would put it further behind
+COLLINEAR = 1e-10  # singular values below this share of the largest are rounding
+EXACT_LOG_LIKELIHOOD = 345.0  # of each run, where the residuals are 0: as if their squares were 1e-300
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormFit:
+    """A fitted form.
+
+    `results` is statsmodels' results object: the regression of log(response / per) on the form's columns, linearised
+    where a parameter enters non-linearly. `held` are parameters that were fixed beforehand: they have no variance and
+    are not in `results`. `prior` is the fit's share of its form's weight (below 1 where several held values stand for
+    one form).
+    """
+
+    form: Form
+    results: Results
+    held: Mapping[str, float] = field(default_factory=dict)
+    prior: float = 1.0
+
+    @property
+    def params(self) -> dict[str, float]:
+        """Estimates by name, in the form's order."""
+        found = dict(zip(self.results.model.exog_names, map(float, self.results.params), strict=True)) | {**self.held}
+        return {name: found[name] for name in self.form.terms}
+
+    @property
+    def covariance(self) -> Array:
+        """Covariance (k, k) in the form's order; 0 for parameters that were held."""
+        names = list(self.form.terms)
+        free = [names.index(name) for name in self.results.model.exog_names]
+        covariance = np.zeros((len(names), len(names)))
+        covariance[np.ix_(free, free)] = self.results.cov_params()
+        return covariance
+
+    @property
+    def df(self) -> int:
+        """Residual degrees of freedom; a held parameter counts as one that was estimated."""
+        return int(self.results.nobs) - len(self.form.terms)
+
+    @property
+    def sigma(self) -> float:
+        """Residual standard deviation of log response, of a run of weight 1."""
+        return float(np.sqrt(self.results.ssr / self.df))
+
+    @property
+    def resid(self) -> Array:
+        """Residuals (n,) of log response."""
+        return self.results.resid
+
+    @cached_property
+    def leverage(self) -> Array:
+        """Diagonal (n,) of the hat matrix."""
+        return influence(self.results).hat_matrix_diag
+
+    @cached_property
+    def aicc(self) -> float:
+        """AICc (Hurvich & Tsai 1989) of a Gaussian model of log E, the variance counted as a parameter."""
+        n, k = int(self.results.nobs), len(self.form.terms) + 1
+        if n - k - 1 <= 0:
+            return float("inf")
+        return float(aicc(self.results.llf if self.results.ssr > 0 else EXACT_LOG_LIKELIHOOD * n, n, k))
+
+
+def fit_forms(work: Work, forms: Sequence[Form], weights: Array) -> list[FormFit]:
+    """Fit all forms that the runs identify; empty where there are too few runs for even the simplest.
+
+    Of very many runs a sample is fitted first, and forms that are hopeless there are not fitted to all.
+    """
+    if len(work) <= SCREEN_ROWS:
+        return _fit_each(work, forms, weights)
+    pick = np.sort(np.random.default_rng(0).choice(len(work), SCREEN_ROWS, replace=False))
+    first = _fit_each(work.take(pick), forms, weights[pick])
+    limit = min((fit.aicc for fit in first), default=np.inf) + HOPELESS_AICC
+    kept = {fit.form.name for fit in first if fit.aicc <= limit}
+    chosen = [form for form in forms if any(name == form.name or name.startswith(f"{form.name} at") for name in kept)]
+    return _fit_each(work, chosen, weights)
+
+
+def _fit_each(work: Work, forms: Sequence[Form], weights: Array) -> list[FormFit]:
+    fits: list[FormFit] = []
+    for form in forms:
+        if len(work) < len(form.terms) + 2:
+            continue
+        try:
+            fits += fit_form(work, form, weights)
+        except CollinearError:
+            continue
+    return fits
+
+
+def fit_form(work: Work, form: Form, weights: Array) -> list[FormFit]:
+    """Fit one form; none where it degenerates into a simpler one, several where N_h is hardly known.
+
+    Raises CollinearError where its parameters cannot be told apart.
+    """
+    curved = [name for name, term in form.terms.items() if parse_term(term).kind == "saturation"]
+    if not curved:
+        return [FormFit(form=form, results=_regress_form(work, form, weights))]
+    bounds = np.array([_bounds(work, parse_term(form.terms[name]).name) for name in curved])
+    estimate = _estimate(work, form, weights, curved, bounds)
+    at_most = estimate > bounds[:, 1] - 1e-3
+    if (estimate < bounds[:, 0] + 1e-3).any():
+        return []
+    fit = FormFit(form=form, results=_regress_form(work, form, weights, dict(zip(curved, estimate, strict=True))))
+    if "log_half_size" not in curved:
+        return [] if at_most.any() else [fit]
+    position = list(form.terms).index("log_half_size")
+    if fit.results.bse[position] < POORLY_KNOWN and not at_most.any():
+        return [fit]
+    return _held(work, form, weights, *bounds[0]) if len(curved) == 1 else []
+
+
+def _bounds(work: Work, name: str) -> tuple[float, float]:
+    """Where a half-size or fixed cost can be: below, it changes less than 0.1 %; above, it is all there is."""
+    logs = np.log(work.values[name])
+    return float(logs.min() - np.log(1000.0)), float(logs.max() + np.log(10.0))
+
+
+def _held(work: Work, form: Form, weights: Array, low: float, high: float) -> list[FormFit]:
+    """Fit the form at fixed values of N_h, evenly in logs: together they stand for its whole likelihood."""
+    fits = []
+    for point in np.linspace(low + np.log(30.0), high, HELD_POINTS):
+        held = {"log_half_size": float(point)}
+        results = _regress_form(work, form, weights, held, held=True)
+        name = f"{form.name} at {np.exp(point):.1g}"
+        fits.append(FormFit(form=replace(form, name=name), results=results, held=held, prior=1 / HELD_POINTS))
+    return fits
+
+
+def _regress_form(
+    work: Work, form: Form, weights: Array, at: Mapping[str, float] | None = None, *, held: bool = False
+) -> Results:
+    """Fit a form, linearised in its curved parameters `at` these values; or with these held."""
+    at = at or {}
+    y = work.log_y - np.log(per_values(work, form.per))
+    columns = {}
+    for name, term in form.terms.items():
+        added, slope = evaluate(term, at.get(name, 0.0), work)
+        if name in at:
+            y = y - added if held else y - added + at[name] * slope
+        if not (held and name in at):
+            columns[name] = slope
+    return wls(y, np.column_stack(list(columns.values())), weights, list(columns))
+
+
+def _estimate(work: Work, form: Form, weights: Array, curved: Sequence[str], bounds: Array) -> Array:
+    """Estimate the curved parameters (q,) inside `bounds` (q, 2), by scipy's least squares from the best of a grid."""
+    pick = np.unique(np.linspace(0, len(work) - 1, min(len(work), SCAN_ROWS)).astype(int))
+    residuals, _ = _projected(work.take(pick), form, weights[pick], curved)
+    axes = [np.linspace(low, high, SCAN_POINTS) for low, high in bounds]
+    start = min(itertools.product(*axes), key=lambda point: float(np.sum(residuals(np.array(point)) ** 2)))
+    residuals, jacobian = _projected(work, form, weights, curved)
+    return least_squares(
+        residuals, start, jac=jacobian, bounds=bounds.T, method="dogbox", ftol=1e-12, xtol=1e-10, gtol=None
+    ).x
+
+
+def _projected(
+    work: Work, form: Form, weights: Array, curved: Sequence[str]
+) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+    """Return weighted residuals (n,) and their Jacobian (n, q) as functions of the curved parameters alone.
+
+    What the linear parameters explain is projected out (variable projection, Golub & Pereyra 1973).
+    """
+    root = np.sqrt(weights)[:, None]
+    linear = [evaluate(term, 0.0, work)[1] for name, term in form.terms.items() if name not in curved]
+    basis = orth(root * np.column_stack(linear), rcond=COLLINEAR)
+    y = work.log_y - np.log(per_values(work, form.per))
+
+    def unexplained(columns: Array) -> Array:
+        weighted = root * columns
+        return weighted - basis @ (basis.T @ weighted)
+
+    def parts(point: Array, which: int) -> list[Array]:
+        return [evaluate(form.terms[name], p, work)[which] for name, p in zip(curved, point, strict=True)]
+
+    def residuals(point: Array) -> Array:
+        return unexplained((y - sum(parts(point, 0)))[:, None])[:, 0]
+
+    def jacobian(point: Array) -> Array:
+        return -unexplained(np.column_stack(parts(point, 1)))
+
+    return residuals, jacobian
+
+
+def weigh(fits: Sequence[FormFit], *, least: float = 0.01) -> list[tuple[float, FormFit]]:
+    """Return Akaike weights with their fits, largest first; those below `least` are dropped.
+
+    Raises UserError where nothing could be fitted.
+    """
+    if not fits:
+        raise UserError("`runs` were too few or too alike for any model; make at least 3 runs that trained.")
+    scores = np.array([fit.aicc for fit in fits])
+    if not np.isfinite(scores).any():  # hardly more runs than parameters: the simplest, alone
+        simplest = min(fits, key=lambda fit: len(fit.form.terms))
+        return [(1.0, simplest)]
+    prior = np.array([fit.prior for fit in fits])
+    weights = np.where(np.isfinite(scores), prior * np.exp(-0.5 * (scores - scores[np.isfinite(scores)].min())), 0.0)
+    weights /= weights.sum()
+    weights = np.where(weights >= least, weights, 0.0)
+    weights /= weights.sum()
+    chosen = sorted(zip(weights, fits, strict=True), key=lambda pair: -pair[0])
+    return [(float(weight), fit) for weight, fit in chosen if weight > 0]
