@@ -1,4 +1,4 @@
-"""Energy of a run: what was measured, what was modelled, and how uncertain each part is.
+"""Measure the energy of a run, and say what was measured, what was modelled, and how uncertain each part is.
 
     meter = open_meter(MeteringSettings(), synchronize=torch.cuda.synchronize)
     recording = meter.recording()
@@ -7,8 +7,8 @@
     account = recording.close()          # account.to_dict() is the `energy` section of a run record
     account.write_timeline("timeline.csv")
 
-CodeCarbon, pynvml and psutil are imported on first use; torch never. What meters is itself loaded when it is
-first asked for: a configuration, and an analysis that reads one, needs the settings alone.
+CodeCarbon, pynvml and psutil are imported on first use, and torch never. The meter itself is also loaded on first use,
+because a configuration, or an analysis that reads one, needs only the settings.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""Under which conditions a run was measured: temperature, clocks, throttling, and who else was there."""
+"""Record the conditions of a measurement: temperature, clocks, throttling, and other processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lora_scaling.energy.nvml import ALARMING, Gpu, Nvml
 
 @dataclass
 class GpuConditions:
-    """Readings of one GPU over a run, a few seconds apart."""
+    """Readings of one GPU during a run, a few seconds apart."""
 
     gpu: Gpu
     temperatures_c: list[float] = field(default_factory=list)
@@ -34,7 +34,7 @@ class GpuConditions:
 
 
 class ConditionsLog:
-    """Collects over one recording; `summary` gives the `conditions` section, `exclusive` and warnings."""
+    """Collects readings over one recording; `summary` gives the `conditions` section, `exclusive` and warnings."""
 
     def __init__(self, nvml: Nvml | None, gpus: tuple[Gpu, ...], constants: dict[str, Any], ranks: bool):
         self._nvml = nvml

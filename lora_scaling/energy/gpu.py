@@ -1,8 +1,8 @@
-"""One GPU's energy from a counter that moves in steps, or from its power where there is no counter.
+"""Measure the energy of one GPU from a counter that moves in steps, or from its power if it has no counter.
 
-A counter is stale by up to one step (about 100 ms on current GPUs): at 300 W two edges are uncertain by
-30 J each. After an edge the counter is therefore watched until it moves, and the energy at the edge is
-interpolated between the two values; the watching happens in the background and costs the run nothing.
+A counter is stale by up to one step (about 100 ms on current GPUs): at 300 W, each edge is uncertain by 30 J. So after
+an edge the counter is watched until it moves, and the energy at the edge is interpolated between the two values. The
+watching happens in the background and does not slow down the run.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from lora_scaling.energy.nvml import GPU_IS_LOST, Gpu, SensorError
 
 DEFAULT_STEP_S = 0.1
 SMOOTH_STEP_S = 0.01  # a counter that moves this often needs no interpolation
-# A reset hides what was counted since the last reading: the power readings around it stand in, and half of
-# what they say is taken as its bound.
+# A reset hides what was counted since the last reading. The power readings around it replace it, with half of their
+# energy as the bound.
 RESET_BOUND = 0.5
 # Power sensors of GPUs without a counter average over up to 100 ms (arXiv 2312.02741).
 POWER_LAG_S = 0.1
 POWER_RESOLUTION = 0.005
-PATIENCE_S = 5.0  # readings that fail for longer than this leave nothing to go by: the GPU is lost
+PATIENCE_S = 5.0  # if readings fail for longer than this, the GPU is lost
 
 
 class GpuSensor(Protocol):
-    """What is read of a GPU: joules since some moment, watts now. Raises SensorError."""
+    """The readings of a GPU: joules since some moment, and watts now. Raises SensorError."""
 
     def energy_j(self, gpu: Gpu) -> float: ...
 
@@ -37,26 +37,26 @@ class GpuSensor(Protocol):
 
 @dataclass
 class Edge:
-    """The cumulative energy of one GPU at a moment, refined when the counter next moves."""
+    """The cumulative energy of one GPU at one moment, refined when the counter next moves."""
 
     at_s: float
     raw_j: float
     joules: float
     bound_j: float
     range_w: float = 0.0
-    step_power_w: float | None = None  # mean power over the counter step that holds the edge
+    step_power_w: float | None = None  # mean power over the counter step that contains the edge
     spread_s: float = 0.0
     pending: bool = False
     next_j: float = 0.0  # the counter's next value
-    moved_at_s: float = 0.0  # when it came
+    moved_at_s: float = 0.0  # when it appeared
 
     def refine(self, now_j: float, before_s: float, after_s: float, step_s: float) -> None:
-        """The counter moved to `now_j` somewhere in (before_s, after_s]; one step of it holds this edge."""
+        """Refine the edge: the counter moved to `now_j` in (before_s, after_s], and that step contains this edge."""
         self.pending = False
         moved = now_j - self.raw_j
         self.next_j, self.moved_at_s = now_j, (before_s + after_s) / 2
         if after_s - self.at_s > 2 * step_s:
-            self.bound_j = moved  # seen too late to say which step it was
+            self.bound_j = moved  # seen too late to know which step it was
             return
         share = min(max((self.moved_at_s - self.at_s) / step_s, 0.0), 1.0)
         self.joules = now_j - moved * share
@@ -64,7 +64,7 @@ class Edge:
         self.spread_s = (after_s - before_s) / 2
 
     def settle(self, inside_w: float | None, step_s: float, *, opens: bool) -> None:
-        """Where a window opens or closes the power often jumps: use the mean power beside the edge, inside."""
+        """Use the mean power on the inner side of the edge: power often jumps when a window opens or closes."""
         if self.step_power_w is None or inside_w is None:
             return
         if opens:
@@ -74,7 +74,7 @@ class Edge:
         self.joules = min(max(joules, self.raw_j), self.next_j)
 
     def bound(self, inside_w: float | None, step_s: float) -> float:
-        """Half-width of the energy at this edge, given the mean power beside it inside the window."""
+        """Return the half-width of the energy at this edge, given the mean power next to it inside the window."""
         if self.step_power_w is None:
             return self.bound_j
         jump = abs(self.step_power_w - inside_w) if inside_w is not None else self.step_power_w
@@ -85,9 +85,9 @@ class Edge:
 
 @dataclass
 class GpuEnergyMeter:
-    """Cumulative joules of one GPU since it was opened. Never decreases, never stops a run.
+    """Meter of the cumulative joules of one GPU since it was opened. Never decreases, and never stops a run.
 
-    `lost` holds the reason once the GPU can no longer be read: from there on nothing is known.
+    `lost` holds the reason once the GPU can no longer be read; from then on, nothing is known.
     """
 
     sensor: GpuSensor
@@ -106,12 +106,12 @@ class GpuEnergyMeter:
     _error: str | None = None
     _failing_since_s: float | None = None
     _at_s: float | None = None
-    _moved_s: float | None = None  # when the counter last moved, if that was seen closely
-    _settling: bool = False  # after a reset, until the counter moves: before that it lags behind the power
+    _moved_s: float | None = None  # when the counter last moved, if seen precisely
+    _settling: bool = False  # after a reset until the counter moves, during which it lags behind the power
     _edges: list[Edge] = field(default_factory=list)
 
     def open(self) -> None:
-        """First reading; decides between counter and power."""
+        """Take the first reading, and choose between counter and power."""
         self._at_s = self.clock()
         try:
             self._counter_j = self.sensor.energy_j(self.gpu)
@@ -120,12 +120,12 @@ class GpuEnergyMeter:
             self._note(error)
         self.power_w = self._power()
         if self._counter_j is None and self.power_w is None:
-            self.power_w = self._power()  # once more: one reading that fails says nothing of the next
+            self.power_w = self._power()  # try again: one failed reading says nothing about the next
         if self._counter_j is None and self.power_w is None:
             self.lost = self._why()
 
     def read(self, *, edge: bool = False, with_power: bool = True) -> None:
-        """Bring `joules` up to now. Without `edge` a failed reading is left for the next one to make good."""
+        """Update `joules` to now. Without `edge`, the next reading makes up for a failed one."""
         if self.lost:
             return
         now_s = self.clock()
@@ -153,9 +153,9 @@ class GpuEnergyMeter:
         self.power_w = self.power_w if power_w is None else power_w
 
     def mark(self, at_s: float, *, edge_of_phase: bool = True) -> Edge:
-        """The energy at `at_s`, a moment ago, where a bin or a phase begins or ends.
+        """Return the energy at `at_s`, a moment ago, where a bin or a phase begins or ends.
 
-        What was used between `at_s` and the reading (other GPUs were read first) is taken off.
+        The energy used between `at_s` and the reading (other GPUs were read first) is subtracted.
         """
         self.read(edge=edge_of_phase)
         read_s = self._at_s if self._at_s is not None else at_s
@@ -180,7 +180,7 @@ class GpuEnergyMeter:
 
     @property
     def watching(self) -> bool:
-        """Whether the counter's next move is waited for; by an edge for half a second or three steps."""
+        """Return whether an edge still waits for the counter to move: for at most half a second or three steps."""
         patience_s = max(0.5, 3 * self.step_s)
         if self.lost:
             self._edges.clear()
@@ -188,7 +188,7 @@ class GpuEnergyMeter:
         return bool(self._edges) or (self._settling and not self.lost)
 
     def watch(self) -> None:
-        """Read the counter only, to see it move."""
+        """Read only the counter, to see it move."""
         self.read(with_power=False)
 
     def _refine_edges(self, now_s: float) -> None:
@@ -197,10 +197,10 @@ class GpuEnergyMeter:
                 edge.refine(self.joules, max(self._at_s or edge.at_s, edge.at_s), now_s, self.step_s)
 
     def window_bound_j(self, start: Edge, end: Edge, first_w: float | None, last_w: float | None) -> float:
-        """Half-width of the energy between two marks; `first_w`, `last_w`: mean power beside them, inside.
+        """Return the half-width of the energy between two marks. `first_w`, `last_w`: mean power next to them, inside.
 
-        The bounds of the two edges are added. The calibration of the board's sensor (NVIDIA: 5 %) is the
-        same for every run on a GPU and is not in it.
+        The bounds of the two edges are added. The calibration error of the board's sensor (NVIDIA: 5 %) is the same for
+        every run on a GPU and is not included.
         """
         if self.by_power:
             used_j = end.joules - start.joules
@@ -233,9 +233,9 @@ class GpuEnergyMeter:
         return f"GPU {self.gpu.index} could not be read any more ({self._error})"
 
     def _waits(self, now_s: float, edge: bool) -> bool:
-        """Whether a reading that gave neither counter nor power is left for the next one to make good.
+        """Return whether the next reading can make up for one that gave neither counter nor power.
 
-        An edge cannot wait: there the last power is held. What fails for long is lost.
+        An edge cannot wait, so the last power is kept there. If readings fail for too long, the GPU is lost.
         """
         if self._failing_since_s is None:
             self._failing_since_s = now_s
@@ -244,24 +244,24 @@ class GpuEnergyMeter:
         return self.lost is not None or not edge
 
     def _integrate(self, now_s: float, power_w: float | None, reset: bool) -> None:
-        """Trapezoid of the power since the last reading, where the counter says nothing.
+        """Integrate the power since the last reading by the trapezoidal rule, if the counter gives nothing.
 
-        Without a power now the last one is held, with as much again as its bound.
+        Without a current power the last one is kept, with its whole energy as the bound.
         """
-        assert self._at_s is not None  # `open` came first
+        assert self._at_s is not None  # `open` ran first
         before_w = power_w if self.power_w is None else self.power_w
-        assert before_w is not None  # else `read` had waited
+        assert before_w is not None  # otherwise `read` would have waited
         after_w = before_w if power_w is None else power_w
         dt_s = now_s - self._at_s
         gap_j = (after_w + before_w) / 2 * dt_s
         self.joules += gap_j
         self.bound_j += abs(after_w - before_w) / 2 * dt_s + (gap_j if power_w is None else 0.0)
         for edge in self._edges:
-            edge.pending = False  # what was added now is not a move of the counter
+            edge.pending = False  # this addition is not a move of the counter
         if self.by_power:
             return
         self.bound_j += RESET_BOUND * gap_j
-        if reset:  # what the last value before it lacked: half a step on average, unless its move was seen
+        if reset:  # what the last value lacked: half a step on average, unless its move was seen
             seen_s = None if self._moved_s is None else min(self._at_s - self._moved_s, self.step_s)
             self.joules += before_w * (self.step_s / 2 if seen_s is None else seen_s)
             self.bound_j += before_w * self.step_s * (0.5 if seen_s is None else 0.2)
@@ -269,7 +269,7 @@ class GpuEnergyMeter:
 
 
 def probe_step(meters: Sequence[GpuEnergyMeter], limit_s: float = 0.6, moves: int = 4) -> None:
-    """Measure how often each counter moves and set `step_s`; up to `limit_s`, before anything is measured."""
+    """Measure how often each counter moves and set `step_s`. Takes up to `limit_s`, before anything is measured."""
     by_counter = [m for m in meters if not m.lost and not m.by_power]
     moved_at: dict[int, list[float]] = {id(m): [] for m in by_counter}
     last: dict[int, float] = {}
@@ -292,6 +292,6 @@ def probe_step(meters: Sequence[GpuEnergyMeter], limit_s: float = 0.6, moves: in
         times = moved_at[id(meter)]
         if len(times) >= 2:
             between_s = statistics.median(b - a for a, b in itertools.pairwise(times))
-            # One that has moved at every look, on however busy a machine, does not move in steps.
+            # A counter that moved at every reading, on however busy a machine, does not move in steps.
             always = len(times) >= polls - 1 and between_s < DEFAULT_STEP_S / 2
             meter.step_s = min(between_s, SMOOTH_STEP_S) if always else between_s

@@ -1,4 +1,4 @@
-"""What else the machine was doing: CPU time of other processes, and processes of others on the GPUs."""
+"""Find out what else the machine was doing: CPU time of other processes, and their use of the GPUs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class CpuTimes:
 
 
 def system_times() -> tuple[float, float]:
-    """(busy, total) CPU seconds of the machine since boot, as CodeCarbon's load model counts them."""
+    """Return (busy, total) CPU seconds of the machine since boot, as CodeCarbon's load model counts them."""
     import psutil
 
     times = psutil.cpu_times()
@@ -29,7 +29,7 @@ def system_times() -> tuple[float, float]:
 
 
 def relatives(ranks: bool) -> list[Any]:
-    """psutil's processes below this one; with `ranks` all below its launcher, which are the other ranks."""
+    """Return the descendants of this process (psutil); with `ranks`, those of its launcher, the other ranks."""
     import psutil
 
     me = psutil.Process()
@@ -38,7 +38,7 @@ def relatives(ranks: bool) -> list[Any]:
 
 
 def cpu_times(ranks: bool = False) -> CpuTimes | None:
-    """Now; None where the system does not tell. `ranks`: the run's other processes are ours too."""
+    """Read the CPU times now; None if the system does not report them. `ranks`: the run's processes are ours."""
     try:
         import psutil
 
@@ -55,7 +55,7 @@ def cpu_times(ranks: bool = False) -> CpuTimes | None:
 
 
 def other_load_cores(start: CpuTimes | None, end: CpuTimes | None) -> float | None:
-    """Cores that other processes kept busy on average between two readings; None if unknown."""
+    """Return the mean number of cores that other processes kept busy between two readings; None if unknown."""
     if start is None or end is None or end.at_s - start.at_s < 0.2:
         return None
     others_s = (end.busy_s - start.busy_s) - (end.own_s - start.own_s)
@@ -63,12 +63,12 @@ def other_load_cores(start: CpuTimes | None, end: CpuTimes | None) -> float | No
 
 
 def busy_limit_cores() -> float:
-    """The load of others from which a run no longer has the machine to itself: a tenth, at most a core."""
+    """Return the load of others above which a run is not alone: a tenth of the cores, at most one core."""
     return max(0.2, min(1.0, 0.1 * (os.cpu_count() or 1)))
 
 
 def own_pids(ranks: bool = False) -> set[int]:
-    """This process and its descendants; with `ranks` those of its launcher."""
+    """Return this process and its descendants; with `ranks`, those of its launcher."""
     pids = {os.getpid()}
     with contextlib.suppress(Exception):
         pids.update(process.pid for process in relatives(ranks))
@@ -76,10 +76,10 @@ def own_pids(ranks: bool = False) -> set[int]:
 
 
 def judge_gpu_processes(seen: set[int], own: set[int]) -> tuple[bool | None, list[int]]:
-    """(whether the GPU was ours alone, processes of others), from the pids NVML saw on one GPU.
+    """Return (whether the GPU was ours alone, processes of others), from the pids NVML saw on one GPU.
 
-    NVML numbers processes as the host does. In a container our own process then looks like somebody
-    else's: one process that is not ours by number may be us, so the answer is None.
+    NVML uses the process numbers of the host. In a container, our own process then looks like a foreign one. So a
+    single foreign process may be us, and the answer is None.
     """
     others = sorted(seen - own)
     if not others:
@@ -90,7 +90,7 @@ def judge_gpu_processes(seen: set[int], own: set[int]) -> tuple[bool | None, lis
 
 
 def _in_container() -> bool:
-    """Whether process numbers here are not the host's: the kernel thread daemon is not process 2."""
+    """Return whether process numbers differ from the host's: then process 2 is not the kernel thread daemon."""
     try:
         with open("/proc/2/comm", encoding="ascii") as file:
             return file.read().strip() != "kthreadd"
@@ -99,10 +99,10 @@ def _in_container() -> bool:
 
 
 def cpu_shape(source: str, busy_share: float) -> float:
-    """Relative CPU power at a load from 0 to 1, to spread a phase's CPU energy over its bins.
+    """Return the relative CPU power at a load from 0 to 1, to spread the CPU energy of a phase over its bins.
 
-    For the load model this is CodeCarbon's own formula (external/hardware.py); else only a plausible shape,
-    for a measured total.
+    For the load model, this is CodeCarbon's own formula (external/hardware.py). For a measured total, it is only a
+    plausible shape.
     """
     load = min(max(busy_share, 0.0), 1.0)
     if source == "load_model":

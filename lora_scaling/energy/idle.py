@@ -1,4 +1,4 @@
-"""What the machine draws when nothing runs, so that energy above idle can be reported beside the whole."""
+"""Measure the power of the idle machine, so that energy above idle can be reported as well as the total."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lora_scaling.records import write_text
 
 
 def measure_idle(meter: EnergyMeter, seconds: float) -> IdleBaseline:
-    """Wait `seconds` with the sensors on; mean watts per component. Do it with no model loaded."""
+    """Wait `seconds` with the sensors on, and return mean watts per component. Call it with no model loaded."""
     recording = meter.recording()
     with recording.phase("idle"):
         time.sleep(seconds)
@@ -43,11 +43,11 @@ def measure_idle(meter: EnergyMeter, seconds: float) -> IdleBaseline:
 
 
 def idle_baseline(meter: EnergyMeter, seconds: float, cache_dir: Path | str) -> IdleBaseline | None:
-    """The meter's own baseline, else the one of this host, these GPUs and this day, measured if the cache has none.
+    """Return the meter's baseline, or that of this host, these GPUs and this day, measured if it is not cached.
 
-    It becomes the meter's, so that recordings use it, and stays that for the process: once a model is loaded
-    nothing is idle any more. None if metering is off or `seconds` is 0. One measured beside busy processes is
-    not kept for others. A cache that cannot be read or written costs a measurement, nothing else.
+    It becomes the meter's baseline, which recordings use, and stays so for the process, because once a model is loaded
+    nothing is idle any more. None if metering is off or `seconds` is 0. A baseline measured next to busy processes is
+    not cached. If the cache cannot be read or written, the baseline is only measured again.
     """
     if not meter.settings.enabled or seconds <= 0:
         return None

@@ -1,7 +1,7 @@
-"""The energy of one run: phases, components, how each figure was obtained, and the timeline.
+"""Define the energy of one run: phases, components, the source of each figure, and the timeline.
 
-All energies are joules, rounded to the microjoule, so that sums over bins, phases and components agree
-exactly. Unknown is None with a reason; a component that is not there has the source "none".
+All energies are joules, rounded to the microjoule, so that sums over bins, phases and components agree exactly. Unknown
+values are None, with a reason; a component that does not exist has the source "none".
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SHORT_S = 1.0
 
 
 def utc(timestamp: float) -> datetime:
-    """Seconds since 1970 as an aware UTC datetime."""
+    """Convert seconds since 1970 to an aware UTC datetime."""
     return datetime.fromtimestamp(timestamp, UTC)
 
 
@@ -31,12 +31,12 @@ def iso(moment: datetime) -> str:
 
 
 def add(values: Iterable[float]) -> float:
-    """A sum in microjoules: independent of order, equal for the same parts."""
+    """Sum in microjoules, so that the result does not depend on the order."""
     return round(math.fsum(values), 6)
 
 
 def spread(total_j: float | None, weights: list[float]) -> list[float | None]:
-    """A total over bins in proportion to the weights; the running sum is rounded, so that nothing is lost."""
+    """Spread a total over bins in proportion to the weights. The running sum is rounded, so that nothing is lost."""
     if total_j is None:
         return [None] * len(weights)
     whole = math.fsum(weights)
@@ -88,7 +88,7 @@ class GpuEnergy:
 
     @property
     def component(self) -> ComponentEnergy:
-        """The same as a part of the component `gpu`."""
+        """The same figures as a part of the component `gpu`."""
         return ComponentEnergy(
             joules=self.joules, source=self.source, uncertainty_joules=self.uncertainty_joules, reason=self.reason
         )
@@ -96,7 +96,7 @@ class GpuEnergy:
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseEnergy:
-    """One window. `short`: under a second, too short to be called measured."""
+    """One window. `short`: below one second, which is too short to be called measured."""
 
     name: str
     started_at: datetime
@@ -125,7 +125,7 @@ class PhaseEnergy:
 
 @dataclass(frozen=True, kw_only=True)
 class TimelineBin:
-    """A stretch of about a second inside one phase; a component's joules, None where unknown."""
+    """A stretch of about a second within one phase, with the joules of each component (None: unknown)."""
 
     start: datetime
     end: datetime
@@ -135,7 +135,7 @@ class TimelineBin:
 
 @dataclass(frozen=True, kw_only=True)
 class IdleBaseline:
-    """What the machine draws doing nothing: watts per component and together."""
+    """Power of the idle machine: watts per component and in total."""
 
     power_w: float | None
     components_w: dict[str, float | None]
@@ -155,7 +155,7 @@ class IdleBaseline:
 
 @dataclass(frozen=True, kw_only=True)
 class EnergyAccount:
-    """The `energy` section of a run record, with the timeline that goes beside it."""
+    """The `energy` section of a run record, with its timeline."""
 
     host: str
     phases: tuple[PhaseEnergy, ...]
@@ -167,12 +167,12 @@ class EnergyAccount:
 
     @property
     def components(self) -> dict[str, ComponentEnergy]:
-        """Each component over all phases; None as soon as one phase is."""
+        """Each component over all phases; None if any phase is."""
         return {name: add_components([p.components[name] for p in self.phases]) for name in COMPONENTS}
 
     @property
     def joules(self) -> float | None:
-        """All phases and components that are known; None where nothing is."""
+        """The sum of all known phases and components; None if nothing is known."""
         known = [c.joules for p in self.phases for c in p.components.values() if c.joules is not None]
         return add(known) if known else None
 
@@ -183,7 +183,7 @@ class EnergyAccount:
 
     @property
     def uncertainty_joules(self) -> float | None:
-        """Bounds added, not their squares: the edges of neighbouring windows are not independent."""
+        """The sum of the bounds, added linearly because the edges of neighbouring windows are not independent."""
         known = [c for p in self.phases for c in p.components.values() if c.joules is not None]
         if not known or any(c.uncertainty_joules is None for c in known):
             return None
@@ -195,7 +195,7 @@ class EnergyAccount:
 
     @property
     def above_idle_joules(self) -> float | None:
-        """Energy above the idle baseline; None without one, where it was not idle, or where a part is unknown."""
+        """Energy above the idle baseline; None without one, if it was not idle, or if a part is unknown."""
         if self.idle is None or self.idle.reason is not None or not self.complete:
             return None
         parts = self.components
@@ -209,14 +209,14 @@ class EnergyAccount:
         return round(above, 6) if above >= 0 else None
 
     def phase_joules(self, name: str) -> float | None:
-        """Energy of all phases of this name; None if there is none or a part is unknown."""
+        """Return the energy of all phases of this name; None if no phase has it or a part is unknown."""
         chosen = [c for p in self.phases if p.name == name for c in p.components.values() if c.source != "none"]
         if not chosen or any(c.joules is None for c in chosen):
             return None
         return add(c.joules for c in chosen if c.joules is not None)
 
     def to_dict(self) -> dict[str, Any]:
-        """The `energy` section of run.json."""
+        """Return the `energy` section of run.json."""
         return {
             "host": self.host,
             "phases": [phase.to_dict() for phase in self.phases],
@@ -233,8 +233,7 @@ class EnergyAccount:
         }
 
     def write_timeline(self, path: Path | str, max_bins: int = 4000) -> None:
-        """Write the bins as CSV (atomically); neighbours within a phase are joined,
-        down to about `max_bins`.
+        """Write the bins as CSV, atomically. Neighbours within a phase are merged, down to about `max_bins`.
 
         Raises:
             UserError: the folder cannot be written or the disk is full.
@@ -249,7 +248,7 @@ class EnergyAccount:
 
 
 def add_components(parts: list[ComponentEnergy]) -> ComponentEnergy:
-    """The sum over phases, devices or processes of those that there are; None if one of them is, with its reason."""
+    """Sum the components of phases, devices or processes; None, with the reason, if any of them is unknown."""
     if not parts:
         return ComponentEnergy(joules=None, source="none", reason="no phase was measured")
     there = [part for part in parts if part.source != "none"]
@@ -268,7 +267,7 @@ def add_components(parts: list[ComponentEnergy]) -> ComponentEnergy:
 
 
 def merge_bins(bins: tuple[TimelineBin, ...], max_bins: int) -> list[TimelineBin]:
-    """Join neighbouring bins of one phase, so that a day-long run keeps a small file."""
+    """Merge neighbouring bins of one phase, so that the file of a day-long run stays small."""
     group = max(1, math.ceil(len(bins) / max_bins))
     merged: list[TimelineBin] = []
     held: list[TimelineBin] = []

@@ -1,4 +1,4 @@
-"""NVIDIA's management library, read directly. Every call can fail; a failure is a SensorError with a reason.
+"""Read NVIDIA's management library directly. Every call can fail; a failure is a SensorError with a reason.
 
 pynvml is imported on first use. Energies in joules, powers in watts.
 """
@@ -13,7 +13,7 @@ from typing import Any
 # nvml.h: nvmlReturn_t
 NOT_SUPPORTED, GPU_IS_LOST = 3, 15
 
-# nvml.h: nvmlClocksEventReasons; the last column says whether a person should hear of it.
+# nvml.h: nvmlClocksEventReasons; the last column says whether it causes a warning.
 THROTTLE_REASONS = (
     (0x01, "idle", False),
     (0x02, "application_clocks", False),
@@ -29,7 +29,7 @@ ALARMING = frozenset(name for _, name, alarming in THROTTLE_REASONS if alarming)
 
 
 class SensorError(Exception):
-    """A reading that failed. `code` is NVML's return value, None if the library itself is not usable."""
+    """A failed reading. `code` is NVML's return value, or None if the library itself is not usable."""
 
     def __init__(self, text: str, code: int | None = None):
         super().__init__(text)
@@ -38,7 +38,7 @@ class SensorError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One physical GPU as NVML lists it. `handle` is NVML's, valid in this process only."""
+    """One physical GPU as listed by NVML. `handle` is NVML's and valid only in this process."""
 
     index: int
     uuid: str | None
@@ -79,15 +79,15 @@ class Nvml:
         return cls(pynvml, tuple(gpus), missing)
 
     def energy_j(self, gpu: Gpu) -> float:
-        """The energy counter: joules since the driver was loaded."""
+        """Read the energy counter: joules since the driver was loaded."""
         return self._read(lambda: self._nvml.nvmlDeviceGetTotalEnergyConsumption(gpu.handle) / 1000.0)
 
     def power_w(self, gpu: Gpu) -> float:
-        """Power now; from Ampere on (except GA100) NVIDIA's figure is a mean over the last second."""
+        """Read the power now. From Ampere on (except GA100), NVIDIA's figure is a mean over the last second."""
         return self._read(lambda: self._nvml.nvmlDeviceGetPowerUsage(gpu.handle) / 1000.0)
 
     def mig_parent(self, uuid: str) -> Gpu | None:
-        """The GPU on which the MIG device with this UUID lies; None if NVML does not know it."""
+        """Return the GPU that contains the MIG device with this UUID, or None if NVML does not know it."""
         nvml = self._nvml
         try:
             mig = nvml.nvmlDeviceGetHandleByUUID(uuid)
@@ -112,7 +112,7 @@ class Nvml:
         return _optional(lambda: float(self._nvml.nvmlDeviceGetClockInfo(gpu.handle, self._nvml.NVML_CLOCK_MEM)))
 
     def throttle_reasons(self, gpu: Gpu) -> frozenset[str] | None:
-        """Why the clocks are below their maximum; the older name of the call is tried second."""
+        """Return why the clocks are below their maximum. If the call fails, its older name is tried."""
         names = ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons")
         for name in names:
             mask = _optional(lambda n=name: int(getattr(self._nvml, n)(gpu.handle)))
@@ -121,7 +121,7 @@ class Nvml:
         return None
 
     def compute_pids(self, gpu: Gpu) -> frozenset[int] | None:
-        """Processes with a compute context, numbered as the host numbers them (not as a container does)."""
+        """Return the processes with a compute context, with the process numbers of the host (not of a container)."""
         return _optional(
             lambda: frozenset(int(p.pid) for p in self._nvml.nvmlDeviceGetComputeRunningProcesses(gpu.handle))
         )
@@ -145,7 +145,7 @@ def _sensor_error(error: Exception) -> SensorError:
 
 
 def _optional(call: Callable[[], Any]) -> Any:
-    """The call's result, None if the driver, the device or the library does not offer it."""
+    """Return the result of a call, or None if the driver, the device or the library does not support it."""
     try:
         return call()
     except Exception:

@@ -1,4 +1,4 @@
-"""The accounts of several processes as one: each GPU once, each host's CPU and RAM once."""
+"""Combine the measurements of several processes: each GPU once, and CPU and RAM of each host once."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from lora_scaling.records.timeline import COMPONENTS
 
 
 def combine(accounts: Sequence[EnergyAccount]) -> EnergyAccount:
-    """Add the accounts of the ranks of one run. The phases of all ranks are matched by name and order.
+    """Add the measurements of the ranks of one run. The phases of all ranks are matched by name and order.
 
-    A GPU (by UUID, else by host and index) that several ranks measured counts once: the longest window that
-    is known. CPU and RAM count once per host: the first account of a host that has them. The windows are the
-    first account's; its bins carry the others' energy, moved by at most a bin, so that sums hold.
-    Raises ValueError for no accounts.
+    A GPU (by UUID, else by host and index) that several ranks measured counts once, with its longest known window. CPU
+    and RAM count once per host, from the first rank on it that has them. The windows are those of the first rank; its
+    bins carry the energy of the others, moved by at most one bin, so that sums stay exact.
+    Raises ValueError without measurements.
     """
     if not accounts:
         raise ValueError("`accounts` was empty; give the account of at least one rank")
@@ -51,7 +51,7 @@ PhaseKey = tuple[str, int]
 
 
 def _keyed(account: EnergyAccount) -> dict[PhaseKey, PhaseEnergy]:
-    """Phases by (name, how often the name occurred before)."""
+    """Return phases by (name, number of earlier phases with that name)."""
     keyed: dict[PhaseKey, PhaseEnergy] = {}
     for phase in account.phases:
         keyed[phase.name, sum(name == phase.name for name, _ in keyed)] = phase
@@ -98,7 +98,7 @@ def _gpus_once(held: list[tuple[str, PhaseEnergy]]) -> tuple[GpuEnergy, ...]:
 
 
 def _once_per_host(name: str, held: list[tuple[str, PhaseEnergy]]) -> ComponentEnergy:
-    """CPU and RAM (and a GPU that only CodeCarbon sees) of the first process of each host that has them."""
+    """Return CPU and RAM (and a GPU that only CodeCarbon sees) of the first process on each host that has them."""
     by_host: dict[str, ComponentEnergy] = {}
     for host, phase in held:
         part = phase.components[name]
@@ -108,7 +108,7 @@ def _once_per_host(name: str, held: list[tuple[str, PhaseEnergy]]) -> ComponentE
 
 
 def _combine_conditions(accounts: Sequence[EnergyAccount]) -> dict[str, Any]:
-    """The first account's, with the GPUs of all."""
+    """Return the conditions of the first rank, with the GPUs of all."""
     gpus: dict[str, Any] = {}
     for account in accounts:
         for gpu in account.conditions.get("gpus") or []:
@@ -119,7 +119,7 @@ def _combine_conditions(accounts: Sequence[EnergyAccount]) -> dict[str, Any]:
 def _combine_bins(
     keys: list[PhaseKey], phases: Sequence[PhaseEnergy], accounts: Sequence[EnergyAccount]
 ) -> list[TimelineBin]:
-    """The bins of the first account that has the phase, scaled by all ranks' energy in them to the phase."""
+    """Return the bins of the first rank that has the phase, scaled so that they add up to the energy of all ranks."""
     combined: list[TimelineBin] = []
     for key, phase in zip(keys, phases, strict=True):
         owners = [a for a in accounts if key in _keyed(a)]
@@ -146,7 +146,7 @@ def _bins_of(account: EnergyAccount, key: PhaseKey) -> list[TimelineBin]:
 def _add_to(
     shares: dict[str, list[float]], starts: Sequence[datetime], ends: Sequence[datetime], piece: TimelineBin
 ) -> None:
-    """Give a bin's energy to the bins it overlaps (increasing); what overlaps none goes to the nearest end."""
+    """Distribute the energy of a bin over the (increasing) bins it overlaps; without overlap, to the nearest end."""
     met = range(bisect.bisect_right(ends, piece.start), bisect.bisect_left(starts, piece.end))
     overlaps = {i: (min(ends[i], piece.end) - max(starts[i], piece.start)).total_seconds() for i in met}
     whole_s = math.fsum(overlaps.values())

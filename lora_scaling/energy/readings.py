@@ -1,4 +1,4 @@
-"""What is read while a phase is measured: one moment (`Tick`) and all of a phase (`Window`)."""
+"""Hold the readings of a measurement: of one moment (`Tick`) and of a whole phase (`Window`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lora_scaling.energy.tracker import Source, TaskEnergy
 
 @dataclass(frozen=True, kw_only=True)
 class Tick:
-    """Readings at one moment: cumulative energy of each GPU, CPU seconds of the machine."""
+    """Readings at one moment: the cumulative energy of each GPU, and the CPU seconds of the machine."""
 
     at_s: float
     edges: tuple[Edge, ...]
@@ -19,13 +19,13 @@ class Tick:
 
     @property
     def gpu_j(self) -> tuple[float, ...]:
-        """Joules per GPU; sharper once the counters have moved on."""
+        """Joules per GPU; more precise once the counters have moved."""
         return tuple(edge.joules for edge in self.edges)
 
 
 @dataclass
 class Window:
-    """Everything read over one phase; `windows.py` turns it into energies."""
+    """All readings of one phase; `windows.py` turns them into energies."""
 
     name: str
     start_wall_s: float

@@ -1,8 +1,8 @@
-"""The recording of one run's phases.
+"""Record the phases of one run.
 
-An edge of a phase: synchronise the device, read the wall clock, the NVML counters and the CPU times. The
-CodeCarbon task opens just before the first edge and closes just after the last, so that what it costs lies
-outside the window.
+At each edge of a phase, the device is synchronised, and the wall clock, the NVML counters and the CPU times are read.
+The CodeCarbon task opens just before the first edge and closes just after the last, so its own cost lies outside the
+window.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CONDITIONS_S = 5.0  # temperature, clocks and processes change slowly and cost m
 
 
 class Recording:
-    """One run: phases one after the other, then `close`."""
+    """The recording of one run: phases one after the other, then `close`."""
 
     def __init__(self, meter: Sensors):
         self._meter = meter
@@ -46,11 +46,11 @@ class Recording:
         )
 
     def phase(self, name: str) -> PhaseWindow:
-        """A window as a context manager; it closes, and keeps its energy, whatever the body raises."""
+        """Record a window as a context manager, which closes and keeps its energy whatever the body raises."""
         return PhaseWindow(self, name)
 
     def begin(self, name: str) -> None:
-        """Open a window. One that is still open is closed first: phases never overlap. Nothing after `close`."""
+        """Open a window. An open one is closed first, so phases never overlap. Does nothing after `close`."""
         if self._account is not None:
             return
         if self._open is not None:
@@ -71,7 +71,7 @@ class Recording:
             self._sampler.start_ticking()
 
     def end(self) -> None:
-        """Close the open window; without one, nothing happens."""
+        """Close the open window, if any."""
         window = self._open
         if window is None:
             return
@@ -89,15 +89,15 @@ class Recording:
         self._windows.append(window)
 
     def joules_so_far(self) -> float | None:
-        """Energy of the finished phases and, of the open one, what the GPUs have used; None if unknown.
+        """Return the energy of the finished phases plus the GPU energy of the open one; None if unknown.
 
-        Cheap: it adds what has been read already, for a progress line.
+        This is cheap, because it only adds existing readings; it is meant for a progress line.
         """
         windows = [*self._windows, self._open] if self._open else list(self._windows)
         return rough_joules(windows, self._meter)
 
     def close(self, idle: IdleBaseline | None = None) -> EnergyAccount:
-        """The account of the run; `idle` defaults to the meter's last baseline. May be called again."""
+        """Return the energy of the run. `idle` defaults to the meter's last baseline. May be called again."""
         if self._account is not None:
             return self._account
         self.end()
@@ -118,7 +118,7 @@ class Recording:
         return self._account
 
     def give_way(self) -> None:
-        """Another recording begins in this process, with the same sensors: this one ends."""
+        """End, because another recording begins in this process with the same sensors."""
         if self._account is None:
             self._warn("recording_ended", "Another recording began in this process: nothing after that is in this one.")
             self.close()
@@ -204,7 +204,7 @@ class PhaseWindow:
 
 
 def _both_clocks() -> tuple[float, float]:
-    """(seconds since 1970, perf_counter) of one moment: read again if the process was set aside in between."""
+    """Read (seconds since 1970, perf_counter) of one moment; read again if the process was suspended in between."""
     before_s, at_s, after_s = time.time(), time.perf_counter(), time.time()
     for _ in range(5):
         if after_s - before_s < 0.0005:

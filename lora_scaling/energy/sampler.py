@@ -1,4 +1,4 @@
-"""The background thread: a timeline reading about once a second, power where there is no counter, edges."""
+"""Read sensors in a background thread: the timeline about once a second, power without a counter, and edges."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 
 WATCH_S = 0.002  # how often a counter is read while an edge waits for it to move
-POWER_S = 0.05  # how often power is read where it has to be integrated
+POWER_S = 0.05  # how often power is read if it has to be integrated
 
 
 class Sampler:
-    """Calls `tick` every `interval_s` and `watch` as often as `watch_interval()` asks, while switched on.
+    """A daemon thread that calls `tick` every `interval_s`, and `watch` as often as `watch_interval()` asks.
 
-    Both are called with the lock held, from a daemon thread that never raises.
+    Both are called with the lock held. The thread never raises.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Sampler:
         self._thread: threading.Thread | None = None
 
     def start_ticking(self) -> None:
-        """A window has opened: the first tick comes one interval from now."""
+        """Start ticking for a new window; the first tick comes one interval from now."""
         with self._wake:
             self._next_tick_s = time.perf_counter() + self._interval_s
             if self._thread is None:
@@ -65,7 +65,7 @@ class Sampler:
                     self._wake.wait()
 
     def _step(self) -> float | None:
-        """Do what is due; seconds until something is due again, None: when woken."""
+        """Do what is due, and return the seconds until the next action; None: wait until woken."""
         now_s = time.perf_counter()
         if self._next_tick_s is not None and now_s >= self._next_tick_s:
             self._tick()

@@ -1,4 +1,4 @@
-"""The sensors of this process: which are there, which are not, and why."""
+"""Find the sensors of this process: which are available, which are not, and why."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lora_scaling.energy.visible_gpus import select_gpus
 
 
 class Sensors:
-    """The sensors of this process, opened once. Missing ones are None, with the reason."""
+    """The sensors of this process, opened once. A missing one is None, with the reason."""
 
     def __init__(self, settings: MeteringSettings, synchronize: Callable[[], None] | None = None):
         self.settings = settings

@@ -1,4 +1,4 @@
-"""What to measure and how often: the `metering.*` part of a configuration."""
+"""Define what to measure and how often: the `metering.*` part of a configuration."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from lora_scaling.records.timeline import COMPONENTS
 
 @dataclass(frozen=True, kw_only=True)
 class MeteringSettings:
-    """How a run's energy is measured.
+    """Settings of the measurement of a run.
 
     interval_s: length of a timeline bin, seconds.
-    country_iso: three capital letters; CodeCarbon's offline tracker asks for one. Its grams are unused.
-    idle_s: length of the idle baseline before and after a sweep, seconds; 0 means none.
-    gpu_ids: NVML indices or UUIDs of the GPUs to measure; None: those CUDA_VISIBLE_DEVICES leaves visible.
-    components: what this process measures. Of several processes on a node only one measures cpu and ram.
+    country_iso: three capital letters, which CodeCarbon's offline tracker requires. Its grams are not used.
+    idle_s: length of the idle baseline before and after a sweep, in seconds; 0 means none.
+    gpu_ids: NVML indices or UUIDs of the GPUs to measure; None: those that CUDA_VISIBLE_DEVICES leaves visible.
+    components: what this process measures. Of several processes on a node, only one measures cpu and ram.
     gpu_share: (local rank, ranks on this node): measure only this rank's part of the visible GPUs.
-    one_gpu: that part is the GPU of the rank's own number, and not every one of `ranks` from there on.
+    one_gpu: that part is only the GPU with the rank's own number, not every `ranks`-th GPU from there on.
     """
 
     enabled: bool = True
@@ -61,9 +61,9 @@ class MeteringSettings:
 def settings_for_rank(
     settings: MeteringSettings, local_rank: int, local_world_size: int, *, one_gpu: bool = False
 ) -> MeteringSettings:
-    """Settings of one of several processes on a node: its own GPUs; cpu and ram only for local rank 0.
+    """Return the settings of one of several processes on a node: its own GPUs; cpu and ram only for local rank 0.
 
-    one_gpu: each process is known to compute on one GPU, cuda:LOCAL_RANK. Otherwise all visible ones are shared out.
+    one_gpu: each process is known to compute on one GPU, cuda:LOCAL_RANK. Otherwise all visible GPUs are divided up.
     """
     components = settings.components if local_rank == 0 else tuple(c for c in settings.components if c == "gpu")
     return replace(settings, components=components, gpu_share=(local_rank, local_world_size), one_gpu=one_gpu)

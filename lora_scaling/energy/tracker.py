@@ -1,8 +1,8 @@
-"""CodeCarbon: the one place that starts it and reads its private attributes.
+"""Run CodeCarbon. Only this module starts it and reads its private attributes.
 
-CPU and RAM energy, and the energy of GPUs that NVML does not know, are CodeCarbon's. It does not say
-whether a figure was measured or modelled; that is in attributes it calls private (3.3.2). They are read
-here and nowhere else, defensively; tests/energy/test_tracker.py fails when an upgrade moves them.
+CPU and RAM energy, and the energy of GPUs that NVML does not know, come from CodeCarbon. It does not report whether a
+figure was measured or modelled; only its private attributes show this (3.3.2). They are read here and nowhere else,
+defensively. tests/energy/test_tracker.py fails if an upgrade moves them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NO_APPLE_GPU = "CodeCarbon reads an Apple GPU only through powermetrics, which i
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """How a component's energy is obtained, and details worth recording."""
+    """The source of a component's energy, and details worth recording."""
 
     name: str
     reason: str | None = None
@@ -40,7 +40,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskEnergy:
-    """One task window of CodeCarbon, joules; all None with a reason if it failed."""
+    """One task window of CodeCarbon in joules; all None, with a reason, if it failed."""
 
     joules: dict[str, float | None]
     reason: str | None = None
@@ -50,10 +50,10 @@ NOTHING: dict[str, float | None] = {"gpu": None, "cpu": None, "ram": None}
 
 
 def tracker_arguments(country_iso: str, gpu_ids: Sequence[int], output_dir: str) -> dict[str, Any]:
-    """Every parameter of OfflineEmissionsTracker: one left unset is filled from CODECARBON_* or a dotfile.
+    """Return every parameter of OfflineEmissionsTracker, because unset ones are read from CODECARBON_* or a dotfile.
 
-    `electricitymaps_api_token` is empty, not None: None would look for a token and ask the network. A forced
-    intensity skips its country tables; its grams are not used. PUE is applied by us, once, visibly.
+    `electricitymaps_api_token` is empty and not None, which would look for a token and use the network. A forced
+    intensity skips the country tables; the grams are not used. PUE is applied by this project, once and visibly.
     """
     return {
         "project_name": "lora-scaling", "experiment_id": "none", "experiment_name": "none",
@@ -72,25 +72,25 @@ def tracker_arguments(country_iso: str, gpu_ids: Sequence[int], output_dir: str)
 
 
 class Tracker:
-    """CodeCarbon's task windows. Only tasks: `start()` beside `start_task()` loses energy."""
+    """CodeCarbon's task windows. Only tasks are used, because `start()` together with `start_task()` loses energy."""
 
     def __init__(self, country_iso: str, gpu_ids: Sequence[int]):
         """Detect the hardware and run one empty task, which takes 1 to 3 s. Raises what CodeCarbon raises."""
         from codecarbon import OfflineEmissionsTracker
 
-        # Its constructor logs before it looks at `log_level`.
+        # Its constructor logs before it reads `log_level`.
         logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
         self._tracker = OfflineEmissionsTracker(**tracker_arguments(country_iso, gpu_ids, tempfile.gettempdir()))
         self._open = False
-        # Its __init__ swallows every exception, so a broken object shows only here.
+        # Its __init__ suppresses every exception, so a broken object shows only here.
         self._tracker.start_task("detect")
         if self._tracker.stop_task() is None:
             raise RuntimeError("CodeCarbon could not run a task")
         self.hardware = hardware_of(self._tracker)
 
     def start(self) -> str | None:
-        """Open a task window; one that is still open ends. Returns why it could not be opened."""
-        if self._open:  # start_task beside an active task only writes a line to a log
+        """Open a task window, after closing an open one. Return the reason if it could not be opened."""
+        if self._open:  # start_task during an active task only writes a line to a log
             self.stop()
         try:
             self._tracker.start_task(None)
@@ -100,11 +100,11 @@ class Tracker:
         return None
 
     def keep_up(self) -> str | None:
-        """Have CodeCarbon read a RAPL counter now; to be called every few minutes at least while a window is open.
+        """Make CodeCarbon read a RAPL counter now. Call this at least every few minutes while a window is open.
 
-        The counter starts again from zero after some 262 kJ, and CodeCarbon, which reads it only where a task begins
-        and ends, sees one such turn at most. What it reads in between goes into its totals, whose difference the
-        task is: nothing is lost or counted twice. Returns why it failed; None for other sources, which need it not.
+        The counter wraps to zero after some 262 kJ. CodeCarbon reads it only at the beginning and end of a task, so it
+        sees at most one wrap. Readings in between go into its totals, and the task is their difference, so nothing is
+        lost or counted twice. Return the reason if it failed; None for other sources, which do not need this.
         """
         if not self._open or self.sources()["cpu"].name != "rapl":
             return None
@@ -115,7 +115,7 @@ class Tracker:
         return None
 
     def stop(self) -> TaskEnergy:
-        """Close the window and give its joules per component."""
+        """Close the window and return its joules per component."""
         if not self._open:
             return TaskEnergy(joules=dict(NOTHING), reason="CodeCarbon's window was not open")
         self._open = False
@@ -126,13 +126,13 @@ class Tracker:
             }
         except Exception as error:
             return TaskEnergy(joules=dict(NOTHING), reason=f"CodeCarbon's stop_task failed: {error!r}")
-        # Finished tasks are kept by name for a final report that is never made.
+        # CodeCarbon keeps finished tasks by name, for a final report that is never made.
         with contextlib.suppress(Exception):
             self._tracker._tasks.clear()
         return TaskEnergy(joules=joules)
 
     def sources(self) -> dict[str, Source]:
-        """How CodeCarbon obtains each component now (a GPU may lose its counter in mid-run)."""
+        """Return how CodeCarbon obtains each component now (a GPU may lose its counter during a run)."""
         try:
             return sources_of(self._tracker)
         except Exception as error:
@@ -141,7 +141,7 @@ class Tracker:
 
 
 def sources_of(tracker: Any) -> dict[str, Source]:
-    """Source per component, from the tracker's list of hardware. Raises AttributeError if that moved."""
+    """Return the source of each component, from the tracker's list of hardware. Raises AttributeError if that moved."""
     found = {
         "gpu": Source(name="none", reason="no GPU"),
         "cpu": Source(name="none", reason="CodeCarbon tracks no CPU here"),
@@ -176,7 +176,7 @@ def _gpu_source(part: Any) -> Source:
 
 
 def hardware_of(tracker: Any) -> dict[str, Any]:
-    """What CodeCarbon found: for the record, not for arithmetic."""
+    """Return the hardware that CodeCarbon found, for the record only."""
     conf = getattr(tracker, "_conf", {})
     keys = (
         "cpu_model",
@@ -190,7 +190,7 @@ def hardware_of(tracker: Any) -> dict[str, Any]:
 
 
 def amd_gpu_ids() -> list[int]:
-    """Indices of the AMD GPUs ROCm would use, for CodeCarbon, which by itself also reads CUDA's variable."""
+    """Return the indices of the AMD GPUs that ROCm would use. CodeCarbon itself would also read CUDA's variable."""
     try:
         import amdsmi  # pyright: ignore[reportMissingImports]
 

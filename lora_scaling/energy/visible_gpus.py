@@ -1,8 +1,8 @@
-"""Which GPUs are this process's: CUDA_VISIBLE_DEVICES in all its forms.
+"""Select the GPUs of this process from CUDA_VISIBLE_DEVICES in all its forms.
 
-CUDA's own rules (CUDA C++ Programming Guide, "CUDA Environment Variables"): entries are indices, unique
-prefixes of GPU UUIDs, or MIG devices; the list ends at the first entry that names no device; an entry
-occurring twice hides everything; an empty list hides everything.
+The rules are CUDA's own (CUDA C++ Programming Guide, "CUDA Environment Variables"). Entries are indices, unique
+prefixes of GPU UUIDs, or MIG devices. The list ends at the first entry that names no device. An entry that occurs twice hides
+everything, and so does an empty list.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lora_scaling.energy.nvml import Gpu
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """The GPUs to measure, in the order CUDA numbers them, and what a reader has to know about the choice."""
+    """The GPUs to measure, in CUDA's order, and warnings about the choice."""
 
     gpus: tuple[Gpu, ...]
     warnings: tuple[dict[str, str], ...] = field(default=())
@@ -30,10 +30,10 @@ def select_gpus(
     one_gpu: bool = False,
     mig_parent: Callable[[str], Gpu | None] = lambda uuid: None,
 ) -> Selection:
-    """The GPUs that `gpu_ids`, else CUDA_VISIBLE_DEVICES, names among `gpus`; of these this rank's `share`.
+    """Select the GPUs among `gpus` that `gpu_ids`, or else CUDA_VISIBLE_DEVICES, names; of these, this rank's `share`.
 
-    one_gpu: a rank computes on the GPU of its own number alone; those beyond the ranks may be other people's. GPUs
-        that `gpu_ids` names are meant, and all shared out.
+    one_gpu: a rank computes only on the GPU with its own number; GPUs beyond the ranks may belong to other people. GPUs
+        named by `gpu_ids` are intended, and all of them are divided up.
     Raises nothing: an entry that names no GPU becomes a warning.
     """
     warnings: list[dict[str, str]] = []
@@ -58,7 +58,7 @@ def select_gpus(
     unique = list({gpu.index: gpu for gpu in chosen}.values())
     if share is not None:
         rank, ranks = share
-        # Fewer GPUs than ranks: each rank sees its own or all see the same; counted once when combined.
+        # With fewer GPUs than ranks, each rank sees its own or all see the same; combining counts each once.
         step = len(unique) if one_gpu and gpu_ids is None else ranks
         unique = unique if len(unique) < ranks else unique[rank::step]
     return Selection(gpus=tuple(unique), warnings=tuple(warnings))
@@ -130,7 +130,7 @@ def _find(
 
 
 def _mig(gpus: Sequence[Gpu], entry: str, mig_parent: Callable[[str], Gpu | None]) -> Gpu | None:
-    """MIG-<uuid of the slice>, or before driver 470 MIG-<uuid of the GPU>/<instance>/<compute instance>."""
+    """Resolve MIG-<uuid of the slice> or, before driver 470, MIG-<uuid of the GPU>/<instance>/<compute instance>."""
     if "/" not in entry:
         return mig_parent(entry)
     parent = entry.removeprefix("MIG-").split("/")[0]

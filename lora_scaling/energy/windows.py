@@ -1,4 +1,4 @@
-"""From what was read at a phase's edges and ticks to its energies and its part of the timeline."""
+"""Compute the energies of a phase, and its part of the timeline, from the readings at its edges and ticks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from lora_scaling.records.timeline import COMPONENTS
 
 WARN_S = 5.0
 DISAGREEMENT = 0.02
-MERGE_BELOW = 0.05  # a last bin shorter than this part of the interval joins the one before it
+MERGE_BELOW = 0.05  # a last bin shorter than this share of the interval is merged into the one before
 
 
 def make_account(
@@ -131,7 +131,7 @@ def _gpus(meter: Sensors, window: Window) -> tuple[GpuEnergy, ...]:
 
 
 def _edge_powers(window: Window, i: int) -> tuple[float | None, float | None]:
-    """Mean power of GPU i in the first and the last bin of the window."""
+    """Return the mean power of GPU i in the first and the last bin of the window."""
     assert window.end is not None
     times = [window.start.at_s, *(t.at_s for t in window.ticks), window.end.at_s]
     joules = [t.edges[i].joules for t in (window.start, *window.ticks, window.end)]
@@ -144,7 +144,7 @@ def _edge_powers(window: Window, i: int) -> tuple[float | None, float | None]:
 
 
 def _from_codecarbon(meter: Sensors, window: Window, name: str) -> ComponentEnergy:
-    """A component as CodeCarbon gives it: null with the reason where it gives nothing."""
+    """Return a component as CodeCarbon gives it, or null with the reason if it gives nothing."""
     settings = meter.settings
     if not settings.enabled or name not in settings.components:
         why = "metering is off" if not settings.enabled else f"{name} is measured by another process of this node"
@@ -175,7 +175,7 @@ def _from_codecarbon(meter: Sensors, window: Window, name: str) -> ComponentEner
 
 
 def _unread_gpu(meter: Sensors, reason: str | None) -> ComponentEnergy:
-    """No sensor knows of a GPU: there is none, unless the work is done on one."""
+    """Return the GPU component if no sensor reads a GPU: absent, or unknown if the work is done on a GPU."""
     why = meter.gpu_reason if meter.gpu_reason and reason == "no GPU" else reason
     if meter.gpu_expected:
         return ComponentEnergy(joules=None, source="unknown", reason=f"the GPU in use cannot be read: {why}")
@@ -212,7 +212,7 @@ def _phase_warnings(meter: Sensors, window: Window, phase: PhaseEnergy) -> list[
 
 
 def _bins(window: Window, phase: PhaseEnergy) -> list[TimelineBin]:
-    """The phase cut at its ticks; each component's bins sum to the phase exactly (in microjoules)."""
+    """Cut the phase at its ticks. The bins of each component sum exactly to the phase (in microjoules)."""
     assert window.end is not None
     ticks = [t for t in window.ticks if window.start.at_s < t.at_s < window.end.at_s]
     if len(ticks) > 1 and window.end.at_s - ticks[-1].at_s < MERGE_BELOW * (ticks[-1].at_s - ticks[-2].at_s):
