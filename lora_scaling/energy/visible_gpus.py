@@ -1,8 +1,8 @@
 """Select the GPUs of this process from CUDA_VISIBLE_DEVICES in all its forms.
 
 The rules are CUDA's own (CUDA C++ Programming Guide, "CUDA Environment Variables"). Entries are indices, unique
-prefixes of GPU UUIDs, or MIG devices. The list ends at the first entry that names no device. An entry that occurs twice hides
-everything, and so does an empty list.
+prefixes of GPU UUIDs, or MIG devices. The list ends at the first entry that names no device. An entry that occurs
+twice hides everything, and so does an empty list.
 """
 
 from __future__ import annotations
