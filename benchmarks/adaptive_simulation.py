@@ -1,8 +1,8 @@
-"""Adaptive studies against the fixed `linear_claim` sweep, on energies E = F + a·x^b drawn with a known b.
+"""Compare adaptive studies with the fixed `linear_claim` sweep, on energies E = F + a·x^b drawn with a known b.
 
-Both are asked for the same verdict at the same margin and level. The adaptive study gets half of the energy
-that the sweep is expected to take; the sweep's verdict is the one of its claim alone, without the adjustment
-for the other claims that its table also tests (which would only make it less able).
+Both decide the same claim at the same margin and confidence level. The adaptive study may use half of the energy that
+the sweep is expected to take. The sweep's verdict is not adjusted for the other claims that its table also tests, which
+would only reduce its power.
 
     python -m benchmarks.adaptive_simulation [--seeds 40]
 """
@@ -31,7 +31,7 @@ from lora_scaling.claim_defaults import LEVEL, MARGIN
 
 LEVELS, EPOCHS, REPLICATES = (64, 128, 256, 512, 1024), (1, 2, 4), 3
 EXPONENTS, NOISES = (0.9, 0.95, 1.0, 1.05, 1.1), (0.01, 0.03, 0.05)
-FIXED_COST = 1.0  # in units of the smallest run's own energy
+FIXED_COST = 1.0  # in units of the energy that the smallest run adds
 BUDGET_SHARE, MAX_WRONG = 0.5, 0.05
 SLACK_SE = 2.0
 
@@ -45,25 +45,25 @@ class Truth:
     fixed: float = FIXED_COST
 
     def kwh(self, point: Point) -> float:
-        """Expected energy of a run."""
+        """Return the expected energy of a run."""
         work = 0.0 if point.zero else (point.samples * point.epochs / LEVELS[0]) ** self.exponent
         return KWH_PER_SAMPLE * LEVELS[0] * (self.fixed + work)
 
     @property
     def right(self) -> str | None:
-        """The verdict that is due; None on the margin's edge."""
+        """The right verdict; None on the edge of the margin."""
         distance = abs(self.exponent - 1) - MARGIN
         return None if abs(distance) < 1e-9 else "supported" if distance < 0 else "refuted"
 
     @property
     def wrong(self) -> frozenset[str]:
-        """Verdicts that must not come more often than the error rate allows."""
+        """The verdicts that may not come more often than the error rate allows."""
         return frozenset({"supported", "refuted"} - {self.right})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How one study ended."""
+    """The end of one study."""
 
     verdict: str
     energy_kwh: float
@@ -72,7 +72,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One truth: shares of each verdict, fixed and adaptive, and medians over the seeds."""
+    """One truth: the share of each verdict, fixed and adaptive, and medians over the seeds."""
 
     truth: Truth
     seeds: int
@@ -83,12 +83,12 @@ class Row:
     runs: float
 
     def wrong(self, shares: dict[str, float]) -> float:
-        """The more frequent of the verdicts that must not come: each has its own error rate."""
+        """Return the share of the more frequent wrong verdict, because each wrong verdict has its own error rate."""
         return max(shares[verdict] for verdict in self.truth.wrong)
 
     @property
     def passes(self) -> bool:
-        """At most 5 % wrong (with two standard errors to spare for few seeds) and at most half the energy."""
+        """Return whether at most 5 % (plus two standard errors) are wrong, with at most half the energy."""
         spare = SLACK_SE * (MAX_WRONG * (1 - MAX_WRONG) / self.seeds) ** 0.5
         right = self.truth.right
         able = right is None or self.adaptive[right] >= min(0.95, self.fixed[right]) - spare
@@ -98,7 +98,7 @@ class Row:
 def simulate(
     seeds: int, *, exponents: Sequence[float] = EXPONENTS, noises: Sequence[float] = NOISES, fixed: float = FIXED_COST
 ) -> list[Row]:
-    """A row for each truth × noise, from `seeds` fixed sweeps and as many adaptive studies."""
+    """Simulate a row for each truth × noise, from `seeds` fixed sweeps and as many adaptive studies."""
     truths = [Truth(exponent=b, noise=cv, fixed=fixed) for b in exponents for cv in noises]
     return [_row(truth, seeds) for truth in truths]
 
@@ -129,7 +129,7 @@ def _row(truth: Truth, seeds: int) -> Row:
 
 
 def sweep_points() -> list[Point]:
-    """The runs of sweeps/linear_claim.yaml: full factorial, zero-step runs, a centre point every six runs."""
+    """Return the runs of sweeps/linear_claim.yaml: full factorial, zero-step runs, a centre point every six runs."""
     points = [Point(samples=s, epochs=e) for s in LEVELS for e in EPOCHS]
     points += [Point(samples=s, epochs=1, zero=True) for s in (LEVELS[0], LEVELS[-1])]
     points = points * REPLICATES
@@ -137,12 +137,12 @@ def sweep_points() -> list[Point]:
 
 
 def sweep_kwh(truth: Truth) -> float:
-    """Expected energy of the fixed sweep."""
+    """Return the expected energy of the fixed sweep."""
     return sum(truth.kwh(point) for point in sweep_points())
 
 
 def fixed_sweep(truth: Truth, rng: Generator) -> Outcome:
-    """The sweep's verdict on `linear_in_samples`."""
+    """Draw a sweep, and return its verdict on `linear_in_samples`."""
     points = sweep_points()
     frame = _frame(points, _draw(truth, points, rng), rng.permutation(len(points)))
     response = choose_response(table_from_frame(frame))
@@ -152,7 +152,7 @@ def fixed_sweep(truth: Truth, rng: Generator) -> Outcome:
 
 
 def adaptive_study(truth: Truth, rng: Generator, max_kwh: float, seed: int) -> Outcome:
-    """A study as `lora_scaling.study` would carry it out, its runs drawn instead of made."""
+    """Carry out a study as `lora_scaling.study` does, with runs that are drawn instead of made."""
     study = Study(claim="linear_in_samples", margin=MARGIN, level=LEVEL, levels=LEVELS, at=EPOCHS[0], seed=seed)
     points: list[Point] = []
     kwh = np.zeros(0)
@@ -190,7 +190,7 @@ def _frame(points: Sequence[Point], kwh: np.ndarray, order: np.ndarray) -> pd.Da
 
 
 def render(rows: Sequence[Row]) -> str:
-    """The comparison as a text table."""
+    """Render the comparison as a text table."""
     head = (
         f"{'b':>5} {'noise':>5} {'due':>10} | {'fixed: right':>12} {'wrong':>6} | "
         f"{'adaptive: right':>15} {'wrong':>6} {'runs':>5} {'energy':>7} | {'agree':>5}"
@@ -225,7 +225,7 @@ def render(rows: Sequence[Row]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the comparison with the fixed sweep; exit status 1 where a row fails."""
+    """Print the comparison with the fixed sweep; the exit status is 1 if a row fails."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.adaptive_simulation", description="Adaptive against fixed on simulated truths."
     )

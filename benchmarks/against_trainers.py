@@ -1,10 +1,10 @@
-"""Tokens a second of a measured run against a bare `transformers.Trainer` and against TRL's `SFTTrainer`.
+"""Compare the tokens per second of a measured run with a bare `transformers.Trainer` and TRL's `SFTTrainer`.
 
     python benchmarks/against_trainers.py [--model ladder-3m] [--samples 128] [--repeats 5] [--no-trl]
 
-The same network, samples, batch size, order of work and optimizer for all three, in turn, so that a machine whose
-speed drifts slows all of them; medians of `--repeats`. Ours includes metering. Needs `pip install trl` unless
---no-trl.
+All three use the same network, samples, batch size, order of work and optimizer. They run in turn, so that a drift in
+the speed of the machine affects all of them; the result is the median of `--repeats`. The measured run includes
+metering. Needs `pip install trl`, unless --no-trl is given.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def ours(config: RunConfig) -> float:
 
 
 def bare_trainer(config: RunConfig, base: BaseModel, dataset: TokenizedDataset, folder: str) -> float:
-    """What one would write by hand: the same arguments, a padding collator, nothing else."""
+    """Build the trainer one would write by hand: the same arguments, a padding collator, nothing else."""
     network = attach(base, config)
     device = choose(config.device, config.precision)
     trainer = Trainer(
@@ -109,7 +109,7 @@ def main() -> None:
         for repeat in range(options.repeats + 1):
             for name, contestant in contestants.items():
                 speed = contestant()
-                if repeat:  # the first round warms everybody up
+                if repeat:  # the first round warms up all three
                     speeds[name].append(speed)
     print(f"{options.model}, {options.samples} samples, {torch.get_num_threads()} threads, {options.repeats} repeats")
     for name, values in speeds.items():

@@ -1,4 +1,4 @@
-"""Do the intervals hold? Tables drawn from known truths, fitted, and asked about runs inside and beyond them.
+"""Measure the coverage of prediction intervals: fit tables drawn from known truths, and predict new runs.
 
 python -m benchmarks.interval_coverage [--seeds 200]
 """
@@ -26,14 +26,14 @@ SIZES = (0.135e9, 0.36e9, 0.5e9, 1.5e9, 3e9, 8e9)
 TOKENS = (1e5, 4e5, 1.6e6)
 JOULES_PER_FLOP = 2e-12
 FAR = 10.0  # how far beyond the data the outer questions lie
-PROBES = 8  # questions of each kind a table
+PROBES = 8  # questions of each kind per table
 
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """A law: mean joules of training by FLOPs a token, tokens and method; noise by FLOPs.
+    """A law: mean joules of training by FLOPs per token, tokens and method, and noise by FLOPs.
 
-    `inside_family` says whether the fitted family contains it: coverage is promised only then.
+    `inside_family` says whether the fitted family contains it; only then is coverage promised.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Truth:
 
 
 def _law(utilisation: Callable[[Array], Array], fixed: float = 0.0, full: float = 1.0) -> Callable[..., Array]:
-    """joules = J/FLOP · FLOPs · φ(FLOPs a token) · (1 + fixed/tokens), times `full` for full fine-tuning."""
+    """Make joules = J/FLOP · FLOPs · φ(FLOPs per token) · (1 + fixed/tokens), times `full` for full fine-tuning."""
 
     def joules(flops_per_token: Array, tokens: Array, is_full: Array) -> Array:
         work = JOULES_PER_FLOP * flops_per_token * tokens
@@ -58,7 +58,7 @@ def _flat(f: Array) -> Array:
 
 
 def _break(f: Array) -> Array:
-    """Twice the energy from 10 B parameters on: several devices where one had been enough."""
+    """Double the energy from 10 B parameters on, as if one device were no longer enough."""
     return np.where(f > 4 * 10e9, 2.0, 1.0)
 
 
@@ -92,9 +92,9 @@ TRUTHS = (
 
 
 def simulate(truth: Truth, rng: Generator, *, replicates: int = 1, jitter: float = 0.05) -> pd.DataFrame:
-    """A sweep of sizes × tokens × methods in shuffled order, with the columns of a run table.
+    """Simulate a sweep of sizes × tokens × methods in shuffled order, with the columns of a run table.
 
-    Token counts differ from the levels by up to `jitter`, as batches of different samples make them.
+    Token counts differ from the levels by up to `jitter`, as in batches of different samples.
     """
     grid = [(n, t, m) for n in SIZES for t in TOKENS for m in truth.methods for _ in range(replicates)]
     params, tokens, method = (np.array(column) for column in zip(*grid, strict=True))
@@ -104,7 +104,7 @@ def simulate(truth: Truth, rng: Generator, *, replicates: int = 1, jitter: float
 
 
 def runs_of(truth: Truth, rng: Generator, *, params: Array, tokens: Array, method: Array) -> pd.DataFrame:
-    """Runs of these sizes (parameters), lengths (tokens) and methods, n each, measured once."""
+    """Simulate runs of these sizes (parameters), lengths (tokens) and methods, n each, measured once."""
     n = len(params)
     per_token = np.where(method == "full", 6.0, 4.0) * params
     mean = truth.joules(per_token, tokens, method == "full")
@@ -144,7 +144,7 @@ def runs_of(truth: Truth, rng: Generator, *, params: Array, tokens: Array, metho
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """Where new runs lie: inside the data, or FAR beyond its largest size or most tokens."""
+    """The place of new runs: inside the data, or FAR beyond its largest size or most tokens."""
 
     name: str
     size: float = 0.0
@@ -160,7 +160,7 @@ QUESTIONS = (
 
 
 def ask(truth: Truth, rng: Generator, question: Question) -> Work:
-    """PROBES new runs of the truth where the question lies."""
+    """Draw PROBES new runs of the truth at the place of the question."""
     low, high = np.log(SIZES[0]), np.log(SIZES[-1])
     params = np.exp(rng.uniform(low, high, PROBES)) if not question.size else np.full(PROBES, SIZES[-1] * question.size)
     low, high = np.log(TOKENS[0]), np.log(TOKENS[-1])
@@ -174,7 +174,7 @@ def ask(truth: Truth, rng: Generator, question: Question) -> Work:
 
 
 def inside(fitted: EnergyFit, new: Work) -> tuple[Array, Array]:
-    """Whether each new run lay inside its interval (m,), and the interval's width in logs (m,)."""
+    """Return whether each new run lay inside its interval (m,), and the width of the interval in logs (m,)."""
     target = target_of_runs(new)
     bands = training_bands(fitted.fit.energy, target, extra_sd=fitted.fit.form_sd(target))
     observed = np.exp(new.log_y)
@@ -183,7 +183,7 @@ def inside(fitted: EnergyFit, new: Work) -> tuple[Array, Array]:
 
 
 def coverage_of(truth: Truth, *, seeds: int) -> dict[str, Any]:
-    """Coverage and median interval (high/low) of each question over `seeds` tables of one truth."""
+    """Return coverage and median interval (high/low) of each question over `seeds` tables of one truth."""
     held: dict[str, list[float]] = {question.name: [] for question in QUESTIONS}
     width: dict[str, list[float]] = {question.name: [] for question in QUESTIONS}
     failed = 0
@@ -206,12 +206,12 @@ def coverage_of(truth: Truth, *, seeds: int) -> dict[str, Any]:
 
 
 def coverage_table(*, seeds: int, truths: Sequence[Truth] = TRUTHS) -> list[dict[str, Any]]:
-    """One row a truth, as `coverage_of` gives it."""
+    """Return one row per truth, as `coverage_of` gives it."""
     return [coverage_of(truth, seeds=seeds) for truth in truths]
 
 
 def as_table(frame: pd.DataFrame) -> RunTable:
-    """A simulated frame as `load_runs` would give it."""
+    """Return a simulated frame as `load_runs` would give it."""
     return RunTable(
         frame=frame,
         excluded=(),
@@ -224,12 +224,12 @@ def as_table(frame: pd.DataFrame) -> RunTable:
 
 
 def format_header() -> str:
-    """Names of the columns of `format_row`."""
+    """Return the names of the columns of `format_row`."""
     return f"{'truth':<26}" + "".join(f"{question.name:>18}" for question in QUESTIONS) + f"{'backtest failed':>18}"
 
 
 def format_row(row: dict[str, Any]) -> str:
-    """One truth for people: coverage in per cent, with the median high ÷ low."""
+    """Format one truth: coverage in per cent, with the median high ÷ low."""
     cells = [
         f"{100 * row['coverage'][question.name]:.1f} % (×{row['high_over_low'][question.name]:.2f})"
         for question in QUESTIONS
@@ -239,7 +239,7 @@ def format_row(row: dict[str, Any]) -> str:
 
 
 def format_footer(seeds: int) -> str:
-    """What the table shows."""
+    """Explain what the table shows."""
     return (
         f"{seeds} tables of {len(SIZES) * len(TOKENS)} runs (for each method) a truth; coverage of 90 % intervals for "
         "new runs; in brackets the interval's high over low. Truths with a break are outside the family."

@@ -1,12 +1,13 @@
-"""What metering costs a training step: the same steps with the meter on and off, in turns.
+"""Measure what metering costs a training step: the same steps with the meter on and off, in turn.
 
     python benchmarks/metering_overhead.py [--blocks 10] [--block-s 3] [--json]
 
-A step is forward, backward and update of a tiny Llama on this machine's device. Blocks alternate, the first
-of each pair in turn, so that drift falls on both. `median` compares the median step times; `mean` compares
-time per step over whole blocks, in which the once-a-second readings show; beside them what the edges of a
-window and the closing of a run cost. On a busy machine step times vary by more than metering costs; the CPU
-time that metering takes per second of a window, while nothing else runs in the process, does not.
+A step is the forward pass, backward pass and update of a tiny Llama on this machine's device. Blocks with and without
+the meter alternate, and so does the order within each pair, so that drift affects both. `median` compares the median
+step times. `mean` compares the time per step over whole blocks, which includes the readings made once per second. The
+costs of a window's edges and of closing a run are given as well. On a busy machine, step times vary by more than
+metering costs. The CPU time that metering takes per second of a window, while nothing else runs in the process, does
+not.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from lora_scaling.energy import MeteringSettings, open_meter
 
 
 def make_step() -> tuple[Callable[[], None], Callable[[], None]]:
-    """(one training step, synchronise)."""
+    """Return functions for (one training step, synchronise)."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -47,7 +48,7 @@ def make_step() -> tuple[Callable[[], None], Callable[[], None]]:
 
 
 def block(step: Callable[[], None], seconds: float) -> list[float]:
-    """Step times, seconds."""
+    """Return the step times in seconds."""
     times, end_s = [], time.perf_counter() + seconds
     while time.perf_counter() < end_s:
         start_s = time.perf_counter()

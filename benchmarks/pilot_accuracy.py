@@ -1,11 +1,12 @@
-"""Pilots against the runs they predict, each in a process of its own, on this machine.
+"""Compare pilots with the runs they predict, each in its own process, on this machine.
 
     python benchmarks/pilot_accuracy.py [--pilot 20s] [--gguf FILE --data FILE] [--rows 0:13] [--json]
 
-Each configuration is first estimated with a pilot, then run. Prints a row for each (the run's energy, the estimate,
-its 90 % interval and error) and the summary. Nothing else may run on the machine meanwhile. Sizes of 1 to 135
-million parameters, LoRA, QLoRA and full, several batches, lengths, packing and checkpointing; with `--gguf` and
-`--data` (a file of the alpaca layout) SmolLM2-135M with its own weights, too. About 20 minutes on two CPU cores.
+Each configuration is first estimated with a pilot and then run. Prints a row for each (the energy of the run, the
+estimate, its 90 % interval and error) and a summary. Nothing else may run on the machine meanwhile. The configurations
+have 1 to 135 million parameters, LoRA, QLoRA and full, several batch sizes and lengths, packing and checkpointing.
+With `--gguf` and `--data` (a file in the alpaca layout), SmolLM2-135M with its own weights is included. Takes about 20
+minutes on two CPU cores.
 """
 
 import argparse
@@ -60,7 +61,7 @@ def main() -> None:
 
 
 def compared(overrides: list[str], pilot: str, folder: Path) -> dict[str, Any]:
-    """A pilot's energy and time beside those of the run."""
+    """Return the energy and time of a pilot and of the run."""
     estimate = json.loads(python("lora_scaling.estimate", *overrides, f"pilot={pilot}", "--json"))
     python("lora_scaling", *overrides, f"runs_dir={folder}", "study=pilots", "on_existing=rerun")
     newest = max(folder.glob("pilots/*/run.json"), key=lambda path: path.stat().st_mtime)

@@ -1,8 +1,7 @@
-"""Generating processes with a known truth: tables of runs that a method must judge rightly.
+"""Generate tables of runs whose truth is known, to test whether a method judges them correctly.
 
-Each process draws a table from a seeded generator and says, for each claim that it is about, which
-verdicts are right and which would be wrong. Used by the battery and by tests; anyone can judge another
-method with them.
+Each process draws a table from a seeded generator. For each claim that it concerns, it says which verdicts are right
+and which are wrong. The battery and the tests use these tables; they can test any other method as well.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +19,9 @@ KWH_PER_SAMPLE = 2e-5
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """For one claim: the verdicts that are `right` here and those that are `wrong`; the rest is honest doubt.
+    """For one claim: the verdicts that are `right` and those that are `wrong`; any other is honest doubt.
 
-    `powered` says that the design is good enough for the right verdict to be due in 95 % of the draws.
+    `powered` says that the design is good enough to expect the right verdict in 95 % of the draws.
     """
 
     right: frozenset[str]
@@ -32,7 +31,7 @@ class Truth:
 
 @dataclass(frozen=True, kw_only=True)
 class Process:
-    """A named way to make a table, the truth about it, and warnings that have to be given."""
+    """A named way to make a table, the truth about it, and the warnings it must cause."""
 
     name: str
     make: Callable[[Generator], pd.DataFrame]
@@ -51,22 +50,22 @@ def no(powered: bool = True) -> Truth:
 
 
 def unknowable() -> Truth:
-    """These runs cannot tell: any verdict but `undecided` is wrong."""
+    """These runs cannot decide: any verdict but `undecided` is wrong."""
     return Truth(right=frozenset({"undecided"}), wrong=frozenset({"supported", "refuted"}))
 
 
 def edge() -> Truth:
-    """The truth lies on the margin's edge: neither verdict may come more often than its error rate."""
+    """The truth lies on the edge of the margin: neither verdict may come more often than its error rate."""
     return Truth(right=frozenset({"undecided"}), wrong=frozenset({"supported", "refuted"}), powered=False)
 
 
 def not_refuted() -> Truth:
-    """True, but disturbed: support and doubt are both right."""
+    """The claim is true, but disturbed: both `supported` and `undecided` are right."""
     return Truth(right=frozenset({"supported", "undecided"}), wrong=frozenset({"refuted"}))
 
 
 def geometric(low: int, span: float, count: int) -> list[int]:
-    """`count` sample numbers from low to low·span in about equal ratios."""
+    """Return `count` sample numbers from low to low·span in about equal ratios."""
     return [round(low * span ** (i / (count - 1))) for i in range(count)]
 
 
@@ -81,7 +80,7 @@ class Sweep:
     shuffled: bool = True
 
     def draw(self, rng: Generator, columns: Mapping[str, Any] | None = None) -> pd.DataFrame:
-        """The runs without their energies, one row each, with `order` in which they are made."""
+        """Draw the runs without their energies, one row each, with the `order` in which they are made."""
         rows = [(s, e, r) for s in self.samples for e in self.epochs for r in range(self.replicates)]
         frame = pd.DataFrame(rows, columns=["samples", "epochs", "replicate"])
         frame["samples_seen"] = frame["samples"] * frame["epochs"]
@@ -99,7 +98,7 @@ class Sweep:
 
 
 def together(rng: Generator, parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Parts of one study, in an order of their own, each run with its name."""
+    """Combine parts of one study in a new order, and name each run."""
     frame = pd.concat(parts, ignore_index=True)
     frame["order"] = rng.permutation(len(frame))
     frame["run_id"] = [f"run-{i:04d}" for i in range(len(frame))]
@@ -107,7 +106,7 @@ def together(rng: Generator, parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def noisy(rng: Generator, expected: Any, cv: Any) -> np.ndarray:
-    """Multiplicative log-normal noise with coefficient of variation cv (scalar or (n,))."""
+    """Draw multiplicative log-normal noise with coefficient of variation cv (scalar or (n,))."""
     expected = np.asarray(expected, dtype=float)
     return expected * np.exp(cv * rng.standard_normal(len(expected)))
 
@@ -115,14 +114,14 @@ def noisy(rng: Generator, expected: Any, cv: Any) -> np.ndarray:
 def curve(
     frame: pd.DataFrame, *, fixed: float = 0.0, b: float = 1.0, b_epochs: float | None = None, smallest: float = 32.0
 ) -> np.ndarray:
-    """kWh of F + a·samples^b·epochs^b_epochs; `fixed` is F in units of the smallest run's own energy."""
+    """kWh of F + a·samples^b·epochs^b_epochs; `fixed` is F in units of the energy that the smallest run adds."""
     unit = KWH_PER_SAMPLE * smallest
     work = (frame["samples"] / smallest) ** b * frame["epochs"].astype(float) ** (b if b_epochs is None else b_epochs)
     return unit * (fixed + np.where(frame["samples_seen"] > 0, work, 0.0))
 
 
 def scaling(sweep: Sweep, *, cv: float = 0.02, **shape: float) -> Callable[[Generator], pd.DataFrame]:
-    """A maker of tables on the curve of `shape`."""
+    """Return a function that makes tables on the curve of `shape`."""
 
     def make(rng: Generator) -> pd.DataFrame:
         frame = sweep.draw(rng)
@@ -194,7 +193,7 @@ def _two_gpus(labelled: bool) -> Callable[[Generator], pd.DataFrame]:
 
 
 def _duplicated(rng: Generator) -> pd.DataFrame:
-    """Two runs a level at high noise, each row three times: nine tenths of the certainty is borrowed."""
+    """Make two runs per level at high noise, with each row three times, which gives false certainty."""
     frame = scaling(Sweep(replicates=2, zero=0), cv=0.08, b=1.05)(rng)
     return pd.concat([frame] * 3, ignore_index=True)
 
@@ -213,7 +212,7 @@ def _whole_table_wh(rng: Generator) -> pd.DataFrame:
 
 
 def _few_sizes(disturb: Callable[[Generator, pd.DataFrame], Any]) -> Callable[[Generator], pd.DataFrame]:
-    """Three ranks and sizes × two numbers of epochs, each once: too few for a verdict, enough to see what is odd."""
+    """Make three ranks and sizes × two numbers of epochs, each once: too few to decide, enough to notice oddities."""
 
     def make(rng: Generator) -> pd.DataFrame:
         sweep = Sweep(samples=(64, 128, 256), epochs=(1, 2), replicates=1, zero=0)
@@ -234,7 +233,7 @@ def _slowing(rng: Generator, frame: pd.DataFrame) -> Any:
 
 
 def _another_day(rng: Generator) -> pd.DataFrame:
-    """No effect of rank, but all runs of the middle one were made after the others, on a machine half as quick."""
+    """Make runs without an effect of rank, but with all runs of the middle rank made later, at half the speed."""
     frame = _ranks(0.0)(rng)
     late = frame["rank"] == 16
     frame["order"] = (frame["order"] + len(frame) * late).rank() - 1
@@ -281,7 +280,7 @@ def _methods(ratio: float) -> Callable[[Generator], pd.DataFrame]:
 
 
 def _methods_of_models(*ratios: float) -> Callable[[Generator], pd.DataFrame]:
-    """Full ÷ LoRA for models from small to large, each ten times the one before; small runs scatter more."""
+    """Make runs of full and LoRA for models that grow tenfold each; small runs scatter more."""
 
     def make(rng: Generator) -> pd.DataFrame:
         sweep, parts = Sweep(samples=geometric(64, 4, 6), zero=0), []
@@ -339,7 +338,7 @@ def _coarse_meter(rng: Generator) -> pd.DataFrame:
 
 
 def _sessions(rng: Generator) -> pd.DataFrame:
-    """Four sessions, each ten per cent off in its own way, that got different shares of the sizes."""
+    """Make four sessions that differ by about ten per cent, with different shares of the sizes."""
     frame = Sweep(replicates=4).draw(rng)
     sizes = frame["samples"].rank(method="dense").to_numpy()
     session = np.clip(np.floor((sizes - 1) / 2 + rng.integers(0, 2, len(frame))), 0, 3).astype(int)
@@ -354,7 +353,7 @@ def _flat(rng: Generator) -> pd.DataFrame:
 
 
 def _part_modelled(rng: Generator) -> pd.DataFrame:
-    """A metered GPU that bends (b = 0.88) under a modelled CPU and RAM that are linear by construction."""
+    """Make a metered GPU that bends (b = 0.88), with a modelled CPU and RAM that are linear by construction."""
     frame = Sweep().draw(rng)
     gpu = noisy(rng, 0.5 * curve(frame, fixed=0.2, b=0.88), 0.02)
     rest = noisy(rng, 3 * curve(frame, fixed=0.2), 0.01)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.verdict_battery`: how often the claims are judged rightly on tables whose truth is known."""
+"""Count how often claims are judged correctly on tables of known truth: `python -m benchmarks.verdict_battery`."""
 
 import argparse
 import os
@@ -22,15 +22,15 @@ from analysis.tables.table import table_from_frame
 from benchmarks.simulated_tables import PROCESSES, Process, Truth
 
 MIN_RIGHT, MAX_WRONG = 0.95, 0.05
-CHANCE = 1e-3  # 5 % over the rows of the table
+CHANCE = 1e-3  # 5 % over all rows of the table
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One process × claim: how often each verdict came in `seeds` draws.
 
-    `right` sums the verdicts that are due; `wrong` is the more frequent of those that must not come (each
-    of `supported` and `refuted` has its own error rate).
+    `right` sums the right verdicts. `wrong` is the more frequent wrong verdict, because `supported` and `refuted` each
+    have their own error rate.
     """
 
     process: str
@@ -46,15 +46,15 @@ class Row:
     warned: float | None
 
     def passes(self) -> bool:
-        """Right often enough where that is due, and wrong seldom enough: the criterion itself."""
+        """Return whether the criterion is met: right often enough if powered, and wrong seldom enough."""
         right = not self.powered or self.right >= MIN_RIGHT
         warned = self.warned is None or self.warned >= MIN_RIGHT
         return right and warned and self.wrong <= MAX_WRONG
 
     def compatible(self) -> bool:
-        """Whether these draws could come from a method that meets the criterion (binomial, p > CHANCE).
+        """Return whether these draws could come from a method that meets the criterion (binomial, p > CHANCE).
 
-        With few draws of many processes some row exceeds 5 % by chance; what chance explains is no failure.
+        With few draws of many processes, some row exceeds 5 % by chance; that is not a failure.
         """
         misses = [self.wrong]
         misses += [1 - self.right] if self.powered else []
@@ -63,12 +63,12 @@ class Row:
 
 
 def _tail(count: int, seeds: int) -> float:
-    """P(at least `count` misses in `seeds` draws) where misses come in 5 % of them."""
+    """Return P(at least `count` misses in `seeds` draws) if 5 % of the draws miss."""
     return 1.0 if count == 0 else float(bdtrc(count - 1, seeds, MAX_WRONG))
 
 
 def judge(process: Process, seed: int) -> tuple[dict[str, str], bool]:
-    """Verdict for each claim of one draw, and whether all due warnings came."""
+    """Return the verdict for each claim of one draw, and whether all expected warnings came."""
     rng = np.random.default_rng([zlib.crc32(process.name.encode()), seed])
     report = decide(table_from_frame(process.make(rng)), Options())
     kinds = {warning.kind for warning in report.warnings}
@@ -81,7 +81,7 @@ def _judge_many(task: tuple[int, range]) -> list[tuple[dict[str, str], bool]]:
 
 
 def run_battery(seeds: int, *, workers: int = 1, processes: Sequence[Process] = PROCESSES) -> Iterator[list[Row]]:
-    """Judge every process on `seeds` draws; the rows of one process at a time, in their order."""
+    """Judge every process on `seeds` draws, and yield the rows of one process at a time, in order."""
     chunk = max(1, min(25, seeds))
     tasks = [
         (PROCESSES.index(process), range(start, min(start + chunk, seeds)))
@@ -120,7 +120,7 @@ HEAD = f"{'process':<44} {'claim':<31} {'due':<22} {'supp':>5} {'refut':>5} {'un
 
 
 def render(row: Row) -> str:
-    """One line of the table; a verdict in brackets is not due (no power, or a truth on the edge)."""
+    """Render one line of the table. A verdict in brackets is not required (no power, or a truth on the edge)."""
     due = row.expected if row.powered else f"({row.expected})"
     return (
         f"{row.process:<44} {row.claim:<31} {due:<22} {row.supported:5.3f} {row.refuted:5.3f} "
@@ -130,7 +130,7 @@ def render(row: Row) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the battery; exit status 1 where a row fails by more than chance explains."""
+    """Print the battery; the exit status is 1 if a row fails by more than chance explains."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.verdict_battery", description=__doc__)
     parser.add_argument("--seeds", type=int, default=200, help="draws of each process")
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
