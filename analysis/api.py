@@ -12,7 +12,7 @@ from .tables.table import RunTable
 if TYPE_CHECKING:
     from .claims.decide import ClaimsReport
     from .energy_model.extrapolate import Extrapolation
-    from .energy_model.fit import ValidatedFit
+    from .energy_model.validated_fit import ValidatedFit
 
 
 def decide(runs: RunTable, *, margin: float = MARGIN, level: float = LEVEL) -> "ClaimsReport":
@@ -42,7 +42,7 @@ def fit(runs: RunTable) -> "ValidatedFit":
     Raises:
         UserError: fewer than three runs trained with a known energy.
     """
-    from .energy_model.fit import validated_fit
+    from .energy_model.validated_fit import validated_fit
 
     return validated_fit(runs)
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lora_scaling import templates
 from lora_scaling.callable_module import make_callable
 
 from ..tables.checks import check_rows, suspicious
@@ -28,6 +29,18 @@ class ClaimsReport:
     response: Response
     warnings: tuple[RunWarning, ...]
     claims: tuple[Claim, ...]
+
+    def _repr_html_(self) -> str:
+        """Show the verdicts as a table in a notebook."""
+        return templates.render(
+            "analysis.claims",
+            "claims.html.j2",
+            noun=self.response.noun,
+            runs=len(self.table.frame),
+            options=self.options,
+            claims=self.claims,
+            warnings=self.warnings,
+        )
 
     def document(self) -> dict[str, Any]:
         """The document of `claims --json`."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lora_scaling import templates
 from lora_scaling.estimate.fit_file import Fit
 from lora_scaling.estimate.result import LEVEL
 
@@ -32,6 +33,10 @@ class Extrapolation:
     document: dict[str, Any]
     planned: Planned
     validated: ValidatedFit
+
+    def _repr_html_(self) -> str:
+        """Show the prediction as a table in a notebook."""
+        return templates.render("analysis.energy_model", "extrapolation.html.j2", document=self.document)
 
 
 def extrapolate(table: RunTable, overrides: Sequence[str]) -> Extrapolation:

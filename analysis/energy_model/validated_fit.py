@@ -5,11 +5,12 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
+from lora_scaling import templates
 from lora_scaling.estimate.fit_file import fit_from_dict
 
 from ..regression.least_squares import Results
 from ..tables.table import RunTable
-from .backtest import Backtest, backtest
+from .backtest import Backtest, backtest, summary
 from .diagnostics import order_correlation
 from .energy_fit import EnergyFit, between_sessions, fit_table
 
@@ -30,6 +31,11 @@ class ValidatedFit:
     def results(self) -> Results:
         """statsmodels' results object of the energy's best form: summary(), conf_int(), get_prediction() …"""
         return self.fitted.results
+
+    def _repr_html_(self) -> str:
+        """Show the models and their coefficients as a table in a notebook."""
+        lines = summary(self.backtest)
+        return templates.render("analysis.energy_model", "fit.html.j2", document=self.fitted.document, backtest=lines)
 
 
 def validated_fit(table: RunTable) -> ValidatedFit:

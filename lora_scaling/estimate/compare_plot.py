@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.result import Estimate, Interval
-from lora_scaling.estimate.table import ENERGIES, MASSES, TIMES, Units, duration, energy, mass, number
+from lora_scaling.text import ENERGIES, MASSES, TIMES, Units, duration, energy, mass, number
 
 # Okabe and Ito's blue and vermilion, which every kind of colour vision distinguishes; shapes differ as well.
 _FITS, _BAND, _DOES_NOT = "#0072b2", "#a6cee3", "#d55e00"

@@ -1,10 +1,12 @@
 """Define the result of an estimate: figures with intervals, their basis, and the assumptions."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from lora_scaling import templates
+from lora_scaling.text import duration, energy, mass, memory, number, power
 from lora_scaling.workload import MemoryUse
 
 SCHEMA_VERSION = 1
@@ -129,6 +131,17 @@ class Estimate:
     reason: str | None = None
     advice: str | None = None
 
+    @property
+    def title(self) -> str:
+        """The run and its devices."""
+        return f"{self.name}, on {f'{self.gpu_count} × ' if self.gpu_count > 1 else ''}{self.hardware}"
+
+    def _repr_html_(self) -> str:
+        """Show the figures as a table in a notebook."""
+        return templates.render(
+            "lora_scaling.estimate", "estimate.html.j2", estimate=self, title=self.title, rows=figure_rows(self)
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON of `--json`: the fields of the contract first, then the others."""
         return {
@@ -155,6 +168,45 @@ class Estimate:
             "reason": self.reason,
             "advice": self.advice,
         }
+
+
+def figure_rows(e: Estimate) -> list[tuple[str, str, str, str]]:
+    """Write each figure of an estimate: its name, the median, its interval, and where it comes from."""
+    rows = []
+    if e.time_s is not None:
+        rows.append(("time", *_figure(e.time_s, duration), e.sources.get("time_s", "")))
+    if e.energy_kwh is not None:
+        rows.append(("energy", *_figure(e.energy_kwh, energy), e.sources.get("energy_kwh", "")))
+    if e.emissions_g is not None:
+        where = f"{e.emissions_g.g_per_kwh:.4g} g/kWh" + (f" ({e.emissions_g.year})" if e.emissions_g.year else "")
+        rows.append(("emissions", *_figure(e.emissions_g.grams, mass), where))
+    if e.cost is not None:
+        rows.append(("cost", *_figure(e.cost, number), "from the price given"))
+    rows.append(("memory", *_figure(e.memory.peak_gb, memory), _memory_source(e)))
+    if e.power_w is not None:
+        rows.append(("mean power", power(e.power_w), "", _power_source(e)))
+    return rows
+
+
+def _figure(interval: Interval, show: Callable[[float], str]) -> tuple[str, str]:
+    return show(interval.estimate), f"{show(interval.low)} … {show(interval.high)}"
+
+
+def _memory_source(e: Estimate) -> str:
+    m = e.memory
+    if m.available_gb is None:
+        return "modelled; the device's memory is unknown"
+    room = "fits" if m.fits else "DOES NOT FIT"
+    if m.fits and m.peak_gb.high > m.available_gb:
+        room = "probably fits"
+    largest = f"; batch_size up to {m.largest_batch}" if m.largest_batch else ""
+    shared = f", sharded over {m.shards}" if m.shards > 1 else ""
+    return f"modelled; {room} in {memory(m.available_gb)}{shared}{largest}"
+
+
+def _power_source(e: Estimate) -> str:
+    source = e.sources.get("energy_kwh", "")
+    return "measured in the pilot" if e.basis == "pilot" else "energy over time" if e.basis == "fit" else source
 
 
 def _or_none(value: Any) -> Any:

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lora_scaling.estimate.result import LEVEL, Estimate, Interval
+from lora_scaling.estimate.result import LEVEL, Estimate, Interval, figure_rows
 from lora_scaling.estimate.sweeps import Total
+from lora_scaling.text import duration, energy, mass, memory, number
 
 _BASES = {
     "priors": "priors only: published runs, no measurement of yours (pilot=60s or fit=PATH narrow it)",
@@ -13,32 +14,12 @@ _BASES = {
 }
 _WIDEST = 40
 
-# (from, size, name) of the units of a figure, smallest first.
-Units = Sequence[tuple[float, float, str]]
-TIMES: Units = ((0.0, 1.0, "s"), (100.0, 60.0, "min"), (5400.0, 3600.0, "h"), (172800.0, 86400.0, "days"))
-ENERGIES: Units = ((0.0, 1e-3, "Wh"), (0.1, 1.0, "kWh"), (1e3, 1e3, "MWh"), (1e6, 1e6, "GWh"))
-MASSES: Units = ((0.0, 1e-3, "mg"), (1.0, 1.0, "g"), (1e3, 1e3, "kg"), (1e6, 1e6, "t"))
-POWERS: Units = ((0.0, 1.0, "W"), (1e3, 1e3, "kW"))
-
 
 def one(estimate: Estimate) -> str:
     """Format the whole answer for one run."""
     e = estimate
-    devices = f"{e.gpu_count} × {e.hardware}" if e.gpu_count > 1 else e.hardware
-    lines = [f"{e.name}, on {devices}", f"Basis: {_BASES[e.basis]}", ""]
-    rows = [("", "estimate", f"{e.level:.0%} interval", "")]
-    if e.time_s is not None:
-        rows.append(("time", *_figure(e.time_s, duration), _how(e, "time_s")))
-    if e.energy_kwh is not None:
-        rows.append(("energy", *_figure(e.energy_kwh, energy), _how(e, "energy_kwh")))
-    if e.emissions_g is not None:
-        where = f"{e.emissions_g.g_per_kwh:.4g} g/kWh" + (f" ({e.emissions_g.year})" if e.emissions_g.year else "")
-        rows.append(("emissions", *_figure(e.emissions_g.grams, mass), where))
-    if e.cost is not None:
-        rows.append(("cost", *_figure(e.cost, number), "from the price given"))
-    rows.append(("memory", *_figure(e.memory.peak_gb, memory), _memory(e)))
-    if e.power_w is not None:
-        rows.append(("mean power", power(e.power_w), "", _power(e)))
+    lines = [e.title, f"Basis: {_BASES[e.basis]}", ""]
+    rows = [("", "estimate", f"{e.level:.0%} interval", ""), *figure_rows(e)]
     lines += _columns(rows)
     lines += ["", _work(e)]
     if e.extrapolates:
@@ -89,65 +70,10 @@ def total_line(total: Total) -> str:
     return line + (f"; {total.not_fitting} do not fit into memory" if total.not_fitting else "")
 
 
-def number(x: float) -> str:
-    """Format with three digits, like the estimator page and the comparison plot."""
-    return f"{x:.3g}" if x < 999.5 else f"{float(f'{x:.3g}'):,.0f}"
-
-
-def _in(units: Units, x: float) -> str:
-    _, size, name = [each for each in units if x >= each[0]][-1]
-    return f"{number(x / size)} {name}"
-
-
-def duration(seconds: float) -> str:
-    return _in(TIMES, seconds)
-
-
-def energy(kwh: float) -> str:
-    return _in(ENERGIES, kwh)
-
-
-def mass(grams: float) -> str:
-    return _in(MASSES, grams)
-
-
-def power(watts: float) -> str:
-    return _in(POWERS, watts)
-
-
-def memory(gb: float) -> str:
-    return f"{number(gb)} GB"
-
-
-def _figure(interval: Interval, show: Callable[[float], str]) -> tuple[str, str]:
-    return show(interval.estimate), f"{show(interval.low)} … {show(interval.high)}"
-
-
 def _between(interval: Interval | None, show: Callable[[float], str]) -> str:
     if interval is None:
         return "unknown"
     return f"{show(interval.estimate)} ({show(interval.low)} … {show(interval.high)})"
-
-
-def _how(e: Estimate, figure: str) -> str:
-    return e.sources.get(figure, "")
-
-
-def _memory(e: Estimate) -> str:
-    m = e.memory
-    if m.available_gb is None:
-        return "modelled; the device's memory is unknown"
-    room = "fits" if m.fits else "DOES NOT FIT"
-    if m.fits and m.peak_gb.high > m.available_gb:
-        room = "probably fits"
-    largest = f"; batch_size up to {m.largest_batch}" if m.largest_batch else ""
-    shared = f", sharded over {m.shards}" if m.shards > 1 else ""
-    return f"modelled; {room} in {memory(m.available_gb)}{shared}{largest}"
-
-
-def _power(e: Estimate) -> str:
-    source = e.sources.get("energy_kwh", "")
-    return "measured in the pilot" if e.basis == "pilot" else "energy over time" if e.basis == "fit" else source
 
 
 def _work(e: Estimate) -> str:

@@ -22,7 +22,7 @@ from lora_scaling.estimate.compare import compare
 from lora_scaling.estimate.compare_plot import draw
 from lora_scaling.estimate.fit_file import Fit
 from lora_scaling.estimate.page import page_data, render
-from lora_scaling.estimate.table import duration, energy, mass, power
+from lora_scaling.text import duration, energy, mass, power
 
 BASE = ("+experiment=munin_skolegpt",)
 OWN_MODEL = (
