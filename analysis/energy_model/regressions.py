@@ -5,8 +5,7 @@ their AICc are comparable. Parameters that enter non-linearly are found by scipy
 the form linearised at them, which has the same estimates, residuals and asymptotic covariance.
 """
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -177,41 +176,60 @@ def _regress_form(
 def _estimate(work: Work, form: Form, weights: Array, curved: Sequence[str], bounds: Array) -> Array:
     """Estimate the curved parameters (q,) inside `bounds` (q, 2), by scipy's least squares from the best of a grid."""
     pick = np.unique(np.linspace(0, len(work) - 1, min(len(work), SCAN_ROWS)).astype(int))
-    residuals, _ = _projected(work.take(pick), form, weights[pick], curved)
-    axes = [np.linspace(low, high, SCAN_POINTS) for low, high in bounds]
-    start = min(itertools.product(*axes), key=lambda point: float(np.sum(residuals(np.array(point)) ** 2)))
-    residuals, jacobian = _projected(work, form, weights, curved)
+    some = _Projected(work=work.take(pick), form=form, weights=weights[pick], curved=curved)
+    every = _Projected(work=work, form=form, weights=weights, curved=curved)
+    start = some.best_of([np.linspace(low, high, SCAN_POINTS) for low, high in bounds])
     return least_squares(
-        residuals, start, jac=jacobian, bounds=bounds.T, method="dogbox", ftol=1e-12, xtol=1e-10, gtol=None
+        every.residuals, start, jac=every.jacobian, bounds=bounds.T, method="dogbox", ftol=1e-12, xtol=1e-10, gtol=None
     ).x
 
 
-def _projected(
-    work: Work, form: Form, weights: Array, curved: Sequence[str]
-) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
-    """Return weighted residuals (n,) and their Jacobian (n, q) as functions of the curved parameters alone.
+@dataclass(frozen=True, kw_only=True)
+class _Projected:
+    """Weighted residuals as functions of the curved parameters (q,) alone.
 
     What the linear parameters explain is projected out (variable projection, Golub & Pereyra 1973).
     """
-    root = np.sqrt(weights)[:, None]
-    linear = [evaluate(term, 0.0, work)[1] for name, term in form.terms.items() if name not in curved]
-    basis = orth(root * np.column_stack(linear), rcond=COLLINEAR)
-    y = work.log_y - np.log(per_values(work, form.per))
 
-    def unexplained(columns: Array) -> Array:
-        weighted = root * columns
-        return weighted - basis @ (basis.T @ weighted)
+    work: Work
+    form: Form
+    weights: Array
+    curved: Sequence[str]
 
-    def parts(point: Array, which: int) -> list[Array]:
-        return [evaluate(form.terms[name], p, work)[which] for name, p in zip(curved, point, strict=True)]
+    def residuals(self, point: Array) -> Array:
+        """Return the residuals (n,)."""
+        return self._response - self._unexplained(sum(part[0] for part in self._parts(point)))
 
-    def residuals(point: Array) -> Array:
-        return unexplained((y - sum(parts(point, 0)))[:, None])[:, 0]
+    def jacobian(self, point: Array) -> Array:
+        """Return their derivatives (n, q)."""
+        return -self._unexplained(np.column_stack([part[1] for part in self._parts(point)]))
 
-    def jacobian(point: Array) -> Array:
-        return -unexplained(np.column_stack(parts(point, 1)))
+    def best_of(self, axes: Sequence[Array]) -> Array:
+        """Return the point (q,) of least squares on the grid of these axes."""
+        rest = self._response
+        for name, axis in zip(self.curved, axes, strict=True):
+            columns = [evaluate(self.form.terms[name], value, self.work)[0] for value in axis]
+            added = self._unexplained(np.column_stack(columns))
+            rest = rest[..., None] - added.reshape(len(added), *(1,) * (rest.ndim - 1), len(axis))
+        place = np.unravel_index(np.argmin(np.sum(rest**2, axis=0)), rest.shape[1:])
+        return np.array([axis[i] for axis, i in zip(axes, place, strict=True)])
 
-    return residuals, jacobian
+    def _parts(self, point: Array) -> list[tuple[Array, Array]]:
+        return [evaluate(self.form.terms[name], p, self.work) for name, p in zip(self.curved, point, strict=True)]
+
+    @cached_property
+    def _response(self) -> Array:
+        return self._unexplained(self.work.log_y - np.log(per_values(self.work, self.form.per)))
+
+    @cached_property
+    def _basis(self) -> Array:
+        linear = [term for name, term in self.form.terms.items() if name not in self.curved]
+        design = np.column_stack([evaluate(term, 0.0, self.work)[1] for term in linear])
+        return orth(np.sqrt(self.weights)[:, None] * design, rcond=COLLINEAR)
+
+    def _unexplained(self, columns: Array) -> Array:
+        weighted = (np.sqrt(self.weights) * columns.T).T
+        return weighted - self._basis @ (self._basis.T @ weighted)
 
 
 def weigh(fits: Sequence[FormFit], *, least: float = 0.01) -> list[tuple[float, FormFit]]:
