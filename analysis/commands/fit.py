@@ -2,14 +2,15 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from lora_scaling.records import write_text
 from lora_scaling.units import JOULES_PER_KWH
 
 from .. import jsonout
 from ..energy_model.backtest import summary
+from ..energy_model.energy_fit import EnergyFit
 from ..energy_model.validated_fit import FILE_NAME, validated_fit
+from ..text import counted
 from .arguments import add_runs, load
 
 MOST_SHOWN = 5
@@ -30,22 +31,31 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(text)
         return 0
-    print("\n".join([*describe(result.fitted.document), *summary(result.backtest), f"Written to {path}."]))
+    print("\n".join([*describe(result.fitted), *summary(result.backtest), f"Written to {path}."]))
     return 0
 
 
-def describe(document: dict[str, Any]) -> list[str]:
-    """The fit in a few lines: models with weights and parameters, the fixed part, what to doubt."""
-    lines = [f"Training energy ({document['response']}) of {document['n']} runs, per model of the mixture:"]
-    for model in document["models"][:MOST_SHOWN]:
-        params = ", ".join(
-            f"{name} = {model['params'][name]:.4g} ± {model['se'][name]:.2g}" for name in model["params"]
-        )
-        lines.append(f"  {100 * model['weight']:3.0f} %  {model['name']}: {model['form']}")
-        lines.append(f"         {params}; noise {100 * model['sigma']:.2g} %, df {model['df']}")
-    if len(document["models"]) > MOST_SHOWN:
-        rest = sum(model["weight"] for model in document["models"][MOST_SHOWN:])
-        lines.append(f"  {100 * rest:3.0f} %  {len(document['models']) - MOST_SHOWN} more, in {FILE_NAME}")
+def describe(fitted: EnergyFit) -> list[str]:
+    """List the forms with their weights, the coefficients of the best, the fixed part, and what to doubt."""
+    document, best = fitted.document, fitted.energy.best
+    forms = document["models"]
+    lines = [
+        f"Training energy ({document['response']}) of {document['n']} runs: {counted(len(forms), 'form')}, weighted by "
+        "AICc.",
+        "",
+        f"{'weight':>6} {'n':>6} {'df':>6} {'scatter':>9} {'AICc':>9}  form",
+    ]
+    lines += [
+        f"{model['weight']:>6.0%} {document['n']:>6} {model['df']:>6} {model['sigma']:>9.2%} {model['aicc']:>9.1f}  "
+        f"{model['name']}: {model['form']}"
+        for model in forms[:MOST_SHOWN]
+    ]
+    if len(forms) > MOST_SHOWN:
+        rest = sum(model["weight"] for model in forms[MOST_SHOWN:])
+        lines.append(f"{rest:>6.0%} {'':>33} {len(forms) - MOST_SHOWN} more, in {FILE_NAME}")
+    held = "".join(f"; {name} held at {value:.4g}" for name, value in best.held.items())
+    lines += ["", f"Coefficients of the form with the largest weight, {best.form.name}{held}:"]
+    lines += [best.coefficient_table().as_text(), ""]
     fixed = document["fixed"]["energy_j"]
     if fixed:
         lines.append(
@@ -64,4 +74,4 @@ def describe(document: dict[str, Any]) -> list[str]:
     drift = energy.get("order_correlation")
     if drift and drift["p"] < 0.01:
         lines.append(f"Residuals follow the order of the runs (ρ = {drift['rho']:.2f}, p = {drift['p']:.2g}): drift.")
-    return lines + [f"Note: {note}" for note in document["notes"]]
+    return [*lines, *(f"Note: {note}" for note in document["notes"])]

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.stats import f as f_distribution
 from scipy.stats import spearmanr
 from scipy.stats import t as t_distribution
@@ -59,8 +60,9 @@ def order_correlation(response: ResponseFit, position: Array) -> dict[str, float
     known = np.isfinite(position)
     if known.sum() < 5 or np.ptp(position[known]) == 0:
         return None
-    rho, p = spearmanr(position[known], response.best.resid[known])
-    return {"rho": float(rho), "p": float(p)} if abs(rho) < 1 else None
+    found: Any = spearmanr(position[known], response.best.resid[known])
+    rho = float(found.statistic)
+    return {"rho": rho, "p": float(found.pvalue)} if abs(rho) < 1 else None
 
 
 def _lack_of_fit(response: ResponseFit) -> dict[str, float] | None:
@@ -79,14 +81,14 @@ def _lack_of_fit(response: ResponseFit) -> dict[str, float] | None:
     return {"f": f, "p": float(f_distribution.sf(f, df_misfit, df_pure)), "df_misfit": df_misfit, "df_pure": df_pure}
 
 
-def _replicates(response: ResponseFit) -> Array:
+def _replicates(response: ResponseFit) -> NDArray[np.intp]:
     """Number the sets of runs that did the same work, to 0.1 %."""
     work = response.work
     names = [name for name in (work.size, work.per, "rank", "batch_size", "gpu_count") if name]
     logs = {name: np.log(np.maximum(work.values[name], 1e-300)).round(3) for name in names}
     labels = {name: label.astype(str) for name, label in work.labels.items()}
     keys = pd.DataFrame(logs | labels)
-    return keys.groupby(list(keys), dropna=False, sort=False).ngroup().to_numpy()
+    return keys.groupby(list(keys), dropna=False, sort=False).ngroup().to_numpy(dtype=np.intp)
 
 
 def _breusch_pagan_p(response: ResponseFit) -> float | None:

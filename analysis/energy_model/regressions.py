@@ -8,10 +8,13 @@ the form linearised at them, which has the same estimates, residuals and asympto
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy.linalg import orth
 from scipy.optimize import least_squares
+from statsmodels.iolib.summary import summary_params
+from statsmodels.iolib.table import SimpleTable
 from statsmodels.tools.eval_measures import aicc
 
 from lora_scaling.errors import UserError
@@ -80,7 +83,14 @@ class FormFit:
     @cached_property
     def leverage(self) -> Array:
         """Diagonal (n,) of the hat matrix."""
-        return influence(self.results).hat_matrix_diag
+        return np.asarray(influence(self.results).hat_matrix_diag)
+
+    def coefficient_table(self, level: float = 0.95) -> SimpleTable:
+        """Return statsmodels' table of the coefficients: estimate, standard error, t, p, interval at this level.
+
+        It prints by `as_text()` and `as_html()`. Parameters that were held are not in it.
+        """
+        return summary_params(self.results, alpha=round(1 - level, 9), use_t=True)
 
     @cached_property
     def aicc(self) -> float:
@@ -179,9 +189,8 @@ def _estimate(work: Work, form: Form, weights: Array, curved: Sequence[str], bou
     some = _Projected(work=work.take(pick), form=form, weights=weights[pick], curved=curved)
     every = _Projected(work=work, form=form, weights=weights, curved=curved)
     start = some.best_of([np.linspace(low, high, SCAN_POINTS) for low, high in bounds])
-    return least_squares(
-        every.residuals, start, jac=every.jacobian, bounds=bounds.T, method="dogbox", ftol=1e-12, xtol=1e-10, gtol=None
-    ).x
+    options: dict[str, Any] = {"method": "dogbox", "ftol": 1e-12, "xtol": 1e-10, "gtol": None}
+    return least_squares(every.residuals, start, jac=every.jacobian, bounds=bounds.T, **options).x  # pyright: ignore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +207,7 @@ class _Projected:
 
     def residuals(self, point: Array) -> Array:
         """Return the residuals (n,)."""
-        return self._response - self._unexplained(sum(part[0] for part in self._parts(point)))
+        return self._response - self._unexplained(np.sum([part[0] for part in self._parts(point)], axis=0))
 
     def jacobian(self, point: Array) -> Array:
         """Return their derivatives (n, q)."""

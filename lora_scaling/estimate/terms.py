@@ -14,6 +14,7 @@ import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +36,8 @@ class Target:
     values: numbers or arrays (m,). labels (`method`, `hardware`, `precision`): strings or arrays (m,) of strings.
     """
 
-    values: Mapping[str, float | Array]
-    labels: Mapping[str, str | NDArray[np.object_]]
+    values: Mapping[str, Any]
+    labels: Mapping[str, Any]
 
     def value(self, name: str) -> Array:
         """Return the quantity of this name, () or (m,).

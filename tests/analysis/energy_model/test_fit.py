@@ -3,11 +3,14 @@
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from statsmodels.regression.linear_model import RegressionResults
 
 from analysis.cli import main
@@ -90,6 +93,32 @@ def test_results_are_statsmodels_own(phi) -> None:
     assert list(fitted.results.bse) == pytest.approx([model["se"][name] for name in model["param_names"]])
     assert math.sqrt(fitted.results.scale) == pytest.approx(model["sigma"])
     assert model["param_names"][1] in fitted.results.summary().as_text()
+
+
+def test_the_coefficient_table_is_printed_as_statsmodels_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The straight line on logs, by numpy and scipy: estimate, standard error, t, p and 95 % interval of its slope."""
+    frame = frame_of(law(lambda f: (f / 1e9) ** -0.2), cv=0.05, sizes=(1e9, 8e9), tokens=(1e5,), replicates=4)
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    assert main(["fit", str(tmp_path / "t.csv"), "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    models = json.loads((tmp_path / "fit.json").read_text(encoding="utf-8"))["models"]
+    shown = re.findall(r"^ *(\d+)% +(\d+) +(\d+) +([\d.]+)% +(-?[\d.]+)  (\S+):", printed, re.MULTILINE)
+    assert [row[-1] for row in shown] == [model["name"] for model in models]
+    for row, model in zip(shown, models, strict=True):
+        expected = (100 * model["weight"], len(frame), model["df"], 100 * model["sigma"], model["aicc"])
+        assert [float(cell) for cell in row[:-1]] == pytest.approx(expected, abs=0.5)
+    x = np.log((frame["flops"] / frame["tokens_seen"]).to_numpy())
+    y = np.log((frame["energy_train_kwh"] * 3.6e6 / frame["tokens_seen"]).to_numpy())
+    line: Any = stats.linregress(x, y)
+    t = line.slope / line.stderr
+    half = stats.t.ppf(0.975, len(x) - 2) * line.stderr
+    expected = (line.slope, line.stderr, t, 2 * stats.t.sf(t, len(x) - 2), line.slope - half, line.slope + half)
+    assert "coef    std err          t      P>|t|      [0.025      0.975]" in printed
+    row = re.search(r"^gamma +(.+)$", printed, re.MULTILINE)
+    assert row is not None
+    assert [float(cell) for cell in row.group(1).split()] == pytest.approx(expected, abs=6e-4)
 
 
 def test_a_prediction_interval_is_statsmodels_own() -> None:
