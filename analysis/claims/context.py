@@ -20,7 +20,7 @@ from ..regression.curve_analysis import (
 from ..regression.power_law import Profile, fit_curve
 from ..tables.response import Response
 from .verdicts import Decision, Options
-from .vetoes import Outlier
+from .vetoes import FarthestRun
 
 COLUMN = {"samples": "samples", "epochs": "epochs_seen"}
 
@@ -68,15 +68,15 @@ class CurveSet:
         return {factor: _curve_block(self, factor) for factor in COLUMN}
 
 
-def outlier_of(analysis: Analysis) -> Outlier | None:
+def outlier_of(analysis: Analysis) -> FarthestRun | None:
     """The run far off the curve, which `analysis.without` leaves out."""
     if analysis.outlier is None or analysis.outlier_mads is None:
         return None
     run_id = str(analysis.design.frame["run_id"].iloc[analysis.outlier])
-    return Outlier(row=analysis.outlier, run_id=run_id, mads=analysis.outlier_mads)
+    return FarthestRun(row=analysis.outlier, run_id=run_id, mads=analysis.outlier_mads)
 
 
-def less(analysis: Analysis) -> Analysis:
+def without_outlier(analysis: Analysis) -> Analysis:
     """The analysis without its outlier."""
     return analysis.without or analysis
 

@@ -13,7 +13,7 @@ from ..tables.response import Response, choose_response
 from ..tables.table import RunTable
 from .context import CurveSet
 from .disturbed import disturbed
-from .registry import CLAIMS, Asked
+from .registry import CLAIMS, Question
 from .verdicts import Claim, Needs, Options, holm
 from .windows import is_series, series_claims
 
@@ -69,7 +69,7 @@ class ClaimsReport:
         }
 
 
-def decide(table: RunTable, options: Options, asked: Sequence[Asked] = CLAIMS) -> ClaimsReport:
+def decide(table: RunTable, options: Options, asked: Sequence[Question] = CLAIMS) -> ClaimsReport:
     """Decide every claim on a table; claims that cannot be tested are `undecided` with the reason."""
     response = choose_response(table)
     row_warnings = check_rows(response.frame)
@@ -94,7 +94,7 @@ def decide(table: RunTable, options: Options, asked: Sequence[Asked] = CLAIMS) -
     )
 
 
-def _adjusted(claims: Sequence[Claim], asked: Sequence[Asked], curves: CurveSet) -> list[Claim]:
+def _adjusted(claims: Sequence[Claim], asked: Sequence[Question], curves: CurveSet) -> list[Claim]:
     """Holm over the claims tested: a decision that does not survive becomes `undecided`."""
     tested, alpha = sum(claim.estimate is not None for claim in claims), curves.options.alpha
     stands = holm([claim.p_value for claim in claims], alpha, tested)

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..regression.curve_analysis import Analysis, mean_elasticity
 from ..tables.response import measured_sentence
-from .context import COLUMN, CurveSet, less, outlier_of
+from .context import COLUMN, CurveSet, outlier_of, without_outlier
 from .next_runs import round_to
 from .next_runs_curve import gate_needs, more_runs
 from .verdicts import Claim, Decision, Options, decided, undecided
@@ -42,7 +42,7 @@ def doubling(curves: CurveSet) -> Claim:
         curves.response,
         tests,
         outlier=outlier_of(analysis),
-        without=lambda: decision_on(less(analysis)),
+        without=lambda: decision_on(without_outlier(analysis)),
         measured=lambda: decision_on(curves.measured_as_run),
     )
     needs = None

@@ -22,7 +22,7 @@ LEAST_DF = 3  # to know the noise
 class Effect:
     """A claim about what one setting does to the energy of runs that are alike in everything else.
 
-    The claim is that it does nothing within the margin, or (`dearer`) that 1 costs more than 0 by more than the margin.
+    The claim is that it does nothing within the margin, or (`costs_more`) that 1 costs more than 0, beyond the margin.
 
     title, quantity: `{}` is what is explained, energy or time. noun: the setting, in sentences. column: the setting's;
     runs that differ in it (and in those `along` with it) alone are compared. factor: where each run (n,) stands, in
@@ -38,7 +38,7 @@ class Effect:
     factor: Callable[[pd.DataFrame], pd.Series]
     vary: str
     along: tuple[str, ...] = ()
-    dearer: bool = False
+    costs_more: bool = False
     says: str = "each doubling changes {response} by {percent}, from {column} {low} to {high} by {over}"
 
     @property
@@ -49,7 +49,7 @@ class Effect:
     def judge(self, estimate: Estimate, options: Options) -> tuple[Verdict, float | None]:
         """Within the margin or outside it; where the claim is that one costs more: above the margin or below it."""
         bound = math.log1p(options.margin)
-        if not self.dearer:
+        if not self.costs_more:
             return equivalence(estimate, math.log1p(-options.margin), bound, options)
         above, below = estimate.p_above(bound), estimate.p_below(bound)
         if above <= options.alpha:
@@ -63,7 +63,7 @@ def doublings(column: str) -> Callable[[pd.DataFrame], pd.Series]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class EffectFinding:
     """What matched runs say, all models together and (`by_model`, where there are several) each alone.
 
     alike_p: F test of one effect for all models. Where it rejects (`depends`), the decision is what they agree on.
@@ -117,7 +117,7 @@ def block(effect: Effect, frame: pd.DataFrame, rows: pd.DataFrame, suspects: tup
     return order_gate(placed, "factor", effect.noun) or apart_gate(placed, effect.column, effect.noun)
 
 
-def find(effect: Effect, rows: pd.DataFrame, y: str, options: Options) -> Found:
+def find(effect: Effect, rows: pd.DataFrame, y: str, options: Options) -> EffectFinding:
     """Decide on the response column `y`, over all models and for each alone.
 
     Models that truly differ have a mean that is true of none: where the F test says that they do, a verdict stands only
@@ -129,14 +129,14 @@ def find(effect: Effect, rows: pd.DataFrame, y: str, options: Options) -> Found:
     if rows["of_model"].nunique() > 1:
         for name, mine in rows.sort_values("params", kind="stable").groupby("of_model", sort=False):
             by_model[str(name)] = _alone(effect, mine.reset_index(drop=True), y, options)
-    alike_p = within_rows(rows, y).alike(pd.factorize(rows["of_model"])[0]) if by_model else None
+    alike_p = within_rows(rows, y).equal_slopes_p(pd.factorize(rows["of_model"])[0]) if by_model else None
     depends = alike_p is not None and alike_p <= options.alpha
     if depends:
         verdicts: set[Verdict] = {own["verdict"] for own in by_model.values()}
         verdict = verdicts.pop() if len(verdicts) == 1 else "undecided"
         p = None if verdict == "undecided" else max(own["p"] for own in by_model.values())
     ci = estimate.interval(options.ci_level)
-    return Found(
+    return EffectFinding(
         decision=Decision(verdict=verdict, estimate=estimate.value, ci=ci, p_value=p),
         estimate=estimate,
         resid=resid,

@@ -14,7 +14,7 @@ from ..regression.curve_analysis import Analysis
 from ..regression.fisher_information import Tangent, gain, inverse_of
 from ..regression.least_squares import Array
 from .context import COLUMN, CurveSet
-from .next_runs import SWEEP, common_overrides, energy_line, round_to, there
+from .next_runs import SWEEP, common_overrides, energy_line, existing_run_counts, round_to
 from .verdicts import decisive_se
 
 MAX_RUNS = 60
@@ -122,7 +122,7 @@ def _commands(
 ) -> tuple[tuple[dict[str, Any], ...], tuple[str, ...]]:
     """One sweep for each number of repeats that is asked of a level; the sweep skips runs that exist."""
     count = Counter((c.samples, c.epochs, c.zero) for c in chosen)
-    have = {zero: there(frame, shared, zero=zero) for zero in (False, True)}
+    have = {zero: existing_run_counts(frame, shared, zero=zero) for zero in (False, True)}
     settings, commands = [], []
     for (samples, epochs, zero), runs in sorted(count.items()):
         words = [f"samples={samples}", f"epochs={epochs}", *shared, *(["max_steps=0"] if zero else [])]

@@ -12,7 +12,7 @@ from ..regression.estimate import Estimate
 from ..regression.power_law import CurveData, Profile, fit_curve
 from ..regression.within_groups import within
 from ..tables.response import measured_sentence
-from .context import CurveSet, decide_profile, less, outlier_of
+from .context import CurveSet, decide_profile, outlier_of, without_outlier
 from .next_runs_curve import more_runs, pair_needs
 from .verdicts import Claim, Decision, Options, decided, undecided
 from .vetoes import Veto, vetoed
@@ -43,7 +43,7 @@ def interchangeable(curves: CurveSet) -> Claim:
         curves.response,
         tests,
         outlier=outlier_of(curves.total),
-        without=lambda: _both_witnesses(less(curves.total), options),
+        without=lambda: _both_witnesses(without_outlier(curves.total), options),
         measured=lambda: _both_witnesses(curves.measured, options),
         own=_contradiction(exponents, pairs, options),
     )

@@ -20,8 +20,8 @@ from .context import (
     deviation_within,
     length_slope,
     length_words,
-    less,
     outlier_of,
+    without_outlier,
 )
 from .next_runs_curve import gate_needs, more_runs
 from .verdicts import Claim, Decision, Verdict, undecided
@@ -42,7 +42,7 @@ def linear(curves: CurveSet, factor: str) -> Claim:
         return decide_profile(analysis.profile(factor), low, high, options)
 
     def without() -> Decision:
-        again = decision_on(less(analysis))
+        again = decision_on(without_outlier(analysis))
         broken_anyway = broken is not None and again.verdict == "undecided"  # a level is off, whatever one run does
         return replace(again, verdict="refuted") if broken_anyway else again
 

@@ -120,7 +120,7 @@ def further_overrides(frame: pd.DataFrame) -> list[str]:
     return str(known.mode().iloc[0]).split() if len(known) else []
 
 
-def there(frame: pd.DataFrame, overrides: Sequence[str], *, zero: bool = False) -> dict[Any, int]:
+def existing_run_counts(frame: pd.DataFrame, overrides: Sequence[str], *, zero: bool = False) -> dict[Any, int]:
     """How many runs with these settings, with or without (`zero`) steps, there are of each samples × epochs.
 
     Those are the ones that a command would find finished; where a setting is not known, runs have its default.
@@ -201,7 +201,7 @@ def sweep_needs(
     energy = 0.0
     variants = [[*shared, *words] for words in itertools.product(*swept)]
     costs = [energy_line(frame, words) for words in variants]
-    finished = [{} if together else there(frame, words) for words in variants]
+    finished = [{} if together else existing_run_counts(frame, words) for words in variants]
     for s in samples:
         for e in epochs:
             new = [max(0, replicates - have.get((s, e), 0)) for have in finished]
@@ -242,7 +242,7 @@ def repeat_needs(frame: pd.DataFrame, row: pd.Series) -> Needs:
     if samples != int(samples) or epochs != int(epochs):
         return Needs(message=message)
     shared = common_overrides(row.to_frame().T)
-    repeats = there(frame, shared, zero=zero).get((samples, epochs), 0) + 2
+    repeats = existing_run_counts(frame, shared, zero=zero).get((samples, epochs), 0) + 2
     idle = ["max_steps=0"] if zero else []
     needs = Needs(
         message=message,

@@ -8,10 +8,10 @@ import pandas as pd
 from ..regression.estimate import Estimate
 from ..regression.within_groups import within_slope
 from .context import CurveSet
-from .effects import Effect, Found
+from .effects import Effect, EffectFinding
 from .next_runs import joined, repeat_needs, sweep_needs
 from .verdicts import Needs, Options, runs_needed
-from .vetoes import Outlier, Veto
+from .vetoes import FarthestRun, Veto
 
 REPEATS = 4  # of each run that is asked for where there are none
 LEAST_REPEATS = 2
@@ -36,7 +36,12 @@ def first_runs(effect: Effect, curves: CurveSet) -> Needs | None:
 
 
 def further_runs(
-    effect: Effect, curves: CurveSet, rows: pd.DataFrame, found: Found, veto: Veto | None, outlier: Outlier | None
+    effect: Effect,
+    curves: CurveSet,
+    rows: pd.DataFrame,
+    found: EffectFinding,
+    veto: Veto | None,
+    outlier: FarthestRun | None,
 ) -> Needs:
     """More of the runs that were compared; of the models that are not decided, where each has an answer of its own."""
     frame = curves.response.frame
@@ -59,7 +64,7 @@ def further_runs(
     return joined(parts)
 
 
-def _apart(rows: pd.DataFrame, found: Found) -> str:
+def _apart(rows: pd.DataFrame, found: EffectFinding) -> str:
     """Models that were shown to answer differently: more runs would only make that surer."""
     message = "No more runs settle it: the models differ. Decide it for each alone, on a table of its runs"
     names = [name for name in found.by_model if rows["run_id"].str.startswith(f"{name}-").any()]
@@ -70,7 +75,7 @@ def _apart(rows: pd.DataFrame, found: Found) -> str:
 
 def _more(effect: Effect, options: Options, runs: int, estimate: Estimate) -> float | None:
     """How many more runs like these decide with 80 % power; None where the margin's edge is too close."""
-    low = -math.inf if effect.dearer else math.log1p(-options.margin)
+    low = -math.inf if effect.costs_more else math.log1p(-options.margin)
     return runs_needed(runs, estimate, low, math.log1p(options.margin), options)
 
 

@@ -13,10 +13,10 @@ from ..regression.within_groups import within_rows
 from ..tables.response import measured_sentence
 from ..text import shown
 from .context import CurveSet
-from .effects import Effect, Found, block, doublings, find, informative, matched_runs
+from .effects import Effect, EffectFinding, block, doublings, find, informative, matched_runs
 from .next_runs_effect import first_runs, further_runs
 from .verdicts import Claim, Options, undecided
-from .vetoes import Outlier, Veto, vetoed
+from .vetoes import FarthestRun, Veto, vetoed
 
 RANK = Effect(
     id="rank_effect",
@@ -36,7 +36,7 @@ METHOD = Effect(
     along=("rank",),
     factor=lambda runs: runs["method"].map({"lora": 0.0, "full": 1.0}).astype(float),
     vary="method=lora,full",
-    dearer=True,
+    costs_more=True,
     says="full fine-tuning takes {times} LoRA's {response} for the same work",
 )
 
@@ -59,7 +59,7 @@ def decide_effect(effect: Effect, curves: CurveSet) -> Claim:
         measured=lambda: find(effect, rows, "y_measured", options).decision,
         own=_vetoes(effect, rows, found, options, tests),
     )
-    change = math.exp if effect.dearer else math.expm1
+    change = math.exp if effect.costs_more else math.expm1
     low, high = found.estimate.interval(options.ci_level)
     text = f"Undecided: {veto.why}." if veto is not None else _reason(effect, curves, rows, found)
     return Claim(
@@ -75,7 +75,7 @@ def decide_effect(effect: Effect, curves: CurveSet) -> Claim:
     )
 
 
-def _tests(rows: pd.DataFrame, found: Found) -> dict[str, Any]:
+def _tests(rows: pd.DataFrame, found: EffectFinding) -> dict[str, Any]:
     df, resid = found.estimate.df, found.resid
     return {
         "runs": len(rows),
@@ -89,7 +89,7 @@ def _tests(rows: pd.DataFrame, found: Found) -> dict[str, Any]:
     }
 
 
-def _worst(rows: pd.DataFrame) -> Outlier | None:
+def _worst(rows: pd.DataFrame) -> FarthestRun | None:
     """The run farthest from the median of its repeats, or from its model's trend, where they are few.
 
     Held against the scatter of the others: one that draws the trend to itself spreads them all.
@@ -105,27 +105,27 @@ def _worst(rows: pd.DataFrame) -> Outlier | None:
 
 def _apart(rows: pd.DataFrame) -> tuple[Array, Array]:
     """Residuals (n,) about each model's own trend, and how far each run draws that to itself."""
-    matched = within_rows(rows, "y")
-    resid, basis = matched.apart(pd.factorize(rows["of_model"])[0])
-    return resid, matched.leverage(basis)
+    return within_rows(rows, "y").slopes_apart(pd.factorize(rows["of_model"])[0])
 
 
-def farthest(rows: pd.DataFrame, rest: Array, resid: Array) -> Outlier | None:
+def farthest(rows: pd.DataFrame, rest: Array, resid: Array) -> FarthestRun | None:
     """The run with the largest `rest` (n,), where that is more than OUTLIER_MADS times the usual of the residuals."""
     spread = 1.4826 * float(np.median(np.abs(resid)))
     worst = int(np.argmax(np.abs(rest)))
     if spread <= 0 or abs(rest[worst]) <= OUTLIER_MADS * spread:
         return None
-    return Outlier(row=worst, run_id=str(rows["run_id"].iloc[worst]), mads=abs(float(rest[worst])) / spread)
+    return FarthestRun(row=worst, run_id=str(rows["run_id"].iloc[worst]), mads=abs(float(rest[worst])) / spread)
 
 
-def _vetoes(effect: Effect, rows: pd.DataFrame, found: Found, options: Options, tests: dict[str, Any]) -> list[Veto]:
+def _vetoes(
+    effect: Effect, rows: pd.DataFrame, found: EffectFinding, options: Options, tests: dict[str, Any]
+) -> list[Veto]:
     """What models that differ, and a level that departs from the trend, have against the decision."""
     vetoes: list[Veto] = []
     if found.depends and found.decision.verdict == "undecided":
         why = f"it depends on the model (p = {found.alike_p:.2g}): {_by_model(effect, found)}"
         vetoes.append(Veto(kind="models", why=why))
-    if effect.dearer:
+    if effect.costs_more:
         return vetoes
     tests["level_jump"] = jump = _level_jump(effect, rows, found)
     departs = jump is not None and jump["p"] < 0.01 and jump["deviation"] > options.margin
@@ -135,7 +135,7 @@ def _vetoes(effect: Effect, rows: pd.DataFrame, found: Found, options: Options, 
     return vetoes
 
 
-def _level_jump(effect: Effect, rows: pd.DataFrame, found: Found) -> dict[str, float] | None:
+def _level_jump(effect: Effect, rows: pd.DataFrame, found: EffectFinding) -> dict[str, float] | None:
     """Whether some level departs from the trend: the largest mean residual, Bonferroni over the levels."""
     levels, df = rows.groupby(effect.column).indices, found.estimate.df
     if len(levels) < 3 or df < 1:
@@ -150,26 +150,26 @@ def _level_jump(effect: Effect, rows: pd.DataFrame, found: Found) -> dict[str, f
 
 def _size(effect: Effect, ratio: float, low: float, high: float, more: str = "") -> str:
     """A ratio with its interval, as 1.31 times (1.30 to 1.32) or in per cent."""
-    if effect.dearer:
+    if effect.costs_more:
         return f"{shown(ratio)} times ({shown(low)} to {shown(high)}{more})"
     step, *ends = (shown(100 * (number - 1), "+.1f") for number in (ratio, low, high))
     return f"{step} % ({ends[0]} to {ends[1]} %{more})"
 
 
-def _by_model(effect: Effect, found: Found) -> str:
+def _by_model(effect: Effect, found: EffectFinding) -> str:
     own = found.by_model.items()
     return ", ".join(
         f"{name} {_size(effect, it['ratio'], it['ci'][0], it['ci'][1], '; ' + it['verdict'])}" for name, it in own
     )
 
 
-def _reason(effect: Effect, curves: CurveSet, rows: pd.DataFrame, found: Found) -> str:
+def _reason(effect: Effect, curves: CurveSet, rows: pd.DataFrame, found: EffectFinding) -> str:
     """The verdict before vetoes in a sentence, and beside it what each model says alone."""
     estimate, verdict = found.estimate, found.decision.verdict
     low, high = (math.exp(end) for end in estimate.interval(curves.options.ci_level))
     size = _size(effect, math.exp(estimate.value), low, high)
     words = {"times": size, "percent": size, "response": curves.response.noun, "column": effect.words}
-    if not effect.dearer:
+    if not effect.costs_more:
         over = 100 * math.expm1(estimate.value * float(np.ptp(rows["factor"])))
         ends = float(rows[effect.column].min()), float(rows[effect.column].max())
         words |= {"low": f"{ends[0]:g}", "high": f"{ends[1]:g}", "over": f"{over:+.0f} %"}
@@ -180,7 +180,7 @@ def _reason(effect: Effect, curves: CurveSet, rows: pd.DataFrame, found: Found) 
         ("refuted", False): f"{subject} matters: {change}.",
         ("supported", True): f"Yes: {change}.",
         ("refuted", True): f"No: {change}, no more than the margin above it.",
-    }.get((verdict, effect.dearer), f"Not precise enough: {change}.")
+    }.get((verdict, effect.costs_more), f"Not precise enough: {change}.")
     if not found.by_model:
         return text
     differ = f" (they differ, p = {found.alike_p:.2g})" if found.depends else ""

@@ -15,7 +15,7 @@ from .verdicts import Claim
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class Question:
     """A claim to decide: its id, its title (`{}` is what is explained), and how it is decided on runs."""
 
     id: str
@@ -23,26 +23,28 @@ class Asked:
     decide: Callable[[CurveSet], Claim]
 
 
-def effect(asked: Effect) -> Asked:
+def effect(asked: Effect) -> Question:
     """A claim about what one setting does."""
-    return Asked(id=asked.id, title=asked.title, decide=partial(decide_effect, asked))
+    return Question(id=asked.id, title=asked.title, decide=partial(decide_effect, asked))
 
 
-CLAIMS: tuple[Asked, ...] = (
-    Asked(
+CLAIMS: tuple[Question, ...] = (
+    Question(
         id="linear_in_samples",
         title="{} is linear in the number of samples",
         decide=partial(linear, factor="samples"),
     ),
-    Asked(
+    Question(
         id="linear_in_epochs",
         title="{} is linear in the number of epochs",
         decide=partial(linear, factor="epochs"),
     ),
-    Asked(id="doubling_doubles", title="Twice the samples cost twice the {}", decide=doubling),
-    Asked(id="samples_epochs_interchangeable", title="Samples and epochs are interchangeable", decide=interchangeable),
+    Question(id="doubling_doubles", title="Twice the samples cost twice the {}", decide=doubling),
+    Question(
+        id="samples_epochs_interchangeable", title="Samples and epochs are interchangeable", decide=interchangeable
+    ),
     effect(RANK),
-    Asked(id="size_exponent", title="Energy per token is proportional to FLOPs per token", decide=size_exponent),
+    Question(id="size_exponent", title="Energy per token is proportional to FLOPs per token", decide=size_exponent),
     effect(METHOD),
 )
 CLAIM_IDS = tuple(asked.id for asked in CLAIMS)

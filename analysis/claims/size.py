@@ -17,7 +17,7 @@ from .next_runs import repeat_needs, sweep_needs
 from .next_runs_effect import typical_work
 from .rank_and_method import farthest
 from .verdicts import Claim, Decision, Needs, decided, undecided
-from .vetoes import Outlier, Veto, vetoed
+from .vetoes import FarthestRun, Veto, vetoed
 
 LEAST_SIZE_RANGE = 4  # of FLOPs per token
 MOSTLY_TRAINING = 0.9  # of a run's energy
@@ -208,7 +208,7 @@ def _sizes_side_by_side(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["group"].isin(list(sizes[sizes >= 2].index))]
 
 
-def _worst(rows: pd.DataFrame) -> Outlier | None:
+def _worst(rows: pd.DataFrame) -> FarthestRun | None:
     """The run farthest from the median of its model's others."""
     cells = rows["z"].groupby([rows["model_no"], rows["group"]])
     rest, resid = (rows["z"] - cells.transform(centre) for centre in ("median", "mean"))
@@ -216,7 +216,7 @@ def _worst(rows: pd.DataFrame) -> Outlier | None:
 
 
 def _size_needs(
-    curves: CurveSet, rows: pd.DataFrame | None = None, veto: Veto | None = None, off: Outlier | None = None
+    curves: CurveSet, rows: pd.DataFrame | None = None, veto: Veto | None = None, off: FarthestRun | None = None
 ) -> Needs | None:
     frame = curves.response.frame
     work = typical_work(frame)

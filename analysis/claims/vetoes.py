@@ -17,7 +17,7 @@ class Veto:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outlier:
+class FarthestRun:
     """The run farthest off, beyond what scatter explains: its row among the runs compared, and how many MADs off."""
 
     row: int
@@ -30,7 +30,7 @@ def vetoed(
     response: Response,
     tests: dict[str, Any],
     *,
-    outlier: Outlier | None,
+    outlier: FarthestRun | None,
     without: Callable[[], Decision],
     measured: Callable[[], Decision],
     own: Sequence[Veto] = (),

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import chdtrc, fdtrc, stdtr
+from statsmodels.regression.linear_model import OLS
+from statsmodels.stats.diagnostic import het_breuschpagan
 
 from lora_scaling.claim_defaults import MIN_LEVELS, MIN_RANGE
 
@@ -326,11 +328,8 @@ def variance_slope(fit: CurveFit, level: NDArray[np.intp]) -> tuple[float | None
     size = size - size.mean()
     if len(size) < 8 or squares.sum() < 1e-16 or size.std() < 1e-6:
         return None, 0.0
-    relative = squares / squares.mean()
-    explained = float(size @ relative) ** 2 / float(size @ size)
-    total = float(((relative - 1) ** 2).sum())
-    statistic = own * len(size) * explained / total if total > 0 else 0.0
-    p = float(chdtrc(1, max(statistic, 0.0)))
+    statistic = het_breuschpagan(np.sqrt(squares / squares.mean()), np.column_stack([np.ones(len(size)), size]))[0]
+    p = float(chdtrc(1, own * statistic))
     logs = np.log(squares + 1e-2 * squares.mean())
     slope = float(size @ logs / (size @ size))
     return p, float(np.clip(slope, -2.0, 2.0))
@@ -341,13 +340,14 @@ def _drifts(design: Design, fit: CurveFit, clean: NDArray[np.bool_]) -> tuple[bo
     place = design.frame["position"].to_numpy(dtype=float)[clean]
     if np.isnan(place).any() or len(place) < 8 or np.ptp(place) == 0 or fit.rss < 1e-14:
         return False, None
-    place = place - place.mean()
-    projected = fit.data.beside(place)
-    r = float(projected @ fit.resid / np.sqrt((projected @ projected) * fit.rss))
-    df = fit.data.df - 1
-    if df < 2 or abs(r) >= 1:
+    if fit.data.df < 3:
         return False, None
-    p = 2 * float(stdtr(df, -abs(r) * np.sqrt(df / (1 - r * r))))
+    beside = fit.data.project_out(place - place.mean())
+    if beside @ beside < 1e-9 * np.ptp(place) ** 2:  # the order is one with what shifts a run
+        return False, None
+    model = OLS(fit.resid, beside)
+    model.df_resid = fit.data.df - 1
+    p = float(model.fit().pvalues[0])
     return p < DIAGNOSTIC_P, p
 
 
@@ -446,7 +446,7 @@ def _confounded_with_session(design: Design, factor: str) -> bool:
     data = data.subset(~data.zero)
     values = data.centred[:, design.factors.index(factor)]
     plain = values - np.array([values[data.cell == c].mean() for c in range(data.cells)])[data.cell]
-    within = data.beside(values)
+    within = data.project_out(values)
     return float(within @ within) < LEAST_WITHIN_SESSIONS * float(plain @ plain)
 
 
@@ -501,7 +501,7 @@ def mean_elasticity(analysis: Analysis, factor: str) -> Estimate:
     return Estimate(value=elasticity(theta), se=float(np.sqrt(max(gradient @ covariance @ gradient, 0.0))), df=data.df)
 
 
-def reach(fit: CurveFit) -> Array:
+def tangent_basis(fit: CurveFit) -> Array:
     """Orthonormal basis (n, rank) of what the fitted curve can follow: nuisance, exponents and free shares."""
     moving = span(fit.jacobian[:, _free(fit)], tolerance=1e-7, floor=1e-300)
     return np.concatenate([fit.data.basis, moving], axis=1)

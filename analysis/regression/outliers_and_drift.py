@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import stdtr
+from statsmodels.regression.linear_model import OLS
 
 from .curve_analysis import (
     Design,
@@ -21,8 +22,8 @@ from .curve_analysis import (
     cells_of,
     curve_data,
     log_size,
-    reach,
     robust_residuals,
+    tangent_basis,
     variance_slope,
 )
 from .least_squares import Array, span
@@ -77,7 +78,7 @@ class _Curve:
         """
         data = self.data.subset(live)
         fit = fit_curve(data)
-        basis = reach(fit)
+        basis = tangent_basis(fit)
         df = len(data.log_y) - basis.shape[1]
         deleted = _studentised(fit.resid, np.sum(basis**2, axis=1), df)
         near = {int(np.argmax(np.abs(deleted)))}
@@ -93,11 +94,11 @@ class _Curve:
         again = _without(weighted, fit_curve(weighted), i, df)[1]
         return int(np.flatnonzero(live)[i]), shift, min(t, again, key=abs), df - 1
 
-    def against(self, place: Array, live: NDArray[np.bool_]) -> tuple[Array, Array, int]:
+    def residuals_vs_order(self, place: Array, live: NDArray[np.bool_]) -> tuple[Array, Array, int]:
         """Residuals and what is left of `place` beside the curve, both scaled to unit noise; degrees of freedom."""
         data = self.calm.subset(live)
         fit = fit_curve(data)
-        basis = reach(fit)
+        basis = tangent_basis(fit)
         df = len(data.log_y) - basis.shape[1]
         root = np.sqrt(data.weights)
         left = root * place[live]
@@ -131,7 +132,7 @@ class _Repeats:
         i = int(np.argmax(np.abs(deleted)))
         return int(np.flatnonzero(live)[i]), float(resid[i] / max(1 - leverage[i], 1e-9)), float(deleted[i]), df - 1
 
-    def against(self, place: Array, live: NDArray[np.bool_]) -> tuple[Array, Array, int]:
+    def residuals_vs_order(self, place: Array, live: NDArray[np.bool_]) -> tuple[Array, Array, int]:
         """As of a curve."""
         resid, level, basis = self._model(live)
         count = np.bincount(level)
@@ -224,7 +225,10 @@ def _within(columns: Array, level: NDArray[np.intp], count: NDArray[np.intp]) ->
 
 
 def _studentised(resid: Array, leverage: Array, df: int) -> Array:
-    """Externally studentised residuals: each over the scatter without it (Cook and Weisberg 1982)."""
+    """Return externally studentised residuals (n,): each over the scatter without it (Cook and Weisberg 1982).
+
+    statsmodels has them for designs whose degrees of freedom are n − k; here groups and boundaries take some.
+    """
     own = np.maximum(1 - leverage, 1e-9)
     rest = np.maximum(float(resid @ resid) - resid**2 / own, 1e-18)
     t = resid * np.sqrt(max(df - 1, 0) / (rest * own))
@@ -234,7 +238,7 @@ def _studentised(resid: Array, leverage: Array, df: int) -> Array:
 def _without(data: CurveData, fit: CurveFit, row: int, df: int) -> tuple[float, float]:
     """The shift of one run beside the curve of the others, and its t: that row gets a constant of its own."""
     if len(data.log_y) > EXACT_UP_TO:
-        leverage = np.sum(reach(fit) ** 2, axis=1)
+        leverage = np.sum(tangent_basis(fit) ** 2, axis=1)
         return float(fit.resid[row]), float(_studentised(np.sqrt(data.weights) * fit.resid, leverage, df)[row])
     own = np.zeros((len(data.log_y), 1))
     own[row] = 1.0
@@ -272,17 +276,19 @@ def _drift(parts: list[_Curve | _Repeats], place: Array, live: NDArray[np.bool_]
     if np.isnan(place).any() or np.ptp(place) == 0:
         return None
     place = (place - place.min()) / float(np.ptp(place))
-    found = [part.against(place[part.rows], live[part.rows]) for part in parts]
+    found = [part.residuals_vs_order(place[part.rows], live[part.rows]) for part in parts]
     found = [(resid, left, df) for resid, left, df in found if df > 0 and np.any(resid)]
     if not found:
         return None
     resid, left = (np.concatenate([item[k] for item in found]) for k in (0, 1))
     df = sum(item[2] for item in found) - 1
-    spread = float(left @ left)
-    if df < 4 or spread <= 0:
+    if df < 4 or float(left @ left) <= 0:
         return None
-    r = float(np.clip(resid @ left / math.sqrt(spread * float(resid @ resid)), -1 + 1e-12, 1 - 1e-12))
-    p = 2 * float(stdtr(df, -abs(r) * math.sqrt(df / (1 - r * r))))
+    model = OLS(resid, left)  # no constant: both are about zero
+    model.df_resid = df
+    trend = model.fit()
+    p, slope = float(trend.pvalues[0]), float(trend.params[0])
     if not p < DRIFT_P:
         return None
-    return Drift(correlation=r, ratio=math.exp(np.clip(float(resid @ left) / spread, -50, 50)), p=p)
+    correlation = math.copysign(math.sqrt(trend.rsquared), slope)
+    return Drift(correlation=correlation, ratio=math.exp(np.clip(slope, -50, 50)), p=p)

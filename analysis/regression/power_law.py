@@ -13,11 +13,12 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import least_squares, root_scalar
 from scipy.special import stdtr, stdtrit
 
 from .least_squares import Array
 
-MAX_STEPS = 60
+MAX_EVALUATIONS = 200
 SEARCH_WIDTH = 3.0  # exponents further than this from the estimate count as unbounded
 SHARE_CEILING = 1 - 1e-9
 SMALLEST_MIXTURE = 1e-60  # of the centre's energy; its inverse still squares without overflow
@@ -54,7 +55,7 @@ class CurveData:
         u, s, _ = np.linalg.svd(np.sqrt(self.weights)[:, None] * self.nuisance, full_matrices=False)
         return u[:, s > 1e-9 * s[0]]
 
-    def beside(self, columns: Array) -> Array:
+    def project_out(self, columns: Array) -> Array:
         """What is left of weighted columns (n,) or (n, k) beside the nuisance."""
         return columns - self.basis @ (self.basis.T @ columns)
 
@@ -110,7 +111,7 @@ class CurveFit:
     def jacobian(self) -> Array:
         """The tangent (n, p + C) of its own runs, weighted, beside the nuisance columns."""
         data = self.data
-        return data.beside(np.sqrt(data.weights)[:, None] * self.slopes(data.log_x, data.zero, data.cell))
+        return data.project_out(np.sqrt(data.weights)[:, None] * self.slopes(data.log_x, data.zero, data.cell))
 
 
 def _mixture(centred: Array, zero: NDArray[np.bool_], exponents: Array, shares: Array) -> tuple[Array, Array]:
@@ -125,58 +126,44 @@ def _slopes(centred: Array, z: Array, mixture: Array, shares: Array, onehot: Arr
     return np.concatenate([by_exponent, ((1 - z) / mixture)[:, None] * onehot], axis=1)
 
 
-def _evaluate(data: CurveData, exponents: Array, shares: Array) -> tuple[Array, Array, Array]:
-    """Projected weighted residuals (n,), z and the mixture m, for these exponents and shares."""
-    z, mixture = _mixture(data.centred, data.zero, exponents, shares[data.cell])
-    return data.beside(np.sqrt(data.weights) * (data.log_y - np.log(mixture))), z, mixture
+def _minimise(data: CurveData, exponents: Array, shares: Array, held: int | None) -> CurveFit:
+    """Fit by scipy's bounded least squares from a start; the exponent numbered `held` stays where it is.
 
+    `dogbox` rather than `trf`: it reaches a share of exactly 0, which a run without a fixed cost has.
+    """
+    p, root = data.log_x.shape[1], np.sqrt(data.weights)
+    onehot = np.equal.outer(data.cell, np.arange(data.cells))
+    theta = np.concatenate([exponents, shares])
+    free = np.arange(len(theta)) != held
+    low = np.concatenate([np.full(p, -np.inf), np.zeros(data.cells)])
+    high = np.concatenate([np.full(p, np.inf), np.full(data.cells, SHARE_CEILING)])
 
-def _minimise(data: CurveData, exponents: Array, shares: Array, held: int | None) -> tuple[Array, Array, float, Array]:
-    """Levenberg–Marquardt over the free exponents and the shares, these kept in [0, 1)."""
-    p, cells = data.log_x.shape[1], data.cells
-    root = np.sqrt(data.weights)[:, None]
-    onehot = np.equal.outer(data.cell, np.arange(cells))
-    resid, z, m = _evaluate(data, exponents, shares)
-    rss, damping = float(resid @ resid), 1e-6
-    free_exponents = np.array([j != held for j in range(p)])
-    for _ in range(MAX_STEPS):
-        jacobian = data.beside(root * _slopes(data.centred, z, m, shares[data.cell], onehot))
-        gradient = jacobian.T @ resid  # descent direction of the parameters
-        inside = ~(((shares <= 0) & (gradient[p:] < 0)) | ((shares >= SHARE_CEILING) & (gradient[p:] > 0)))
-        free = np.concatenate([free_exponents, inside])
-        if not free.any():
-            break
-        normal = jacobian[:, free].T @ jacobian[:, free]
-        improved = False
-        for _ in range(12):
-            damped = normal + damping * np.diag(np.diag(normal) + 1e-12)
-            step = np.zeros(p + cells)
-            step[free] = np.linalg.solve(damped, gradient[free])
-            new_exponents = exponents + step[:p]
-            new_shares = np.clip(shares + step[p:], 0.0, SHARE_CEILING)
-            new_resid, new_z, new_m = _evaluate(data, new_exponents, new_shares)
-            new_rss = float(new_resid @ new_resid)
-            if new_rss <= rss:
-                improved = True
-                break
-            damping = max(damping * 10, 1e-8)
-        if not improved:
-            break
-        gain = rss - new_rss
-        exponents, shares, resid, z, m, rss = new_exponents, new_shares, new_resid, new_z, new_m, new_rss
-        damping = max(damping / 10, 1e-12)
-        if gain <= 1e-11 * rss + 1e-18:
-            break
-    return exponents, shares, rss, resid
+    def at(point: Array) -> tuple[Array, Array, Array, Array]:
+        """Exponents, shares, z and the mixture at the free parameters `point`."""
+        full = theta.copy()
+        full[free] = point
+        return full[:p], full[p:], *_mixture(data.centred, data.zero, full[:p], full[p:][data.cell])
+
+    def residuals(point: Array) -> Array:
+        return data.project_out(root * (data.log_y - np.log(at(point)[3])))
+
+    def jacobian(point: Array) -> Array:
+        _, shares, z, mixture = at(point)
+        return -data.project_out(root[:, None] * _slopes(data.centred, z, mixture, shares[data.cell], onehot))[:, free]
+
+    found = least_squares(
+        residuals, theta[free], jacobian, bounds=(low[free], high[free]), method="dogbox", max_nfev=MAX_EVALUATIONS,
+        ftol=1e-11, xtol=1e-10, gtol=1e-10,
+    )  # fmt: skip
+    exponents, shares, _, _ = at(found.x)
+    return CurveFit(data=data, exponents=exponents, shares=shares, rss=2 * float(found.cost), resid=found.fun / root)
 
 
 def fit_curve(data: CurveData) -> CurveFit:
     """Least squares on log E; two starts (no fixed cost, half fixed) since the valley is curved."""
     p, cells = data.log_x.shape[1], data.cells
     starts = (0.02, 0.5)
-    fits = [_minimise(data, np.ones(p), np.full(cells, share), None) for share in starts]
-    exponents, shares, rss, resid = min(fits, key=lambda fit: fit[2])
-    return CurveFit(data=data, exponents=exponents, shares=shares, rss=rss, resid=resid / np.sqrt(data.weights))
+    return min((_minimise(data, np.ones(p), np.full(cells, share), None) for share in starts), key=lambda fit: fit.rss)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,10 +187,8 @@ class Profile:
         start = self.fit if near is None else self.held[near]
         exponents = start.exponents.copy()
         exponents[self.index] = value
-        exponents, shares, rss, resid = _minimise(data, exponents, start.shares, self.index)
-        found = CurveFit(data=data, exponents=exponents, shares=shares, rss=rss, resid=resid / np.sqrt(data.weights))
-        self.held[value] = found
-        return found
+        self.held[value] = _minimise(data, exponents, start.shares, self.index)
+        return self.held[value]
 
     def t_at(self, value: float) -> float:
         """√((RSS(value) − RSS)/σ²): how many standard errors `value` is away."""
@@ -218,24 +203,15 @@ class Profile:
         return self._end(-1.0, threshold), self._end(1.0, threshold)
 
     def _end(self, side: float, threshold: float) -> float:
-        inner, outer, t_inner = 0.0, 0.02, 0.0
-        t_outer = self.t_at(self.estimate + side * outer)
-        while t_outer < threshold:
-            inner, t_inner = outer, t_outer
-            outer *= 2
+        def excess(distance: float) -> float:
+            return self.t_at(self.estimate + side * distance) - threshold
+
+        inner, outer = 0.0, 0.02
+        while excess(outer) < 0:
+            inner, outer = outer, 2 * outer
             if outer > SEARCH_WIDTH:
                 return side * float("inf")
-            t_outer = self.t_at(self.estimate + side * outer)
-        for _ in range(30):  # Illinois-safe secant: t is close to linear in the distance
-            middle = inner + (outer - inner) * float(np.clip((threshold - t_inner) / (t_outer - t_inner), 0.05, 0.95))
-            t_middle = self.t_at(self.estimate + side * middle)
-            if abs(t_middle - threshold) < 1e-3 or outer - inner < 1e-5:
-                return self.estimate + side * middle
-            if t_middle < threshold:
-                inner, t_inner = middle, t_middle
-            else:
-                outer, t_outer = middle, t_middle
-        return self.estimate + side * middle
+        return self.estimate + side * root_scalar(excess, bracket=(inner, outer), xtol=1e-5).root
 
     def p_beyond(self, value: float) -> float:
         """One-sided p of the hypothesis that the exponent lies at `value` or on its far side."""

@@ -7,11 +7,11 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import fdtrc
+from statsmodels.regression.linear_model import OLS
 
 from .curve_analysis import session_columns
 from .estimate import Estimate
-from .least_squares import Array, span
+from .least_squares import Array, Results, span
 
 ROUNDING = 1e-12  # of a factor's variance: what is left of it is no variation
 
@@ -29,13 +29,13 @@ class Within:
     shifts: Array
     size: Array
 
-    def _beside(self, column: Array) -> Array:
+    def _project_out(self, column: Array) -> Array:
         return column - self.shifts @ (self.shifts.T @ column)
 
     @cached_property
     def own(self) -> Array:
         """What of the factor (n,) is not a shift of another kind."""
-        return self._beside(self.x)
+        return self._project_out(self.x)
 
     @property
     def share(self) -> float:
@@ -46,10 +46,20 @@ class Within:
     @property
     def df(self) -> int:
         """Degrees of freedom of the scatter about one slope."""
-        return len(self.x) - round(float(np.sum(1 / self.size))) - self.shifts.shape[1] - 1
+        return self._df_of(1)
+
+    def _df_of(self, slopes: int) -> int:
+        return len(self.x) - round(float(np.sum(1 / self.size))) - self.shifts.shape[1] - slopes
+
+    def _regress(self, slopes: Array) -> Results:
+        """Regress y on columns of slopes (n, k) and the shifts; the groups' means have taken degrees of freedom too."""
+        columns = np.concatenate([slopes, self.shifts], axis=1)
+        model = OLS(self.y, columns)
+        model.df_resid = self._df_of(slopes.shape[1])
+        return model.fit()
 
     def slope(self) -> tuple[Estimate, Array]:
-        """Slope of y on the factor, and residuals (n,).
+        """Return the slope of y on the factor, and residuals (n,).
 
         Where the factor is but a shift of another kind, the slope is what the runs show together with it, of unknown
         error.
@@ -57,36 +67,36 @@ class Within:
         spread = float(self.x @ self.x)
         if self.share < ROUNDING:
             value = float(self.x @ self.y) / spread if spread > 0 else math.nan
-            return Estimate(value=value, se=math.nan, df=0), self._beside(self.y)
-        value = float(self.own @ self.y) / float(self.own @ self.own)
-        resid = self._beside(self.y) - value * self.own
-        se = math.sqrt(float(resid @ resid) / self.df / float(self.own @ self.own)) if self.df > 0 else math.nan
-        return Estimate(value=value, se=se, df=max(self.df, 0)), resid
+            return Estimate(value=value, se=math.nan, df=0), self._project_out(self.y)
+        if self.df < 1:
+            value = float(self.own @ self.y) / float(self.own @ self.own)
+            return Estimate(value=value, se=math.nan, df=0), self._project_out(self.y) - value * self.own
+        fit = self._regress(self.x[:, None])
+        return Estimate(value=float(fit.params[0]), se=float(fit.bse[0]), df=self.df), fit.resid
 
-    def apart(self, kind: NDArray[np.intp]) -> tuple[Array, Array]:
-        """Residuals (n,) where each kind (n,) of run has a slope of its own, and a basis (n, k) of these slopes."""
-        columns = self.x[:, None] * np.equal.outer(kind, np.arange(kind.max(initial=-1) + 1))
-        basis = span(self._beside(columns))
-        y = self._beside(self.y)
-        return y - basis @ (basis.T @ y), basis
+    def _slopes_of(self, kind: NDArray[np.intp]) -> Array:
+        """Basis (n, k) of a slope for each kind (n,) of run, beside the shifts."""
+        return span(self._project_out(self.x[:, None] * np.equal.outer(kind, np.arange(kind.max(initial=-1) + 1))))
 
-    def leverage(self, basis: Array) -> Array:
-        """How far each run draws the fit to itself (n,): the diagonal of the hat matrix, for a basis of slopes."""
-        return 1 / self.size + np.sum(self.shifts**2, axis=1) + np.sum(basis**2, axis=1)
+    def slopes_apart(self, kind: NDArray[np.intp]) -> tuple[Array, Array]:
+        """Return residuals (n,) where each kind (n,) of run has a slope of its own, and leverage (n,).
 
-    def alike(self, kind: NDArray[np.intp]) -> float | None:
-        """F test's p of one slope for all kinds (n,) of run; None where the runs cannot tell."""
-        resid, basis = self.apart(kind)
-        spent = basis.shape[1] - 1
-        df = self.df - spent
-        if df < 1 or spent < 1:
+        Leverage, the diagonal of the hat matrix, is how far each run draws that fit to itself.
+        """
+        basis = self._slopes_of(kind)
+        columns = np.concatenate([basis, self.shifts], axis=1)  # orthonormal
+        return self.y - columns @ (columns.T @ self.y), 1 / self.size + np.sum(columns**2, axis=1)
+
+    def equal_slopes_p(self, kind: NDArray[np.intp]) -> float | None:
+        """Return the F test's p of one slope for all kinds (n,) of run; None where the runs cannot tell."""
+        basis = self._slopes_of(kind)
+        if basis.shape[1] < 2 or self._df_of(basis.shape[1]) < 1:
             return None
-        together = self.slope()[1]
-        rest, most = float(resid @ resid), ROUNDING * float(self.y @ self.y)
-        more = float(together @ together) - rest
-        if rest <= most:
-            return 0.0 if more > most else 1.0
-        return float(fdtrc(spent, df, max(more, 0.0) / spent / (rest / df)))
+        apart, together = self._regress(basis), self._regress(self.x[:, None])
+        most = ROUNDING * float(self.y @ self.y)
+        if apart.ssr <= most:  # exact data
+            return 0.0 if together.ssr - apart.ssr > most else 1.0
+        return float(apart.compare_f_test(together)[1])
 
 
 def within(x: Array, y: Array, shifts: Array, group: NDArray[np.intp]) -> Within:

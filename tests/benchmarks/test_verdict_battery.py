@@ -16,9 +16,15 @@ def test_there_are_enough_processes() -> None:
 
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda process: process.name)
 def test_no_process_is_misjudged_at_three_seeds(process) -> None:
+    """The seeds are fixed, so that the outcome is as well.
+
+    Where the design has the power, a wrong verdict comes in less than 1 of 200 draws: here it must not come at all. On
+    the margin's edge one wrong verdict in three draws has a chance of 0.14, two have 0.007.
+    """
     for row in chain.from_iterable(run_battery(3, processes=[process])):
-        assert row.wrong <= 1 / 3, row
-        assert not row.powered or row.right >= 2 / 3, row
+        assert row.wrong == 0 if row.powered else row.wrong <= 1 / 3, row
+        assert not row.powered or row.right == 1, row
+        assert row.warned is None or row.warned == 1, row
 
 
 @pytest.mark.slow

@@ -315,6 +315,35 @@ def test_longer_samples_are_seen() -> None:
     assert "padding=max_length" in str(found.needs.command)
 
 
+@pytest.mark.parametrize(("power", "verdict"), [(0.02, "supported"), (0.04, "undecided")])
+def test_lengths_that_follow_the_samples_are_a_doubt_from_half_the_margin_on(power: float, verdict: str) -> None:
+    """Energy goes by tokens^1.03, inside the margin; counted by samples it is 1.03·(1 + power): 1.051 and 1.071.
+
+    Half of the margin of 5 % is 2.5 % more tokens a sample for each e-fold of samples.
+    """
+    rng = np.random.default_rng(0)
+    frame = Sweep(zero=0).draw(rng)
+    frame["tokens_seen"] = 100 * frame["samples_seen"] * (frame["samples"] / 32) ** power
+    frame["energy_kwh"] = noisy(rng, 1e-8 * frame["tokens_seen"] ** 1.03, 0.0005)
+    found = claims(frame)["linear_in_samples"]
+    assert found.tests["length_slope"] == pytest.approx(power)
+    assert found.verdict == verdict, found.reason
+    assert ("more tokens a sample" in found.reason) == (verdict == "undecided")
+
+
+def test_a_refutation_needs_a_second_witness_at_five_per_cent() -> None:
+    """Outside a margin of 0.05 % by its interval; but neither the affine curve (p = 0.066) nor the square (p = 0.36)
+    shows at 5 % that it bends."""
+    rng = np.random.default_rng(15)
+    frame = Sweep().draw(rng)
+    frame["energy_kwh"] = noisy(rng, curve(frame, fixed=0.2, b=1.008), 0.02)
+    found = decide(table_from_frame(frame), Options(margin=0.0005)).claims[0]
+    assert 0.05 < found.tests["affine_p"] < 0.1
+    assert 0.05 < found.tests["quadratic"]["p"] < 0.5
+    assert found.verdict == "undecided"
+    assert "no test shows the curve itself" in found.reason
+
+
 def test_lengths_that_vary_by_chance_are_allowed_for() -> None:
     """Each level's data happen to be a few per cent longer or shorter: no lack of fit once counted by tokens."""
     rng = np.random.default_rng(4)
