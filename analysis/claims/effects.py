@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lora_scaling.settings import POINT_COLUMNS
+
 from ..regression.curve_analysis import CELL_COLUMNS, LEAST_WITHIN_SESSIONS, apart_gate, order_gate, placed_in_sessions
 from ..regression.estimate import Estimate
 from ..regression.least_squares import Array
 from ..regression.within_groups import within_rows, within_slope
 from .verdicts import Decision, Options, Verdict, equivalence
 
-WORK_COLUMNS = ("samples", "epochs", "samples_seen")
+WORK_COLUMNS = (*POINT_COLUMNS, "samples_seen")
 LEAST_DF = 3  # to know the noise
 
 

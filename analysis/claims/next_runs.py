@@ -17,22 +17,13 @@ from lora_scaling.paths import choices, config_dir
 from lora_scaling.workload import ModelShape
 
 from ..regression.least_squares import wls
+from ..tables.overrides import COLUMN_OF, commonest, further_overrides, split_words
 from ..tables.run_quantities import flops_per_param_token
 from .verdicts import Needs
 
 TARGET_RANGE = 32
 FULL_LEVELS = 6
 SWEEP = "python -m lora_scaling -m"
-# Settings that a command repeats, and the columns that tell them.
-COLUMN_OF = {
-    "model": "model",
-    "method": "method",
-    "lora.r": "rank",
-    "data": "data",
-    "max_seq_len": "max_seq_len",
-    "batch_size": "batch_size",
-    "study": "study",
-}
 
 
 def energy_line(frame: pd.DataFrame, overrides: Sequence[str] = ()) -> Callable[[float], float]:
@@ -102,9 +93,9 @@ def common_overrides(frame: pd.DataFrame) -> list[str]:
             continue
         value = values.mode().iloc[0]
         override = f"{column}_override"
-        again = pd.Series(frame[override].dropna() if override in frame else [], dtype=object)
-        if len(again):  # records say how to choose a file or a checkpoint again, which a name does not
-            found.append(str(again.mode().iloc[0]))
+        again = commonest(frame[override]) if override in frame else None
+        if again is not None:  # records say how to choose a file or a checkpoint again, which a name does not
+            found.append(str(again))
             continue
         found.append(f"{name}={_plain(value)}")
     found += further_overrides(frame)
@@ -112,12 +103,6 @@ def common_overrides(frame: pd.DataFrame) -> list[str]:
     if len(study) and re.fullmatch(r"[A-Za-z0-9][\w.+-]*", str(study.mode().iloc[0])):
         found.append(f"study={study.mode().iloc[0]}")  # so that the new runs join these
     return found
-
-
-def further_overrides(frame: pd.DataFrame) -> list[str]:
-    """Settings that have no column of their own, as most runs had them, in a shell's words; none where none tells."""
-    known = frame["settings_override"].dropna()
-    return str(known.mode().iloc[0]).split() if len(known) else []
 
 
 def existing_run_counts(frame: pd.DataFrame, overrides: Sequence[str], *, zero: bool = False) -> dict[Any, int]:
@@ -129,7 +114,7 @@ def existing_run_counts(frame: pd.DataFrame, overrides: Sequence[str], *, zero: 
     further = {word for word in overrides if word.partition("=")[0] not in COLUMN_OF}
     rows = frame[(frame["samples_seen"] <= 0) == zero]
     settings = rows["settings_override"].fillna("").astype(str)
-    rows = rows[np.array([set(words.split()) == further for words in settings], dtype=bool)]
+    rows = rows[np.array([set(split_words(text)) == further for text in settings], dtype=bool)]
     for setting, column in COLUMN_OF.items():
         wanted = named.get(setting)
         if wanted is None or rows[column].isna().all() or (setting == "lora.r" and named.get("method") == "full"):

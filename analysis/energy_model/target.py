@@ -20,17 +20,10 @@ from lora_scaling.estimate.terms import Target
 from lora_scaling.paths import choices, presets
 from lora_scaling.workload import Lengths, Workload
 
-from ..claims.next_runs import further_overrides
+from ..tables.overrides import NUMBER_OF, TRUTH_OF, commonest, further_overrides
 from ..tables.run_quantities import Work, group_levels
 from .energy_fit import EnergyFit
 
-# Settings whose columns tell them, beside what records write as words of a command line.
-SETTINGS = {
-    "lora.r": "rank",
-    "batch_size": "batch_size",
-    "gradient_accumulation": "gradient_accumulation",
-    "max_seq_len": "max_seq_len",
-}
 OF_A_MODEL = ("params", "trainable_params", "tokens", "flops", "flops_per_token", "params_samples_seen")
 Z_90 = NormalDist().inv_cdf(0.5 + LEVEL / 2)
 
@@ -106,21 +99,22 @@ def own_settings(frame: pd.DataFrame, overrides: Sequence[str] = ()) -> list[str
     if "experiment" in given:  # it states a whole run
         return []
     for column in ("model", "method"):
-        alike = frame[column] == (given[column] if column in given else _commonest(frame[column]))
+        alike = frame[column] == (given[column] if column in given else commonest(frame[column]))
         frame = frame[alike] if alike.any() else frame
     words: list[str] = []
     for group in ("model", "data", "method"):
-        again = _commonest(frame[f"{group}_override"]) if f"{group}_override" in frame else None
-        name = _commonest(frame[group])
+        again = commonest(frame[f"{group}_override"]) if f"{group}_override" in frame else None
+        name = commonest(frame[group])
         if again is not None:  # records say how to choose a file or a checkpoint again, which a name does not
             words += shlex.split(again)
         elif group != "data" and name in choices(group):
             words.append(f"{group}={name}")
-    for name, column in SETTINGS.items():
-        if (number := _commonest(frame[column])) is not None and number > 0:
+    for name, column in NUMBER_OF.items():
+        if (number := commonest(frame[column])) is not None and number > 0:
             words.append(f"{name}={number:.0f}")
-    if (flag := _commonest(frame["gradient_checkpointing"])) is not None:
-        words.append(f"gradient_checkpointing={str(bool(flag)).lower()}")
+    for name, column in TRUTH_OF.items():
+        if (flag := commonest(frame[column])) is not None:
+            words.append(f"{name}={str(bool(flag)).lower()}")
     words += shlex.split(" ".join(further_overrides(frame)))
     settings = settings_in(words)
     return [
@@ -128,11 +122,6 @@ def own_settings(frame: pd.DataFrame, overrides: Sequence[str] = ()) -> list[str
         for name, text in settings.items()
         if name not in given and not (name.partition(".")[0] in given and name.startswith(("model.", "data.")))
     ]
-
-
-def _commonest(column: pd.Series) -> Any:
-    known = column.dropna()
-    return known.mode().iloc[0] if len(known) else None
 
 
 def _model(config: RunConfig, named: Set[str], frame: pd.DataFrame, work: Work) -> str | None:
@@ -145,7 +134,7 @@ def _model(config: RunConfig, named: Set[str], frame: pd.DataFrame, work: Work) 
     if work.size is not None:
         if chosen:
             return config.model.name
-        usual = _commonest(frame["model"])
+        usual = commonest(frame["model"])
         theirs = "the runs do not name theirs" if usual is None else f"the runs' own, {usual}, is none of the presets"
         raise UserError(f"`model` was not given, and {theirs}; give model=NAME of the run to predict.")
     if not chosen and len(seen) < 2:

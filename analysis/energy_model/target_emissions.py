@@ -69,5 +69,5 @@ def _recorded_definitions(sources: Sequence[str]) -> dict[tuple[str, str], str]:
             except LoraScalingError:
                 continue  # the table has named it already
             if definition := (record.get("emissions") or {}).get("definition"):
-                found[str(record["study"]), str(record["run_id"])] = str(definition)
+                found[str(record.get("study")), str(record["run_id"])] = str(definition)
     return found

@@ -13,6 +13,7 @@ from scipy.special import stdtrit
 
 from ..claims.effects import matched_runs
 from ..claims.rank_and_method import METHOD
+from ..regression.curve_analysis import CELL_COLUMNS
 from ..regression.within_groups import within_slope
 from ..text import counted
 from .scaling import zero_line
@@ -34,8 +35,6 @@ from .style import (
 )
 from .view import View
 
-SAME = ("model", "method", "rank", "hardware", "batch_size", "max_seq_len")
-
 
 @styled
 def interchangeability(view: View) -> Drawn | Skipped:
@@ -45,11 +44,11 @@ def interchangeability(view: View) -> Drawn | Skipped:
     runs = runs.assign(product=(runs["samples"] * runs["epochs"]).round())
     if runs["epochs"].nunique() < 2 or runs["samples"].nunique() < 2:
         return Skipped(name=name, title=title, reason="samples and epochs did not both vary")
-    cells = runs.groupby([*SAME, "product"], dropna=False)
+    cells = runs.groupby([*CELL_COLUMNS, "product"], dropna=False)
     matched = runs[(cells["epochs"].transform("nunique") > 1) & (runs["epochs"] > 0)].copy()
     if matched.empty:
         return Skipped(name=name, title=title, reason="no two runs have the same samples × epochs in different ways")
-    peers = matched.groupby([*SAME, "product"], dropna=False)["kwh"]
+    peers = matched.groupby([*CELL_COLUMNS, "product"], dropna=False)["kwh"]
     matched["percent"] = 100 * (matched["kwh"] / np.exp(peers.transform(lambda e: np.log(e).mean())) - 1)
     figure, axes = canvas()
     levels = sorted(matched["epochs"].unique())

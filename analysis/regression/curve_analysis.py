@@ -15,17 +15,16 @@ from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.diagnostic import het_breuschpagan
 
 from lora_scaling.claim_defaults import MIN_LEVELS, MIN_RANGE
+from lora_scaling.records.timeline import COMPONENTS
+from lora_scaling.settings import SEPARATING_COLUMNS
 
 from ..tables.checks import apart_in_time, rank_correlation
 from .estimate import Estimate
 from .least_squares import Array, span
 from .power_law import CurveData, CurveFit, Profile, fit_curve
 
-_CELL = """
-    model weights data method rank hardware gpu_count batch_size gradient_accumulation max_seq_len precision
-    gradient_checkpointing work_settings energy_source_gpu energy_source_cpu energy_source_ram
-"""
-CELL_COLUMNS = tuple(_CELL.split())
+# Runs that differ in one of these are in different cells.
+CELL_COLUMNS = (*SEPARATING_COLUMNS, "work_settings", *(f"energy_source_{name}" for name in COMPONENTS))
 MIN_REPLICATED = 3
 MAX_FACTOR_CORRELATION, MAX_ORDER_CORRELATION = 0.9, 0.7
 LEAST_WITHIN_SESSIONS = 0.05  # of a factor's variance: with less, its effect is that of the sessions

@@ -8,7 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from lora_scaling.config.again import override_columns
 from lora_scaling.errors import LoraScalingError, RecordError, UserError
+from lora_scaling.records import find_records, read_record, record_to_row
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".jsonl", ".ndjson", ".json")
 
@@ -30,8 +32,6 @@ def read_sources(paths: Sequence[Path]) -> tuple[pd.DataFrame, list[tuple[str, s
 
 
 def _read_folder(folder: Path) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
-    from lora_scaling.records import find_records
-
     found = find_records([folder])
     if not found:
         tables = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in TABLE_SUFFIXES)
@@ -41,13 +41,12 @@ def _read_folder(folder: Path) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
 
 
 def _read_records(files: Sequence[Path]) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
-    from lora_scaling.records import read_record, record_to_row
-
     rows: list[dict[str, Any]] = []
     unreadable: list[tuple[str, str]] = []
     for file in files:
         try:
-            rows.append({**record_to_row(read_record(file)), "_place": file.parent.name})
+            record = read_record(file)
+            rows.append({**record_to_row(record), **override_columns(record), "_place": file.parent.name})
         except (LoraScalingError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             text = " ".join(str(error).split())
             unreadable.append((file.parent.name, f"the record cannot be read: {text}"))

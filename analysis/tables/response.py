@@ -7,11 +7,10 @@ import numpy as np
 import pandas as pd
 
 from lora_scaling.records.sources import SourceKind, source_kind
+from lora_scaling.records.timeline import COMPONENTS
 
 from .parsing import RunWarning
 from .table import RunTable
-
-COMPONENTS = ("gpu", "cpu", "ram")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,28 +13,15 @@ import numpy as np
 import pandas as pd
 
 from lora_scaling.errors import RecordError, UserError
+from lora_scaling.records import row as records
+from lora_scaling.records.row import TEXT_COLUMNS, TRUTH_COLUMNS
+from lora_scaling.settings import POINT_COLUMNS, SEPARATING_COLUMNS
 
+from .overrides import clean_overrides, of_work
 from .parsing import RunWarning, parse_numbers, parse_truth
 from .readers import read_sources
 
-_NUMERIC = """
-    replicate order samples samples_seen samples_end epochs tokens_seen tokens_padded tokens_truncated
-    tokens_trained steps batch_size gradient_accumulation max_seq_len rank trainable_params params layers
-    hidden_size flops gpu_count setup_s warmup_s train_s eval_s total_s energy_kwh energy_setup_kwh
-    energy_warmup_kwh energy_train_kwh energy_eval_kwh energy_gpu_kwh energy_cpu_kwh energy_ram_kwh
-    energy_uncertainty_kwh energy_above_idle_kwh idle_power_w intensity_g_per_kwh emissions_g train_loss
-    eval_loss_before eval_loss_after peak_memory_gb mfu seed gpu_temperature_c
-"""
-_TEXT = """
-    run_id study status error started_at host method model precision hardware session weights data
-    model_override data_override settings_override
-    energy_source_gpu energy_source_cpu energy_source_ram intensity_source intensity_status
-"""
-NUMERIC_COLUMNS = tuple(_NUMERIC.split())
-TEXT_COLUMNS = tuple(_TEXT.split())
-TRUTH_COLUMNS = ("exclusive", "gradient_checkpointing", "setup_reused")
-# Settings that change what is learned and not what is computed, whose values therefore separate no runs.
-NO_WORK = frozenset({"seed", "lora.alpha", "learning_rate", "lr_scheduler"})
+NUMERIC_COLUMNS = (*records.NUMERIC_COLUMNS, "samples_end")
 SMALLEST, LARGEST = 1e-15, 1e15  # of a response, in kWh or s: no run lies beyond, but a slip of the pen does
 RESPONSES = {
     "total": "energy_kwh",
@@ -126,6 +113,8 @@ def _make_table(
     excluded += failed
     frame, bad, warnings = _to_types(finished, needed)
     excluded += bad
+    frame, doubtful = clean_overrides(frame)
+    warnings += doubtful
     frame, bad = _drop_impossible(_derive(frame), RESPONSES[response])
     excluded += bad
     frame, duplicates, duplicate_warnings = _drop_duplicates(frame, columns, RESPONSES[response])
@@ -245,12 +234,8 @@ def _derive(frame: pd.DataFrame) -> pd.DataFrame:
     started = pd.to_datetime(frame["started_at"], utc=True, errors="coerce", format="ISO8601")
     known = started.notna().all() and len(frame) > 0
     frame["position"] = (started if known else frame["order"]).rank(method="average")
-    frame["work_settings"] = frame["settings_override"].map(_of_work, na_action="ignore")
+    frame["work_settings"] = frame["settings_override"].map(of_work, na_action="ignore")
     return frame
-
-
-def _of_work(settings: str) -> str:
-    return " ".join(word for word in settings.split() if word.partition("=")[0] not in NO_WORK)
 
 
 def _drop_impossible(frame: pd.DataFrame, response: str) -> tuple[pd.DataFrame, list[Excluded]]:
@@ -281,7 +266,7 @@ def _drop_duplicates(
     more than six digits (a rounded one can coincide by chance and stays, with a warning).
     """
     named = "run_id" in columns
-    work = [name for name in ("samples", "epochs", "method", "rank", "model", "hardware") if name in columns]
+    work = [name for name in (*POINT_COLUMNS, *SEPARATING_COLUMNS) if name in columns]
     same_work = frame.duplicated([*work, response])
     if named:
         copies = frame.duplicated(["run_id", response])

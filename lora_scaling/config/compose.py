@@ -1,6 +1,7 @@
 """From YAML and overrides to a configuration: the one place outside the command line that sees Hydra."""
 
 import dataclasses
+import functools
 import re
 import typing
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from lora_scaling.config.build import build, suggest
 from lora_scaling.config.run import RunConfig
 from lora_scaling.errors import UserError
 from lora_scaling.paths import choices, config_dir, config_root
+from lora_scaling.settings import SETTINGS
 
 
 def compose(overrides: Sequence[str], *, config_name: str = "config") -> RunConfig:
@@ -117,27 +119,32 @@ def _explain(error: BaseException) -> str:
     return text
 
 
-# What other programs call these settings.
-_ELSEWHERE = {
-    "rank": "lora.r", "lora_rank": "lora.r", "lora_r": "lora.r", "lora_alpha": "lora.alpha", "lr": "learning_rate",
-    "sweep": "+sweeps", "sweeps": "+sweeps", "experiment": "+experiment", "gpu": "hardware", "gpus": "hardware.count",
-    "dataset": "data", "batch": "batch_size", "seq_len": "max_seq_len", "max_length": "max_seq_len",
+# What other programs call these settings, and groups of files that are no settings.
+_ELSEWHERE = {alias: setting.name for setting in SETTINGS for alias in setting.aliases} | {
+    "sweep": "+sweeps", "sweeps": "+sweeps", "experiment": "+experiment",
 }  # fmt: skip
 
 
 def _meant(key: str) -> list[str]:
     """Settings of this very name in some group, or what this project calls it."""
     leaf = key.rpartition(".")[2]
-    named = [name for name in _names(RunConfig) if name.rpartition(".")[2] == leaf and name != key]
+    named = [name for name in setting_names() if name.rpartition(".")[2] == leaf and name != key]
     return named or ([_ELSEWHERE[leaf]] if leaf in _ELSEWHERE else [])
+
+
+@functools.cache
+def setting_names() -> tuple[str, ...]:
+    """All settings and groups of settings, dotted."""
+    return tuple(_names(RunConfig))
 
 
 def _names(cls: type, prefix: str = "") -> Iterator[str]:
     """Every setting below this dataclass, dotted."""
     for field, hint in typing.get_type_hints(cls).items():
         yield f"{prefix}{field}"
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            yield from _names(hint, f"{prefix}{field}.")
+        for option in (hint, *typing.get_args(hint)):  # a group may be null
+            if dataclasses.is_dataclass(option) and isinstance(option, type):
+                yield from _names(option, f"{prefix}{field}.")
 
 
 def _unreadable(override: str) -> str:

@@ -14,6 +14,7 @@ from lora_scaling.energy import MeteringSettings
 from lora_scaling.errors import UserError
 from lora_scaling.grid import GridSettings
 from lora_scaling.paths import presets
+from lora_scaling.settings import SETTINGS, Setting, value_at
 from lora_scaling.workload import LINEAR, Batching, Lengths, ModelShape, Tuning, Workload
 
 
@@ -75,7 +76,7 @@ class LoraConfig:
         return self.target_modules
 
 
-_MOST_DEVICES = 10**5  # beyond any machine there is
+_MOST_DEVICES = 10**5  # beyond any machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,11 +107,8 @@ class HardwareConfig:
             )
 
 
-# Far beyond any run there was: what exceeds these is a slip of the pen, and arithmetic on it means nothing.
-_MOST = {
-    "samples": 10**10, "epochs": 10**4, "max_steps": 10**12, "max_seq_len": 10**8, "batch_size": 10**6,
-    "gradient_accumulation": 10**6, "replicates": 10**4, "eval_samples": 10**7, "warmup_steps": 10**6,
-}  # fmt: skip
+_BASE_MODEL_FIELDS = tuple(setting.field for setting in SETTINGS if setting.base_model)
+_TOKEN_FIELDS = tuple(setting.field for setting in SETTINGS if setting.tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,23 +162,9 @@ class RunConfig:
     session: str | None
 
     def __post_init__(self) -> None:
-        if self.seed >= 2**32:
-            raise UserError(f"`seed` was {self.seed}; give 0 to {2**32 - 1}")
-        for field in ("samples", "epochs", "batch_size", "gradient_accumulation", "replicates"):
-            _at_least(self, field, 1)
-        for field in ("eval_samples", "warmup_steps", "replicate", "cooldown_s", "weight_decay", "seed"):
-            _at_least(self, field, 0)
-        _at_least(self, "max_seq_len", 8)
-        if self.max_steps is not None:
-            _at_least(self, "max_steps", 0)
-        for field, most in _MOST.items():
-            value = getattr(self, field)
-            if value is not None and value > most:
-                raise UserError(f"`{field}` was {value}; give {most} or less")
-        for field in ("max_kwh", "max_hours", "learning_rate"):
-            value = getattr(self, field)
-            if value is not None and not value > 0:
-                raise UserError(f"`{field}` was {value}; give a number above 0, or null")
+        for setting in SETTINGS:
+            if setting.name == setting.field:
+                _check_bounds(setting, getattr(self, setting.name))
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise UserError(f"`device` was {self.device!r}; choose auto, cpu, mps, cuda, or one GPU, such as cuda:0")
         if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", self.study):
@@ -208,6 +192,28 @@ class RunConfig:
     def can_shard(self) -> bool:
         """Whether sharding=fsdp is allowed with these settings."""
         return self.method.name != "qlora" and self.optimizer != "adamw_8bit"
+
+    @property
+    def shares_base_model(self) -> bool:
+        """Whether the run takes a model that its process kept, and leaves it as it was for the next run.
+
+        A model that is trained as a whole is changed, and sharding takes it apart.
+        """
+        return self.reuse and self.tuning.adapted and self.sharding == "none"
+
+    def base_model_key(self, device_kind: str, precision: str) -> str:
+        """What distinguishes the base models that a process keeps; `precision` as the device resolves it."""
+        quantized = "nf4" if self.method.name == "qlora" else "plain"
+        return f"{self._key(*_BASE_MODEL_FIELDS)} {device_kind} {precision} {quantized}"
+
+    @property
+    def tokens_key(self) -> str:
+        """What distinguishes the tokenized samples that a process keeps."""
+        return self._key(*_TOKEN_FIELDS, "model")
+
+    def _key(self, *fields: str) -> str:
+        values = self.to_dict()
+        return json.dumps({name: values[name] for name in fields}, sort_keys=True)
 
     @property
     def tuning(self) -> Tuning:
@@ -251,30 +257,29 @@ class RunConfig:
         return plain(self)
 
 
-# What a run does is decided by these and nothing else: two runs that agree in all of them are the same run.
-_NOT_WORK = frozenset(
-    {
-        "hardware", "metering", "grid", "study", "runs_dir", "on_existing", "replicates", "order", "order_seed",
-        "reuse", "exclusive_device", "cooldown_s", "max_kwh", "max_hours", "session", "replicate",
-    }
-)  # fmt: skip
+_NAMING_FIELDS = frozenset(setting.field for setting in SETTINGS if setting.names_run)
+# Lengths of samples as estimates assume them; of synthetic data they are the data.
+_ASSUMED_LENGTHS = ("tokens_per_sample", "tokens_cv", "bytes_per_sample")
 
 
 def run_id(config: RunConfig) -> str:
-    """A readable name that is the same for the same work and replicate, on any machine and in any order."""
-    work = {key: value for key, value in config.to_dict().items() if key not in _NOT_WORK}
-    work["device"] = config.device.partition(":")[0]  # which one of its kind makes no difference
+    """Name the run: the same for the same work and replicate, on any machine and in any order.
+
+    Raises:
+        UserError: the data file, whose content is part of the work, cannot be read.
+    """
+    work = {key: value for key, value in config.to_dict().items() if key in _NAMING_FIELDS}
+    for setting in SETTINGS:
+        if setting.is_older(value_at(work, setting.name)):  # runs from before the setting keep their names
+            group = work if setting.name == setting.field else work[setting.field]
+            del group[setting.name.rpartition(".")[2]]
+    work["device"] = device_kind(config.device)
     work["method"] = config.method.name
     work["learning_rate"] = config.learning_rate or config.method.learning_rate
     if not config.tuning.adapted:
         del work["lora"]
-    if config.sharding == "none":  # sharded or not, the loss is the same: the time and energy of it are not
-        del work["sharding"]
-    work["data"] = {
-        key: value
-        for key, value in work["data"].items()
-        if key not in ("tokens_per_sample", "tokens_cv", "bytes_per_sample") or config.data.kind == "synthetic"
-    }
+    if config.data.kind != "synthetic":
+        work["data"] = {key: value for key, value in work["data"].items() if key not in _ASSUMED_LENGTHS}
     if config.data.path and config.data.kind == "file":
         work["data"]["path"] = _fingerprint(Path(config.data.path))
     digest = hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()[:10]
@@ -282,6 +287,11 @@ def run_id(config: RunConfig) -> str:
     rank = f"-r{config.lora.r}" if config.tuning.adapted else ""
     parts = f"{model}-{config.method.name}{rank}-s{config.samples}-e{config.epochs}"
     return f"{parts}-{digest}-{config.replicate}"
+
+
+def device_kind(device: str) -> str:
+    """`cuda:1` as `cuda`: which device of its kind does the work makes no difference."""
+    return device.partition(":")[0]
 
 
 def _fingerprint(path: Path) -> str:
@@ -299,7 +309,12 @@ def _digest(path: Path, size: int, changed_ns: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _at_least(config: RunConfig, field: str, least: float) -> None:
-    value = getattr(config, field)
-    if value < least:
-        raise UserError(f"`{field}` was {value}; give {least} or more")
+def _check_bounds(setting: Setting, value: Any) -> None:
+    if value is None:
+        return
+    if setting.least is not None and value < setting.least:
+        raise UserError(f"`{setting.name}` was {value}; give {setting.least} or more")
+    if setting.most is not None and value > setting.most:
+        raise UserError(f"`{setting.name}` was {value}; give {setting.most} or less")
+    if setting.above is not None and not value > setting.above:
+        raise UserError(f"`{setting.name}` was {value}; give a number above {setting.above}, or null")

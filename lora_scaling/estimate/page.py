@@ -29,6 +29,7 @@ from lora_scaling.estimate.terms import parse_term
 from lora_scaling.grid import static_intensity
 from lora_scaling.grid.zones import countries
 from lora_scaling.paths import config_dir, presets
+from lora_scaling.settings import SETTINGS
 from lora_scaling.units import JOULES_PER_KWH
 from lora_scaling.version import __version__
 from lora_scaling.workload import ATTENTION, LINEAR, MLP, MemorySetup
@@ -37,11 +38,7 @@ from lora_scaling.workload.lengths import EXACT_UP_TO, MEGA_BATCHES, MEGA_BATCHE
 from lora_scaling.workload.memory import ADAPTER_BYTES, NF4_BYTES
 
 _LEVELS = (0.5, 0.8, LEVEL, 0.95)
-_SETTINGS = (
-    "samples", "epochs", "max_steps", "max_seq_len", "batch_size", "gradient_accumulation", "padding",
-    "group_by_length", "packing", "precision", "gradient_checkpointing", "sharding", "optimizer", "eval_samples",
-    "warmup_steps",
-)  # fmt: skip
+_SETTINGS = tuple(setting.name for setting in SETTINGS if setting.counted)
 
 
 def write_page(

@@ -1,7 +1,6 @@
 """All runs of a sweep as configurations, from the arguments that would start it; their estimates, and the sum."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,13 +70,11 @@ def estimates_of(
 
 
 def _shared_model(run: RunConfig) -> str | None:
-    """What tells the models apart that a process keeps for its next run, as `training.workbench` does; None for one
-    that it does not keep: a model that is trained as a whole is changed, and sharding takes it apart."""
-    if not (run.reuse and run.tuning.adapted and run.sharding == "none"):
+    """What distinguishes the models that a process keeps for its next run; None for one that it does not keep."""
+    if not run.shares_base_model:
         return None
     precision = resolve_precision(run, run.hardware.kind, run.hardware.peak_tflops)
-    values = run.to_dict()
-    return json.dumps([values["model"], run.seed, run.device, precision, run.method.name == "qlora"], sort_keys=True)
+    return run.base_model_key(run.device, precision)
 
 
 def total_of(estimates: Sequence[Estimate]) -> Total:

@@ -38,7 +38,7 @@ def recompute(path: Path, overrides: Mapping[str, Any]) -> Outcome:
         with locked(path.parent) as mine:
             if not mine:
                 return Outcome(path=path, run_id=run_id, change="skipped", emissions=None, note="it is running")
-            return _revise(path, read_record(path), overrides)
+            return _revise(path, dict(read_record(path)), overrides)
     except UnwritableError:
         note = f"{path.parent.parent} cannot be written: copy the runs to where they can be, to compute grams anew"
     except RecordError as error:

@@ -45,10 +45,11 @@ def source_kind(source: str | None) -> SourceKind:
     """
     if source is None:
         return "unknown"
-    kinds = [kind for part in source.lower().split("+") if (kind := _kind_of_part(part)) != "none"]
-    if not kinds:
+    kinds: list[SourceKind] = [_kind_of_part(part) for part in source.lower().split("+")]
+    known: list[SourceKind] = [kind for kind in kinds if kind != "none"]
+    if not known:
         return "none"
-    return kinds[0] if all(kind == kinds[0] for kind in kinds) else "unknown"
+    return known[0] if all(kind == known[0] for kind in known) else "unknown"
 
 
 def relative_bound(source: str) -> float | None:

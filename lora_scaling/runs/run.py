@@ -124,7 +124,7 @@ def _lead(config: RunConfig, listen: Listener) -> Ran:
             raise
         _tell(skipped)
         if skipped:
-            return Ran(path=path, record=read_record(path) if mine else None, skipped=skipped)
+            return Ran(path=path, record=dict(read_record(path)) if mine else None, skipped=skipped)
         failure: LoraScalingError | None = None
         try:
             _work(config, record, path, listen)

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +22,6 @@ from lora_scaling.errors import LoraScalingError, RecordError, RunFailure, UserE
 from lora_scaling.ranks import world_size
 from lora_scaling.records import (
     RECORD_NAME,
-    Record,
     is_finished,
     locked,
     read_record,
@@ -268,7 +267,7 @@ def _look_to_dict(look: Look) -> dict[str, Any]:
     return {**dataclasses.asdict(look), "ci": ends}
 
 
-def _cost(record: Record) -> dict[str, tuple[float, float]]:
+def _cost(record: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
     """What one attempt at a run took, joules and seconds, under a name of its own."""
     finished = record.get("finished_at")
     seconds = 0.0  # a killed run never said when it ended

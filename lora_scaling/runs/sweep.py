@@ -226,9 +226,9 @@ def _summarise(runs: Sequence[Planned], where: str) -> list[str]:
             failed.append(f"{run.run_id} (not started)")
             continue
         if record["status"] == "ok":
-            records.append(record)
+            records.append(dict(record))
         else:
-            failed.append(f"{run.run_id} ({record['status']}: {record['error']})")
+            failed.append(f"{run.run_id} ({record['status']}: {record.get('error')})")
     if records:
         print(f"\n{console.table(records)}\n")
         print(f"Records: {where}\nAnalyse: python -m analysis report {where}", flush=True)

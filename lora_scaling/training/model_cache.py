@@ -5,7 +5,6 @@ as a whole is never shared. Only the last base is kept, so that memory is that o
 """
 
 import gc
-import json
 from dataclasses import dataclass, field
 
 from lora_scaling.config import RunConfig
@@ -15,10 +14,6 @@ from lora_scaling.training.models import BaseModel, load_base
 from lora_scaling.training.tokens import TokenizedDataset, tokenize
 
 _TOKEN_SETS = 8
-
-_TOKEN_FIELDS = (
-    "samples", "max_seq_len", "packing", "loss_on", "chat_template", "eval_samples", "data", "seed",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +42,7 @@ class Workbench:
             return self._base, True
         self.drop_base()
         base = load_base(config, device)
-        if _shares(config):
+        if config.shares_base_model:
             self._base_key, self._base = _base_key(config, device), base
         return base, False
 
@@ -60,11 +55,11 @@ class Workbench:
         device.release_memory()
 
     def _has(self, config: RunConfig, device: Device) -> bool:
-        return _shares(config) and _base_key(config, device) == self._base_key
+        return config.shares_base_model and _base_key(config, device) == self._base_key
 
     def tokens(self, config: RunConfig, base: BaseModel) -> tuple[Tokens, bool]:
         """The run's samples as tokens, and whether they were here already."""
-        key = _key(config, (*_TOKEN_FIELDS, "model"))
+        key = config.tokens_key
         if config.reuse and key in self._tokens:
             return self._tokens[key], True
         split = split_samples(config)
@@ -91,17 +86,5 @@ class Workbench:
         gc.collect()
 
 
-def _shares(config: RunConfig) -> bool:
-    """Whether a run takes the shared model and leaves it: one that is trained as a whole is changed, and sharding
-    takes it apart."""
-    return config.reuse and config.tuning.adapted and config.sharding == "none"
-
-
 def _base_key(config: RunConfig, device: Device) -> str:
-    quantized = "nf4" if config.method.name == "qlora" else "plain"
-    return _key(config, ("model", "seed")) + f"{device.kind} {device.precision} {quantized}"
-
-
-def _key(config: RunConfig, fields: tuple[str, ...]) -> str:
-    values = config.to_dict()
-    return json.dumps({name: values[name] for name in fields}, sort_keys=True)
+    return config.base_model_key(device.kind, device.precision)

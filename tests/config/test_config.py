@@ -83,7 +83,7 @@ def test_every_sweep_composes_and_varies_something(name: str, tmp_path: Path, mo
         ("packing=perhaps", "`packing` was 'perhaps'; give true or false"),
         ("grid.zone=XX9", "grid.zone"),
         ("metering.interval_s=0", "`metering.interval_s` was 0"),
-        ("seed=4294967296", "`seed` was 4294967296; give 0 to 4294967295"),
+        ("seed=4294967296", "`seed` was 4294967296; give 4294967295 or less"),
         ("lora.alpha=0", "`lora.alpha` was 0.0; give a number above 0"),
         ("lora.dropout=1.5", "`lora.dropout` was 1.5; give a number from 0 to below 1"),
         ("model=hub", "`model.id` is missing"),

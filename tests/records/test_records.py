@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_scaling.config import compose
+from lora_scaling.config.again import override_columns
 from lora_scaling.errors import RecordError, UserError
 from lora_scaling.records import COLUMNS, find_records, is_finished, locked, read_record, record_to_row, write_record
 from tests.support.paths import ROOT
@@ -79,7 +80,7 @@ def test_energy_is_added_up_by_phase_and_component() -> None:
 def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
     path = tmp_path_factory.mktemp("record") / "run.json"
     write_record(path, {**MINIMAL, "value": value})
-    assert read_record(path)["value"] == value
+    assert dict(read_record(path))["value"] == value
 
 
 def test_nan_becomes_null(tmp_path: Path) -> None:
@@ -142,7 +143,7 @@ def test_what_other_people_s_code_notes_is_written(tmp_path: Path) -> None:
     """numpy's scalars as numbers, what JSON has no word for as its text: a record is never lost for it."""
     noted = {"tokens": np.int64(7), "loss": np.float32("nan"), "path": tmp_path, "when": {"epochs": np.float64(0.5)}}
     write_record(tmp_path / "run.json", MINIMAL | {"work": noted})
-    assert read_record(tmp_path / "run.json")["work"] == {
+    assert dict(read_record(tmp_path / "run.json"))["work"] == {
         "tokens": 7, "loss": None, "path": str(tmp_path), "when": {"epochs": 0.5},
     }  # fmt: skip
 
@@ -171,12 +172,13 @@ def test_a_file_system_without_locks_is_one_sentence(tmp_path: Path, monkeypatch
 )  # fmt: skip
 def test_a_row_says_which_further_settings_its_run_had(given: list[str], words: str) -> None:
     config = compose(given)
-    row = record_to_row({**MINIMAL, "config": config.to_dict()})
+    row = override_columns({**MINIMAL, "config": config.to_dict()})
+    assert row["settings_override"] is not None
     assert shlex.split(row["settings_override"]) == shlex.split(words)
     again = compose([*given, *shlex.split(row["settings_override"])])
     assert again == config
     older = {key: value for key, value in config.to_dict().items() if key != "sharding"}
-    assert record_to_row({**MINIMAL, "config": older})["settings_override"] == row["settings_override"]
+    assert override_columns({**MINIMAL, "config": older})["settings_override"] == row["settings_override"]
 
 
 def _holder(folder: Path, held, release) -> None:  # type: ignore[no-untyped-def]
@@ -236,7 +238,7 @@ def test_a_row_says_how_to_choose_its_model_and_data_again(overrides: list[str])
     """Composing the words that the row gives yields the model and the data of the run."""
     config = compose(overrides)
     model = {"name": config.model.name, "weights": config.model.weights}
-    row = record_to_row({**MINIMAL, "config": config.to_dict(), "model": model})
+    row = override_columns({**MINIMAL, "config": config.to_dict(), "model": model})
     again = compose(shlex.split(f"{row['model_override']} {row['data_override']}"))
     assert again.model == config.model
     assert again.data == config.data
@@ -246,5 +248,5 @@ def test_a_row_says_how_to_choose_its_model_and_data_again(overrides: list[str])
 @pytest.mark.parametrize("data", ["synthetic", "skolegpt"])
 def test_a_preset_is_chosen_by_its_name_alone(model: str, data: str) -> None:
     config = compose([f"model={model}", f"data={data}"])
-    row = record_to_row({**MINIMAL, "config": config.to_dict()})
+    row = override_columns({**MINIMAL, "config": config.to_dict()})
     assert (row["model_override"], row["data_override"]) == (f"model={model}", f"data={data}")

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 
 from analysis.claims.decide import decide
-from analysis.claims.next_runs import energy_line, further_overrides, repeat_needs, sweep_needs
+from analysis.claims.next_runs import energy_line, repeat_needs, sweep_needs
 from analysis.claims.verdicts import Claim, Needs, Options, equivalence, runs_needed
 from analysis.regression.estimate import Estimate
+from analysis.tables.overrides import further_overrides
 from analysis.tables.response import choose_response
 from analysis.tables.table import table_from_frame
 from benchmarks.simulated_tables import Sweep, curve, geometric, scaling
@@ -196,7 +197,7 @@ def test_the_run_that_is_named_is_the_one_that_is_repeated() -> None:
     row = frame[(frame["study"] == "theirs") & (frame["samples"] == 2048)].iloc[0]
     needs = repeat_needs(frame, row)
     assert needs.message.startswith(f"Repeat run {row['run_id']}")
-    words = "samples=2048 epochs=1 model=ladder-1m method=lora lora.r=8 data=synthetic max_seq_len=128 batch_size=2"
+    words = "samples=2048 epochs=1 model=ladder-1m data=synthetic method=lora lora.r=8 batch_size=2 max_seq_len=128"
     assert f"{words} packing=true study=theirs replicates=5" in str(needs.command)
 
 

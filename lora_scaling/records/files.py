@@ -1,0 +1,102 @@
+"""Files of records: where they lie, written whole or not at all, and found again.
+
+`<runs_dir>/<study>/<run_id>/run.json`, with `timeline.csv` beside it.
+"""
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lora_scaling.errors import RecordError, UnwritableError, UserError
+from lora_scaling.records.schema import RunRecord, from_json, to_json
+
+RECORD_NAME = "run.json"
+TIMELINE_NAME = "timeline.csv"
+
+
+def record_path(runs_dir: str | Path, study: str, run_id: str) -> Path:
+    """Where the record of a run lies."""
+    return Path(runs_dir) / study / run_id / RECORD_NAME
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write atomically: the old record or the new one is there, whatever happens in between.
+
+    Raises:
+        UnwritableError: the folder cannot be written or the disk is full; the text says which.
+    """
+    write_text(path, to_json(record))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file atomically, with errors that a person can act on."""
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        raise unwritable(path.parent, error) from None
+
+
+def unwritable(folder: Path, error: OSError) -> UnwritableError:
+    """Why nothing can be written under `runs_dir`, and what to do."""
+    if error.errno == errno.ENOSPC:
+        return UnwritableError(f"`runs_dir`: the disk of {folder} is full; free some space or give another runs_dir")
+    return UnwritableError(
+        f"`runs_dir`: {folder} cannot be written ({error.strerror}); give a folder that can, runs_dir=PATH"
+    )
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read one record, which then has the shape of `schema.RunRecord`.
+
+    Raises:
+        RecordError: it is not readable, not JSON, of a schema this version does not know, or damaged.
+    """
+    try:
+        if path.exists() and not path.is_file():  # reading a pipe would never end
+            raise RecordError(f"{path} is not a run record: not a plain file")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{path} is not a run record: not valid JSON ({error})") from None
+    return from_json(text, str(path))
+
+
+def find_records(paths: Iterable[str | Path]) -> list[Path]:
+    """Find all record files below the given folders (or the files themselves), in order of path.
+
+    Raises:
+        UserError: a path does not exist.
+    """
+    found: set[Path] = set()
+    for given in map(Path, paths):
+        if given.is_file():
+            found.add(given)
+        elif given.is_dir():
+            found.update(given.rglob(RECORD_NAME))
+        else:
+            raise UserError(f"`RUNS` was {given}, which is not there; give a folder of run records")
+    return sorted(found)
+
+
+def is_finished(path: Path) -> bool:
+    """Whether a complete run is recorded there; anything unreadable or unfinished is to be run again."""
+    try:
+        return read_record(path)["status"] == "ok"
+    except RecordError:
+        return False

@@ -1,0 +1,149 @@
+"""The settings of a run, one row each: what a setting changes, its column, and who reads it.
+
+Every list of settings in this project is read off this table. A new setting is one row here, a field of the
+configuration's dataclass, its default in `conf/`, and the line of code that uses it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Change = Literal["work", "learning", "device", "nothing"]
+ColumnKind = Literal["number", "text", "truth"]
+Repeat = Literal["point", "column", "words"]
+
+_ALWAYS_WRITTEN = object()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One setting, or one group of settings.
+
+    name: as an override writes it; a group's name stands for all settings of the group without a row.
+    changes: `work` (time and energy), `learning` (only what is learned), `device` (where the work is done), or
+        `nothing`. The first two name a run; runs that differ in `work` or `device` are never compared with each other.
+    column, kind: the column of the runs table that holds the setting, and the type of its values.
+    recorded: where a record holds the value that the run really had, if that is not the configuration's.
+    repeat: how a command that makes more such runs gives the setting: as the `point` of its sweep, from its `column`,
+        or among the further `words` (`settings_override`) that differ from the defaults.
+    tokens, base_model: whether the setting changes the token ids of the samples, or the base model as it is loaded.
+    counted: whether the arithmetic of estimates counts the setting's effect.
+    uncounted: what an estimate says of the setting where it is on, if it changes the work and is not counted.
+    older: the value of all runs that were made before the setting existed. It is left out of a run's name.
+    aliases: what other programs call the setting.
+    least, above, most: bounds of the value.
+    """
+
+    name: str
+    changes: Change
+    column: str | None = None
+    kind: ColumnKind = "text"
+    recorded: str | None = None
+    repeat: Repeat | None = None
+    tokens: bool = False
+    base_model: bool = False
+    counted: bool = False
+    uncounted: str | None = None
+    older: Any = _ALWAYS_WRITTEN
+    aliases: tuple[str, ...] = ()
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+
+    @property
+    def names_run(self) -> bool:
+        """Whether two runs that differ in this setting are two runs."""
+        return self.changes in ("work", "learning")
+
+    @property
+    def field(self) -> str:
+        """The field of the configuration that holds the setting or its group."""
+        return self.name.partition(".")[0]
+
+    @property
+    def has_older(self) -> bool:
+        """Whether runs were made before the setting existed."""
+        return self.older is not _ALWAYS_WRITTEN
+
+    def is_older(self, value: Any) -> bool:
+        """Whether a value is that of the runs from before the setting existed."""
+        return self.has_older and value == self.older
+
+
+# The upper bounds are far beyond any real run: a larger value is a typing mistake, and arithmetic on it means nothing.
+SETTINGS = (
+    Setting(name="samples", changes="work", column="samples", kind="number", repeat="point", tokens=True, counted=True,
+            least=1, most=10**10),
+    Setting(name="epochs", changes="work", column="epochs", kind="number", repeat="point", counted=True,
+            least=1, most=10**4),
+    Setting(name="max_steps", changes="work", repeat="point", counted=True, least=0, most=10**12),
+    Setting(name="model", changes="work", column="model", recorded="model.name", repeat="column", base_model=True),
+    Setting(name="model.weights", changes="work", column="weights", recorded="model.weights"),
+    Setting(name="data", changes="work", column="data", recorded="data.name", repeat="column", tokens=True,
+            aliases=("dataset",)),
+    Setting(name="method", changes="work", column="method", repeat="column"),
+    Setting(name="lora.r", changes="work", column="rank", kind="number", repeat="column",
+            aliases=("rank", "lora_rank", "lora_r")),
+    Setting(name="hardware", changes="device", column="hardware", recorded="device.name", aliases=("gpu",)),
+    Setting(name="hardware.count", changes="device", column="gpu_count", kind="number", recorded="device.gpu_count",
+            aliases=("gpus",)),
+    Setting(name="eval_samples", changes="work", repeat="words", tokens=True, counted=True, least=0, most=10**7),
+    Setting(name="loss_on", changes="work", repeat="words", tokens=True),
+    Setting(name="chat_template", changes="work", repeat="words", tokens=True),
+    Setting(name="batch_size", changes="work", column="batch_size", kind="number", repeat="column", counted=True,
+            aliases=("batch",), least=1, most=10**6),
+    Setting(name="gradient_accumulation", changes="work", column="gradient_accumulation", kind="number",
+            repeat="words", counted=True, least=1, most=10**6),
+    Setting(name="max_seq_len", changes="work", column="max_seq_len", kind="number", repeat="column", tokens=True,
+            counted=True, aliases=("seq_len", "max_length"), least=8, most=10**8),
+    Setting(name="padding", changes="work", repeat="words", counted=True),
+    Setting(name="group_by_length", changes="work", repeat="words", counted=True),
+    Setting(name="packing", changes="work", repeat="words", tokens=True, counted=True),
+    Setting(name="lora.alpha", changes="learning", repeat="words", aliases=("lora_alpha",)),
+    Setting(name="lora.dropout", changes="work", repeat="words"),
+    Setting(name="lora.target_modules", changes="work", repeat="words"),
+    Setting(name="precision", changes="work", column="precision", recorded="training.precision", repeat="words",
+            counted=True),
+    Setting(name="gradient_checkpointing", changes="work", column="gradient_checkpointing", kind="truth",
+            repeat="words", counted=True),
+    Setting(name="sharding", changes="work", repeat="words", counted=True, older="none"),
+    Setting(name="optimizer", changes="work", repeat="words", counted=True),
+    Setting(name="learning_rate", changes="learning", repeat="words", aliases=("lr",), above=0),
+    Setting(name="lr_scheduler", changes="learning", repeat="words"),
+    Setting(name="weight_decay", changes="work", repeat="words", least=0),
+    Setting(name="max_grad_norm", changes="work", repeat="words"),
+    Setting(name="seed", changes="learning", column="seed", kind="number", repeat="words", tokens=True,
+            base_model=True, least=0, most=2**32 - 1),
+    Setting(name="warmup_steps", changes="work", repeat="words", counted=True, least=0, most=10**6),
+    Setting(name="device", changes="work", repeat="words"),
+    Setting(name="study", changes="nothing", column="study", recorded="study", repeat="column"),
+    Setting(name="replicate", changes="nothing", column="replicate", kind="number", recorded="replicate", least=0),
+    Setting(name="order", changes="nothing", column="order", kind="number", recorded="order"),
+    Setting(name="session", changes="nothing", column="session", recorded="session"),
+    Setting(name="metering", changes="nothing"),
+    Setting(name="grid", changes="nothing"),
+    Setting(name="runs_dir", changes="nothing"),
+    Setting(name="on_existing", changes="nothing"),
+    Setting(name="replicates", changes="nothing", least=1, most=10**4),
+    Setting(name="order_seed", changes="nothing"),
+    Setting(name="reuse", changes="nothing"),
+    Setting(name="exclusive_device", changes="nothing"),
+    Setting(name="cooldown_s", changes="nothing", least=0),
+    Setting(name="max_kwh", changes="nothing", above=0),
+    Setting(name="max_hours", changes="nothing", above=0),
+)  # fmt: skip
+
+# The columns that separate runs: those that differ in one of them did different work, or on another device.
+SEPARATING_COLUMNS = tuple(
+    s.column for s in SETTINGS if s.column and s.changes in ("work", "device") and s.repeat != "point"
+)
+POINT_COLUMNS = tuple(s.column for s in SETTINGS if s.column and s.repeat == "point")
+
+
+def value_at(mapping: Any, name: str, absent: Any = None) -> Any:
+    """The value at a dotted name in nested mappings; `absent` where one of them is missing or no mapping."""
+    for part in name.split("."):
+        if not isinstance(mapping, Mapping) or part not in mapping:
+            return absent
+        mapping = mapping[part]
+    return mapping
