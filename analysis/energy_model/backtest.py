@@ -1,8 +1,8 @@
 """Fit on the cheaper part of a table, predict the more expensive part, and say how well that went.
 
-Three splits: by energy (below the median against the rest), by model size (the smaller sizes against the
-largest), by length (fewer tokens against more). Each has a horizon for every quantity: how far beyond the
-fitted runs the predicted ones lay.
+The table is split in three ways: by energy (below the median against the rest), by model size (the smaller sizes
+against the largest), and by length (fewer tokens against more). Each split has a horizon for every quantity: how far
+the predicted runs lay beyond the fitted ones.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from .target import Z_90
 
 LEAST_TRAINING = 4
 LEAST_TESTED = 2
-HORIZON_LIMIT = 2.0  # in logs: beyond twice what the backtest reached, nothing is validated (statistics.md)
+HORIZON_LIMIT = 2.0  # in logs: nothing is validated beyond twice what the backtest reached
 LEAST_COVERAGE = 0.6
 FEW_TESTED, MANY_TESTED = 4, 10
 LARGE_ERROR = 0.1
@@ -33,12 +33,13 @@ LARGE_ERROR = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """One backtest. `table` has a row for each predicted run: run_id, observed_kwh, predicted_kwh, low_kwh,
-    high_kwh, error (relative), z (log error over its predicted standard deviation, NaN where that is 0).
+    """One backtest.
 
-    `horizons` maps quantities to the largest factor beyond the fitted runs among the predicted ones.
-    `excess` maps quantities to the log-scale spread, for each factor e beyond, by which the errors exceeded
-    what was predicted. `reason` says why a split could not be made; the rest is then empty.
+    `table` has a row for each predicted run: run_id, observed_kwh, predicted_kwh, low_kwh, high_kwh, error (relative),
+    z (log error over its predicted standard deviation, NaN if that is 0). `horizons` maps quantities to the largest
+    factor by which a predicted run lay beyond the fitted ones. `excess` maps quantities to the log-scale spread, for
+    each factor e beyond, by which the errors exceeded the prediction. `reason` says why a split could not be made; the
+    rest is then empty.
     """
 
     name: str
@@ -69,7 +70,7 @@ class Split:
         return self.table.iloc[int(self.table["error"].abs().to_numpy().argmax())] if len(self.table) else None
 
     def to_dict(self, *, runs: bool = True) -> dict[str, Any]:
-        """The JSON form; without the single runs where `runs` is False."""
+        """Return the JSON form, without the single runs if `runs` is False."""
         if not self.made:
             return {"split": self.name, "rule": self.rule, "made": False, "reason": self.reason}
         worst = self.worst
@@ -101,19 +102,19 @@ class Backtest:
         return tuple(split for split in self.splits if split.made)
 
     def horizon(self, quantity: str) -> float:
-        """The farthest factor beyond its data at which a quantity was predicted; 1 where never."""
+        """Return the largest factor beyond its data at which a quantity was predicted; 1 if none was."""
         return max((split.horizons.get(quantity, 1.0) for split in self.made), default=1.0)
 
     def excess(self, quantity: str) -> float | None:
-        """Spread a factor e beyond by which the errors exceeded the prediction; None where untested."""
+        """Return the spread, per factor e beyond, by which errors exceeded the prediction; None if untested."""
         found = [split.excess[quantity] for split in self.made if quantity in split.excess]
         return max(found) if found else None
 
     @property
     def failed(self) -> tuple[Split, ...]:
-        """Splits that went wrong: intervals held too few of many runs, or of some where errors were large as well.
+        """Return the splits that failed: intervals covered too few of many runs, or of some runs with large errors.
 
-        Errors of one split share the fit's own, so that a low coverage of few runs says little by itself.
+        All errors of a split share the error of its fit, so a low coverage of few runs says little by itself.
         """
         return tuple(
             split
@@ -123,7 +124,7 @@ class Backtest:
         )
 
     def to_dict(self, *, runs: bool = True) -> dict[str, Any]:
-        """The JSON form; the split by energy leads."""
+        """Return the JSON form, with the split by energy first."""
         return {"level": LEVEL, "splits": [split.to_dict(runs=runs) for split in self.splits]}
 
 
@@ -174,7 +175,7 @@ def _split(
 
 
 def _same_labels(test: Work, trained: EnergyFit) -> Work:
-    """The runs whose labels the fit has seen: others are scenarios, not extrapolations."""
+    """Return the runs whose labels the fit has seen. Other runs are scenarios, not extrapolations."""
     keep = np.ones(len(test), dtype=bool)
     for label, values in test.labels.items():
         keep &= np.isin(values.astype(str), trained.energy.work.labels[label].astype(str))
@@ -182,7 +183,7 @@ def _same_labels(test: Work, trained: EnergyFit) -> Work:
 
 
 def _session_sd(frame: pd.DataFrame, fitted: pd.Series, test: Work) -> Array:
-    """What a prediction adds for another session (m,), for the runs whose session no fitted run (n,) had."""
+    """Return the spread (m,) that a prediction adds for runs whose session no fitted run (n,) had."""
     between = between_sessions(fitted.to_frame().assign(gpu_count=frame["gpu_count"]))
     new = ~frame["session"].iloc[test.row].isin(fitted).to_numpy()
     return np.where(new, between["sd"] if between else 0.0, 0.0)
@@ -191,7 +192,7 @@ def _session_sd(frame: pd.DataFrame, fitted: pd.Series, test: Work) -> Array:
 def _score(trained: EnergyFit, test: Work, name: str, rule: str, session_sd: Array) -> Split:
     target = target_of_runs(test)
     bands = training_bands(trained.fit.energy, target, extra_sd=trained.fit.form_sd(target))
-    low, high = (  # as `Fit.predict` adds the session
+    low, high = (  # like `Fit.predict`, which adds the session
         bands.estimate * np.exp(side * np.hypot(np.log(end / bands.estimate), Z_90 * session_sd))
         for side, end in ((-1, bands.low), (1, bands.high))
     )
@@ -226,7 +227,7 @@ def _quantities(work: Work) -> list[str]:
 
 
 def _excess(name: str, work: Work, log_error: Array, sd: Array, distances: dict[str, Array]) -> dict[str, float]:
-    """√(Σ(error² − variance) / Σ distance²), at least 0, of the quantity that the split was about."""
+    """√(Σ(error² − variance) / Σ distance²), at least 0, of the quantity by which the split was made."""
     quantity = {"size": work.size, "length": work.per}.get(name)
     if quantity is None:
         return {}
@@ -238,7 +239,7 @@ def _excess(name: str, work: Work, log_error: Array, sd: Array, distances: dict[
 
 
 def _beyond(values: Array, fitted: Array) -> Array:
-    """Log distance of values outside the range of the fitted ones; 0 inside."""
+    """Return the log distance of values outside the range of the fitted ones; 0 inside."""
     x, seen = np.log(values), np.log(fitted)
     return np.maximum(0.0, np.maximum(x - seen.max(), seen.min() - x))
 
@@ -248,7 +249,7 @@ def _not_made(name: str, rule: str, reason: str) -> Split:
 
 
 def summary(result: Backtest) -> list[str]:
-    """A few lines for people."""
+    """Summarise in a few lines of text."""
     lines = []
     for split in result.splits:
         if not split.made:

@@ -56,7 +56,7 @@ def externally_studentised(response: ResponseFit) -> Array:
 
 
 def order_correlation(response: ResponseFit, position: Array) -> dict[str, float] | None:
-    """Return Spearman's ρ of residual and run order, with its p; None where the order is unknown."""
+    """Return Spearman's ρ of residual and run order, with its p; None if the order is unknown."""
     known = np.isfinite(position)
     if known.sum() < 5 or np.ptp(position[known]) == 0:
         return None
@@ -66,9 +66,9 @@ def order_correlation(response: ResponseFit, position: Array) -> dict[str, float
 
 
 def _lack_of_fit(response: ResponseFit) -> dict[str, float] | None:
-    """Test the best form against pure error between replicates; None without replicates to spare.
+    """Test the best form against pure error between replicates; None without enough replicates.
 
-    The larger model has a mean for each set of replicates: far too many columns for a regression of many runs.
+    The larger model has a mean for each set of replicates, which is far too many columns for a regression.
     """
     fit, cell, w = response.best, _replicates(response), response.weights
     count = np.bincount(cell)

@@ -1,7 +1,7 @@
-"""From a table of runs to a fit: weighted models of training energy and time, and the fixed part of a run.
+"""Fit a table of runs: weighted models of training energy and time, and the fixed part of a run.
 
-The document is what `fit.json` holds; `lora_scaling.estimate.fit_file` evaluates it. Everything that a reader
-needs in order to doubt it is in there: n, ranges, covariances, diagnostics, what was left out and why.
+The document is the content of `fit.json`; `lora_scaling.estimate.fit_file` evaluates it. It contains everything that a
+reader needs to doubt it: n, ranges, covariances, diagnostics, and what was left out and why.
 """
 
 from collections.abc import Sequence
@@ -29,15 +29,15 @@ from .regressions import FormFit
 from .response_fit import ResponseFit, fit_response
 
 LEAST_RUNS = 3
-MANY_SESSIONS = 10  # fewer are no sample of sessions
-# Log-scale spread for each factor e beyond the data where the runs say nothing of a slope: utilisation in the
-# published rows (reference of estimator.md) rises tenfold from launch-bound to saturated over e^5 in size.
+MANY_SESSIONS = 10  # fewer are too few to estimate the spread between sessions
+# Log-scale spread for each factor e beyond the data if the runs do not determine a slope: in the published rows,
+# utilisation rises tenfold from launch-bound to saturated over e^5 in size.
 UNKNOWN_SLOPE_SD = {"flops_per_token": 0.25, "params": 0.25, "tokens": 0.1, "samples_seen": 0.1}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnergyFit:
-    """A fit in three shapes: the document, what evaluates it, and the regressions behind it."""
+    """A fit in three forms: the document, its evaluator, and the underlying regressions."""
 
     document: dict[str, Any]
     fit: Fit
@@ -62,9 +62,9 @@ def fit_table(
 ) -> EnergyFit:
     """Fit the nested family to a table of runs (columns as `load_runs` gives them).
 
-    `training` is what these runs' training took, where the table is a part of one that tells more.
+    `training` gives the training energy of these runs, if the table is a part of one with more information.
 
-    Raises UserError where fewer than three runs trained with a known energy.
+    Raises UserError if fewer than three runs trained with a known energy.
     """
     training = training or training_energy(frame)
     work, left_out, assumed = work_of(frame, training.joules)
@@ -115,9 +115,9 @@ def fit_table(
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What training took: joules (n,) of each run of a table, and the column they come from.
+    """Training energy: joules (n,) of each run of a table, and the column they come from.
 
-    `apart`: what a run costs besides was taken off as runs of zero steps measured it; `notes` say what was assumed.
+    `apart`: the other costs of a run, as measured by runs of zero steps, were subtracted; `notes` are the assumptions.
     """
 
     response: str
@@ -126,12 +126,12 @@ class Training:
     notes: tuple[str, ...]
 
     def take(self, rows: NDArray[np.integer]) -> "Training":
-        """The same of some rows of the table."""
+        """Return the training energy of some rows of the table."""
         return replace(self, joules=self.joules[rows])
 
 
 def training_energy(frame: pd.DataFrame) -> Training:
-    """The energy of the training phase; else the total less that of runs of zero steps; else the total."""
+    """Return the energy of the training phase, or the total minus that of runs of zero steps, or the total."""
     train = frame["energy_train_kwh"].to_numpy(dtype=float)
     trained = (frame["samples_seen"] > 0).to_numpy()
     if np.isfinite(train[trained]).sum() >= 0.5 * trained.sum() > 0:
@@ -149,15 +149,16 @@ def training_energy(frame: pd.DataFrame) -> Training:
 
 
 def beyond_rates(work: Work) -> dict[str, float]:
-    """Spread a factor e beyond the data for quantities whose slope these runs leave open, else 0."""
+    """Return the spread, per factor e beyond the data, of quantities whose slope is not determined, else 0."""
     names = [name for name in (work.size, work.per) if name]
     return {name: 0.0 if identified(work, name) else UNKNOWN_SLOPE_SD[name] for name in names}
 
 
 def between_sessions(frame: pd.DataFrame) -> dict[str, Any] | None:
-    """`session` of fit.json: what a run in a process of its own may differ by, beyond what these runs scatter by.
+    """Return `session` of fit.json: the spread that another session adds to the scatter of these runs.
 
-    None where sessions are not known, or so many that the runs' scatter holds it. The spread is assumed: as a pilot's.
+    None if sessions are unknown, or so many that the scatter of the runs includes it. The spread is assumed to be that
+    of a pilot.
     """
     sessions = frame["session"]
     if sessions.isna().any() or sessions.nunique() >= MANY_SESSIONS:

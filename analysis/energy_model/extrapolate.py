@@ -1,7 +1,7 @@
 """Predict a run that was not made, with an interval, and say how far from the data it lies.
 
-The prediction is `lora_scaling.estimate.fit_file`'s: the estimator with this fit gives the same numbers. A method,
-precision, device or number of devices that no run had is a scenario: its spread is stated, not estimated.
+`lora_scaling.estimate.fit_file` computes the prediction, so the estimator gives the same numbers with this fit. A
+method, precision, device or number of devices that no run had is a scenario: its spread is stated, not estimated.
 """
 
 import math
@@ -42,14 +42,14 @@ class Extrapolation:
 def extrapolate(table: RunTable, overrides: Sequence[str]) -> Extrapolation:
     """Predict the run that `overrides` describe from the runs of a table.
 
-    Raises UserError for overrides that make no run, or runs that make no fit.
+    Raises UserError if the overrides do not describe a run, or the runs do not allow a fit.
     """
     result = validated_fit(table)
     return predict_target(table, result, overrides)
 
 
 def predict_target(table: RunTable, result: ValidatedFit, overrides: Sequence[str]) -> Extrapolation:
-    """The same with a fit that is there already."""
+    """Predict the run that `overrides` describe, with an existing fit."""
     fitted = result.fitted
     planned = plan_target(overrides, table.frame, fitted)
     memory = peak_memory(planned)
@@ -88,7 +88,7 @@ def predict_target(table: RunTable, result: ValidatedFit, overrides: Sequence[st
 
 
 def _outside(fit: Fit, planned: Planned, work: Work) -> list[dict[str, Any]]:
-    """Variables outside the data by name and factor, and combinations outside the convex hull of the runs."""
+    """Return variables outside the data, by name and factor, and combinations outside the convex hull of the runs."""
     found = [item for item in fit.extrapolates(planned.target) if item["factor"] is not None]
     names = [name for name in (work.size, work.per) if name and name in planned.target.values]
     if not {item["variable"] for item in found} & set(names):
@@ -102,7 +102,7 @@ def _outside(fit: Fit, planned: Planned, work: Work) -> list[dict[str, Any]]:
 
 
 def _leverage(result: ValidatedFit, planned: Planned) -> dict[str, float]:
-    """Leverage of the target in the best model (its mean's variance over σ²), and the largest in the fit."""
+    """Return the leverage of the target in the best model (variance of its mean over σ²), and the fit's largest."""
     best = result.fitted.energy.best
     variance = float(result.fitted.fit.energy[0].mean_variance(planned.target))
     return {
@@ -112,10 +112,10 @@ def _leverage(result: ValidatedFit, planned: Planned) -> dict[str, float]:
 
 
 def validation(graded: Backtest, work: Work, planned: Planned, scenarios: Sequence[Scenario] = ()) -> dict[str, Any]:
-    """Whether the backtest reached far enough to speak for this target.
+    """Return whether the backtest reached far enough to validate this target.
 
-    `validated` within its horizon; PARTLY VALIDATED up to twice it (in logs), where a change of regime could lie
-    that no backtest has seen; NOT VALIDATED beyond, and for scenarios.
+    `validated` within its horizon; PARTLY VALIDATED up to twice as far (in logs), because a change of regime in between
+    would not have been seen; NOT VALIDATED beyond, and for scenarios.
     """
     asked, tested, reasons, remarks = {}, {}, [], []
     for name in dict.fromkeys(n for n in (work.total, work.size, work.per) if n):
@@ -168,7 +168,7 @@ def _assumptions(result: ValidatedFit, planned: Planned) -> list[str]:
         )
     fixed = document["fixed"]["energy_j"]
     if fixed is None:
-        if result.fitted.response == "energy_train_kwh":  # else they are in what is modelled, as the notes say
+        if result.fitted.response == "energy_train_kwh":  # otherwise the model includes them, as the notes say
             found.append("Set-up, warm-up and evaluation are not added: the runs do not tell them apart from training.")
     elif fixed.get("models"):
         how = fixed["models"][0]["name"]

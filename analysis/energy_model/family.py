@@ -1,10 +1,10 @@
-"""The nested family of energy models: which forms there are.
+"""Define the nested family of energy models.
 
 On the log scale, log(E / tokens) = α + size part + length part + effects of method, hardware, precision:
 
     size     γ = 1 (energy follows the FLOPs); γ free; utilisation that saturates, φ = 1 + (N_h/N)^k with
-             k = ½, 1, 2 (a free k is hardly identified beside N_h; three fixed ones are averaged)
-    length   proportional to tokens; affine (a fixed cost a run); a power of the tokens
+             k = ½, 1, 2 (a free k is hardly identified together with N_h; three fixed ones are averaged)
+    length   proportional to tokens; affine (a fixed cost per run); a power of the tokens
 """
 
 import math
@@ -18,7 +18,7 @@ from lora_scaling.estimate.terms import Target, contribution, parse_term
 from ..arrays import Array
 from ..tables.run_quantities import LABELS, Work
 
-LEAST_OWN_SPREAD = 0.05  # standard deviation in logs that is a factor's own
+LEAST_OWN_SPREAD = 0.05  # standard deviation in logs that belongs to a factor alone
 POWERS = {"saturating-slowly": 0.5, "saturating": 1.0, "saturating-suddenly": 2.0}
 
 
@@ -36,7 +36,7 @@ class Form:
 
 
 def family(work: Work, covariates: Sequence[str] = ()) -> list[Form]:
-    """Every form that these runs can tell something about, simplest first."""
+    """Return every form that these runs can identify, simplest first."""
     effects, _ = label_effects(work)
     extra = {f"{name}_exponent": f"log({name})" for name in covariates}
     forms = []
@@ -81,7 +81,7 @@ def _length_parts(work: Work) -> list[tuple[str, dict[str, str]]]:
 
 
 def label_effects(work: Work) -> tuple[dict[str, str], list[str]]:
-    """Terms that tell the labels apart, relative to the commonest value; and labels that others alias."""
+    """Return terms for the labels, relative to the most common value, and labels that are aliased by others."""
     terms: dict[str, str] = {}
     aliased: list[str] = []
     columns = [np.ones(len(work))]
@@ -101,9 +101,10 @@ def label_effects(work: Work) -> tuple[dict[str, str], list[str]]:
 
 
 def tells_of(work: Work, labels: Mapping[str, str], gpu_count: float) -> bool:
-    """Whether the runs tell what these labels and so many devices do together: whether theirs is a combination of runs.
+    """Return whether the runs determine the joint effect of these labels and number of devices.
 
-    Each value has to be one that some run had; only the labels named are looked at.
+    They do if the combination is a linear combination of runs. Some run must have each value; only the given labels are
+    considered.
     """
     rows = np.unique(
         np.column_stack(
@@ -127,7 +128,7 @@ def tells_of(work: Work, labels: Mapping[str, str], gpu_count: float) -> bool:
 
 
 def identified(work: Work, name: str) -> bool:
-    """Whether a slope in `name` can be known: it varies, and not only together with labels or the other quantity."""
+    """Return whether a slope in `name` is identified: it varies, and not only with labels or other quantities."""
     terms, _ = label_effects(work)
     others = [other for other in (work.size, work.per) if other and other != name and work.levels(other) > 1]
     columns = [np.ones(len(work))]

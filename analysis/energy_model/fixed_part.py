@@ -1,4 +1,4 @@
-"""What a run costs besides training: set-up, warm-up and evaluation."""
+"""Fit what a run costs besides training: set-up, warm-up and evaluation."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,15 +15,15 @@ from ..tables.run_quantities import group_levels, one_name_each
 
 LEAST_SIZES = 3
 LEAST_RUNS = 6
-# Where model sizes say too little: loading and evaluating cost something between the same and in proportion.
+# Used if model sizes vary too little: loading and evaluating cost between the same and in proportion.
 EXPONENT_PRIOR = (0.5, 0.3)
 
 
 def fixed_part(frame: pd.DataFrame, response: str, *, apart: bool) -> dict[str, Any]:
-    """`fixed` of fit.json: {"energy_j", "time_s"}, each {"mean", "sd", "n", "models", "note"} or None.
+    """Return `fixed` of fit.json: {"energy_j", "time_s"}, each {"mean", "sd", "n", "models", "note"} or None.
 
-    `response` is the column that the training models explain. Where that is the total, the fixed part is in it, unless
-    it was taken off (`apart`) as runs of zero steps measured it.
+    `response` is the column that the training models explain. If that is the total, it includes the fixed part, unless
+    this was subtracted (`apart`) as measured by runs of zero steps.
     """
     params = frame["params"].to_numpy(dtype=float)
     trained = (frame["samples_seen"] > 0).to_numpy()
@@ -45,9 +45,9 @@ def fixed_part(frame: pd.DataFrame, response: str, *, apart: bool) -> dict[str, 
 
 
 def idle_kwh(frame: pd.DataFrame) -> Array | None:
-    """Mean energy (n,) of the runs of zero steps with each run's model, method and hardware.
+    """Return the mean energy (n,) of the runs of zero steps with each run's model, method and hardware.
 
-    None where those that trained include some of which no run of zero steps tells, or where there is but one of these.
+    None if no run of zero steps matches some run that trained, or if only one exists.
     """
     trained = (frame["samples_seen"] > 0).to_numpy()
     idle = frame["energy_kwh"].where(~trained & np.isfinite(frame["energy_kwh"]))
@@ -61,15 +61,17 @@ def _reused(frame: pd.DataFrame) -> pd.Series:
 
 
 def _on_its_own(frame: pd.DataFrame, total: str, setup: str) -> Array:
-    """What each run (n,) would have taken in a process of its own: one that found its model or tokens in memory is
-    charged the set-up that runs of its model and device paid which did not, of its method where there are any. As it
-    was, where none tells."""
+    """Return what each run (n,) would have taken in its own process.
+
+    A run that found its model or tokens in memory is charged the set-up of runs with its model and device that did not,
+    and with its method if possible. Without such runs, it stays as it was.
+    """
     extra = (_due(frame, setup) - frame[setup]).where(_reused(frame), 0.0)
     return (frame[total] + extra.fillna(0.0)).to_numpy(dtype=float)
 
 
 def _due(frame: pd.DataFrame, setup: str) -> pd.Series:
-    """Mean set-up (n,) of the runs that loaded everything themselves, of each run's kind; NaN where none did."""
+    """Return the mean set-up (n,) of the runs of each run's kind that loaded everything themselves; NaN without any."""
     paid = frame[setup].where(~_reused(frame))
     kind = [frame["model"], one_name_each(frame["hardware"])]
     of_method = paid.groupby([*kind, frame["method"]], dropna=False).transform("mean")
@@ -108,7 +110,7 @@ def _spread(
 
 
 def _effects(labels: pd.DataFrame) -> dict[str, Array]:
-    """Terms (n,) that tell devices and methods from the commonest, as far as the runs can."""
+    """Return terms (n,) for devices and methods, relative to the most common, as far as the runs identify them."""
     columns, terms = [np.ones(len(labels))], {}
     for label in labels:
         for name in labels[label].dropna().value_counts().index[1:]:
@@ -122,7 +124,7 @@ def _effects(labels: pd.DataFrame) -> dict[str, Array]:
 
 
 def _model(log_y: Array, params: Array | None, effects: Mapping[str, Array]) -> Mapping[str, Any]:
-    """log F = a + b·log(parameters) + effects: b is fitted where sizes varied enough, else from its prior."""
+    """Fit log F = a + b·log(parameters) + effects. b is fitted if sizes vary enough, else taken from its prior."""
     terms = {"alpha": "1"} | {term.replace("=", "[", 1) + "]": term for term in effects}
     design = np.column_stack([np.ones(len(log_y)), *effects.values()])
     named = "by " + " and ".join(dict.fromkeys(term.partition("=")[0] for term in effects)) if effects else ""
@@ -140,7 +142,7 @@ def _model(log_y: Array, params: Array | None, effects: Mapping[str, Array]) -> 
         how = ", ".join(filter(None, (f"power of parameters, exponent {b} ± {b_sd} assumed", named)))
         fit = ols(log_y - b * x, design, list(terms))
         terms["params_exponent"] = "log(params)"
-        moved = np.append(-np.linalg.lstsq(design, x, rcond=None)[0], 1.0)  # the estimates, for each 1 of b
+        moved = np.append(-np.linalg.lstsq(design, x, rcond=None)[0], 1.0)  # change of the estimates per unit of b
         estimates = np.append(fit.params, b)
         covariance = np.pad(fit.cov_params(), (0, 1)) + b_sd**2 * np.outer(moved, moved)
     return {
@@ -157,6 +159,6 @@ def _model(log_y: Array, params: Array | None, effects: Mapping[str, Array]) -> 
 
 
 def _free(design: Array, x: Array) -> bool:
-    """Whether sizes varied beyond what the effects tell, with runs to spare."""
+    """Return whether sizes vary beyond what the effects explain, with enough runs."""
     wider = np.column_stack([design, x])
     return len(x) > wider.shape[1] + 1 and bool(np.linalg.matrix_rank(wider) == wider.shape[1])

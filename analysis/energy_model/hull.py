@@ -1,4 +1,4 @@
-"""Whether a point lies inside the convex hull of the data, and how far outside it if not."""
+"""Find whether a point lies inside the convex hull of the data, and if not, how far outside."""
 
 import numpy as np
 from scipy.optimize import nnls
@@ -10,10 +10,10 @@ SUM_WEIGHT = 1e4  # how strongly the convex weights are held to sum to one
 
 
 def hull_factor(points: Array, target: Array) -> float | None:
-    """exp of the distance from `target` (k,) to the hull of `points` (n, k), all in logs; None inside.
+    """Return exp of the distance from `target` (k,) to the hull of `points` (n, k), all in logs; None inside.
 
-    The nearest point of the hull is a convex combination of the points: least squares with weights ≥ 0 and
-    sum 1 (Lawson & Hanson's NNLS with the sum as a heavy row). No triangulation: it works in any dimension and
+    The nearest point of the hull is a convex combination of the points: least squares with weights ≥ 0 that sum to 1
+    (Lawson & Hanson's NNLS, with the sum as a heavy row). It needs no triangulation, so it works in any dimension and
     for points on a line.
     """
     points = np.unique(np.round(points, 9), axis=0)
@@ -26,7 +26,7 @@ def hull_factor(points: Array, target: Array) -> float | None:
 
 
 def _outermost(points: Array) -> Array:
-    """The extreme points in many directions, which span almost the same hull."""
+    """Return the extreme points in many directions, which span almost the same hull."""
     rng = np.random.default_rng(0)
     directions = rng.standard_normal((512, points.shape[1]))
     return points[np.unique(np.argmax(directions @ points.T, axis=1))]

@@ -1,8 +1,8 @@
 """Fit each form of the family by statsmodels' weighted least squares, and weigh the forms by AICc.
 
-All forms are fitted to the same response, log E (dividing by tokens or FLOPs shifts it by a known number), so
-their AICc are comparable. Parameters that enter non-linearly are found by scipy's least squares; statsmodels then fits
-the form linearised at them, which has the same estimates, residuals and asymptotic covariance.
+All forms are fitted to the same response, log E (dividing by tokens or FLOPs shifts it by a known number), so their
+AICc are comparable. scipy's least squares finds the parameters that enter non-linearly. statsmodels then fits the form
+linearised at these values, which has the same estimates, residuals and asymptotic covariance.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,12 +27,12 @@ from .family import Form, evaluate, per_values
 
 SCAN_POINTS = 13
 SCAN_ROWS = 400
-POORLY_KNOWN = 1.5  # standard error of a log N_h above which its whole likelihood is kept, not a peak
+POORLY_KNOWN = 1.5  # standard error of log N_h above which the whole likelihood is kept, not only its peak
 HELD_POINTS = 7
-SCREEN_ROWS = 4000  # of more runs than this, a sample of this many rules out forms
-HOPELESS_AICC = 25.0  # behind the best of the sample: all runs would put it further behind
+SCREEN_ROWS = 4000  # with more runs than this, a sample of this size rules out forms
+HOPELESS_AICC = 25.0  # behind the best on the sample; with all runs, it would be even further behind
 COLLINEAR = 1e-10  # singular values below this share of the largest are rounding
-EXACT_LOG_LIKELIHOOD = 345.0  # of each run, where the residuals are 0: as if their squares were 1e-300
+EXACT_LOG_LIKELIHOOD = 345.0  # per run, if the residuals are 0: as if their squares were 1e-300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +40,9 @@ class FormFit:
     """A fitted form.
 
     `results` is statsmodels' results object: the regression of log(response / per) on the form's columns, linearised
-    where a parameter enters non-linearly. `held` are parameters that were fixed beforehand: they have no variance and
-    are not in `results`. `prior` is the fit's share of its form's weight (below 1 where several held values stand for
-    one form).
+    if a parameter enters non-linearly. `held` are parameters that were fixed beforehand: they have no variance and are
+    not in `results`. `prior` is the fit's share of the weight of its form (below 1 if several held values represent one
+    form).
     """
 
     form: Form
@@ -67,12 +67,12 @@ class FormFit:
 
     @property
     def df(self) -> int:
-        """Residual degrees of freedom; a held parameter counts as one that was estimated."""
+        """Residual degrees of freedom; held parameters count as estimated."""
         return int(self.results.nobs) - len(self.form.terms)
 
     @property
     def sigma(self) -> float:
-        """Residual standard deviation of log response, of a run of weight 1."""
+        """Residual standard deviation of log response, for a run of weight 1."""
         return float(np.sqrt(self.results.ssr / self.df))
 
     @property
@@ -88,7 +88,7 @@ class FormFit:
     def coefficient_table(self, level: float = 0.95) -> SimpleTable:
         """Return statsmodels' table of the coefficients: estimate, standard error, t, p, interval at this level.
 
-        It prints by `as_text()` and `as_html()`. Parameters that were held are not in it.
+        Print it with `as_text()` or `as_html()`. It does not include held parameters.
         """
         return summary_params(self.results, alpha=round(1 - level, 9), use_t=True)
 
@@ -102,9 +102,9 @@ class FormFit:
 
 
 def fit_forms(work: Work, forms: Sequence[Form], weights: Array) -> list[FormFit]:
-    """Fit all forms that the runs identify; empty where there are too few runs for even the simplest.
+    """Fit all forms that the runs identify; empty if the runs are too few for even the simplest.
 
-    Of very many runs a sample is fitted first, and forms that are hopeless there are not fitted to all.
+    With very many runs, a sample is fitted first, and forms that are hopeless there are not fitted to all runs.
     """
     if len(work) <= SCREEN_ROWS:
         return _fit_each(work, forms, weights)
@@ -129,9 +129,9 @@ def _fit_each(work: Work, forms: Sequence[Form], weights: Array) -> list[FormFit
 
 
 def fit_form(work: Work, form: Form, weights: Array) -> list[FormFit]:
-    """Fit one form; none where it degenerates into a simpler one, several where N_h is hardly known.
+    """Fit one form. Return no fit if it degenerates into a simpler form, and several if N_h is hardly known.
 
-    Raises CollinearError where its parameters cannot be told apart.
+    Raises CollinearError if its parameters are not identified.
     """
     curved = [name for name, term in form.terms.items() if parse_term(term).kind == "saturation"]
     if not curved:
@@ -151,13 +151,13 @@ def fit_form(work: Work, form: Form, weights: Array) -> list[FormFit]:
 
 
 def _bounds(work: Work, name: str) -> tuple[float, float]:
-    """Where a half-size or fixed cost can be: below, it changes less than 0.1 %; above, it is all there is."""
+    """Return the range of a half-size or fixed cost: below, it changes less than 0.1 %; above, nothing else counts."""
     logs = np.log(work.values[name])
     return float(logs.min() - np.log(1000.0)), float(logs.max() + np.log(10.0))
 
 
 def _held(work: Work, form: Form, weights: Array, low: float, high: float) -> list[FormFit]:
-    """Fit the form at fixed values of N_h, evenly in logs: together they stand for its whole likelihood."""
+    """Fit the form at fixed values of N_h, evenly spaced in logs, which together represent its whole likelihood."""
     fits = []
     for point in np.linspace(low + np.log(30.0), high, HELD_POINTS):
         held = {"log_half_size": float(point)}
@@ -170,7 +170,7 @@ def _held(work: Work, form: Form, weights: Array, low: float, high: float) -> li
 def _regress_form(
     work: Work, form: Form, weights: Array, at: Mapping[str, float] | None = None, *, held: bool = False
 ) -> Results:
-    """Fit a form, linearised in its curved parameters `at` these values; or with these held."""
+    """Fit a form linearised in its non-linear parameters `at` these values, or with these parameters held."""
     at = at or {}
     y = work.log_y - np.log(per_values(work, form.per))
     columns = {}
@@ -184,7 +184,7 @@ def _regress_form(
 
 
 def _estimate(work: Work, form: Form, weights: Array, curved: Sequence[str], bounds: Array) -> Array:
-    """Estimate the curved parameters (q,) inside `bounds` (q, 2), by scipy's least squares from the best of a grid."""
+    """Estimate the non-linear parameters (q,) within `bounds` (q, 2), by least squares from the best of a grid."""
     pick = np.unique(np.linspace(0, len(work) - 1, min(len(work), SCAN_ROWS)).astype(int))
     some = _Projected(work=work.take(pick), form=form, weights=weights[pick], curved=curved)
     every = _Projected(work=work, form=form, weights=weights, curved=curved)
@@ -195,9 +195,9 @@ def _estimate(work: Work, form: Form, weights: Array, curved: Sequence[str], bou
 
 @dataclass(frozen=True, kw_only=True)
 class _Projected:
-    """Weighted residuals as functions of the curved parameters (q,) alone.
+    """Weighted residuals as functions of only the non-linear parameters (q,).
 
-    What the linear parameters explain is projected out (variable projection, Golub & Pereyra 1973).
+    The linear parameters are projected out (variable projection, Golub & Pereyra 1973).
     """
 
     work: Work
@@ -244,12 +244,12 @@ class _Projected:
 def weigh(fits: Sequence[FormFit], *, least: float = 0.01) -> list[tuple[float, FormFit]]:
     """Return Akaike weights with their fits, largest first; those below `least` are dropped.
 
-    Raises UserError where nothing could be fitted.
+    Raises UserError if nothing could be fitted.
     """
     if not fits:
         raise UserError("`runs` were too few or too alike for any model; make at least 3 runs that trained.")
     scores = np.array([fit.aicc for fit in fits])
-    if not np.isfinite(scores).any():  # hardly more runs than parameters: the simplest, alone
+    if not np.isfinite(scores).any():  # hardly more runs than parameters, so take only the simplest
         simplest = min(fits, key=lambda fit: len(fit.form.terms))
         return [(1.0, simplest)]
     prior = np.array([fit.prior for fit in fits])

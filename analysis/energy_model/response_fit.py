@@ -1,4 +1,4 @@
-"""Fit one response, energy or time, by the weighted family, with noise that may vary with the work."""
+"""Fit one response, energy or time, with the weighted family and with noise that may vary with the work."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ COVARIATE_GAIN = 4.0  # AICc that an optional factor must gain to enter
 class ResponseFit:
     """The weighted family for one response: (weight, fit) of each form, the best first.
 
-    `noise` is (exponent, reference) where the spread varies with the work; `weights` (n,) are the regressions' own.
+    `noise` is (exponent, reference) if the spread varies with the work; `weights` (n,) are the regressions' own.
     """
 
     work: Work
@@ -33,7 +33,7 @@ class ResponseFit:
 
     @property
     def best(self) -> FormFit:
-        """The form of the largest weight."""
+        """The form with the largest weight."""
         return self.weighted[0][1]
 
     @property
@@ -48,7 +48,7 @@ class ResponseFit:
 
 
 def fit_response(work: Work) -> ResponseFit:
-    """Weigh the family on one response; twice where the first residuals show that noise varies with the work."""
+    """Weigh the family on one response, and again if the residuals show that noise varies with the work."""
     weights = np.ones(len(work))
     weighted, covariates = _fit_family(work, weights, None)
     noise = _noise_trend(work, weighted[0][1])
@@ -61,7 +61,7 @@ def fit_response(work: Work) -> ResponseFit:
 def _fit_family(
     work: Work, weights: Array, covariates: Sequence[str] | None
 ) -> tuple[list[tuple[float, FormFit]], Sequence[str]]:
-    """The weighted family, with the optional factors that earn their place (or those given)."""
+    """Fit the weighted family, with the optional factors that improve it enough (or with those given)."""
     fits = fit_forms(work, family(work, covariates or ()), weights)
     chosen = list(covariates or ())
     for name in COVARIATES if covariates is None else ():
@@ -74,7 +74,7 @@ def _fit_family(
 
 
 def _noise_trend(work: Work, fit: FormFit) -> tuple[float, float] | None:
-    """(exponent, reference): sigma ∝ work^exponent, where log squared residuals say so at p < NOISE_P.
+    """Return (exponent, reference) of sigma ∝ work^exponent, if log squared residuals show it at p < NOISE_P.
 
     The log of a squared standard normal has variance π²/2, so the slope's standard error is known.
     """

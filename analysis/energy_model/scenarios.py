@@ -1,4 +1,4 @@
-"""Settings that no run had: their spread is stated, not estimated."""
+"""Handle settings that no run had; their spread is stated, not estimated."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from .energy_fit import EnergyFit
 from .family import tells_of
 from .target import Z_90, Planned, find_device
 
-UNSEEN_DEVICE_SD = math.log(2.0) / Z_90  # a factor 2 either way at 90 %, after scaling by the data sheets
+UNSEEN_DEVICE_SD = math.log(2.0) / Z_90  # a factor 2 in each direction at 90 %, after scaling by the data sheets
 UNSEEN_COUNT_SD = math.log(1.5) / Z_90
 
 
@@ -47,9 +47,9 @@ class Scenario:
 
 
 def scenarios_of(planned: Planned, fitted: EnergyFit) -> list[Scenario]:
-    """The target's method, precision, device and number of devices that no run had, alone or together.
+    """Return the method, precision, device and number of devices of the target that no run had, alone or together.
 
-    Raises UserError for another device where a data sheet is missing.
+    Raises UserError for another device if a data sheet is missing.
     """
     fit, gpu_counts = fitted.fit, fitted.document["gpu_counts"]
     found = [
@@ -77,13 +77,13 @@ def scenarios_of(planned: Planned, fitted: EnergyFit) -> list[Scenario]:
 
 
 def _together(planned: Planned, work: Work) -> Scenario | None:
-    """Settings that runs had, but never together, where the runs do not tell their effects apart either.
+    """Return settings that runs had, but never together, if the runs do not identify their separate effects either.
 
-    LoRA on one device and full fine-tuning on another say nothing of full fine-tuning on the first.
+    LoRA on one device and full fine-tuning on another say nothing about full fine-tuning on the first.
     """
     counts = work.values["gpu_count"]
     count = planned.config.hardware.count
-    count = count if count in counts else counts[0]  # else a scenario of its own
+    count = count if count in counts else counts[0]  # otherwise a separate scenario
     labels = planned.target.labels
     given = {name: labels[name] for name in work.labels if name in labels and labels[name] in work.labels[name]}
     if tells_of(work, given, count):
@@ -107,7 +107,7 @@ def _together(planned: Planned, work: Work) -> Scenario | None:
 
 
 def too_large(memory: dict[str, Any], count: int, gpu_counts: Sequence[int]) -> Scenario:
-    """A target that one device cannot hold needs several, or offloading: another regime than any run's."""
+    """Return the scenario of a target that does not fit on one device: it needs several, or offloading."""
     needed = count * math.ceil(memory["estimate"] / memory["available_gb"])
     return Scenario(
         variable="devices needed",
@@ -120,7 +120,7 @@ def too_large(memory: dict[str, Any], count: int, gpu_counts: Sequence[int]) -> 
 
 
 def _other_device(planned: Planned, fit: Fit) -> Scenario:
-    """Another device: scaled by joules and seconds per FLOP at the data sheets' peaks, where both are listed."""
+    """Return the scenario of another device, scaled by joules and seconds per FLOP at the peaks of the data sheets."""
     name = planned.config.hardware.name
     own = find_device(fit.hardware[0]) if fit.hardware else None
     sheet, own_sheet = _sheet(planned.device, planned.precision), _sheet(own, planned.precision)
@@ -141,7 +141,7 @@ def _other_device(planned: Planned, fit: Fit) -> Scenario:
 
 
 def _sheet(facts: HardwareConfig | None, precision: str) -> tuple[float, float] | None:
-    """(board power in W, peak in TFLOP/s at this precision), where the table has both."""
+    """Return (board power in W, peak in TFLOP/s at this precision) if the table has both."""
     if facts is None or not facts.board_power_w:
         return None
     peak = facts.peak_tflops.get(precision)
@@ -151,7 +151,7 @@ def _sheet(facts: HardwareConfig | None, precision: str) -> tuple[float, float] 
 def widen(prediction: Prediction, scenarios: Sequence[Scenario], factor_name: str) -> dict[str, float]:
     """Apply the scenarios: factors to the estimate, stated spreads to the interval, in logs.
 
-    Unseen labels were widened by the fit itself (`built_in`).
+    The fit itself has already widened unseen labels (`built_in`).
     """
     factor = math.prod(getattr(scenario, factor_name) for scenario in scenarios)
     extra = Z_90 * math.hypot(*(s.spread_sd for s in scenarios if not s.built_in), 0.0)

@@ -1,4 +1,4 @@
-"""Grams of a predicted run: at the intensity of the runs, or of the grid that the target names."""
+"""Compute the grams of a predicted run, at the intensity of the runs or of the grid that the target names."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ def emissions(table: RunTable, planned: Planned, overrides: Sequence[str], energ
 
 
 def _intensity(table: RunTable, planned: Planned, overrides: Sequence[str]) -> tuple[float, str]:
-    """g/kWh and what it is: that of the runs, unless the target names a number or a grid of its own."""
+    """Return g/kWh and its definition: those of the runs, unless the target names a number or a grid."""
     frame, given = table.frame, planned.config.grid.intensity_g_per_kwh
     if given is not None:
         return given, "grid.intensity_g_per_kwh of the target"
@@ -37,7 +37,7 @@ def _intensity(table: RunTable, planned: Planned, overrides: Sequence[str]) -> t
 
 
 def _of_runs(known: pd.DataFrame, sources: Sequence[str]) -> tuple[float, str]:
-    """The energy-weighted mean over the runs of the commonest definition: a mean over several would be of nothing."""
+    """Return the energy-weighted mean over the runs with the most common definition; a mean over several has none."""
     recorded = _recorded_definitions(sources)
     source = known["intensity_source"].astype(object).fillna("unknown source").astype(str)
     definition = pd.Series(
@@ -60,14 +60,14 @@ def _of_runs(known: pd.DataFrame, sources: Sequence[str]) -> tuple[float, str]:
 
 
 def _recorded_definitions(sources: Sequence[str]) -> dict[tuple[str, str], str]:
-    """The definition of each run's grams by its study and id, where its record gives one; tables have none."""
+    """Return the definition of each run's grams, by study and id, if its record gives one; tables have none."""
     found: dict[tuple[str, str], str] = {}
     for source in sources:
         for path in find_records([source]) if Path(source).is_dir() else []:
             try:
                 record = read_record(path)
             except LoraScalingError:
-                continue  # the table has named it already
+                continue  # the table has already named it
             if definition := (record.get("emissions") or {}).get("definition"):
                 found[str(record.get("study")), str(record["run_id"])] = str(definition)
     return found

@@ -1,4 +1,4 @@
-"""The energy model of a table of runs, graded by its backtest: what fit.json holds."""
+"""Fit the energy model of a table of runs and grade it by its backtest: the content of fit.json."""
 
 import dataclasses
 
@@ -15,13 +15,13 @@ from .diagnostics import order_correlation
 from .energy_fit import EnergyFit, between_sessions, fit_table
 
 FILE_NAME = "fit.json"
-# Spread added for each factor e beyond the data even where the backtest found no excess: the family is finite.
+# Spread added for each factor e beyond the data even if the backtest found no excess, because the family is finite.
 LEAST_FORM_SD = {"flops_per_token": 0.02, "params": 0.02, "tokens": 0.01, "samples_seen": 0.01}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ValidatedFit:
-    """A fit, the runs that it was made on, and the backtest that grades it."""
+    """A fit, the fitted runs, and the backtest that grades it."""
 
     table: RunTable
     fitted: EnergyFit
@@ -39,9 +39,9 @@ class ValidatedFit:
 
 
 def validated_fit(table: RunTable) -> ValidatedFit:
-    """Fit all runs, backtest them, and widen what lies beyond the data by what the backtest got wrong.
+    """Fit all runs, backtest them, and widen predictions beyond the data by the error of the backtest.
 
-    Raises UserError where fewer than three runs trained with a known energy.
+    Raises UserError if fewer than three runs trained with a known energy.
     """
     fitted = fit_table(table.frame, table.excluded)
     graded = backtest(table.frame)
