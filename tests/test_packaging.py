@@ -36,7 +36,7 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if tracked.returncode:
         pytest.skip("not a git checkout")
     for name in tracked.stdout.splitlines():
-        if (ROOT / name).is_file() and not name.startswith("docs/study/"):
+        if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes((ROOT / name).read_bytes())
     return build("sdist", folder, tmp_path_factory.mktemp("sdist"))
@@ -64,22 +64,19 @@ def test_the_wheel_holds_all_that_the_commands_need(wheel: Path) -> None:
     for folder in ("conf", "sweeps"):
         assert {f"lora_scaling/{name}" for name in _tracked() if name.startswith(f"{folder}/")} <= held
     assert {"lora_scaling/py.typed", "analysis/py.typed", f"{NAME}.dist-info/licenses/LICENSE"} <= held
-    assert not {name for name in held if name.startswith("tests/")}
+    assert not {name for name in held if name.startswith(("tests/", "benchmarks/"))}
     assert "License-Expression: Apache-2.0" in metadata
     assert f"Version: {lora_scaling.__version__}" in metadata
     assert scripts.count("lora-scaling") == 5
 
 
 @pytest.mark.slow
-def test_the_source_distribution_holds_tests_and_documentation(sdist: Path) -> None:
+def test_the_source_distribution_holds_all_that_its_tests_read(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         held = {name.removeprefix(f"{NAME}/") for name in archive.getnames()}
-    wanted = {
-        name for name in _tracked() if name.startswith(("tests/", "docs/")) and not name.startswith("docs/study/")
-    }
-    assert (
-        wanted | {"LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "constraints.txt"} <= held
-    )
+    wanted = {name for name in _tracked() if name.startswith(("tests/", "docs/", "benchmarks/", ".ci/"))}
+    beside = {"LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "constraints.txt"}
+    assert wanted | beside <= held
 
 
 @pytest.mark.slow

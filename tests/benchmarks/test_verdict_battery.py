@@ -27,7 +27,7 @@ def test_no_process_is_misjudged_at_three_seeds(process) -> None:
         assert row.warned is None or row.warned == 1, row
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_battery_passes_at_ten_seeds() -> None:
     rows = list(chain.from_iterable(run_battery(10, workers=2)))
     failed = [row for row in rows if not row.compatible()]

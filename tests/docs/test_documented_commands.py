@@ -35,6 +35,7 @@ from lora_scaling.errors import UserError
 from lora_scaling.estimate.sweeps import expand
 from lora_scaling.paths import choices, config_dir
 from tests.support.paths import ROOT
+from tests.support.processes import forked
 from tests.support.runs import TINY
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -384,7 +385,7 @@ def test_documented_runs_run(wanted: str, tmp_path: Path) -> None:
     """As documented, but tiny: later settings replace earlier ones."""
     [words] = {words for _, words in DOCUMENTED if wanted in " ".join(words) and words[0] == "python"}
     arguments = [word for word in words[3:] if not word.startswith("samples=")]
-    command = [sys.executable, "-m", "lora_scaling", *arguments, *TINY]
-    run = _run_elsewhere(command, tmp_path)
-    assert run.returncode == 0, run.stderr
+    process = forked("lora_scaling", *arguments, *TINY, folder=tmp_path)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
     assert len(list(tmp_path.glob("runs/*/*/run.json"))) == 1

@@ -5,11 +5,11 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
-from lora_scaling.records import find_records
 from tests.support import nvml_stub
-from tests.support.processes import alone, torchrun
+from tests.support.processes import alone, torchrun, two_ranks, wait_until
 from tests.support.runs import only_record
 
 pytestmark = pytest.mark.slow
@@ -52,30 +52,24 @@ def test_two_gpus_of_two_processes_count_once_each(tmp_path: Path) -> None:
 
 
 def test_a_batch_that_the_processes_cannot_share_is_refused_once(tmp_path: Path) -> None:
-    process = torchrun(tmp_path, "gradient_accumulation=3")
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode != 0
+    status, _, errors = two_ranks(tmp_path, "gradient_accumulation=3")
+    assert status == 2
     assert errors.count("lora-scaling: `gradient_accumulation` was 3; 2 processes share it") == 1
     assert only_record(tmp_path)["status"] == "failed"
 
 
 def test_a_folder_that_cannot_be_written_is_told_once_and_not_by_tracebacks(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    process = torchrun(tmp_path / "file", "gradient_accumulation=2")
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode != 0
+    status, _, errors = two_ranks(tmp_path / "file", "gradient_accumulation=2")
+    assert status == 2
     assert errors.count("lora-scaling: `runs_dir`") == 1
-    assert "lora_scaling/runs/run.py" not in errors  # the launcher has a traceback of its own
+    assert "Traceback" not in errors
 
 
 def test_a_killed_process_ends_the_run_instead_of_hanging_it(tmp_path: Path) -> None:
-    process = torchrun(tmp_path, "gradient_accumulation=2", "epochs=2000")
-    deadline = time.monotonic() + 100
-    while not find_records([tmp_path]) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(3)
-    import psutil
-
+    trains = tmp_path / "trains"
+    process = torchrun(tmp_path, "gradient_accumulation=2", "epochs=2000", "exclusive_device=false", trains=trains)
+    wait_until(trains.exists)
     ranks = psutil.Process(process.pid).children()
     [second] = [rank for rank in ranks if rank.environ().get("RANK") == "1"]
     second.send_signal(signal.SIGKILL)
@@ -85,11 +79,9 @@ def test_a_killed_process_ends_the_run_instead_of_hanging_it(tmp_path: Path) -> 
 
 
 def test_ctrl_c_ends_all_processes_and_leaves_an_interrupted_record(tmp_path: Path) -> None:
-    process = torchrun(tmp_path, "gradient_accumulation=2", "epochs=2000")
-    deadline = time.monotonic() + 100
-    while not find_records([tmp_path]) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(15)  # on a busy machine the imports before the first window take more than five
+    trains = tmp_path / "trains"
+    process = torchrun(tmp_path, "gradient_accumulation=2", "epochs=2000", "exclusive_device=false", trains=trains)
+    wait_until(trains.exists)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=40)
     assert process.returncode != 0

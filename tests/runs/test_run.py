@@ -1,9 +1,12 @@
 """Real tiny fine-tunes: what they count, what they record, that they repeat, and what failing ones leave."""
 
 import json
+import os
 import resource
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,9 +17,11 @@ import pytest
 from lora_scaling.config import RunConfig, compose
 from lora_scaling.data.samples import split_samples
 from lora_scaling.records import read_record, record_path, record_to_row
+from lora_scaling.runs import run as running
 from lora_scaling.runs.run import run
 from lora_scaling.training.bytes_tokenizer import bytes_tokenizer
 from lora_scaling.training.tokens import tokenize
+from tests.support.processes import Forked, run_module
 from tests.support.runs import TINY
 
 Record = dict[str, Any]
@@ -337,46 +342,66 @@ def test_checkpointing_lasts_from_warm_up_to_the_end_of_its_run(made: Make, monk
     assert layer_passes("study=recompute-3", "gradient_checkpointing=true") == 2
 
 
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def end() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def interrupt_again_and_again() -> None:
+    def press() -> None:
+        for _ in range(400):
+            interrupt()
+            time.sleep(0.005)
+
+    threading.Thread(target=press, daemon=True).start()
+
+
 @pytest.mark.parametrize(
-    ("name", "reason"), [("SIGINT", "interrupted from the keyboard"), ("SIGTERM", "ended from outside (SIGTERM)")]
+    ("how", "reason"), [(interrupt, "interrupted from the keyboard"), (end, "ended from outside (SIGTERM)")]
 )
-def test_an_interrupted_run_keeps_what_it_spent(tmp_path: Path, name: str, reason: str) -> None:
+def test_an_interrupted_run_keeps_what_it_spent(tmp_path: Path, how: Callable[[], object], reason: str) -> None:
     """Ctrl-C, or a time limit, while it trains: the record says so and holds the energy and the work until then."""
-    finished, record = interrupted(tmp_path, f"os.kill(os.getpid(), signal.{name})")
-    assert finished.returncode == 130
-    assert "Traceback" not in finished.stderr
+    status, errors, record = interrupted(tmp_path, how)
+    assert status == 130
+    assert "Traceback" not in errors
     assert record["error"].startswith(reason)
 
 
 def test_a_second_interrupt_takes_nothing_away(tmp_path: Path) -> None:
     """As a terminal and `torchrun` send them, or a person who is in a hurry: while the first one is recorded."""
-    press = "[(os.kill(os.getpid(), signal.SIGINT), time.sleep(0.005)) for _ in range(400)]"
-    _, record = interrupted(tmp_path, f"threading.Thread(target=lambda: {press}, daemon=True).start()")
+    _, _, record = interrupted(tmp_path, interrupt_again_and_again)
     assert (tmp_path / record["study"] / record["run_id"] / "timeline.csv").exists()
 
 
-def interrupted(runs_dir: Path, how: str) -> tuple[subprocess.CompletedProcess[str], Record]:
-    """A run that `how` interrupts after three steps; its record, which holds the energy and the work until then."""
-    code = (
-        "import os, signal, sys, threading, time\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a test run in the background ignores it
-        "from lora_scaling import __main__\n"
-        "from lora_scaling.runs import run as running\n"
-        "run = running.run\n"
-        "def interrupted(config, listen):\n"
-        "    def tell(phase, done, *rest):\n"
-        "        if (phase, done) == ('train', 3):\n"
-        f"            {how}\n"
-        "    return run(config, tell)\n"
-        "running.run = interrupted\n"
-        "sys.exit(__main__.main())"
-    )
-    command = [sys.executable, "-c", code, *TINY, f"runs_dir={runs_dir}"]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
+def interrupted(runs_dir: Path, how: Callable[[], object]) -> tuple[int | None, str, Record]:
+    """A run that `how` interrupts after three steps.
+
+    Returns:
+        Its exit status, what it wrote to stderr, and its record, which holds the energy and the work until then.
+    """
+    process = Forked(run_and_interrupt, how, ["lora_scaling", *TINY, f"runs_dir={runs_dir}"])
+    _, errors = process.communicate(timeout=120)
     [path] = runs_dir.rglob("run.json")
     record = read_record(path)
     assert record["status"] == "interrupted"
     assert record["energy"]["joules"] > 0
     assert record["work"]["micro_steps"] in (3, 4)
     assert record["finished_at"] is not None
-    return finished, record
+    return process.returncode, errors, record
+
+
+def run_and_interrupt(how: Callable[[], object], words: list[str]) -> None:
+    usual = running.run
+
+    def observed(config: RunConfig, listen: Callable[..., None]) -> running.Ran:
+        def heard(phase: str, done: int, *rest: object) -> None:
+            if (phase, done) == ("train", 3):
+                how()
+
+        return usual(config, heard)
+
+    running.run = observed
+    run_module(words)

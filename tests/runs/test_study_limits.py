@@ -1,9 +1,8 @@
 """An adaptive study keeps to its budget whatever its runs turn out to cost, and stops where its rows are in doubt."""
 
 import json
-import subprocess
-import sys
-import time
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from analysis.adaptive.sequential import advance
 from lora_scaling.records import read_record
 from lora_scaling.runs import progress as console
 from tests.support.machine import Machine, arguments, study
+from tests.support.processes import forked, wait_until
 from tests.support.runs import TINY
 from tests.support.studies import STUDY, table
 
@@ -68,17 +68,11 @@ def test_what_an_interrupted_run_took_stays_spent(
 def test_a_study_that_a_time_limit_ends_keeps_what_was_measured(tmp_path: Path) -> None:
     """SIGTERM in the first run, which takes a minute: the record is closed, and what it took counts as spent."""
     asked = ["claim=linear_in_samples", "max_minutes=9999", "samples=20000,40000,80000,160000", *TINY[1:]]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lora_scaling.study", *asked, "metering.interval_s=0.2", f"runs_dir={tmp_path}"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 200
-    while not any((tmp_path / FOLDER).glob("*/run.json")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(4)
-    process.terminate()
+    trains = tmp_path / "trains"
+    settings = ("metering.interval_s=0.2", "exclusive_device=false", f"runs_dir={tmp_path}")
+    process = forked("lora_scaling.study", *asked, *settings, trains=trains)
+    wait_until(trains.exists)
+    os.kill(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "ended from outside (SIGTERM)" in errors

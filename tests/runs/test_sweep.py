@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from lora_scaling.config.sweep import Design, Planned, plan
 from lora_scaling.paths import choices, sweeps_dir
 from lora_scaling.records import find_records, read_record
 from tests.support.commands import command as in_process
+from tests.support.processes import forked, wait_until
 from tests.support.runs import TINY
 
 
@@ -138,26 +138,13 @@ def test_one_failure_does_not_stop_the_others_and_is_named(tmp_path: Path) -> No
     assert "Traceback" not in sweep.stderr
 
 
-def _hear_interrupts() -> None:
-    """A test suite started in the background has SIGINT ignored, and its children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.slow
 def test_interrupted_and_killed_sweeps_lose_nothing_and_continue(tmp_path: Path) -> None:
-    overrides = ("samples=8,16,24", "epochs=2")
+    words = command(tmp_path, "samples=8,16,24", "epochs=2", "exclusive_device=false")[2:]
     for sent, code in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
-        process = subprocess.Popen(
-            command(tmp_path, *overrides, "samples=20000"),  # a minute of training: longer than we wait
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=_hear_interrupts,
-        )
-        deadline = time.monotonic() + 120
-        while not any((tmp_path / "s").glob("*/run.json")) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        time.sleep(4)
+        trains = tmp_path / f"trains {sent}"
+        process = forked(*words, "samples=20000", trains=trains)  # a minute of training: longer than we wait
+        wait_until(trains.exists)
         os.kill(process.pid, sent)
         _, errors = process.communicate(timeout=60)
         assert process.returncode == code
@@ -166,10 +153,10 @@ def test_interrupted_and_killed_sweeps_lose_nothing_and_continue(tmp_path: Path)
         if sent == signal.SIGINT:
             assert "interrupted; what was finished is kept" in errors
             assert "Traceback" not in errors
-    two = [subprocess.Popen(command(tmp_path, *overrides), stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    two = [forked(*words) for _ in range(2)]
     printed = "".join(process.communicate(timeout=200)[0] for process in two)
     assert len(re.findall(r"^\[\d/3\] ladder-1m.* tokens/s ", printed, re.M)) == 3  # each run was one process's
-    assert finish(tmp_path, *overrides).returncode == 0
+    assert in_process(*words).returncode == 0
     done = statuses(tmp_path)
     assert sorted(done.values()) == ["interrupted", "ok", "ok", "ok"]
     assert not list(tmp_path.rglob("*.tmp"))

@@ -9,14 +9,12 @@ from tests.support.paths import ROOT
 
 TESTS = """
 import os, signal
-from lora_scaling.__main__ import main
+from lora_scaling.commands.run import main
 
 def test_a_command_is_ended_from_outside(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["lora_scaling"])
-    monkeypatch.setattr("lora_scaling.__main__._launch", lambda: None)
-    main()
-    monkeypatch.setattr("lora_scaling.__main__._launch", lambda: os.kill(os.getpid(), signal.SIGTERM))
-    main()
+    main(["--help"])
+    monkeypatch.setattr("lora_scaling.commands.run.help_text", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    main(["--help"])
 
 def test_next():
     open("went_on", "w").close()

@@ -10,7 +10,7 @@ from lora_scaling.config import RunConfig, compose, run_id
 from lora_scaling.errors import UserError
 from lora_scaling.records import find_records, read_record
 from lora_scaling.runs.run import run
-from tests.support.processes import alone, torchrun
+from tests.support.processes import alone, two_ranks
 from tests.support.runs import Record
 
 LOSSES = ("train_loss", "eval_loss_before", "eval_loss_after")
@@ -52,9 +52,8 @@ def test_two_processes_share_one_model(tmp_path: Path, method: str) -> None:
     """With checkpointing, and rows that two processes divide unevenly."""
     overrides = (f"method={method}", "gradient_accumulation=4", "epochs=2", "gradient_checkpointing=true", "lora.r=7")
     one = alone(tmp_path / "one", *overrides)
-    process = torchrun(tmp_path / "two", *overrides, "sharding=fsdp")
-    _, errors = process.communicate(timeout=200)
-    assert process.returncode == 0, errors
+    status, _, errors = two_ranks(tmp_path / "two", *overrides, "sharding=fsdp")
+    assert status == 0, errors
     [two] = records(tmp_path / "two")
     same_outcome(one, two)
     for field in ("params", "trainable_params", "dtype"):
@@ -72,9 +71,8 @@ def test_two_processes_share_one_model(tmp_path: Path, method: str) -> None:
 def test_a_sweep_over_two_processes_mixes_sharded_and_whole_runs(tmp_path: Path) -> None:
     """The whole ones share a model, which the sharded ones between them neither take nor spoil."""
     sweep = ("-m", "gradient_accumulation=2", "samples=16,24", "sharding=none,fsdp", "order_seed=2", "study=s")
-    process = torchrun(tmp_path, *sweep)
-    output, errors = process.communicate(timeout=200)
-    assert process.returncode == 0, errors
+    status, output, errors = two_ranks(tmp_path, *sweep)
+    assert status == 0, errors
     assert "4 runs in" in output
     made = sorted(records(tmp_path), key=lambda record: record["order"])
     sharded = [record["config"]["sharding"] == "fsdp" for record in made]

@@ -224,6 +224,7 @@ def test_the_fixed_sweep_is_the_one_of_its_yaml() -> None:
     assert Counter(p.key for p in sweep_points()) == made
 
 
+@pytest.mark.simulation
 def test_adaptive_studies_decide_like_the_sweep_at_a_fraction_of_its_energy() -> None:
     rows = simulate(4, exponents=(0.9, 1.0), noises=(0.03,))
     assert all(row.passes for row in rows), render(rows)
@@ -231,7 +232,7 @@ def test_adaptive_studies_decide_like_the_sweep_at_a_fraction_of_its_energy() ->
     assert "adaptive" in render(rows)
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_on_the_edge_neither_verdict_comes_more_often_than_its_error_rate() -> None:
     [row] = simulate(12, exponents=(1.05,), noises=(0.05,))
     assert row.truth.right is None

@@ -87,7 +87,7 @@ def test_command_prints_json_or_a_table(tmp_path: Path, capsys: pytest.CaptureFi
     assert "inside their 90 % interval" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_intervals_hold_where_the_family_contains_the_truth() -> None:
     names = ("proportional", "saturating", "affine in tokens", "two methods")
     rows = coverage_table(seeds=25, truths=[BY_NAME[name] for name in names])
@@ -99,7 +99,7 @@ def test_intervals_hold_where_the_family_contains_the_truth() -> None:
     assert format_row(rows[0]).startswith("proportional")
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_break_in_the_data_does_not_look_sure() -> None:
     (row,) = coverage_table(seeds=10, truths=[BY_NAME["break in the data"]])
     assert row["backtest_failed"] == 1

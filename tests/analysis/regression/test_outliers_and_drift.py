@@ -129,7 +129,7 @@ def test_exact_tables_are_judged_without_a_division_by_zero() -> None:
     assert outlier.ratio == pytest.approx(3, rel=0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("name", CLEAN)
 def test_clean_studies_bring_few_alarms(name: str) -> None:
     """Each kind of warning in at most 5 % of them, as far as chance allows."""

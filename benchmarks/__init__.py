@@ -1,0 +1,1 @@
+"""Speed, accuracy, and the simulations that validate the statistics; run from a checkout."""

@@ -1,0 +1,9 @@
+"""What a run imports before it starts, for the server that the processes of the tests are forked from."""
+
+import codecarbon  # noqa: F401
+import transformers.models.llama.modeling_llama  # noqa: F401
+
+import lora_scaling.energy.tracker
+import lora_scaling.runs.run
+import lora_scaling.training.engine
+import lora_scaling.training.trainer  # noqa: F401
