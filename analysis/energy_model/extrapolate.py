@@ -169,7 +169,7 @@ def _assumptions(result: ValidatedFit, planned: Planned) -> list[str]:
     fixed = document["fixed"]["energy_j"]
     if fixed is None:
         if result.fitted.response == "energy_train_kwh":  # otherwise the model includes them, as the notes say
-            found.append("Set-up, warm-up and evaluation are not added: the runs do not tell them apart from training.")
+            found.append("Set-up, warm-up and evaluation are not added: the runs do not separate them from training.")
     elif fixed.get("models"):
         how = fixed["models"][0]["name"]
         found.append(

@@ -100,7 +100,7 @@ def label_effects(work: Work) -> tuple[dict[str, str], list[str]]:
     return terms, aliased
 
 
-def tells_of(work: Work, labels: Mapping[str, str], gpu_count: float) -> bool:
+def identifies(work: Work, labels: Mapping[str, str], gpu_count: float) -> bool:
     """Return whether the runs determine the joint effect of these labels and number of devices.
 
     They do if the combination is a linear combination of runs. Some run must have each value; only the given labels are

@@ -13,7 +13,7 @@ from lora_scaling.estimate.fit_file import UNSEEN_LABEL_SD, Fit, Prediction
 
 from ..tables.run_quantities import Work
 from .energy_fit import EnergyFit
-from .family import tells_of
+from .family import identifies
 from .target import Z_90, Planned, find_device
 
 UNSEEN_DEVICE_SD = math.log(2.0) / Z_90  # a factor 2 in each direction at 90 %, after scaling by the data sheets
@@ -86,9 +86,9 @@ def _together(planned: Planned, work: Work) -> Scenario | None:
     count = count if count in counts else counts[0]  # otherwise a separate scenario
     labels = planned.target.labels
     given = {name: labels[name] for name in work.labels if name in labels and labels[name] in work.labels[name]}
-    if tells_of(work, given, count):
+    if identifies(work, given, count):
         return None
-    names = [name for name in given if tells_of(work, {k: v for k, v in given.items() if k != name}, count)]
+    names = [name for name in given if identifies(work, {k: v for k, v in given.items() if k != name}, count)]
     runs = {name: work.labels[name].astype(str) for name in names or given}
     asked = {name: given[name] for name in runs}
     if len(runs) < 2:
@@ -102,7 +102,7 @@ def _together(planned: Planned, work: Work) -> Scenario | None:
         value=value,
         seen=tuple(seen),
         spread_sd=max(spread.get(name, UNSEEN_LABEL_SD) for name in runs),
-        sentence=f"No run had {value}, and the runs ({', '.join(seen)}) do not tell what each of these does by itself",
+        sentence=f"No run had {value}, and the runs ({', '.join(seen)}) do not show what each of these does by itself",
     )
 
 
