@@ -77,7 +77,7 @@ def fit_table(
     time_fit = fit_response(time) if with_time and len(time) >= LEAST_RUNS and time.per == work.per else None
     aliased = label_effects(work)[1]
     if aliased:
-        assumed.append(f"The effect of {', '.join(aliased)} cannot be separated from other labels': they are taken together.")
+        assumed.append(f"The effect of {', '.join(aliased)} cannot be separated from that of others: taken together.")
     document = {
         "schema_version": SCHEMA_VERSION,
         "kind": "energy_fit",

@@ -115,7 +115,7 @@ def own_settings(frame: pd.DataFrame, overrides: Sequence[str] = ()) -> list[str
     for name, column in TRUTH_OF.items():
         if (flag := commonest(frame[column])) is not None:
             words.append(f"{name}={str(bool(flag)).lower()}")
-    words += shlex.split(_commonest(frame["settings_override"]) or "")
+    words += shlex.split(" ".join(further_overrides(frame)))
     settings = settings_in(words)
     return [
         f"{name}={text}"
