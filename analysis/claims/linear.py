@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtr
 
+from lora_scaling.text import counted
+
 from ..regression.curve_analysis import Analysis, analyse, build_design, gate
 from ..regression.least_squares import wls
 from ..tables.response import measured_sentence
-from ..text import counted
 from .context import (
     COLUMN,
     CurveSet,

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lora_scaling.text import shown
+
 from ..regression.curve_analysis import OUTLIER_MADS
 from ..regression.estimate import Estimate
 from ..regression.least_squares import Array
 from ..regression.within_groups import within_rows
 from ..tables.response import measured_sentence
-from ..text import shown
 from .context import CurveSet
 from .effects import Effect, EffectFinding, block, doublings, find, informative, matched_runs
 from .next_runs_effect import first_runs, further_runs

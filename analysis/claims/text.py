@@ -4,6 +4,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from lora_scaling.text import ENERGY
+
 MARKS = {"supported": "SUPPORTED", "refuted": "REFUTED", "undecided": "UNDECIDED"}
 WIDTH = 100
 
@@ -19,7 +21,7 @@ def render(document: dict[str, Any], sources: Sequence[str]) -> str:
         lines += [f"{MARKS[claim['verdict']]:<10} {claim['title']}", _wrapped(claim["reason"])]
         needs = claim["needs"]
         if needs is not None:
-            cost = "" if needs.energy_kwh is None else f" About {needs.energy_kwh:g} kWh."
+            cost = "" if needs.energy_kwh is None else f" About {ENERGY.show(needs.energy_kwh)}."
             lines += [_wrapped(f"What would decide it: {needs.message}{cost}")]
             lines += [f"             {needs.command}"] if needs.command else []
         lines.append("")

@@ -2,9 +2,13 @@
 
 import argparse
 
+from lora_scaling.text import ENERGY, columns
+
 from .. import jsonout
-from ..energy_model.backtest import backtest, summary
+from ..energy_model.backtest import Split, backtest, summary
 from .arguments import add_runs, load
+
+MOST_SHOWN = 40
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,13 +27,28 @@ def run(args: argparse.Namespace) -> int:
     print("\n".join(summary(result)))
     for split in result.made:
         print(f"\n{split.name}: every predicted run")
-        print(f"  {'run':<48} {'observed kWh':>13} {'predicted kWh':>14} {'90 % interval':>27} {'error':>8}")
-        for row in split.table.head(40).to_dict("records"):
-            interval = f"{row['low_kwh']:.4g} to {row['high_kwh']:.4g}"
-            print(
-                f"  {str(row['run_id'])[:48]:<48} {row['observed_kwh']:>13.4g} {row['predicted_kwh']:>14.4g} "
-                f"{interval:>27} {100 * row['error']:>+7.1f} %"
-            )
-        if len(split.table) > 40:
-            print(f"  … and {len(split.table) - 40} more (--json has all)")
+        print("\n".join(f"  {line}" for line in _rows(split)))
+        if len(split.table) > MOST_SHOWN:
+            print(f"  … and {len(split.table) - MOST_SHOWN} more (--json has all)")
     return 0
+
+
+def _rows(split: Split) -> list[str]:
+    """Format the predicted runs of a split, all energies in one unit."""
+    unit = ENERGY.column_unit(split.table["observed_kwh"])
+    header = ("run", f"observed {unit.name}", f"predicted {unit.name}", "90 % interval", "error")
+    return columns(
+        [
+            header,
+            *(
+                (
+                    str(row["run_id"])[:48],
+                    unit.number(row["observed_kwh"]),
+                    unit.number(row["predicted_kwh"]),
+                    f"{unit.number(row['low_kwh'])} to {unit.number(row['high_kwh'])}",
+                    f"{100 * row['error']:+.1f} %",
+                )
+                for row in split.table.head(MOST_SHOWN).to_dict("records")
+            ),
+        ]
+    )

@@ -3,6 +3,8 @@
 import argparse
 from collections.abc import Sequence
 
+from lora_scaling.text import ENERGY
+
 from ..claims.decide import decide
 from ..claims.design import Plan, plan
 from ..claims.verdicts import Options
@@ -47,7 +49,7 @@ def _text(plans: Sequence[Plan], undecided: Sequence[str]) -> str:
         return "Every claim is decided on these runs; nothing more is needed."
     lines = [f"{len(undecided)} claims are undecided: {', '.join(undecided)}.", ""]
     for made in plans:
-        cost = "" if made.energy_kwh is None else f", about {made.energy_kwh:g} kWh"
+        cost = "" if made.energy_kwh is None else f", about {ENERGY.show(made.energy_kwh)}"
         runs = f"{made.runs} runs{cost}. " if made.runs else ""
         lines.append(f"{made.claim}: {runs}{made.message}")
         if made.half_width_now is not None and made.half_width_then is not None:

@@ -5,6 +5,8 @@ python -m analysis extrapolate RUNS model=llama-2-70b method=full samples=21300 
 
 import argparse
 
+from lora_scaling.text import ENERGY, MASS, MEMORY, TIME
+
 from .. import jsonout
 from ..energy_model.backtest import summary
 from ..energy_model.extrapolate import Extrapolation, extrapolate
@@ -30,19 +32,20 @@ def describe(result: Extrapolation) -> list[str]:
     d = result.document
     e, grams, memory = d["energy_kwh"], d["emissions_g"], d["peak_memory_gb"]
     lines = [d["assumptions"][0], ""]
-    lines.append(f"Energy     {e['estimate']:.4g} kWh (90 % interval {e['low']:.3g} to {e['high']:.3g})")
+    value, ends = ENERGY.interval(**{key: e[key] for key in ("estimate", "low", "high")})
+    lines.append(f"Energy     {value} (90 % interval {ends})")
     if d["time_s"]:
         t = d["time_s"]
-        lines.append(f"Time       {_hours(t['estimate'])} ({_hours(t['low'])} to {_hours(t['high'])})")
+        lines.append(f"Time       {TIME.between(t['estimate'], t['low'], t['high'])}")
     lines.append(
-        f"Emissions  {grams['estimate']:.4g} g ({grams['low']:.3g} to {grams['high']:.3g}) at "
+        f"Emissions  {MASS.between(grams['estimate'], grams['low'], grams['high'])} at "
         f"{grams['intensity_g_per_kwh']:.4g} g/kWh: {grams['definition']}"
     )
     fits = {True: "fits", False: "does NOT fit", None: "limit unknown"}[memory["fits"]]
     peak = (
         "unknown, as the model is"
         if memory["estimate"] is None
-        else f"{memory['estimate']:.3g} GB at the peak ({fits})"
+        else f"{MEMORY.show(memory['estimate'])} at the peak ({fits})"
     )
     lines.append(f"Memory     {peak}")
     for item in d["extrapolates"]:
@@ -51,10 +54,3 @@ def describe(result: Extrapolation) -> list[str]:
     lines.append(f"Backtest   {d['validation']['label']}" + "".join(f"; {r}" for r in d["validation"]["reasons"]))
     lines += [f"           {line}" for line in summary(result.validated.backtest)]
     return [*lines, "", *(f"- {text}" for text in d["assumptions"][1:])]
-
-
-def _hours(seconds: float) -> str:
-    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"

@@ -4,13 +4,13 @@ import argparse
 from pathlib import Path
 
 from lora_scaling.records import write_text
+from lora_scaling.text import ENERGY, counted
 from lora_scaling.units import JOULES_PER_KWH
 
 from .. import jsonout
 from ..energy_model.backtest import summary
 from ..energy_model.energy_fit import EnergyFit
 from ..energy_model.validated_fit import FILE_NAME, validated_fit
-from ..text import counted
 from .arguments import add_runs, load
 
 MOST_SHOWN = 5
@@ -59,7 +59,7 @@ def describe(fitted: EnergyFit) -> list[str]:
     fixed = document["fixed"]["energy_j"]
     if fixed:
         lines.append(
-            f"Besides training, a run cost {fixed['mean'] / JOULES_PER_KWH:.4g} kWh on average "
+            f"Besides training, a run cost {ENERGY.show(fixed['mean'] / JOULES_PER_KWH)} on average "
             f"({fixed['n']} runs, {fixed['note']})."
         )
     energy = document["diagnostics"]["energy"]

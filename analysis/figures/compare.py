@@ -11,11 +11,12 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from scipy.special import stdtrit
 
+from lora_scaling.text import counted
+
 from ..claims.effects import matched_runs
 from ..claims.rank_and_method import METHOD
 from ..regression.curve_analysis import CELL_COLUMNS
 from ..regression.within_groups import within_slope
-from ..text import counted
 from .scaling import zero_line
 from .style import (
     FAINT,

@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from lora_scaling.text import ENERGY
+
 MOST_POINTS = 2000
 INK = "#222222"
 FAINT = "#8a8a8a"
@@ -137,12 +139,9 @@ def short(value: float, *, powers: bool = False, billions: bool = False) -> str:
 
 
 def energy_unit(values_kwh: Sequence[float] | np.ndarray) -> tuple[float, str]:
-    """(factor, unit) in which the largest of these energies reads as a plain number."""
-    largest = float(np.nanmax(np.asarray(values_kwh, dtype=float)))
-    for factor, unit in ((1.0, "kWh"), (1e3, "Wh"), (1e6, "mWh")):
-        if largest * factor >= 1:
-            return factor, unit
-    return 3.6e6, "J"
+    """Return (factor, unit) in which the largest of these energies reads as a plain number."""
+    unit = ENERGY.unit(float(np.nanmax(np.asarray(values_kwh, dtype=float))))
+    return 1 / unit.size, unit.name
 
 
 def label_lines(axes: Axes, ends: Sequence[tuple[float, float, str, Any]], *, gap: float = 0.065) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lora_scaling.estimate.fit_file import Bands, training_bands
 from lora_scaling.estimate.terms import Target
+from lora_scaling.text import counted
 from lora_scaling.units import JOULES_PER_KWH
 
 from ..arrays import Array
@@ -18,7 +19,6 @@ from ..claims.verdicts import Options
 from ..energy_model.validated_fit import ValidatedFit
 from ..tables.run_quantities import Work, group_levels
 from ..tables.table import RunTable
-from ..text import counted
 from .style import clip_name, thin
 
 GRID_POINTS = 60

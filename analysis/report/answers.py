@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from lora_scaling.text import ENERGY, shown
+
 from ..claims.verdicts import Claim, Options
 from ..energy_model.extrapolate import Extrapolation
-from ..text import shown
-from .estimates import rounded, sentence
+from .estimates import sentence
 from .findings import Findings
 from .page import Section, section
 from .sections import WORDS, basis, interval_of, plain_reason, reach, split_of
@@ -78,7 +79,8 @@ def _certainty(claim: Claim, options: Options) -> str:
 def _predicted(forecast: Extrapolation) -> str:
     document = forecast.document
     energy, label = document["energy_kwh"], document["validation"]["label"]
+    value, ends = ENERGY.interval(energy["estimate"], energy["low"], energy["high"])
     return (
-        f"{' '.join(document['target']['overrides'])}, from these runs: {rounded(energy['estimate'])} kWh "
-        f"({rounded(energy['low'])} to {rounded(energy['high'])}, 90 % interval; {reach(document)}; {label})."
+        f"{' '.join(document['target']['overrides'])}, from these runs: {value} "
+        f"({ends}, 90 % interval; {reach(document)}; {label})."
     )

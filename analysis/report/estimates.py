@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_scaling.errors import UserError
+from lora_scaling.text import ENERGY, number
 
 from .page import Section, section
 
@@ -51,22 +52,13 @@ def _quote(row: dict[str, Any]) -> Quote:
     return Quote(document=row, label=f"{row['name']} on {count}{row['hardware']}")
 
 
-def rounded(value: float, digits: int = 3) -> str:
-    """Round to significant digits, without an exponent where a person would write none: 0.52, 120, 2,070."""
-    short = float(f"{value:.{digits}g}")
-    return f"{short:,.0f}" if 10 ** (digits - 1) <= abs(short) < 1e9 else f"{short:.{digits}g}"
-
-
 def sentence(quote: Quote) -> str:
     """Write one estimate in a line."""
     energy, document = quote.energy, quote.document
     if energy is None:
         return f"{quote.label}: unknown ({document['reason']})."
-    return (
-        f"{quote.label}: {rounded(energy['estimate'], 2)} kWh "
-        f"({rounded(energy['low'], 2)} to {rounded(energy['high'], 2)}, "
-        f"{100 * document['level']:.0f} % interval, by {document['basis']})."
-    )
+    value, ends = ENERGY.interval(energy["estimate"], energy["low"], energy["high"])
+    return f"{quote.label}: {value} ({ends}, {100 * document['level']:.0f} % interval, by {document['basis']})."
 
 
 def estimates_section(quotes: Sequence[Quote]) -> Section:
@@ -82,8 +74,8 @@ def _row(quote: Quote) -> tuple[str, ...]:
         quote.label,
         *_three(d["energy_kwh"], 1.0),
         *_three(d["time_s"], 1 / 3600),
-        "–" if grams is None else rounded(grams["estimate"]),
-        rounded(memory["estimate"]),
+        "–" if grams is None else number(grams["estimate"]),
+        number(memory["estimate"]),
         fits,
         d["basis"],
     )
@@ -92,5 +84,5 @@ def _row(quote: Quote) -> tuple[str, ...]:
 def _three(interval: dict[str, float] | None, scale: float) -> tuple[str, str, str]:
     if interval is None:
         return ("–", "–", "–")
-    estimate, low, high = (rounded(scale * interval[key]) for key in ("estimate", "low", "high"))
+    estimate, low, high = (number(scale * interval[key]) for key in ("estimate", "low", "high"))
     return estimate, low, high

@@ -8,13 +8,13 @@ import pandas as pd
 
 from lora_scaling.grid import equivalents
 from lora_scaling.records.sources import source_kind
+from lora_scaling.text import ENERGY, counted
 
 from ..claims.verdicts import Claim, Options
 from ..energy_model.backtest import summary
 from ..energy_model.extrapolate import Extrapolation
 from ..figures.style import Drawn
 from ..tables.response import source_kinds
-from ..text import counted
 from .findings import Findings
 from .page import Section, picture, section
 
@@ -46,7 +46,7 @@ def verdicts_section(findings: Findings) -> Section:
 
 def _card(claim: Claim, options: Options) -> dict[str, str | None]:
     interval, needs = interval_of(claim, options), claim.needs
-    cost = "" if needs is None or needs.energy_kwh is None else f" About {needs.energy_kwh:.3g} kWh."
+    cost = "" if needs is None or needs.energy_kwh is None else f" About {ENERGY.show(needs.energy_kwh)}."
     return {
         "verdict": claim.verdict,
         "word": "Depends on the model" if split_of(claim) else WORDS[claim.verdict],

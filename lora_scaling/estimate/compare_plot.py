@@ -1,14 +1,14 @@
 """Draw a comparison: medians and intervals side by side, as an SVG. Standard library only."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.result import Estimate, Interval
-from lora_scaling.text import ENERGIES, MASSES, TIMES, Units, duration, energy, mass, number
+from lora_scaling.text import ENERGY, MASS, TIME, Quantity
 
 # Okabe and Ito's blue and vermilion, which every kind of colour vision distinguishes; shapes differ as well.
 _FITS, _BAND, _DOES_NOT = "#0072b2", "#a6cee3", "#d55e00"
@@ -20,9 +20,8 @@ _DIGITS = ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 4, 5, 6, 7, 8, 9))
 @dataclass(frozen=True, kw_only=True)
 class _Panel:
     title: str
-    show: Callable[[float], str]
+    quantity: Quantity
     values: Sequence[Interval | None]
-    units: Units
 
 
 def write_plot(path: str | Path, rows: Sequence[tuple[str, Estimate]], *, what: str) -> Path:
@@ -80,12 +79,12 @@ def _legend(rows: Sequence[tuple[str, Estimate]]) -> str:
 
 def _panels(rows: Sequence[tuple[str, Estimate]], *, zones: bool) -> list[_Panel]:
     grams = [e.emissions_g.grams if e.emissions_g else None for _, e in rows]
-    emissions = _Panel(title="Emissions", show=mass, values=grams, units=MASSES)
+    emissions = _Panel(title="Emissions", quantity=MASS, values=grams)
     if zones:
         return [emissions]
     return [
-        _Panel(title="Time", show=duration, values=[e.time_s for _, e in rows], units=TIMES),
-        _Panel(title="Energy", show=energy, values=[e.energy_kwh for _, e in rows], units=ENERGIES),
+        _Panel(title="Time", quantity=TIME, values=[e.time_s for _, e in rows]),
+        _Panel(title="Energy", quantity=ENERGY, values=[e.energy_kwh for _, e in rows]),
     ]
 
 
@@ -100,11 +99,11 @@ def _panel(panel: _Panel, rows: Sequence[tuple[str, Estimate]], *, left: float, 
     def at(value: float) -> float:
         return left + _PANEL * (math.log(value) - low) / (high - low)
 
-    _, size, unit = [each for each in panel.units if math.exp((low + high) / 2) >= each[0]][-1]
-    for tick in _ticks(math.exp(low) / size, math.exp(high) / size):
-        x = at(tick * size)
+    unit = panel.quantity.unit(math.exp((low + high) / 2))
+    for tick in _ticks(math.exp(low) / unit.size, math.exp(high) / unit.size):
+        x = at(tick * unit.size)
         parts.append(f'<path d="M{x:.1f} {_TOP - 4}V{bottom + 4:.1f}" stroke="{_GRID}"/>')
-        parts.append(_text(x, bottom + 20, f"{number(tick)} {unit}", anchor="middle", fill=_SOFT, size=12))
+        parts.append(_text(x, bottom + 20, unit.show(tick * unit.size), anchor="middle", fill=_SOFT, size=12))
     for i, (value, (_, estimate)) in enumerate(zip(panel.values, rows, strict=True)):
         figure = left + _PANEL + 10
         if value is None:
@@ -116,7 +115,7 @@ def _panel(panel: _Panel, rows: Sequence[tuple[str, Estimate]], *, left: float, 
             'stroke-linecap="round"/>'
         )
         parts.append(_mark(middle, y, fits=estimate.memory.fits is not False))
-        parts.append(_text(figure, _middle(i), panel.show(value.estimate), size=14))
+        parts.append(_text(figure, _middle(i), unit.show(value.estimate), size=14))
     return parts
 
 

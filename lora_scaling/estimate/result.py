@@ -1,12 +1,12 @@
 """Define the result of an estimate: figures with intervals, their basis, and the assumptions."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from lora_scaling import templates
-from lora_scaling.text import duration, energy, mass, memory, number, power
+from lora_scaling.text import ENERGY, MASS, MEMORY, MONEY, POWER, TIME, Quantity
 from lora_scaling.workload import MemoryUse
 
 SCHEMA_VERSION = 1
@@ -174,22 +174,22 @@ def figure_rows(e: Estimate) -> list[tuple[str, str, str, str]]:
     """Write each figure of an estimate: its name, the median, its interval, and where it comes from."""
     rows = []
     if e.time_s is not None:
-        rows.append(("time", *_figure(e.time_s, duration), e.sources.get("time_s", "")))
+        rows.append(("time", *_figure(e.time_s, TIME), e.sources.get("time_s", "")))
     if e.energy_kwh is not None:
-        rows.append(("energy", *_figure(e.energy_kwh, energy), e.sources.get("energy_kwh", "")))
+        rows.append(("energy", *_figure(e.energy_kwh, ENERGY), e.sources.get("energy_kwh", "")))
     if e.emissions_g is not None:
         where = f"{e.emissions_g.g_per_kwh:.4g} g/kWh" + (f" ({e.emissions_g.year})" if e.emissions_g.year else "")
-        rows.append(("emissions", *_figure(e.emissions_g.grams, mass), where))
+        rows.append(("emissions", *_figure(e.emissions_g.grams, MASS), where))
     if e.cost is not None:
-        rows.append(("cost", *_figure(e.cost, number), "from the price given"))
-    rows.append(("memory", *_figure(e.memory.peak_gb, memory), _memory_source(e)))
+        rows.append(("cost", *_figure(e.cost, MONEY), "from the price given"))
+    rows.append(("memory", *_figure(e.memory.peak_gb, MEMORY), _memory_source(e)))
     if e.power_w is not None:
-        rows.append(("mean power", power(e.power_w), "", _power_source(e)))
+        rows.append(("mean power", POWER.show(e.power_w), "", _power_source(e)))
     return rows
 
 
-def _figure(interval: Interval, show: Callable[[float], str]) -> tuple[str, str]:
-    return show(interval.estimate), f"{show(interval.low)} … {show(interval.high)}"
+def _figure(interval: Interval, quantity: Quantity) -> tuple[str, str]:
+    return quantity.interval(interval.estimate, interval.low, interval.high, to="…")
 
 
 def _memory_source(e: Estimate) -> str:
@@ -201,7 +201,7 @@ def _memory_source(e: Estimate) -> str:
         room = "probably fits"
     largest = f"; batch_size up to {m.largest_batch}" if m.largest_batch else ""
     shared = f", sharded over {m.shards}" if m.shards > 1 else ""
-    return f"modelled; {room} in {memory(m.available_gb)}{shared}{largest}"
+    return f"modelled; {room} in {MEMORY.show(m.available_gb)}{shared}{largest}"
 
 
 def _power_source(e: Estimate) -> str:

@@ -1,11 +1,11 @@
 """Format estimates for a terminal."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_scaling.estimate.result import LEVEL, Estimate, Interval, figure_rows
 from lora_scaling.estimate.sweeps import Total
-from lora_scaling.text import duration, energy, mass, memory, number
+from lora_scaling.text import ENERGY, MASS, MEMORY, MONEY, TIME, UNKNOWN, Quantity, columns
 
 _BASES = {
     "priors": "priors only: published runs, no measurement of yours (pilot=60s or fit=PATH narrow it)",
@@ -20,7 +20,7 @@ def one(estimate: Estimate) -> str:
     e = estimate
     lines = [e.title, f"Basis: {_BASES[e.basis]}", ""]
     rows = [("", "estimate", f"{e.level:.0%} interval", ""), *figure_rows(e)]
-    lines += _columns(rows)
+    lines += columns(rows, left=4)
     lines += ["", _work(e)]
     if e.extrapolates:
         lines.append("Extrapolates: " + ", ".join(_beyond(item) for item in e.extrapolates))
@@ -37,17 +37,20 @@ def one(estimate: Estimate) -> str:
 
 def many(labelled: Sequence[tuple[str, Estimate]], total: Total | None = None, *, heading: str = "run") -> str:
     """Format one line per run or alternative, and the sum of a sweep."""
-    priced = any(e.cost is not None for _, e in labelled)
-    rows: list[tuple[str, ...]] = [(heading, "time", "energy", "emissions", *(["cost"] if priced else []), "memory")]
     shown = labelled[:_WIDEST]
-    for label, e in shown:
-        grams = e.emissions_g.grams if e.emissions_g else None
-        cells = [_between(e.time_s, duration), _between(e.energy_kwh, energy), _between(grams, mass)]
-        if priced:
-            cells.append(_between(e.cost, number))
-        peak = memory(e.memory.peak_gb.estimate) + (" DOES NOT FIT" if e.memory.fits is False else "")
-        rows.append((label, *cells, peak))
-    lines = _columns(rows)
+    estimates = [e for _, e in shown]
+    listed = [
+        _column("time", TIME, [e.time_s for e in estimates]),
+        _column("energy", ENERGY, [e.energy_kwh for e in estimates]),
+        _column("emissions", MASS, [e.emissions_g.grams if e.emissions_g else None for e in estimates]),
+    ]
+    if any(e.cost is not None for e in estimates):
+        listed.append(_column("cost", MONEY, [e.cost for e in estimates]))
+    peaks = [
+        MEMORY.show(e.memory.peak_gb.estimate) + (" DOES NOT FIT" if e.memory.fits is False else "") for e in estimates
+    ]
+    labels = [heading, *(label for label, _ in shown)]
+    lines = columns(list(zip(labels, *listed, ["memory", *peaks], strict=True)))
     if len(labelled) > len(shown):
         lines.append(f"… and {len(labelled) - len(shown)} more")
     if total is not None:
@@ -61,19 +64,27 @@ def total_line(total: Total) -> str:
     """Format the line that a sweep prints before it starts."""
     if total.energy_kwh is None or total.time_s is None:
         return f"{total.runs} runs: time and energy are unknown for {total.unknown} of them"
-    grams = f", {_between(total.emissions_g, mass)}" if total.emissions_g else ""
-    cost = f", cost {_between(total.cost, number)}" if total.cost else ""
+    grams = f", {_between(total.emissions_g, MASS)}" if total.emissions_g else ""
+    cost = f", cost {_between(total.cost, MONEY)}" if total.cost else ""
     line = (
-        f"{total.runs} runs: {_between(total.time_s, duration)} one after the other, "
-        f"{_between(total.energy_kwh, energy)}{grams}{cost}"
+        f"{total.runs} runs: {_between(total.time_s, TIME)} one after the other, "
+        f"{_between(total.energy_kwh, ENERGY)}{grams}{cost}"
     )
     return line + (f"; {total.not_fitting} do not fit into memory" if total.not_fitting else "")
 
 
-def _between(interval: Interval | None, show: Callable[[float], str]) -> str:
-    if interval is None:
-        return "unknown"
-    return f"{show(interval.estimate)} ({show(interval.low)} … {show(interval.high)})"
+def _between(interval: Interval, quantity: Quantity) -> str:
+    return quantity.between(interval.estimate, interval.low, interval.high, to="…")
+
+
+def _column(title: str, quantity: Quantity, intervals: Sequence[Interval | None]) -> list[str]:
+    """Format intervals in one unit, which the column's title names."""
+    unit = quantity.column_unit(None if each is None else each.estimate for each in intervals)
+    cells = [
+        UNKNOWN if i is None else f"{unit.number(i.estimate)} ({unit.number(i.low)} … {unit.number(i.high)})"
+        for i in intervals
+    ]
+    return [f"{title} ({unit.name})" if unit.name else title, *cells]
 
 
 def _work(e: Estimate) -> str:
@@ -88,8 +99,3 @@ def _work(e: Estimate) -> str:
 def _beyond(item: Mapping[str, Any]) -> str:
     factor = item["factor"]
     return f"{item['variable']} (not in the data)" if factor is None else f"{item['variable']} ×{factor:.3g}"
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

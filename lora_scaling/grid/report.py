@@ -11,6 +11,7 @@ from typing import Any
 from lora_scaling.grid.equivalents import equivalents
 from lora_scaling.grid.forecast import ForecastAdvice
 from lora_scaling.grid.settings import GridSettings
+from lora_scaling.text import ENERGY, MASS, UNKNOWN, Unit, columns, number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +67,11 @@ def document(outcomes: Sequence[Outcome], advice: ForecastAdvice | str | None) -
 
 def render(outcomes: Sequence[Outcome], advice: ForecastAdvice | str | None = None) -> str:
     """Render the table, the definition of its grams, the reason if anything is not final, and everyday equivalents."""
-    header = ("run", "kWh", "g/kWh", "grams", "status", "coverage", "source", "revision")
-    rows = [_row(outcome) for outcome in outcomes]
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-             for row in [header, *rows]]  # fmt: skip
     known = [o.emissions for o in outcomes if o.emissions]
+    energy = ENERGY.column_unit(e["energy_kwh"] for e in known)
+    mass = MASS.column_unit(e["grams"] for e in known)
+    header = ("run", energy.name, "g/kWh", mass.name, "status", "coverage", "source", "revision")
+    lines = columns([header, *(_row(outcome, energy, mass) for outcome in outcomes)], right=(1, 2, 3))
     for definition in dict.fromkeys(e["definition"] for e in known):
         lines.append(f"definition: {definition}")
     warnings = dict.fromkeys(w["message"] for e in known for w in e["warnings"])
@@ -84,7 +84,7 @@ def render(outcomes: Sequence[Outcome], advice: ForecastAdvice | str | None = No
         lines.append(f"attribution: {credit}")
     totals = totals_of(outcomes)
     if totals["grams"] is not None and totals["energy_kwh"] is not None:
-        lines.append(f"total: {totals['energy_kwh']:.4g} kWh, {totals['grams']:.4g} g")
+        lines.append(f"total: {ENERGY.show(totals['energy_kwh'])}, {MASS.show(totals['grams'])}")
     elif known:
         lines.append("total: not summed, the grams differ in definition or are not all known, or not of whole runs")
     lines += [f"  {e.sentence} [{e.source}]" for e in equivalents(**totals)]
@@ -93,7 +93,7 @@ def render(outcomes: Sequence[Outcome], advice: ForecastAdvice | str | None = No
     return "\n".join(lines)
 
 
-def _row(outcome: Outcome) -> tuple[str, ...]:
+def _row(outcome: Outcome, energy: Unit, mass: Unit) -> tuple[str, ...]:
     e = outcome.emissions
     name = outcome.run_id or str(outcome.path)
     if e is None:
@@ -101,9 +101,14 @@ def _row(outcome: Outcome) -> tuple[str, ...]:
     coverage = ", ".join(f"{share:.0%} {kind}" for kind, share in e["coverage"].items() if share > 0)
     source = " ".join(filter(None, (e["provider"], e["zone"], str(e["static_year"] or ""))))
     pue = f" (PUE {e['pue']:g})" if e["pue"] != 1 else ""
-    numbers = (_number(e["energy_kwh"]) + pue, _number(e["intensity_g_per_kwh"]), _number(e["grams"]))
-    return (name, *numbers, e["status"], coverage, source, f"{e['revision']} ({outcome.change})")
-
-
-def _number(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.4g}"
+    intensity = e["intensity_g_per_kwh"]
+    numbers = (energy.number(e["energy_kwh"], 4) + pue, UNKNOWN if intensity is None else number(intensity, 4))
+    return (
+        name,
+        *numbers,
+        mass.number(e["grams"], 4),
+        e["status"],
+        coverage,
+        source,
+        f"{e['revision']} ({outcome.change})",
+    )

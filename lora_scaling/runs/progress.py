@@ -2,12 +2,13 @@
 
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from lora_scaling.records import Record, record_to_row
 from lora_scaling.runs.run import Ran
+from lora_scaling.text import ENERGY, MASS, columns, duration
 from lora_scaling.units import JOULES_PER_KWH
 
 _REFRESH_S = 0.2
@@ -39,10 +40,10 @@ class Display:
         parts = [f"{self._place()}{label}", f"{phase} {step}/{steps}" if steps else phase]
         spent = self.joules + (joules or 0.0)
         if spent:
-            parts.append(f"{format_energy(spent)} so far")
+            parts.append(f"{ENERGY.show(spent / JOULES_PER_KWH)} so far")
         left = self._seconds_left(now, step / steps if steps else 0.0)
         if left is not None:
-            parts.append(f"about {format_duration(left)} left")
+            parts.append(f"about {duration(left)} left")
         self._draw(" · ".join(parts))
 
     def _place(self) -> str:
@@ -91,98 +92,46 @@ def describe(ran: Ran) -> str:
     return " · ".join(
         [
             str(record["run_id"]),
-            f"train {format_duration(row['train_s'])}" if row["train_s"] is not None else "no training",
-            format_rate(row),
-            _format_kwh(row["energy_kwh"]),
-            format_grams(row["emissions_g"]),
-            f"loss {format_number(row['eval_loss_before'])} → {format_number(row['eval_loss_after'])}",
+            f"train {duration(row['train_s'])}" if row["train_s"] is not None else "no training",
+            f"{_tokens_per_s(row)} tokens/s",
+            "energy unknown" if row["energy_kwh"] is None else ENERGY.show(row["energy_kwh"]),
+            "– g" if row["emissions_g"] is None else MASS.show(row["emissions_g"]),
+            f"loss {_loss(row['eval_loss_before'])} → {_loss(row['eval_loss_after'])}",
         ]
     )
 
 
 def table(records: Iterable[Record]) -> str:
-    """The closing table, a line per finished run, in the order they were made."""
+    """Format the closing table: a line per finished run, in the order in which they were made."""
     rows = [record_to_row(record) for record in records]
     rows.sort(key=lambda row: (row["order"] is None, row["order"], row["started_at"]))
-    header = (
-        "model",
-        "method",
-        "rank",
-        "samples",
-        "epochs",
-        "rep",
-        "tokens",
-        "tokens/s",
-        "energy",
-        "grams",
-        "loss",
-    )
-    cells: list[tuple[str, ...]] = [header]
-    for row in rows:
-        cells.append(
-            (
-                str(row["model"]),
-                str(row["method"]),
-                "–" if row["rank"] is None else str(row["rank"]),
-                str(row["samples"]),
-                str(row["epochs"]),
-                str(row["replicate"]),
-                "–" if row["tokens_seen"] is None else f"{row['tokens_seen']:,}",
-                format_rate(row).removesuffix(" tokens/s"),
-                _format_kwh(row["energy_kwh"]),
-                format_grams(row["emissions_g"]),
-                format_number(row["eval_loss_after"] if row["eval_loss_after"] is not None else row["train_loss"]),
-            )
+    energy = ENERGY.column_unit(row["energy_kwh"] for row in rows)
+    mass = MASS.column_unit(row["emissions_g"] for row in rows)
+    energies, masses = f"energy ({energy.name})", f"CO2e ({mass.name})"
+    header = ("model", "method", "rank", "samples", "epochs", "rep", "tokens", "tokens/s", energies, masses, "loss")
+    cells = [
+        (
+            str(row["model"]),
+            str(row["method"]),
+            "–" if row["rank"] is None else str(row["rank"]),
+            str(row["samples"]),
+            str(row["epochs"]),
+            str(row["replicate"]),
+            "–" if row["tokens_seen"] is None else f"{row['tokens_seen']:,}",
+            _tokens_per_s(row),
+            energy.number(row["energy_kwh"]),
+            mass.number(row["emissions_g"]),
+            _loss(row["eval_loss_after"] if row["eval_loss_after"] is not None else row["train_loss"]),
         )
-    return align(cells, left=2)
-
-
-def align(cells: Sequence[Sequence[str]], left: int) -> str:
-    """Columns of equal width; the first `left` flush left, the rest flush right; a rule under the header."""
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    lines = [
-        "  ".join(
-            text.ljust(width) if i < left else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in cells
+        for row in rows
     ]
-    return "\n".join([lines[0], "─" * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]])
+    return "\n".join(columns([header, *cells], left=2))
 
 
-def format_energy(joules: float | None) -> str:
-    if joules is None:
-        return "energy unknown"
-    wh = joules / 3600
-    return f"{wh / 1000:.3g} kWh" if wh >= 1000 else f"{wh:.3g} Wh" if wh >= 0.01 else f"{wh * 1000:.3g} mWh"
-
-
-def _format_kwh(kwh: float | None) -> str:
-    return format_energy(None if kwh is None else kwh * JOULES_PER_KWH)
-
-
-def format_grams(grams: float | None) -> str:
-    if grams is None:
-        return "– g"
-    return (
-        f"{grams / 1000:.3g} kg" if grams >= 1000 else f"{grams:.3g} g" if grams >= 0.01 else f"{grams * 1000:.3g} mg"
-    )
-
-
-def format_duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    if seconds < 100:
-        return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
-def format_rate(row: Mapping[str, Any]) -> str:
+def _tokens_per_s(row: Mapping[str, Any]) -> str:
     tokens, seconds = row["tokens_seen"], row["train_s"]
-    return f"{tokens / seconds:,.0f} tokens/s" if tokens and seconds else "– tokens/s"
+    return f"{tokens / seconds:,.0f}" if tokens and seconds else "–"
 
 
-def format_number(value: float | None) -> str:
+def _loss(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"

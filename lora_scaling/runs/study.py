@@ -31,6 +31,7 @@ from lora_scaling.records import (
 )
 from lora_scaling.runs import progress as console
 from lora_scaling.runs.run import run
+from lora_scaling.text import ENERGY, duration
 from lora_scaling.units import JOULES_PER_KWH
 
 SCHEMA_VERSION = 1
@@ -240,7 +241,7 @@ class Conductor:
     def _look_line(self) -> str:
         look, schedule, spent = self.state["looks"][-1], self.state["schedule"], self.spent()
         parts = [f"look {len(self.state['looks'])} of {len(schedule)}", f"{look['runs']} runs"]
-        parts.append(f"{console.format_energy(spent.joules)} and {console.format_duration(spent.seconds)} spent")
+        parts.append(f"{ENERGY.show(spent.kwh)} and {duration(spent.seconds)} spent")
         if look["estimate"] is not None and look["ci"] is not None:
             low, high = ("?" if end is None else f"{end:.3f}" for end in look["ci"])
             parts.append(f"exponent {look['estimate']:.3f} ({low} to {high})")
@@ -257,7 +258,7 @@ class Conductor:
             "doubt": "undecided: the rows are in doubt. ",
         }.get(stop, f"{stop}: ")
         records = f"Records: {self.folder}\nAnalyse: python -m analysis claims {self.folder}"
-        cost = f"{console.format_energy(spent.joules)}, {console.format_duration(spent.seconds)}, {self.order} runs"
+        cost = f"{ENERGY.show(spent.kwh)}, {duration(spent.seconds)}, {self.order} runs"
         return f"\n{self.request.claim} {why}{reason}\nSpent: {cost}\n{records}"
 
 

@@ -20,7 +20,7 @@ from lora_scaling.ranks import world_size
 from lora_scaling.records import Record, read_record, record_path
 from lora_scaling.runs import progress as console
 from lora_scaling.runs.run import idle_after
-from lora_scaling.units import JOULES_PER_KWH
+from lora_scaling.text import ENERGY, TIME
 
 # A job that is cut short has spent its energy for nothing; a limit that is too long only waits longer in the queue.
 _LIMIT_MARGIN = 1.5
@@ -176,14 +176,8 @@ def _said(expected: Total | str) -> str:
     if energy is None or time is None:
         return "Expected cost unknown for this device (python -m lora_scaling.estimate -m … says why)"
 
-    def wh(kwh: float) -> str:
-        return console.format_energy(kwh * JOULES_PER_KWH)
-
-    return (
-        f"Expected: {wh(energy.estimate)} ({wh(energy.low)} to {wh(energy.high)}), "
-        f"{console.format_duration(time.estimate)} "
-        f"({console.format_duration(time.low)} to {console.format_duration(time.high)}), by priors"
-    )
+    kwh = ENERGY.between(energy.estimate, energy.low, energy.high)
+    return f"Expected: {kwh}, {TIME.between(time.estimate, time.low, time.high)}, by priors"
 
 
 def refuse_dear_run(config: RunConfig) -> None:

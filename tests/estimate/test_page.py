@@ -22,7 +22,7 @@ from lora_scaling.estimate.compare import compare
 from lora_scaling.estimate.compare_plot import draw
 from lora_scaling.estimate.fit_file import Fit
 from lora_scaling.estimate.page import page_data, render
-from lora_scaling.text import duration, energy, mass, power
+from lora_scaling.text import ENERGY, MASS, POWER, TIME
 
 BASE = ("+experiment=munin_skolegpt",)
 OWN_MODEL = (
@@ -312,13 +312,13 @@ def test_figures_are_written_as_in_the_table():
         r"^const UNITS = .*?^};$|^const unitOf.*?$|^const number.*?$|^function show\(.*?^}$", page, re.S | re.M
     )
     values = [0.0004, 0.99, 5.5, 99.96, 999.7, 6620.0, 54321.0, 9.57e6, 3.21e9]
-    kinds = {"time_s": duration, "energy_kwh": energy, "emissions_g": mass, "mean_power_w": power}
+    kinds = {"time_s": TIME.show, "energy_kwh": ENERGY.show, "emissions_g": MASS.show, "mean_power_w": POWER.show}
     asked = f"console.log(JSON.stringify({list(kinds)}.map((kind) => {values}.map((x) => show(kind, x)))))"
     program = "\n".join([*scripts, "const g = loraEstimator(DATA).format;", *parts, asked])
     ran = subprocess.run([NODE, "-"], input=program, capture_output=True, text=True, check=True, timeout=60)
     assert json.loads(ran.stdout) == [[show(x) for x in values] for show in kinds.values()]
-    assert (power(6620.0), energy(9.57e6), mass(54321000.0)) == ("6.62 kW", "9.57 GWh", "54.3 t")
-    assert (energy(999.7), duration(3.21e9)) == ("1,000 kWh", "37,200 days")
+    assert (POWER.show(6620.0), ENERGY.show(9.57e6), MASS.show(54321000.0)) == ("6.62 kW", "9.57 GWh", "54.3 t")
+    assert (ENERGY.show(999.7), TIME.show(3.21e9)) == ("1,000 kWh", "37,200 days")
 
 
 def test_the_page_is_one_file_that_asks_nothing_of_a_network(page):
@@ -370,9 +370,9 @@ def test_what_the_page_shows_is_what_its_address_asks_for(page, browser):
     shown = re.findall(r"<h2>(\w+)</h2><b>([^<]*)</b>", document)
     run = answer({"method": "lora", "samples": 5000, "hardware": "h100-sxm"})
     assert dict(shown) == {
-        "Time": duration(run["time_s"]["estimate"]),
-        "Energy": energy(run["energy_kwh"]["estimate"]),
-        "Emissions": mass(run["emissions_g"]["estimate"]),
+        "Time": TIME.show(run["time_s"]["estimate"]),
+        "Energy": ENERGY.show(run["energy_kwh"]["estimate"]),
+        "Emissions": MASS.show(run["emissions_g"]["estimate"]),
         "Memory": f"{run['peak_memory_gb']['estimate']:.3g} GB",
     }
 
@@ -394,8 +394,8 @@ def test_the_command_that_the_page_shows_gives_its_figures(base, address, browse
     assert main([*shlex.split(html.unescape(found[1]))[3:], "--json"]) == 0
     run = json.loads(capsys.readouterr().out)
     shown = dict(re.findall(r"<h2>(\w+)</h2><b>([^<]*)</b>", document))
-    assert shown["Energy"] == energy(run["energy_kwh"]["estimate"])
-    assert shown["Emissions"] == mass(run["emissions_g"]["estimate"])
+    assert shown["Energy"] == ENERGY.show(run["energy_kwh"]["estimate"])
+    assert shown["Emissions"] == MASS.show(run["emissions_g"]["estimate"])
 
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -13,7 +13,7 @@ import pytest
 
 from analysis.adaptive.sequential import advance
 from lora_scaling.records import read_record
-from lora_scaling.runs import progress as console
+from lora_scaling.text import ENERGY
 from tests.support.machine import Machine, arguments, study
 from tests.support.processes import forked, wait_until
 from tests.support.runs import TINY
@@ -61,8 +61,8 @@ def test_what_an_interrupted_run_took_stays_spent(
     state = json.loads((tmp_path / FOLDER / "study.json").read_text(encoding="utf-8"))
     [[lost, _]] = state["overwritten"].values()
     total = sum(joules(tmp_path / FOLDER))
-    assert console.format_energy(total) != console.format_energy(total + lost)
-    assert f"Spent: {console.format_energy(total + lost)}, " in capsys.readouterr().out
+    assert ENERGY.show(total / 3.6e6) != ENERGY.show((total + lost) / 3.6e6)
+    assert f"Spent: {ENERGY.show((total + lost) / 3.6e6)}, " in capsys.readouterr().out
 
 
 def test_a_study_that_a_time_limit_ends_keeps_what_was_measured(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ let state = { ...DATA.initial }, view = { by: "method", of: "energy_kwh" };
 // ---- figures in the units of the command's table: [from, divisor, unit], smallest first
 const UNITS = {
   time_s: [[0, 1, "s"], [100, 60, "min"], [5400, 3600, "h"], [172800, 86400, "days"]],
-  energy_kwh: [[0, 1e-3, "Wh"], [0.1, 1, "kWh"], [1e3, 1e3, "MWh"], [1e6, 1e6, "GWh"]],
-  emissions_g: [[0, 1e-3, "mg"], [1, 1, "g"], [1e3, 1e3, "kg"], [1e6, 1e6, "t"]],
+  energy_kwh: [[0, 1e-6, "mWh"], [1e-5, 1e-3, "Wh"], [0.1, 1, "kWh"], [1e3, 1e3, "MWh"], [1e6, 1e6, "GWh"]],
+  emissions_g: [[0, 1e-3, "mg"], [0.01, 1, "g"], [1e3, 1e3, "kg"], [1e6, 1e6, "t"]],
   peak_memory_gb: [[0, 1, "GB"]],
   mean_power_w: [[0, 1, "W"], [1e3, 1e3, "kW"]],
 };
