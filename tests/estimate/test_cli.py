@@ -195,7 +195,7 @@ def test_bad_input_is_one_sentence_and_status_2(capsys, arguments, words):
     assert len(err.strip().splitlines()) == 1
 
 
-HEAVY = ("torch", "transformers", "pandas", "statsmodels", "scipy", "numpy", "codecarbon", "requests", "matplotlib")
+HEAVY = ("torch", "transformers", "pandas", "statsmodels", "scipy", "codecarbon", "requests", "matplotlib")
 
 
 def test_an_estimate_imports_nothing_heavy():

@@ -213,10 +213,10 @@ def test_exit_statuses(arguments: list[str], status: int, text: str, capsys: pyt
     assert text in captured.out + captured.err
 
 
-def test_claims_imports_neither_torch_nor_statsmodels() -> None:
+def test_claims_imports_neither_torch_nor_plots() -> None:
     code = (
         "import sys; import analysis.claims.decide; "
-        "print([m for m in ('torch', 'statsmodels', 'seaborn') if m in sys.modules])"
+        "print([m for m in ('torch', 'matplotlib', 'seaborn') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
