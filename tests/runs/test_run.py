@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from lora_scaling.config import RunConfig, compose
+from lora_scaling.config.again import override_columns
 from lora_scaling.data.samples import split_samples
 from lora_scaling.records import read_record, record_path, record_to_row
 from lora_scaling.runs import run as running
@@ -36,7 +37,7 @@ def plain(made: Make) -> Record:
 
 def test_a_run_is_recorded_in_full(plain: Record) -> None:
     assert (plain["status"], plain["error"]) == ("ok", None)
-    row = record_to_row(plain)
+    row = record_to_row(plain) | override_columns(plain)
     known = set(row) - {key for key, value in row.items() if value is None}
     unknown = set(row) - known
     # On a CPU there is no GPU, no known peak, no idle baseline unless asked for, and no order outside a sweep.
