@@ -102,6 +102,9 @@ SETTINGS = (
     Setting(name="lora.alpha", changes="learning", repeat="words", aliases=("lora_alpha",)),
     Setting(name="lora.dropout", changes="work", repeat="words"),
     Setting(name="lora.target_modules", changes="work", repeat="words"),
+    Setting(name="lora.use_dora", changes="work", column="use_dora", kind="truth", repeat="words", older=False,
+            aliases=("use_dora", "dora"), uncounted="DoRA's weight norms, computed in each pass, are not counted: "
+            "time, energy and memory will be higher"),
     Setting(name="precision", changes="work", column="precision", recorded="training.precision", repeat="words",
             counted=True),
     Setting(name="gradient_checkpointing", changes="work", column="gradient_checkpointing", kind="truth",

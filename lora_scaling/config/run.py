@@ -59,6 +59,7 @@ class LoraConfig:
     alpha: float
     dropout: float
     target_modules: str | tuple[str, ...]
+    use_dora: bool
 
     def __post_init__(self) -> None:
         if not self.alpha > 0:
@@ -173,6 +174,10 @@ class RunConfig:
             )
         if self.packing and self.padding == "max_length":
             raise UserError("`padding` was 'max_length' together with packing=true; choose one of the two")
+        if self.lora.use_dora and not self.tuning.adapted:
+            raise UserError(
+                "`lora.use_dora` was true with method=full, which has no adapters; use method=lora or qlora"
+            )
         if self.sharding == "fsdp":
             self._refuse_unsharded()
 
@@ -217,7 +222,7 @@ class RunConfig:
 
     @property
     def tuning(self) -> Tuning:
-        return Tuning(method=self.method.name, rank=self.lora.r, targets=self.lora.targets)
+        return Tuning(method=self.method.name, rank=self.lora.r, targets=self.lora.targets, use_dora=self.lora.use_dora)
 
     @property
     def batching(self) -> Batching:

@@ -39,7 +39,9 @@ def _with_method(config: RunConfig, name: str) -> RunConfig:
         raise UserError(f"`compare` names the method {name!r}; choose from {', '.join(_METHODS)}")
     values: dict[str, Any] = {"name": name, "learning_rate": config.method.learning_rate}
     sharding = "none" if name == "qlora" else config.sharding  # its 4-bit weights cannot be split
-    return dataclasses.replace(config, method=dataclasses.replace(config.method, **values), sharding=sharding)
+    lora = dataclasses.replace(config.lora, use_dora=config.lora.use_dora and name != "full")
+    method = dataclasses.replace(config.method, **values)
+    return dataclasses.replace(config, method=method, lora=lora, sharding=sharding)
 
 
 def _with_gpus(config: RunConfig, name: str) -> RunConfig:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
+from operator import attrgetter
 from statistics import NormalDist
 
 from lora_scaling.config import RunConfig
@@ -19,6 +20,7 @@ from lora_scaling.estimate.result import LEVEL, MEMORY_PARTS, Emissions, Estimat
 from lora_scaling.estimate.shapes import with_shape
 from lora_scaling.estimate.target import target_of
 from lora_scaling.grid import static_of
+from lora_scaling.settings import SETTINGS
 from lora_scaling.units import JOULES_PER_KWH
 from lora_scaling.workload import Lengths
 
@@ -157,6 +159,7 @@ def _assumptions(config: RunConfig, plan: Plan, lengths: LengthBasis, asked: int
         said.append(f"padding adds {w.statistics.padding / w.statistics.tokens:.0%} to the tokens processed")
     if config.method.name == "qlora" and w.shape.experts > 1:
         said.append("the experts stay in 16 bit: they are held in fused tensors, which bitsandbytes does not quantise")
+    said += [s.uncounted for s in SETTINGS if s.uncounted and attrgetter(s.name)(config)]
     if config.precision == "auto":
         said.append(f"precision auto taken as {plan.precision}")
     if config.method.name == "full" and plan.precision == "bf16":

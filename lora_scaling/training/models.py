@@ -106,6 +106,7 @@ def attach(base: BaseModel, config: RunConfig) -> nn.Module:
         lora_alpha=config.lora.alpha,  # type: ignore[arg-type]
         lora_dropout=config.lora.dropout,
         target_modules=targets,
+        use_dora=config.lora.use_dora,
         task_type="CAUSAL_LM",
     )
     try:

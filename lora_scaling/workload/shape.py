@@ -136,6 +136,7 @@ class Tuning:
     method: str
     rank: int = 8
     targets: tuple[str, ...] = LINEAR
+    use_dora: bool = False
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -179,10 +180,16 @@ class Tuning:
         yield from chosen
 
     def trainable_params(self, shape: ModelShape) -> int:
-        """Count trainable parameters: Σ r·(d_in + d_out) over adapted matrices (Hu et al. 2021), or all for `full`."""
+        """Count trainable parameters: Σ r·(d_in + d_out) over adapted matrices (Hu et al. 2021), or all for `full`.
+
+        DoRA adds a magnitude for each output of an adapted matrix (Liu et al. 2024, arXiv:2402.09353).
+        """
         if not self.adapted:
             return shape.params
-        return shape.layers * sum(self.rank * (m.inputs + m.outputs) for m in self.adapters(shape))
+        magnitudes = 1 if self.use_dora else 0
+        return shape.layers * sum(
+            self.rank * (m.inputs + m.outputs) + magnitudes * m.outputs for m in self.adapters(shape)
+        )
 
     def adapted_modules(self, shape: ModelShape) -> int:
         """Count the matrices that carry an adapter, over all layers."""

@@ -8,6 +8,9 @@ import pytest
 from lora_scaling.config import RunConfig, compose, run_id
 from lora_scaling.config.build import build
 from lora_scaling.config.compose import setting_names
+from lora_scaling.errors import UserError
+from lora_scaling.estimate import estimate
+from lora_scaling.estimate.compare import compare
 from lora_scaling.records import COLUMNS, find_records, read_record
 from lora_scaling.settings import SETTINGS, value_at
 from tests.support.paths import STUDY_RUNS
@@ -66,3 +69,22 @@ def test_a_setting_that_came_later_names_only_runs_that_use_it(setting: Any) -> 
     else:
         changed = dataclasses.replace(config, **{leaf: other})
     assert run_id(changed) != run_id(config)
+
+
+def test_dora_names_the_run_and_is_refused_without_adapters() -> None:
+    assert run_id(compose(["lora.use_dora=true"])) != run_id(compose([]))
+    assert run_id(compose(["lora.use_dora=false"])) == run_id(compose([]))
+    with pytest.raises(UserError, match=r"^`lora\.use_dora` was true with method=full, .*; use method=lora or qlora$"):
+        compose(["method=full", "lora.use_dora=true"])
+
+
+def test_an_estimate_says_that_dora_is_not_counted() -> None:
+    plain, dora = (estimate(compose(["hardware=rtx-4090", f"lora.use_dora={flag}"])) for flag in ("false", "true"))
+    assert [text for text in dora.assumptions if text not in plain.assumptions] == [
+        "DoRA's weight norms, computed in each pass, are not counted: time, energy and memory will be higher"
+    ]
+
+
+def test_methods_are_compared_with_dora_where_there_are_adapters() -> None:
+    found = dict(compare(compose(["hardware=rtx-4090", "lora.use_dora=true"]), "method:lora,full"))
+    assert [any("DoRA" in text for text in found[name].assumptions) for name in ("lora", "full")] == [True, False]

@@ -25,7 +25,8 @@ WORK = (
     "precision=fp32", "gradient_checkpointing=true", "optimizer=adamw_8bit", "learning_rate=0.01",
     "lr_scheduler=linear", "weight_decay=0.1", "max_grad_norm=2.0", "eval_samples=4", "warmup_steps=3", "device=cpu",
     "seed=1", "replicate=1", "model=ladder-3m", "model.weights=pretrained", "method=full", "method=qlora",
-    "lora.r=4", "lora.alpha=8", "lora.dropout=0.1", "lora.target_modules=q_proj", "data=skolegpt", "data.seed=1",
+    "lora.r=4", "lora.alpha=8", "lora.dropout=0.1", "lora.target_modules=q_proj", "lora.use_dora=true",
+    "data=skolegpt", "data.seed=1",
     "data.tokens_per_sample=64", "data.tokens_cv=0.1", "sharding=fsdp",
 )  # fmt: skip
 # … these only how and where it is measured, kept and paid for.

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lora_scaling.config import RunConfig, compose
+from lora_scaling.config.again import override_columns
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.hardware import preset
 from lora_scaling.records import record_to_row
@@ -39,6 +40,21 @@ def test_a_training_setting_changes_the_training(override: str, plain: Record, m
     record = made(override, "study=settings")
     assert record["status"] == "ok", record["error"]
     assert record["training"]["eval_loss_after"] != plain["training"]["eval_loss_after"]
+
+
+def test_dora_trains_its_magnitudes_and_the_record_says_so(plain: Record, made: Make) -> None:
+    """One more parameter per output of each adapted matrix; everything else is a run like the others."""
+    record = made("lora.use_dora=true", "study=dora")
+    assert record["status"] == "ok", record["error"]
+    assert record["training"]["eval_loss_after"] != plain["training"]["eval_loss_after"]
+    shape = compose(["model=ladder-1m"]).model.shape
+    assert shape is not None
+    outputs = shape.layers * sum(m.outputs for m in shape.matmuls())
+    assert record["model"]["trainable_params"] == plain["model"]["trainable_params"] + outputs
+    assert "parameter_count" not in [warning["kind"] for warning in record["warnings"]]
+    assert [record_to_row(each)["use_dora"] for each in (record, plain)] == [True, False]
+    words, without = (str(override_columns(each)["settings_override"]).split() for each in (record, plain))
+    assert set(words) - set(without) == {"lora.use_dora=true"}
 
 
 def test_what_is_cut_off_is_counted_and_nothing_else_is_lost(plain: Record, made: Make) -> None:

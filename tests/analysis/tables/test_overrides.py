@@ -7,6 +7,7 @@ import pytest
 
 from analysis.claims.next_runs import common_overrides
 from analysis.energy_model.target import own_settings
+from analysis.regression.curve_analysis import cells_of
 from analysis.tables.table import RunTable, table_from_frame
 
 
@@ -50,3 +51,16 @@ def test_the_words_of_our_own_records_are_kept() -> None:
     assert table_of(settings_override=text).frame["settings_override"].isna().all()  # one belongs to the model
     kept = table_of(settings_override="lora.target_modules='[q_proj,v_proj]'").frame["settings_override"]
     assert (kept == "lora.target_modules='[q_proj,v_proj]'").all()
+
+
+@pytest.mark.parametrize("told", ["column", "words", "record"])
+def test_runs_with_and_without_dora_are_different_work(told: str) -> None:
+    """Whether a table has the column, the words of the settings, or both, as our own records give them."""
+    frame = pd.DataFrame({"samples": [32, 32, 64, 64], "epochs": 1, "energy_kwh": [1.1, 1.3, 2.1, 2.6]})
+    flag = pd.Series([False, True] * 2)
+    if told != "words":
+        frame["use_dora"] = flag
+    if told != "column":
+        frame["settings_override"] = flag.map({True: "lora.use_dora=true", False: ""})
+    cells = cells_of(table_from_frame(frame).frame)
+    assert cells[0] == cells[2] != cells[1] == cells[3]
