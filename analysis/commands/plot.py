@@ -12,7 +12,7 @@ from .. import jsonout
 from ..energy_model.extrapolate import predict_target
 from ..energy_model.validated_fit import validated_fit
 from ..figures.plot import figures, save
-from ..figures.style import Drawn, Skipped
+from ..figures.style import DrawnFigure, SkippedFigure
 from .arguments import add_runs, load, split_overrides
 
 
@@ -32,8 +32,8 @@ def run(args: argparse.Namespace) -> int:
     forecast = predict_target(table, result, overrides) if overrides else None
     folder = Path(args.out)
     found = figures(table, result, extrapolation=forecast, run_id=args.run)
-    drawn = [item for item in found if isinstance(item, Drawn)]
-    skipped = [item for item in found if isinstance(item, Skipped)]
+    drawn = [item for item in found if isinstance(item, DrawnFigure)]
+    skipped = [item for item in found if isinstance(item, SkippedFigure)]
     for item in drawn:
         save(item, folder)
     index = {

@@ -23,8 +23,8 @@ from .style import (
     INK,
     MARKERS,
     SHADE,
-    Drawn,
-    Skipped,
+    DrawnFigure,
+    SkippedFigure,
     canvas,
     clip_name,
     energy_unit,
@@ -38,17 +38,19 @@ from .view import View
 
 
 @styled
-def interchangeability(view: View) -> Drawn | Skipped:
-    """Energy against samples × epochs coloured by epochs, and each run against its peers of the same product."""
+def interchangeability(view: View) -> DrawnFigure | SkippedFigure:
+    """Draw energy against samples × epochs coloured by epochs, and each run against the runs of the same product."""
     name, title = "samples_vs_epochs", "Are samples and epochs interchangeable?"
     runs, margin = view.runs, 100 * view.margin
     runs = runs.assign(product=(runs["samples"] * runs["epochs"]).round())
     if runs["epochs"].nunique() < 2 or runs["samples"].nunique() < 2:
-        return Skipped(name=name, title=title, reason="samples and epochs did not both vary")
+        return SkippedFigure(name=name, title=title, reason="samples and epochs did not both vary")
     cells = runs.groupby([*CELL_COLUMNS, "product"], dropna=False)
     matched = runs[(cells["epochs"].transform("nunique") > 1) & (runs["epochs"] > 0)].copy()
     if matched.empty:
-        return Skipped(name=name, title=title, reason="no two runs have the same samples × epochs in different ways")
+        return SkippedFigure(
+            name=name, title=title, reason="no two runs have the same samples × epochs in different ways"
+        )
     peers = matched.groupby([*CELL_COLUMNS, "product"], dropna=False)["kwh"]
     matched["percent"] = 100 * (matched["kwh"] / np.exp(peers.transform(lambda e: np.log(e).mean())) - 1)
     figure, axes = canvas()
@@ -98,9 +100,9 @@ def interchangeability(view: View) -> Drawn | Skipped:
     note += _limit(axes[1], matched["percent"].to_numpy(), margin)
     text = (
         f"{len(matched)} runs whose samples × epochs was reached in more than one way. "
-        f"Bars: mean, with its 90 % interval where there are several; shaded: what counts as equal, ±{margin:.3g} %."
+        f"Bars: mean, with its 90 % interval if there are several; shaded: what counts as equal, ±{margin:.3g} %."
     )
-    return Drawn(name=name, title=title, figure=figure, caption=_data_caption(view, text + note, len(matched)))
+    return DrawnFigure(name=name, title=title, figure=figure, caption=_data_caption(view, text + note, len(matched)))
 
 
 def _limit(ax: Axes, percent: np.ndarray, margin: float) -> str:
@@ -114,13 +116,15 @@ def _limit(ax: Axes, percent: np.ndarray, margin: float) -> str:
 
 
 @styled
-def lora_and_full(view: View) -> Drawn | Skipped:
+def lora_and_full(view: View) -> DrawnFigure | SkippedFigure:
     """Energy per thousand tokens (or samples) by method and model, and full ÷ LoRA at matched work."""
     name, title = "lora_vs_full", "LoRA against full fine-tuning"
     runs = view.runs
     methods = [m for m in ("lora", "qlora", "full") if (runs["method"] == m).any()]
     if "full" not in methods or len(methods) < 2:
-        return Skipped(name=name, title=title, reason="the runs do not include both adapters and full fine-tuning")
+        return SkippedFigure(
+            name=name, title=title, reason="the runs do not include both adapters and full fine-tuning"
+        )
     named = runs.assign(
         model=runs["model"].fillna("model not named").astype(str),
         flops=view.work.values["flops"],
@@ -128,7 +132,7 @@ def lora_and_full(view: View) -> Drawn | Skipped:
     )
     ratios = _ratios(named, methods)
     if not ratios:
-        return Skipped(name=name, title=title, reason="no two runs differ in the method (and rank) alone")
+        return SkippedFigure(name=name, title=title, reason="no two runs differ in the method (and rank) alone")
     models = list(named.assign(p=view.work.values["params"]).sort_values("p", kind="stable")["model"].unique())
     rows, note = thin(len(named))
     figure, axes = canvas(width=9.0, height=max(3.4, 1.6 + 0.45 * max(len(models), len(ratios))))
@@ -142,19 +146,19 @@ def lora_and_full(view: View) -> Drawn | Skipped:
     axes[0].set(xlabel=f"{view.noun} per thousand {unit_work}s (J)", ylabel="", title="Energy for the same work")
     axes[0].set_yticks(range(len(models)), [clip_name(model, 20) for model in models])
     axes[0].legend(title=None, loc="best")
-    _times_dearer(axes[1], ratios, models, colours, view.noun.lower())
+    _draw_ratios(axes[1], ratios, models, colours, view.noun.lower())
     alone = [ratio for ratio in ratios if math.isnan(ratio.low)]
     unsure = ", ".join(f"{clip_name(ratio.model, 20)} ({ratio.method})" for ratio in alone)
     text = (
         "Right: geometric means over runs that differ in the method (and rank) alone, with 95 % intervals "
         f"({sum(ratio.cells for ratio in ratios)} matched cells); grey bars: the ratio of FLOPs."
     ) + (f" Without an interval, as nothing was repeated: {unsure}." if unsure else "")
-    return Drawn(name=name, title=title, figure=figure, caption=_data_caption(view, text + note, len(named)))
+    return DrawnFigure(name=name, title=title, figure=figure, caption=_data_caption(view, text + note, len(named)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """Full ÷ an adapter method for one model: energy with its 95 % interval (NaN where there is none), and FLOPs."""
+    """Full ÷ an adapter method for one model: energy with its 95 % interval (NaN if unknown), and FLOPs."""
 
     model: str
     method: str
@@ -165,8 +169,8 @@ class Ratio:
     cells: int
 
 
-def _times_dearer(ax: Axes, ratios: Sequence[Ratio], models: Sequence[str], colours: dict[str, Any], noun: str) -> None:
-    """A row for each model, and in it a place for each adapter method."""
+def _draw_ratios(ax: Axes, ratios: Sequence[Ratio], models: Sequence[str], colours: dict[str, Any], noun: str) -> None:
+    """Draw a row for each model, with a place for each adapter method."""
     shown = [model for model in models if model in {ratio.model for ratio in ratios}]
     adapters = list(dict.fromkeys(ratio.method for ratio in ratios))
     for ratio in ratios:
@@ -181,15 +185,15 @@ def _times_dearer(ax: Axes, ratios: Sequence[Ratio], models: Sequence[str], colo
     ax.set_yticks(range(len(shown)), [clip_name(model, 20) for model in shown])
     ax.set_ylim(len(shown) - 0.5, -0.6)
     ax.margins(x=0.12)
-    ax.set(xlabel=f"Full ÷ adapter, {noun}", title="How many times dearer")
+    ax.set(xlabel=f"Full ÷ adapter, {noun}", title="How many times more expensive")
     log_axis(ax, "x")
 
 
 def _ratios(runs: pd.DataFrame, methods: Sequence[str]) -> list[Ratio]:
-    """Full ÷ each adapter method, model by model, between the runs that `full_vs_lora` would compare.
+    """Compute full ÷ each adapter method, model by model, from the runs that `full_vs_lora` would compare.
 
-    Of what the fit explains, where the claim is about the whole run. The interval is from what is left within cells:
-    Student's for repeats of one cell, the paired one for cells of single runs; none where nothing was repeated.
+    The ratio is of the energy that the fit explains; the claim is about the whole run. The interval is from the scatter
+    within cells: Student's for repeats of one cell, the paired one for cells of single runs, none without repeats.
     """
     found: list[Ratio] = []
     for method in methods:
@@ -210,5 +214,5 @@ def _ratios(runs: pd.DataFrame, methods: Sequence[str]) -> list[Ratio]:
 
 
 def _data_caption(view: View, text: str, n: int) -> str:
-    """For figures without a fit: n and source, and that no model stands behind them."""
+    """Write the caption of a figure without a fit: n, source, and that no model was used."""
     return f"{text} n = {n} runs. Model: none, observed energies. Source: {view.source}."

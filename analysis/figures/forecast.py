@@ -20,8 +20,8 @@ from .style import (
     FAINT,
     INK,
     SHADE,
-    Drawn,
-    Skipped,
+    DrawnFigure,
+    SkippedFigure,
     canvas,
     clip_name,
     energy_unit,
@@ -37,8 +37,8 @@ PATH_POINTS = 80
 
 
 @styled
-def extrapolation_figure(view: View, result: Extrapolation) -> Drawn:
-    """Energy along the way from the runs to the target, the data's range shaded; and energy per unit of work."""
+def extrapolation_figure(view: View, result: Extrapolation) -> DrawnFigure:
+    """Draw energy along a path from the runs to the target, the data's range shaded, and energy per unit of work."""
     document = result.document
     values = {name: float(value) for name, value in result.planned.target.values.items()}
     total, work = view.work.total, view.work
@@ -53,16 +53,18 @@ def extrapolation_figure(view: View, result: Extrapolation) -> Drawn:
     scale, unit = energy_unit([energy["estimate"]])
     kwh = np.exp(work.log_y) / JOULES_PER_KWH
     same = work.labels["method"] == result.planned.config.method.name
-    _way(axes[0], work.values[total], kwh * scale, same, path.values[total], _times(bands, scale), colour)
-    _mark(axes[0], values[total], {key: value * scale for key, value in energy.items()}, accent)
-    axes[0].set(xlabel=_work_label(total), ylabel=f"{view.noun} ({unit})", title="Energy on the way to the target")
+    _draw_path(axes[0], work.values[total], kwh * scale, same, path.values[total], _times(bands, scale), colour)
+    _draw_target(axes[0], values[total], {key: value * scale for key, value in energy.items()}, accent)
+    axes[0].set(xlabel=_work_label(total), ylabel=f"{view.noun} ({unit})", title="Energy on the path to the target")
     size = work.size or work.per
     per_work = JOULES_PER_KWH * 1e12 if total == "flops" else JOULES_PER_KWH * 1e3
     scaled = _times(bands, per_work / path.values[total])
-    _way(axes[1], work.values[size], kwh * per_work / work.values[total], same, path.values[size], scaled, colour)
+    _draw_path(axes[1], work.values[size], kwh * per_work / work.values[total], same, path.values[size], scaled, colour)
     if same.any() and not same.all():
         axes[1].legend(title=None, loc="best")
-    _mark(axes[1], values[size], {key: value * per_work / values[total] for key, value in energy.items()}, accent)
+    _draw_target(
+        axes[1], values[size], {key: value * per_work / values[total] for key, value in energy.items()}, accent
+    )
     of_work = "J per TFLOP" if total == "flops" else f"J per thousand {total.replace('_', ' ')}"
     axes[1].set(xlabel=_work_label(size), ylabel=f"{view.noun} ({of_work})", title="Energy per unit of work")
     for ax in axes:
@@ -80,20 +82,20 @@ def extrapolation_figure(view: View, result: Extrapolation) -> Drawn:
         fontsize="small",
         color=accent,
     )
-    _headroom(axes[0])
+    _add_headroom(axes[0])
     label = document["validation"]["label"]
     figure.suptitle(
         label if label != "validated" else "", x=0.01, ha="left", color=accent, fontweight="bold", fontsize="medium"
     )
     text = (
         f"Target: {' '.join(document['target']['overrides']) or 'the default configuration'}. Shaded: the range of the "
-        f"runs; line and band: median and 90 % interval on a straight way (in logs) through their middle; "
+        f"runs; line and band: median and 90 % interval on a straight path (in logs) through their middle; "
         f"diamond: the whole run, set-up, evaluation and scenarios included. {_outside(document)} "
         f"Backtest: {label}{'; ' if document['validation']['reasons'] else ''}"
         f"{'; '.join(document['validation']['reasons'])}."
     )
     title = f"Extrapolation to {name}"
-    return Drawn(name="extrapolation", title=title, figure=figure, caption=view.caption(text + note))
+    return DrawnFigure(name="extrapolation", title=title, figure=figure, caption=view.caption(text + note))
 
 
 def _outside(document: dict[str, Any]) -> str:
@@ -103,7 +105,7 @@ def _outside(document: dict[str, Any]) -> str:
 
 
 def _path(work: Work, target: Target) -> Work:
-    """Runs on a straight line in logs through the data's middle to the target, from the data's near end on."""
+    """Make runs on a straight line in logs, from the near end of the data through its middle to the target."""
     start = {name: float(np.exp(np.mean(np.log(value)))) for name, value in work.values.items() if _positive(value)}
     back = 1.0  # how far the line can go the other way before it leaves the data
     for name in filter(None, (work.total, work.size, work.per)):
@@ -131,8 +133,8 @@ def _positive(values: Array) -> bool:
     return bool(np.isfinite(values).all() and (values > 0).all())
 
 
-def _way(ax: Axes, x: Array, y: Array, same: np.ndarray, path_x: Array, bands: Bands, colour: tuple) -> None:
-    """The runs (those of the target's method darker), the way to the target and the data's range."""
+def _draw_path(ax: Axes, x: Array, y: Array, same: np.ndarray, path_x: Array, bands: Bands, colour: tuple) -> None:
+    """Draw the runs (those of the target's method darker), the path to the target and the range of the data."""
     rows, _ = thin(len(x))
     ax.axvspan(float(x.min()), float(x.max()), color=SHADE, zorder=0, lw=0)
     ax.fill_between(path_x, bands.low, bands.high, color=colour, alpha=0.18, lw=0)
@@ -146,12 +148,12 @@ def _way(ax: Axes, x: Array, y: Array, same: np.ndarray, path_x: Array, bands: B
             )
 
 
-def _mark(ax: Axes, x: float, interval: dict[str, float], colour: tuple) -> None:
+def _draw_target(ax: Axes, x: float, interval: dict[str, float], colour: tuple) -> None:
     error = [[interval["estimate"] - interval["low"]], [interval["high"] - interval["estimate"]]]
     ax.errorbar(x, interval["estimate"], yerr=error, fmt="D", color=colour, capsize=4, ms=6, zorder=5)
 
 
-def _headroom(ax: Axes) -> None:
+def _add_headroom(ax: Axes) -> None:
     low, high = ax.get_ylim()
     ax.set_ylim(low, high * (high / low) ** 0.18)
 
@@ -175,25 +177,25 @@ def _three(value: float) -> str:
 
 
 @styled
-def backtest_figure(view: View) -> Drawn | Skipped:
-    """Predicted against observed energy of every split, with intervals."""
-    name, title = "backtest", "Fitted on the cheap runs, predicted the dear ones"
-    made = view.result.backtest.made
-    if not made:
+def backtest_figure(view: View) -> DrawnFigure | SkippedFigure:
+    """Draw predicted against observed energy of every split, with intervals."""
+    name, title = "backtest", "Fitted on the cheaper runs, tested on the most expensive"
+    splits = view.result.backtest.made
+    if not splits:
         reasons = "; ".join(f"{split.name}: {split.reason}" for split in view.result.backtest.splits)
-        return Skipped(name=name, title=title, reason=f"no backtest could be made ({reasons})")
-    figure, axes = canvas(len(made), width=min(3.4 * len(made) + 0.8, 10.5), height=3.9)
-    everything = np.concatenate([s.table[c] for s in made for c in ("observed_kwh", "predicted_kwh")])
+        return SkippedFigure(name=name, title=title, reason=f"no backtest could be made ({reasons})")
+    figure, axes = canvas(len(splits), width=min(3.4 * len(splits) + 0.8, 10.5), height=3.9)
+    everything = np.concatenate([s.table[c] for s in splits for c in ("observed_kwh", "predicted_kwh")])
     scale, unit = energy_unit(everything)
     note = ""
-    for ax, split in zip(axes, made, strict=True):
+    for ax, split in zip(axes, splits, strict=True):
         note = _observed_predicted(ax, split, scale) or note
         ax.set_xlabel(f"Observed ({unit})")
     axes[0].set_ylabel(f"Predicted {view.noun.lower()} ({unit})")
-    text = " ".join(_split_sentence(split) for split in made)
+    text = " ".join(_split_sentence(split) for split in splits)
     missing = [split for split in view.result.backtest.splits if not split.made]
     text += "".join(f" No split by {split.name}: {split.reason}." for split in missing)
-    return Drawn(
+    return DrawnFigure(
         name=name,
         title=title,
         figure=figure,

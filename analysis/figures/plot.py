@@ -19,7 +19,7 @@ from .forecast import backtest_figure, extrapolation_figure
 from .power import power_figure
 from .residuals import residuals
 from .scaling import scaling_figures
-from .style import Drawn, Skipped
+from .style import DrawnFigure, SkippedFigure
 from .view import View
 
 PNG_DPI = 150
@@ -32,13 +32,20 @@ def figures(
     extrapolation: Extrapolation | None = None,
     run_id: str | None = None,
     margin: float = Options.margin,
-) -> list[Drawn | Skipped]:
-    """All figures of a table in reading order; `run_id` chooses the run whose power is drawn, `margin` what is shaded.
+) -> list[DrawnFigure | SkippedFigure]:
+    """Draw all figures of a table in reading order; a figure that the runs cannot support is skipped with the reason.
 
-    Raises UserError where fewer than three runs trained with a known energy.
+        for item in figures(load_runs("runs.csv")):
+            print(item.name, item.title)
+
+    `result` is their fit, if there is one already; `run_id` chooses the run whose power is drawn, `margin` what is
+    shaded as equal.
+
+    Raises:
+        UserError: fewer than three runs trained with a known energy.
     """
     view = View(table=table, result=result if result is not None else validated_fit(table), margin=margin)
-    forecast: Drawn | Skipped = Skipped(
+    forecast: DrawnFigure | SkippedFigure = SkippedFigure(
         name="extrapolation",
         title="Extrapolation to a target",
         reason="no target was given; add its overrides, e.g. model=llama-2-70b method=full samples=21300",
@@ -56,10 +63,11 @@ def figures(
     ]
 
 
-def save(drawn: Drawn, folder: Path) -> list[Path]:
-    """Write NAME.svg and NAME.png.
+def save(drawn: DrawnFigure, folder: Path) -> list[Path]:
+    """Write NAME.svg and NAME.png and return their paths.
 
-    Raises UserError where the folder cannot be written.
+    Raises:
+        UserError: the folder cannot be written.
     """
     paths = [folder / f"{drawn.name}.{suffix}" for suffix in ("svg", "png")]
     try:

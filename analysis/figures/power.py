@@ -13,7 +13,7 @@ from lora_scaling.errors import LoraScalingError
 from lora_scaling.records import RECORD_NAME, TIMELINE_NAME
 
 from ..arrays import Array
-from .style import INK, SHADE, Drawn, Skipped, canvas, clip_name, linear_axis, palette, styled
+from .style import INK, SHADE, DrawnFigure, SkippedFigure, canvas, clip_name, linear_axis, palette, styled
 from .view import View
 
 PARTS: tuple[str, ...] = ("gpu", "cpu", "ram")
@@ -32,7 +32,11 @@ class Timeline:
 
 
 def read_watts(path: Path) -> Timeline:
-    """The timeline as power. Raises ValueError or OSError where it cannot be read."""
+    """Read a timeline as power.
+
+    Raises:
+        ValueError, OSError: the file cannot be read.
+    """
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows or not {"start", "end", "phase"} <= set(rows[0]):
@@ -47,13 +51,13 @@ def read_watts(path: Path) -> Timeline:
 
 
 @styled
-def power_figure(view: View, run_id: str | None = None) -> Drawn | Skipped:
-    """Stacked power of the parts over a run's phases: of `run_id`, else of the dearest run with a timeline."""
-    found = _find(view, run_id)
-    if found is None:
+def power_figure(view: View, run_id: str | None = None) -> DrawnFigure | SkippedFigure:
+    """Draw the power of a run's parts over its phases: of `run_id`, else of the largest run with a timeline."""
+    chosen = _find_timeline(view, run_id)
+    if chosen is None:
         which = f"run {run_id} has" if run_id else "these runs have"
-        return Skipped(name="power", title=TITLE, reason=f"{which} no readable timeline.csv beside a record")
-    name, timeline = found
+        return SkippedFigure(name="power", title=TITLE, reason=f"{which} no readable timeline.csv beside a record")
+    name, timeline = chosen
     figure, axes = canvas(1, width=6.4, height=3.4)
     ax = axes[0]
     colours = dict(zip(PARTS, palette(3), strict=True))
@@ -77,10 +81,10 @@ def power_figure(view: View, run_id: str | None = None) -> Drawn | Skipped:
         + (f"No figures for: {', '.join(missing)}. " if missing else "")
         + f"{_origin(view, name)}n = 1 run. Model: none, recorded energies. Source: {view.source}."
     )
-    return Drawn(name="power", title=TITLE, figure=figure, caption=caption)
+    return DrawnFigure(name="power", title=TITLE, figure=figure, caption=caption)
 
 
-def _find(view: View, run_id: str | None) -> tuple[str, Timeline] | None:
+def _find_timeline(view: View, run_id: str | None) -> tuple[str, Timeline] | None:
     frame = view.table.frame.sort_values("energy_kwh", ascending=False)
     wanted = [run_id] if run_id else list(frame["run_id"].astype(str).head(50))
     folders = _folders(view.table.sources)
@@ -94,7 +98,7 @@ def _find(view: View, run_id: str | None) -> tuple[str, Timeline] | None:
 
 
 def _folders(sources: Sequence[str]) -> dict[str, list[Path]]:
-    """Timelines by the name of their run's folder."""
+    """Find the timelines, by the name of their run's folder."""
     found: dict[str, list[Path]] = {}
     for source in map(Path, sources):
         for path in source.rglob(TIMELINE_NAME) if source.is_dir() else []:
@@ -104,7 +108,7 @@ def _folders(sources: Sequence[str]) -> dict[str, list[Path]]:
 
 
 def _steps(timeline: Timeline) -> tuple[Array, dict[str, Array]]:
-    """Edges and levels of a step plot; long runs are averaged into MOST_BINS bins."""
+    """Return edges and levels of a step plot; long runs are averaged into MOST_BINS bins."""
     start, end, watts = timeline.start, timeline.end, timeline.watts
     if len(start) > MOST_BINS:
         group = np.minimum(np.arange(len(start)) * MOST_BINS // len(start), MOST_BINS - 1)
@@ -120,7 +124,7 @@ def _steps(timeline: Timeline) -> tuple[Array, dict[str, Array]]:
 
 
 def _phases(ax: Axes, timeline: Timeline, top: float) -> None:
-    """A strip above the power, one block a phase; blocks wide enough carry their name, the caption has all."""
+    """Draw a strip above the power with a block for each phase, named if it is wide enough; the caption names all."""
     ax.set_ylim(0, top * 1.22)
     names = list(dict.fromkeys(timeline.phase))
     shades = dict(zip(names, (SHADE, "#c9d3df", "#dfe5ec", "#b4c2d2", "#eef1f5"), strict=False))
@@ -134,7 +138,7 @@ def _phases(ax: Axes, timeline: Timeline, top: float) -> None:
 
 
 def spans(timeline: Timeline) -> list[tuple[str, float, float]]:
-    """Phases in order: name, begin and end in seconds since the run's start."""
+    """List the phases in order: name, begin and end in seconds since the start of the run."""
     found: list[tuple[str, float, float]] = []
     for name, begin, end in zip(timeline.phase, timeline.start, timeline.end, strict=True):
         if found and found[-1][0] == name:
@@ -150,7 +154,7 @@ def _mean(timeline: Timeline) -> float:
 
 
 def _origin(view: View, name: str) -> str:
-    """Which parts were measured and which modelled, as the record says."""
+    """Name the source of each part's energy, as the record has it."""
     row = view.table.frame[view.table.frame["run_id"].astype(str) == name]
     if row.empty:
         return ""

@@ -1,4 +1,4 @@
-"""What the fit leaves unexplained, against what it fitted and against the order of the runs."""
+"""Residuals of the fit, against fitted energy and against the order of the runs."""
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,19 @@ from lora_scaling.units import JOULES_PER_KWH
 
 from ..energy_model.diagnostics import externally_studentised, order_correlation
 from .scaling import zero_line
-from .style import FAINT, Drawn, Skipped, canvas, clip_name, energy_unit, linear_axis, log_axis, palette, styled, thin
+from .style import (
+    FAINT,
+    DrawnFigure,
+    SkippedFigure,
+    canvas,
+    clip_name,
+    energy_unit,
+    linear_axis,
+    log_axis,
+    palette,
+    styled,
+    thin,
+)
 from .view import View
 
 TITLE = "What the fit leaves unexplained"
@@ -17,11 +29,11 @@ SMOOTHED_FROM = 30
 
 
 @styled
-def residuals(view: View) -> Drawn | Skipped:
-    """Residuals of the best model in per cent: against fitted energy, and against run order where that is known."""
+def residuals(view: View) -> DrawnFigure | SkippedFigure:
+    """Draw the best model's residuals in per cent against fitted energy and, if it is known, run order."""
     energy = view.result.fitted.energy
     if energy.best.df < 1 or energy.best.sigma < 1e-9:
-        return Skipped(name="residuals", title=TITLE, reason="the fit passes through every run")
+        return SkippedFigure(name="residuals", title=TITLE, reason="the fit passes through every run")
     percent = 100 * np.expm1(energy.best.resid)
     fitted = np.exp(energy.fitted) / JOULES_PER_KWH
     position = view.runs["position"].to_numpy(dtype=float)
@@ -62,7 +74,7 @@ def residuals(view: View) -> Drawn | Skipped:
         text += f" Rank correlation with run order {drift['rho']:+.2f} (p = {drift['p']:.2g})."
     if not ordered:
         text += " The order of the runs is unknown."
-    return Drawn(name="residuals", title=TITLE, figure=figure, caption=view.caption(text + note))
+    return DrawnFigure(name="residuals", title=TITLE, figure=figure, caption=view.caption(text + note))
 
 
 def _panel(ax: Axes, x: np.ndarray, percent: np.ndarray, rows: np.ndarray, colour: tuple) -> None:
@@ -84,7 +96,7 @@ def _panel(ax: Axes, x: np.ndarray, percent: np.ndarray, rows: np.ndarray, colou
 
 
 def _outliers(view: View) -> list[int]:
-    """Positions of the runs that the diagnostics name as outliers, at most five."""
+    """Find the runs that the diagnostics name as outliers, at most five."""
     named = {item["run_id"] for item in view.result.fitted.document["diagnostics"]["energy"]["outliers"][:5]}
     size = np.abs(externally_studentised(view.result.fitted.energy))
     order = np.argsort(-size)[:20]
@@ -92,5 +104,5 @@ def _outliers(view: View) -> list[int]:
 
 
 def _place(ax: Axes, x: float) -> float:
-    """Where x lies along the axis, 0 to 1."""
+    """Return where x lies along the axis, from 0 to 1."""
     return float(ax.transAxes.inverted().transform(ax.transData.transform((x, 0)))[0])

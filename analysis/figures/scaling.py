@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from .style import (
     INK,
     MARKERS,
-    Drawn,
-    Skipped,
+    DrawnFigure,
+    SkippedFigure,
     canvas,
     clip_name,
     energy_unit,
@@ -19,37 +19,37 @@ from .style import (
     palette,
     styled,
 )
-from .view import FACTORS, Factor, Series, View, series_of, varied
+from .view import FACTORS, Factor, RunGroup, View, run_groups, varied
 
 MANY = 300  # points from which a line is drawn over them
 BANDS = "Lines: fit; dark bands: 95 % interval of the mean; light bands: 90 % interval of a new run."
 
 
-def scaling_figures(view: View) -> list[Drawn | Skipped]:
-    """One figure for each factor of the contract, or why there is none."""
+def scaling_figures(view: View) -> list[DrawnFigure | SkippedFigure]:
+    """Draw one figure for each factor, or say why it is missing."""
     return [energy_against(view, factor) for factor in FACTORS]
 
 
 @styled
-def energy_against(view: View, factor: Factor) -> Drawn | Skipped:
-    """Energy against one factor, on linear and on logarithmic axes."""
+def energy_against(view: View, factor: Factor) -> DrawnFigure | SkippedFigure:
+    """Draw energy against one factor, on linear and on logarithmic axes."""
     name, title = f"energy_vs_{factor.name}", f"Energy against {factor.noun}"
     levels = varied(view, factor.name)
     if factor.name == "flops_per_token" and view.work.size != "flops_per_token":
-        return Skipped(name=name, title=title, reason="FLOPs of the runs are unknown")
+        return SkippedFigure(name=name, title=title, reason="FLOPs of the runs are unknown")
     if levels < 2:
         reason = "is unknown" if levels == 0 else "never varied"
-        return Skipped(name=name, title=title, reason=f"`{factor.name}` {reason} in the fitted runs")
-    series, held = series_of(view, factor.name)
-    if not series:
-        return Skipped(name=name, title=title, reason=f"`{factor.name}` varied only together with other settings")
-    scale, unit = energy_unit(np.concatenate([s.kwh for s in series]))
+        return SkippedFigure(name=name, title=title, reason=f"`{factor.name}` {reason} in the fitted runs")
+    groups, held = run_groups(view, factor.name)
+    if not groups:
+        return SkippedFigure(name=name, title=title, reason=f"`{factor.name}` varied only together with other settings")
+    scale, unit = energy_unit(np.concatenate([s.kwh for s in groups]))
     figure, axes = canvas()
-    colours = palette(len(series))
-    drawn, total = sum(len(one.x) for one in series), sum(one.total for one in series)
+    colours = palette(len(groups))
+    drawn, total = sum(len(one.x) for one in groups), sum(one.total for one in groups)
     note = f" {drawn:,} of {total:,} runs are drawn; lines and bands use all." if drawn < total else ""
     for panel, ax in enumerate(axes):
-        for i, one in enumerate(series):
+        for i, one in enumerate(groups):
             _draw(ax, one, scale, colours[i], MARKERS[i % len(MARKERS)])
         ax.set_xlabel(factor.label)
         ax.set_ylabel(f"{view.noun} ({unit})" if panel == 0 else "")
@@ -62,20 +62,20 @@ def energy_against(view: View, factor: Factor) -> Drawn | Skipped:
         else:
             log_axis(ax, "x", billions=factor.name == "params")
             if factor.name in ("samples", "epochs", "rank"):
-                level_ticks(ax, np.unique(np.concatenate([s.x for s in series])))
+                level_ticks(ax, np.unique(np.concatenate([s.x for s in groups])))
             log_axis(ax, "y")
             ax.set_title("Logarithmic axes")
-    if len(series) > 1:
+    if len(groups) > 1:
         ends = [
             (float(s.curve.x[-1]), float(s.curve.mean.estimate[-1] * scale), clip_name(s.name, 22), colours[i])
-            for i, s in enumerate(series)
+            for i, s in enumerate(groups)
         ]
         label_lines(axes[-1], ends)
     caption = view.caption(f"{view.noun} against {factor.noun}. {BANDS} {held}{note}".strip())
-    return Drawn(name=name, title=title, figure=figure, caption=caption)
+    return DrawnFigure(name=name, title=title, figure=figure, caption=caption)
 
 
-def _draw(ax: Axes, one: Series, scale: float, colour: tuple, marker: str) -> None:
+def _draw(ax: Axes, one: RunGroup, scale: float, colour: tuple, marker: str) -> None:
     ax.fill_between(one.curve.x, one.curve.new.low * scale, one.curve.new.high * scale, color=colour, alpha=0.13, lw=0)
     ax.fill_between(one.curve.x, one.curve.mean.low * scale, one.curve.mean.high * scale, color=colour, alpha=0.3, lw=0)
     many = len(one.x) >= MANY
@@ -97,5 +97,5 @@ def _draw(ax: Axes, one: Series, scale: float, colour: tuple, marker: str) -> No
 
 
 def zero_line(ax: Axes) -> None:
-    """A thin line at zero, behind the points."""
+    """Draw a thin line at zero, behind the points."""
     ax.axhline(0, color=INK, lw=0.8, zorder=1)

@@ -24,7 +24,7 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
+class DrawnFigure:
     """A figure, a name for its files, a title, and a caption that states n, model and source."""
 
     name: str
@@ -34,8 +34,8 @@ class Drawn:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Skipped:
-    """A figure that these runs cannot support, and why."""
+class SkippedFigure:
+    """A figure that these runs cannot support, with the reason."""
 
     name: str
     title: str
@@ -75,19 +75,19 @@ def styled(draw: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def canvas(columns: int = 2, *, width: float = 9.0, height: float = 3.9) -> tuple[Figure, list[Axes]]:
-    """A figure with a row of axes."""
+    """Make a figure with a row of axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(1, columns, squeeze=False)
     return figure, list(axes[0])
 
 
 def palette(count: int) -> list[Any]:
-    """Okabe–Ito-like colours; beyond ten, a sequential scale."""
+    """Return colours that colour-blind readers tell apart; beyond ten, a sequential scale."""
     return list(sns.color_palette("colorblind", count) if count <= 10 else sns.color_palette("viridis", count))
 
 
 def log_axis(axes: Axes, which: str, *, billions: bool = False) -> None:
-    """A logarithmic axis with few, plain labels, also where it spans less than a decade.
+    """Make an axis logarithmic with few, plain labels, even if it spans less than a decade.
 
     `billions` writes 10⁹ as B, as parameters are counted.
     """
@@ -108,21 +108,21 @@ def log_axis(axes: Axes, which: str, *, billions: bool = False) -> None:
 
 
 def level_ticks(axes: Axes, levels: np.ndarray) -> None:
-    """Ticks of a logarithmic x axis at the levels themselves, where they are few."""
+    """Set the ticks of a logarithmic x axis at the levels themselves, if they are few."""
     if 2 <= len(levels) <= 7:
         axes.set_xticks(list(levels), [short(float(level)) for level in levels])
         axes.xaxis.set_minor_locator(NullLocator())
 
 
 def linear_axis(axes: Axes, which: str, *, billions: bool = False) -> None:
-    """A linear axis with plain labels, without an offset text."""
+    """Give a linear axis plain labels, without an offset text."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
     axis.set_major_formatter(FuncFormatter(lambda value, _: short(value, billions=billions)))
 
 
 def short(value: float, *, powers: bool = False, billions: bool = False) -> str:
-    """A number as a person writes it: 0.002, 250, 1.6 M, 3×10⁻⁷."""
+    """Write a number as a person does: 0.002, 250, 1.6 M, 3×10⁻⁷."""
     if value == 0:
         return "0"
     size = abs(value)
@@ -139,7 +139,7 @@ def short(value: float, *, powers: bool = False, billions: bool = False) -> str:
 
 
 def energy_unit(values_kwh: Sequence[float] | np.ndarray) -> tuple[float, str]:
-    """Return (factor, unit) in which the largest of these energies reads as a plain number."""
+    """Choose the unit in which the largest of these energies is a plain number: (factor from kWh, name)."""
     unit = ENERGY.unit(float(np.nanmax(np.asarray(values_kwh, dtype=float))))
     return 1 / unit.size, unit.name
 
@@ -172,7 +172,7 @@ def label_lines(axes: Axes, ends: Sequence[tuple[float, float, str, Any]], *, ga
 
 
 def thin(count: int, most: int = MOST_POINTS) -> tuple[np.ndarray, str]:
-    """Positions of at most `most` rows to draw, evenly drawn by a fixed seed, and a note where some are left out."""
+    """Choose at most `most` rows to draw, at random with a fixed seed, and a note if some are left out."""
     if count <= most:
         return np.arange(count), ""
     picked = np.sort(np.random.default_rng(0).choice(count, size=most, replace=False))
@@ -180,6 +180,6 @@ def thin(count: int, most: int = MOST_POINTS) -> tuple[np.ndarray, str]:
 
 
 def clip_name(text: str, most: int = 32) -> str:
-    """A name that fits a figure."""
+    """Shorten a name to fit a figure."""
     text = " ".join(str(text).split())
     return text if len(text) <= most else text[: most - 1] + "…"

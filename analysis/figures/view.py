@@ -1,4 +1,4 @@
-"""What the figures draw: runs beside the fit, and the fit as a curve in one variable with the others held."""
+"""What the figures draw: runs with their fit, and the fit as a curve in one variable with the others held."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ class View:
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """The fitted runs' rows of the table, with `kwh`, the energy that the fit explains."""
+        """Return the fitted runs' rows of the table, with `kwh`, the energy that the fit explains."""
         frame = self.table.frame.iloc[self.work.row].reset_index(drop=True)
         return frame.assign(kwh=np.exp(self.work.log_y) / JOULES_PER_KWH)
 
@@ -72,14 +72,14 @@ class View:
         return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
     def caption(self, text: str) -> str:
-        """`text`, then n, model and source."""
+        """Write a caption: `text`, then n, model and source."""
         models = self.result.fitted.document["models"]
         mixture = "; ".join(f"{model['name']} ({100 * model['weight']:.0f} %)" for model in models[:3])
         more = f"; {len(models) - 3} more" if len(models) > 3 else ""
         return f"{text} n = {len(self.work)} runs. Model: {mixture}{more}. Source: {self.source}."
 
     def predict(self, values: Mapping[str, Array], labels: Mapping[str, NDArray[np.object_]], **options: Any) -> Bands:
-        """`training_bands` of the fit's energy models, in kWh."""
+        """Predict training energy by the fit's models, in kWh."""
         target = Target(values=values, labels=labels)
         bands = training_bands(self.result.fitted.fit.energy, target, **options)
         scale = 1 / JOULES_PER_KWH
@@ -96,7 +96,7 @@ class Curve:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Series:
+class RunGroup:
     """Runs that share a hue: their x and energy (kWh) moved by the fit to the held settings, and the curve.
 
     `total` counts them all; x and kwh hold at most as many as are drawn.
@@ -110,7 +110,7 @@ class Series:
 
 
 def varied(view: View, name: str, tolerance: float = 0.02) -> int:
-    """How many levels of a quantity the fitted runs have; 0 where it is unknown."""
+    """Count the levels of a quantity in the fitted runs; 0 if it is unknown."""
     values = view.work.values[name]
     known = values[np.isfinite(values) & (values > 0)]
     return len(group_levels(known, tolerance)[0]) if len(known) else 0
@@ -122,7 +122,7 @@ def _counts(runs: pd.DataFrame, column: str) -> pd.Series:
 
 
 def hue_of(view: View, factor: str) -> tuple[str | None, pd.Series]:
-    """The column that colours the runs beside `factor`, if one is needed, and its value for each run as text."""
+    """Choose the column that colours the runs in a plot against `factor`, or None, with its value for each run."""
     runs = view.runs
     candidates = {
         "model": runs["model"],
@@ -146,13 +146,13 @@ def hue_of(view: View, factor: str) -> tuple[str | None, pd.Series]:
     return None, pd.Series(["all runs"] * len(runs))
 
 
-def series_of(view: View, factor: str) -> tuple[list[Series], str]:
-    """The runs and the fit along one factor, by hue; and a sentence on what was held, for the caption.
+def run_groups(view: View, factor: str) -> tuple[list[RunGroup], str]:
+    """Group the runs and the fit along one factor by hue, with a sentence for the caption on what was held.
 
     Each run is moved along the fit to the held settings (a partial-residual plot): its ratio to the fit stays.
     """
     column, hues = hue_of(view, factor)
-    series: list[Series] = []
+    groups: list[RunGroup] = []
     held: dict[str, list[str]] = {}
     like = {name: value for name, value in _typical(view.work, factor).items() if name != column}  # a hue stays its own
     order = list(dict.fromkeys(hues[np.argsort(view.work.values["params"], kind="stable")])) if column else ["all runs"]
@@ -175,13 +175,13 @@ def series_of(view: View, factor: str) -> tuple[list[Series], str]:
             new=view.predict(values, labels, level=0.9),
         )
         kwh = np.exp(member.log_y) / JOULES_PER_KWH * moved.estimate / actual.estimate
-        series.append(Series(name=name, x=member.values[factor], kwh=kwh, curve=curve, total=total))
+        groups.append(RunGroup(name=name, x=member.values[factor], kwh=kwh, curve=curve, total=total))
         held.setdefault(holder.held(), []).append(name)
-    return series, _held_sentence(held)
+    return groups, _held_sentence(held)
 
 
 def _ends(values: Array) -> tuple[int, int]:
-    """Positions of the smallest and the largest value."""
+    """Return the positions of the smallest and the largest value."""
     return int(np.argmin(values)), int(np.argmax(values))
 
 

@@ -12,7 +12,7 @@ from ..energy_model.extrapolate import Extrapolation, predict_target
 from ..energy_model.target import own_settings
 from ..energy_model.validated_fit import ValidatedFit, validated_fit
 from ..figures.plot import figures
-from ..figures.style import Drawn, Skipped
+from ..figures.style import DrawnFigure, SkippedFigure
 from ..tables.table import RunTable
 from .estimates import Quote
 from .provenance import Provenance, provenance_of
@@ -30,7 +30,7 @@ class Findings:
     provenance: Provenance
     fit: ValidatedFit | None = None
     forecasts: tuple[Extrapolation, ...] = ()
-    figures: tuple[Drawn | Skipped, ...] = ()
+    figures: tuple[DrawnFigure | SkippedFigure, ...] = ()
     failures: dict[str, str] = field(default_factory=dict)
     estimates: tuple[Quote, ...] = ()
     command: str = ""

@@ -13,7 +13,7 @@ from lora_scaling.text import ENERGY, counted
 from ..claims.verdicts import Claim, Options
 from ..energy_model.backtest import summary
 from ..energy_model.extrapolate import Extrapolation
-from ..figures.style import Drawn
+from ..figures.style import DrawnFigure
 from ..tables.response import source_kinds
 from .findings import Findings
 from .page import Section, picture, section
@@ -122,7 +122,7 @@ def figures_section(findings: Findings) -> Section:
         return Section(title="Figures", reason=findings.failures.get("figures", findings.failures.get("fit")))
     pictures, missing = [], []
     for number, item in enumerate(findings.figures):
-        if not isinstance(item, Drawn):
+        if not isinstance(item, DrawnFigure):
             missing.append(f"{item.title}: {item.reason}")
             continue
         try:

@@ -15,7 +15,7 @@ from analysis.claims.decide import decide
 from analysis.claims.verdicts import Options
 from analysis.energy_model.validated_fit import validated_fit
 from analysis.figures import compare as plot_compare
-from analysis.figures.style import Drawn, Skipped
+from analysis.figures.style import DrawnFigure, SkippedFigure
 from analysis.figures.view import View
 from analysis.tables.table import table_from_frame
 from benchmarks.interval_coverage import as_table
@@ -142,8 +142,8 @@ def test_the_plot_is_drawn_or_says_why_not() -> None:
     draw = in_room_of(plot_compare, example("Add a plot", "python"))["energy_against_batch"]
     frame = frame_of(law(), cv=0.02, sizes=(1e8, 1e9), tokens=(1e5, 2e5, 4e5, 8e5), seed=1)
     table = as_table(frame.assign(batch_size=8.0))
-    assert isinstance(draw(View(table=table, result=validated_fit(table))), Skipped)
+    assert isinstance(draw(View(table=table, result=validated_fit(table))), SkippedFigure)
     table = as_table(frame.assign(batch_size=np.resize([2.0, 4.0], len(frame))))
     drawn = draw(View(table=table, result=validated_fit(table)))
-    assert isinstance(drawn, Drawn)
+    assert isinstance(drawn, DrawnFigure)
     assert f"n = {len(frame)} runs" in drawn.caption

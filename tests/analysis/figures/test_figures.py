@@ -20,8 +20,8 @@ from analysis.figures.plot import figures, save
 from analysis.figures.power import power_figure, read_watts, spans
 from analysis.figures.residuals import residuals
 from analysis.figures.scaling import energy_against
-from analysis.figures.style import Drawn, Skipped, energy_unit, label_lines, short, thin
-from analysis.figures.view import FACTORS, View, series_of
+from analysis.figures.style import DrawnFigure, SkippedFigure, energy_unit, label_lines, short, thin
+from analysis.figures.view import FACTORS, View, run_groups
 from benchmarks.interval_coverage import as_table
 from tests.support.fit_tables import frame_of, law
 
@@ -54,16 +54,18 @@ def sweep() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def drawn() -> dict[str, Drawn | Skipped]:
+def drawn() -> dict[str, DrawnFigure | SkippedFigure]:
     return {item.name: item for item in figures(as_table(sweep()))}
 
 
-def test_every_figure_of_the_issue_is_drawn_or_skipped_with_a_reason(drawn: dict[str, Drawn | Skipped]) -> None:
+def test_every_figure_of_the_issue_is_drawn_or_skipped_with_a_reason(
+    drawn: dict[str, DrawnFigure | SkippedFigure],
+) -> None:
     expected = {f"energy_vs_{name}" for name in ("samples", "epochs", "tokens", "rank", "params", "flops_per_token")}
     expected |= {"samples_vs_epochs", "lora_vs_full", "residuals", "backtest", "extrapolation", "power"}
     assert set(drawn) == expected
-    assert {name for name, item in drawn.items() if isinstance(item, Skipped)} == {"extrapolation", "power"}
-    assert all(item.reason for item in drawn.values() if isinstance(item, Skipped))
+    assert {name for name, item in drawn.items() if isinstance(item, SkippedFigure)} == {"extrapolation", "power"}
+    assert all(item.reason for item in drawn.values() if isinstance(item, SkippedFigure))
 
 
 def test_the_same_runs_make_the_same_figures_and_nobody_elses_chance_moves() -> None:
@@ -72,24 +74,24 @@ def test_the_same_runs_make_the_same_figures_and_nobody_elses_chance_moves() -> 
         np.random.seed(seed)
         before = np.random.random(3).tolist()
         np.random.seed(seed)
-        axes = [ax for item in figures(as_table(sweep())) if isinstance(item, Drawn) for ax in item.figure.axes]
+        axes = [ax for item in figures(as_table(sweep())) if isinstance(item, DrawnFigure) for ax in item.figure.axes]
         assert np.random.random(3).tolist() == before
         points.append([np.asarray(drawn.get_offsets()).tolist() for ax in axes for drawn in ax.collections])
     assert points[0] == points[1]
     assert sum(map(len, points[0])) > 10
 
 
-def test_captions_state_n_model_and_source(drawn: dict[str, Drawn | Skipped]) -> None:
+def test_captions_state_n_model_and_source(drawn: dict[str, DrawnFigure | SkippedFigure]) -> None:
     for item in drawn.values():
-        if isinstance(item, Drawn):
+        if isinstance(item, DrawnFigure):
             assert "n = 64 runs" in item.caption or item.name == "samples_vs_epochs"
             assert "Model: " in item.caption
             assert item.caption.endswith("Source: simulated.")
 
 
-def test_axes_carry_units(drawn: dict[str, Drawn | Skipped]) -> None:
+def test_axes_carry_units(drawn: dict[str, DrawnFigure | SkippedFigure]) -> None:
     for name, item in drawn.items():
-        if isinstance(item, Drawn) and name.startswith("energy_vs"):
+        if isinstance(item, DrawnFigure) and name.startswith("energy_vs"):
             assert item.figure.axes[0].get_ylabel() in ("Training energy (Wh)", "Training energy (mWh)")
             assert all(ax.get_xlabel() for ax in item.figure.axes)
             assert item.figure.axes[1].get_xscale() == "log"
@@ -99,7 +101,7 @@ def test_points_are_drawn_at_their_energies_in_the_unit_of_the_axis() -> None:
     """With nothing but the samples varied no run is moved: the points are the table's own numbers."""
     frame = frame_of(law(), cv=0.02, sizes=(1e9,), tokens=(1e5, 2e5, 4e5, 8e5), replicates=2)
     item = energy_against(View(table=as_table(frame), result=validated_fit(as_table(frame))), FACTORS[0])
-    assert isinstance(item, Drawn)
+    assert isinstance(item, DrawnFigure)
     per_kwh = {"kWh": 1, "Wh": 1e3, "mWh": 1e6, "J": 3.6e6}
     scale = per_kwh[item.figure.axes[0].get_ylabel().split("(")[1].rstrip(")")]
     assert scale != 1
@@ -115,7 +117,7 @@ def test_the_caption_says_what_every_series_is_held_at() -> None:
     frame = pd.concat([small, large], ignore_index=True)
     frame["samples"] = frame["samples_seen"] / frame["epochs"]
     frame["run_id"] = [f"run-{i}" for i in range(len(frame))]
-    _, held = series_of(View(table=as_table(frame), result=validated_fit(as_table(frame))), "samples")
+    _, held = run_groups(View(table=as_table(frame), result=validated_fit(as_table(frame))), "samples")
     assert "model-0.1b to epochs" in held
     assert "model-1b to rank" in held
 
@@ -123,7 +125,7 @@ def test_the_caption_says_what_every_series_is_held_at() -> None:
 def test_what_is_shaded_is_the_margin_asked_for() -> None:
     view = View(table=as_table(sweep()), result=validated_fit(as_table(sweep())), margin=0.1)
     item = interchangeability(view)
-    assert isinstance(item, Drawn)
+    assert isinstance(item, DrawnFigure)
     assert "shaded: what counts as equal, ±10 %." in item.caption
     assert [text.get_text() for text in item.figure.axes[1].texts] == ["margin ± 10 %"]
     shade = item.figure.axes[1].patches[0].get_path().get_extents(item.figure.axes[1].patches[0].get_patch_transform())
@@ -140,11 +142,11 @@ def three_methods(**options: object) -> pd.DataFrame:
     return frame.assign(energy_train_kwh=frame["energy_train_kwh"] * factor)
 
 
-def compared(frame: pd.DataFrame) -> Drawn | Skipped:
+def compared(frame: pd.DataFrame) -> DrawnFigure | SkippedFigure:
     return lora_and_full(View(table=as_table(frame), result=validated_fit(as_table(frame))))
 
 
-def intervals(item: Drawn) -> dict[tuple[str, float], tuple[float, float, float]]:
+def intervals(item: DrawnFigure) -> dict[tuple[str, float], tuple[float, float, float]]:
     """(low, ratio, high) of each point on the right, by the model of its row and its place in that row."""
     axes = item.figure.axes[1]
     names = [label.get_text() for label in axes.get_yticklabels()]
@@ -168,7 +170,7 @@ def test_methods_that_differ_in_more_than_the_method_are_not_compared(column: st
     frame = three_methods(tokens=(12800.0,), replicates=3)
     values = {"precision": ("bf16", "fp32"), "weights": ("pretrained", "random")}.get(column, (1.0, 2.0))
     item = compared(frame.assign(**{column: np.where(frame["method"] == "full", *values)}))
-    assert isinstance(item, Skipped)
+    assert isinstance(item, SkippedFigure)
     assert item.reason == "no two runs differ in the method (and rank) alone"
 
 
@@ -176,7 +178,7 @@ def test_repeats_of_one_amount_of_work_give_each_model_its_ratio_and_interval() 
     """As in sweeps/study_method.yaml: one number of samples, three of each."""
     frame = three_methods(tokens=(12800.0,), replicates=3)
     item = compared(frame)
-    assert isinstance(item, Drawn)
+    assert isinstance(item, DrawnFigure)
     assert "(6 matched cells)" in item.caption
     assert "Without an interval" not in item.caption
     found = intervals(item)
@@ -200,7 +202,7 @@ def test_repeats_of_one_amount_of_work_give_each_model_its_ratio_and_interval() 
 def test_single_runs_at_several_amounts_of_work_are_compared_in_pairs() -> None:
     frame = three_methods(tokens=(1e5, 2e5, 4e5, 8e5))
     item = compared(frame)
-    assert isinstance(item, Drawn)
+    assert isinstance(item, DrawnFigure)
     mine = frame[frame["params"] == SIZES[0]].pivot(index="samples", columns="method", values="energy_train_kwh")
     own = stats.ttest_rel(np.log(mine["full"]), np.log(mine["lora"])).confidence_interval(0.95)
     expected = (np.exp(own.low), expected_ratio(frame, SIZES[0], "lora"), np.exp(own.high))
@@ -209,7 +211,7 @@ def test_single_runs_at_several_amounts_of_work_are_compared_in_pairs() -> None:
 
 def test_a_ratio_of_two_runs_stands_without_an_interval_and_it_is_said() -> None:
     item = compared(three_methods(tokens=(12800.0,)))
-    assert isinstance(item, Drawn)
+    assert isinstance(item, DrawnFigure)
     assert all(np.isnan(low) and np.isnan(high) and ratio > 0 for low, ratio, high in intervals(item).values())
     assert "Without an interval, as nothing was repeated: model-0.003b (lora), model-0.03b (lora)" in item.caption
 
@@ -217,13 +219,13 @@ def test_a_ratio_of_two_runs_stands_without_an_interval_and_it_is_said() -> None
 def test_methods_on_different_hardware_are_not_matched() -> None:
     frame = three_methods(tokens=(12800.0,), replicates=3)
     item = compared(frame.assign(hardware=np.where(frame["method"] == "full", "NVIDIA A100", "NVIDIA RTX A4000")))
-    assert isinstance(item, Skipped)
+    assert isinstance(item, SkippedFigure)
     assert item.reason == "no two runs differ in the method (and rank) alone"
 
 
 def test_runs_are_moved_along_the_fit_by_their_own_ratio() -> None:
     view = View(table=as_table(sweep()), result=validated_fit(as_table(sweep())))
-    series, held = series_of(view, "samples")
+    series, held = run_groups(view, "samples")
     assert "epochs" in held
     for one in series:
         fitted = np.interp(np.log(one.x), np.log(one.curve.x), np.log(one.curve.mean.estimate))
@@ -249,7 +251,7 @@ def test_methods_share_a_figure_at_the_same_work_whatever_each_was_run_with() ->
     """Energy follows FLOPs: LoRA's goes up with the size of the model, and full fine-tuning's lies where its own do."""
     frame = put_together()
     table = as_table(frame)
-    series, held = series_of(View(table=table, result=validated_fit(table)), "params")
+    series, held = run_groups(View(table=table, result=validated_fit(table)), "params")
     lora, full = ({one.name: one for one in series}[name] for name in ("lora", "full"))
     assert lora.curve.mean.estimate[-1] / lora.curve.mean.estimate[0] == pytest.approx(100, rel=0.1)
     each = (
@@ -263,13 +265,13 @@ def test_methods_share_a_figure_at_the_same_work_whatever_each_was_run_with() ->
 
 def test_along_ranks_a_model_is_held_that_was_run_with_several() -> None:
     table = as_table(put_together())
-    _, held = series_of(View(table=table, result=validated_fit(table)), "rank")
+    _, held = run_groups(View(table=table, result=validated_fit(table)), "rank")
     assert "parameters 100 M" in held, held
 
 
 def test_interval_of_a_run_is_wider_than_that_of_the_mean() -> None:
     view = View(table=as_table(sweep()), result=validated_fit(as_table(sweep())))
-    for one in series_of(view, "tokens")[0]:
+    for one in run_groups(view, "tokens")[0]:
         assert (one.curve.new.high - one.curve.new.low > one.curve.mean.high - one.curve.mean.low).all()
 
 
@@ -294,7 +296,7 @@ def test_names_from_outside_stay_text(tmp_path: Path) -> None:
     frame.loc[3, "run_id"] = NASTY
     view = View(table=as_table(frame), result=validated_fit(as_table(frame)))
     for item in (energy_against(view, FACTORS[0]), lora_and_full(view), residuals(view)):
-        assert isinstance(item, Drawn)
+        assert isinstance(item, DrawnFigure)
         svg, _ = save(item, tmp_path)
         ElementTree.parse(svg)
         assert "<script" not in svg.read_text(encoding="utf-8")
@@ -314,7 +316,7 @@ def test_same_runs_give_the_same_file(tmp_path: Path) -> None:
     found = []
     for folder in ("a", "b"):
         item = residuals(View(table=as_table(sweep()), result=validated_fit(as_table(sweep()))))
-        assert isinstance(item, Drawn)
+        assert isinstance(item, DrawnFigure)
         found.append(save(item, tmp_path / folder)[0].read_bytes())
     assert found[0] == found[1]
 
@@ -322,9 +324,9 @@ def test_same_runs_give_the_same_file(tmp_path: Path) -> None:
 def test_poor_tables_skip_with_reasons() -> None:
     frame = frame_of(law(), cv=0.02, sizes=(1e9,), tokens=(1e5,), replicates=4)
     found = {item.name: item for item in figures(as_table(frame))}
-    assert {name for name, item in found.items() if isinstance(item, Drawn)} == {"residuals"}
+    assert {name for name, item in found.items() if isinstance(item, DrawnFigure)} == {"residuals"}
     reason = found["energy_vs_rank"]
-    assert isinstance(reason, Skipped)
+    assert isinstance(reason, SkippedFigure)
     assert reason.reason == "`rank` never varied in the fitted runs"
 
 
@@ -345,10 +347,10 @@ def test_power_over_time(tmp_path: Path) -> None:
     table = dataclasses.replace(table, sources=(str(tmp_path),))
     view = View(table=table, result=validated_fit(table))
     item = power_figure(view, "run-0")
-    assert isinstance(item, Drawn)
+    assert isinstance(item, DrawnFigure)
     assert "mean 124 W over 10 s" in item.caption
     assert "No figures for: RAM." in item.caption
-    assert isinstance(power_figure(view, "run-1"), Skipped)
+    assert isinstance(power_figure(view, "run-1"), SkippedFigure)
 
 
 def test_many_runs_are_thinned_and_it_is_said() -> None:

@@ -14,7 +14,7 @@ import pytest
 from analysis.claims.decide import decide
 from analysis.claims.verdicts import Options
 from analysis.cli import main as analysis_main
-from analysis.figures.style import Drawn, canvas
+from analysis.figures.style import DrawnFigure, canvas
 from analysis.report import report
 from analysis.report.estimates import estimates_section, read_estimates, sentence
 from analysis.report.findings import Findings, collect_findings
@@ -456,7 +456,9 @@ def test_figures_shade_the_margin_of_the_verdicts() -> None:
     frame = FACTORIAL.draw(rng, {"method": "lora", "rank": 8.0, "model": "ladder-1m", "params": 1.3e6})
     frame["energy_kwh"] = noisy(rng, curve(frame), 0.02)
     found = collect_findings(table_from_frame(frame), Options(margin=0.1), [["samples=100000"]])
-    [caption] = [item.caption for item in found.figures if isinstance(item, Drawn) and item.name == "samples_vs_epochs"]
+    [caption] = [
+        item.caption for item in found.figures if isinstance(item, DrawnFigure) and item.name == "samples_vs_epochs"
+    ]
     assert "shaded: what counts as equal, ±10 %." in caption
 
 
