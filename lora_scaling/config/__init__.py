@@ -1,4 +1,4 @@
-"""Configuration: what a run is, read strictly from YAML and overrides."""
+"""Configuration of a run, read strictly from YAML and overrides."""
 
 from lora_scaling.config.compose import (
     check_overrides,

@@ -1,6 +1,6 @@
-"""Frozen dataclasses from plain mappings and back, strictly.
+"""Convert between frozen dataclasses and plain mappings, strictly.
 
-An unknown key, a missing one, a wrong type or an impossible choice is a `UserError` of one sentence.
+An unknown key, a missing key, a wrong type and an impossible choice are each a `UserError` of one sentence.
 """
 
 import dataclasses
@@ -17,7 +17,11 @@ T = TypeVar("T")
 
 
 def build(cls: type[T], values: Mapping[str, Any], path: str) -> T:
-    """A dataclass from a mapping, strictly: every field present and of its type, nothing else."""
+    """Build a dataclass from a mapping that holds every field, of its type, and nothing else.
+
+    Raises:
+        UserError: a key is unknown or missing, or a value is not of its field's type; `path` precedes the field's name.
+    """
     hints = typing.get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for key in values:
@@ -96,6 +100,7 @@ def _describe(hint: Any) -> str:
 
 
 def plain(value: Any) -> Any:
+    """Convert dataclasses, mappings and sequences to plain JSON types."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -106,8 +111,8 @@ def plain(value: Any) -> Any:
 
 
 def suggest(given: str, allowed: Sequence[str]) -> str:
-    """What a person may have meant, for the end of an error's sentence: names that hold the given one come first."""
-    holding = [name for name in allowed if len(given) > 1 and given.lower() in name.lower()]
-    near = list(dict.fromkeys([*holding, *difflib.get_close_matches(given, allowed, n=3, cutoff=0.6)]))[:3]
+    """Suggest what a person may have meant, for the end of an error; names that contain the given one come first."""
+    containing = [name for name in allowed if len(given) > 1 and given.lower() in name.lower()]
+    near = list(dict.fromkeys([*containing, *difflib.get_close_matches(given, allowed, n=3, cutoff=0.6)]))[:3]
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return f"{hint}Allowed: {', '.join(allowed)}"

@@ -1,4 +1,4 @@
-"""From YAML and overrides to a configuration: the one place outside the command line that sees Hydra."""
+"""Compose a configuration from YAML and overrides. Outside the command line, only this module knows Hydra."""
 
 import dataclasses
 import functools
@@ -17,7 +17,11 @@ from lora_scaling.settings import SETTINGS
 
 
 def compose(overrides: Sequence[str], *, config_name: str = "config") -> RunConfig:
-    """The configuration that the command line with these overrides would run."""
+    """Compose the configuration that the command line with these overrides would run.
+
+    Raises:
+        UserError: an override cannot be read, names no setting, or has a value that is not allowed.
+    """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -30,10 +34,10 @@ def compose(overrides: Sequence[str], *, config_name: str = "config") -> RunConf
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
-    """Whether each is `name=value` in Hydra's grammar, which lets a nameless one pass and then fails inside.
+    """Check that each override is `name=value` in Hydra's grammar, which lets a nameless one pass and fails later.
 
     Raises:
-        UserError: one is not.
+        UserError: one of them is not.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -58,7 +62,7 @@ def register_plugins() -> None:
 
 
 def register_resolvers() -> None:
-    """The functions that the YAML uses: file_stem and div."""
+    """Register the functions that the YAML uses: file_stem and div."""
     from omegaconf import OmegaConf
 
     OmegaConf.register_new_resolver("file_stem", lambda path: PurePath(str(path)).stem, replace=True)
@@ -83,7 +87,7 @@ def from_omegaconf(node: Any) -> RunConfig:
 
 @contextmanager
 def friendly_hydra_errors() -> Iterator[None]:
-    """Turns Hydra's and OmegaConf's complaints about overrides into one `UserError` sentence."""
+    """Turn Hydra's and OmegaConf's errors about overrides into a `UserError` of one sentence."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -126,7 +130,7 @@ _ELSEWHERE = {alias: setting.name for setting in SETTINGS for alias in setting.a
 
 
 def _meant(key: str) -> list[str]:
-    """Settings of this very name in some group, or what this project calls it."""
+    """List settings of this very name in some group, or the name that this project uses for it."""
     leaf = key.rpartition(".")[2]
     named = [name for name in setting_names() if name.rpartition(".")[2] == leaf and name != key]
     return named or ([_ELSEWHERE[leaf]] if leaf in _ELSEWHERE else [])

@@ -1,6 +1,6 @@
-"""Devices by their names: what drivers and records call them, which sheet of `conf/hardware/` describes them.
+"""Recognise devices by the names that drivers and records use, and find their sheet in `conf/hardware/`.
 
-Standard library, and OmegaConf where a sheet is read; neither torch nor numpy.
+Needs the standard library, and OmegaConf to read a sheet; neither torch nor numpy.
 """
 
 import dataclasses
@@ -32,16 +32,16 @@ DRIVER_NAMES: tuple[tuple[str, str | None], ...] = (
 
 
 def listed_as(name: str) -> str | None:
-    """The preset that describes the device of this name; None where none does."""
+    """Find the preset that describes the device of this name; None if none does."""
     spaced = re.sub(r"[-_]", " ", name)
     return next((listed for pattern, listed in DRIVER_NAMES if re.search(pattern, spaced, re.IGNORECASE)), None)
 
 
 def same_device(one: str, other: str) -> bool:
-    """Whether two names mean the same device: `rtx-a4000` and `NVIDIA RTX A4000` do.
+    """Decide whether two names mean the same device, as `rtx-a4000` and `NVIDIA RTX A4000` do.
 
-    Devices of the table are told apart by their presets; of others each word of the shorter name must be in the
-    longer.
+    Devices of the table are the same if their presets are. For others, the longer name must contain each word of the
+    shorter.
     """
     listed, also = listed_as(one), listed_as(other)
     if listed is not None or also is not None:
@@ -52,10 +52,10 @@ def same_device(one: str, other: str) -> bool:
 
 @functools.cache
 def preset(name: str) -> HardwareConfig:
-    """A listed device by its file's name.
+    """Read the sheet of a listed device by its file's name.
 
     Raises:
-        UserError: it is not listed.
+        UserError: the device is not listed.
     """
     path = config_dir() / "hardware" / f"{name}.yaml"
     if not path.is_file():
@@ -68,21 +68,21 @@ def preset(name: str) -> HardwareConfig:
 
 
 def memory_of_presets() -> dict[str, float]:
-    """GB of each listed device, by name."""
-    found = {}
+    """Read the memory of each listed device, in GB, by name."""
+    memory_gb = {}
     for name in choices("hardware"):
         line = re.search(r"^memory_gb: ([0-9.]+)$", (config_dir() / "hardware" / f"{name}.yaml").read_text(), re.M)
         if line:
-            found[name] = float(line.group(1))
-    return found
+            memory_gb[name] = float(line.group(1))
+    return memory_gb
 
 
 def from_nvml_name(
     name: str, asked: HardwareConfig, *, limit_w: float | None, memory_gb: float | None
 ) -> HardwareConfig:
-    """The preset of a device's name with the limits it has here; one not listed keeps only those limits.
+    """Find the preset of a device's name, with the limits of this machine; an unlisted device has only these limits.
 
-    limit_w, memory_gb: None or 0 where the driver does not say.
+    limit_w, memory_gb: None or 0 if the driver does not say.
     """
     here: dict[str, float] = {}
     sources: dict[str, str] = {}
@@ -103,7 +103,7 @@ def from_nvml_name(
 
 
 def processor_name() -> str:
-    """As run records name it."""
+    """Name the processor as run records do."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -115,7 +115,7 @@ def processor_name() -> str:
 
 
 def mac_chip() -> str | None:
-    """What macOS calls the chip, processor and GPU in one: "Apple M3 Max"; None elsewhere."""
+    """Name the chip of a Mac, processor and GPU in one, as macOS does ("Apple M3 Max"); None elsewhere."""
     if platform.system() != "Darwin":
         return None
     command = ["sysctl", "-n", "machdep.cpu.brand_string"]

@@ -1,4 +1,4 @@
-"""The configuration of a run as frozen dataclasses. Every default lives in `conf/`; nothing here fills one in."""
+"""The configuration of a run as frozen dataclasses. All defaults are in `conf/`; none is filled in here."""
 
 import functools
 import hashlib
@@ -32,7 +32,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """A training set. `tokens_per_sample` (mean) and `tokens_cv` describe its lengths where it is not read."""
+    """A training set. `tokens_per_sample` (mean) and `tokens_cv` describe its lengths if it is not read."""
 
     name: str
     kind: Literal["synthetic", "file", "hub"]
@@ -49,12 +49,16 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MethodConfig:
+    """What is trained, and the learning rate unless `learning_rate` gives another."""
+
     name: Literal["lora", "qlora", "full"]
     learning_rate: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
+    """The adapters: rank, scaling, dropout, adapted matrices, and whether DoRA also learns magnitudes."""
+
     r: int
     alpha: float
     dropout: float
@@ -114,7 +118,7 @@ _TOKEN_FIELDS = tuple(setting.field for setting in SETTINGS if setting.tokens)
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """One run, wholly specified. The groups of fields below follow `conf/config.yaml`, which documents each."""
+    """One run, fully specified. `conf/config.yaml` documents each field; the order below follows it."""
 
     samples: int
     epochs: int
@@ -182,7 +186,7 @@ class RunConfig:
             self._refuse_unsharded()
 
     def _refuse_unsharded(self) -> None:
-        """Refuse what bitsandbytes keeps in a form of its own, which cannot be split by rows."""
+        """Refuse what bitsandbytes stores in its own format, which cannot be split by rows."""
         if self.method.name == "qlora":
             raise UserError(
                 "`sharding` was fsdp with method=qlora, whose 4-bit weights cannot be split here; "
@@ -222,10 +226,12 @@ class RunConfig:
 
     @property
     def tuning(self) -> Tuning:
+        """The trained parameters, for the arithmetic."""
         return Tuning(method=self.method.name, rank=self.lora.r, targets=self.lora.targets, use_dora=self.lora.use_dora)
 
     @property
     def batching(self) -> Batching:
+        """How samples become batches, for the arithmetic."""
         return Batching(
             batch_size=self.batch_size,
             max_seq_len=self.max_seq_len,
@@ -235,7 +241,7 @@ class RunConfig:
         )
 
     def workload(self, lengths: Lengths) -> Workload:
-        """The run's expected work for samples of these lengths.
+        """Compute the run's expected work for samples of these lengths.
 
         Raises:
             UserError: the model's shape is unknown, or the adapter does not fit it.
@@ -258,7 +264,7 @@ class RunConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The resolved configuration as plain JSON types, for the record."""
+        """Convert to plain JSON types, for the record."""
         return plain(self)
 
 
@@ -300,7 +306,7 @@ def device_kind(device: str) -> str:
 
 
 def _fingerprint(path: Path) -> str:
-    """Content, not place: moving a file changes nothing, editing it (or, by `data.name`, renaming it) does."""
+    """Digest a file's content: moving the file changes nothing, editing it does (as renaming does, by `data.name`)."""
     try:
         known = path.stat()
         return _digest(path.absolute(), known.st_size, known.st_mtime_ns)
@@ -310,7 +316,7 @@ def _fingerprint(path: Path) -> str:
 
 @functools.lru_cache(maxsize=16)
 def _digest(path: Path, size: int, changed_ns: int) -> str:
-    """Read once for all runs of a sweep, as long as the file is the same."""
+    """Digest a file once for all runs of a sweep, as long as its size and time of change stay the same."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

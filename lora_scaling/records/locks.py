@@ -11,7 +11,7 @@ from lora_scaling.records.files import unwritable
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[bool]:
-    """Hold a run for this process: yields False if another process has it. The lock dies with its process."""
+    """Hold a run for this process; yields False if another process holds it. The lock ends with its process."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)

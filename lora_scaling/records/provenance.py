@@ -1,4 +1,4 @@
-"""What one needs to know to repeat a run: versions, commit, command, host."""
+"""What is needed to repeat a run: versions, commit, command, host."""
 
 import functools
 import platform
@@ -16,11 +16,12 @@ _PACKAGES = (
 
 
 def host() -> str:
+    """Name this machine."""
     return socket.gethostname()
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, commit and dirty flag (null outside a checkout), interpreter, platform and command line."""
+    """Collect versions, commit and dirty flag (null outside a checkout), interpreter, platform and command line."""
     return {**_unchanging(), "command": [*_program(Path(sys.argv[0])), *sys.argv[1:]]}
 
 
@@ -49,7 +50,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> tuple[str | None, bool | None]:
-    """The commit that this code is of, and whether files differ from it."""
+    """Ask git for the commit of this code, and whether files differ from it."""
     here = Path(__file__).resolve().parent
     try:
         tracked = _git(here, "ls-files", "--error-unmatch", Path(__file__).name)
