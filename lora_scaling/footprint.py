@@ -116,7 +116,7 @@ class Footprint:
         """End the current phase and begin another."""
         with _never_raise("a measuring window could not be opened"):
             if self._recording is not None:
-                self._recording.begin(phase)
+                self._recording.begin_phase(phase)
 
     @contextlib.contextmanager
     def phase(self, name: str):

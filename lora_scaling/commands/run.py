@@ -52,9 +52,9 @@ def _launch(words: Sequence[str]) -> None:
     with friendly_hydra_errors():
         hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")(_task)()
     if world_size() > 1:
-        from lora_scaling.training.ranks import leave
+        from lora_scaling.training.ranks import destroy_group
 
-        leave()
+        destroy_group()
 
 
 def options_first(given: Sequence[str]) -> list[str]:

@@ -65,7 +65,7 @@ def convert_rows(
             if chosen is None:
                 chosen = _recognise(row, fields)
             values = _read(row, _LAYOUTS[chosen], chosen, _checked(fields, chosen))
-            messages = _answered(_LAYOUTS[chosen].convert(values))
+            messages = _trim_to_answers(_LAYOUTS[chosen].convert(values))
         except RowError as error:
             raise UserError(f"`data.path` was {where}, whose {place} {error}") from None
         found.update(name for name, value in values.items() if value is not _ABSENT)
@@ -101,7 +101,7 @@ def _checked(fields: Mapping[str, str], layout: str) -> Mapping[str, str]:
 
 def _read(row: Mapping[str, Any], layout: _Layout, name: str, fields: Mapping[str, str]) -> dict[str, Any]:
     paths = {field: fields.get(field, field) for field in layout.required + layout.optional}
-    values = {field: _reach(row, path) for field, path in paths.items()}
+    values = {field: _value_at_path(row, path) for field, path in paths.items()}
     missing = [paths[field] for field in layout.required if values[field] is _ABSENT]
     if missing:
         raise RowError(
@@ -111,7 +111,7 @@ def _read(row: Mapping[str, Any], layout: _Layout, name: str, fields: Mapping[st
     return values
 
 
-def _reach(row: Any, path: str) -> Any:
+def _value_at_path(row: Any, path: str) -> Any:
     """Return the value at a path such as `instances[0].input`, or `_ABSENT` if the path does not exist."""
     value = row
     if path in row:  # a column whose name contains dots
@@ -159,7 +159,7 @@ def _turns(turns: Any, column: str, role: str, content: str) -> tuple[Message, .
     return tuple(messages)
 
 
-def _answered(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+def _trim_to_answers(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     """Drop answers before the first question and unanswered questions at the end; return () if nothing is left."""
     turns = list(messages)
     asked = next((i for i, turn in enumerate(turns) if turn.role == "user"), len(turns))

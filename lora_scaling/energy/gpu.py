@@ -63,7 +63,7 @@ class Edge:
         self.step_power_w = moved / step_s
         self.spread_s = (after_s - before_s) / 2
 
-    def settle(self, inside_w: float | None, step_s: float, *, opens: bool) -> None:
+    def extrapolate(self, inside_w: float | None, step_s: float, *, opens: bool) -> None:
         """Use the mean power on the inner side of the edge: power often jumps when a window opens or closes."""
         if self.step_power_w is None or inside_w is None:
             return
@@ -152,7 +152,7 @@ class GpuEnergyMeter:
         self._counter_j, self._at_s = counter_j, now_s
         self.power_w = self.power_w if power_w is None else power_w
 
-    def mark(self, at_s: float, *, edge_of_phase: bool = True) -> Edge:
+    def sample_edge(self, at_s: float, *, edge_of_phase: bool = True) -> Edge:
         """Return the energy at `at_s`, a moment ago, where a bin or a phase begins or ends.
 
         The energy used between `at_s` and the reading (other GPUs were read first) is subtracted.

@@ -20,7 +20,7 @@ class EnergyMeter(Sensors):
     def recording(self) -> Recording:
         """Start recording a new run. A recording that is still open ends here, and says so."""
         if self._current is not None:
-            self._current.give_way()
+            self._current.supersede()
         self._current = Recording(self)
         return self._current
 

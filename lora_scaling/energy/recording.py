@@ -49,12 +49,12 @@ class Recording:
         """Record a window as a context manager, which closes and keeps its energy whatever the body raises."""
         return PhaseWindow(self, name)
 
-    def begin(self, name: str) -> None:
+    def begin_phase(self, name: str) -> None:
         """Open a window. An open one is closed first, so phases never overlap. Does nothing after `close`."""
         if self._account is not None:
             return
         if self._open is not None:
-            self.end()
+            self.end_phase()
         self._synchronize()
         with self._sampler.lock:
             if time.perf_counter() - self._last_conditions_s > CONDITIONS_S / 5:
@@ -62,7 +62,7 @@ class Recording:
         task_failure = self._start_task()
         with self._sampler.lock:
             wall_s, at_s = _both_clocks()
-            tick = self._read_tick(at_s, edge_of_phase=True)
+            tick = self._sample(at_s, edge_of_phase=True)
             self._open = Window(name=name, start_wall_s=wall_s, start=tick)
             self._open.bounds_j = tuple(-gpu.bound_j for gpu in self._meter.gpu_meters)
             if task_failure:
@@ -70,7 +70,7 @@ class Recording:
         if self._meter.settings.enabled:
             self._sampler.start_ticking()
 
-    def end(self) -> None:
+    def end_phase(self) -> None:
         """Close the open window, if any."""
         window = self._open
         if window is None:
@@ -78,7 +78,7 @@ class Recording:
         self._synchronize()
         self._sampler.stop_ticking()
         with self._sampler.lock:
-            window.end = self._read_tick(time.perf_counter(), edge_of_phase=True)
+            window.end = self._sample(time.perf_counter(), edge_of_phase=True)
             self._open = None
         if self._meter.tracker is not None and window.task is None:
             window.task = self._meter.tracker.stop()
@@ -100,8 +100,8 @@ class Recording:
         """Return the energy of the run. `idle` defaults to the meter's last baseline. May be called again."""
         if self._account is not None:
             return self._account
-        self.end()
-        self._settle()
+        self.end_phase()
+        self._await_counters()
         self._sampler.close()
         conditions, exclusive, warnings = self._conditions.summary()
         self.warnings.extend(warnings)
@@ -117,13 +117,13 @@ class Recording:
         )
         return self._account
 
-    def give_way(self) -> None:
+    def supersede(self) -> None:
         """End, because another recording begins in this process with the same sensors."""
         if self._account is None:
             self._warn("recording_ended", "Another recording began in this process: nothing after that is in this one.")
             self.close()
 
-    def _settle(self) -> None:
+    def _await_counters(self) -> None:
         """Wait for the counters to move past the last edges: up to one step."""
         deadline_s = time.perf_counter() + 2 * max((m.step_s for m in self._meter.gpu_meters), default=0.0)
         while time.perf_counter() < deadline_s:
@@ -145,8 +145,8 @@ class Recording:
         except Exception as error:
             self._warn("synchronize", f"The device could not be synchronised at a window's edge: {error!r}")
 
-    def _read_tick(self, at_s: float, *, edge_of_phase: bool) -> Tick:
-        edges = tuple(meter.mark(at_s, edge_of_phase=edge_of_phase) for meter in self._meter.gpu_meters)
+    def _sample(self, at_s: float, *, edge_of_phase: bool) -> Tick:
+        edges = tuple(meter.sample_edge(at_s, edge_of_phase=edge_of_phase) for meter in self._meter.gpu_meters)
         busy_s = total_s = None
         if self._meter.settings.enabled and "cpu" in self._meter.settings.components:
             try:
@@ -158,11 +158,11 @@ class Recording:
     def _tick(self) -> None:
         if self._open is None:
             return
-        tick = self._read_tick(time.perf_counter(), edge_of_phase=False)
+        tick = self._sample(time.perf_counter(), edge_of_phase=False)
         self._open.ticks.append(tick)
         if tick.at_s - self._last_conditions_s >= CONDITIONS_S:
             self._read_conditions()
-            if self._meter.tracker is not None and (failure := self._meter.tracker.keep_up()) is not None:
+            if self._meter.tracker is not None and (failure := self._meter.tracker.poll_rapl()) is not None:
                 self._warn("tracker", failure)
 
     def _read_conditions(self) -> None:
@@ -196,11 +196,11 @@ class PhaseWindow:
         self._recording, self._name = recording, name
 
     def __enter__(self) -> PhaseWindow:
-        self._recording.begin(self._name)
+        self._recording.begin_phase(self._name)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
-        self._recording.end()
+        self._recording.end_phase()
 
 
 def _both_clocks() -> tuple[float, float]:

@@ -99,7 +99,7 @@ class Tracker:
         self._open = True
         return None
 
-    def keep_up(self) -> str | None:
+    def poll_rapl(self) -> str | None:
         """Make CodeCarbon read a RAPL counter now. Call this at least every few minutes while a window is open.
 
         The counter wraps to zero after some 262 kJ. CodeCarbon reads it only at the beginning and end of a task, so it

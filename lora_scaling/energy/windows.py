@@ -112,8 +112,8 @@ def _gpus(meter: Sensors, window: Window) -> tuple[GpuEnergy, ...]:
             continue
         start, end = window.start.edges[i], window.end.edges[i]
         first_w, last_w = _edge_powers(window, i)
-        start.settle(first_w, device.step_s, opens=True)
-        end.settle(last_w, device.step_s, opens=False)
+        start.extrapolate(first_w, device.step_s, opens=True)
+        end.extrapolate(last_w, device.step_s, opens=False)
         bound_j = window.bounds_j[i] + device.window_bound_j(start, end, first_w, last_w)
         found.append(
             GpuEnergy(

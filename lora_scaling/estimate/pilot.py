@@ -147,7 +147,7 @@ def scale_pilot(pilot: PilotMeasurement, plan: Plan, level: float) -> Scaled:
         energy_kwh=Interval.lognormal(kwh, sd, quantile),
         parts=parts,
         extrapolates=({"variable": "train_flops", "factor": factor},) if factor > 1 else (),
-        assumptions=_said(pilot, factor, power_w),
+        assumptions=_notes(pilot, factor, power_w),
     )
 
 
@@ -183,13 +183,13 @@ def _least_squares(steps: Sequence[PilotStep]) -> tuple[float, float]:
     return (pt * ff - ft * pf) / determinant, (ft * pp - pt * pf) / determinant / scale
 
 
-def _said(pilot: PilotMeasurement, factor: float, power_w: float) -> tuple[str, ...]:
-    said = [
+def _notes(pilot: PilotMeasurement, factor: float, power_w: float) -> tuple[str, ...]:
+    notes = [
         f"pilot of {pilot.train.seconds:.3g} s, {len(pilot.steps)} steps at {power_w:.3g} W ({pilot.energy_source}), "
         f"scaled {factor:.3g} times by exact FLOPs"
     ]
     if pilot.exclusive is False:
-        said.append("other processes were running during the pilot: its interval is widened")
+        notes.append("other processes were running during the pilot: its interval is widened")
     if pilot.random_weights:
-        said.append("random weights of the right shape: reading the real ones from disk comes on top")
-    return tuple(said)
+        notes.append("random weights of the right shape: reading the real ones from disk comes on top")
+    return tuple(notes)

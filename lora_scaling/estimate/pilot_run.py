@@ -19,8 +19,8 @@ from lora_scaling.errors import RunFailure, UserError
 from lora_scaling.estimate.pilot import Phase, PilotMeasurement, PilotStep, refuse_elsewhere, refuse_several
 from lora_scaling.estimate.shapes import with_shape
 from lora_scaling.training.batches import Collator
-from lora_scaling.training.device import Device, choose, out_of_memory_told
-from lora_scaling.training.model_cache import Tokens, Workbench
+from lora_scaling.training.device import Device, choose_device, explain_out_of_memory
+from lora_scaling.training.model_cache import ModelCache, Tokens
 from lora_scaling.training.models import BaseModel, attach
 from lora_scaling.training.tokens import TokenizedDataset
 from lora_scaling.training.trainer import Counted, MeteredTrainer, make_trainer
@@ -54,18 +54,18 @@ def run_pilot(config: RunConfig, seconds: float) -> PilotMeasurement:
     if config.max_steps == 0:
         raise UserError("`max_steps` was 0 with pilot=; a pilot measures training steps: leave one of the two out")
     refuse_several(config)
-    device = choose(config.device, config.precision)
+    device = choose_device(config.device, config.precision)
     refuse_elsewhere(config, device.name, device.kind)
     config = dataclasses.replace(config, metering=_always_on(config.metering), model=with_shape(config.model))
     meter = open_meter(config.metering, device.synchronize, gpu_expected=device.kind != "cpu")
-    workbench = Workbench()
+    models = ModelCache()
     with tempfile.TemporaryDirectory(prefix="lora-scaling-pilot-") as folder:
         recording = meter.recording()
         try:
             started = time.perf_counter()
-            with out_of_memory_told(config, device):
+            with explain_out_of_memory(config, device):
                 with recording.phase("setup"):
-                    base, tokens, stands_in = _prepare(config, device, workbench)
+                    base, tokens, stands_in = _prepare(config, device, models)
                     watch = _Watch(device.synchronize)
                     trainer = _trainer(config, device, base, tokens, watch, Path(folder))
                 _measure(config, trainer, watch, recording, started + seconds)
@@ -80,21 +80,21 @@ def _always_on(metering: MeteringSettings) -> MeteringSettings:
     return dataclasses.replace(metering, enabled=True)
 
 
-def _prepare(config: RunConfig, device: Device, workbench: Workbench) -> tuple[BaseModel, Tokens, bool]:
+def _prepare(config: RunConfig, device: Device, models: ModelCache) -> tuple[BaseModel, Tokens, bool]:
     """Return the model, its tokens, and whether random weights replace the real ones."""
     stands_in = False
     try:
-        base, _ = workbench.base(config, device)
+        base, _ = models.base(config, device)
     except UserError:
         if config.model.weights == "random" or config.model.shape is None:
             raise
         stands_in = True
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, weights="random"))
-        base, _ = workbench.base(config, device)
+        base, _ = models.base(config, device)
         _refuse_bytes(config, base)
     if base.shape is None:
         raise UserError(f"`model` was {config.model.name}, whose shape is unknown: its work cannot be scaled")
-    tokens, _ = workbench.tokens(config, base)
+    tokens, _ = models.tokens(config, base)
     return base, tokens, stands_in
 
 

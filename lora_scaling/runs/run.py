@@ -50,8 +50,8 @@ from lora_scaling.signals import interrupted_once
 
 if TYPE_CHECKING:
     from lora_scaling.training.device import Device
-    from lora_scaling.training.engine import Facts
-    from lora_scaling.training.model_cache import Workbench
+    from lora_scaling.training.engine import RunFacts
+    from lora_scaling.training.model_cache import ModelCache
 
 # Told (phase, steps done, steps in all, joules so far or None).
 Listener = Callable[[str, int, int, float | None], None]
@@ -150,24 +150,24 @@ def _lead(config: RunConfig, listen: Listener) -> Ran:
 def _tell(word: str | UserError | None) -> None:
     """Let the further processes of a distributed run know; they wait for it in `_follow`."""
     if world_size() > 1:
-        from lora_scaling.training.ranks import from_first
+        from lora_scaling.training.ranks import broadcast_from_rank0
 
-        from_first(word)
+        broadcast_from_rank0(word)
 
 
 def _heard() -> str | UserError | None:
     """What the first process tells. One that is gone has said why: this one then ends without a word."""
-    from lora_scaling.training.ranks import from_first
+    from lora_scaling.training.ranks import broadcast_from_rank0
 
     try:
-        return from_first(None)
+        return broadcast_from_rank0(None)
     except RuntimeError:  # what torch raises for a group that is not complete any more
         raise SystemExit(1) from None
 
 
 def _begun(config: RunConfig, name: str, path: Path) -> Record:
     """The record of a run that starts now, as it was written."""
-    if _workbench.cache_info().currsize:  # not before the first run of the process
+    if _model_cache.cache_info().currsize:  # not before the first run of the process
         time.sleep(config.cooldown_s)
     started = blank_record(run_id=name, study=config.study, config=config.to_dict(), provenance=provenance())
     record = started | {
@@ -182,20 +182,20 @@ def _begun(config: RunConfig, name: str, path: Path) -> Record:
 
 
 def _work(config: RunConfig, record: Record, path: Path, listen: Listener) -> None:
-    from lora_scaling.training.ranks import gathered
+    from lora_scaling.training.ranks import gather_from_ranks
 
-    device, workbench, meter = _prepare_process(config)
+    device, models, meter = _prepare_process(config)
     record["device"] = device.describe()
     # Several processes on a host have one of them hold the devices of all.
-    held = [name for place, name in gathered((host(), _device_name(record["device"]))) if place == host()]
+    held = [name for place, name in gather_from_ranks((host(), _device_name(record["device"]))) if place == host()]
     with devices_held(
         held if local_rank() == 0 else (),
         wait=config.exclusive_device,
         waiting=lambda: listen("waiting for the device", 0, 0, None),
     ) as alone:
-        gathered(None)  # nobody starts before all devices are held
+        gather_from_ranks(None)  # nobody starts before all devices are held
         try:
-            _measured(config, record, path, listen, device, workbench, meter)
+            _measured(config, record, path, listen, device, models, meter)
         finally:
             if not alone():
                 record["exclusive"] = False
@@ -208,22 +208,22 @@ def _measured(
     path: Path,
     listen: Listener,
     device: "Device",
-    workbench: "Workbench",
+    models: "ModelCache",
     meter: EnergyMeter,
 ) -> None:
-    from lora_scaling.training.engine import Facts, execute
-    from lora_scaling.training.ranks import gathered
+    from lora_scaling.training.engine import RunFacts, execute
+    from lora_scaling.training.ranks import gather_from_ranks
 
     baseline = None
     if config.metering.idle_s > 0 and world_size() == 1:  # of several processes none sees all that idles
         baseline = idle_baseline(meter, config.metering.idle_s, Path(config.runs_dir) / ".idle")
-    facts = Facts()
+    facts = RunFacts()
     recording = meter.recording()
     try:
         execute(
             config,
             device,
-            workbench,
+            models,
             recording,
             facts,
             folder=path.parent,
@@ -235,8 +235,8 @@ def _measured(
         together = world_size() > 1
         _enter(config, record, path, facts, account, [_FIRST_ONLY] if together else [])
         if together and record.get("status") == "ok":  # otherwise another process may never give its account
-            account = combine(gathered(account))
-            peaks = gathered(facts.peak_memory_gb)  # of the process that needed most, where all are known
+            account = combine(gather_from_ranks(account))
+            peaks = gather_from_ranks(facts.peak_memory_gb)  # of the process that needed most, where all are known
             facts.peak_memory_gb = None if None in peaks else max(peak for peak in peaks if peak is not None)
             _enter(config, record, path, facts, account, [])
 
@@ -245,7 +245,7 @@ def _enter(
     config: RunConfig,
     record: Record,
     path: Path,
-    facts: "Facts",
+    facts: "RunFacts",
     account: EnergyAccount,
     further: list[dict[str, str]],
 ) -> None:
@@ -266,28 +266,28 @@ def _device_name(device: Mapping[str, Any]) -> str:
 
 
 @functools.cache
-def _workbench() -> "Workbench":
-    from lora_scaling.training.model_cache import Workbench
+def _model_cache() -> "ModelCache":
+    from lora_scaling.training.model_cache import ModelCache
 
-    return Workbench()
+    return ModelCache()
 
 
-def _prepare_process(config: RunConfig) -> "tuple[Device, Workbench, EnergyMeter]":
+def _prepare_process(config: RunConfig) -> "tuple[Device, ModelCache, EnergyMeter]":
     """Everything slow that happens once a process and belongs to no run: imports, device, sensors."""
-    from lora_scaling.training.device import choose
-    from lora_scaling.training.ranks import join
+    from lora_scaling.training.device import choose_device
+    from lora_scaling.training.ranks import init_group
 
-    device = choose(config.device, config.precision)
+    device = choose_device(config.device, config.precision)
     _spare_imports_from_collection()
-    workbench = _workbench()
-    join(device.kind)
+    models = _model_cache()
+    init_group(device.kind)
     metering = config.metering
     if world_size() > 1:
         metering = settings_for_rank(metering, local_rank(), local_world_size(), one_gpu=True)
     meter = open_meter(metering, device.synchronize, gpu_expected=device.kind != "cpu")
-    if workbench.idle_bytes == 0:
-        workbench.idle_bytes = device.idle_bytes()
-    return device, workbench, meter
+    if models.idle_bytes == 0:
+        models.idle_bytes = device.idle_bytes()
+    return device, models, meter
 
 
 @functools.cache
@@ -304,14 +304,14 @@ def idle_after(config: RunConfig) -> str | None:
     Both baselines are kept in `<runs_dir>/<study>/idle.json`: a machine that idles higher after a sweep than before
     it was warmer, or no longer alone.
     """
-    if config.metering.idle_s <= 0 or world_size() > 1 or not _workbench.cache_info().currsize:
+    if config.metering.idle_s <= 0 or world_size() > 1 or not _model_cache.cache_info().currsize:
         return None
     try:
-        device, workbench, meter = _prepare_process(config)
+        device, models, meter = _prepare_process(config)
     except UserError:  # the sweep's own runs have said so
         return None
     before = meter.idle
-    workbench.drop_base()
+    models.drop_base()
     device.synchronize()
     with devices_held([_device_name(device.describe())], wait=config.exclusive_device):
         after = measure_idle(meter, config.metering.idle_s)

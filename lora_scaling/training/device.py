@@ -90,7 +90,7 @@ class Device:
 
 
 @contextlib.contextmanager
-def out_of_memory_told(config: RunConfig, device: Device) -> Iterator[None]:
+def explain_out_of_memory(config: RunConfig, device: Device) -> Iterator[None]:
     """Turn any out-of-memory error of torch or the system into an `OutOfMemory` that says what to do."""
     try:
         yield
@@ -114,7 +114,7 @@ def _out_of_memory(device: Device, config: RunConfig, error: BaseException) -> s
     )
 
 
-def choose(wanted: str, precision: str) -> Device:
+def choose_device(wanted: str, precision: str) -> Device:
     """Choose the device that `device=` and `precision=` ask for.
 
     Raises:

@@ -12,10 +12,10 @@ from torch import nn
 from lora_scaling.config import RunConfig
 from lora_scaling.energy import Recording
 from lora_scaling.training.batches import Collator
-from lora_scaling.training.device import Device, out_of_memory_told
-from lora_scaling.training.model_cache import Tokens, Workbench
+from lora_scaling.training.device import Device, explain_out_of_memory
+from lora_scaling.training.model_cache import ModelCache, Tokens
 from lora_scaling.training.models import BaseModel, attach, detach, parameter_counts
-from lora_scaling.training.ranks import gathered
+from lora_scaling.training.ranks import gather_from_ranks
 from lora_scaling.training.sharding import held_params, shard
 from lora_scaling.training.tokens import TokenizedDataset
 from lora_scaling.training.trainer import Counted, MeteredTrainer, make_trainer
@@ -25,7 +25,7 @@ transformers.logging.set_verbosity_error()
 
 
 @dataclass
-class Facts:
+class RunFacts:
     """What is known about a run so far, in the sections of its record, so that a failed run keeps it."""
 
     model: dict[str, Any] = field(default_factory=dict)
@@ -43,9 +43,9 @@ Progress = Callable[[str, int, int], None]
 def execute(
     config: RunConfig,
     device: Device,
-    workbench: Workbench,
+    models: ModelCache,
     recording: Recording,
-    facts: Facts,
+    facts: RunFacts,
     *,
     folder: Path,
     progress: Progress,
@@ -56,16 +56,16 @@ def execute(
         UserError: the request cannot be carried out.
         OutOfMemory: the device did not have enough memory.
     """
-    workbench.make_room(config, device)
+    models.make_room(config, device)
     device.reset_peak_memory()
     network: nn.Module | None = None
     base: BaseModel | None = None
     facts.training |= {"precision": device.precision, "gradient_checkpointing": config.gradient_checkpointing}
     try:
-        with out_of_memory_told(config, device):
+        with explain_out_of_memory(config, device):
             with recording.phase("setup"):
                 progress("setup", 0, 0)
-                base, tokens = _prepare(config, device, workbench, facts)
+                base, tokens = _prepare(config, device, models, facts)
                 network = attach(base, config)
                 if config.sharding == "fsdp":
                     shard(network, base.model, device)
@@ -74,14 +74,14 @@ def execute(
             _phases(config, trainer, tokens.train, base.shape, recording, facts, progress)
     finally:
         peak = device.peak_memory_bytes()
-        facts.peak_memory_gb = None if peak is None else max(0, peak - workbench.idle_bytes) / 1e9
-        if network is not None and base is not None and workbench.keeps(base):
+        facts.peak_memory_gb = None if peak is None else max(0, peak - models.idle_bytes) / 1e9
+        if network is not None and base is not None and models.keeps(base):
             detach(network, base)
 
 
-def _prepare(config: RunConfig, device: Device, workbench: Workbench, facts: Facts) -> tuple[BaseModel, Tokens]:
-    base, model_reused = workbench.base(config, device)
-    tokens, tokens_reused = workbench.tokens(config, base)
+def _prepare(config: RunConfig, device: Device, models: ModelCache, facts: RunFacts) -> tuple[BaseModel, Tokens]:
+    base, model_reused = models.base(config, device)
+    tokens, tokens_reused = models.tokens(config, base)
     facts.setup_reused = [name for name, reused in (("model", model_reused), ("tokens", tokens_reused)) if reused]
     lengths = tokens.train.sample_lengths
     facts.data = {
@@ -100,7 +100,7 @@ def _prepare(config: RunConfig, device: Device, workbench: Workbench, facts: Fac
     return base, tokens
 
 
-def _describe_model(facts: Facts, config: RunConfig, network: nn.Module, base: BaseModel) -> None:
+def _describe_model(facts: RunFacts, config: RunConfig, network: nn.Module, base: BaseModel) -> None:
     """Count the parameters of the network itself. If its shape is known, the computed numbers must agree exactly."""
     params, trainable = parameter_counts(network)
     shape = base.shape
@@ -116,7 +116,7 @@ def _describe_model(facts: Facts, config: RunConfig, network: nn.Module, base: B
         "quantization": "nf4" if config.method.name == "qlora" else None,
     }
     if config.sharding == "fsdp":
-        facts.model["held_params"] = gathered(held_params(network))
+        facts.model["held_params"] = gather_from_ranks(held_params(network))
     expected = (shape.params, config.tuning.trainable_params(shape)) if shape else (params, trainable)
     if expected != (params, trainable):
         facts.warnings.append(
@@ -157,7 +157,7 @@ def _phases(
     dataset: TokenizedDataset,
     shape: ModelShape | None,
     recording: Recording,
-    facts: Facts,
+    facts: RunFacts,
     progress: Progress,
 ) -> None:
     _evaluate(config, trainer, recording, facts, "eval_loss_before", progress)
@@ -172,7 +172,7 @@ def _phases(
             progress("train", 0, 0)
             with recording.phase("train"):
                 local_loss = trainer.train().training_loss
-            facts.training["train_loss"] = statistics.fmean(gathered(local_loss))
+            facts.training["train_loss"] = statistics.fmean(gather_from_ranks(local_loss))
         counted = trainer.counted_everywhere()
     finally:
         # A process that failed must not wait for the others, which do not know about the failure.
@@ -184,7 +184,7 @@ def _evaluate(
     config: RunConfig,
     trainer: MeteredTrainer,
     recording: Recording,
-    facts: Facts,
+    facts: RunFacts,
     key: str,
     progress: Progress,
 ) -> None:

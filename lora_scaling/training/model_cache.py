@@ -28,7 +28,7 @@ class Tokens:
 
 
 @dataclass
-class Workbench:
+class ModelCache:
     """A process's shared state. `idle_bytes` is the memory in use before the first model: not a run's own."""
 
     idle_bytes: int = 0

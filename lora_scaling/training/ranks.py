@@ -17,7 +17,7 @@ T = TypeVar("T")
 _PATIENCE = timedelta(minutes=60)
 
 
-def join(kind: str) -> None:
+def init_group(kind: str) -> None:
     """Meet the other processes of the launch; nothing for one alone. `kind` is the device's."""
     if world_size() == 1 or torch.distributed.is_initialized():
         return
@@ -26,7 +26,7 @@ def join(kind: str) -> None:
     torch.distributed.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=_PATIENCE)
 
 
-def leave() -> NoReturn:
+def destroy_group() -> NoReturn:
     """Part from the group, and end this process well.
 
     A sharded model holds on to its group, whose threads hold on to tensors: an interpreter that winds down beside
@@ -41,7 +41,7 @@ def leave() -> NoReturn:
     os._exit(0)
 
 
-def gathered(mine: T) -> list[T]:
+def gather_from_ranks(mine: T) -> list[T]:
     """What each process gave, in order of rank, on all of them."""
     if world_size() == 1:
         return [mine]
@@ -50,6 +50,6 @@ def gathered(mine: T) -> list[T]:
     return everyone
 
 
-def from_first(mine: T) -> T:
+def broadcast_from_rank0(mine: T) -> T:
     """What the first process gave, on all of them."""
-    return gathered(mine)[0]
+    return gather_from_ranks(mine)[0]

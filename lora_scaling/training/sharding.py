@@ -20,7 +20,7 @@ from lora_scaling.config import RunConfig
 from lora_scaling.errors import UserError
 from lora_scaling.ranks import rank, world_size
 from lora_scaling.training.device import Device
-from lora_scaling.training.ranks import from_first
+from lora_scaling.training.ranks import broadcast_from_rank0
 
 # Where a module keeps a tensor: its dictionary of parameters or buffers, and the name in it.
 _Place = tuple[dict[str, Any], str]
@@ -86,7 +86,7 @@ def _give_to_all(unit: nn.Module, device: torch.device) -> None:
         if id(tensor) not in places:
             tensors.append(tensor)  # keep it alive, so that no other tensor gets its id
         places.setdefault(id(tensor), []).append((table, name))
-    described = from_first([(tensor.shape, tensor.dtype) for tensor in tensors])
+    described = broadcast_from_rank0([(tensor.shape, tensor.dtype) for tensor in tensors])
     for tensor, (shape, dtype) in zip(tensors, described, strict=True):
         if rank() == 0:
             given = tensor.detach().to(device).contiguous()

@@ -318,14 +318,14 @@ def test_a_real_recording_here() -> None:
 def test_of_two_recordings_in_a_process_the_first_ends_where_the_second_begins() -> None:
     meter = open_meter(MeteringSettings(interval_s=0.7))
     first = meter.recording()
-    first.begin("train")
+    first.begin_phase("train")
     time.sleep(0.6)
     second = meter.recording()
     with second.phase("train"):
         time.sleep(0.2)
-        first.begin("eval")  # too late: it would take the sensors from the second
+        first.begin_phase("eval")  # too late: it would take the sensors from the second
         time.sleep(0.2)
-    first.end()
+    first.end_phase()
     accounts = [second.close(), first.close()]
     third = meter.recording()
     with third.phase("train"):
@@ -354,7 +354,7 @@ class Quiet:
     def stop(self) -> TaskEnergy:
         return TaskEnergy(joules={"gpu": 0.0, "cpu": None, "ram": None})
 
-    def keep_up(self) -> None:
+    def poll_rapl(self) -> None:
         pass
 
     def sources(self) -> dict[str, Source]:
@@ -570,9 +570,8 @@ def test_two_readings_of_a_gpu_may_differ_by_what_its_counter_has_not_counted_ye
         task=TaskEnergy(joules={"gpu": codecarbon_j, "cpu": None, "ram": None}),
         sources={"gpu": Source(name="nvml_counter")},
     )
-    gpu = GpuEnergyMeter(
-        sensor=SimpleNamespace(), gpu=Gpu(index=0, uuid="GPU-0", name="Stub", handle=None), step_s=step_s
-    )
+    unread: Any = None
+    gpu = GpuEnergyMeter(sensor=unread, gpu=Gpu(index=0, uuid="GPU-0", name="Stub", handle=None), step_s=step_s)
     meter: Any = SimpleNamespace(
         settings=MeteringSettings(components=("gpu",)), nvml=object(), gpu_meters=(gpu,), unreadable={},
         gpu_expected=True, gpu_reason=None, tracker_reason=None,

@@ -185,7 +185,7 @@ def test_edges_within_a_counters_step_are_interpolated(
 
     def watched_edge(time_s: float) -> Edge:
         fake.time_s, fake.counter_j = time_s, counter(time_s)
-        edge = fake.meter.mark(time_s)
+        edge = fake.meter.sample_edge(time_s)
         while fake.meter.watching:
             fake.time_s += 0.002
             fake.counter_j = counter(fake.time_s)

@@ -84,11 +84,11 @@ def test_a_rapl_counter_that_turns_three_times_within_a_window_is_followed(tmp_p
         assert tracker.start() is None
         for turns in (1.3, 1.9, 2.5, 3.1, 3.8):
             rapl.counted(turns)
-            assert tracker.keep_up() is None
+            assert tracker.poll_rapl() is None
         rapl.counted(4.1)
         joules = tracker.stop().joules["cpu"]
         assert joules == pytest.approx(3.2 * Rapl.RANGE_J, rel=1e-5)
-    assert tracker.keep_up() is None  # no window, nothing to do
+    assert tracker.poll_rapl() is None  # no window, nothing to do
 
 
 def test_a_long_window_keeps_up_with_the_rapl_counter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

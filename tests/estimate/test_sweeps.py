@@ -1,4 +1,4 @@
-"""The runs of one process share what their workbench shares, and a sweep's estimate bills it once."""
+"""The runs of one process share what their model cache shares, and a sweep's estimate bills it once."""
 
 import json
 import math
