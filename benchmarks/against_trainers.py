@@ -21,7 +21,7 @@ from lora_scaling.config import RunConfig, compose
 from lora_scaling.data.samples import split_samples
 from lora_scaling.runs.run import run
 from lora_scaling.training.batches import Collator
-from lora_scaling.training.device import choose
+from lora_scaling.training.device import choose_device
 from lora_scaling.training.models import BaseModel, attach, detach, load_base
 from lora_scaling.training.tokens import TokenizedDataset, tokenize
 from lora_scaling.training.trainer import training_arguments
@@ -40,7 +40,7 @@ def ours(config: RunConfig) -> float:
 def bare_trainer(config: RunConfig, base: BaseModel, dataset: TokenizedDataset, folder: str) -> float:
     """Build the trainer one would write by hand: the same arguments, a padding collator, nothing else."""
     network = attach(base, config)
-    device = choose(config.device, config.precision)
+    device = choose_device(config.device, config.precision)
     trainer = Trainer(
         model=network,  # type: ignore[arg-type]
         args=training_arguments(config, device, folder),  # type: ignore[arg-type]
@@ -58,7 +58,7 @@ def sft_trainer(config: RunConfig, base: BaseModel, dataset: TokenizedDataset, f
     from trl import SFTConfig, SFTTrainer
 
     network = attach(base, config)
-    plain: TrainingArguments = training_arguments(config, choose(config.device, config.precision), folder)  # type: ignore[arg-type]
+    plain: TrainingArguments = training_arguments(config, choose_device(config.device, config.precision), folder)  # type: ignore[arg-type]
     shared = ("per_device_train_batch_size", "num_train_epochs", "learning_rate", "lr_scheduler_type", "optim", "seed",
               "max_grad_norm", "weight_decay", "use_cpu", "bf16", "fp16", "logging_strategy", "save_strategy",
               "report_to", "disable_tqdm", "train_sampling_strategy", "output_dir")  # fmt: skip
@@ -97,7 +97,7 @@ def main() -> None:
         config = compose(
             [f"model={options.model}", f"samples={options.samples}", f"runs_dir={folder}", "on_existing=rerun"]
         )
-        base = load_base(config, choose(config.device, config.precision))
+        base = load_base(config, choose_device(config.device, config.precision))
         dataset = tokenize(split_samples(config).train, base.tokenizer, config)
         contestants: dict[str, Callable[[], float]] = {
             "lora_scaling": lambda: ours(config),

@@ -16,7 +16,7 @@ from lora_scaling.estimate.hardware import preset
 from lora_scaling.records import record_to_row
 from lora_scaling.runs.device_locks import devices_held
 from lora_scaling.runs.run import _utilisation, idle_after
-from lora_scaling.training.device import choose
+from lora_scaling.training.device import choose_device
 
 Record = dict[str, Any]
 Make = Callable[..., Record]
@@ -184,21 +184,21 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_a_single_process_sees_one_gpu(gpus: Callable[..., None], visible: str | None, wanted: str, left: str) -> None:
     """With several, Trainer would split the batch over all of them; what the driver does not read has no effect."""
     gpus(visible)
-    assert choose(wanted, "auto").name == left
-    assert choose(wanted, "auto").name == left  # the next run of a sweep
+    assert choose_device(wanted, "auto").name == left
+    assert choose_device(wanted, "auto").name == left  # the next run of a sweep
 
 
 def test_a_process_stays_on_its_gpu(gpus: Callable[..., None]) -> None:
     gpus(None)
-    choose("cuda:1", "auto")
+    choose_device("cuda:1", "auto")
     with pytest.raises(UserError, match="`device` was 'cuda:0'; this process has begun on cuda:1 and stays there"):
-        choose("cuda:0", "auto")
+        choose_device("cuda:0", "auto")
 
 
 def test_a_gpu_that_is_not_there_is_refused(gpus: Callable[..., None]) -> None:
     gpus("3,5")
     with pytest.raises(UserError, match="`device` was 'cuda:2'; this machine has 2 GPUs, counted from 0"):
-        choose("cuda:2", "auto")
+        choose_device("cuda:2", "auto")
 
 
 def record_on(device: str, *, gpus: int, model_flops: float, train_s: float) -> Record:
