@@ -3,7 +3,7 @@
 import os
 import sys
 
-# Small matrices by the hundred: BLAS threads cost three times what they save. A user's own setting stays.
+# With hundreds of small matrices, BLAS threads cost three times what they save. A user's own setting stays.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from .cli import main

@@ -1,6 +1,6 @@
-"""The functions of `analysis` for Python: what its commands do, on a table of runs, without the command line.
+"""Offer the commands of `analysis` as Python functions on a table of runs.
 
-The rooms are imported by the functions that use them, so that verdicts do not wait for what only figures need.
+Each function imports what it needs when it is called, so that verdicts do not wait for the imports of figures.
 """
 
 from typing import TYPE_CHECKING
@@ -21,8 +21,8 @@ def decide(runs: RunTable, *, margin: float = MARGIN, level: float = LEVEL) -> "
         report = decide(load_runs("runs.csv"))
         {claim.id: claim.verdict for claim in report.claims}
 
-    `margin` is what counts as equal, as a share (0.05: ±5 %); 1 − `level` is the error rate of a verdict. A claim that
-    the runs cannot test is `undecided`, with the reason.
+    `margin` is the equivalence margin, relative (0.05: ±5 %). `level` is the confidence level, 1 − the error rate of a
+    verdict. A claim that the runs cannot test is `undecided`, with the reason.
 
     Raises:
         UserError: `margin` or `level` is out of range.
@@ -53,10 +53,10 @@ def extrapolate(runs: "RunTable | ValidatedFit", *overrides: str) -> "Extrapolat
         prediction = extrapolate(fit(runs), "model=llama-2-70b", "method=full", "samples=21300")
         prediction.document["energy_kwh"]  # estimate, low and high: a 90 % interval for one more run
 
-    `overrides` describe the run as on the command line; what they leave out is as in the runs.
+    `overrides` describe the run as on the command line; all other settings are taken from the runs.
 
     Raises:
-        UserError: the overrides make no run, or the runs no fit.
+        UserError: the overrides do not describe a run, or the runs do not allow a fit.
     """
     from .energy_model.extrapolate import predict_target
 

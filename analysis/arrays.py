@@ -1,4 +1,4 @@
-"""Types of the arrays that all rooms pass around."""
+"""Define the types of arrays that all packages exchange."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,6 +1,6 @@
-"""The command-line shell of `python -m analysis`.
+"""Run the commands of `python -m analysis`.
 
-Each command is a module of `analysis.commands` with `add_arguments(parser)` and `run(args) -> int`, imported only
+Each command is a module of `analysis.commands` with `add_arguments(parser)` and `run(args) -> int`. It is imported only
 when it is chosen, so that `claims` does not wait for seaborn.
 """
 
@@ -14,7 +14,7 @@ from lora_scaling.errors import UserError
 PROGRAM = "python -m analysis"
 
 
-# A module of `analysis.commands` each, with its line in the help.
+# Each is a module of `analysis.commands`, with its line in the help.
 COMMANDS = {
     "claims": "verdicts on the seven claims, with the tests behind them",
     "fit": "regressions of energy and time on the work → fit.json",
@@ -43,7 +43,7 @@ def main(words: list[str]) -> int:
 
 
 class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
-    """Gives the defaults of those options that have one."""
+    """Show the defaults of those options that have one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return super()._get_help_string(action) if action.default not in (None, False, []) else action.help

@@ -1,4 +1,4 @@
-"""One way to print JSON: strict (no NaN), numbers as Python's, one document on stdout."""
+"""Print JSON in one way: strict (no NaN), with plain Python numbers, one document on stdout."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def clean(value: Any) -> Any:
-    """A copy of `value` that JSON can hold: NaN and infinities become null, arrays become lists."""
+    """Copy `value` into what JSON can hold: NaN and infinities become null, arrays become lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -27,5 +27,5 @@ def clean(value: Any) -> Any:
 
 
 def dumps(document: Any) -> str:
-    """`document` as indented JSON text."""
+    """Return `document` as indented JSON text."""
     return json.dumps(clean(document), indent=2, ensure_ascii=False, allow_nan=False)

@@ -1,4 +1,4 @@
-"""The old place of `analysis.tables.table`, kept for one version."""
+"""Re-export `analysis.tables.table` under its old name, for one version."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""The old place of `analysis.claims.verdicts`, kept for one version."""
+"""Re-export `analysis.claims.verdicts` under its old name, for one version."""
 
 import warnings
 

@@ -1,7 +1,7 @@
-"""The settings of a run, one row each: what a setting changes, its column, and who reads it.
+"""List the settings of a run, one row each: what a setting changes, its column, and who reads it.
 
-Every list of settings in this project is read off this table. A new setting is one row here, a field of the
-configuration's dataclass, its default in `conf/`, and the line of code that uses it.
+Every list of settings in this project is derived from this table. A new setting takes one row here, a field in the
+dataclass of the configuration, its default in `conf/`, and the line of code that uses it.
 """
 
 from collections.abc import Mapping
@@ -21,14 +21,14 @@ class Setting:
 
     name: as an override writes it; a group's name stands for all settings of the group without a row.
     changes: `work` (time and energy), `learning` (only what is learned), `device` (where the work is done), or
-        `nothing`. The first two name a run; runs that differ in `work` or `device` are never compared with each other.
+        `nothing`. The first two are part of a run's name; runs that differ in `work` or `device` are never compared.
     column, kind: the column of the runs table that holds the setting, and the type of its values.
-    recorded: where a record holds the value that the run really had, if that is not the configuration's.
+    recorded: where a record holds the value that the run really had, if it may differ from the configuration.
     repeat: how a command that makes more such runs gives the setting: as the `point` of its sweep, from its `column`,
         or among the further `words` (`settings_override`) that differ from the defaults.
     tokens, base_model: whether the setting changes the token ids of the samples, or the base model as it is loaded.
     counted: whether the arithmetic of estimates counts the setting's effect.
-    uncounted: what an estimate says of the setting where it is on, if it changes the work and is not counted.
+    uncounted: what an estimate says about the setting when it is on, if it changes the work but is not counted.
     older: the value of all runs that were made before the setting existed. It is left out of a run's name.
     aliases: what other programs call the setting.
     least, above, most: bounds of the value.
@@ -52,7 +52,7 @@ class Setting:
 
     @property
     def names_run(self) -> bool:
-        """Whether two runs that differ in this setting are two runs."""
+        """Whether runs that differ in this setting are different runs."""
         return self.changes in ("work", "learning")
 
     @property
@@ -66,11 +66,11 @@ class Setting:
         return self.older is not _ALWAYS_WRITTEN
 
     def is_older(self, value: Any) -> bool:
-        """Whether a value is that of the runs from before the setting existed."""
+        """Return whether a value is that of the runs from before the setting existed."""
         return self.has_older and value == self.older
 
 
-# The upper bounds are far beyond any real run: a larger value is a typing mistake, and arithmetic on it means nothing.
+# The upper bounds are far beyond any real run: a larger value is a typing mistake.
 SETTINGS = (
     Setting(name="samples", changes="work", column="samples", kind="number", repeat="point", tokens=True, counted=True,
             least=1, most=10**10),
@@ -136,7 +136,7 @@ SETTINGS = (
     Setting(name="max_hours", changes="nothing", above=0),
 )  # fmt: skip
 
-# The columns that separate runs: those that differ in one of them did different work, or on another device.
+# Runs that differ in one of these columns did different work, or worked on another device.
 SEPARATING_COLUMNS = tuple(
     s.column for s in SETTINGS if s.column and s.changes in ("work", "device") and s.repeat != "point"
 )
@@ -144,7 +144,7 @@ POINT_COLUMNS = tuple(s.column for s in SETTINGS if s.column and s.repeat == "po
 
 
 def value_at(mapping: Any, name: str, absent: Any = None) -> Any:
-    """The value at a dotted name in nested mappings; `absent` where one of them is missing or no mapping."""
+    """Return the value at a dotted name in nested mappings, or `absent` if a part is missing or not a mapping."""
     for part in name.split("."):
         if not isinstance(mapping, Mapping) or part not in mapping:
             return absent

@@ -1,4 +1,4 @@
-"""A table in the JSON-lines format of Extra-P (`extrap --json …`)."""
+"""Write a table in the JSON-lines format of Extra-P (`extrap --json …`)."""
 
 import json
 from collections.abc import Iterator
@@ -9,9 +9,9 @@ PARAMETERS = ("samples", "epochs", "rank", "params")
 
 
 def extrap_lines(frame: pd.DataFrame, response: str) -> Iterator[str]:
-    """One JSON object a run: `params` are the factors that vary, `metric` and `value` the response.
+    """Return one JSON object per run: `params` are the factors that vary, `metric` and `value` the response.
 
-    Runs of zero steps are left out: Extra-P's model terms have no value at 0 samples.
+    Runs of zero steps are left out, because the terms of Extra-P's models have no value at 0 samples.
     """
     rows = frame[frame["samples_seen"] > 0]
     varied = [name for name in PARAMETERS if rows[name].notna().all() and rows[name].nunique() > 1]

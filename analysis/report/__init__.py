@@ -1,4 +1,4 @@
-"""The report on a table of runs. The package can be called: `from analysis import report; report(runs)`."""
+"""Report on a table of runs. The package can be called: `from analysis import report; report(runs)`."""
 
 import importlib
 

@@ -1,4 +1,4 @@
-"""The first screen of the report: the questions people come with, each with its answer and how sure it is."""
+"""Write the first screen of the report: common questions, each with its answer and its certainty."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ QUESTIONS = {
 
 
 def answers_section(findings: Findings) -> Section:
-    """Question by question; then what larger runs would cost."""
+    """Write the answers question by question, and then the cost of larger runs."""
     claims = {claim.id: claim for claim in findings.claims.claims}
     noun, options = findings.claims.response.noun, findings.claims.options
     doubled = claims["doubling_doubles"].tests.get("factor", "samples")  # absent if it could not be tested
@@ -43,7 +43,7 @@ def answers_section(findings: Findings) -> Section:
 
 
 def _answer(claim: Claim) -> dict[str, str]:
-    """The verdict's word, with the size from which on doubling doubles, or each model's own answer, where asked."""
+    """Write the verdict, with the size from which doubling doubles, or with the answer for each model."""
     if own := split_of(claim):
         each = "; ".join(
             f"{WORDS[one['verdict']].lower()} for {name}: {_size(claim, one)}" for name, one in own.items()

@@ -1,4 +1,4 @@
-"""Estimates of `python -m lora_scaling.estimate --json`, to be compared with the study."""
+"""Show estimates of `python -m lora_scaling.estimate --json` next to the study."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from .page import Section, section
 
 @dataclass(frozen=True, kw_only=True)
 class Quote:
-    """One estimate: its JSON document, and what it is of."""
+    """One estimate: its JSON document, and the run it describes."""
 
     document: dict[str, Any]
     label: str
@@ -28,7 +28,7 @@ def read_estimates(paths: Sequence[str | Path]) -> tuple[Quote, ...]:
     """Read the estimates in these files: single ones, sweeps (`-m`) and comparisons (`compare=`).
 
     Raises:
-        UserError: a file cannot be read, or is no estimate.
+        UserError: a file cannot be read or is not an estimate.
     """
     quotes: list[Quote] = []
     for path in paths:
@@ -62,7 +62,7 @@ def sentence(quote: Quote) -> str:
 
 
 def estimates_section(quotes: Sequence[Quote]) -> Section:
-    """All estimates in a table, and what each rests on."""
+    """Write all estimates as a table, with the basis of each."""
     return section("Estimates", "estimates.html.j2", rows=[_row(quote) for quote in quotes], quotes=quotes)
 
 

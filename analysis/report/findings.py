@@ -1,4 +1,4 @@
-"""What a report is made of: the verdicts, fit, predictions and figures of one table, or why a part is missing."""
+"""Collect the content of a report: verdicts, fit, predictions and figures of one table, or why a part is missing."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """Everything that a report shows; what is missing is None or empty, with its reason in `failures`."""
+    """Everything that a report shows. A missing part is None or empty, with its reason in `failures`."""
 
     table: RunTable
     claims: ClaimsReport
@@ -43,7 +43,7 @@ def collect_findings(
     command: str = "",
     estimates: tuple[Quote, ...] = (),
 ) -> Findings:
-    """Analyse a table in every way; a part that fails leaves its reason in `failures` and stops no other part."""
+    """Analyse a table in every way. A part that fails leaves its reason in `failures` and does not stop the others."""
     failures: dict[str, str] = {}
 
     def attempt(part: str, work: Callable[[], T]) -> T | None:
@@ -51,7 +51,7 @@ def collect_findings(
             return work()
         except LoraScalingError as error:
             failures[part] = str(error)
-        except Exception as error:  # a page with a gap and its reason is worth more than no page
+        except Exception as error:  # a page with a gap and its reason is better than no page
             failures[part] = f"{type(error).__name__}: {error}"
         return None
 
@@ -78,5 +78,5 @@ def collect_findings(
 
 
 def _default_target(table: RunTable) -> list[str]:
-    """Ten times the largest training set that was run, once shown, with the commonest model and method."""
+    """Return ten times the largest training set, shown once, with the most common model and method."""
     return [f"samples={FAR * int(table.frame['samples'].max())}", "epochs=1", *own_settings(table.frame)]

@@ -1,4 +1,4 @@
-"""The page itself: sections rendered by jinja2 templates, and figures as drawings that share one page."""
+"""Render the page: sections from jinja2 templates, and figures as drawings that share one page."""
 
 import base64
 import io
@@ -17,7 +17,7 @@ from lora_scaling import templates
 LARGEST_SVG = 400_000  # characters
 _PACKAGE = "analysis.report"
 PANEL_MARGIN_PT = 4.0
-WIDEST_PX_PER_PT = 1.65  # a narrow figure is not blown up
+WIDEST_PX_PER_PT = 1.65  # do not enlarge a narrow figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +39,16 @@ def section(title: str, template: str, **values: Any) -> Section:
 
 
 def page(*, title: str, subtitle: str, sections: Sequence[Section]) -> str:
-    """Render the whole document; style and script are inline, nothing is fetched."""
+    """Render the whole document. Style and script are inline, so nothing is fetched."""
     return str(templates.render(_PACKAGE, "page.html.j2", title=title, subtitle=subtitle, sections=sections))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A figure for the page: as SVG (`drawing`), or as a PNG in base64 where that is smaller.
+    """A figure for the page: as SVG (`drawing`), or as a PNG in base64 if that is smaller.
 
-    `id` is the drawing's own on the page, `view_box` its frame, `panels` the frames of its panels where it has several:
-    in a narrow window they are shown one below the other, the same drawing seen through a window each.
+    `id` is unique to the drawing on the page, `view_box` is its frame, and `panels` are the frames of its panels if it
+    has several. A narrow window shows them one below the other, as views of the same drawing.
     """
 
     id: str
@@ -65,11 +65,11 @@ class Picture:
 
 
 def picture(figure: Figure, title: str, caption: str, *, salt: str) -> Picture:
-    """Draw a figure for the page; `salt` makes its ids its own, so that several share a page."""
+    """Draw a figure for the page. `salt` makes its ids unique, so that several figures can share a page."""
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": salt, "text.parse_math": False, "svg.fonttype": "path"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-        if buffer.tell() >= LARGEST_SVG:  # very many points: pixels are smaller
+        if buffer.tell() >= LARGEST_SVG:  # with very many points, pixels are smaller
             return Picture(id=f"{salt}-all", title=title, caption=caption, png=_png(figure))
         panels = _panels(figure)
     svg = buffer.getvalue()

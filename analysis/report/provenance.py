@@ -1,4 +1,4 @@
-"""What the records behind a table say beyond its columns: definitions of grams, versions, commits, commands."""
+"""Read what the records of a table say beyond its columns: definitions of grams, versions, commits, commands."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ MOST = 500
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Distinct values with how many records hold each, commonest first; `read` of the `found` records were read."""
+    """Distinct values with the number of records of each, most common first; `read` of `found` records were read."""
 
     read: int
     found: int
@@ -27,7 +27,7 @@ class Provenance:
 
 
 def provenance_of(sources: Sequence[str]) -> Provenance:
-    """Read the records in the folders among `sources`, `MOST` at the most; tables have none."""
+    """Read the records in the folders among `sources`, at most `MOST`; tables have none."""
     folders = [source for source in sources if Path(source).is_dir()]
     paths = find_records(folders) if folders else []
     counts: dict[str, Counter[str]] = {
@@ -38,7 +38,7 @@ def provenance_of(sources: Sequence[str]) -> Provenance:
         try:
             record = read_record(path)
         except LoraScalingError:
-            continue  # the table has named it already
+            continue  # the table has already named it
         read += 1
         for name, value in _facts(record).items():
             if value:

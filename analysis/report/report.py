@@ -1,6 +1,6 @@
-"""One self-contained HTML page with everything the runs say, verdicts first.
+"""Write one self-contained HTML page with all results, verdicts first.
 
-It opens from disk and fetches nothing. A section that cannot be made says why; the others stand.
+The page opens from disk and fetches nothing. A section that cannot be made says why; the others are shown.
 """
 
 import shlex
@@ -41,16 +41,16 @@ def report(
     margin: float = MARGIN,
     level: float = LEVEL,
 ) -> Path:
-    """Write everything that a table of runs says to one page, as `python -m analysis report` does; return its path.
+    """Write all results of a table of runs to one page, as `python -m analysis report` does, and return its path.
 
         report(load_runs("runs"), out="report", targets=["model=llama-2-70b method=full samples=21300"])
 
-    `targets` are runs to predict, each with its overrides in one string; `estimates` are files with what
-    `python -m lora_scaling.estimate … --json` printed. A section that cannot be made says why.
+    `targets` are runs to predict, each with its overrides in one string. `estimates` are files with the output of
+    `python -m lora_scaling.estimate … --json`. A section that cannot be made says why.
 
     Raises:
         UserError: `margin` or `level` is out of range, a target or a file of estimates cannot be read, or the folder
-            `out` not be written.
+            `out` cannot be written.
     """
     findings = collect_findings(
         runs,

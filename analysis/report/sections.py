@@ -1,4 +1,4 @@
-"""The sections of the report, each from the findings to what its template shows."""
+"""Write the sections of the report: each turns the findings into what its template shows."""
 
 import math
 from collections import Counter
@@ -20,7 +20,7 @@ from .page import Section, picture, section
 
 MOST_ROWS = 1000
 MOST_NAMED = 30
-ROUNDING = 0.01  # of the energy: so much may its components leave out
+ROUNDING = 0.01  # of the energy: the components may leave out this much
 WORDS = {"supported": "Yes", "refuted": "No", "undecided": "Not decided"}
 RUN_COLUMNS = (
     "run_id", "model", "method", "rank", "samples", "epochs", "tokens_seen", "train_s", "energy_kwh",
@@ -29,7 +29,7 @@ RUN_COLUMNS = (
 
 
 def verdicts_section(findings: Findings) -> Section:
-    """A sentence that sums up, then a card for each claim, decided ones first."""
+    """Write a summary, and then a card for each claim, decided ones first."""
     claims = sorted(findings.claims.claims, key=lambda claim: claim.verdict == "undecided")
     counts = Counter(claim.verdict for claim in claims)
     tally = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("supported", "refuted", "undecided"))
@@ -59,12 +59,12 @@ def _card(claim: Claim, options: Options) -> dict[str, str | None]:
 
 
 def split_of(claim: Claim) -> dict[str, dict[str, Any]]:
-    """Return each model's own answer where a claim is undecided because they differ, and nothing elsewhere."""
+    """Return each model's own answer if a claim is undecided because the models differ, and otherwise nothing."""
     return claim.tests["by_model"] if claim.reason.startswith("Undecided: it depends on the model") else {}
 
 
 def interval_of(claim: Claim, options: Options) -> tuple[str, str] | None:
-    """Write a claim's number, and its interval with the interval's level; None if it has none of its own."""
+    """Write a claim's number, and its interval with the interval level; None if it has no number."""
     if claim.estimate is None or claim.ci is None or not all(map(math.isfinite, claim.ci)) or split_of(claim):
         return None
     numbers = (claim.estimate, *claim.ci)
@@ -76,13 +76,13 @@ def interval_of(claim: Claim, options: Options) -> tuple[str, str] | None:
 
 
 def plain_reason(claim: Claim) -> str:
-    """Return the reason without the verdict's own word, which the card shows already."""
+    """Return the reason without the word for the verdict, which the card already shows."""
     text = claim.reason.removeprefix(f"{claim.verdict.capitalize()}: ")
     return text[0].upper() + text[1:]
 
 
 def basis(findings: Findings) -> str:
-    """Say in one line what the energy is made of, where it matters most: beside the verdicts."""
+    """Say in one line what the energy consists of, for the place where it matters most: next to the verdicts."""
     shares = _shares(findings.table.frame)
     measured, modelled = (f"{100 * shares[kind]:.3g} %" for kind in ("measured", "modelled"))
     if findings.claims.response.modelled or (shares["modelled"] > 0 and shares["measured"] + shares["unknown"] == 0):
@@ -97,9 +97,9 @@ def basis(findings: Findings) -> str:
 
 
 def _shares(frame: pd.DataFrame) -> dict[str, float]:
-    """Shares of the energy that were measured, modelled, or of which neither is known.
+    """Return the shares of the energy that were measured, modelled, or unknown.
 
-    Unknown is also what the components leave of a run's total, beyond rounding.
+    The part of a run's total that the components leave out, beyond rounding, also counts as unknown.
     """
     joined = dict.fromkeys(("measured", "modelled", "unknown"), 0.0)
     unattributed = frame["energy_kwh"].copy()
@@ -117,7 +117,7 @@ def _shares(frame: pd.DataFrame) -> dict[str, float]:
 
 
 def figures_section(findings: Findings) -> Section:
-    """Every figure the runs support, and why the others are missing."""
+    """Show every figure that the runs support, and say why the others are missing."""
     if not findings.figures:
         return Section(title="Figures", reason=findings.failures.get("figures", findings.failures.get("fit")))
     pictures, missing = [], []
@@ -134,7 +134,7 @@ def figures_section(findings: Findings) -> Section:
 
 
 def predictions_section(findings: Findings) -> Section:
-    """Predictions, each with its interval, what is outside the data, and the backtest."""
+    """Write the predictions, each with its interval, what lies outside the data, and the backtest."""
     if findings.fit is None:
         return Section(title="Predictions", reason=f"None: {findings.failures.get('fit')}")
     return section(
@@ -178,7 +178,7 @@ def _interval_row(name: str, interval: dict[str, Any] | None) -> tuple[str, ...]
 
 
 def sources_section(findings: Findings) -> Section:
-    """Where each component's energy came from, and how much of it."""
+    """Write where the energy of each component came from, and how much it was."""
     frame = findings.table.frame
     rows = []
     for component, name in (("gpu", "GPU"), ("cpu", "CPU"), ("ram", "memory")):
@@ -194,7 +194,7 @@ def sources_section(findings: Findings) -> Section:
 
 
 def emissions_section(findings: Findings) -> Section:
-    """Grams, their definition, and what they compare to."""
+    """Write the grams, their definition, and what they compare to."""
     frame = findings.table.frame
     energy, grams = frame["energy_kwh"], frame["emissions_g"]
     known, origin = grams.notna(), findings.provenance
@@ -228,7 +228,7 @@ def emissions_section(findings: Findings) -> Section:
 
 
 def warnings_section(findings: Findings) -> Section:
-    """What is doubtful about the runs, and which were left out and why."""
+    """Write what is doubtful about the runs, and which were left out and why."""
     excluded = [f"{e.run_id}: {e.reason}" for e in findings.table.excluded]
     more = [f"… and {len(excluded) - MOST_NAMED} more"] if len(excluded) > MOST_NAMED else []
     return section(
@@ -249,7 +249,7 @@ def _named(run_ids: tuple[str, ...]) -> str:
 
 
 def runs_section(findings: Findings) -> Section:
-    """The runs as a table that sorts on a click; the first thousand of a very long one."""
+    """Write the runs as a table that sorts on a click; of a very long table, the first thousand."""
     frame = findings.table.frame
     columns = [name for name in RUN_COLUMNS if name in frame and frame[name].notna().any()]
     rows = [[_cell(value) for value in row] for row in frame[columns].head(MOST_ROWS).itertuples(index=False)]
@@ -259,7 +259,7 @@ def runs_section(findings: Findings) -> Section:
 
 
 def methods_section(findings: Findings) -> Section:
-    """How it was done, with which versions, and the commands that do it again."""
+    """Write how it was done, with which versions, and the commands that do it again."""
     origin = findings.provenance
     origins = (
         ("The runs", origin.commands),
@@ -282,7 +282,7 @@ def methods_section(findings: Findings) -> Section:
 
 
 def _cell(value: Any) -> str:
-    """Write a cell: text as it is, numbers to four digits, the unknown as a dash."""
+    """Write a cell: text as it is, numbers to four digits, unknown values as a dash."""
     if isinstance(value, str):
         return value
     if value is None or not math.isfinite(value):

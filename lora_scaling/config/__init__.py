@@ -1,4 +1,4 @@
-"""Configuration of a run, read strictly from YAML and overrides."""
+"""Read the configuration of a run strictly from YAML and overrides."""
 
 from lora_scaling.config.compose import (
     check_overrides,

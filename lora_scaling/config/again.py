@@ -1,4 +1,4 @@
-"""The words of a command line that choose a recorded run's model, data and settings again."""
+"""Write the words of a command line that choose a recorded run's model, data and settings again."""
 
 import functools
 import json
@@ -12,12 +12,12 @@ from lora_scaling.config.run import device_kind
 from lora_scaling.paths import choices, config_dir, presets
 from lora_scaling.settings import SETTINGS, value_at
 
-# Settings that a table has no column for, as `settings_override` gives them.
+# Settings without a column in the table, as `settings_override` gives them.
 _WORDS = tuple(setting for setting in SETTINGS if setting.repeat == "words")
 
 
 def override_columns(record: Mapping[str, Any]) -> dict[str, str | None]:
-    """The columns `records.row.OVERRIDE_COLUMNS` of a record, as words for a shell; None where that is unknown."""
+    """Return the columns `records.row.OVERRIDE_COLUMNS` of a record, as words for a shell; None if unknown."""
     config = record.get("config") or {}
     return {
         "model_override": _model_override(_mapping(config.get("model"))),
@@ -44,9 +44,9 @@ def _data_override(data: Mapping[str, Any]) -> str | None:
 
 @functools.lru_cache(maxsize=256)
 def _group_override(group: str, option: str, section: str) -> str | None:
-    """The words that choose an option of a group, and whatever a record's section of it (as JSON) has otherwise.
+    """Return the words that choose an option of a group and the settings in which a record's section (as JSON) differs.
 
-    None for a section with `${` in its text: a record is data, and nothing in it is resolved.
+    None for a section that contains `${`, because a record is data and nothing in it is resolved.
     """
     from omegaconf import OmegaConf
 
@@ -54,14 +54,14 @@ def _group_override(group: str, option: str, section: str) -> str | None:
         return None
     register_resolvers()
     own, listed = json.loads(section), _yaml(f"{group}/{option}")
-    # What the option computes from its other settings, it will compute from the record's.
+    # The option will compute its derived settings from those of the record.
     stated = OmegaConf.to_container(OmegaConf.create({group: _overlaid(listed, own)}), resolve=True)
     assert isinstance(stated, dict)
     return " ".join([f"{group}={option}", *_differing(f"{group}.", listed, stated[group], own)])
 
 
 def _overlaid(listed: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """An option with the record's values wherever it computes none."""
+    """Return an option with the record's values, except for settings that it computes."""
     result: dict[str, Any] = {}
     for name, value in listed.items():
         other = own.get(name, value)
@@ -85,7 +85,7 @@ def _differing(
 
 @functools.cache
 def _yaml(name: str) -> Mapping[str, Any]:
-    """The settings of a file of conf/, unresolved."""
+    """Return the unresolved settings of a file in conf/."""
     from omegaconf import OmegaConf
 
     values = OmegaConf.to_container(OmegaConf.load(config_dir() / f"{name}.yaml"), resolve=False)
@@ -94,8 +94,8 @@ def _yaml(name: str) -> Mapping[str, Any]:
 
 
 def _settings_override(config: Mapping[str, Any]) -> str | None:
-    """The words for the further settings that are not at their defaults; "" where all are."""
-    if "group_by_length" not in config:  # another program's work, or none
+    """Return the words for the other settings that are not at their defaults; "" if all are."""
+    if "group_by_length" not in config:  # work of another program, or no work
         return None
     words = []
     for setting in _WORDS:
@@ -115,7 +115,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _word(value: Any) -> str:
-    """A value as an override writes it, for a shell."""
+    """Write a value as an override, for a shell."""
     if isinstance(value, Mapping):
         pairs = (
             f'{key}: "{item}"' if isinstance(item, str) else f"{key}: {_word(item)}" for key, item in value.items()

@@ -20,7 +20,7 @@ def build(cls: type[T], values: Mapping[str, Any], path: str) -> T:
     """Build a dataclass from a mapping that holds every field, of its type, and nothing else.
 
     Raises:
-        UserError: a key is unknown or missing, or a value is not of its field's type; `path` precedes the field's name.
+        UserError: a key is unknown or missing, or a value has the wrong type. `path` precedes the name of the field.
     """
     hints = typing.get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
@@ -111,7 +111,7 @@ def plain(value: Any) -> Any:
 
 
 def suggest(given: str, allowed: Sequence[str]) -> str:
-    """Suggest what a person may have meant, for the end of an error; names that contain the given one come first."""
+    """Suggest what the user may have meant, for the end of an error; names that contain the given one come first."""
     containing = [name for name in allowed if len(given) > 1 and given.lower() in name.lower()]
     near = list(dict.fromkeys([*containing, *difflib.get_close_matches(given, allowed, n=3, cutoff=0.6)]))[:3]
     hint = f"did you mean {' or '.join(near)}? " if near else ""

@@ -20,7 +20,7 @@ def compose(overrides: Sequence[str], *, config_name: str = "config") -> RunConf
     """Compose the configuration that the command line with these overrides would run.
 
     Raises:
-        UserError: an override cannot be read, names no setting, or has a value that is not allowed.
+        UserError: an override cannot be read, does not name a setting, or has a value that is not allowed.
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -123,14 +123,14 @@ def _explain(error: BaseException) -> str:
     return text
 
 
-# What other programs call these settings, and groups of files that are no settings.
+# The names of these settings in other programs, and groups of files that are not settings.
 _ELSEWHERE = {alias: setting.name for setting in SETTINGS for alias in setting.aliases} | {
     "sweep": "+sweeps", "sweeps": "+sweeps", "experiment": "+experiment",
 }  # fmt: skip
 
 
 def _meant(key: str) -> list[str]:
-    """List settings of this very name in some group, or the name that this project uses for it."""
+    """List settings with this name in any group, or the name that this project uses for it."""
     leaf = key.rpartition(".")[2]
     named = [name for name in setting_names() if name.rpartition(".")[2] == leaf and name != key]
     return named or ([_ELSEWHERE[leaf]] if leaf in _ELSEWHERE else [])
@@ -138,12 +138,12 @@ def _meant(key: str) -> list[str]:
 
 @functools.cache
 def setting_names() -> tuple[str, ...]:
-    """All settings and groups of settings, dotted."""
+    """Return all settings and groups of settings, as dotted names."""
     return tuple(_names(RunConfig))
 
 
 def _names(cls: type, prefix: str = "") -> Iterator[str]:
-    """Every setting below this dataclass, dotted."""
+    """Yield every setting below this dataclass, as a dotted name."""
     for field, hint in typing.get_type_hints(cls).items():
         yield f"{prefix}{field}"
         for option in (hint, *typing.get_args(hint)):  # a group may be null

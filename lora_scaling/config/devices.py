@@ -1,6 +1,6 @@
 """Recognise devices by the names that drivers and records use, and find their sheet in `conf/hardware/`.
 
-Needs the standard library, and OmegaConf to read a sheet; neither torch nor numpy.
+Needs only the standard library, and OmegaConf to read a sheet.
 """
 
 import dataclasses
@@ -15,10 +15,10 @@ from lora_scaling.config.build import build
 from lora_scaling.errors import UserError
 from lora_scaling.paths import choices, config_dir
 
-# Names as drivers give them → the preset that describes them (None: none does); the first match counts. Case does not
-# matter, dashes are spaces, and each preset's own name matches its line. The estimator page reads these, too.
+# Names that drivers give → the preset that describes them (None: none does). The first match counts. Case does not
+# matter, dashes are spaces, and the name of each preset matches its own line. The estimator page reads this table too.
 DRIVER_NAMES: tuple[tuple[str, str | None], ...] = (
-    (r"\b(Laptop|Max Q|MIG)\b", None),  # slower, or a slice, of what the rest of the name says
+    (r"\b(Laptop|Max Q|MIG)\b", None),  # slower than, or a slice of, what the rest of the name says
     (r"\bH100\b.*PCIe", "h100-pcie"), (r"\bH100\b(?! NVL)", "h100-sxm"), (r"\bH200\b(?! NVL)", "h200"),
     (r"\bB200\b", "b200"),
     (r"\bA100\b.*40GB", "a100-40gb"), (r"\bA100\b.*PCIe", "a100-pcie"), (r"\bA100\b", "a100-80gb"),
@@ -97,7 +97,7 @@ def from_nvml_name(
         return dataclasses.replace(asked, name=name, kind="cuda", sources=sources, **here)
     sheet = preset(listed)
     if memory_gb and sheet.memory_gb is not None:
-        # A driver reports GiB less what it reserves; the sheet's GB already leave that room.
+        # A driver reports GiB minus what it reserves; the GB of the sheet already leave room for that.
         here["memory_gb"] = min(memory_gb, sheet.memory_gb)
     return dataclasses.replace(sheet, count=asked.count, sources={**sheet.sources, **sources}, **here)
 

@@ -1,4 +1,4 @@
-"""Run records: one JSON file per run, written whole or not at all, and the table made of them."""
+"""Keep run records: one JSON file per run, written whole or not at all, and the table made of them."""
 
 from lora_scaling.records.files import (
     RECORD_NAME,

@@ -1,6 +1,6 @@
-"""Files of records: where they lie, written whole or not at all, and found again.
+"""Write, read and find the files of records: `<runs_dir>/<study>/<run_id>/run.json` and `timeline.csv`.
 
-`<runs_dir>/<study>/<run_id>/run.json`, with `timeline.csv` beside it.
+A file is written whole or not at all.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ TIMELINE_NAME = "timeline.csv"
 
 
 def record_path(runs_dir: str | Path, study: str, run_id: str) -> Path:
-    """Where the record of a run lies."""
+    """Return the path of the record of a run."""
     return Path(runs_dir) / study / run_id / RECORD_NAME
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write atomically: the old record or the new one is there, whatever happens in between.
+    """Write atomically, so that either the old record or the new one exists, whatever happens in between.
 
     Raises:
         UnwritableError: the folder cannot be written or the disk is full; the text says which.
@@ -33,7 +33,7 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file atomically, with errors that a person can act on."""
+    """Write a file atomically, with errors that the user can act on."""
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def unwritable(folder: Path, error: OSError) -> UnwritableError:
-    """Why nothing can be written under `runs_dir`, and what to do."""
+    """Return the error that says why nothing can be written under `runs_dir`, and what to do."""
     if error.errno == errno.ENOSPC:
         return UnwritableError(f"`runs_dir`: the disk of {folder} is full; free some space or give another runs_dir")
     return UnwritableError(
@@ -61,10 +61,10 @@ def unwritable(folder: Path, error: OSError) -> UnwritableError:
 
 
 def read_record(path: Path) -> RunRecord:
-    """Read one record, which then has the shape of `schema.RunRecord`.
+    """Read one record, in the shape of `schema.RunRecord`.
 
     Raises:
-        RecordError: it is not readable, not JSON, of a schema this version does not know, or damaged.
+        RecordError: it cannot be read, is not JSON, has a schema that this version does not know, or is damaged.
     """
     try:
         if path.exists() and not path.is_file():  # reading a pipe would never end
@@ -95,7 +95,7 @@ def find_records(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def is_finished(path: Path) -> bool:
-    """Whether a complete run is recorded there; anything unreadable or unfinished is to be run again."""
+    """Return whether a complete run is recorded there. Anything unreadable or unfinished has to be run again."""
     try:
         return read_record(path)["status"] == "ok"
     except RecordError:

@@ -1,4 +1,4 @@
-"""Locks on the folders of runs: one process makes a run at a time."""
+"""Lock the folders of runs, so that only one process at a time makes a run."""
 
 import contextlib
 import fcntl
@@ -22,7 +22,7 @@ def locked(folder: Path) -> Iterator[bool]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             mine = False
-        except OSError as error:  # a file system without locks
+        except OSError as error:  # a file system that does not support locks
             raise unwritable(folder, error) from None
         else:
             mine = True

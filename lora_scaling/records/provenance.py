@@ -1,4 +1,4 @@
-"""What is needed to repeat a run: versions, commit, command, host."""
+"""Collect what is needed to repeat a run: versions, commit, command, host."""
 
 import functools
 import platform
@@ -26,7 +26,7 @@ def provenance() -> dict[str, Any]:
 
 
 def _program(script: Path) -> list[str]:
-    """How the process was started: `python -m PACKAGE` names only the package's `__main__.py`."""
+    """Return how the process was started; for `python -m PACKAGE`, Python gives only the path of `__main__.py`."""
     return ["python", "-m", script.parent.name] if script.name == "__main__.py" else [script.name]
 
 

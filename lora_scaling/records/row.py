@@ -1,4 +1,4 @@
-"""From a record to its row in the runs table."""
+"""Turn a record into its row of the runs table."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from lora_scaling.units import JOULES_PER_KWH
 
 _PHASES = ("setup", "warmup", "train", "eval")
 _IDENTITY = ("run_id", "study", "status", "error", "replicate", "order", "session", "started_at", "host", "exclusive")
-# How a command line chooses the run's model, data and further settings again; `config.again` makes these.
+# The words of a command line that choose the run's model, data and other settings again; `config.again` makes them.
 OVERRIDE_COLUMNS = ("model_override", "data_override", "settings_override")
 _SETTINGS = tuple(s.column for s in SETTINGS if s.column and s.column not in _IDENTITY)
 _QUANTITIES = (
@@ -50,10 +50,10 @@ def record_to_row(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _setting_columns(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of the run, as they really were."""
+    """Return the settings that the run really had."""
     config = _section(record, "config")
     own = "group_by_length" in config  # a run of this project, whose settings from before a version are known
-    method = config.get("method")  # our own is a group of settings; another program's a name
+    method = config.get("method")  # in our records a group of settings; in another program's, a name
     method = method if isinstance(method, str) else value_at(config, "method.name")
     columns: dict[str, Any] = {}
     for setting in SETTINGS:
@@ -68,7 +68,7 @@ def _setting_columns(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cell(value: Any) -> Any:
-    """A value that a cell can hold: lists and objects, which other programs may note, are left out."""
+    """Return a value that fits into a cell; leave out lists and objects, which other programs may note."""
     return None if isinstance(value, (dict, list)) else value
 
 
@@ -106,12 +106,12 @@ def _emission_columns(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_whole(record: Mapping[str, Any]) -> bool:
-    """Whether the energy lacks no part that should be there: what is left after a GPU was lost is not the run's."""
+    """Return whether the energy is complete. What is left after a GPU was lost is not the energy of the run."""
     return bool(_section(record, "energy").get("complete", True))
 
 
 def missing_part(record: Mapping[str, Any]) -> str | None:
-    """Name the components whose energy should be in the record and is unknown; None where nothing is missing."""
+    """Name the components whose energy should be in the record but is unknown; None if nothing is missing."""
     if _is_whole(record):
         return None
     parts = _section(_section(record, "energy"), "components").items()
@@ -119,7 +119,7 @@ def missing_part(record: Mapping[str, Any]) -> str | None:
 
 
 def _phase_joules(phase: Phase) -> float | None:
-    """A phase's energy, summed over its components; None if one that should be there is unknown."""
+    """Sum the energy of a phase over its components; None if the energy of an existing component is unknown."""
     parts = [part for part in (phase.get("components") or {}).values() if part.get("source") != "none"]
     return _sum(part.get("joules") for part in parts) if parts else None
 

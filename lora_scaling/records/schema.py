@@ -1,7 +1,7 @@
-"""What a run record holds, typed, and the check that a file holds it.
+"""Define the types of a run record, and check that a file conforms to them.
 
-A record is first written when a run starts, as `interrupted`: a process that is killed leaves that, never something
-that reads as finished. Sections of work that never began are empty, and unknown values are None.
+A record is first written when a run starts, as `interrupted`. A process that is killed leaves this state, and never a
+record that looks finished. Sections of work that never began are empty, and unknown values are None.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from lora_scaling.records.provenance import host
 SCHEMA_VERSION = 1
 STATUSES = ("ok", "failed", "oom", "interrupted")
 
-Record = dict[str, Any]  # one that is being made, section by section
+Record = dict[str, Any]  # a record in the making, section by section
 
 _DEEPEST = 64  # levels of nesting
 _LARGEST = sys.float_info.max  # JSON has larger whole numbers
@@ -29,7 +29,7 @@ _SHOWN = 40  # characters of a wrong value in a sentence
 
 
 class Component(TypedDict, total=False):
-    """Energy of one component; None with the reason where it is unknown."""
+    """Energy of one component; None, with the reason, if it is unknown."""
 
     joules: float | None
     source: str
@@ -52,7 +52,7 @@ class Idle(TypedDict, total=False):
 
 
 class Conditions(TypedDict, total=False):
-    """What was noted of the machine while the work ran."""
+    """Notes on the machine while the work ran."""
 
     gpu_temperature_c: float | None
 
@@ -110,7 +110,7 @@ class Data(TypedDict, total=False):
 
 
 class Provenance(TypedDict, total=False):
-    """What one needs to know to repeat a run."""
+    """What is needed to repeat a run."""
 
     packages: dict[str, str | None]
     python: str
@@ -128,7 +128,7 @@ class Warned(TypedDict, total=False):
 
 
 class RunRecord(TypedDict, total=False):
-    """One run. `config` is the configuration as it was composed, or what another program noted of its own."""
+    """One run. `config` is the composed configuration, or the settings noted by another program."""
 
     schema_version: Required[int]
     run_id: Required[str]
@@ -162,7 +162,7 @@ class RunRecord(TypedDict, total=False):
 
 
 def blank_record(*, run_id: str, study: str, config: Mapping[str, Any], provenance: Mapping[str, Any]) -> Record:
-    """Make the record of work that starts now: all sections, nothing in them."""
+    """Make the record of work that starts now, with all sections empty."""
     record: RunRecord = {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
@@ -197,12 +197,12 @@ def blank_record(*, run_id: str, study: str, config: Mapping[str, Any], provenan
 
 
 def now() -> str:
-    """The present moment as records write it: UTC, ISO 8601."""
+    """Return the present time as records write it: UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def to_json(record: Mapping[str, Any]) -> str:
-    """The text of a record. NaN and infinities become null: JSON lacks them, and unknown is null."""
+    """Write a record as text. NaN and infinities become null, because JSON lacks them and unknown is null."""
     return json.dumps(_jsonable(record), indent=1, allow_nan=False) + "\n"
 
 
@@ -210,8 +210,8 @@ def from_json(text: str, where: str) -> RunRecord:
     """Read a record and check its shape.
 
     Raises:
-        RecordError: the text is not JSON, is of a schema that this version does not know, or one of its values is not
-            what the schema says; the sentence begins with `where` and names the value.
+        RecordError: the text is not JSON, has a schema that this version does not know, or has a value that the schema
+            does not allow; the sentence begins with `where` and names the value.
     """
     try:
         record = json.loads(text)
@@ -241,7 +241,7 @@ class _Damage(Exception):
 
 
 def _check_values(record: Any) -> None:
-    """Refuse texts that are no Unicode, numbers beyond a double, and nesting that no record has."""
+    """Refuse text that is not Unicode, numbers beyond a double, and nesting deeper than any record's."""
     level = [record]
     for _ in range(_DEEPEST):
         below = []
@@ -272,11 +272,11 @@ def _check_mapping(mapping: Mapping[str, Any], schema: type, path: str) -> None:
 
 
 def _check(value: Any, hint: Any, path: str) -> None:
-    """Check a value against the hint of a field; a path such as `energy.joules` names it."""
+    """Check a value against the type hint of a field, which a path such as `energy.joules` names."""
     if (hint is float and type(value) in (float, int)) or type(value) is hint or hint is Any:
         return
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):  # with None alone
+    if origin in (types.UnionType, typing.Union):  # only with None
         if value is not None:
             _check(value, arguments[0], path)
     elif typing.is_typeddict(hint) and isinstance(value, dict):
@@ -312,7 +312,7 @@ def _hints(schema: type) -> tuple[tuple[str, Any], ...]:
 
 
 def _shown(value: Any) -> str:
-    """A wrong value in a sentence: in ASCII, and never long."""
+    """Format a wrong value for a sentence: in ASCII, and never long."""
     if isinstance(value, (dict, list)):
         return "an object" if isinstance(value, dict) else "a list"
     text = ascii(value) if value is not None else "null"
@@ -327,7 +327,7 @@ def _described(hint: Any) -> str:
 
 
 def _jsonable(value: Any) -> Any:
-    """Plain JSON types: numpy's and torch's scalars, which other people's code notes, are numbers, all else is text."""
+    """Convert to JSON: scalars of numpy and torch, which other people's code may note, to numbers, all else to text."""
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):

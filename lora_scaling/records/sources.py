@@ -1,4 +1,4 @@
-"""Sources of energy: which names mean that a sensor measured it, and which that a model computed it."""
+"""Classify sources of energy: which names mean a sensor, and which a model."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,15 +8,15 @@ SourceKind = Literal["measured", "modelled", "unknown", "none"]
 
 @dataclass(frozen=True, kw_only=True)
 class EnergySource:
-    """What the name of a source means. `relative_bound`: half-width of its error, None where it varies by window."""
+    """The meaning of a source's name. `relative_bound`: half-width of its error; None if it varies by window."""
 
     kind: SourceKind
     relative_bound: float | None = None
 
 
-# Bounds are conventions, not measurements: the load model's shape alone (cubic against linear in load) differs by a
-# factor of two at half load, a RAM model by memory size knows neither the modules nor their load; RAPL is a few per
-# cent (Intel SDM: model). The last three models are names that other programs' tables use.
+# The bounds are conventions, not measurements. The shape of the load model alone (cubic or linear in load) makes a
+# factor of two at half load; a RAM model based on memory size knows neither the modules nor their load; RAPL is within
+# a few per cent (Intel SDM: model). The last three models are names used by the tables of other programs.
 SOURCES = {
     "nvml_counter": EnergySource(kind="measured"),
     "nvml_power": EnergySource(kind="measured"),
@@ -40,8 +40,8 @@ SOURCES = {
 def source_kind(source: str | None) -> SourceKind:
     """Classify a source by its name.
 
-    Where phases or devices differ, their names are joined by a plus: the parts that are not `none` must agree, since
-    otherwise nobody knows how much of the energy was measured. A name that is not listed, or missing, is `unknown`.
+    If phases or devices differ, their names are joined by a plus. The parts that are not `none` must agree, because
+    otherwise it is unknown how much of the energy was measured. A name that is missing or not listed is `unknown`.
     """
     if source is None:
         return "unknown"
@@ -53,7 +53,7 @@ def source_kind(source: str | None) -> SourceKind:
 
 
 def relative_bound(source: str) -> float | None:
-    """Half-width of a source's error as a fraction of its energy; None where nothing is known of it."""
+    """Return the half-width of a source's error as a fraction of its energy; None if unknown."""
     listed = SOURCES.get(source)
     return listed.relative_bound if listed else None
 

@@ -1,4 +1,4 @@
-"""The timeline beside a record: a row per bin, joules per component."""
+"""Name the columns of the timeline of a record: one row per bin, joules per component."""
 
 COMPONENTS = ("gpu", "cpu", "ram")
 ENERGY_COLUMNS = tuple(f"{name}_j" for name in COMPONENTS)
