@@ -1,15 +1,22 @@
-"""Get a JSON document, with bounded retries and masked secrets. Only this module uses `requests`."""
+"""Get a JSON document, with bounded retries and masked secrets. Only this module uses `requests`.
+
+The retries are not urllib3's `Retry`: it waits as long as the server asks, whatever `grid.max_wait_s` says, ends on a
+`Retry-After` of 1.5 s, does not see the wait that a service states in its body, reads the body of an error to its end
+however long it is, and does not retry an answer that stalls in the middle.
+"""
 
 from __future__ import annotations
 
 import json
+import queue
 import re
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from lora_scaling.grid.series import GridBusyError, GridError
@@ -17,11 +24,25 @@ from lora_scaling.grid.series import GridBusyError, GridError
 ATTEMPTS = 4
 MAX_BODY_BYTES = 20_000_000
 EXCERPT = 120  # characters of an error's body quoted in a reason
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A server's whole answer to one request."""
+
+    status: int
+    headers: Mapping[str, str]
+    url: str
+    body: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Client:
-    """Client for GET requests below `base_url`; waits at most `max_wait_s` in total between tries of one request."""
+    """Client for GET requests below `base_url`.
+
+    timeout_s: one try, from connecting to the last byte; max_wait_s: all waiting between the tries of one request.
+    """
 
     base_url: str
     timeout_s: float
@@ -66,36 +87,52 @@ class Client:
         """Return (document, address, failure or None, seconds until the next try or None for no further try)."""
         import requests  # late, because it is not needed without a zone
 
-        backoff_s = 0.5 * 2.0**attempt
         address = self.base_url.rstrip("/") + path
+        backoff_s = 0.5 * 2.0**attempt
         try:
-            # Redirects are not followed, because the header with the token would be sent to another host.
-            with requests.get(
-                address,
-                params=params,
-                headers=headers,
-                timeout=self.timeout_s,
-                allow_redirects=False,
-                stream=True,
-            ) as response:
-                body = _body(response.iter_content(4096), time.monotonic() + 3 * self.timeout_s)
+            answer = _within(self.timeout_s, lambda: self._exchange(address, params, headers))
         except (requests.RequestException, OSError, ValueError) as error:
             if _timed_out(error):
                 return None, "", f"{self.host} did not answer within {self.timeout_s:g} s", backoff_s
             return None, "", self.mask(f"{self.host} cannot be reached ({_cause(error)})"), None
-        url = self.mask(without_login(response.url or address))
-        if response.status_code != 200:
-            excerpt = self.mask(_excerpt(body))
-            failure = f"{self.host} answered HTTP {response.status_code}" + (f" ({excerpt})" if excerpt else "")
-            if response.status_code != 429 and not 500 <= response.status_code < 600:
+        url = self.mask(without_login(answer.url or address))
+        if answer.status != 200:
+            excerpt = self.mask(_excerpt(answer.body))
+            failure = f"{self.host} answered HTTP {answer.status}" + (f" ({excerpt})" if excerpt else "")
+            if answer.status != 429 and not 500 <= answer.status < 600:
                 return None, url, failure, None
-            asked_s = retry_after_s(response.headers.get("Retry-After"), body)
+            asked_s = retry_after_s(answer.headers.get("Retry-After"), answer.body)
             return None, url, failure, backoff_s if asked_s is None else asked_s
         try:
-            return json.loads(body), url, None, None
+            return json.loads(answer.body), url, None, None
         except (ValueError, RecursionError):
-            kind = response.headers.get("Content-Type", "no content type").split(";")[0]
-            return None, url, self.mask(f"{self.host} answered {kind} that is not JSON ({_excerpt(body)})"), None
+            kind = answer.headers.get("Content-Type", "no content type").split(";")[0]
+            return None, url, self.mask(f"{self.host} answered {kind} that is not JSON ({_excerpt(answer.body)})"), None
+
+    def _exchange(self, address: str, params: Mapping[str, str] | None, headers: Mapping[str, str] | None) -> Answer:
+        """Send one request and read its answer. Raises ValueError if that is far too long."""
+        import requests
+
+        deadline_s = time.monotonic() + self.timeout_s
+        session = requests.Session()
+        # Redirects are not followed, because the header with the token would be sent to another host; and requests
+        # reads the body of one to its end, however long it is, unless it knows of no target.
+        session.get_redirect_target = lambda resp: None
+        with (
+            session,
+            session.get(
+                address, params=params, headers=headers, timeout=self.timeout_s, allow_redirects=False, stream=True
+            ) as response,
+        ):
+            body = bytearray()
+            while piece := response.raw.read1(65536, decode_content=True):
+                body += piece
+                if len(body) > MAX_BODY_BYTES:
+                    raise ValueError(f"more than {MAX_BODY_BYTES} bytes")
+                if time.monotonic() > deadline_s:
+                    raise TimeoutError("the answer came too slowly")
+            text = body.decode("utf-8", "replace")
+            return Answer(status=response.status_code, headers=response.headers, url=response.url, body=text)
 
     def mask(self, text: str) -> str:
         """Remove the secret, and anything that looks like one, from `text`."""
@@ -150,16 +187,28 @@ def _cause(error: Exception) -> str:
     return text.rpartition("): ")[2][:EXCERPT] or type(error).__name__
 
 
-def _body(pieces: Iterable[bytes], deadline_s: float) -> str:
-    """Return the whole answer as text. Raises TimeoutError if it trickles, ValueError if it is far too long."""
-    body = bytearray()
-    for piece in pieces:
-        body += piece
-        if len(body) > MAX_BODY_BYTES:
-            raise ValueError(f"more than {MAX_BODY_BYTES} bytes")
-        if time.monotonic() > deadline_s:
-            raise TimeoutError("the answer came too slowly")
-    return body.decode("utf-8", "replace")
+def _within(seconds: float, call: Callable[[], Result]) -> Result:
+    """Return the result of `call`, or raise TimeoutError after `seconds`.
+
+    A socket's own time-out starts anew with every byte, so a server that sends one now and then would never meet it.
+    The call therefore runs in a thread, which is left behind when time is up and does not outlive the process.
+    """
+    results: queue.SimpleQueue[tuple[Result | None, Exception | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            results.put((call(), None))
+        except Exception as error:
+            results.put((None, error))
+
+    threading.Thread(target=run, name="lora-scaling-grid", daemon=True).start()
+    try:
+        result, error = results.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError("the answer came too slowly") from None
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]
 
 
 def _excerpt(body: str) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -97,6 +98,19 @@ def test_an_answer_that_never_ends_is_given_up_as_a_time_out(waits: list[float])
         revision = compute(server.url, timeout_s=0.1)
     assert_static(revision, "did not answer within 0.1 s after 4 tries")
     assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize("where", ["headers", "body"])
+def test_an_answer_of_a_byte_now_and_then_ends_at_the_deadline(
+    where: Literal["headers", "body"], waits: list[float]
+) -> None:
+    with serving(in_turn([Answer({}, trickle=where)])) as server:
+        before_s = time.monotonic()
+        revision = compute(server.url, timeout_s=0.3)
+        took_s = time.monotonic() - before_s
+    assert_static(revision, "did not answer within 0.3 s after 4 tries")
+    assert len(server.requests) == 4
+    assert took_s == pytest.approx(4 * 0.3, abs=1.0)
 
 
 def test_429_waits_as_long_as_it_is_told_and_then_succeeds(waits: list[float]) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
 from lora_scaling.grid import EnergyBin
@@ -29,6 +29,7 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     hang_s: float = 0.0  # before the headers
     stall_s: float = 0.0  # in the middle of the body
+    trickle: Literal["", "headers", "body"] = ""  # from there on a byte every 20 ms, without an end
 
 
 Script = Callable[[Request], Answer]
@@ -50,6 +51,10 @@ def serving(script: Script) -> Iterator[GridServer]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            def trickle() -> None:
+                while not released.wait(0.02):
+                    self.wfile.write(b"x")
+
             parts = urlsplit(self.path)
             query = {key: values[0] for key, values in parse_qs(parts.query).items()}
             request = Request(parts.path, query, {k.lower(): v for k, v in self.headers.items()})
@@ -60,10 +65,15 @@ def serving(script: Script) -> Iterator[GridServer]:
             body = text.encode()
             kind = "text/html" if text.startswith("<") else "application/json"
             try:
+                if answer.trickle == "headers":
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+                    trickle()
                 self.send_response(answer.status)
                 for name, value in {"Content-Type": kind, **answer.headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
+                if answer.trickle == "body":
+                    trickle()
                 half = len(body) // 2 if answer.stall_s else len(body)
                 self.wfile.write(body[:half])
                 released.wait(answer.stall_s)
