@@ -138,9 +138,8 @@ def holm(p_values: list[float | None], alpha: float, tested: int) -> list[bool]:
     A claim without a p was tested as well and is not decided: it counts as one of p = 1.
     """
     known = [p for p in p_values if p is not None]
-    if max(known, default=0.0) <= alpha / max(
-        tested, 1
-    ):  # Bonferroni's bound: all stand; multipletests takes 50 ms (gc.collect)
+    # Where Bonferroni's bound decides, Holm's does too; multipletests collects garbage at each call (50 ms and more).
+    if max(known, default=0.0) <= alpha / max(tested, 1):
         return [p is not None for p in p_values]
     stands = iter(multipletests(known + [1.0] * (tested - len(known)), alpha, "holm")[0])
     return [p is not None and bool(next(stands)) for p in p_values]
