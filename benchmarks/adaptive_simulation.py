@@ -17,9 +17,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from analysis.adaptive.sequential import advance
-from analysis.adaptive.study import LOOKS, Study
-from analysis.claims.context import CurveSet
+from analysis.adaptive import LOOKS, Study, advance
+from analysis.claims.context import ClaimContext
 from analysis.claims.linear import linear
 from analysis.claims.verdicts import Options
 from analysis.tables.checks import check_rows, suspicious
@@ -147,7 +146,7 @@ def fixed_sweep(truth: Truth, rng: Generator) -> Outcome:
     frame = _frame(points, _draw(truth, points, rng), rng.permutation(len(points)))
     response = choose_response(table_from_frame(frame))
     suspects = suspicious(check_rows(response.frame), len(frame))
-    claim = linear(CurveSet(response, Options(margin=MARGIN, level=LEVEL), suspects), "samples")
+    claim = linear(ClaimContext(response, Options(margin=MARGIN, level=LEVEL), suspects), "samples")
     return Outcome(verdict=claim.verdict, energy_kwh=float(frame["energy_kwh"].sum()), runs=len(frame))
 
 

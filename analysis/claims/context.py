@@ -26,7 +26,7 @@ COLUMN = {"samples": "samples", "epochs": "epochs_seen"}
 
 
 @dataclass(frozen=True)
-class CurveSet:
+class ClaimContext:
     """What every claim is decided from: the response, and designs and analyses, each made when first asked for."""
 
     response: Response
@@ -93,34 +93,34 @@ def decide_profile(profile: Profile, low: float, high: float, options: Options) 
     return Decision(verdict="undecided", estimate=profile.estimate, ci=ci, p_value=None)
 
 
-def _curve_block(curves: CurveSet, factor: str) -> str | None:
+def _curve_block(context: ClaimContext, factor: str) -> str | None:
     """Why no curve is fitted: suspicious rows, too few runs, or a design that cannot tell."""
-    if curves.suspects:
-        shown = ", ".join(curves.suspects[:5]) + (" …" if len(curves.suspects) > 5 else "")
+    if context.suspects:
+        shown = ", ".join(context.suspects[:5]) + (" …" if len(context.suspects) > 5 else "")
         return f"the unit of run {shown} is in doubt: correct it, or leave it out with --exclude"
-    frame = curves.response.frame
+    frame = context.response.frame
     if len(frame) < 2:
         return "no usable run" if frame.empty else "there is only one usable run"
-    if factor not in curves.design.factors:
+    if factor not in context.design.factors:
         levels = frame[frame["samples_seen"] > 0][factor].nunique()
         if levels < 2:
             return f"{factor} never varied: all runs have the same"
         return f"too few different numbers of {factor} were run with everything else equal"
-    blocked = gate(curves.design, factor)
+    blocked = gate(context.design, factor)
     if blocked:
         return blocked
-    parameters = len(curves.design.factors) + int(curves.design.frame["cell"].max()) + 2
-    if len(curves.design.frame) < parameters + 3:
-        return f"{len(curves.design.frame)} runs are too few for a curve of {parameters} parameters"
+    parameters = len(context.design.factors) + int(context.design.frame["cell"].max()) + 2
+    if len(context.design.frame) < parameters + 3:
+        return f"{len(context.design.frame)} runs are too few for a curve of {parameters} parameters"
     return None
 
 
-def length_slope(curves: CurveSet, factor: str) -> float | None:
+def length_slope(context: ClaimContext, factor: str) -> float | None:
     """How the tokens of a sample, padding included, grow with the factor (an exponent); None if unknown.
 
     Where it exceeds half the margin, more samples also means longer ones: their effects look alike.
     """
-    trained = curves.design.trained
+    trained = context.design.trained
     length = relative_length(trained)
     if length is None:
         return None
@@ -138,20 +138,20 @@ def length_words(slope: float, factor: str) -> str:
     )
 
 
-def allowed_deviation(curves: CurveSet, factor: str) -> float:
+def allowed_deviation(context: ClaimContext, factor: str) -> float:
     """How far (relative) a level may lie off: what an exponent on the margin's edge does at the ends."""
-    return curves.options.margin * math.log(curves.design.range(COLUMN[factor])) / 2
+    return context.options.margin * math.log(context.design.range(COLUMN[factor])) / 2
 
 
-def deviation_within(curves: CurveSet, factor: str) -> float:
+def deviation_within(context: ClaimContext, factor: str) -> float:
     """How far (relative) this very design may put a level off the best straight line, if the exponent is within margin.
 
     `allowed_deviation` is for levels run equally often. Where most runs are at the cheap end, the line is pinned
     there, and an exponent just within the margin puts the far end farther off.
     """
-    profile = curves.total.profile(factor)
-    allowed = math.log1p(allowed_deviation(curves, factor))
-    for edge in (1 - curves.options.margin, 1 + curves.options.margin):
+    profile = context.total.profile(factor)
+    allowed = math.log1p(allowed_deviation(context, factor))
+    for edge in (1 - context.options.margin, 1 + context.options.margin):
         exact = replace(profile.fit.data, log_y=profile.fit.data.log_y - profile.held_at(edge).resid)
         line = Profile(fit=fit_curve(exact), index=profile.index).held_at(1.0)
         allowed = max(allowed, float(np.abs(line.resid).max()))

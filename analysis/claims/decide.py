@@ -11,9 +11,9 @@ from ..tables.checks import check_rows, suspicious
 from ..tables.parsing import RunWarning
 from ..tables.response import Response, choose_response
 from ..tables.table import RunTable
-from .context import CurveSet
-from .disturbed import disturbed
+from .context import ClaimContext
 from .registry import CLAIMS, Question
+from .run_warnings import run_warnings
 from .verdicts import Claim, Needs, Options, holm
 from .windows import is_series, series_claims
 
@@ -75,13 +75,13 @@ def decide(table: RunTable, options: Options, asked: Sequence[Question] = CLAIMS
     row_warnings = check_rows(response.frame)
     suspects = suspicious(row_warnings, len(response.frame))
     warnings = [*table.warnings, *response.warnings, *row_warnings]
-    curves = CurveSet(response, options, suspects)
+    context = ClaimContext(response, options, suspects)
     if is_series(response):
         claims = series_claims(response, options, [one.id for one in asked])
     else:
-        claims = [one.decide(curves) for one in asked]
-        warnings += disturbed(curves, claims)
-        claims = _adjusted(claims, asked, curves)
+        claims = [one.decide(context) for one in asked]
+        warnings += run_warnings(context, claims)
+        claims = _adjusted(claims, asked, context)
     titles = [claim.title or one.title.format(response.noun) for claim, one in zip(claims, asked, strict=True)]
     return ClaimsReport(
         options=options,
@@ -94,12 +94,12 @@ def decide(table: RunTable, options: Options, asked: Sequence[Question] = CLAIMS
     )
 
 
-def _adjusted(claims: Sequence[Claim], asked: Sequence[Question], curves: CurveSet) -> list[Claim]:
+def _adjusted(claims: Sequence[Claim], asked: Sequence[Question], context: ClaimContext) -> list[Claim]:
     """Holm over the claims tested: a decision that does not survive becomes `undecided`."""
-    tested, alpha = sum(claim.estimate is not None for claim in claims), curves.options.alpha
+    tested, alpha = sum(claim.estimate is not None for claim in claims), context.options.alpha
     stands = holm([claim.p_value for claim in claims], alpha, tested)
     level = 1 - alpha / max(tested, 1)
-    strict = replace(curves, options=replace(curves.options, level=level))
+    strict = replace(context, options=replace(context.options, level=level))
     adjusted = []
     for claim, one, stays in zip(claims, asked, stands, strict=True):
         if claim.p_value is None or stays:

@@ -7,25 +7,24 @@ import numpy as np
 
 from ..regression.curve_analysis import Analysis, mean_elasticity
 from ..tables.response import measured_sentence
-from .context import COLUMN, CurveSet, outlier_of, without_outlier
-from .next_runs import round_to
-from .next_runs_curve import gate_needs, more_runs
+from .context import COLUMN, ClaimContext, outlier_of, without_outlier
+from .next_runs import gate_needs, more_runs, round_to
 from .verdicts import Claim, Decision, Options, decided, undecided
 from .vetoes import Veto, vetoed
 
 LARGEST_LOG_SIZE = math.log(1e12)  # no training set has more samples
 
 
-def doubling(curves: CurveSet) -> Claim:
+def doubling(context: ClaimContext) -> Claim:
     """`doubling_doubles`: the elasticity of the whole bill, fixed cost and the samples' own lengths included."""
-    options, noun = curves.options, curves.response.noun
-    factor = next((f for f in ("samples", "epochs") if curves.blocks[f] is None), "samples")
+    options, noun = context.options, context.response.noun
+    factor = next((f for f in ("samples", "epochs") if context.blocks[f] is None), "samples")
     quantity = f"elasticity of {noun} in {factor}, averaged over the range run"
-    blocked = curves.blocks[factor]
+    blocked = context.blocks[factor]
     if blocked:
-        return undecided("doubling_doubles", quantity, blocked, gate_needs(curves, factor))
+        return undecided("doubling_doubles", quantity, blocked, gate_needs(context, factor))
     low, high = 1 - options.margin, 1 + options.margin
-    analysis = curves.as_run
+    analysis = context.as_run
 
     def decision_on(analysis: Analysis) -> Decision:
         return decided(mean_elasticity(analysis, factor), low, high, options)
@@ -39,23 +38,23 @@ def doubling(curves: CurveSet) -> Claim:
     }
     verdict, veto = vetoed(
         decision,
-        curves.response,
+        context.response,
         tests,
         outlier=outlier_of(analysis),
         without=lambda: decision_on(without_outlier(analysis)),
-        measured=lambda: decision_on(curves.measured_as_run),
+        measured=lambda: decision_on(context.measured_as_run),
     )
     needs = None
     if verdict == "undecided":
-        needs = more_runs(curves, factor, decision, low, high, veto, analysis=analysis, of_exponent=False)
+        needs = more_runs(context, factor, decision, low, high, veto, analysis=analysis, of_exponent=False)
     return Claim(
         id="doubling_doubles",
         verdict=verdict,
         estimate=decision.estimate,
         ci=decision.ci,
         quantity=quantity,
-        reason=_doubling_reason(curves, factor, decision, veto, holds_from)
-        + measured_sentence(curves.response, tests["measured"]),
+        reason=_doubling_reason(context, factor, decision, veto, holds_from)
+        + measured_sentence(context.response, tests["measured"]),
         tests=tests,
         needs=needs,
         p_value=decision.p_value if verdict != "undecided" else None,
@@ -88,7 +87,7 @@ def _holds_from(analysis: Analysis, factor: str, options: Options) -> float | No
 
 
 def _doubling_reason(
-    curves: CurveSet, factor: str, decision: Decision, veto: Veto | None, holds_from: float | None
+    context: ClaimContext, factor: str, decision: Decision, veto: Veto | None, holds_from: float | None
 ) -> str:
     if veto is not None:
         return f"Undecided: {veto.why}."
@@ -99,8 +98,8 @@ def _doubling_reason(
         "refuted": f"No, over the range run {cost} and not 100 %.",
         "undecided": f"Not precise enough: over the range run {cost}.",
     }[decision.verdict]
-    smallest = float(curves.design.trained[COLUMN[factor]].min())
-    largest = float(curves.design.trained[COLUMN[factor]].max())
+    smallest = float(context.design.trained[COLUMN[factor]].min())
+    largest = float(context.design.trained[COLUMN[factor]].max())
     if holds_from is None:
         return text + " The growth itself is not linear, so no size makes it hold."
     if math.isinf(holds_from):

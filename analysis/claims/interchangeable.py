@@ -12,23 +12,23 @@ from ..regression.estimate import Estimate
 from ..regression.power_law import CurveData, Profile, fit_curve
 from ..regression.within_groups import within
 from ..tables.response import measured_sentence
-from .context import CurveSet, decide_profile, outlier_of, without_outlier
-from .next_runs_curve import more_runs, pair_needs
+from .context import ClaimContext, decide_profile, outlier_of, without_outlier
+from .next_runs import more_runs, pair_needs
 from .verdicts import Claim, Decision, Options, decided, undecided
 from .vetoes import Veto, vetoed
 
 
-def interchangeable(curves: CurveSet) -> Claim:
+def interchangeable(context: ClaimContext) -> Claim:
     """`samples_epochs_interchangeable`: equal exponents, and equal energy of matched pairs."""
-    claim_id, options, noun = "samples_epochs_interchangeable", curves.options, curves.response.noun
+    claim_id, options, noun = "samples_epochs_interchangeable", context.options, context.response.noun
     quantity = f"exponent of epochs minus exponent of samples in {noun}"
-    blocked = _pair_block(curves)
+    blocked = _pair_block(context)
     if blocked:
-        return undecided(claim_id, quantity, blocked, pair_needs(curves))
+        return undecided(claim_id, quantity, blocked, pair_needs(context))
     margin = options.margin
-    pairs, exponents = matched_pairs(curves.total), _exponents(curves.total, options)
+    pairs, exponents = matched_pairs(context.total), _exponents(context.total, options)
     decision = _witnesses(exponents, pairs, options)
-    tests: dict[str, Any] = {"df": curves.total.fit.data.df, "matched_pairs": None}
+    tests: dict[str, Any] = {"df": context.total.fit.data.df, "matched_pairs": None}
     if pairs is not None:
         alone = _pairs_alone(pairs, options)
         tests["matched_pairs"] = {
@@ -40,11 +40,11 @@ def interchangeable(curves: CurveSet) -> Claim:
         }
     verdict, veto = vetoed(
         decision,
-        curves.response,
+        context.response,
         tests,
-        outlier=outlier_of(curves.total),
-        without=lambda: _both_witnesses(without_outlier(curves.total), options),
-        measured=lambda: _both_witnesses(curves.measured, options),
+        outlier=outlier_of(context.total),
+        without=lambda: _both_witnesses(without_outlier(context.total), options),
+        measured=lambda: _both_witnesses(context.measured, options),
         own=_contradiction(exponents, pairs, options),
     )
     p = decision.p_value if verdict != "undecided" else None
@@ -59,7 +59,7 @@ def interchangeable(curves: CurveSet) -> Claim:
         else f"Not precise enough: {text}, but these runs leave more than the margin open.",
     }[verdict]
     needs = (
-        more_runs(curves, "samples", decision, -margin, margin, veto, of_exponent=False)
+        more_runs(context, "samples", decision, -margin, margin, veto, of_exponent=False)
         if verdict == "undecided"
         else None
     )
@@ -69,7 +69,7 @@ def interchangeable(curves: CurveSet) -> Claim:
         estimate=decision.estimate,
         ci=decision.ci,
         quantity=quantity,
-        reason=reason + measured_sentence(curves.response, tests["measured"]),
+        reason=reason + measured_sentence(context.response, tests["measured"]),
         tests=tests,
         needs=needs,
         p_value=p,
@@ -147,12 +147,12 @@ def matched_pairs(analysis: Analysis) -> Estimate | None:
     return estimate if estimate.df >= 3 else None
 
 
-def _pair_block(curves: CurveSet) -> str | None:
-    if curves.suspects:
-        return curves.blocks["samples"]
-    frame, design = curves.response.frame, curves.design
+def _pair_block(context: ClaimContext) -> str | None:
+    if context.suspects:
+        return context.blocks["samples"]
+    frame, design = context.response.frame, context.design
     if len(frame) < 2:
-        return curves.blocks["samples"]
+        return context.blocks["samples"]
     for factor in ("samples", "epochs"):
         if factor not in design.factors:
             return f"{factor} never varied with everything else equal"

@@ -15,7 +15,7 @@ from ..regression.least_squares import wls
 from ..tables.response import measured_sentence
 from .context import (
     COLUMN,
-    CurveSet,
+    ClaimContext,
     allowed_deviation,
     decide_profile,
     deviation_within,
@@ -24,20 +24,20 @@ from .context import (
     outlier_of,
     without_outlier,
 )
-from .next_runs_curve import gate_needs, more_runs
+from .next_runs import gate_needs, more_runs
 from .verdicts import Claim, Decision, Verdict, undecided
 from .vetoes import Veto, vetoed
 
 
-def linear(curves: CurveSet, factor: str) -> Claim:
+def linear(context: ClaimContext, factor: str) -> Claim:
     """`linear_in_samples` or `linear_in_epochs`: is the exponent of the factor 1?"""
-    claim_id, options = f"linear_in_{factor}", curves.options
-    quantity = f"exponent b of {factor} in {curves.response.noun} = F + a·{factor}^b"
-    blocked = curves.blocks[factor]
+    claim_id, options = f"linear_in_{factor}", context.options
+    quantity = f"exponent b of {factor} in {context.response.noun} = F + a·{factor}^b"
+    blocked = context.blocks[factor]
     if blocked:
-        return undecided(claim_id, quantity, blocked, gate_needs(curves, factor))
+        return undecided(claim_id, quantity, blocked, gate_needs(context, factor))
     low, high = 1 - options.margin, 1 + options.margin
-    analysis = curves.total
+    analysis = context.total
 
     def decision_on(analysis: Analysis) -> Decision:
         return decide_profile(analysis.profile(factor), low, high, options)
@@ -47,25 +47,25 @@ def linear(curves: CurveSet, factor: str) -> Claim:
         broken_anyway = broken is not None and again.verdict == "undecided"  # a level is off, whatever one run does
         return replace(again, verdict="refuted") if broken_anyway else again
 
-    decision, broken = _or_broken(curves, factor, decision_on(analysis))
-    tests = curve_tests(curves, factor, decision)
+    decision, broken = _or_broken(context, factor, decision_on(analysis))
+    tests = curve_tests(context, factor, decision)
     tests["broken_level"] = broken
     verdict, veto = vetoed(
         decision,
-        curves.response,
+        context.response,
         tests,
         outlier=outlier_of(analysis),
         without=without,
-        measured=lambda: decision_on(curves.measured),
-        own=_vetoes(curves, factor, decision, tests),
+        measured=lambda: decision_on(context.measured),
+        own=_vetoes(context, factor, decision, tests),
     )
     tests["p_value"] = decision.p_value
     needs = None
     if verdict == "undecided":
-        needs = more_runs(curves, factor, decision, low, high, veto)
+        needs = more_runs(context, factor, decision, low, high, veto)
     if verdict == "refuted":
-        tests["other_units"] = _in_other_units(curves, low, high)
-    reason = _linear_reason(curves, factor, decision, verdict, veto, tests)
+        tests["other_units"] = _in_other_units(context, low, high)
+    reason = _linear_reason(context, factor, decision, verdict, veto, tests)
     return Claim(
         id=claim_id,
         verdict=verdict,
@@ -79,28 +79,28 @@ def linear(curves: CurveSet, factor: str) -> Claim:
     )
 
 
-def _or_broken(curves: CurveSet, factor: str, decision: Decision) -> tuple[Decision, dict[str, float] | None]:
+def _or_broken(context: ClaimContext, factor: str, decision: Decision) -> tuple[Decision, dict[str, float] | None]:
     """No power law, but no line either: a level that lies off the best line by more than curvature may.
 
     A break or a step bends no single exponent; it is refuted where repeats at one level show it. As a second look for
     a refutation it has half of the error rate (p is doubled).
     """
-    straight = curves.straight(factor)
+    straight = context.straight(factor)
     if decision.verdict != "undecided" or straight is None or straight.p >= 0.01:
         return decision, None
-    p = 2 * straight.p_beyond(deviation_within(curves, factor))
-    if p > curves.options.alpha:
+    p = 2 * straight.p_beyond(deviation_within(context, factor))
+    if p > context.options.alpha:
         return decision, None
     broken = {**straight.level, "deviation": straight.deviation}
     return replace(decision, verdict="refuted", p_value=p), broken
 
 
-def _vetoes(curves: CurveSet, factor: str, decision: Decision, tests: dict[str, Any]) -> list[Veto]:
+def _vetoes(context: ClaimContext, factor: str, decision: Decision, tests: dict[str, Any]) -> list[Veto]:
     """What lack of fit, a missing second witness and the samples' lengths have against the decision."""
-    verdict, options = decision.verdict, curves.options
+    verdict, options = decision.verdict, context.options
     found: list[Veto] = []
-    lack = curves.lack_of_fit
-    allowed = allowed_deviation(curves, factor)
+    lack = context.lack_of_fit
+    allowed = allowed_deviation(context, factor)
     if verdict == "supported" and lack is not None and lack.p < 0.01 and lack.deviation > allowed:
         why = (
             f"no smooth curve fits: runs at {_place(lack.level)} "
@@ -112,7 +112,7 @@ def _vetoes(curves: CurveSet, factor: str, decision: Decision, tests: dict[str, 
         found.append(Veto(kind="witness", why=why))
     slope = tests["length_slope"]
     if slope is not None and abs(slope) > options.margin / 2:
-        raw = decide_profile(curves.as_run.profile(factor), 1 - options.margin, 1 + options.margin, options)
+        raw = decide_profile(context.as_run.profile(factor), 1 - options.margin, 1 + options.margin, options)
         tests["as_run"] = {"verdict": raw.verdict, "estimate": raw.estimate, "ci": raw.ci}
         if raw.verdict != verdict:
             why = (
@@ -123,21 +123,21 @@ def _vetoes(curves: CurveSet, factor: str, decision: Decision, tests: dict[str, 
     return found
 
 
-def _in_other_units(curves: CurveSet, low: float, high: float) -> dict[str, Any]:
+def _in_other_units(context: ClaimContext, low: float, high: float) -> dict[str, Any]:
     """The same question in optimizer steps and in tokens, where these are not just a multiple of the samples."""
-    frame = curves.response.frame
+    frame = context.response.frame
     frame = frame.assign(tokens=frame["tokens_seen"] + frame["tokens_padded"].fillna(0))
     trained = frame[frame["samples_seen"] > 0]
     found: dict[str, Any] = {}
     for column, name in {"steps": "optimizer steps", "tokens": "tokens"}.items():
         ratio = np.log((trained[column] / trained["samples_seen"]).to_numpy(dtype=float))
-        if not np.isfinite(ratio).all() or np.ptp(ratio) < curves.options.margin:
+        if not np.isfinite(ratio).all() or np.ptp(ratio) < context.options.margin:
             continue
         amount = frame[column].where(frame["samples_seen"] > 0, 0.0)
         design = build_design(frame.assign(samples=amount, samples_seen=amount, epochs=1.0))
         if design.factors != ("samples",) or gate(design, "samples") is not None:
             continue
-        decision = decide_profile(analyse(design).profile("samples"), low, high, curves.options)
+        decision = decide_profile(analyse(design).profile("samples"), low, high, context.options)
         found[name] = {"verdict": decision.verdict, "estimate": decision.estimate, "ci": decision.ci}
     return found
 
@@ -148,13 +148,13 @@ def _curved(tests: dict[str, Any]) -> bool:
     return any(p is not None and p < 0.05 for p in witnesses) or all(p is None for p in witnesses)
 
 
-def curve_tests(curves: CurveSet, factor: str, decision: Decision) -> dict[str, Any]:
+def curve_tests(context: ClaimContext, factor: str, decision: Decision) -> dict[str, Any]:
     """The numbers behind a verdict on the curve."""
-    analysis, design = curves.total, curves.design
-    fit, lack = analysis.fit, curves.lack_of_fit
+    analysis, design = context.total, context.design
+    fit, lack = analysis.fit, context.lack_of_fit
     column = COLUMN[factor]
     quadratic = _quadratic(analysis)
-    straight = curves.straight(factor)
+    straight = context.straight(factor)
     return {
         "runs": len(design.frame),
         "zero_step_runs": int(fit.data.zero.sum()),
@@ -173,7 +173,7 @@ def curve_tests(curves: CurveSet, factor: str, decision: Decision) -> dict[str, 
         "weighted": analysis.weighted,
         "order_p": analysis.order_p,
         "drift_removed": analysis.drift,
-        "length_slope": length_slope(curves, factor),
+        "length_slope": length_slope(context, factor),
         "half_width": (decision.ci[1] - decision.ci[0]) / 2,
     }
 
@@ -211,14 +211,14 @@ def _place(level: Mapping[str, float]) -> str:
 
 
 def _linear_reason(
-    curves: CurveSet,
+    context: ClaimContext,
     factor: str,
     decision: Decision,
     verdict: Verdict,
     veto: Veto | None,
     tests: dict[str, Any],
 ) -> str:
-    noun, margin = curves.response.noun, curves.options.margin
+    noun, margin = context.response.noun, context.options.margin
     low, high = (f"{2**end:.2f}" if math.isfinite(end) else "?" for end in decision.ci)
     linear_low, linear_high = (f"{2 ** (1 + sign * margin):.2f}" for sign in (-1, 1))
     factor_of = f"doubling {factor} multiplies what comes on top of the fixed cost by {2**decision.estimate:.2f}"
@@ -253,4 +253,4 @@ def _linear_reason(
     for name, found in tests.get("other_units", {}).items():
         if found["verdict"] == "supported":
             text += f" In {name} it is linear (exponent {found['estimate']:.2f})."
-    return text + measured_sentence(curves.response, tests.get("measured"))
+    return text + measured_sentence(context.response, tests.get("measured"))

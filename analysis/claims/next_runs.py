@@ -1,25 +1,39 @@
-"""What would decide an undecided claim: runs, settings, expected energy, and the command that makes them."""
+"""What would decide an undecided claim: runs, settings, expected energy, and the command that makes them.
+
+First what all claims share (expected energy, overrides, sweeps); then the claims on one setting, which ask for more
+runs that differ in it alone; then those on samples and epochs, whose runs are chosen one by one by what they tell per
+kWh (c-optimality on the fitted curve, greedy).
+"""
 
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
+from scipy.special import stdtrit
 
 from lora_scaling.errors import UserError
 from lora_scaling.paths import choices, config_dir
 from lora_scaling.workload import ModelShape
 
-from ..regression.least_squares import wls
+from ..regression.curve_analysis import Analysis, follows_order
+from ..regression.estimate import Estimate
+from ..regression.fisher_information import Tangent, gain, inverse_of
+from ..regression.least_squares import Array, wls
+from ..regression.within_groups import within_slope
 from ..tables.overrides import COLUMN_OF, commonest, further_overrides, split_words
 from ..tables.run_quantities import flops_per_param_token
-from .verdicts import Needs
+from .context import COLUMN, ClaimContext
+from .effects import Effect, EffectFinding
+from .verdicts import Decision, Needs, Options, decisive_se, runs_needed
+from .vetoes import FarthestRun, Veto
 
 TARGET_RANGE = 32
 FULL_LEVELS = 6
@@ -258,3 +272,361 @@ def _expected(kwh: float) -> float | None:
 def round_to(value: float, digits: int) -> float:
     """`value` to so many significant digits."""
     return float(f"{value:.{digits}g}") if math.isfinite(value) else value
+
+
+REPEATS = 4  # of each run that is asked for where there are none
+LEAST_REPEATS = 2
+
+
+def typical_work(frame: pd.DataFrame) -> tuple[int, int] | None:
+    """Samples and epochs of a run of middling size; None where none trained."""
+    trained = frame[frame["samples_seen"] > 0] if len(frame) else frame
+    if trained.empty:
+        return None
+    row = trained.sort_values("samples_seen").iloc[len(trained) // 2]
+    return max(1, int(row["samples"])), max(1, int(row["epochs"]))
+
+
+def first_runs(effect: Effect, context: ClaimContext) -> Needs | None:
+    """Runs where there are none to compare."""
+    frame = context.response.frame
+    if context.suspects or typical_work(frame) is None:
+        return None
+    message = f"Runs that differ in {effect.noun} alone, {REPEATS} of each, in shuffled order."
+    return _runs(effect, frame, message, REPEATS)
+
+
+def further_runs(
+    effect: Effect,
+    context: ClaimContext,
+    rows: pd.DataFrame,
+    found: EffectFinding,
+    veto: Veto | None,
+    outlier: FarthestRun | None,
+) -> Needs:
+    """More of the runs that were compared; of the models that are not decided, where each has an answer of its own."""
+    frame = context.response.frame
+    if veto is not None and veto.kind == "outlier" and outlier is not None:
+        return repeat_needs(frame, rows.iloc[outlier.row])
+    if veto is not None and veto.kind != "models":
+        return Needs(message="Find what is different about the runs named; more runs alone do not settle it.")
+    if not found.depends:
+        more = _more(effect, context.options, len(rows), found.estimate)
+        return _more_like(effect, rows, _asked(effect, more), more or len(rows))
+    if {"supported", "refuted"} <= {own["verdict"] for own in found.by_model.values()}:
+        return Needs(message=_apart(rows, found))
+    parts = []
+    for name, own in found.by_model.items():
+        if own["verdict"] != "undecided":
+            continue
+        mine = rows[rows["of_model"] == name].reset_index(drop=True)
+        more = _more(effect, context.options, len(mine), within_slope(mine, "y")[0])
+        parts.append(_more_like(effect, mine, f"{name}: {_asked(effect, more)}", more or len(mine)))
+    return joined(parts)
+
+
+def _apart(rows: pd.DataFrame, found: EffectFinding) -> str:
+    """Models that were shown to answer differently: more runs would only make that surer."""
+    message = "No more runs settle it: the models differ. Decide it for each alone, on a table of its runs"
+    names = [name for name in found.by_model if rows["run_id"].str.startswith(f"{name}-").any()]
+    if len(names) == len(found.by_model):  # run folders are called after their model
+        message += f" (of records: python -m analysis claims RUNS/{names[0]}-*)"
+    return message + "."
+
+
+def _more(effect: Effect, options: Options, runs: int, estimate: Estimate) -> float | None:
+    """How many more runs like these decide with 80 % power; None where the margin's edge is too close."""
+    low = -math.inf if effect.costs_more else math.log1p(-options.margin)
+    return runs_needed(runs, estimate, low, math.log1p(options.margin), options)
+
+
+def _asked(effect: Effect, more: float | None) -> str:
+    if more is None:
+        return (
+            "If the estimate is right, it is so close to the margin's edge that no reasonable number of like runs "
+            f"decides; the command makes some that differ in {effect.noun} alone."
+        )
+    return f"About {more:.0f} more runs that differ in {effect.noun} alone."
+
+
+def _vary(effect: Effect, frame: pd.DataFrame) -> list[str]:
+    """What differs between the runs that are asked for; those of full fine-tuning have no adapters to vary."""
+    adapters = effect.vary.startswith("lora.") and (frame["method"].mode() == "full").any()
+    return [*(["method=lora"] if adapters else []), *effect.vary.split()]
+
+
+def _more_like(effect: Effect, rows: pd.DataFrame, message: str, runs: float) -> Needs:
+    """So many runs (or some more, for as many of each) like those compared, all in one session."""
+    models = sorted(rows["model"].dropna().unique()) if rows["model_override"].isna().all() else []
+    vary = [*_vary(effect, rows), *([f"model={','.join(models)}"] if len(models) > 1 else [])]
+    kinds = math.prod(len(word.partition("=")[2].split(",")) for word in vary)
+    return _runs(effect, rows, message, max(LEAST_REPEATS, math.ceil(runs / kinds)), vary)
+
+
+def _runs(
+    effect: Effect, frame: pd.DataFrame, message: str, replicates: int, vary: Sequence[str] | None = None
+) -> Needs:
+    samples, epochs = typical_work(frame) or (1, 1)
+    extra = tuple(_vary(effect, frame) if vary is None else vary)
+    return sweep_needs(
+        frame,
+        message=message,
+        samples=[samples],
+        epochs=[epochs],
+        replicates=replicates,
+        extra=extra,
+        together=True,
+    )
+
+
+MAX_RUNS = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExponentPlan:
+    """Runs for one exponent: settings, commands, energy, and the half-width now and expected then.
+
+    No commands where a level is no whole number, which no run could be asked for.
+    `overrides` are those that the commands share.
+    """
+
+    runs: int
+    settings: tuple[dict[str, Any], ...]
+    commands: tuple[str, ...]
+    overrides: tuple[str, ...]
+    energy_kwh: float | None
+    half_width_now: float
+    half_width_then: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A run that could be made, of as many samples and epochs (or of no steps), and its expected energy."""
+
+    samples: float
+    epochs: float
+    zero: bool
+    energy_kwh: float
+
+
+def plan_exponent(context: ClaimContext, factor: str, estimate: float, low: float, high: float) -> ExponentPlan | None:
+    """Greedy runs until the exponent is expected to decide with 80 % power.
+
+    `low` and `high` are the bounds of the equivalence region. None where the estimate is too close to a
+    bound for any number of runs, or where even MAX_RUNS runs are not expected to decide.
+    """
+    analysis, options = context.total, context.options
+    j = analysis.design.factors.index(factor)
+    gap = min(abs(estimate - low), abs(high - estimate))
+    if gap < 0.1 * (high - low) / 2:
+        return None
+    tangent, candidates = Tangent(analysis=analysis), _candidates(analysis, zero=context.response.of_whole_runs)
+    rows, information, sigma = tangent.rows(candidates), tangent.information, analysis.fit.sigma
+    inverse = inverse_of(information)
+    now = _se(inverse, j, sigma)
+    chosen: list[Candidate] = []
+    while True:
+        df = analysis.fit.data.df + len(chosen)
+        if chosen and _se(inverse, j, sigma) <= decisive_se(estimate, low, high, options, df):
+            break
+        gains = [gain(inverse, row, j) / one.energy_kwh for row, one in zip(rows, candidates, strict=True)]
+        best = int(np.argmax(gains))
+        if len(chosen) == MAX_RUNS or gains[best] <= 0:
+            return None
+        information = information + np.outer(rows[best], rows[best])
+        inverse = inverse_of(information)
+        chosen.append(candidates[best])
+    t = float(stdtrit(analysis.fit.data.df, 0.5 + options.ci_level / 2))
+    overrides = common_overrides(_largest(analysis))
+    settings, commands = _commands(chosen, context.response.frame, overrides)
+    known = bool((context.response.frame["energy_kwh"] > 0).any())
+    return ExponentPlan(
+        runs=len(chosen),
+        settings=settings,
+        commands=commands,
+        overrides=tuple(overrides),
+        energy_kwh=round_to(sum(c.energy_kwh for c in chosen), 3) if known else None,
+        half_width_now=t * now,
+        half_width_then=t * _se(inverse, j, sigma),
+    )
+
+
+def _se(inverse: Array, j: int, sigma: float) -> float:
+    return sigma * float(np.sqrt(max(inverse[j, j], 0.0)))
+
+
+def _largest(analysis: Analysis) -> pd.DataFrame:
+    """The runs of the cell that most runs are of: further ones are like these."""
+    frame = analysis.design.frame
+    return frame[frame["cell"] == int(np.bincount(frame["cell"]).argmax())]
+
+
+def _candidates(analysis: Analysis, *, zero: bool) -> list[Candidate]:
+    """The levels of the largest cell and twice the largest, and (`zero`) a run of no steps."""
+    frame = _largest(analysis)
+    trained = frame[frame["samples_seen"] > 0]
+    levels: dict[str, list[float]] = {}
+    for name, column in COLUMN.items():
+        run = sorted(float(value) for value in trained[column].unique())
+        run = [*run, 2 * run[-1]] if name in analysis.design.factors else run[:1]
+        levels[name] = [int(value) if value == int(value) else value for value in run]
+    points = [(samples, epochs, False) for samples in levels["samples"] for epochs in levels["epochs"]]
+    if zero:
+        points.append((math.ceil(levels["samples"][0]), math.ceil(levels["epochs"][0]), True))
+    cost = energy_line(frame, common_overrides(frame))
+    found = [Candidate(samples=s, epochs=e, zero=z, energy_kwh=cost(0 if z else s * e)) for s, e, z in points]
+    known = [one for one in found if np.isfinite(one.energy_kwh) and one.energy_kwh > 0]
+    return known or [replace(one, energy_kwh=1e-3 if one.zero else one.samples * one.epochs) for one in found]
+
+
+def _commands(
+    chosen: Sequence[Candidate], frame: pd.DataFrame, shared: Sequence[str]
+) -> tuple[tuple[dict[str, Any], ...], tuple[str, ...]]:
+    """One sweep for each number of repeats that is asked of a level; the sweep skips runs that exist."""
+    count = Counter((c.samples, c.epochs, c.zero) for c in chosen)
+    have = {zero: existing_run_counts(frame, shared, zero=zero) for zero in (False, True)}
+    settings, commands = [], []
+    for (samples, epochs, zero), runs in sorted(count.items()):
+        words = [f"samples={samples}", f"epochs={epochs}", *shared, *(["max_steps=0"] if zero else [])]
+        settings.append({"samples": samples, "epochs": epochs, "runs": runs} | ({"max_steps": 0} if zero else {}))
+        commands.append(" ".join([SWEEP, *words, f"replicates={have[zero].get((samples, epochs), 0) + runs}"]))
+    whole = all(isinstance(number, int) for samples, epochs, _ in count for number in (samples, epochs))
+    return tuple(settings), tuple(commands) if whole else ()
+
+
+def gate_needs(context: ClaimContext, factor: str) -> Needs | None:
+    """The sweep that passes the gates: six geometric levels, a range of 32, three of each, zero-step runs."""
+    frame = context.response.frame
+    if frame.empty or context.suspects:
+        return None
+    trained = frame[frame["samples_seen"] > 0]
+    if trained.empty:
+        return None
+    smallest = max(1, int(trained["samples"].min()))
+    if factor == "epochs":
+        levels, samples = [1, 2, 4, 8, 16], [smallest]
+    else:
+        top = max(TARGET_RANGE * smallest, int(trained["samples"].max()))
+        levels, samples = [max(1, round(trained["epochs"].mode().iloc[0]))], geometric(smallest, top, FULL_LEVELS)
+    apart = factor in context.design.factors and follows_order(context.design, factor) is not None
+    zero_runs = _zero_runs(context, anew=apart)
+    needs = sweep_needs(
+        frame,
+        message=f"Runs over a wider range of {factor}, three of each in shuffled order"
+        + (", and three without training." if zero_runs else "."),
+        samples=samples,
+        epochs=levels,
+        replicates=3,
+        zero_runs=zero_runs,
+        together=apart,
+    )
+    return needs if needs.runs else None
+
+
+def _zero_runs(context: ClaimContext, *, anew: bool = False) -> int:
+    """Runs of zero steps to ask for: none where there are some (unless `anew`), or where they have no response."""
+    have = not anew and (context.response.frame["samples_seen"] == 0).any()
+    return 3 if context.response.of_whole_runs and not have else 0
+
+
+def pair_needs(context: ClaimContext) -> Needs | None:
+    frame = context.response.frame
+    trained = frame[frame["samples_seen"] > 0] if len(frame) else frame
+    if trained.empty or context.suspects:
+        return None
+    smallest, design = max(1, int(trained["samples"].min())), context.design
+    needs = sweep_needs(
+        frame,
+        message="The same work both ways: samples × epochs in full, three of each in shuffled order.",
+        samples=[smallest * 2**i for i in range(4)],
+        epochs=[1, 2, 4],
+        replicates=3,
+        together=any(follows_order(design, factor) is not None for factor in design.factors),
+    )
+    return needs if needs.runs else None
+
+
+def more_runs(
+    context: ClaimContext,
+    factor: str,
+    decision: Decision,
+    low: float,
+    high: float,
+    veto: Veto | None,
+    *,
+    analysis: Analysis | None = None,
+    of_exponent: bool = True,
+) -> Needs:
+    """Runs until an interval of the expected width decides with 80 % power; or what a veto asks for.
+
+    Chosen one by one for what they tell per kWh where the claim is on the factor's own exponent
+    (`of_exponent`); else more of the same. `analysis` is the one that was decided on, the curve by tokens if not given.
+    """
+    analysis = analysis or context.total
+    frame, design = context.response.frame, context.design
+    if veto is not None and veto.kind == "outlier" and analysis.outlier is not None:
+        return repeat_needs(frame, design.frame.iloc[analysis.outlier])
+    if veto is not None and veto.kind == "length":
+        return _sweep(
+            frame,
+            message="The same runs with every sample padded to one length, decided on by themselves.",
+            samples=list(design.trained["samples"].unique()),
+            epochs=list(design.trained["epochs"].unique()),
+            replicates=3,
+            extra=("padding=max_length",),
+            together=True,
+        )
+    if veto is not None:
+        what = "why the two differ" if veto.kind == "witnesses" else "what is different about the runs named"
+        return Needs(message=f"Find {what}; more runs alone do not settle it.")
+    df = analysis.fit.data.df
+    half = (decision.ci[1] - decision.ci[0]) / 2
+    se = half / float(stdtrit(df, 0.5 + context.options.ci_level / 2))
+    estimate = Estimate(value=decision.estimate, se=se, df=df)
+    extra = runs_needed(len(design.frame), estimate, low, high, context.options)
+    like = "" if extra is None else f" (or about {extra:.0f} more like these)"
+    plan = plan_exponent(context, factor, decision.estimate, low, high) if of_exponent else None
+    if plan is not None:
+        needs = Needs(
+            message=f"{plan.runs} runs where they tell most per kWh{like}.",
+            runs=plan.runs,
+            settings=plan.settings,
+            energy_kwh=plan.energy_kwh,
+            half_width_now=plan.half_width_now,
+            half_width_then=plan.half_width_then,
+        )
+        return commanded(needs, " && ".join(plan.commands) or None, plan.overrides)
+    trained = design.trained
+    samples, epochs = sorted(trained["samples"].unique()), sorted(trained["epochs"].unique())
+    points = max(1, trained[["samples", "epochs"]].drop_duplicates().shape[0])
+    replicates = math.ceil(len(trained) / points)
+    if extra is None:
+        message = (
+            f"The estimate {decision.estimate:.3f} is so close to the margin's edge that no reasonable number "
+            "of like runs decides; a wider range may, or another margin."
+        )
+    else:
+        message = f"About {extra:.0f} more runs like these, or fewer over a wider range."
+        if extra > 2 * len(design.frame):
+            message += " The command makes a first part of them."
+    if factor == "samples" and len(samples) < 12:
+        samples = [*samples, 2 * samples[-1]] if extra is None or extra > len(design.frame) else samples
+    more = math.ceil(min(extra or len(design.frame), 2 * len(design.frame)) / points)
+    return _sweep(
+        frame,
+        message=message,
+        samples=samples,
+        epochs=epochs,
+        replicates=replicates + more,
+        zero_runs=_zero_runs(context),
+    )
+
+
+def _sweep(
+    frame: pd.DataFrame, *, message: str, samples: Sequence[float], epochs: Sequence[float], **options: Any
+) -> Needs:
+    """`sweep_needs`; without its runs where a level is no whole number, which none could be asked for."""
+    if any(level != int(level) or level < 1 for level in (*samples, *epochs)):
+        return Needs(message=message)
+    whole = {"samples": sorted(map(int, samples)), "epochs": sorted(map(int, epochs))}
+    return sweep_needs(frame, message=message, **whole, **options)

@@ -13,9 +13,9 @@ from ..regression.estimate import Estimate
 from ..regression.least_squares import Array
 from ..regression.within_groups import within_rows
 from ..tables.response import measured_sentence
-from .context import CurveSet
+from .context import ClaimContext
 from .effects import Effect, EffectFinding, block, doublings, find, informative, matched_runs
-from .next_runs_effect import first_runs, further_runs
+from .next_runs import first_runs, further_runs
 from .verdicts import Claim, Options, undecided
 from .vetoes import FarthestRun, Veto, vetoed
 
@@ -42,12 +42,12 @@ METHOD = Effect(
 )
 
 
-def decide_effect(effect: Effect, curves: CurveSet) -> Claim:
+def decide_effect(effect: Effect, context: ClaimContext) -> Claim:
     """The claim decided on the runs that differ in its setting alone."""
-    response, options, frame = curves.response, curves.options, curves.response.frame
+    response, options, frame = context.response, context.options, context.response.frame
     quantity, rows = effect.quantity.format(response.noun), matched_runs(effect, frame)
-    if blocked := block(effect, frame, rows, curves.suspects):
-        return undecided(effect.id, quantity, blocked, first_runs(effect, curves))
+    if blocked := block(effect, frame, rows, context.suspects):
+        return undecided(effect.id, quantity, blocked, first_runs(effect, context))
     found = find(effect, rows, "y", options)
     off, tests = _worst(rows), _tests(rows, found)
     rest = rows if off is None else informative(rows.drop(index=off.row))
@@ -62,7 +62,7 @@ def decide_effect(effect: Effect, curves: CurveSet) -> Claim:
     )
     change = math.exp if effect.costs_more else math.expm1
     low, high = found.estimate.interval(options.ci_level)
-    text = f"Undecided: {veto.why}." if veto is not None else _reason(effect, curves, rows, found)
+    text = f"Undecided: {veto.why}." if veto is not None else _reason(effect, context, rows, found)
     return Claim(
         id=effect.id,
         verdict=verdict,
@@ -71,7 +71,7 @@ def decide_effect(effect: Effect, curves: CurveSet) -> Claim:
         quantity=quantity,
         reason=text + measured_sentence(response, tests["measured"]),
         tests=tests,
-        needs=further_runs(effect, curves, rows, found, veto, off) if verdict == "undecided" else None,
+        needs=further_runs(effect, context, rows, found, veto, off) if verdict == "undecided" else None,
         p_value=found.decision.p_value if verdict != "undecided" else None,
     )
 
@@ -164,12 +164,12 @@ def _by_model(effect: Effect, found: EffectFinding) -> str:
     )
 
 
-def _reason(effect: Effect, curves: CurveSet, rows: pd.DataFrame, found: EffectFinding) -> str:
+def _reason(effect: Effect, context: ClaimContext, rows: pd.DataFrame, found: EffectFinding) -> str:
     """The verdict before vetoes in a sentence, and beside it what each model says alone."""
     estimate, verdict = found.estimate, found.decision.verdict
-    low, high = (math.exp(end) for end in estimate.interval(curves.options.ci_level))
+    low, high = (math.exp(end) for end in estimate.interval(context.options.ci_level))
     size = _size(effect, math.exp(estimate.value), low, high)
-    words = {"times": size, "percent": size, "response": curves.response.noun, "column": effect.words}
+    words = {"times": size, "percent": size, "response": context.response.noun, "column": effect.words}
     if not effect.costs_more:
         over = 100 * math.expm1(estimate.value * float(np.ptp(rows["factor"])))
         ends = float(rows[effect.column].min()), float(rows[effect.column].max())

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from .context import CurveSet
+from .context import ClaimContext
 from .doubling import doubling
 from .effects import Effect
 from .interchangeable import interchangeable
@@ -20,7 +20,7 @@ class Question:
 
     id: str
     title: str
-    decide: Callable[[CurveSet], Claim]
+    decide: Callable[[ClaimContext], Claim]
 
 
 def effect(asked: Effect) -> Question:

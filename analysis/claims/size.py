@@ -12,9 +12,8 @@ from ..regression.curve_analysis import CELL_COLUMNS, apart_gate, order_gate, pl
 from ..regression.estimate import Estimate
 from ..regression.least_squares import CollinearError, influence, ols, wls
 from ..tables.response import Response, measured_sentence
-from .context import CurveSet
-from .next_runs import repeat_needs, sweep_needs
-from .next_runs_effect import typical_work
+from .context import ClaimContext
+from .next_runs import repeat_needs, sweep_needs, typical_work
 from .rank_and_method import farthest
 from .verdicts import Claim, Decision, Needs, decided, undecided
 from .vetoes import FarthestRun, Veto, vetoed
@@ -24,18 +23,18 @@ MOSTLY_TRAINING = 0.9  # of a run's energy
 LEAST_SIZES = 3
 
 
-def size_exponent(curves: CurveSet) -> Claim:
+def size_exponent(context: ClaimContext) -> Claim:
     """`size_exponent`: γ in E_train/token ∝ (FLOPs/token)^γ; supported is γ = 1 within the margin."""
-    trained, noun = _trained(curves.response)
-    return replace(_decide(curves, trained, noun), title=f"{noun} per token is proportional to FLOPs per token")
+    trained, noun = _trained(context.response)
+    return replace(_decide(context, trained, noun), title=f"{noun} per token is proportional to FLOPs per token")
 
 
-def _decide(curves: CurveSet, trained: pd.DataFrame, noun: str) -> Claim:
-    response, options = curves.response, curves.options
+def _decide(context: ClaimContext, trained: pd.DataFrame, noun: str) -> Claim:
+    response, options = context.response, context.options
     quantity = f"exponent γ of {noun} per token in FLOPs per token"
-    rows, blocked = _size_rows(trained, curves.suspects)
+    rows, blocked = _size_rows(trained, context.suspects)
     if blocked:
-        return undecided("size_exponent", quantity, blocked, _size_needs(curves))
+        return undecided("size_exponent", quantity, blocked, _size_needs(context))
 
     def decision_on(rows: pd.DataFrame) -> Decision:
         try:
@@ -47,7 +46,7 @@ def _decide(curves: CurveSet, trained: pd.DataFrame, noun: str) -> Claim:
         estimate, tests = size_fit(rows)
     except CollinearError:
         why = "each model was run with another method or hardware: the effects look alike"
-        return undecided("size_exponent", quantity, why, _size_needs(curves))
+        return undecided("size_exponent", quantity, why, _size_needs(context))
     decision, off = decision_on(rows), _worst(rows)
     tests |= {"p_value": decision.p_value, "df": estimate.df}
     verdict, veto = vetoed(
@@ -66,7 +65,7 @@ def _decide(curves: CurveSet, trained: pd.DataFrame, noun: str) -> Claim:
         quantity=quantity,
         reason=_reason(decision, veto, noun, tests) + measured_sentence(response, tests["measured"]),
         tests=tests,
-        needs=_size_needs(curves, rows, veto, off) if verdict == "undecided" else None,
+        needs=_size_needs(context, rows, veto, off) if verdict == "undecided" else None,
         p_value=decision.p_value if verdict != "undecided" else None,
     )
 
@@ -216,11 +215,11 @@ def _worst(rows: pd.DataFrame) -> FarthestRun | None:
 
 
 def _size_needs(
-    curves: CurveSet, rows: pd.DataFrame | None = None, veto: Veto | None = None, off: FarthestRun | None = None
+    context: ClaimContext, rows: pd.DataFrame | None = None, veto: Veto | None = None, off: FarthestRun | None = None
 ) -> Needs | None:
-    frame = curves.response.frame
+    frame = context.response.frame
     work = typical_work(frame)
-    if work is None or curves.suspects:
+    if work is None or context.suspects:
         return None
     if veto is not None and veto.kind == "outlier" and rows is not None and off is not None:
         return repeat_needs(frame, rows.iloc[off.row])

@@ -57,11 +57,12 @@ def wls(y: ArrayLike, X: ArrayLike, weights: ArrayLike, names: Sequence[str]) ->
     """
     w = np.asarray(weights, dtype=float)
     design = _checked(y, X, np.sqrt(w), names)
-    return _named(WLS(np.asarray(y, dtype=float), design, weights=w), names)
+    weighted: Any = WLS  # its stub takes a float of weights
+    return _named(weighted(np.asarray(y, dtype=float), design, weights=w), names)
 
 
-def influence(results: Results) -> OLSInfluence:
-    """Return leverage (`hat_matrix_diag`), studentised residuals and Cook's distances of a fit, weighted or not.
+def influence(results: Results) -> Any:
+    """Return statsmodels' OLSInfluence of a fit, weighted or not: `hat_matrix_diag`, studentised residuals and more.
 
     statsmodels has them for OLS alone: a weighted fit is the ordinary one of its whitened columns.
     """
@@ -88,7 +89,8 @@ def _checked(y: ArrayLike, X: ArrayLike, root: Array, names: Sequence[str]) -> A
         raise UserError(f"`runs` was {n}; this regression has {k} parameters and needs at least as many runs.")
     scaled = root[:, None] * design
     norm = np.linalg.norm(scaled, axis=0)
-    r, order = qr(scaled / np.where(norm > 0, norm, 1.0), mode="r", pivoting=True)
+    triangle: Any = qr(scaled / np.where(norm > 0, norm, 1.0), mode="r", pivoting=True)
+    r, order = triangle
     diagonal = np.abs(np.diag(r))
     dependent = diagonal < RANK_TOLERANCE * max(diagonal.max(), np.finfo(float).tiny)
     if dependent.any():

@@ -10,6 +10,7 @@ Intervals are profile likelihood: with F ≥ 0 on its boundary a Wald interval w
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,7 +152,8 @@ def _minimise(data: CurveData, exponents: Array, shares: Array, held: int | None
         _, shares, z, mixture = at(point)
         return -data.project_out(root[:, None] * _slopes(data.centred, z, mixture, shares[data.cell], onehot))[:, free]
 
-    found = least_squares(
+    solve: Any = least_squares  # its stub takes no function for the Jacobian
+    found = solve(
         residuals, theta[free], jacobian, bounds=(low[free], high[free]), method="dogbox", max_nfev=MAX_EVALUATIONS,
         ftol=1e-11, xtol=1e-10, gtol=1e-10,
     )  # fmt: skip

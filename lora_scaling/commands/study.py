@@ -34,7 +34,7 @@ def main(words: list[str]) -> int:
         print(USAGE)
         return 0
     request = parse(words)
-    from analysis.adaptive.sequential import next_step  # tables and statistics: not before a request is understood
+    from analysis.adaptive import next_step  # tables and statistics: not before a request is understood
 
     conduct(request, next_step)
     return 0

@@ -50,7 +50,7 @@ ONLY_READ = {
     "lora_scaling.study": "a study of minutes: tests/runs/test_study.py runs small ones",
     "lora_scaling.emissions": "records; tests/grid/test_emissions.py has them, and live providers need the network",
     "benchmarks.verdict_battery": "minutes: tests/benchmarks/test_verdict_battery.py runs a part",
-    "benchmarks.adaptive_simulation": "minutes: tests/analysis/adaptive/test_sequential.py runs a part",
+    "benchmarks.adaptive_simulation": "minutes: tests/analysis/test_adaptive.py runs a part",
     "lora_scaling.estimate.validate": "six seconds: tests/test_estimate.py compares the rows",
     "lora_scaling.estimate … pilot=": "trains on the device: tests/estimate/test_cli.py has a short one",
     "lora_scaling.estimate … fit=": "a fit of this device: tests/estimate/test_fitted.py has one",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.adaptive.sequential import advance
+from analysis.adaptive import advance
 from lora_scaling.records import read_record
 from lora_scaling.text import ENERGY
 from tests.support.machine import Machine, arguments, study

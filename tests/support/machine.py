@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.adaptive.sequential import next_step
+from analysis.adaptive import next_step
 from lora_scaling.commands.study import parse
 from lora_scaling.config import RunConfig, run_id
 from lora_scaling.records import record_path, write_record

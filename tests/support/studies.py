@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from analysis.adaptive.study import Study
+from analysis.adaptive import Study
 from analysis.tables.table import RunTable, table_from_frame
 from lora_scaling.adaptive import Point
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.claims.context import CurveSet, deviation_within
+from analysis.claims.context import ClaimContext, deviation_within
 from analysis.claims.decide import decide
 from analysis.claims.interchangeable import matched_pairs
 from analysis.claims.registry import CLAIM_IDS
@@ -296,10 +296,10 @@ def test_a_broken_level_is_a_second_look_and_pays_for_it() -> None:
         claim = decide(table, Options()).claims[0]
         if claim.tests["broken_level"] is None:
             continue
-        curves = CurveSet(choose_response(table), Options(), ())
-        straight = curves.straight("samples")
+        context = ClaimContext(choose_response(table), Options(), ())
+        straight = context.straight("samples")
         assert straight is not None
-        p = straight.p_beyond(deviation_within(curves, "samples"))
+        p = straight.p_beyond(deviation_within(context, "samples"))
         assert claim.verdict == "refuted"
         assert claim.p_value == pytest.approx(2 * p)
         return

@@ -10,9 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.adaptive.plan import next_runs
-from analysis.adaptive.sequential import advance, comparable_curves, next_step
-from analysis.adaptive.study import LOOKS, Study
+from analysis.adaptive import LOOKS, Study, advance, comparable_context, next_runs, next_step
 from analysis.claims.linear import linear
 from benchmarks.adaptive_simulation import Truth, render, simulate, sweep_points
 from lora_scaling.adaptive import Point
@@ -50,8 +48,8 @@ def test_the_opening_is_every_level_with_repeats_at_three_and_runs_of_no_steps()
 def test_every_opening_passes_the_gates(low: int, ratio: int, count: int, seed: int, factor: str) -> None:
     levels = tuple(low * ratio**i for i in range(count))
     study = Study(claim=f"linear_in_{factor}", margin=0.05, level=0.95, levels=levels, at=3, seed=seed)
-    curves = comparable_curves(study, table(study.opening, cv=0.01, seed=seed))
-    assert curves.blocks[factor] is None
+    context = comparable_context(study, table(study.opening, cv=0.01, seed=seed))
+    assert context.blocks[factor] is None
 
 
 def test_an_opening_that_was_cut_short_is_completed_and_not_looked_at() -> None:
@@ -81,9 +79,9 @@ def test_clear_truths_are_decided_at_the_first_look(b: float, verdict: str) -> N
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_each_run_is_the_one_that_lowers_the_variance_of_the_exponent_most_per_kwh(seed: int) -> None:
     made = table(STUDY.opening, cv=0.01, seed=seed)
-    curves = comparable_curves(STUDY, made)
-    [chosen] = next_runs(STUDY, curves, made, count=1)
-    fit = curves.total.fit
+    context = comparable_context(STUDY, made)
+    [chosen] = next_runs(STUDY, context, made, count=1)
+    fit = context.total.fit
     b, share = float(fit.exponents[0]), float(fit.shares[0])
     mean = float(np.log([p.samples for p in STUDY.opening if not p.zero]).mean())
 
@@ -116,9 +114,9 @@ def test_runs_that_scatter_less_tell_more() -> None:
     made = replace(
         made, frame=made.frame.assign(energy_kwh=kwh * np.exp(0.2 * kwh.min() / kwh * rng.normal(size=len(kwh))))
     )
-    curves = comparable_curves(STUDY, made)
-    fit = curves.total.fit
-    assert curves.total.weighted
+    context = comparable_context(STUDY, made)
+    fit = context.total.fit
+    assert context.total.weighted
     b, share = float(fit.exponents[0]), float(fit.shares[0])
     keys = [(int(s), int(e), seen == 0) for s, e, seen in made.frame[["samples", "epochs", "samples_seen"]].to_numpy()]
     weight = dict(zip(keys, fit.data.weights, strict=True))
@@ -140,7 +138,7 @@ def test_runs_that_scatter_less_tell_more() -> None:
         }
         return max(gains, key=lambda key: gains[key])
 
-    [chosen] = next_runs(STUDY, curves, made, count=1)
+    [chosen] = next_runs(STUDY, context, made, count=1)
     assert chosen.key == best(weight)
     assert chosen.key != best(dict.fromkeys(weight, 1.0))
 
@@ -190,7 +188,7 @@ def test_a_design_heavy_at_its_cheap_end_refutes_no_exponent_within_the_margin(s
     heavy = (*STUDY.opening, *[STUDY.point(64)] * 30, *[STUDY.zero] * 8, *[STUDY.point(1024)] * 6)
     order = np.random.default_rng(seed).permutation(len(heavy))
     made = table([heavy[i] for i in order], b=1.045, cv=0.01, seed=seed)
-    claim = linear(comparable_curves(STUDY, made), "samples")
+    claim = linear(comparable_context(STUDY, made), "samples")
     assert claim.verdict == "undecided"
     assert claim.tests["broken_level"] is None  # the far end lies off, as such an exponent puts it in this design
     look = advance(replace(STUDY, looked=STUDY.schedule[:5]), made).look
@@ -211,9 +209,9 @@ def test_runs_of_setup_alone_are_no_measure_of_the_fixed_cost() -> None:
     zero = made.frame["samples_seen"] == 0
     energy = made.frame["energy_kwh"].where(~zero, 1e-6)
     frame = made.frame.assign(energy_kwh=energy, energy_setup_kwh=1e-6, setup_reused=[False] + [True] * 9)
-    curves = comparable_curves(STUDY, replace(made, frame=frame))
-    assert (curves.response.frame["samples_seen"] > 0).all()
-    assert not any(p.zero for p in next_runs(STUDY, curves, replace(made, frame=frame), count=5))
+    context = comparable_context(STUDY, replace(made, frame=frame))
+    assert (context.response.frame["samples_seen"] > 0).all()
+    assert not any(p.zero for p in next_runs(STUDY, context, replace(made, frame=frame), count=5))
 
 
 def test_the_fixed_sweep_is_the_one_of_its_yaml() -> None:

@@ -6,20 +6,20 @@ from ..regression.curve_analysis import MAX_ORDER_CORRELATION, Analysis, placed_
 from ..regression.outliers_and_drift import Disturbances, find_disturbances
 from ..tables.checks import apart_in_time, rank_correlation
 from ..tables.parsing import RunWarning
-from .context import CurveSet
+from .context import ClaimContext
 from .verdicts import Claim
 
 
-def disturbed(curves: CurveSet, claims: list[Claim]) -> list[RunWarning]:
+def run_warnings(context: ClaimContext, claims: list[Claim]) -> list[RunWarning]:
     """What is odd about the order of the runs, their scatter and single runs, and what that means for the verdicts."""
-    frame = curves.response.frame
+    frame = context.response.frame
     if frame.empty:
         return []
     fitted = any("noise_cv" in claim.tests and "zero_step_runs" in claim.tests for claim in claims)
-    analysis = curves.total if fitted else None
+    analysis = context.total if fitted else None
     found = find_disturbances(frame)
-    warnings = [*_order_warnings(frame), *_outlier_warnings(curves, claims, found)]
-    if drift := _drift_warning(curves.response.noun, analysis, found):
+    warnings = [*_order_warnings(frame), *_outlier_warnings(context, claims, found)]
+    if drift := _drift_warning(context.response.noun, analysis, found):
         warnings.append(drift)
     if analysis is not None and analysis.weighted:
         message = f"Scatter differs with size (p = {analysis.variance_p:.1g}); runs were weighted accordingly."
@@ -66,7 +66,7 @@ def _drift_warning(noun: str, analysis: Analysis | None, found: Disturbances) ->
     return RunWarning(kind="order_drift", message=message)
 
 
-def _outlier_warnings(curves: CurveSet, claims: list[Claim], found: Disturbances) -> list[RunWarning]:
+def _outlier_warnings(context: ClaimContext, claims: list[Claim], found: Disturbances) -> list[RunWarning]:
     """Each outlier once: those found whatever the claims, and those that a verdict hangs on.
 
     A verdict is tried without a run that lies far off even where unequal scatter explains it: no harm, no warning.
@@ -77,11 +77,11 @@ def _outlier_warnings(curves: CurveSet, claims: list[Claim], found: Disturbances
     ratios = {outlier.run_id: outlier for outlier in found.outliers}
     warnings = []
     for run_id in dict.fromkeys([*hanging, *ratios]):
-        if run_id in curves.suspects:
+        if run_id in context.suspects:
             continue
         if run_id in ratios:
             off = (
-                f"took {ratios[run_id].ratio:.2g} times the {curves.response.noun} that the other runs lead to expect "
+                f"took {ratios[run_id].ratio:.2g} times the {context.response.noun} that the other runs lead to expect "
                 f"at its work (p = {ratios[run_id].p:.1g})"
             )
         else:
