@@ -4,10 +4,10 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from lora_scaling.terminal import prose_width, styled
 from lora_scaling.text import ENERGY
 
-MARKS = {"supported": "SUPPORTED", "refuted": "REFUTED", "undecided": "UNDECIDED"}
-WIDTH = 100
+STYLES = {"supported": "bold green", "refuted": "bold red", "undecided": "bold yellow"}
 
 
 def render(document: dict[str, Any], sources: Sequence[str]) -> str:
@@ -18,7 +18,8 @@ def render(document: dict[str, Any], sources: Sequence[str]) -> str:
         "",
     ]
     for claim in document["claims"]:
-        lines += [f"{MARKS[claim['verdict']]:<10} {claim['title']}", _wrapped(claim["reason"])]
+        verdict = styled(f"{claim['verdict'].upper():<10}", STYLES[claim["verdict"]])
+        lines += [f"{verdict} {claim['title']}", _wrapped(claim["reason"])]
         needs = claim["needs"]
         if needs is not None:
             cost = "" if needs.energy_kwh is None else f" About {ENERGY.show(needs.energy_kwh)}."
@@ -32,7 +33,7 @@ def render(document: dict[str, Any], sources: Sequence[str]) -> str:
 
 def _wrapped(text: str) -> str:
     return textwrap.fill(
-        text, WIDTH, initial_indent=" " * 11, subsequent_indent=" " * 11,
+        text, prose_width(), initial_indent=" " * 11, subsequent_indent=" " * 11,
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
 

@@ -2,7 +2,8 @@
 
 import argparse
 
-from lora_scaling.text import ENERGY, columns
+from lora_scaling import terminal
+from lora_scaling.text import ENERGY
 
 from .. import jsonout
 from ..energy_model.backtest import Split, backtest, summary
@@ -27,17 +28,17 @@ def run(args: argparse.Namespace) -> int:
     print("\n".join(summary(result)))
     for split in result.made:
         print(f"\n{split.name}: every predicted run")
-        print("\n".join(f"  {line}" for line in _rows(split)))
+        print(_table(split))
         if len(split.table) > MOST_SHOWN:
             print(f"  … and {len(split.table) - MOST_SHOWN} more (--json has all)")
     return 0
 
 
-def _rows(split: Split) -> list[str]:
+def _table(split: Split) -> str:
     """Format the predicted runs of a split, all energies in one unit."""
     unit = ENERGY.column_unit(split.table["observed_kwh"])
     header = ("run", f"observed {unit.name}", f"predicted {unit.name}", "90 % interval", "error")
-    return columns(
+    return terminal.table(
         [
             header,
             *(

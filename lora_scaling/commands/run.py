@@ -112,8 +112,8 @@ def _task(node: object) -> None:
             _refuse_sweeps_settings(config)
         label = f"{config.model.name} {config.method.name}"
         display = console.display
-        display.run_started()
-        ran = run(config, lambda phase, done, total, joules: display.progress(label, phase, done, total, joules))
+        with display.run(label) as listen:
+            ran = run(config, listen)
         display.run_finished(ran)
         if config.grid.forecast and ran.record is not None:
             print(when_to_run(ran.record, config))

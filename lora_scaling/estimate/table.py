@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lora_scaling import terminal
 from lora_scaling.estimate.result import LEVEL, Estimate, Interval, figure_rows
 from lora_scaling.estimate.sweeps import Total
-from lora_scaling.text import ENERGY, MASS, MEMORY, MONEY, TIME, UNKNOWN, Quantity, columns
+from lora_scaling.text import ENERGY, MASS, MEMORY, MONEY, TIME, UNKNOWN, Quantity
 
 _BASES = {
     "priors": "priors only: published runs, no measurement of yours (pilot=60s or fit=PATH narrow it)",
@@ -20,7 +21,7 @@ def one(estimate: Estimate) -> str:
     e = estimate
     lines = [e.title, f"Basis: {_BASES[e.basis]}", ""]
     rows = [("", "estimate", f"{e.level:.0%} interval", ""), *figure_rows(e)]
-    lines += columns(rows, left=4)
+    lines.append(terminal.table(rows, left=4))
     lines += ["", _work(e)]
     if e.extrapolates:
         lines.append("Extrapolates: " + ", ".join(_beyond(item) for item in e.extrapolates))
@@ -50,7 +51,7 @@ def many(labelled: Sequence[tuple[str, Estimate]], total: Total | None = None, *
         MEMORY.show(e.memory.peak_gb.estimate) + (" DOES NOT FIT" if e.memory.fits is False else "") for e in estimates
     ]
     labels = [heading, *(label for label, _ in shown)]
-    lines = columns(list(zip(labels, *listed, ["memory", *peaks], strict=True)))
+    lines = [terminal.table(list(zip(labels, *listed, ["memory", *peaks], strict=True)))]
     if len(labelled) > len(shown):
         lines.append(f"… and {len(labelled) - len(shown)} more")
     if total is not None:

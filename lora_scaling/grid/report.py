@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lora_scaling import terminal
 from lora_scaling.grid.equivalents import equivalents
 from lora_scaling.grid.forecast import ForecastAdvice
 from lora_scaling.grid.settings import GridSettings
-from lora_scaling.text import ENERGY, MASS, UNKNOWN, Unit, columns, number
+from lora_scaling.text import ENERGY, MASS, UNKNOWN, Unit, number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ def render(outcomes: Sequence[Outcome], advice: ForecastAdvice | str | None = No
     energy = ENERGY.column_unit(e["energy_kwh"] for e in known)
     mass = MASS.column_unit(e["grams"] for e in known)
     header = ("run", energy.name, "g/kWh", mass.name, "status", "coverage", "source", "revision")
-    lines = columns([header, *(_row(outcome, energy, mass) for outcome in outcomes)], right=(1, 2, 3))
+    lines = [terminal.table([header, *(_row(outcome, energy, mass) for outcome in outcomes)], right=(1, 2, 3))]
     for definition in dict.fromkeys(e["definition"] for e in known):
         lines.append(f"definition: {definition}")
     warnings = dict.fromkeys(w["message"] for e in known for w in e["warnings"])

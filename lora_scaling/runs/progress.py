@@ -1,17 +1,25 @@
 """What a person sees while runs go on: one line that moves, one line per finished run, a table at the end."""
 
+import contextlib
+import functools
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
+from lora_scaling import terminal
 from lora_scaling.records import Record, record_to_row
-from lora_scaling.runs.run import Ran
-from lora_scaling.text import ENERGY, MASS, columns, duration
+from lora_scaling.runs.run import Listener, Ran
+from lora_scaling.text import ENERGY, MASS, duration
 from lora_scaling.units import JOULES_PER_KWH
 
-_REFRESH_S = 0.2
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.live import Live
+
+_REFRESH_S = 0.5
+_LEAST_BAR, _LONGEST_BAR = 10, 40  # columns
 
 
 @dataclass
@@ -22,29 +30,62 @@ class Display:
     out: TextIO = field(default_factory=lambda: sys.stdout)
     moving: TextIO = field(default_factory=lambda: sys.stderr)
     done: int = 0
-    joules: float = 0.0
+    energy_kwh: float = 0.0
     _started: float = field(default_factory=time.monotonic)
     _run_started: float = 0.0
     _last: float = 0.0
-    _width: int = 0
+    _live: "Live | None" = None
 
-    def run_started(self) -> None:
+    @contextlib.contextmanager
+    def run(self, label: str) -> Iterator[Listener]:
+        """Show the progress of one run: it is told to the function that is yielded. The line is gone afterwards."""
         self._run_started = time.monotonic()
+        try:
+            yield functools.partial(self._progress, label)
+        finally:
+            if self._live is not None:
+                self._live.stop()
+                self._live = None
 
-    def progress(self, label: str, phase: str, step: int, steps: int, joules: float | None) -> None:
-        """Redraw the moving line, at most a few times a second and only on a terminal."""
+    def _progress(self, label: str, phase: str, step: int, steps: int, joules: float | None) -> None:
+        """Redraw the moving line, at most twice a second and only on a terminal: drawing costs energy as well."""
         now = time.monotonic()
         if not self.moving.isatty() or (now - self._last < _REFRESH_S and 0 < step < steps):
             return
         self._last = now
+        if self._live is None:
+            from rich.live import Live
+
+            console = terminal.open_console(self.moving)
+            self._live = Live(
+                console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
+            )
+            self._live.start()
+        self._live.update(self._line(label, phase, step, steps, joules, now), refresh=True)
+
+    def _line(
+        self, label: str, phase: str, step: int, steps: int, joules: float | None, now: float
+    ) -> "RenderableType":
+        """Draw what is done, with a bar where there is room for one; what matters less comes last and is cut first."""
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
         parts = [f"{self._place()}{label}", f"{phase} {step}/{steps}" if steps else phase]
-        spent = self.joules + (joules or 0.0)
-        if spent:
-            parts.append(f"{ENERGY.show(spent / JOULES_PER_KWH)} so far")
+        spent_kwh = self.energy_kwh + (joules or 0.0) / JOULES_PER_KWH
+        if spent_kwh:
+            parts.append(f"{ENERGY.show(spent_kwh)} so far")
         left = self._seconds_left(now, step / steps if steps else 0.0)
         if left is not None:
             parts.append(f"about {duration(left)} left")
-        self._draw(" · ".join(parts))
+        text = Text(" · ".join(parts), no_wrap=True, overflow="ellipsis")
+        assert self._live is not None
+        room = self._live.console.width - text.cell_len - 1
+        if not steps or room < _LEAST_BAR:
+            return text
+        line = Table.grid(padding=(0, 1))
+        line.add_row(text, ProgressBar(total=steps, completed=step, width=min(room, _LONGEST_BAR)))
+        return line
 
     def _place(self) -> str:
         return f"[{self.done + 1}/{self.total}] " if self.total else ""
@@ -56,23 +97,11 @@ class Display:
         finished = self.done + share
         return (now - self._started) * (self.total - finished) / finished if self.done else None
 
-    def _draw(self, text: str) -> None:
-        self.moving.write("\r" + text.ljust(self._width))
-        self.moving.flush()
-        self._width = len(text)
-
-    def clear(self) -> None:
-        if self._width:
-            self.moving.write("\r" + " " * self._width + "\r")
-            self.moving.flush()
-            self._width = 0
-
-    def run_finished(self, ran: Ran) -> None:
-        """One line: what ran, what it took, or why it did not."""
-        self.clear()
-        if ran.record is not None and ran.skipped is None:
-            self.joules += (ran.record.get("energy") or {}).get("joules") or 0.0
-        print(self._place() + describe(ran), file=self.out, flush=True)
+    def run_finished(self, outcome: Ran) -> None:
+        """Print one line: what ran, what it took, or why it did not."""
+        if outcome.record is not None and outcome.skipped is None:
+            self.energy_kwh += ((outcome.record.get("energy") or {}).get("joules") or 0.0) / JOULES_PER_KWH
+        print(self._place() + describe(outcome), file=self.out, flush=True)
         self.done += 1
 
 
@@ -125,7 +154,7 @@ def table(records: Iterable[Record]) -> str:
         )
         for row in rows
     ]
-    return "\n".join(columns([header, *cells], left=2))
+    return terminal.table([header, *cells], left=2)
 
 
 def _tokens_per_s(row: Mapping[str, Any]) -> str:

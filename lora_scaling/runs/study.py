@@ -175,9 +175,9 @@ class Conductor:
             path = record_path(config.runs_dir, config.study, run_id(config))
             if path.exists():
                 self._keep_cost(path)
-            console.display.run_started()
             label = f"{config.samples} × {config.epochs}{' without steps' if point.zero else ''}"
-            ran = run(config, lambda *told, label=label: console.display.progress(label, *told))
+            with console.display.run(label) as listen:
+                ran = run(config, listen)
             console.display.run_finished(ran)
             if ran.failure is not None:
                 raise ran.failure

@@ -1,6 +1,7 @@
 """What a person reads while runs go on and when they end: figures in fitting units, honest gaps, time left."""
 
 import io
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,16 +67,16 @@ def test_time_left_follows_the_pace_of_the_finished_runs(monkeypatch: pytest.Mon
     now = [100.0]
     monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: now[0]))
     display = console.Display(total=4, out=io.StringIO(), moving=Terminal(), _started=100.0)
-    display.run_started()
-    display.progress("first", "train", 5, 10, 1800.0)
     assert isinstance(display.moving, Terminal)
+    with display.run("first") as listen:
+        listen("train", 5, 10, 1800.0)
     assert "[1/4] first · train 5/10 · 0.5 Wh so far" in display.moving.getvalue()
     assert "left" not in display.moving.getvalue()  # nothing is known of the pace yet
     now[0] = 110.0
     display.run_finished(ran())
-    display.run_started()
-    now[0] = 115.0
-    display.progress("second", "train", 5, 10, 1800.0)  # one and a half of four in 15 s
+    with display.run("second") as listen:
+        now[0] = 115.0
+        listen("train", 5, 10, 1800.0)  # one and a half of four in 15 s
     assert "[2/4] second · train 5/10 · 1.5 Wh so far · about 25 s left" in display.moving.getvalue()
 
 
@@ -83,15 +84,39 @@ def test_a_run_of_its_own_tells_from_its_steps_and_a_pipe_is_left_alone(monkeypa
     now = [100.0]
     monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: now[0]))
     single = console.Display(out=io.StringIO(), moving=Terminal(), _started=100.0)
-    single.run_started()
-    now[0] = 106.0
-    single.progress("only", "train", 2, 8, None)
+    with single.run("only") as listen:
+        now[0] = 106.0
+        listen("train", 2, 8, None)
     assert isinstance(single.moving, Terminal)
     assert "only · train 2/8 · about 18 s left" in single.moving.getvalue()
     piped = console.Display(out=io.StringIO(), moving=io.StringIO())
-    piped.progress("only", "train", 2, 8, None)
+    with piped.run("only") as listen:
+        listen("train", 2, 8, None)
     assert isinstance(piped.moving, io.StringIO)
     assert piped.moving.getvalue() == ""
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_the_moving_line_fits_and_the_cursor_comes_back_when_a_run_is_interrupted(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm")
+    display = console.Display(total=400, out=io.StringIO(), moving=Terminal())
+
+    def interrupted() -> None:
+        with display.run("ladder-100m qlora with a long name") as listen:
+            listen("train", 5000, 10000, 1800.0)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert isinstance(display.moving, Terminal)
+    shown = display.moving.getvalue()
+    line = re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", shown).split("\r")[0].strip("\n")
+    assert "[1/400] ladder-100m" in line
+    assert len(line) <= width
+    assert shown.count("\x1b[?25h") >= shown.count("\x1b[?25l") > 0
 
 
 def test_when_to_run_is_answered_or_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

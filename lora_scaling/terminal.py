@@ -1,0 +1,90 @@
+"""What a terminal gets and a pipe does not: colours (unless NO_COLOR), tables within its width, a line that moves."""
+
+import sys
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from lora_scaling.text import columns
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+WIDEST_PROSE = 100
+
+
+def open_console(file: TextIO) -> "Console":
+    """Return rich's console on a stream; it prints text as it is, without markup or guessed highlights."""
+    from rich.console import Console
+
+    return Console(file=file, highlight=False, markup=False, emoji=False)
+
+
+def prose_width() -> int:
+    """Return the number of columns for running text: the terminal's, and at most 100."""
+    return min(WIDEST_PROSE, open_console(sys.stdout).width) if sys.stdout.isatty() else WIDEST_PROSE
+
+
+def styled(text: str, style: str) -> str:
+    """Return the text in a style of rich's ("bold green") where stdout is a terminal, and else as it is."""
+    from rich.text import Text
+
+    return _rendered(Text(text, style=style)) if sys.stdout.isatty() else text
+
+
+def table(rows: Sequence[Sequence[str]], *, left: int = 1, right: Collection[int] | None = None) -> str:
+    """Format rows, the header first, for stdout: columns as in `text.columns`, on a terminal within its width.
+
+    A table that is too wide first states the columns that are the same in all rows once, above; if that does not
+    suffice, each row becomes a list of its cells.
+    """
+    figures = set(range(left, len(rows[0]))) if right is None else set(right)
+    if not sys.stdout.isatty():
+        return "\n".join(columns(rows, right=figures))
+    width = open_console(sys.stdout).width
+    if _width(rows) <= width:
+        return _drawn(rows, figures)
+    header, *body = rows
+    same = [i for i in range(len(header)) if len(body) > 1 and len({row[i] for row in body}) == 1]
+    lines = [_filled([f"{header[i]} {body[0][i]}" for i in same], width)] if same else []
+    kept = [i for i in range(len(header)) if i not in same]
+    narrow = [[row[i] for i in kept] for row in rows]
+    if _width(narrow) <= width:
+        return "\n".join([*lines, _drawn(narrow, {place for place, i in enumerate(kept) if i in figures})])
+    for row in narrow[1:]:
+        cells = [f"{name} {cell}" if name else cell for name, cell in zip(narrow[0], row, strict=True) if cell]
+        lines.append("– " + _filled(cells, width - 2).replace("\n", "\n  "))
+    return "\n".join(lines)
+
+
+def _width(rows: Sequence[Sequence[str]]) -> int:
+    return max(len(line) for line in columns(rows))
+
+
+def _filled(cells: Sequence[str], width: int) -> str:
+    """Join cells by dots, with a new line before one that does not fit any more."""
+    lines = [""]
+    for cell in cells:
+        joined = f"{lines[-1]} · {cell}" if lines[-1] else cell
+        if lines[-1] and len(joined) > width:
+            lines.append(cell)
+        else:
+            lines[-1] = joined
+    return "\n".join(lines)
+
+
+def _drawn(rows: Sequence[Sequence[str]], figures: Collection[int]) -> str:
+    from rich.table import Table
+
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for i, name in enumerate(rows[0]):
+        drawn.add_column(name, justify="right" if i in figures else "left", no_wrap=True)
+    for row in rows[1:]:
+        drawn.add_row(*row)
+    return _rendered(drawn)
+
+
+def _rendered(renderable: "RenderableType") -> str:
+    console = open_console(sys.stdout)
+    with console.capture() as captured:
+        console.print(renderable, end="")
+    return captured.get().rstrip("\n")
