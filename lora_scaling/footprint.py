@@ -45,6 +45,7 @@ from lora_scaling.energy import (
     open_meter,
     settings_for_rank,
 )
+from lora_scaling.errors import UserError
 from lora_scaling.ranks import rank
 from lora_scaling.version import __version__
 
@@ -83,7 +84,7 @@ class Footprint:
             config={"name": name, **config},
             provenance={"lora_scaling": __version__, "python": platform.python_version(), "by": "footprint"},
         )
-        self._writes = rank() == 0 if writes is None else writes
+        self._writes = _is_first_rank() if writes is None else writes
         self._settings = settings if settings is not None else MeteringSettings()
         self._meter: EnergyMeter | None = None
         self._recording: Recording | None = None
@@ -142,7 +143,7 @@ class Footprint:
         self.record |= {
             "status": status,
             "error": sentence,
-            "finished_at": records.now(),
+            "finished_at": records.now_after(self.record["started_at"]),
             "total_s": time.perf_counter() - self._start_s,
         }
         with _never_raise("the record could not be completed"):
@@ -197,6 +198,15 @@ def _hook(function: Hook) -> Hook:
             function(self, args, state, control, **kwargs)
 
     return cast(Hook, guarded)
+
+
+def _is_first_rank() -> bool:
+    """Return whether this process writes the record; so does one whose launcher's variables make no sense."""
+    try:
+        return rank() == 0
+    except UserError as error:
+        log.warning("lora-scaling: %s", error)
+        return True
 
 
 class _Hooks:

@@ -148,7 +148,9 @@ def _add_to(
 ) -> None:
     """Distribute the energy of a bin over the (increasing) bins it overlaps; without overlap, to the nearest end."""
     met = range(bisect.bisect_right(ends, piece.start), bisect.bisect_left(starts, piece.end))
-    overlaps = {i: (min(ends[i], piece.end) - max(starts[i], piece.start)).total_seconds() for i in met}
+    # Bins around a jump of the clock are not in order: those that do not overlap are none of it.
+    lengths = {i: (min(ends[i], piece.end) - max(starts[i], piece.start)).total_seconds() for i in met}
+    overlaps = {i: length_s for i, length_s in lengths.items() if length_s > 0}
     whole_s = math.fsum(overlaps.values())
     if whole_s <= 0:
         nearest = 0 if piece.end <= starts[0] else len(starts) - 1

@@ -12,10 +12,11 @@ from lora_scaling.energy.tracker import Source, TaskEnergy
 class Tick:
     """Readings at one moment: the cumulative energy of each GPU, and the CPU seconds of the machine."""
 
-    at_s: float
+    at_s: float  # perf_counter
     edges: tuple[Edge, ...]
     cpu_busy_s: float | None
     cpu_total_s: float | None
+    wall_s: float | None = None  # seconds since 1970 at the same moment
 
     @property
     def gpu_j(self) -> tuple[float, ...]:

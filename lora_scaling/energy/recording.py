@@ -62,7 +62,7 @@ class Recording:
         task_failure = self._start_task()
         with self._sampler.lock:
             wall_s, at_s = _both_clocks()
-            tick = self._sample(at_s, edge_of_phase=True)
+            tick = self._sample(wall_s, at_s, edge_of_phase=True)
             self._open = Window(name=name, start_wall_s=wall_s, start=tick)
             self._open.bounds_j = tuple(-gpu.bound_j for gpu in self._meter.gpu_meters)
             if task_failure:
@@ -78,7 +78,7 @@ class Recording:
         self._synchronize()
         self._sampler.stop_ticking()
         with self._sampler.lock:
-            window.end = self._sample(time.perf_counter(), edge_of_phase=True)
+            window.end = self._sample(*_both_clocks(), edge_of_phase=True)
             self._open = None
         if self._meter.tracker is not None and window.task is None:
             window.task = self._meter.tracker.stop()
@@ -145,7 +145,7 @@ class Recording:
         except Exception as error:
             self._warn("synchronize", f"The device could not be synchronised at a window's edge: {error!r}")
 
-    def _sample(self, at_s: float, *, edge_of_phase: bool) -> Tick:
+    def _sample(self, wall_s: float, at_s: float, *, edge_of_phase: bool) -> Tick:
         edges = tuple(meter.sample_edge(at_s, edge_of_phase=edge_of_phase) for meter in self._meter.gpu_meters)
         busy_s = total_s = None
         if self._meter.settings.enabled and "cpu" in self._meter.settings.components:
@@ -153,12 +153,12 @@ class Recording:
                 busy_s, total_s = host.system_times()
             except Exception:
                 busy_s = total_s = None
-        return Tick(at_s=at_s, edges=edges, cpu_busy_s=busy_s, cpu_total_s=total_s)
+        return Tick(at_s=at_s, edges=edges, cpu_busy_s=busy_s, cpu_total_s=total_s, wall_s=wall_s)
 
     def _tick(self) -> None:
         if self._open is None:
             return
-        tick = self._sample(time.perf_counter(), edge_of_phase=False)
+        tick = self._sample(*_both_clocks(), edge_of_phase=False)
         self._open.ticks.append(tick)
         if tick.at_s - self._last_conditions_s >= CONDITIONS_S:
             self._read_conditions()

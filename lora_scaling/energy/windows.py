@@ -29,6 +29,7 @@ from lora_scaling.records.timeline import COMPONENTS
 
 WARN_S = 5.0
 DISAGREEMENT = 0.02
+CLOCK_JUMP_S = 1.0  # a clock that is adjusted (NTP) drifts by less between two ticks
 MERGE_BELOW = 0.05  # a last bin shorter than this share of the interval is merged into the one before
 
 
@@ -47,6 +48,7 @@ def make_account(
         phases.append(phase)
         warnings.extend(w for w in phase_warnings if w not in warnings)
         bins.extend(_bins(window, phase))
+    warnings.extend(_clock_warnings(windows))
     return EnergyAccount(
         host=socket.gethostname(),
         phases=tuple(phases),
@@ -82,10 +84,11 @@ def _phase(meter: Sensors, window: Window) -> tuple[PhaseEnergy, list[dict[str, 
     components = {name: _from_codecarbon(meter, window, name) for name in COMPONENTS}
     if gpus:
         components["gpu"] = add_components([gpu.component for gpu in gpus])
+    spans = _wall_spans(window, _cuts(window))
     phase = PhaseEnergy(
         name=window.name,
-        started_at=utc(window.start_wall_s),
-        ended_at=utc(window.start_wall_s + _seconds(window)),
+        started_at=utc(min(start_s for start_s, _ in spans)),
+        ended_at=utc(max(end_s for _, end_s in spans)),
         seconds=_seconds(window),
         components=components,
         gpus=gpus,
@@ -213,27 +216,65 @@ def _phase_warnings(meter: Sensors, window: Window, phase: PhaseEnergy) -> list[
 
 def _bins(window: Window, phase: PhaseEnergy) -> list[TimelineBin]:
     """Cut the phase at its ticks. The bins of each component sum exactly to the phase (in microjoules)."""
-    assert window.end is not None
-    ticks = [t for t in window.ticks if window.start.at_s < t.at_s < window.end.at_s]
-    if len(ticks) > 1 and window.end.at_s - ticks[-1].at_s < MERGE_BELOW * (ticks[-1].at_s - ticks[-2].at_s):
-        ticks.pop()
-    cuts = [window.start, *ticks, window.end]
+    cuts = _cuts(window)
     weights = {
         "gpu": _gpu_weights(cuts),
         "cpu": _cpu_weights(cuts, phase.components["cpu"].source),
         "ram": [b.at_s - a.at_s for a, b in itertools.pairwise(cuts)],
     }
     joules = {name: spread(phase.components[name].joules, weights[name]) for name in COMPONENTS}
-    moments = [utc(window.start_wall_s + (cut.at_s - window.start.at_s)) for cut in cuts]
     return [
         TimelineBin(
-            start=moments[i],
-            end=moments[i + 1],
+            start=utc(start_s),
+            end=utc(end_s),
             phase=phase.name,
             joules={name: joules[name][i] for name in COMPONENTS},
         )
-        for i in range(len(cuts) - 1)
+        for i, (start_s, end_s) in enumerate(_wall_spans(window, cuts))
     ]
+
+
+def _cuts(window: Window) -> list[Tick]:
+    """Return the ticks at which the phase is cut into bins, its edges included."""
+    assert window.end is not None
+    ticks = [t for t in window.ticks if window.start.at_s < t.at_s < window.end.at_s]
+    if len(ticks) > 1 and window.end.at_s - ticks[-1].at_s < MERGE_BELOW * (ticks[-1].at_s - ticks[-2].at_s):
+        ticks.pop()
+    return [window.start, *ticks, window.end]
+
+
+def _wall_spans(window: Window, cuts: Sequence[Tick]) -> list[tuple[float, float]]:
+    """Return the start and the end of each bin, seconds since 1970.
+
+    Bins are as long as the monotonic clock says. Those after a jump of the wall clock are dated by the new time.
+    """
+    offset_s = window.start_wall_s - window.start.at_s
+    spans = []
+    for a, b in itertools.pairwise(cuts):
+        spans.append((offset_s + a.at_s, offset_s + b.at_s))
+        if b.wall_s is not None and _jump_s(a, b) is not None:
+            offset_s = b.wall_s - b.at_s
+    return spans
+
+
+def _jump_s(a: Tick, b: Tick) -> float | None:
+    """Return by how much the wall clock moved ahead of the monotonic one between two ticks; None for a mere drift."""
+    if a.wall_s is None or b.wall_s is None:
+        return None
+    moved_s = (b.wall_s - a.wall_s) - (b.at_s - a.at_s)
+    return moved_s if abs(moved_s) > CLOCK_JUMP_S else None
+
+
+def _clock_warnings(windows: Sequence[Window]) -> list[dict[str, str]]:
+    ticks = [tick for window in windows for tick in (window.start, *window.ticks, window.end) if tick is not None]
+    warnings = []
+    for moved_s in (jump_s for a, b in itertools.pairwise(ticks) if (jump_s := _jump_s(a, b)) is not None):
+        what = f"was set back by {-moved_s:.0f} s"
+        if moved_s > 0:
+            what = f"jumped ahead by {moved_s:.0f} s: it was set, or the machine was suspended"
+        text = f"During the run the clock of this machine {what}; what follows is dated by the new time."
+        warnings.append({"kind": "clock_jump", "message": text})
+    return warnings
 
 
 def _gpu_weights(cuts: Sequence[Tick]) -> list[float]:

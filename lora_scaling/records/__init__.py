@@ -13,7 +13,7 @@ from lora_scaling.records.files import (
 )
 from lora_scaling.records.locks import locked
 from lora_scaling.records.row import COLUMNS, missing_part, record_to_row
-from lora_scaling.records.schema import SCHEMA_VERSION, STATUSES, Record, RunRecord, blank_record, now
+from lora_scaling.records.schema import SCHEMA_VERSION, STATUSES, Record, RunRecord, blank_record, now, now_after
 
 __all__ = [
     "COLUMNS",
@@ -29,6 +29,7 @@ __all__ = [
     "locked",
     "missing_part",
     "now",
+    "now_after",
     "read_record",
     "record_path",
     "record_to_row",

@@ -201,6 +201,11 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
+def now_after(started_at: str) -> str:
+    """Return the present moment; the start itself if the clock was set back to before it."""
+    return max(now(), started_at)
+
+
 def to_json(record: Mapping[str, Any]) -> str:
     """Write a record as text. NaN and infinities become null, because JSON lacks them and unknown is null."""
     return json.dumps(_jsonable(record), indent=1, allow_nan=False) + "\n"

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from lora_scaling.errors import UnwritableError
 from lora_scaling.records.provenance import host
 
 
@@ -26,7 +27,7 @@ def devices_held(
     shared = False
     try:
         for name in sorted(set(names)):  # everyone in the same order: no two wait for each other
-            handles.append(_open(place, f"{host()}-{name}"))
+            handles.append(_lock_file(place, f"{host()}-{name}"))
         for handle in handles:
             free = _taken_now(handle)
             if wait and not free:
@@ -49,11 +50,18 @@ def _taken_now(handle: int) -> bool:
     return True
 
 
-def _open(folder: Path, name: str) -> int:
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(parents=True)
-        folder.chmod(0o1777)  # other users of the host measure, too
+def _lock_file(folder: Path, name: str) -> int:
+    """Open the file of a lock, made if it is not there."""
     path = folder / re.sub(r"[^\w.-]", "_", name)
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644))
-    return os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            folder.chmod(0o1777)  # other users of the host measure, too
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644))
+        return os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise UnwritableError(
+            f"{folder} cannot hold the locks of the devices ({error.strerror}); make it a folder that can be written, "
+            "or set TMPDIR to another one"
+        ) from None

@@ -38,7 +38,7 @@ from lora_scaling.records import (
     blank_record,
     is_finished,
     locked,
-    now,
+    now_after,
     read_record,
     record_path,
     record_to_row,
@@ -138,7 +138,7 @@ def _lead(config: RunConfig, listen: Listener) -> Ran:
             failure = RunFailure(f"the run failed: {_one_line(error)}; {path} holds the traceback")
             record |= {"status": "failed", "error": _one_line(error), "traceback": traceback.format_exc()}
         finally:
-            record["finished_at"] = now()
+            record["finished_at"] = now_after(record["started_at"])
             write_record(path, record)
         _add_emissions(config, record, path)
         write_record(path, record)

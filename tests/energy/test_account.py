@@ -542,6 +542,58 @@ def test_cpu_energy_lies_in_the_bins_of_the_load(
 
 
 @pytest.mark.parametrize(
+    ("jump_s", "message"), [(-3600.0, "was set back by 3600 s"), (5000.0, "jumped ahead by 5000 s")]
+)
+def test_bins_after_a_jump_of_the_clock_are_dated_by_the_new_time(jump_s: float, message: str) -> None:
+    """Four seconds, a tick each, in two phases; between the first two ticks the clock is set."""
+
+    def tick(at_s: float) -> Tick:
+        wall_s = 100_000.0 + at_s + (jump_s if at_s > 1 else 0.0)
+        return Tick(at_s=at_s, edges=(), cpu_busy_s=at_s, cpu_total_s=4 * at_s, wall_s=wall_s)
+
+    windows = [
+        Window(
+            name=name, start_wall_s=ticks[0].wall_s or 0.0, start=ticks[0], ticks=ticks[1:-1], end=ticks[-1],
+            task=TaskEnergy(joules={"gpu": None, "cpu": 60.0, "ram": None}), sources={"cpu": Source(name="rapl")},
+        )
+        for name, ticks in [("train", [tick(0), tick(1), tick(2), tick(3)]), ("eval", [tick(3), tick(4)])]
+    ]  # fmt: skip
+    meter: Any = SimpleNamespace(
+        settings=MeteringSettings(components=("cpu",)), nvml=None, gpu_meters=(), unreadable={}, gpu_expected=False,
+        gpu_reason=None, tracker_reason=None,
+    )  # fmt: skip
+    whole = make_account(meter, windows, idle=None, exclusive=None, conditions={}, warnings=[])
+    # The bin in which the clock was set keeps the old time; each is as long as it lasted.
+    starts = [100_000.0, 100_001.0, 100_002.0 + jump_s, 100_003.0 + jump_s]
+    assert [b.start.timestamp() for b in whole.bins] == starts
+    assert [b.end.timestamp() for b in whole.bins] == [start + 1 for start in starts]
+    assert [b.joules["cpu"] for b in whole.bins] == [20.0, 20.0, 20.0, 60.0]
+    assert [phase.seconds for phase in whole.phases] == [3.0, 1.0]
+    assert whole.phases[0].started_at.timestamp() == min(starts[:3])
+    assert whole.phases[0].ended_at.timestamp() == max(starts[:3]) + 1
+    [jump] = [w["message"] for w in whole.warnings if w["kind"] == "clock_jump"]
+    assert message in jump
+    together = combine([whole, replace(whole, host="b")])
+    assert math.fsum(b.joules["cpu"] or 0.0 for b in together.bins) == pytest.approx(240.0)
+    assert all((b.joules["cpu"] or 0.0) >= 0 for b in together.bins)
+
+
+def test_a_clock_that_is_adjusted_has_not_jumped() -> None:
+    """Half a second in a minute, as after a poor synchronisation: bins stay contiguous, nothing is said."""
+    ticks = [
+        Tick(at_s=at, edges=(), cpu_busy_s=at, cpu_total_s=at, wall_s=1000 + at * 1.008) for at in range(0, 61, 10)
+    ]
+    window = Window(name="train", start_wall_s=1000.0, start=ticks[0], ticks=ticks[1:-1], end=ticks[-1])
+    meter: Any = SimpleNamespace(
+        settings=MeteringSettings(components=("cpu",)), nvml=None, gpu_meters=(), unreadable={}, gpu_expected=False,
+        gpu_reason=None, tracker_reason=None,
+    )  # fmt: skip
+    whole = make_account(meter, [window], idle=None, exclusive=None, conditions={}, warnings=[])
+    assert [b.start.timestamp() for b in whole.bins] == [1000.0 + 10 * i for i in range(6)]
+    assert "clock_jump" not in [w["kind"] for w in whole.warnings]
+
+
+@pytest.mark.parametrize(
     ("step_s", "codecarbon_j", "warned"),
     [
         (0.1, 1059.0, False),  # within what a counter of this step lacks at both edges: 2 × 300 W × 0.1 s

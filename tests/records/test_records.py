@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 from lora_scaling.config import compose
 from lora_scaling.config.again import override_columns
 from lora_scaling.errors import RecordError, UserError
-from lora_scaling.records import COLUMNS, find_records, is_finished, locked, read_record, record_to_row, write_record
+from lora_scaling.records import (
+    COLUMNS,
+    find_records,
+    is_finished,
+    locked,
+    now_after,
+    read_record,
+    record_to_row,
+    write_record,
+)
 from tests.support.paths import ROOT
 
 # As the contract lists them, word by word.
@@ -250,3 +259,12 @@ def test_a_preset_is_chosen_by_its_name_alone(model: str, data: str) -> None:
     config = compose([f"model={model}", f"data={data}"])
     row = override_columns({**MINIMAL, "config": config.to_dict()})
     assert (row["model_override"], row["data_override"]) == (f"model={model}", f"data={data}")
+
+
+def test_a_run_never_finishes_before_it_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock may be set back in mid-run."""
+    started_at = "2026-11-10T09:00:00.000000+00:00"
+    later = "2026-11-10T10:00:00.000000+00:00"
+    for moment, finished_at in (("2026-11-10T08:00:00.000000+00:00", started_at), (later, later)):
+        monkeypatch.setattr("lora_scaling.records.schema.now", lambda moment=moment: moment)
+        assert now_after(started_at) == finished_at

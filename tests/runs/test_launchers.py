@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from lora_scaling.config import compose, run_id
-from lora_scaling.errors import UserError
+from lora_scaling.errors import UnwritableError, UserError
 from lora_scaling.estimate import estimate
+from lora_scaling.ranks import local_rank, local_world_size, rank, world_size
 from lora_scaling.records import find_records, read_record
 from lora_scaling.runs.device_locks import devices_held
 from lora_scaling.runs.sweep import refuse_dear_run
@@ -188,3 +189,27 @@ def test_every_launcher_gives_the_serial_sweeps_runs(tmp_path: Path) -> None:
             for phase in read_record(path)["energy"]["phases"]
         )
         assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans)), name
+
+
+def test_a_file_in_place_of_the_folder_of_locks_is_one_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / "locks"
+    folder.write_text("")
+    refused = pytest.raises(UnwritableError, match=r"cannot hold the locks.*set TMPDIR")
+    with refused, devices_held(["gpu"], wait=True, folder=folder):
+        pass
+    assert folder.read_text() == ""
+
+
+@pytest.mark.parametrize("text", ["", " ", None])
+def test_launcher_variables_that_are_empty_are_unset(text: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(variable, raising=False)
+        if text is not None:
+            monkeypatch.setenv(variable, text)
+    assert (world_size(), rank(), local_rank(), local_world_size()) == (1, 0, 0, 1)
+
+
+def test_launcher_variables_that_are_no_number_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(UserError, match="`WORLD_SIZE` was 'two'"):
+        world_size()
