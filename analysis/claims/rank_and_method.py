@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lora_scaling.settings import SETTINGS
 from lora_scaling.text import shown
 
 from ..regression.curve_analysis import OUTLIER_MADS
@@ -18,6 +19,9 @@ from .effects import Effect, EffectFinding, block, doublings, find, informative,
 from .next_runs import first_runs, further_runs
 from .verdicts import Claim, Options, undecided
 from .vetoes import FarthestRun, Veto, vetoed
+
+# Full fine-tuning has no adapter: it differs from LoRA in these as well.
+ADAPTER_COLUMNS = tuple(s.column for s in SETTINGS if s.name.startswith("lora.") and s.column is not None)
 
 RANK = Effect(
     id="rank_effect",
@@ -34,8 +38,8 @@ METHOD = Effect(
     quantity="{} of full fine-tuning ÷ LoRA at the same work",
     noun="the method (full and lora)",
     column="method",
-    along=("rank",),
-    factor=lambda runs: runs["method"].map({"lora": 0.0, "full": 1.0}).astype(float),
+    along=ADAPTER_COLUMNS,
+    factor=lambda runs: runs["method"].map({"lora": 0.0, "full": 1.0}).where(runs["use_dora"].ne(True)).astype(float),
     vary="method=lora,full",
     costs_more=True,
     says="full fine-tuning takes {times} LoRA's {response} for the same work",

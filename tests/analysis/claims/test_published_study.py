@@ -36,6 +36,18 @@ def test_the_command_that_would_decide_a_claim_repeats_the_settings_of_the_runs(
     assert there <= planned
 
 
+def test_full_fine_tuning_is_compared_with_lora_in_the_published_runs() -> None:
+    """Full fine-tuning has no adapter, hence none of its settings: these must not keep the two apart."""
+    table = load_runs([STUDY_RUNS / name for name in ("method", "method_more")])
+    claims = {claim.id: claim for claim in decide(table, Options()).claims}
+    found = claims["full_vs_lora"].tests["by_model"]
+    assert {name: own["verdict"] for name, own in found.items()} == {
+        "ladder-3m": "refuted",
+        "ladder-30m": "supported",
+        "ladder-100m": "supported",
+    }
+
+
 def test_a_sweep_with_another_setting_takes_no_verdict_from_one_without_it() -> None:
     """`grouping` differs from `linear` in the grouping by length alone, which bends its growth."""
     alone, both = (
