@@ -99,6 +99,7 @@ class GpuEnergyMeter:
     power_w: float | None = None
     by_power: bool = False
     lost: str | None = None
+    readable: bool = False  # it was, when it was opened
     resets: int = 0
     highest_w: float = 0.0
     lowest_w: float = float("inf")
@@ -123,6 +124,7 @@ class GpuEnergyMeter:
             self.power_w = self._power()  # try again: one failed reading says nothing about the next
         if self._counter_j is None and self.power_w is None:
             self.lost = self._why()
+        self.readable = self.lost is None
 
     def read(self, *, edge: bool = False, with_power: bool = True) -> None:
         """Update `joules` to now. Without `edge`, the next reading makes up for a failed one."""
@@ -230,7 +232,7 @@ class GpuEnergyMeter:
             self.lost = self._why()
 
     def _why(self) -> str:
-        return f"GPU {self.gpu.index} could not be read any more ({self._error})"
+        return f"GPU {self.gpu.index} could not be read{' any more' if self.readable else ''} ({self._error})"
 
     def _waits(self, now_s: float, edge: bool) -> bool:
         """Return whether the next reading can make up for one that gave neither counter nor power.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # nvml.h: nvmlReturn_t
-NOT_SUPPORTED, GPU_IS_LOST = 3, 15
+NOT_SUPPORTED, NOT_FOUND, DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND, GPU_IS_LOST = 3, 6, 9, 12, 15
 
 # nvml.h: nvmlClocksEventReasons; the last column says whether it causes a warning.
 THROTTLE_REASONS = (
@@ -34,6 +34,11 @@ class SensorError(Exception):
     def __init__(self, text: str, code: int | None = None):
         super().__init__(text)
         self.code = code
+
+    @property
+    def no_gpu(self) -> bool:
+        """Whether the failure means that there is no GPU: no library, no driver or no device. Others mean nothing."""
+        return self.code in (None, NOT_FOUND, DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND)
 
 
 @dataclass(frozen=True, kw_only=True)

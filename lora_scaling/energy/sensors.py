@@ -27,6 +27,7 @@ class Sensors:
         self.unreadable: dict[int, str] = {}  # index → why, of the chosen GPUs
         self.gpu_expected = False
         self.gpu_reason: str | None = None
+        self.gpu_hidden = False  # NVML failed in a way that does not mean that there is no GPU
         self.tracker: Tracker | None = None
         self.tracker_reason: str | None = None
         self.warnings: list[dict[str, str]] = []
@@ -44,7 +45,9 @@ class Sensors:
         try:
             self.nvml = Nvml.open()
         except SensorError as error:
-            self.gpu_reason = f"no GPU ({error})"
+            # With an empty CUDA_VISIBLE_DEVICES no GPU is this process's, whatever NVML knows.
+            self.gpu_hidden = not error.no_gpu and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+            self.gpu_reason = f"{error}" if self.gpu_hidden else f"no GPU ({error})"
             return
         missing = self.nvml.missing
         listed = [*self.nvml.gpus, *(Gpu(index=index, uuid=None, name=None, handle=None) for index in missing)]

@@ -108,7 +108,9 @@ def _gpus(meter: Sensors, window: Window) -> tuple[GpuEnergy, ...]:
         source = "nvml_power" if device.by_power else "nvml_counter"
         if window.lost[i]:
             until_j = max(window.end.edges[i].raw_j - window.start.edges[i].raw_j, 0.0)
-            reason = f"{window.lost[i]}; {until_j:.0f} J of this phase were counted until then"
+            reason = window.lost[i]
+            if device.readable:
+                reason = f"{reason}; {until_j:.0f} J of this phase were counted until then"
             found.append(
                 GpuEnergy(index=device.gpu.index, uuid=device.gpu.uuid, joules=None, source=source, reason=reason)
             )
@@ -178,10 +180,15 @@ def _from_codecarbon(meter: Sensors, window: Window, name: str) -> ComponentEner
 
 
 def _unread_gpu(meter: Sensors, reason: str | None) -> ComponentEnergy:
-    """Return the GPU component if no sensor reads a GPU: absent, or unknown if the work is done on a GPU."""
+    """Return the GPU component if no sensor reads a GPU: absent, or unknown if there may be one.
+
+    There may be one if the work is done on it, or if NVML failed for another reason than that there is none.
+    """
     why = meter.gpu_reason if meter.gpu_reason and reason == "no GPU" else reason
     if meter.gpu_expected:
         return ComponentEnergy(joules=None, source="unknown", reason=f"the GPU in use cannot be read: {why}")
+    if meter.gpu_hidden:
+        return ComponentEnergy(joules=None, source="unknown", reason=f"there may be a GPU that cannot be read: {why}")
     return ComponentEnergy(joules=None, source="none", reason=why)
 
 

@@ -389,6 +389,38 @@ def test_a_gpu_in_use_that_no_sensor_knows_of_is_unknown_not_absent(
     assert ("gpu_unknown" in {warning["kind"] for warning in whole.warnings}) is expected
 
 
+@pytest.mark.parametrize(
+    ("code", "visible", "source"),
+    [
+        (None, None, "none"),  # no library in Python's eyes, or NVML lists no GPU
+        (6, None, "none"),  # NVML_ERROR_NOT_FOUND
+        (9, None, "none"),  # NVML_ERROR_DRIVER_NOT_LOADED
+        (12, None, "none"),  # NVML_ERROR_LIBRARY_NOT_FOUND
+        (4, None, "unknown"),  # NVML_ERROR_NO_PERMISSION
+        (18, None, "unknown"),  # NVML_ERROR_LIB_RM_VERSION_MISMATCH
+        (999, None, "unknown"),  # NVML_ERROR_UNKNOWN, in containers that lost their devices
+        (999, "", "none"),  # whatever there is, this process may not use it
+    ],
+)
+def test_only_no_library_no_driver_and_no_device_mean_that_there_is_no_gpu(
+    code: int | None, visible: str | None, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> Nvml:
+        raise SensorError("NVML: as the code says", code)
+
+    monkeypatch.setattr(Nvml, "open", fail)
+    monkeypatch.setattr("lora_scaling.energy.sensors.Tracker", Quiet)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    whole = recorded(0.73)
+    part = whole.components["gpu"]
+    assert (part.joules, part.source) == (None, source)
+    assert "as the code says" in (part.reason or "")
+    assert whole.complete is (source == "none")
+    assert ("gpu_unknown" in {warning["kind"] for warning in whole.warnings}) is (source == "unknown")
+
+
 @pytest.mark.parametrize(("visible", "listed"), [(None, [0, 1]), ("1", [1]), ("0", [0])])
 def test_a_listed_gpu_that_cannot_be_read_is_unknown_where_it_is_chosen(
     visible: str | None, listed: list[int], monkeypatch: pytest.MonkeyPatch
@@ -535,7 +567,7 @@ def test_cpu_energy_lies_in_the_bins_of_the_load(
     )
     meter: Any = SimpleNamespace(
         settings=MeteringSettings(components=("cpu",)), nvml=None, gpu_meters=(), unreadable={}, gpu_expected=False,
-        gpu_reason=None, tracker_reason=None,
+        gpu_hidden=False, gpu_reason=None, tracker_reason=None,
     )  # fmt: skip
     whole = make_account(meter, [window], idle=None, exclusive=None, conditions={}, warnings=[])
     assert [b.joules["cpu"] for b in whole.bins] == pytest.approx([100 * e / sum(expected) for e in expected], abs=1e-6)
@@ -560,7 +592,7 @@ def test_bins_after_a_jump_of_the_clock_are_dated_by_the_new_time(jump_s: float,
     ]  # fmt: skip
     meter: Any = SimpleNamespace(
         settings=MeteringSettings(components=("cpu",)), nvml=None, gpu_meters=(), unreadable={}, gpu_expected=False,
-        gpu_reason=None, tracker_reason=None,
+        gpu_hidden=False, gpu_reason=None, tracker_reason=None,
     )  # fmt: skip
     whole = make_account(meter, windows, idle=None, exclusive=None, conditions={}, warnings=[])
     # The bin in which the clock was set keeps the old time; each is as long as it lasted.
@@ -586,7 +618,7 @@ def test_a_clock_that_is_adjusted_has_not_jumped() -> None:
     window = Window(name="train", start_wall_s=1000.0, start=ticks[0], ticks=ticks[1:-1], end=ticks[-1])
     meter: Any = SimpleNamespace(
         settings=MeteringSettings(components=("cpu",)), nvml=None, gpu_meters=(), unreadable={}, gpu_expected=False,
-        gpu_reason=None, tracker_reason=None,
+        gpu_hidden=False, gpu_reason=None, tracker_reason=None,
     )  # fmt: skip
     whole = make_account(meter, [window], idle=None, exclusive=None, conditions={}, warnings=[])
     assert [b.start.timestamp() for b in whole.bins] == [1000.0 + 10 * i for i in range(6)]
@@ -626,7 +658,7 @@ def test_two_readings_of_a_gpu_may_differ_by_what_its_counter_has_not_counted_ye
     gpu = GpuEnergyMeter(sensor=unread, gpu=Gpu(index=0, uuid="GPU-0", name="Stub", handle=None), step_s=step_s)
     meter: Any = SimpleNamespace(
         settings=MeteringSettings(components=("gpu",)), nvml=object(), gpu_meters=(gpu,), unreadable={},
-        gpu_expected=True, gpu_reason=None, tracker_reason=None,
+        gpu_expected=True, gpu_hidden=False, gpu_reason=None, tracker_reason=None,
     )  # fmt: skip
     whole = make_account(meter, [window], idle=None, exclusive=None, conditions={}, warnings=[])
     assert whole.components["gpu"].joules == pytest.approx(1000.0)

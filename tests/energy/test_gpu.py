@@ -149,12 +149,12 @@ def test_a_lost_gpu_stays_lost() -> None:
     fake.at(1, 1100)
     fake.at(2, LOST)
     meter = fake.at(3, 1300)
-    assert meter.lost is not None
+    assert meter.lost == "GPU 0 could not be read any more (GPU is lost)"
     assert meter.joules == 100
 
 
 def test_a_gpu_that_gives_nothing_is_lost_from_the_start() -> None:
-    assert Fake(counter_j=NONE, watts=NONE).meter.lost is not None
+    assert Fake(counter_j=NONE, watts=NONE).meter.lost == "GPU 0 could not be read (Not Supported)"
 
 
 @given(st.lists(st.tuples(st.floats(0.01, 5), st.sampled_from([0.0, 50.0, 300.0, -2000.0, None])), max_size=20))
