@@ -104,7 +104,7 @@ class Study:
 
 
 def study_of(state: Mapping[str, Any], where: str = STATE_NAME) -> Study:
-    """A study from its state file's document. Raises RecordError where that is not what it should be."""
+    """Read a study from its state file's document; raise RecordError if the document is not a study's state."""
     try:
         return Study(
             claim=str(state["claim"]),
@@ -122,7 +122,7 @@ def study_of(state: Mapping[str, Any], where: str = STATE_NAME) -> Study:
 def advance(
     study: Study, table: RunTable | None, *, kwh_left: float = math.inf, seconds_left: float = math.inf
 ) -> Step:
-    """The next step of a study on the runs there are (`table`; None before the first).
+    """Return the next step of a study, given its runs so far (`table`; None before the first).
 
     `kwh_left` and `seconds_left` bound what the next runs may be expected to take together. When not one
     more run fits, the look that would come next is taken early, on the runs there are.
@@ -153,12 +153,12 @@ def advance(
 
 
 def _reached(study: Study, runs: int) -> int:
-    """How many looks of the schedule so many runs have reached; a look at all of them is one for all."""
+    """Count the looks of the schedule that so many runs have reached; one look at all runs counts for all of them."""
     return sum(due <= runs for due in study.schedule)
 
 
 def _missing(study: Study, table: RunTable | None) -> tuple[Point, ...]:
-    """The runs of the opening that are not there yet, in its order."""
+    """Return the runs of the opening that were not made yet, in its order."""
     have: Counter[tuple[int, int, bool]] = Counter()
     if table is not None:
         rows = zip(table.frame["samples"], table.frame["epochs"], table.frame["samples_seen"], strict=True)
@@ -173,7 +173,7 @@ def _missing(study: Study, table: RunTable | None) -> tuple[Point, ...]:
 
 
 def comparable_context(study: Study, table: RunTable) -> ClaimContext:
-    """The curves of a study's runs, on what runs with and without optimizer steps have in common.
+    """Build the context of a study's claim, from what runs with and without optimizer steps have in common.
 
     Zero-step runs that consist of setup alone, where nothing was warmed up or evaluated, say nothing about a run's
     other fixed cost and stay out.
@@ -188,7 +188,7 @@ def comparable_context(study: Study, table: RunTable) -> ClaimContext:
 
 
 def _look(study: Study, context: ClaimContext, usable: int) -> tuple[Look, str | None]:
-    """The claim at this look's level, and whether that ends the study."""
+    """Decide the claim at this look's level; return the look, and why the study ends (None if it goes on)."""
     claim = linear(context, study.factor)
     look = Look(
         runs=usable,
@@ -225,7 +225,7 @@ def next_runs(
     kwh_left: float = math.inf,
     seconds_left: float = math.inf,
 ) -> tuple[Point, ...]:
-    """Up to `count` runs, each the one that tells most about the exponent per kWh given those before it.
+    """Choose up to `count` runs, each the most informative about the exponent per kWh, given those before it.
 
     A run that lies far off the curve and sways the verdict is repeated first. Without a curve to plan by
     (a gate) the points are taken in turn.
@@ -263,7 +263,7 @@ def next_runs(
 
 
 def _priced(study: Study, frame: pd.DataFrame, *, zero: bool) -> list[Point]:
-    """The runs that can be made, with the energy and time that the runs so far let expect."""
+    """List the runs that can be made, with the energy and time expected from the runs so far."""
     kwh = energy_line(frame)
     seconds = energy_line(frame.assign(energy_kwh=frame["total_s"]))
     points = []
@@ -278,7 +278,7 @@ def _known(value: float) -> float | None:
 
 
 def _outlier(study: Study, context: ClaimContext) -> tuple[int, int, bool] | None:
-    """The setting of a run far off the curve on which the verdict hangs: repeated first."""
+    """Return the setting of a run far off the curve that changes the verdict; it is repeated first."""
     analysis, margin = context.total, study.margin
     if analysis.outlier is None or analysis.without is None:
         return None

@@ -59,7 +59,7 @@ class ClaimContext:
         return lack_of_fit(self.design, self.total.fit)
 
     def straight(self, factor: str) -> LackOfFit | None:
-        """Lack of fit of the affine curve: the factor's exponent held at 1."""
+        """Test the lack of fit of the affine curve: the factor's exponent held at 1."""
         return lack_of_fit(self.design, self.total.profile(factor).held_at(1.0), spent=1)
 
     @cached_property
@@ -69,7 +69,7 @@ class ClaimContext:
 
 
 def outlier_of(analysis: Analysis) -> FarthestRun | None:
-    """The run far off the curve, which `analysis.without` leaves out."""
+    """Return the run far off the curve, which `analysis.without` leaves out."""
     if analysis.outlier is None or analysis.outlier_mads is None:
         return None
     run_id = str(analysis.design.frame["run_id"].iloc[analysis.outlier])
@@ -77,12 +77,12 @@ def outlier_of(analysis: Analysis) -> FarthestRun | None:
 
 
 def without_outlier(analysis: Analysis) -> Analysis:
-    """The analysis without its outlier."""
+    """Return the analysis without its outlier."""
     return analysis.without or analysis
 
 
 def decide_profile(profile: Profile, low: float, high: float, options: Options) -> Decision:
-    """Equivalence of an exponent to [low, high] by its profile likelihood."""
+    """Decide whether an exponent lies in [low, high], by its profile likelihood."""
     ci = profile.interval(options.ci_level)
     if ci[0] >= low and ci[1] <= high:
         p = max(profile.p_beyond(low), profile.p_beyond(high))
@@ -94,7 +94,7 @@ def decide_profile(profile: Profile, low: float, high: float, options: Options) 
 
 
 def _curve_block(context: ClaimContext, factor: str) -> str | None:
-    """Why no curve is fitted: suspicious rows, too few runs, or a design that cannot tell."""
+    """Say why no curve is fitted: suspicious rows, too few runs, or a design that cannot decide."""
     if context.suspects:
         shown = ", ".join(context.suspects[:5]) + (" …" if len(context.suspects) > 5 else "")
         return f"the unit of run {shown} is in doubt: correct it, or leave it out with --exclude"
@@ -116,7 +116,7 @@ def _curve_block(context: ClaimContext, factor: str) -> str | None:
 
 
 def length_slope(context: ClaimContext, factor: str) -> float | None:
-    """How the tokens of a sample, padding included, grow with the factor (an exponent); None if unknown.
+    """Return the exponent of the tokens per sample, padding included, in the factor; None if unknown.
 
     Where it exceeds half the margin, more samples also means longer ones: their effects look alike.
     """
@@ -130,7 +130,7 @@ def length_slope(context: ClaimContext, factor: str) -> float | None:
 
 
 def length_words(slope: float, factor: str) -> str:
-    """The confounding of length in words."""
+    """Say how the length of the samples changed with the factor."""
     change = 100 * math.expm1(slope * math.log(2))
     way = "more" if slope > 0 else "fewer"
     return (
@@ -139,12 +139,12 @@ def length_words(slope: float, factor: str) -> str:
 
 
 def allowed_deviation(context: ClaimContext, factor: str) -> float:
-    """How far (relative) a level may lie off: what an exponent on the margin's edge does at the ends."""
+    """Return how far (relative) a level may lie off: what an exponent on the margin's edge does at the ends."""
     return context.options.margin * math.log(context.design.range(COLUMN[factor])) / 2
 
 
 def deviation_within(context: ClaimContext, factor: str) -> float:
-    """How far (relative) this very design may put a level off the best straight line, if the exponent is within margin.
+    """Return how far (relative) an exponent within the margin can put a level of this design off its best line.
 
     `allowed_deviation` is for levels run equally often. Where most runs are at the cheap end, the line is pinned
     there, and an exponent just within the margin puts the far end farther off.

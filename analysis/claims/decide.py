@@ -43,7 +43,7 @@ class ClaimsReport:
         )
 
     def document(self) -> dict[str, Any]:
-        """The document of `claims --json`."""
+        """Return the document of `claims --json`."""
         return {
             "schema_version": SCHEMA_VERSION,
             "margin": self.options.margin,
@@ -95,7 +95,7 @@ def decide(table: RunTable, options: Options, asked: Sequence[Question] = CLAIMS
 
 
 def _adjusted(claims: Sequence[Claim], asked: Sequence[Question], context: ClaimContext) -> list[Claim]:
-    """Holm over the claims tested: a decision that does not survive becomes `undecided`."""
+    """Apply Holm's test to the claims: a decision that does not survive becomes `undecided`."""
     tested, alpha = sum(claim.estimate is not None for claim in claims), context.options.alpha
     stands = holm([claim.p_value for claim in claims], alpha, tested)
     level = 1 - alpha / max(tested, 1)
@@ -116,7 +116,7 @@ def _adjusted(claims: Sequence[Claim], asked: Sequence[Question], context: Claim
 
 
 def _to_stand(needs: Needs | None, tested: int, level: float) -> Needs:
-    """What would decide a claim at the level that is left to each of the claims tested together."""
+    """Say what would decide a claim at the level left to each of the claims tested together."""
     lead = f"To stand among {tested} claims it has to be decided at level {100 * level:.4g} %"
     return (
         Needs(message=f"{lead}: more runs like these.")

@@ -27,7 +27,7 @@ class Plan:
 
 
 def plan(report: ClaimsReport) -> list[Plan]:
-    """A plan for each undecided claim that further runs can decide, the cheapest first."""
+    """Plan the runs for each undecided claim that further runs can decide, the cheapest first."""
     plans = [
         Plan(
             claim=claim.id,

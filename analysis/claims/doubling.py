@@ -16,7 +16,7 @@ LARGEST_LOG_SIZE = math.log(1e12)  # no training set has more samples
 
 
 def doubling(context: ClaimContext) -> Claim:
-    """`doubling_doubles`: the elasticity of the whole bill, fixed cost and the samples' own lengths included."""
+    """Decide `doubling_doubles`: the elasticity of the whole bill, fixed cost and the samples' own lengths included."""
     options, noun = context.options, context.response.noun
     factor = next((f for f in ("samples", "epochs") if context.blocks[f] is None), "samples")
     quantity = f"elasticity of {noun} in {factor}, averaged over the range run"
@@ -63,7 +63,7 @@ def doubling(context: ClaimContext) -> Claim:
 
 
 def _holds_from(analysis: Analysis, factor: str, options: Options) -> float | None:
-    """The number of `factor` from which the local elasticity b·(1 − fixed share) is at least 1 − margin.
+    """Return the number of `factor` from which the local elasticity b·(1 − fixed share) is at least 1 − margin.
 
     None where the growth itself is outside the margin, 0 where it always is inside, infinite where the fixed cost is
     all there is to see. Growth that may be linear is taken as exactly so.

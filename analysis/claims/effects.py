@@ -49,7 +49,7 @@ class Effect:
         return self.column.replace("_", " ")
 
     def judge(self, estimate: Estimate, options: Options) -> tuple[Verdict, float | None]:
-        """Within the margin or outside it; where the claim is that one costs more: above the margin or below it."""
+        """Decide: within the margin or outside it; for a claim that one costs more, above the margin or below it."""
         bound = math.log1p(options.margin)
         if not self.costs_more:
             return equivalence(estimate, math.log1p(-options.margin), bound, options)
@@ -60,7 +60,7 @@ class Effect:
 
 
 def doublings(column: str) -> Callable[[pd.DataFrame], pd.Series]:
-    """A setting that is a number, as a factor: each doubling counts one."""
+    """Return the factor of a numeric setting: its log to base 2, so that each doubling counts one."""
     return lambda runs: pd.Series(np.log2(runs[column].where(runs[column] > 0).to_numpy(dtype=float)), index=runs.index)
 
 
@@ -80,7 +80,7 @@ class EffectFinding:
 
 
 def matched_runs(effect: Effect, frame: pd.DataFrame) -> pd.DataFrame:
-    """The runs that can be compared, with their `factor`, `of_model`, and the `group` in which they are matched."""
+    """Select the runs that can be compared, with their `factor`, `of_model`, and their matched `group`."""
     factor = effect.factor(frame) if len(frame) else pd.Series(dtype=float)
     rows = frame.assign(factor=factor, of_model=frame["model"].fillna("the model that is not named"))
     rows = rows[rows["factor"].notna() & (rows["samples_seen"] > 0)]
@@ -88,7 +88,7 @@ def matched_runs(effect: Effect, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _group_of(frame: pd.DataFrame, without: tuple[str, ...]) -> pd.Series:
-    """Number (n,) of the group of runs that are alike in everything but the columns `without`."""
+    """Number (n,) the groups of runs that are alike in everything but the columns `without`."""
     columns = [name for name in (*CELL_COLUMNS, *WORK_COLUMNS) if name not in without and frame[name].notna().any()]
     if frame.empty:
         return pd.Series(0, index=frame.index)
@@ -97,13 +97,13 @@ def _group_of(frame: pd.DataFrame, without: tuple[str, ...]) -> pd.Series:
 
 
 def informative(rows: pd.DataFrame) -> pd.DataFrame:
-    """Only the groups in which the factor varies."""
+    """Keep only the groups in which the factor varies."""
     varies = rows.groupby("group")["factor"].transform("nunique") > 1 if len(rows) else rows["group"] < 0
     return rows[varies].reset_index(drop=True)
 
 
 def block(effect: Effect, frame: pd.DataFrame, rows: pd.DataFrame, suspects: tuple[str, ...]) -> str | None:
-    """Why these runs cannot tell: none to compare, too few, or the setting followed the order or the sessions."""
+    """Say why these runs cannot decide: none to compare, too few, or the setting followed the order or the sessions."""
     if suspects:
         return f"the unit of run {', '.join(suspects[:5])} is in doubt: correct it or leave it out"
     if len(frame) < 2:
@@ -149,7 +149,7 @@ def find(effect: Effect, rows: pd.DataFrame, y: str, options: Options) -> Effect
 
 
 def _alone(effect: Effect, rows: pd.DataFrame, y: str, options: Options) -> dict[str, Any]:
-    """What one model's runs say by themselves."""
+    """Decide on one model's runs alone."""
     own, _ = within_slope(rows, y)
     verdict, p = effect.judge(own, options)
     ends = [math.exp(end) for end in own.interval(options.ci_level)]

@@ -90,7 +90,7 @@ def _both_witnesses(analysis: Analysis, options: Options) -> Decision:
 
 
 def _contradiction(exponents: Decision, pairs: Estimate | None, options: Options) -> list[Veto]:
-    """Witnesses that are each sure, and not of the same."""
+    """Veto a decision if exponents and pairs are each sure and disagree."""
     if pairs is None or _witnesses(exponents, pairs, options).verdict != "undecided":
         return []
     alone = _pairs_alone(pairs, options)
@@ -105,7 +105,7 @@ def _contradiction(exponents: Decision, pairs: Estimate | None, options: Options
 
 
 def _witnesses(exponents: Decision, pairs: Estimate | None, options: Options) -> Decision:
-    """What the exponents and, where there are any, matched pairs say together; p is that of the weaker."""
+    """Combine the exponents with the matched pairs, if any; p is that of the weaker."""
     if pairs is None:
         return exponents
     alone = _pairs_alone(pairs, options)
@@ -117,7 +117,7 @@ def _witnesses(exponents: Decision, pairs: Estimate | None, options: Options) ->
 
 
 def _difference(analysis: Analysis) -> Profile:
-    """Profile of b_epochs − b_samples: the same curve in the coordinates (log of the work, log of epochs)."""
+    """Return the profile of b_epochs − b_samples: the same curve in the coordinates (log work, log epochs)."""
     data = analysis.fit.data
     s, e = (analysis.design.factors.index(name) for name in ("samples", "epochs"))
     log_x = np.column_stack([data.log_x[:, s] + data.log_x[:, e], data.log_x[:, e]])
@@ -127,7 +127,7 @@ def _difference(analysis: Analysis) -> Profile:
 
 
 def matched_pairs(analysis: Analysis) -> Estimate | None:
-    """Mean log ratio for twice the epochs at the same samples × epochs; None without such pairs.
+    """Estimate the log ratio for twice the epochs at the same samples × epochs; None without such pairs.
 
     Fixed effects for each amount of work within a cell; on simple pairs this is the paired t test.
     """

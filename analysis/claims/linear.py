@@ -30,7 +30,7 @@ from .vetoes import Veto, vetoed
 
 
 def linear(context: ClaimContext, factor: str) -> Claim:
-    """`linear_in_samples` or `linear_in_epochs`: is the exponent of the factor 1?"""
+    """Decide `linear_in_samples` or `linear_in_epochs`: is the exponent of the factor 1?"""
     claim_id, options = f"linear_in_{factor}", context.options
     quantity = f"exponent b of {factor} in {context.response.noun} = F + a·{factor}^b"
     blocked = context.blocks[factor]
@@ -80,7 +80,7 @@ def linear(context: ClaimContext, factor: str) -> Claim:
 
 
 def _or_broken(context: ClaimContext, factor: str, decision: Decision) -> tuple[Decision, dict[str, float] | None]:
-    """No power law, but no line either: a level that lies off the best line by more than curvature may.
+    """Refute if a level lies off the best line by more than curvature within the margin explains.
 
     A break or a step bends no single exponent; it is refuted where repeats at one level show it. As a second look for
     a refutation it has half of the error rate (p is doubled).
@@ -96,7 +96,7 @@ def _or_broken(context: ClaimContext, factor: str, decision: Decision) -> tuple[
 
 
 def _vetoes(context: ClaimContext, factor: str, decision: Decision, tests: dict[str, Any]) -> list[Veto]:
-    """What lack of fit, a missing second witness and the samples' lengths have against the decision."""
+    """Collect vetoes: lack of fit, a missing second witness, the samples' lengths."""
     verdict, options = decision.verdict, context.options
     found: list[Veto] = []
     lack = context.lack_of_fit
@@ -124,7 +124,7 @@ def _vetoes(context: ClaimContext, factor: str, decision: Decision, tests: dict[
 
 
 def _in_other_units(context: ClaimContext, low: float, high: float) -> dict[str, Any]:
-    """The same question in optimizer steps and in tokens, where these are not just a multiple of the samples."""
+    """Decide on optimizer steps and on tokens, if these are not just a multiple of the samples."""
     frame = context.response.frame
     frame = frame.assign(tokens=frame["tokens_seen"] + frame["tokens_padded"].fillna(0))
     trained = frame[frame["samples_seen"] > 0]
@@ -143,13 +143,13 @@ def _in_other_units(context: ClaimContext, low: float, high: float) -> dict[str,
 
 
 def _curved(tests: dict[str, Any]) -> bool:
-    """A second witness for curvature: the quadratic term or the affine model's lack of fit."""
+    """Return whether a second witness shows curvature: the quadratic term or the affine model's lack of fit."""
     witnesses = [tests["quadratic"]["p"], tests["affine_p"]]
     return any(p is not None and p < 0.05 for p in witnesses) or all(p is None for p in witnesses)
 
 
 def curve_tests(context: ClaimContext, factor: str, decision: Decision) -> dict[str, Any]:
-    """The numbers behind a verdict on the curve."""
+    """Return the numbers behind a verdict on the curve."""
     analysis, design = context.total, context.design
     fit, lack = analysis.fit, context.lack_of_fit
     column = COLUMN[factor]
@@ -179,7 +179,7 @@ def curve_tests(context: ClaimContext, factor: str, decision: Decision) -> dict[
 
 
 def _fixed_shares(analysis: Analysis) -> tuple[float, float]:
-    """The fixed cost's share of a run at the smallest and at the largest work (largest over the cells)."""
+    """Return the fixed cost's share of a run at the smallest and at the largest work (largest over the cells)."""
     data, fit = analysis.fit.data, analysis.fit
     z = np.exp(data.centred @ fit.exponents)[~data.zero]
     u = fit.shares[data.cell][~data.zero]
@@ -188,7 +188,7 @@ def _fixed_shares(analysis: Analysis) -> tuple[float, float]:
 
 
 def _quadratic(analysis: Analysis) -> dict[str, Any]:
-    """E = F + a·x + c·x² by weighted least squares in the largest cell: c·x² at the top, as a share of E."""
+    """Fit E = F + a·x + c·x² by weighted least squares in the largest cell; return c·x² at the top, as a share of E."""
     frame, data = analysis.design.frame, analysis.fit.data
     largest = int(np.bincount(data.cell).argmax())
     rows = data.cell == largest

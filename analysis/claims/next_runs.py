@@ -41,7 +41,7 @@ SWEEP = "python -m lora_scaling -m"
 
 
 def energy_line(frame: pd.DataFrame, overrides: Sequence[str] = ()) -> Callable[[float], float]:
-    """Expected kWh of a run by its work (samples × epochs): an affine line through the medians there are.
+    """Return the expected kWh of a run by its work (samples × epochs): an affine line through the median energies.
 
     Of the runs with the method and model that `overrides` name. What was never run is taken from the other
     runs, in proportion to the FLOPs that a token costs it: rough, but of the right size.
@@ -64,7 +64,7 @@ def _named(overrides: Sequence[str]) -> dict[str, str]:
 
 
 def _alike(frame: pd.DataFrame, named: dict[str, str]) -> tuple[pd.DataFrame, float]:
-    """The rows of a method and a model, or all where there are none; and how much dearer a token is then."""
+    """Select the rows of a method and a model (all if none match), and how much more a token costs there."""
     scale = 1.0
     for column in ("model", "method"):
         wanted = named.get(column)
@@ -84,7 +84,7 @@ def _alike(frame: pd.DataFrame, named: dict[str, str]) -> tuple[pd.DataFrame, fl
 
 @cache
 def _flops_per_token(model: str) -> float | None:
-    """Weights that a token meets, of a preset; None where the name is no preset's or its shape is unknown."""
+    """Return the weights of a preset that each token meets; None if the name is no preset's or its shape is unknown."""
     file = config_dir() / "model" / f"{model}.yaml"
     if not re.fullmatch(r"[\w.-]+", model) or not file.is_file():
         return None
@@ -97,7 +97,7 @@ def _flops_per_token(model: str) -> float | None:
 
 
 def common_overrides(frame: pd.DataFrame) -> list[str]:
-    """The overrides that the runs (mostly) share, for a command that repeats them."""
+    """Return the overrides that most runs share, for a command that repeats them."""
     found = []
     for name, column in COLUMN_OF.items():
         if name == "study":
@@ -120,7 +120,7 @@ def common_overrides(frame: pd.DataFrame) -> list[str]:
 
 
 def existing_run_counts(frame: pd.DataFrame, overrides: Sequence[str], *, zero: bool = False) -> dict[Any, int]:
-    """How many runs with these settings, with or without (`zero`) steps, there are of each samples × epochs.
+    """Count the runs with these settings, with or without (`zero`) steps, of each samples × epochs.
 
     Those are the ones that a command would find finished; where a setting is not known, runs have its default.
     """
@@ -138,7 +138,7 @@ def existing_run_counts(frame: pd.DataFrame, overrides: Sequence[str], *, zero: 
 
 
 def _chosen(frame: pd.DataFrame, setting: str, wanted: str) -> pd.Series:
-    """Which runs (n,) were asked for with `setting=wanted`, which may be several words."""
+    """Return which runs (n,) were made with `setting=wanted`, which may be several words."""
     column = COLUMN_OF[setting]
     words = setting + "=" + frame[column].map(_plain).astype(str)
     if (again := f"{column}_override") in frame:
@@ -147,12 +147,12 @@ def _chosen(frame: pd.DataFrame, setting: str, wanted: str) -> pd.Series:
 
 
 def _plain(value: Any) -> str:
-    """A value as overrides write it."""
+    """Format a value as overrides write it."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _unchosen(overrides: Sequence[str]) -> str:
-    """What there is no choice for, in a sentence: a table from elsewhere has names of its own. Empty where all is."""
+    """Say which names this program does not know (tables from elsewhere have their own); empty if it knows all."""
     found = [
         f"this program has no `{group}` called {name!r}: choose one with `{group}=`"
         for group, value in _named(overrides).items()
@@ -164,13 +164,13 @@ def _unchosen(overrides: Sequence[str]) -> str:
 
 
 def commanded(needs: Needs, command: str | None, overrides: Sequence[str]) -> Needs:
-    """Needs with the command that makes the runs, or with what has to be chosen first."""
+    """Add the command that makes the runs, or what has to be chosen first."""
     unchosen = _unchosen(overrides)
     return replace(needs, message=needs.message + unchosen, command=None if unchosen else command)
 
 
 def geometric(low: float, high: float, count: int) -> list[int]:
-    """`count` whole numbers in about equal ratios from low to high."""
+    """Return `count` whole numbers in about equal ratios from low to high."""
     return sorted({max(1, round(low * (high / low) ** (i / (count - 1)))) for i in range(count)})
 
 
@@ -185,7 +185,7 @@ def sweep_needs(
     zero_runs: int = 0,
     together: bool = False,
 ) -> Needs:
-    """A full factorial of samples × epochs up to `replicates` of each, and runs of zero steps if asked.
+    """Ask for a full factorial of samples × epochs up to `replicates` of each, and for runs of zero steps.
 
     Runs that the table already has are not counted: the sweep skips them. `extra` are further overrides
     that replace the shared ones; commas in them multiply the runs. `together`: what is compared within a session has to
@@ -224,7 +224,7 @@ def sweep_needs(
 
 
 def _study_beside(frame: pd.DataFrame, word: str) -> str:
-    """`study=NAME` with a name that no run has yet; any other word as it is."""
+    """Return `study=NAME` with a name that no run has yet; any other word as it is."""
     key, _, name = word.partition("=")
     if key != "study":
         return word
@@ -235,7 +235,7 @@ def _study_beside(frame: pd.DataFrame, word: str) -> str:
 
 
 def repeat_needs(frame: pd.DataFrame, row: pd.Series) -> Needs:
-    """Two more runs of the setting of one that lies far off."""
+    """Ask for two more runs of the setting of one that lies far off."""
     zero, samples, epochs = bool(row["samples_seen"] == 0), float(row["samples"]), float(row["epochs"])
     message = f"Repeat run {row['run_id']} and look at what disturbed it."
     if samples != int(samples) or epochs != int(epochs):
@@ -254,7 +254,7 @@ def repeat_needs(frame: pd.DataFrame, row: pd.Series) -> Needs:
 
 
 def joined(parts: Sequence[Needs]) -> Needs:
-    """Several needs as one."""
+    """Combine several needs into one."""
     energies = [part.energy_kwh for part in parts if part.energy_kwh is not None]
     return Needs(
         message=" ".join(part.message for part in parts),
@@ -270,7 +270,7 @@ def _expected(kwh: float) -> float | None:
 
 
 def round_to(value: float, digits: int) -> float:
-    """`value` to so many significant digits."""
+    """Round `value` to so many significant digits."""
     return float(f"{value:.{digits}g}") if math.isfinite(value) else value
 
 
@@ -279,7 +279,7 @@ LEAST_REPEATS = 2
 
 
 def typical_work(frame: pd.DataFrame) -> tuple[int, int] | None:
-    """Samples and epochs of a run of middling size; None where none trained."""
+    """Return the samples and epochs of a run of middling size; None if no run trained."""
     trained = frame[frame["samples_seen"] > 0] if len(frame) else frame
     if trained.empty:
         return None
@@ -288,7 +288,7 @@ def typical_work(frame: pd.DataFrame) -> tuple[int, int] | None:
 
 
 def first_runs(effect: Effect, context: ClaimContext) -> Needs | None:
-    """Runs where there are none to compare."""
+    """Ask for the first runs that can be compared."""
     frame = context.response.frame
     if context.suspects or typical_work(frame) is None:
         return None
@@ -304,7 +304,7 @@ def further_runs(
     veto: Veto | None,
     outlier: FarthestRun | None,
 ) -> Needs:
-    """More of the runs that were compared; of the models that are not decided, where each has an answer of its own."""
+    """Ask for more of the runs that were compared; if models differ, of those that are not decided."""
     frame = context.response.frame
     if veto is not None and veto.kind == "outlier" and outlier is not None:
         return repeat_needs(frame, rows.iloc[outlier.row])
@@ -326,7 +326,7 @@ def further_runs(
 
 
 def _apart(rows: pd.DataFrame, found: EffectFinding) -> str:
-    """Models that were shown to answer differently: more runs would only make that surer."""
+    """Say that the models differ, which more runs would only confirm."""
     message = "No more runs settle it: the models differ. Decide it for each alone, on a table of its runs"
     names = [name for name in found.by_model if rows["run_id"].str.startswith(f"{name}-").any()]
     if len(names) == len(found.by_model):  # run folders are called after their model
@@ -335,7 +335,7 @@ def _apart(rows: pd.DataFrame, found: EffectFinding) -> str:
 
 
 def _more(effect: Effect, options: Options, runs: int, estimate: Estimate) -> float | None:
-    """How many more runs like these decide with 80 % power; None where the margin's edge is too close."""
+    """Return how many more runs like these decide with 80 % power; None if the margin's edge is too close."""
     low = -math.inf if effect.costs_more else math.log1p(-options.margin)
     return runs_needed(runs, estimate, low, math.log1p(options.margin), options)
 
@@ -350,13 +350,13 @@ def _asked(effect: Effect, more: float | None) -> str:
 
 
 def _vary(effect: Effect, frame: pd.DataFrame) -> list[str]:
-    """What differs between the runs that are asked for; those of full fine-tuning have no adapters to vary."""
+    """Return the overrides that the new runs vary; full fine-tuning has no adapters to vary."""
     adapters = effect.vary.startswith("lora.") and (frame["method"].mode() == "full").any()
     return [*(["method=lora"] if adapters else []), *effect.vary.split()]
 
 
 def _more_like(effect: Effect, rows: pd.DataFrame, message: str, runs: float) -> Needs:
-    """So many runs (or some more, for as many of each) like those compared, all in one session."""
+    """Ask for so many runs (or more, for as many of each) like those compared, all in one session."""
     models = sorted(rows["model"].dropna().unique()) if rows["model_override"].isna().all() else []
     vary = [*_vary(effect, rows), *([f"model={','.join(models)}"] if len(models) > 1 else [])]
     kinds = math.prod(len(word.partition("=")[2].split(",")) for word in vary)
@@ -410,7 +410,7 @@ class Candidate:
 
 
 def plan_exponent(context: ClaimContext, factor: str, estimate: float, low: float, high: float) -> ExponentPlan | None:
-    """Greedy runs until the exponent is expected to decide with 80 % power.
+    """Choose runs greedily until the exponent is expected to decide with 80 % power.
 
     `low` and `high` are the bounds of the equivalence region. None where the estimate is too close to a
     bound for any number of runs, or where even MAX_RUNS runs are not expected to decide.
@@ -456,13 +456,13 @@ def _se(inverse: Array, j: int, sigma: float) -> float:
 
 
 def _largest(analysis: Analysis) -> pd.DataFrame:
-    """The runs of the cell that most runs are of: further ones are like these."""
+    """Return the runs of the cell with the most runs: further ones are like these."""
     frame = analysis.design.frame
     return frame[frame["cell"] == int(np.bincount(frame["cell"]).argmax())]
 
 
 def _candidates(analysis: Analysis, *, zero: bool) -> list[Candidate]:
-    """The levels of the largest cell and twice the largest, and (`zero`) a run of no steps."""
+    """List the levels of the largest cell, twice its largest level, and (`zero`) a run of no steps."""
     frame = _largest(analysis)
     trained = frame[frame["samples_seen"] > 0]
     levels: dict[str, list[float]] = {}
@@ -482,7 +482,7 @@ def _candidates(analysis: Analysis, *, zero: bool) -> list[Candidate]:
 def _commands(
     chosen: Sequence[Candidate], frame: pd.DataFrame, shared: Sequence[str]
 ) -> tuple[tuple[dict[str, Any], ...], tuple[str, ...]]:
-    """One sweep for each number of repeats that is asked of a level; the sweep skips runs that exist."""
+    """Write one sweep per level and its number of repeats; the sweep skips runs that exist."""
     count = Counter((c.samples, c.epochs, c.zero) for c in chosen)
     have = {zero: existing_run_counts(frame, shared, zero=zero) for zero in (False, True)}
     settings, commands = [], []
@@ -495,7 +495,7 @@ def _commands(
 
 
 def gate_needs(context: ClaimContext, factor: str) -> Needs | None:
-    """The sweep that passes the gates: six geometric levels, a range of 32, three of each, zero-step runs."""
+    """Ask for the sweep that passes the gates: six geometric levels, a range of 32, three of each, zero-step runs."""
     frame = context.response.frame
     if frame.empty or context.suspects:
         return None
@@ -524,7 +524,7 @@ def gate_needs(context: ClaimContext, factor: str) -> Needs | None:
 
 
 def _zero_runs(context: ClaimContext, *, anew: bool = False) -> int:
-    """Runs of zero steps to ask for: none where there are some (unless `anew`), or where they have no response."""
+    """Return how many runs of zero steps to ask for: none if some exist (unless `anew`) or they have no response."""
     have = not anew and (context.response.frame["samples_seen"] == 0).any()
     return 3 if context.response.of_whole_runs and not have else 0
 
@@ -557,7 +557,7 @@ def more_runs(
     analysis: Analysis | None = None,
     of_exponent: bool = True,
 ) -> Needs:
-    """Runs until an interval of the expected width decides with 80 % power; or what a veto asks for.
+    """Ask for runs until an interval of the expected width decides with 80 % power, or for what a veto asks for.
 
     Chosen one by one for what they tell per kWh where the claim is on the factor's own exponent
     (`of_exponent`); else more of the same. `analysis` is the one that was decided on, the curve by tokens if not given.
@@ -625,7 +625,7 @@ def more_runs(
 def _sweep(
     frame: pd.DataFrame, *, message: str, samples: Sequence[float], epochs: Sequence[float], **options: Any
 ) -> Needs:
-    """`sweep_needs`; without its runs where a level is no whole number, which none could be asked for."""
+    """Ask for a sweep; only its message remains if a level is no whole number, because no run could have it."""
     if any(level != int(level) or level < 1 for level in (*samples, *epochs)):
         return Needs(message=message)
     whole = {"samples": sorted(map(int, samples)), "epochs": sorted(map(int, epochs))}

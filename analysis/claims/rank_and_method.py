@@ -47,7 +47,7 @@ METHOD = Effect(
 
 
 def decide_effect(effect: Effect, context: ClaimContext) -> Claim:
-    """The claim decided on the runs that differ in its setting alone."""
+    """Decide the claim on the runs that differ in its setting alone."""
     response, options, frame = context.response, context.options, context.response.frame
     quantity, rows = effect.quantity.format(response.noun), matched_runs(effect, frame)
     if blocked := block(effect, frame, rows, context.suspects):
@@ -95,9 +95,9 @@ def _tests(rows: pd.DataFrame, found: EffectFinding) -> dict[str, Any]:
 
 
 def _worst(rows: pd.DataFrame) -> FarthestRun | None:
-    """The run farthest from the median of its repeats, or from its model's trend, where they are few.
+    """Find the run farthest from the median of its repeats, or from its model's trend if they are few.
 
-    Held against the scatter of the others: one that draws the trend to itself spreads them all.
+    It is compared with the scatter without this run, because a high-leverage run inflates it.
     """
     resid, leverage = _apart(rows)
     cells = pd.Series(resid).groupby([rows["group"], rows["factor"]])
@@ -109,12 +109,12 @@ def _worst(rows: pd.DataFrame) -> FarthestRun | None:
 
 
 def _apart(rows: pd.DataFrame) -> tuple[Array, Array]:
-    """Residuals (n,) about each model's own trend, and how far each run draws that to itself."""
+    """Return residuals (n,) about each model's own trend, and the leverage (n,) of each run."""
     return within_rows(rows, "y").slopes_apart(pd.factorize(rows["of_model"])[0])
 
 
 def farthest(rows: pd.DataFrame, rest: Array, resid: Array) -> FarthestRun | None:
-    """The run with the largest `rest` (n,), where that is more than OUTLIER_MADS times the usual of the residuals."""
+    """Return the run with the largest `rest` (n,) if that exceeds OUTLIER_MADS times the usual residual."""
     spread = 1.4826 * float(np.median(np.abs(resid)))
     worst = int(np.argmax(np.abs(rest)))
     if spread <= 0 or abs(rest[worst]) <= OUTLIER_MADS * spread:
@@ -125,7 +125,7 @@ def farthest(rows: pd.DataFrame, rest: Array, resid: Array) -> FarthestRun | Non
 def _vetoes(
     effect: Effect, rows: pd.DataFrame, found: EffectFinding, options: Options, tests: dict[str, Any]
 ) -> list[Veto]:
-    """What models that differ, and a level that departs from the trend, have against the decision."""
+    """Collect vetoes: models that differ, and a level that departs from the trend."""
     vetoes: list[Veto] = []
     if found.depends and found.decision.verdict == "undecided":
         why = f"it depends on the model (p = {found.alike_p:.2g}): {_by_model(effect, found)}"
@@ -141,7 +141,7 @@ def _vetoes(
 
 
 def _level_jump(effect: Effect, rows: pd.DataFrame, found: EffectFinding) -> dict[str, float] | None:
-    """Whether some level departs from the trend: the largest mean residual, Bonferroni over the levels."""
+    """Test whether a level departs from the trend: the largest mean residual, Bonferroni over the levels."""
     levels, df = rows.groupby(effect.column).indices, found.estimate.df
     if len(levels) < 3 or df < 1:
         return None
@@ -154,7 +154,7 @@ def _level_jump(effect: Effect, rows: pd.DataFrame, found: EffectFinding) -> dic
 
 
 def _size(effect: Effect, ratio: float, low: float, high: float, more: str = "") -> str:
-    """A ratio with its interval, as 1.31 times (1.30 to 1.32) or in per cent."""
+    """Format a ratio with its interval, as 1.31 times (1.30 to 1.32) or in per cent."""
     if effect.costs_more:
         return f"{shown(ratio)} times ({shown(low)} to {shown(high)}{more})"
     step, *ends = (shown(100 * (number - 1), "+.1f") for number in (ratio, low, high))
@@ -169,7 +169,7 @@ def _by_model(effect: Effect, found: EffectFinding) -> str:
 
 
 def _reason(effect: Effect, context: ClaimContext, rows: pd.DataFrame, found: EffectFinding) -> str:
-    """The verdict before vetoes in a sentence, and beside it what each model says alone."""
+    """Say the verdict before vetoes in a sentence, and what each model says alone."""
     estimate, verdict = found.estimate, found.decision.verdict
     low, high = (math.exp(end) for end in estimate.interval(context.options.ci_level))
     size = _size(effect, math.exp(estimate.value), low, high)

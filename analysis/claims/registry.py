@@ -1,4 +1,4 @@
-"""The claims there are, in the order in which they are told."""
+"""The claims, in the order in which they are reported."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Question:
 
 
 def effect(asked: Effect) -> Question:
-    """A claim about what one setting does."""
+    """Make a question of a claim about what one setting does."""
     return Question(id=asked.id, title=asked.title, decide=partial(decide_effect, asked))
 
 

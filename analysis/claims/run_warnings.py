@@ -11,7 +11,7 @@ from .verdicts import Claim
 
 
 def run_warnings(context: ClaimContext, claims: list[Claim]) -> list[RunWarning]:
-    """What is odd about the order of the runs, their scatter and single runs, and what that means for the verdicts."""
+    """Warn about the order of the runs, their scatter and single runs, and say what that means for the verdicts."""
     frame = context.response.frame
     if frame.empty:
         return []
@@ -28,7 +28,7 @@ def run_warnings(context: ClaimContext, claims: list[Claim]) -> list[RunWarning]
 
 
 def _order_warnings(frame: pd.DataFrame) -> list[RunWarning]:
-    """A factor that follows the run order: its claim is left undecided."""
+    """Warn about factors that follow the run order: their claims are left undecided."""
     trained = frame[frame["samples_seen"] > 0]
     if trained.empty:
         return []
@@ -67,7 +67,7 @@ def _drift_warning(noun: str, analysis: Analysis | None, found: Disturbances) ->
 
 
 def _outlier_warnings(context: ClaimContext, claims: list[Claim], found: Disturbances) -> list[RunWarning]:
-    """Each outlier once: those found whatever the claims, and those that a verdict hangs on.
+    """Warn about each outlier once: those found in any table, and those that a verdict hangs on.
 
     A verdict is tried without a run that lies far off even where unequal scatter explains it: no harm, no warning.
     """

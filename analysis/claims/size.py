@@ -24,7 +24,7 @@ LEAST_SIZES = 3
 
 
 def size_exponent(context: ClaimContext) -> Claim:
-    """`size_exponent`: γ in E_train/token ∝ (FLOPs/token)^γ; supported is γ = 1 within the margin."""
+    """Decide `size_exponent`: γ in E_train/token ∝ (FLOPs/token)^γ; supported is γ = 1 within the margin."""
     trained, noun = _trained(context.response)
     return replace(_decide(context, trained, noun), title=f"{noun} per token is proportional to FLOPs per token")
 
@@ -86,7 +86,7 @@ def _reason(decision: Decision, veto: Veto | None, noun: str, tests: dict[str, A
 
 
 def _trained(response: Response) -> tuple[pd.DataFrame, str]:
-    """The runs that trained, with the `energy` that is explained and its name: training's own where that is known."""
+    """Select the runs that trained, with the `energy` to explain and its name: training's own if known."""
     rows = response.frame[response.frame["samples_seen"] > 0]
     if response.column == "energy_kwh" and rows["energy_train_kwh"].notna().all():
         return rows.assign(energy=rows["energy_train_kwh"]), "training energy"
@@ -94,12 +94,12 @@ def _trained(response: Response) -> tuple[pd.DataFrame, str]:
 
 
 def _share(rows: pd.DataFrame) -> pd.Series:
-    """What is explained, as a share of the whole run's energy."""
+    """Return what is explained as a share of the whole run's energy."""
     return rows["energy"] / rows["energy_kwh"]
 
 
 def _part_of_training(rows: pd.DataFrame, response: Response) -> Response:
-    """Components are known over whole runs only: training takes its share of each.
+    """Give training its share of each component, because components are known over whole runs only.
 
     Said where training is nearly all of every run, so that this share cannot bend the answer.
     """
@@ -110,7 +110,7 @@ def _part_of_training(rows: pd.DataFrame, response: Response) -> Response:
 
 
 def size_fit(rows: pd.DataFrame) -> tuple[Estimate, dict[str, Any]]:
-    """γ from one point a model: a model's own efficiency is what scatters, so models are the sample.
+    """Estimate γ from one point per model: a model's own efficiency is what scatters, so models are the sample.
 
     `rows` has `x` (log FLOPs per token), `z` (log energy per token), `model_no` and `group` (method, hardware,
     session …). What groups do is taken out first, by least squares on models and groups together; models that share no
@@ -149,7 +149,7 @@ def size_fit(rows: pd.DataFrame) -> tuple[Estimate, dict[str, Any]]:
 
 
 def linked(model: NDArray[np.intp], group: NDArray[np.intp]) -> NDArray[np.intp]:
-    """For each model, the least number of those that groups link it to, through whatever others."""
+    """Return for each model the least number among the models that groups link it to, directly or not."""
     label = np.arange(model.max(initial=-1) + 1)
     while True:
         of_group = np.full(group.max(initial=-1) + 1, len(label))
@@ -162,7 +162,7 @@ def linked(model: NDArray[np.intp], group: NDArray[np.intp]) -> NDArray[np.intp]
 
 
 def _size_rows(trained: pd.DataFrame, suspects: tuple[str, ...]) -> tuple[pd.DataFrame, str | None]:
-    """The rows that `size_fit` takes, or why there are none."""
+    """Select the rows for `size_fit`, or say why none can be used."""
     if suspects:
         return trained, f"the unit of run {', '.join(suspects[:5])} is in doubt: correct it or leave it out"
     missing = [name for name in ("flops", "tokens_seen") if not (trained[name] > 0).any()]
@@ -190,7 +190,7 @@ def _size_rows(trained: pd.DataFrame, suspects: tuple[str, ...]) -> tuple[pd.Dat
 
 
 def _sizes_side_by_side(rows: pd.DataFrame) -> pd.DataFrame:
-    """The groups in which sizes can be compared; those within one session, where there are such.
+    """Select the groups in which sizes can be compared; those within one session, if any.
 
     Studies put together hold their commonest model in many sessions: against another session's sizes it would tell
     that session's conditions.
@@ -208,7 +208,7 @@ def _sizes_side_by_side(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _worst(rows: pd.DataFrame) -> FarthestRun | None:
-    """The run farthest from the median of its model's others."""
+    """Find the run farthest from the median of its model's other runs."""
     cells = rows["z"].groupby([rows["model_no"], rows["group"]])
     rest, resid = (rows["z"] - cells.transform(centre) for centre in ("median", "mean"))
     return farthest(rows, rest.to_numpy(), resid.to_numpy())

@@ -11,7 +11,7 @@ STYLES = {"supported": "bold green", "refuted": "bold red", "undecided": "bold y
 
 
 def render(document: dict[str, Any], sources: Sequence[str]) -> str:
-    """The text of `python -m analysis claims` for the document of `claims --json`."""
+    """Render the document of `claims --json` as the text of `python -m analysis claims`."""
     lines = [
         f"{document['runs_used']} runs from {', '.join(sources)}; {len(document['runs_excluded'])} left out; "
         f"margin {100 * document['margin']:g} %, level {100 * document['level']:g} %.",

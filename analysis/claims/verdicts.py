@@ -81,7 +81,7 @@ class Decision:
 
 
 def equivalence(estimate: Estimate, low: float, high: float, options: Options) -> tuple[Verdict, float | None]:
-    """Supported: shown to lie inside [low, high]; refuted: shown to lie outside; and the p of that."""
+    """Decide: supported if shown to lie inside [low, high], refuted if outside; return the verdict and its p."""
     inside = max(estimate.p_above(low), estimate.p_below(high))
     outside = min(estimate.p_below(low), estimate.p_above(high))
     if math.isnan(inside) or math.isnan(outside):
@@ -94,13 +94,13 @@ def equivalence(estimate: Estimate, low: float, high: float, options: Options) -
 
 
 def decided(estimate: Estimate, low: float, high: float, options: Options) -> Decision:
-    """`equivalence` with the estimate and the interval that it rests on."""
+    """Decide by `equivalence`, and keep the estimate and interval it rests on."""
     verdict, p = equivalence(estimate, low, high, options)
     return Decision(verdict=verdict, estimate=estimate.value, ci=estimate.interval(options.ci_level), p_value=p)
 
 
 def decisive_se(value: float, low: float, high: float, options: Options, df: float) -> float:
-    """The standard error at which an equivalence to [low, high] is decided with a chance of 80 %, if `value` is right.
+    """Return the standard error at which an equivalence to [low, high] is decided with 80 % power, if `value` is true.
 
     Outside, one test has to pass. Inside, both have to: Φ((high − value)/SE − t) + Φ((value − low)/SE − t) − 1, with
     Student's distribution for Φ.
@@ -120,7 +120,7 @@ def decisive_se(value: float, low: float, high: float, options: Options, df: flo
 
 
 def runs_needed(n: int, estimate: Estimate, low: float, high: float, options: Options) -> float | None:
-    """How many more runs like these n decide an equivalence to [low, high] with 80 % power: n·((SE/SE*)² − 1).
+    """Return how many more runs like these n decide an equivalence to [low, high] with 80 % power: n·((SE/SE*)² − 1).
 
     SE* is `decisive_se`; a bound that is infinite is none. None where the estimate is so close to a bound that no
     reasonable number decides.
@@ -146,7 +146,7 @@ def holm(p_values: list[float | None], alpha: float, tested: int) -> list[bool]:
 
 
 def undecided(claim_id: str, quantity: str, why: str, needs: Needs | None, **tests: Any) -> Claim:
-    """A claim that these runs cannot test, with the reason."""
+    """Return a claim that these runs cannot test, with the reason."""
     return Claim(
         id=claim_id,
         verdict="undecided",

@@ -10,7 +10,7 @@ from .verdicts import Decision, Verdict
 
 @dataclass(frozen=True, kw_only=True)
 class Veto:
-    """Why a verdict does not stand: a `kind` to act on (outlier, measured, or the claim's own), and `why` in words."""
+    """Why a verdict does not stand: a `kind` to act on (outlier, measured, the claim's own), and `why`, a sentence."""
 
     kind: str
     why: str
@@ -35,7 +35,7 @@ def vetoed(
     measured: Callable[[], Decision],
     own: Sequence[Veto] = (),
 ) -> tuple[Verdict, Veto | None]:
-    """The verdict that stands, and the first veto where none does; what was tried is put into `tests`.
+    """Return the verdict that stands, or `undecided` with the first veto; what was tried is put into `tests`.
 
     `without` decides again without the outlier, `measured` on the metered part alone; each is asked only where there
     is one. `own` are the claim's own vetoes on `decision`.

@@ -23,12 +23,12 @@ MIN_WINDOWS = 8
 
 
 def is_series(response: Response) -> bool:
-    """Whether the rows are windows of one run and not runs."""
+    """Return whether the rows are windows of one run and not runs."""
     return len(response.frame) > 1 and bool(response.frame["samples_end"].notna().all())
 
 
 def series_claims(response: Response, options: Options, asked: Sequence[str]) -> list[Claim]:
-    """All claims asked for: linearity in samples from the windows, the others undecided."""
+    """Decide the claims asked for: linearity in samples from the windows, the others undecided."""
     why = "the table holds windows of one run, in which nothing but the number of samples changes"
     fixed = "the table holds windows of one run without its fixed cost, so the whole bill is not known"
     return [
@@ -40,7 +40,7 @@ def series_claims(response: Response, options: Options, asked: Sequence[str]) ->
 
 
 def linear_in_windows(response: Response, options: Options) -> Claim:
-    """`linear_in_samples` from windows, with errors widened for autocorrelation between neighbours."""
+    """Decide `linear_in_samples` from windows, with errors widened for autocorrelation between neighbours."""
     frame = response.frame.sort_values("samples_end")
     quantity = f"exponent b of samples in cumulative {response.noun} = a·samples^b"
     end = frame["samples_end"].to_numpy(dtype=float)
@@ -103,12 +103,12 @@ def _x_log_x(x: Array) -> Array:
 
 
 def _lag_one(resid: Array) -> float:
-    """Lag-1 autocorrelation, corrected for its bias of about −2/n and never below 0 (no credit for it)."""
+    """Return the lag-1 autocorrelation, corrected for its bias of about −2/n and never below 0 (no credit for it)."""
     r = float(resid[1:] @ resid[:-1] / (resid @ resid)) if resid @ resid > 0 else 0.0
     return float(np.clip(r + 2 / len(resid), 0.0, 0.95))
 
 
 def _r_squared_of_sums(end: Array, y: Array) -> float:
-    """R² of the running total on samples: shown to be uninformative, never used."""
+    """Return R² of the running total on samples: shown to be uninformative, never used."""
     total = np.cumsum(y)
     return float(np.corrcoef(end, total)[0, 1] ** 2)

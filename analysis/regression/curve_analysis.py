@@ -58,24 +58,24 @@ class Design:
         return np.asarray(keys.groupby(["cell", "samples", "epochs"]).ngroup(), dtype=np.intp)
 
     def levels(self, factor: str) -> int:
-        """Most distinct values of a factor within a cell."""
+        """Return the most distinct values of a factor within a cell."""
         return int(self.trained.groupby("cell")[factor].nunique().max()) if len(self.trained) else 0
 
     def range(self, factor: str) -> float:
-        """Largest ratio of a factor's ends within a cell."""
+        """Return the largest ratio of a factor's ends within a cell."""
         if not len(self.trained):
             return 1.0
         by_cell = self.trained.groupby("cell")[factor]
         return float((by_cell.max() / by_cell.min()).max())
 
     def replicated_levels(self, factor: str) -> int:
-        """Values of the factor at which some work was repeated."""
+        """Count the values of the factor at which some work was repeated."""
         counts = self.trained.groupby(["cell", "samples", "epochs_seen"])["y"].size()
         return int(counts[counts > 1].reset_index()[{"samples": "samples", "epochs": "epochs_seen"}[factor]].nunique())
 
 
 def cells_of(frame: pd.DataFrame, without: tuple[str, ...] = ()) -> NDArray[np.intp]:
-    """Number (n,) of the cell, the runs alike in everything but samples and epochs, that each run is in."""
+    """Number (n,) the cells: runs alike in everything but samples and epochs share one."""
     columns = [name for name in CELL_COLUMNS if name not in without and frame[name].notna().any()]
     if not columns or frame.empty:
         return np.zeros(len(frame), dtype=np.intp)
@@ -108,14 +108,14 @@ def build_design(frame: pd.DataFrame, without: tuple[str, ...] = ()) -> Design:
 
 
 def _epochs_seen(frame: pd.DataFrame) -> pd.Series:
-    """Epochs really done: those asked for, unless more than 1 % of them was not (early stop)."""
+    """Return the epochs really done: those asked for, unless more than 1 % was not done (early stop)."""
     done = frame["samples_seen"] / frame["samples"].where(frame["samples"] > 0)
     close = (done - frame["epochs"]).abs() <= 0.01 * frame["epochs"]
     return frame["epochs"].where(close | (frame["samples_seen"] == 0), done)
 
 
 def session_columns(frame: pd.DataFrame) -> Array:
-    """Indicator columns (n, k−1) of the sessions, where there are several with several runs each."""
+    """Return indicator columns (n, k−1) of the sessions, if several have several runs each."""
     session = _sessions(frame)
     if session is None:
         return np.zeros((len(frame), 0))
@@ -131,7 +131,7 @@ def _sessions(frame: pd.DataFrame) -> pd.Series | None:
 
 
 def placed_in_sessions(frame: pd.DataFrame) -> pd.DataFrame:
-    """The runs with their `position` as a share of their own session's order, where sessions are effects of their own.
+    """Replace `position` by its share of the session's own order, if sessions are effects of their own.
 
     What changed between sessions cannot then pass for a factor's effect; what changed within one can.
     """
@@ -140,7 +140,7 @@ def placed_in_sessions(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def relative_length(frame: pd.DataFrame) -> Array | None:
-    """Log of the tokens a sample as processed, padding included, about their mean (n,); 0 for zero steps.
+    """Return the log of tokens per sample as processed, padding included, about the mean (n,); 0 for zero steps.
 
     None where tokens are not known for all runs. `tokens_padded` counts padding alone.
     """
@@ -156,7 +156,7 @@ def relative_length(frame: pd.DataFrame) -> Array | None:
 
 
 def curve_data(design: Design, y: str, drift: bool, per_token: bool = False, *, sessions: bool = True) -> CurveData:
-    """The arrays of a design, for the response column `y`; `per_token` counts samples at equal length.
+    """Build the arrays of a design for the response column `y`; `per_token` counts samples at equal length.
 
     `drift` and `sessions` say whether these may shift a run.
     """
@@ -211,7 +211,7 @@ class Analysis:
         return {factor: Profile(fit=self.fit, index=j) for j, factor in enumerate(self.design.factors)}
 
     def profile(self, factor: str) -> Profile:
-        """Profile likelihood of the exponent of a varied factor."""
+        """Return the profile likelihood of the exponent of a varied factor."""
         return self._profiles[factor]
 
 
@@ -262,7 +262,7 @@ def analyse(design: Design, y: str = "y", per_token: bool = False) -> Analysis:
 
 
 def _outlier(design: Design, fit: CurveFit) -> tuple[int | None, float | None]:
-    """Row and distance (in scaled MADs) of the run farthest beyond OUTLIER_MADS; (None, None) without one.
+    """Return row and distance (in scaled MADs) of the run farthest beyond OUTLIER_MADS; (None, None) without one.
 
     Repeats are the best judges: a run is first compared with the median of its level. Where a level has
     fewer than three runs, the judge is a robust curve, and the level's other run must not agree with it.
@@ -289,7 +289,7 @@ def _outlier(design: Design, fit: CurveFit) -> tuple[int | None, float | None]:
 
 
 def robust_residuals(fit: CurveFit) -> Array:
-    """Residuals (n,) about a curve fitted with Huber's weights."""
+    """Return residuals (n,) about a curve fitted with Huber's weights."""
     resid, data = fit.resid, fit.data
     for _ in range(8):
         scale = 1.4826 * float(np.median(np.abs(resid))) + 1e-9
@@ -304,7 +304,7 @@ def robust_residuals(fit: CurveFit) -> Array:
 
 
 def log_size(fit: CurveFit) -> Array:
-    """Log of the expected energy of each run within its cell (n,), up to the cell's constant."""
+    """Return the log of the expected energy of each run within its cell (n,), up to the cell's constant."""
     return fit.log_size(fit.data.log_x, fit.data.zero, fit.data.cell)
 
 
@@ -366,7 +366,7 @@ class LackOfFit:
     level: dict[str, float]
 
     def p_beyond(self, bound: float) -> float:
-        """One-sided p of "no level lies farther off than `bound` (relative)", Bonferroni over the levels."""
+        """Return the one-sided p of "no level lies farther off than `bound` (relative)", Bonferroni over the levels."""
         t = (math.log1p(self.deviation) - math.log1p(bound)) / self.se
         return min(1.0, self.levels * float(stdtr(self.df[1], -t)))
 
@@ -468,7 +468,7 @@ def apart_gate(frame: pd.DataFrame, column: str, noun: str) -> str | None:
 
 
 def mean_elasticity(analysis: Analysis, factor: str) -> Estimate:
-    """d log E / d log factor over its range, from one end of the design to the other, by the delta method.
+    """Estimate d log E / d log factor from one end of the design to the other, by the delta method.
 
     Averaged over the cells by their runs. A share on its boundary F = 0 is held there.
     """
@@ -501,19 +501,19 @@ def mean_elasticity(analysis: Analysis, factor: str) -> Estimate:
 
 
 def tangent_basis(fit: CurveFit) -> Array:
-    """Orthonormal basis (n, rank) of what the fitted curve can follow: nuisance, exponents and free shares."""
+    """Return an orthonormal basis (n, rank) of what the curve can follow: nuisance, exponents and free shares."""
     moving = span(fit.jacobian[:, _free(fit)], tolerance=1e-7, floor=1e-300)
     return np.concatenate([fit.data.basis, moving], axis=1)
 
 
 def _free(fit: CurveFit) -> NDArray[np.bool_]:
-    """Which of (exponents, shares) are not held at a boundary."""
+    """Return which of (exponents, shares) are not held at a boundary."""
     free_shares = (fit.shares > 1e-9) & (fit.shares < 1 - 1e-6)
     return np.concatenate([np.ones(fit.data.log_x.shape[1], dtype=bool), free_shares])
 
 
 def _covariance(fit: CurveFit) -> Array:
-    """Covariance of (exponents, shares) from the tangent model; zero for shares held at a boundary."""
+    """Return the covariance of (exponents, shares) from the tangent model; zero for shares held at a boundary."""
     jacobian, free = fit.jacobian, _free(fit)
     covariance = np.zeros((len(free), len(free)))
     information = jacobian[:, free].T @ jacobian[:, free]

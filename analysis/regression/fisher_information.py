@@ -44,14 +44,14 @@ class Tangent:
 
     @cached_property
     def information(self) -> Array:
-        """Of the runs there are (k, k), in 1/σ²."""
+        """Information of the runs made so far (k, k), in 1/σ²."""
         data = self._fit.data
         rows = np.column_stack([self._fit.slopes(data.log_x, data.zero, data.cell), data.nuisance @ self._shifts])
         rows *= np.sqrt(data.weights)[:, None]
         return rows.T @ rows
 
     def rows(self, settings: Sequence[Setting]) -> Array:
-        """What a run of each setting would add (m, k), if it is like most of the runs there are in all else.
+        """Return what a run of each setting would add (m, k), if it is otherwise like most of the runs.
 
         Its information is the row's outer product with itself.
         """
@@ -65,7 +65,7 @@ class Tangent:
         return rows * np.sqrt(self._weight(self._fit.log_size(log_x, zero, cell)))[:, None]
 
     def _weight(self, log_size: Array) -> Array:
-        """Weights (m,) of runs of such a size: where small runs scatter more, log weight is a line in log size."""
+        """Return weights (m,) of runs of such a size: if small runs scatter more, log weight is a line in log size."""
         if not self.analysis.weighted:
             return np.ones(len(log_size))
         data = self._fit.data
@@ -74,11 +74,11 @@ class Tangent:
 
 
 def inverse_of(information: Array) -> Array:
-    """Variances and covariances of the parameters, in σ²."""
+    """Return variances and covariances of the parameters, in σ²."""
     return np.asarray(np.linalg.pinv(information, rcond=1e-12, hermitian=True), dtype=np.float64)
 
 
 def gain(inverse: Array, row: Array, parameter: int) -> float:
-    """Drop of a parameter's variance (in σ²) when a run is added: the rank-one update of the inverse."""
+    """Return the drop of a parameter's variance (in σ²) when a run is added: the rank-one update of the inverse."""
     v = inverse @ row
     return float(v[parameter] ** 2 / (1 + row @ v))

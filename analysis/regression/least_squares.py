@@ -80,7 +80,7 @@ def _named(model: Any, names: Sequence[str]) -> Results:
 
 
 def _checked(y: ArrayLike, X: ArrayLike, root: Array, names: Sequence[str]) -> Array:
-    """X as an array (n, k); raises where its columns cannot all be estimated."""
+    """Return X as an array (n, k); raise if its columns cannot all be estimated."""
     design = np.atleast_2d(np.asarray(X, dtype=float))
     n, k = design.shape
     if len(names) != k or np.shape(y) != (n,) or len(root) not in (1, n):

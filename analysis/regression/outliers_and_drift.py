@@ -72,7 +72,7 @@ class _Curve:
     calm: CurveData
 
     def worst(self, live: NDArray[np.bool_]) -> tuple[int, float, float, int]:
-        """The run whose deletion helps most: its row, shift of log E, t, and the degrees of freedom of t.
+        """Find the run whose deletion helps most: its row, shift of log E, t, and the degrees of freedom of t.
 
         t is the smaller of two: at equal scatter, and at scatter that grows with size as that of the others does.
         """
@@ -95,7 +95,7 @@ class _Curve:
         return int(np.flatnonzero(live)[i]), shift, min(t, again, key=abs), df - 1
 
     def residuals_vs_order(self, place: Array, live: NDArray[np.bool_]) -> tuple[Array, Array, int]:
-        """Residuals and what is left of `place` beside the curve, both scaled to unit noise; degrees of freedom."""
+        """Return residuals, what is left of `place` beside the curve (both in units of the noise), and the df."""
         data = self.calm.subset(live)
         fit = fit_curve(data)
         basis = tangent_basis(fit)
@@ -144,7 +144,7 @@ class _Repeats:
 
 
 def find_disturbances(frame: pd.DataFrame) -> Disturbances:
-    """Outliers and drift in `frame` as `choose_response` returns it; none where the runs are too few to tell."""
+    """Find outliers and drift in `frame` as `choose_response` returns it; none if the runs are too few."""
     if len(frame) < 6:
         return Disturbances()
     frame = frame.reset_index(drop=True)
@@ -163,7 +163,7 @@ def find_disturbances(frame: pd.DataFrame) -> Disturbances:
 
 
 def _design(frame: pd.DataFrame) -> Design:
-    """The runs in whose cell (ranks together) three amounts of work were run; `row` is their place in `frame`."""
+    """Select the runs in whose cell (ranks together) three amounts of work were run; `row`: their place in `frame`."""
     frame = frame.assign(row=np.arange(len(frame)))
     design = build_design(frame, without=("rank",))
     if len(design.factors) < 2:
@@ -198,7 +198,7 @@ def _on_curves(design: Design) -> _Curve | None:
 
 
 def _on_repeats(frame: pd.DataFrame, design: Design) -> _Repeats | None:
-    """The other runs, where some repeat the same work."""
+    """Select the other runs, if some repeat the same work."""
     rest = frame.drop(index=design.frame["row"].to_numpy(dtype=int))
     if len(rest) < 6:
         return None
@@ -214,7 +214,7 @@ def _on_repeats(frame: pd.DataFrame, design: Design) -> _Repeats | None:
 
 
 def _rank_column(frame: pd.DataFrame) -> Array:
-    """Log of the LoRA rank about its mean (n, 1); 0 where there is none."""
+    """Return the log of the LoRA rank about its mean (n, 1); 0 for runs without one."""
     rank = np.log2(frame["rank"].where(frame["rank"] > 0).astype(float))
     return (rank - rank.mean()).fillna(0.0).to_numpy()[:, None]
 
@@ -236,7 +236,7 @@ def _studentised(resid: Array, leverage: Array, df: int) -> Array:
 
 
 def _without(data: CurveData, fit: CurveFit, row: int, df: int) -> tuple[float, float]:
-    """The shift of one run beside the curve of the others, and its t: that row gets a constant of its own."""
+    """Return the shift of one run from the curve of the others, and its t: that row gets a constant of its own."""
     if len(data.log_y) > EXACT_UP_TO:
         leverage = np.sum(tangent_basis(fit) ** 2, axis=1)
         return float(fit.resid[row]), float(_studentised(np.sqrt(data.weights) * fit.resid, leverage, df)[row])
@@ -252,7 +252,7 @@ def _without(data: CurveData, fit: CurveFit, row: int, df: int) -> tuple[float, 
 
 
 def _outliers(part: _Curve | _Repeats, runs: int) -> list[tuple[int, float, float]]:
-    """(row of the table, ratio, p) of each outlier: the extreme runs deleted one by one, then judged together.
+    """Return (row of the table, ratio, p) of each outlier: extreme runs are deleted one by one, then judged together.
 
     As many as the last that stands out from what is left (Rosner 1983): two of a kind do not hide each other.
     """
@@ -272,7 +272,7 @@ def _outliers(part: _Curve | _Repeats, runs: int) -> list[tuple[int, float, floa
 
 
 def _drift(parts: list[_Curve | _Repeats], place: Array, live: NDArray[np.bool_]) -> Drift | None:
-    """Partial correlation of log E with the run order, given the curve: a design in order is no drift by itself."""
+    """Test the partial correlation of log E with the run order, given the curve: a design in order is no drift."""
     if np.isnan(place).any() or np.ptp(place) == 0:
         return None
     place = (place - place.min()) / float(np.ptp(place))

@@ -57,7 +57,7 @@ class CurveData:
         return u[:, s > 1e-9 * s[0]]
 
     def project_out(self, columns: Array) -> Array:
-        """What is left of weighted columns (n,) or (n, k) beside the nuisance."""
+        """Project the nuisance out of weighted columns (n,) or (n, k)."""
         return columns - self.basis @ (self.basis.T @ columns)
 
     @property
@@ -70,7 +70,7 @@ class CurveData:
         return len(self.log_y) - self.basis.shape[1] - self.log_x.shape[1] - self.cells
 
     def subset(self, keep: NDArray[np.bool_]) -> "CurveData":
-        """The same without some runs."""
+        """Return the same data with the runs of `keep` alone."""
         return replace(
             self,
             log_y=self.log_y[keep],
@@ -98,13 +98,13 @@ class CurveFit:
         return float(np.sqrt(self.rss / self.data.df)) if self.data.df > 0 else float("nan")
 
     def slopes(self, log_x: Array, zero: NDArray[np.bool_], cell: NDArray[np.int64]) -> Array:
-        """The tangent d log E / d (exponents, shares) (m, p + C) of runs of these log factors (m, p), by cell (m,)."""
+        """Return d log E / d (exponents, shares) (m, p + C) of runs with these log factors (m, p), by cell (m,)."""
         centred = np.where(zero[:, None], 0.0, log_x - self.data.centre)
         z, mixture = _mixture(centred, zero, self.exponents, self.shares[cell])
         return _slopes(centred, z, mixture, self.shares[cell], np.equal.outer(cell, np.arange(self.data.cells)))
 
     def log_size(self, log_x: Array, zero: NDArray[np.bool_], cell: NDArray[np.int64]) -> Array:
-        """Log of the expected energy (m,) of such runs, up to their cell's constant."""
+        """Return the log of the expected energy (m,) of such runs, up to their cell's constant."""
         centred = np.where(zero[:, None], 0.0, log_x - self.data.centre)
         return np.log(np.maximum(_mixture(centred, zero, self.exponents, self.shares[cell])[1], 1e-12))
 
@@ -116,13 +116,13 @@ class CurveFit:
 
 
 def _mixture(centred: Array, zero: NDArray[np.bool_], exponents: Array, shares: Array) -> tuple[Array, Array]:
-    """z and the mixture u + (1 − u)·z of runs (m,), whose fixed shares are `shares` (m,)."""
+    """Return z and the mixture u + (1 − u)·z of runs (m,) whose fixed shares are `shares` (m,)."""
     z = np.where(zero, 0.0, np.exp(np.minimum(centred @ exponents, 500.0)))
     return z, np.maximum(shares + (1 - shares) * z, SMALLEST_MIXTURE)
 
 
 def _slopes(centred: Array, z: Array, mixture: Array, shares: Array, onehot: Array) -> Array:
-    """d log mixture / d (exponents, shares) (m, p + C); `onehot` (m, C) tells the cells."""
+    """Return d log mixture / d (exponents, shares) (m, p + C); `onehot` (m, C) marks the cells."""
     by_exponent = ((1 - shares) * z / mixture)[:, None] * centred
     return np.concatenate([by_exponent, ((1 - z) / mixture)[:, None] * onehot], axis=1)
 
@@ -140,7 +140,7 @@ def _minimise(data: CurveData, exponents: Array, shares: Array, held: int | None
     high = np.concatenate([np.full(p, np.inf), np.full(data.cells, SHARE_CEILING)])
 
     def at(point: Array) -> tuple[Array, Array, Array, Array]:
-        """Exponents, shares, z and the mixture at the free parameters `point`."""
+        """Return exponents, shares, z and the mixture at the free parameters `point`."""
         full = theta.copy()
         full[free] = point
         return full[:p], full[p:], *_mixture(data.centred, data.zero, full[:p], full[p:][data.cell])
@@ -162,7 +162,7 @@ def _minimise(data: CurveData, exponents: Array, shares: Array, held: int | None
 
 
 def fit_curve(data: CurveData) -> CurveFit:
-    """Least squares on log E; two starts (no fixed cost, half fixed) since the valley is curved."""
+    """Fit the curve to log E by least squares, from two starts (no fixed cost, half fixed): the valley is curved."""
     p, cells = data.log_x.shape[1], data.cells
     starts = (0.02, 0.5)
     return min((_minimise(data, np.ones(p), np.full(cells, share), None) for share in starts), key=lambda fit: fit.rss)
@@ -181,7 +181,7 @@ class Profile:
         return float(self.fit.exponents[self.index])
 
     def held_at(self, value: float) -> CurveFit:
-        """The best curve with this exponent fixed at `value`."""
+        """Fit the curve with this exponent fixed at `value`."""
         if value in self.held:
             return self.held[value]
         data = self.fit.data
@@ -193,12 +193,12 @@ class Profile:
         return self.held[value]
 
     def t_at(self, value: float) -> float:
-        """√((RSS(value) − RSS)/σ²): how many standard errors `value` is away."""
+        """Return √((RSS(value) − RSS)/σ²): how many standard errors `value` is away."""
         excess = max(self.held_at(value).rss - self.fit.rss, 0.0)
         return float(np.sqrt(excess) / max(self.fit.sigma, 1e-8))
 
     def interval(self, level: float) -> tuple[float, float]:
-        """Profile interval; an end beyond SEARCH_WIDTH is infinite."""
+        """Return the profile interval; an end beyond SEARCH_WIDTH is infinite."""
         threshold = float(stdtrit(self.fit.data.df, 0.5 + level / 2))
         if not np.isfinite(threshold):
             return float("-inf"), float("inf")
@@ -216,5 +216,5 @@ class Profile:
         return self.estimate + side * root_scalar(excess, bracket=(inner, outer), xtol=1e-5).root
 
     def p_beyond(self, value: float) -> float:
-        """One-sided p of the hypothesis that the exponent lies at `value` or on its far side."""
+        """Return the one-sided p of "the exponent lies at `value` or on its far side"."""
         return float(stdtr(self.fit.data.df, -self.t_at(value)))

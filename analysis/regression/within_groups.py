@@ -75,7 +75,7 @@ class Within:
         return Estimate(value=float(fit.params[0]), se=float(fit.bse[0]), df=self.df), fit.resid
 
     def _slopes_of(self, kind: NDArray[np.intp]) -> Array:
-        """Basis (n, k) of a slope for each kind (n,) of run, beside the shifts."""
+        """Return a basis (n, k) of a slope for each kind (n,) of run, beside the shifts."""
         return span(self._project_out(self.x[:, None] * np.equal.outer(kind, np.arange(kind.max(initial=-1) + 1))))
 
     def slopes_apart(self, kind: NDArray[np.intp]) -> tuple[Array, Array]:
@@ -100,7 +100,7 @@ class Within:
 
 
 def within(x: Array, y: Array, shifts: Array, group: NDArray[np.intp]) -> Within:
-    """Runs about the means of their groups; `shifts` (n, q) are any columns that shift a run."""
+    """Take runs about the means of their groups; `shifts` (n, q) are any columns that shift a run."""
     count = np.bincount(group)
     columns = np.column_stack([x, y, shifts])
     means = np.column_stack([np.bincount(group, column, len(count)) / np.maximum(count, 1) for column in columns.T])
@@ -109,12 +109,12 @@ def within(x: Array, y: Array, shifts: Array, group: NDArray[np.intp]) -> Within
 
 
 def within_rows(rows: pd.DataFrame, y: str) -> Within:
-    """Runs with a `factor` and a `group` of matched work, for the response column `y`; sessions shift a run."""
+    """Take runs with a `factor` and a `group` of matched work, for the response column `y`; sessions shift a run."""
     group = pd.factorize(rows["group"])[0]
     log_y = np.log(rows[y].to_numpy(dtype=float))
     return within(rows["factor"].to_numpy(dtype=float), log_y, session_columns(rows), group)
 
 
 def within_slope(rows: pd.DataFrame, y: str) -> tuple[Estimate, Array]:
-    """Slope of log y on `factor` within groups of matched work (sessions as fixed effects), and residuals (n,)."""
+    """Return the slope of log y on `factor` within groups (sessions as fixed effects), and residuals (n,)."""
     return within_rows(rows, y).slope()
