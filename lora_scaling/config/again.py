@@ -31,14 +31,14 @@ def _model_override(model: Mapping[str, Any]) -> str | None:
     if name is None:
         return None
     unlisted = "gguf" if model.get("gguf_file") else "shape" if model.get("id") is None else "hub"
-    return _group_override("model", name if name in presets("model") else unlisted, json.dumps(model))
+    return _group_override("model", name if name in _presets() else unlisted, json.dumps(model))
 
 
 def _data_override(data: Mapping[str, Any]) -> str | None:
     kind, name = data.get("kind"), data.get("name")
     if kind is None:
         return None
-    listed = name in choices("data") and _yaml(f"data/{name}")["kind"] == kind
+    listed = name in _choices("data") and _yaml(f"data/{name}")["kind"] == kind
     return _group_override("data", str(name if listed else kind), json.dumps(data))
 
 
@@ -50,7 +50,7 @@ def _group_override(group: str, option: str, section: str) -> str | None:
     """
     from omegaconf import OmegaConf
 
-    if "${" in section or option not in choices(group):
+    if "${" in section or option not in _choices(group):
         return None
     register_resolvers()
     own, listed = json.loads(section), _yaml(f"{group}/{option}")
@@ -81,6 +81,16 @@ def _differing(
             yield from _differing(f"{prefix}{name}.", before, stated[name], value)
         elif value != (stated.get(name) if "${" in str(before) else before):
             yield f"{prefix}{name}={_word(value)}"
+
+
+@functools.cache
+def _presets() -> frozenset[str]:
+    return frozenset(presets("model"))
+
+
+@functools.cache
+def _choices(group: str) -> frozenset[str]:
+    return frozenset(choices(group))
 
 
 @functools.cache

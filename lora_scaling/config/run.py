@@ -13,6 +13,7 @@ from lora_scaling.config.build import plain
 from lora_scaling.energy import MeteringSettings
 from lora_scaling.errors import UserError
 from lora_scaling.grid import GridSettings
+from lora_scaling.grid.http import masked
 from lora_scaling.paths import presets
 from lora_scaling.settings import SETTINGS, Setting, value_at
 from lora_scaling.workload import LINEAR, Batching, Lengths, ModelShape, Tuning, Workload
@@ -264,8 +265,11 @@ class RunConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to plain JSON types, for the record."""
-        return plain(self)
+        """Convert to plain JSON types, for the record; a login in an address is left out."""
+        values = plain(self)
+        if self.grid.base_url is not None:
+            values["grid"]["base_url"] = masked(self.grid.base_url)
+        return values
 
 
 _NAMING_FIELDS = frozenset(setting.field for setting in SETTINGS if setting.names_run)

@@ -25,6 +25,8 @@ def read_series(path: str | Path, zone: str | None) -> Series:
         GridError: the file cannot be used.
     """
     name = Path(path).name
+    if Path(path).exists() and not Path(path).is_file():  # reading a pipe or a device would never end
+        raise GridError(f"grid.file {name} is not a plain file")
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
             rows = csv.DictReader(stream)

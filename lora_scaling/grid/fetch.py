@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timedelta
+from urllib.parse import urlsplit
 
 from lora_scaling.grid import cache, csvfile
 from lora_scaling.grid.http import Client
@@ -84,13 +85,22 @@ def _connection(settings: GridSettings, provider: str) -> tuple[Source, Client, 
     place = settings.place
     if place is None:
         raise GridError("no zone is set")
+    base_url = settings.base_url or source.base_url
+    if secret is not None and not _keeps_secret(base_url):
+        raise GridError(f"{TOKEN_VARIABLE} is sent over https only, and the address of grid.base_url is not")
     client = Client(
-        base_url=settings.base_url or source.base_url,
+        base_url=base_url,
         timeout_s=settings.timeout_s,
         max_wait_s=settings.max_wait_s,
         secret=secret,
     )
     return source, client, provider_code(provider, place)
+
+
+def _keeps_secret(address: str) -> bool:
+    """Whether nobody on the way can read what is sent: https, or this machine itself."""
+    parts = urlsplit(address)
+    return parts.scheme == "https" or parts.hostname in ("localhost", "127.0.0.1", "::1")
 
 
 def _call(

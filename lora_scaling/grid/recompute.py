@@ -19,10 +19,12 @@ from lora_scaling.grid.report import Outcome
 from lora_scaling.grid.revision import EmissionsRevision, compute_emissions
 from lora_scaling.grid.settings import GridSettings
 from lora_scaling.grid.timeline import EnergyBin, read_timeline
-from lora_scaling.records import locked, missing_part, read_record, write_record
+from lora_scaling.records import TIMELINE_NAME, locked, missing_part, read_record, write_record
 
 # What may differ between two computations that found the same thing.
 INCIDENTAL = ("revision", "computed_at", "retrieved_at", "url", "reason", "settings", "warnings")
+# What a record holds for its own run alone: received from elsewhere, an address or a folder is not to be trusted.
+NOT_FOLLOWED = ("base_url", "cache_dir")
 # What chooses where intensities come from. Naming one of them anew leaves the others to the run's own configuration:
 # the number, the file or the address of before would otherwise stand in for the zone that is asked for now.
 CHOICE = ("provider", "zone", "file", "intensity_g_per_kwh")
@@ -59,11 +61,14 @@ def _revise(path: Path, record: dict[str, Any], overrides: Mapping[str, Any]) ->
 
     if not energy.get("timeline"):
         return outcome("skipped", old, note="it has no energy timeline")
+    timeline = path.parent / TIMELINE_NAME
+    if energy["timeline"] != TIMELINE_NAME or timeline.is_symlink():
+        return outcome("skipped", old, note=f"its energy timeline is not a plain {TIMELINE_NAME} beside its record")
     try:
         settings = GridSettings.from_mapping(settings_for(record, overrides))
     except UserError as error:
         return outcome("skipped", old, note=str(error), refused=True)
-    bins = read_timeline(path.parent / energy["timeline"])
+    bins = read_timeline(timeline)
     number = int(old["revision"]) if old else 0
     revision = _checked(compute_emissions(bins, settings, previous_revision=number), bins, energy)
     new = revision.to_dict()
@@ -78,14 +83,17 @@ def _revise(path: Path, record: dict[str, Any], overrides: Mapping[str, Any]) ->
 
 
 def settings_for(record: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The `grid` settings of a recomputation: the last revision's, or the run's own before there is one; overridden."""
+    """Return the `grid` settings of a recomputation: the last revision's, or the run's own before any; overridden.
+
+    An address and a folder are taken from the overrides alone, never from the record.
+    """
     own = _mapping(_mapping(record.get("config")).get("grid"))
     base = _mapping(_mapping(record.get("emissions")).get("settings")) or own
     if any(name in overrides for name in CHOICE):
-        anew = {*CHOICE, "base_url"} - (set() if base.get("file") else {"zone"})  # a file's zone is a mere label
+        anew = {*CHOICE} - (set() if base.get("file") else {"zone"})  # a file's zone is a mere label
         base = {name: value for name, value in base.items() if name not in anew}
         base |= {name: value for name, value in own.items() if name in anew}
-    return {**base, **overrides}
+    return {name: value for name, value in base.items() if name not in NOT_FOLLOWED} | dict(overrides)
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +44,8 @@ def read_timeline(path: str | Path) -> list[EnergyBin]:
     Raises RecordError if the file is absent or is not a timeline.
     """
     bins: list[EnergyBin] = []
+    if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe or a device would never end
+        raise RecordError(f"`timeline` {path} is not a plain file; expected a CSV file.")
     try:
         with open(path, newline="", encoding="utf-8") as stream:
             rows = csv.DictReader(stream)

@@ -2,6 +2,7 @@
 
 import functools
 import platform
+import re
 import socket
 import subprocess
 import sys
@@ -22,7 +23,12 @@ def host() -> str:
 
 def provenance() -> dict[str, Any]:
     """Collect versions, commit and dirty flag (null outside a checkout), interpreter, platform and command line."""
-    return {**_unchanging(), "command": [*_program(Path(sys.argv[0])), *sys.argv[1:]]}
+    return {**_unchanging(), "command": [*_program(Path(sys.argv[0])), *map(_without_login, sys.argv[1:])]}
+
+
+def _without_login(word: str) -> str:
+    """Mask the login in an address, such as that of grid.base_url."""
+    return re.sub(r"//[^/@\s]+@", "//***@", word)
 
 
 def _program(script: Path) -> list[str]:

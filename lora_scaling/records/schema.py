@@ -5,13 +5,14 @@ record that looks finished. Sections of work that never began are empty, and unk
 """
 
 import contextlib
+import functools
 import json
 import math
 import re
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Required, TypedDict
 
@@ -71,20 +72,31 @@ class Energy(TypedDict, total=False):
     timeline: str | None
 
 
+class Warned(TypedDict):
+    """A warning about a run."""
+
+    kind: str
+    message: str
+
+
 class Emissions(TypedDict, total=False):
     """The last computation of grams: what `EmissionsRevision.to_dict` writes."""
 
-    revision: int
-    grams: float | None
-    energy_kwh: float | None
-    intensity_g_per_kwh: float | None
-    pue: float
-    status: str
-    provider: str
-    zone: str | None
-    definition: str
-    attribution: str | None
-    reason: str | None
+    revision: Required[int]
+    grams: Required[float | None]
+    energy_kwh: Required[float | None]
+    intensity_g_per_kwh: Required[float | None]
+    pue: Required[float]
+    status: Required[str]
+    provider: Required[str]
+    zone: Required[str | None]
+    definition: Required[str]
+    coverage: Required[dict[str, float]]
+    interval: Required[list[str] | None]
+    attribution: Required[str | None]
+    static_year: Required[int | None]
+    reason: Required[str | None]
+    warnings: Required[list[Warned]]
     settings: dict[str, Any]
 
 
@@ -101,6 +113,10 @@ class Model(TypedDict, total=False):
 
     name: str | None
     weights: str | None
+    params: float | None
+    trainable_params: float | None
+    layers: int | None
+    hidden_size: int | None
 
 
 class Data(TypedDict, total=False):
@@ -120,11 +136,28 @@ class Provenance(TypedDict, total=False):
     command: list[str]
 
 
-class Warned(TypedDict, total=False):
-    """A warning about a run."""
+class Work(TypedDict, total=False):
+    """What was computed, in samples, tokens, steps and FLOPs."""
 
-    kind: str
-    message: str
+    samples_seen: float | None
+    tokens_seen: float | None
+    tokens_padded: float | None
+    tokens_truncated: float | None
+    tokens_trained: float | None
+    steps: float | None
+    trainable_params: float | None
+    flops: float | None
+    model_flops: float | None
+
+
+class Training(TypedDict, total=False):
+    """How it was computed, and what was learned."""
+
+    precision: str | None
+    gradient_checkpointing: bool | None
+    train_loss: float | None
+    eval_loss_before: float | None
+    eval_loss_after: float | None
 
 
 class RunRecord(TypedDict, total=False):
@@ -149,8 +182,8 @@ class RunRecord(TypedDict, total=False):
     device: Device
     model: Model
     data: Data
-    work: dict[str, Any]
-    training: dict[str, Any]
+    work: Work
+    training: Training
     setup_reused: list[str]
     energy: Energy | None
     emissions: Emissions | None
@@ -233,16 +266,31 @@ def from_json(text: str, where: str) -> RunRecord:
     if record.get("status") not in STATUSES:
         raise RecordError(f"{where} has status {_shown(record.get('status'))}; allowed: {', '.join(STATUSES)}")
     try:
-        _check_values(record)
-        _check_mapping(record, RunRecord, "")
+        if _SUSPICIOUS.search(text) or text.count("[") + text.count("{") > _MANY:
+            _check_values(record)
+        _checker(RunRecord)(record)
         _check_times(record)
-    except _Damage as damage:
-        raise RecordError(f"{where} is not a run record: {damage}") from None
+    except _Mismatch as mismatch:
+        raise RecordError(f"{where} is not a run record: {mismatch}") from None
     return typing.cast(RunRecord, record)
 
 
-class _Damage(Exception):
-    """A value that a record cannot hold."""
+class _Mismatch(Exception):
+    """A value that a record cannot hold. `path` leads to it from the record, outermost last."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.path: list[str] = []
+
+    def __str__(self) -> str:
+        path = "".join(reversed(self.path)).removeprefix(".")
+        return f"`{path}` {self.args[0]}" if path else str(self.args[0])
+
+
+# Escaped surrogates, numbers beyond a double, and words that are no JSON. Only these records are searched through.
+_SUSPICIOUS = re.compile(r"\\u[dD][89a-fA-F]|\d{300}|\d[eE]\+?\d{3}|NaN|Infinity")
+_MANY = 250  # brackets; fewer cannot nest too deeply
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _check_values(record: Any) -> None:
@@ -258,43 +306,75 @@ def _check_values(record: Any) -> None:
                 below += value
             elif isinstance(value, str):
                 if not value.isascii() and _SURROGATE.search(value):
-                    raise _Damage("it holds text that is not Unicode (a lone surrogate)")
+                    raise _Mismatch("it holds text that is not Unicode (a lone surrogate)")
             elif isinstance(value, (int, float)) and not -_LARGEST <= value <= _LARGEST:
-                raise _Damage("it holds a number beyond the range of a double, or NaN")
+                raise _Mismatch("it holds a number beyond the range of a double, or NaN")
         if not below:
             return
         level = below
-    raise _Damage(f"it is nested more than {_DEEPEST} levels deep")
+    raise _Mismatch(f"it is nested more than {_DEEPEST} levels deep")
 
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-def _check_mapping(mapping: Mapping[str, Any], schema: type, path: str) -> None:
-    for name, hint in _hints(schema):
-        if name in mapping:
-            _check(mapping[name], hint, f"{path}{name}")
-
-
-def _check(value: Any, hint: Any, path: str) -> None:
-    """Check a value against the type hint of a field, which a path such as `energy.joules` names."""
-    if (hint is float and type(value) in (float, int)) or type(value) is hint or hint is Any:
-        return
+@functools.cache
+def _checker(hint: Any) -> Callable[[Any], None]:
+    """Make the function that raises `_Mismatch` for a value that is not of the hint."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):  # only with None
-        if value is not None:
-            _check(value, arguments[0], path)
-    elif typing.is_typeddict(hint) and isinstance(value, dict):
-        _check_mapping(value, hint, f"{path}.")
-    elif origin is dict and isinstance(value, dict):
-        if arguments[1] is not Any:
-            for key, item in value.items():
-                _check(item, arguments[1], f"{path}.{key}")
-    elif origin is list and isinstance(value, list):
-        for number, item in enumerate(value):
-            _check(item, arguments[0], f"{path}[{number}]")
-    else:
-        raise _Damage(f"`{path}` was {_shown(value)}; expected {_described(hint)}")
+    if origin in (types.UnionType, typing.Union):  # with None alone
+        inner = _checker(arguments[0])
+        return lambda value: None if value is None else inner(value)
+    if typing.is_typeddict(hint):
+        return _mapping_checker(
+            {name: _checker(field) for name, field in typing.get_type_hints(hint).items()}, hint.__required_keys__
+        )
+    if origin is dict:
+        return _items_checker(dict, dict.items, ".{}", arguments[1])
+    if origin is list:
+        return _items_checker(list, enumerate, "[{}]", arguments[0])
+    allowed = (float, int) if hint is float else (hint,)
+
+    def check(value: Any) -> None:
+        if type(value) not in allowed:
+            raise _Mismatch(f"was {_shown(value)}; expected {_NOUNS[hint]}")
+
+    return (lambda value: None) if hint is Any else check
+
+
+_NOUNS: dict[Any, str] = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
+
+
+def _mapping_checker(fields: Mapping[str, Callable[[Any], None]], required: frozenset[str]) -> Callable[[Any], None]:
+    def check(value: Any) -> None:
+        if type(value) is not dict:
+            raise _Mismatch(f"was {_shown(value)}; expected an object")
+        for name, field in fields.items():
+            if name in value:
+                try:
+                    field(value[name])
+                except _Mismatch as mismatch:
+                    mismatch.path.append(f".{name}")
+                    raise
+            elif name in required:
+                mismatch = _Mismatch("is missing")
+                mismatch.path.append(f".{name}")
+                raise mismatch
+
+    return check
+
+
+def _items_checker(kind: type, pairs: Callable[[Any], Iterable[Any]], place: str, hint: Any) -> Callable[[Any], None]:
+    inner = _checker(hint)
+
+    def check(value: Any) -> None:
+        if type(value) is not kind:
+            raise _Mismatch(f"was {_shown(value)}; expected {'a list' if kind is list else 'an object'}")
+        for key, item in pairs(value) if hint is not Any else ():
+            try:
+                inner(item)
+            except _Mismatch as mismatch:
+                mismatch.path.append(place.format(key if kind is list else ascii(key)[1:-1][:_SHOWN]))
+                raise
+
+    return check
 
 
 def _check_times(record: Mapping[str, Any]) -> None:
@@ -304,16 +384,7 @@ def _check_times(record: Mapping[str, Any]) -> None:
             try:
                 datetime.fromisoformat(text)
             except ValueError:
-                raise _Damage(f"`{name}` was {_shown(text)}; expected a time in ISO 8601") from None
-
-
-_HINTS: dict[type, tuple[tuple[str, Any], ...]] = {}
-
-
-def _hints(schema: type) -> tuple[tuple[str, Any], ...]:
-    if schema not in _HINTS:
-        _HINTS[schema] = tuple(typing.get_type_hints(schema).items())
-    return _HINTS[schema]
+                raise _Mismatch(f"`{name}` was {_shown(text)}; expected a time in ISO 8601") from None
 
 
 def _shown(value: Any) -> str:
@@ -322,13 +393,6 @@ def _shown(value: Any) -> str:
         return "an object" if isinstance(value, dict) else "a list"
     text = ascii(value) if value is not None else "null"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-
-
-def _described(hint: Any) -> str:
-    names: dict[Any, str] = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
-    if typing.get_origin(hint) is list:
-        return "a list"
-    return names.get(hint, "an object")
 
 
 def _jsonable(value: Any) -> Any:

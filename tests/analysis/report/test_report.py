@@ -204,11 +204,13 @@ def test_a_source_that_is_not_given_is_neither_measured_nor_modelled() -> None:
     assert "None of this energy was measured" not in html
 
 
-def test_overrides_that_cannot_be_read_cost_the_forecast_only() -> None:
-    """A stray quotation mark in a column of the table; the verdicts stand."""
+def test_overrides_that_cannot_be_read_are_unknown_and_said_to_be() -> None:
+    """A stray quotation mark in a column of the table; the verdicts stand, and so does the forecast."""
     found = collect_findings(table_from_frame(affine_runs().assign(model_override="model='x")), Options(), [])
-    assert "No closing quotation" in found.failures["forecast"]
-    assert "Yes<span> · supported" in report.render(found)
+    assert "forecast" not in found.failures
+    page = report.render(found)
+    assert "`model_override` held words that are no settings of a run; taken as unknown." in page
+    assert "Yes<span> · supported" in page
 
 
 def test_a_very_long_table_is_cut_and_says_so() -> None:
