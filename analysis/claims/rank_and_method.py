@@ -22,14 +22,15 @@ from .vetoes import FarthestRun, Veto, vetoed
 
 # Full fine-tuning has no adapter: it differs from LoRA in these as well.
 ADAPTER_COLUMNS = tuple(s.column for s in SETTINGS if s.name.startswith("lora.") and s.column is not None)
-
+# The rank of other adapters (VeRA, LoHa …) is another quantity; a run that names no method may be LoRA's.
+LORA_METHODS = frozenset("lora qlora dora qdora rslora adalora lora+ pissa olora eva loftq".split())
 RANK = Effect(
     id="rank_effect",
     title="{} does not depend on the LoRA rank",
     quantity="relative change of {} for each doubling of the LoRA rank",
     noun="the LoRA rank",
     column="rank",
-    factor=lambda runs: doublings("rank")(runs).where(runs["method"] != "full"),
+    factor=lambda runs: doublings("rank")(runs).where(runs["method"].isna() | runs["method"].isin(LORA_METHODS)),
     vary="lora.r=4,8,16,64",
 )
 METHOD = Effect(

@@ -8,6 +8,7 @@ from lora_scaling.claim_defaults import LEVEL, MARGIN
 from lora_scaling.commands.cli import split_settings
 from lora_scaling.errors import UserError
 
+from ..tables.column_options import ColumnOptions, assignments
 from ..tables.table import RunTable, load_runs
 
 
@@ -18,8 +19,26 @@ def add_runs(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
         "--exclude", action="append", default=[], metavar="RUN_ID",
         help="leave a run out, as RUN_ID or STUDY/RUN_ID (may be repeated)",
     )  # fmt: skip
+    add_column_options(parser)
     if json:
         parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+
+def add_column_options(parser: argparse.ArgumentParser) -> None:
+    """--samples-from and the other options that say what the columns of a table from elsewhere mean."""
+    group = parser.add_argument_group("tables from elsewhere")
+    for name in ("samples", "epochs"):
+        group.add_argument(
+            f"--{name}-from", default=None, metavar="COLUMN:REGEX",
+            help=f"read {name} from a column of text; the first group is the number",
+        )  # fmt: skip
+    group.add_argument("--set", action="append", default=[], metavar="COLUMN=VALUE", help="one value for all rows")
+    group.add_argument(
+        "--column", action="append", default=[], metavar="OURS=THEIRS[:UNIT]", help="the table's name of a column"
+    )
+    group.add_argument("--join", default=None, metavar="FILE", help="a table with more columns of the same runs")
+    group.add_argument("--on", default=None, metavar="COLUMN", help="the column to join by")
+    group.add_argument("--ignore", action="append", default=[], metavar="COLUMN", help="a column that does not matter")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -36,9 +55,22 @@ def split_overrides(given: Sequence[str]) -> tuple[list[str], list[str]]:
     return runs, overrides
 
 
-def load(args: argparse.Namespace) -> RunTable:
-    """The runs that `args` names; what was left out or had to be interpreted is told on stderr."""
-    table = load_runs(args.runs, exclude=args.exclude)
+def column_options(args: argparse.Namespace) -> ColumnOptions:
+    """Read what `args` say about the columns."""
+    return ColumnOptions(
+        samples_from=args.samples_from,
+        epochs_from=args.epochs_from,
+        constants=assignments("set", args.set),
+        columns=assignments("column", args.column),
+        join=args.join,
+        on=args.on,
+        ignore=args.ignore,
+    )
+
+
+def load(args: argparse.Namespace, *, response: str = "total") -> RunTable:
+    """Read the runs that `args` name; print to stderr what was left out or had to be interpreted."""
+    table = load_runs(args.runs, response=response, exclude=args.exclude, options=column_options(args))
     tell(table)
     return table
 

@@ -10,7 +10,7 @@ from ..claims.design import Plan, plan
 from ..claims.verdicts import Options
 from ..jsonout import dumps
 from ..tables.table import load_runs
-from .arguments import add_options, add_runs
+from .arguments import add_options, add_runs, column_options
 
 SCHEMA_VERSION = 1
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the plans, cheapest first."""
     options = Options(margin=args.margin, level=args.level)
-    report = decide(load_runs(args.runs, exclude=args.exclude), options)
+    report = decide(load_runs(args.runs, exclude=args.exclude, options=column_options(args)), options)
     plans = plan(report)
     undecided = [claim.id for claim in report.claims if claim.verdict == "undecided"]
     if args.json:

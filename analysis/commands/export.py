@@ -6,18 +6,20 @@ from pathlib import Path
 
 from ..export.extra_p import extrap_lines
 from ..tables.table import RESPONSES, load_runs
+from .arguments import add_column_options, column_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m analysis export`."""
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders of run records, or tables")
+    add_column_options(parser)
     parser.add_argument("--response", choices=tuple(RESPONSES), default="total", help="what is exported")
     parser.add_argument("--out", type=Path, default=None, help="a file; default stdout")
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the lines and count what was left out on stderr."""
-    table = load_runs(args.runs, response=args.response)
+    table = load_runs(args.runs, response=args.response, options=column_options(args))
     lines = list(extrap_lines(table.frame, table.response))
     text = "".join(f"{line}\n" for line in lines)
     if args.out is None:

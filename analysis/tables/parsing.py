@@ -9,6 +9,7 @@ import pandas as pd
 
 UNKNOWN = ("", "na", "n/a", "nan", "null", "none", "-", "?")
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
+POINT_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:\.\d{3})+")
 THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+")
 
 
@@ -30,14 +31,19 @@ class Parsed:
     warning: RunWarning | None
 
 
-def parse_numbers(cells: pd.Series, *, run_ids: pd.Series) -> Parsed:
-    """Read one column of numbers; text with a unit or an ambiguous comma is unreadable, not guessed."""
+def parse_numbers(cells: pd.Series, *, run_ids: pd.Series, beside_commas: bool = False) -> Parsed:
+    """Read one column of numbers; text with a unit or an ambiguous comma is unreadable, not guessed.
+
+    `beside_commas`: other columns of the table have decimal commas, so that 1.000 may be a thousand.
+    """
     if pd.api.types.is_bool_dtype(cells):
         return Parsed(values=cells.astype(float), unreadable={}, warning=None)
     if pd.api.types.is_numeric_dtype(cells):
         return Parsed(values=cells.astype(float), unreadable={}, warning=None)
     text = cells.where(cells.notna(), "").astype(str).str.strip()
     values = pd.to_numeric(text, errors="coerce").astype(float)
+    if beside_commas and (grouped := text[text.str.fullmatch(POINT_THOUSANDS)]).size:
+        return Parsed(values=values, unreadable={_row(r): _point(cells, c) for r, c in grouped.items()}, warning=None)
     open_ = values.isna() & ~text.str.lower().isin(UNKNOWN)
     if not open_.any():
         return Parsed(values=values, unreadable={}, warning=None)
@@ -53,8 +59,27 @@ def parse_numbers(cells: pd.Series, *, run_ids: pd.Series) -> Parsed:
         return Parsed(values=values, unreadable={}, warning=warning)
     return Parsed(
         values=values,
-        unreadable={int(str(row)): _why(str(cells.name), cell) for row, cell in left.items()},
+        unreadable={_row(row): _why(str(cells.name), cell) for row, cell in left.items()},
         warning=None,
+    )
+
+
+def has_decimal_commas(cells: pd.Series) -> bool:
+    """Whether a column of text is written with decimal commas."""
+    if pd.api.types.is_numeric_dtype(cells):
+        return False
+    text = cells.dropna().astype(str).str.strip()
+    text = text[text.str.contains(",", regex=False)]
+    return bool(text.size) and _is_decimal_comma(list(text))
+
+
+def _row(label: object) -> int:
+    return int(str(label))
+
+
+def _point(cells: pd.Series, cell: str) -> str:
+    return (
+        f"`{cells.name}` was {cell!r} beside decimal commas: a decimal point or thousands? Write it without the point"
     )
 
 

@@ -103,11 +103,13 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 def _read_json_lines(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
     text = path.read_text(encoding="utf-8-sig")
-    if text.lstrip().startswith("["):
-        try:
-            return pd.DataFrame(json.loads(text)), []
-        except ValueError as error:
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        if text.lstrip().startswith("["):
             raise RecordError(f"{path.name} is no valid JSON ({error}); write one object a line.") from error
+    else:
+        return _frame_of_document(path, document), []
     rows: list[dict[str, Any]] = []
     unreadable: list[tuple[str, str]] = []
     for number, line in enumerate(text.splitlines(), start=1):
@@ -124,3 +126,29 @@ def _read_json_lines(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
     if not rows:
         raise RecordError(f"{path.name} holds no JSON object; write one object a line, one line a run.")
     return pd.DataFrame(rows), unreadable
+
+
+def _frame_of_document(path: Path, document: Any) -> pd.DataFrame:
+    """Make a frame of one JSON document: a list of rows, pandas' orients, or an object that holds such a list."""
+    if _is_rows(document):
+        return pd.DataFrame(document)
+    if isinstance(document, dict) and document:
+        if {"columns", "data"} <= set(document):  # orient="split"
+            return pd.DataFrame(document["data"], columns=document["columns"])
+        values = list(document.values())
+        lists = [value for value in values if _is_rows(value)]
+        if len(lists) == 1:
+            return pd.DataFrame(lists[0])
+        if all(isinstance(value, dict | list) for value in values):
+            if all(isinstance(value, dict) for value in values):
+                frame = pd.DataFrame(document)
+                return (frame.T if all(key.isdigit() for key in document) else frame).reset_index(drop=True)
+            if len({len(value) for value in values}) == 1:
+                return pd.DataFrame(document)
+        elif not any(isinstance(value, dict | list) for value in values):
+            return pd.DataFrame([document])
+    raise RecordError(f"{path.name} is JSON but no table; write a list of objects, one for each run.")
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)

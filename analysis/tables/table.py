@@ -5,6 +5,7 @@ reason, every value that had to be interpreted is in `RunTable.warnings`.
 """
 
 import difflib
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,16 @@ from lora_scaling.records import row as records
 from lora_scaling.records.row import TEXT_COLUMNS, TRUTH_COLUMNS
 from lora_scaling.settings import POINT_COLUMNS, SEPARATING_COLUMNS
 
+from .column_names import OK_STATUSES, rename_columns
+from .column_options import ColumnOptions, apply_options
 from .overrides import clean_overrides, of_work
-from .parsing import RunWarning, parse_numbers, parse_truth
+from .parsing import RunWarning, has_decimal_commas, parse_numbers, parse_truth
 from .readers import read_sources
 
 NUMERIC_COLUMNS = (*records.NUMERIC_COLUMNS, "samples_end")
+OUR_COLUMNS = (*NUMERIC_COLUMNS, *TEXT_COLUMNS, *TRUTH_COLUMNS)
+LEAST_ORDERS = 1000  # of the rows of all runs: so improbable must it be that they rise by chance
+PLAIN = ColumnOptions()
 SMALLEST, LARGEST = 1e-15, 1e15  # of a response, in kWh or s: no run lies beyond, but a slip of the pen does
 RESPONSES = {
     "total": "energy_kwh",
@@ -59,7 +65,11 @@ class RunTable:
 
 
 def load_runs(
-    runs: str | Path | pd.DataFrame | Iterable[str | Path], *, response: str = "total", exclude: Sequence[str] = ()
+    runs: str | Path | pd.DataFrame | Iterable[str | Path],
+    *,
+    response: str = "total",
+    exclude: Sequence[str] = (),
+    options: ColumnOptions = PLAIN,
 ) -> RunTable:
     """Read runs into one checked table: folders of records, tables (CSV, Parquet, JSON lines), or a data frame.
 
@@ -67,28 +77,33 @@ def load_runs(
         load_runs(["monday.csv", "tuesday.csv"], response="time", exclude=["run-17"])
 
     `response` (`total`, `train`, `gpu`, `time`) names what must be known and positive in a usable row; `exclude` lists
-    run ids to leave out.
+    run ids to leave out. `options` say what the columns of a table from elsewhere mean.
 
     Raises:
         UserError: nothing is there to read, or an argument is not allowed.
         RecordError: a file cannot be read, or lacks the columns that are needed.
     """
     if isinstance(runs, pd.DataFrame):
-        return table_from_frame(runs, response=response, exclude=exclude)
+        return table_from_frame(runs, response=response, exclude=exclude, options=options)
     _check_response(response)
     paths = [runs] if isinstance(runs, str | Path) else runs
     raw, unreadable, sources = read_sources([Path(path) for path in paths])
-    return _make_table(raw, unreadable, sources, response=response, exclude=exclude)
+    return _make_table(raw, unreadable, sources, response=response, exclude=exclude, options=options)
 
 
 def table_from_frame(
-    frame: pd.DataFrame, *, response: str = "total", exclude: Sequence[str] = (), name: str = "table"
+    frame: pd.DataFrame,
+    *,
+    response: str = "total",
+    exclude: Sequence[str] = (),
+    name: str = "table",
+    options: ColumnOptions = PLAIN,
 ) -> RunTable:
     """Check a frame in memory as if it had been read from a file of that name; see `load_runs`."""
     _check_response(response)
     raw = frame.reset_index(drop=True)
     raw = raw.assign(_place=[f"row {i}" for i in range(1, len(raw) + 1)])
-    return _make_table(raw, [], (name,), response=response, exclude=exclude)
+    return _make_table(raw, [], (name,), response=response, exclude=exclude, options=options)
 
 
 def _check_response(response: str) -> None:
@@ -103,8 +118,11 @@ def _make_table(
     *,
     response: str,
     exclude: Sequence[str],
+    options: ColumnOptions,
 ) -> RunTable:
     excluded = [Excluded(run_id=name, reason=reason) for name, reason in unreadable]
+    raw, named = apply_options(raw, options, OUR_COLUMNS)
+    raw, renamed = rename_columns(raw, OUR_COLUMNS)
     columns = tuple(str(column) for column in raw.columns if column != "_place")
     raw = _name_runs(raw)
     needed = ("samples", "epochs", RESPONSES[response])
@@ -117,6 +135,8 @@ def _make_table(
     warnings += doubtful
     frame, bad = _drop_impossible(_derive(frame), RESPONSES[response])
     excluded += bad
+    frame, snapshots, cumulative = _keep_last_snapshots(frame, columns, RESPONSES[response])
+    excluded += snapshots
     frame, duplicates, duplicate_warnings = _drop_duplicates(frame, columns, RESPONSES[response])
     excluded += duplicates
     frame, chosen = _drop_chosen(frame, exclude)
@@ -124,7 +144,7 @@ def _make_table(
     return RunTable(
         frame=frame.reset_index(drop=True),
         excluded=tuple(excluded),
-        warnings=(*warnings, *duplicate_warnings),
+        warnings=(*named, *renamed, *warnings, *cumulative, *duplicate_warnings),
         sources=sources,
         rows_read=len(raw) + len(unreadable),
         columns=columns,
@@ -170,7 +190,7 @@ def _split_by_status(raw: pd.DataFrame) -> tuple[pd.DataFrame, list[Excluded]]:
     if "status" not in raw:
         return raw, []
     status = raw["status"].fillna("").astype(str).str.strip().str.lower()
-    finished = status.isin(["ok", ""])
+    finished = status.isin(OK_STATUSES)
     errors = raw["error"] if "error" in raw else pd.Series(None, index=raw.index, dtype=object)
     failed = [
         Excluded(
@@ -187,10 +207,10 @@ def _to_types(raw: pd.DataFrame, needed: Sequence[str]) -> tuple[pd.DataFrame, l
     columns: dict[str, pd.Series] = {}
     warnings: list[RunWarning] = []
     bad: dict[int, str] = {}
-    for name in NUMERIC_COLUMNS:
-        if name not in raw:
-            continue
-        parsed = parse_numbers(raw[name], run_ids=raw["run_id"])
+    given = [name for name in NUMERIC_COLUMNS if name in raw]
+    commas = any(has_decimal_commas(raw[name]) for name in given)
+    for name in given:
+        parsed = parse_numbers(raw[name], run_ids=raw["run_id"], beside_commas=commas)
         columns[name] = parsed.values
         if parsed.warning is not None:
             warnings.append(parsed.warning)
@@ -255,6 +275,33 @@ def _drop_impossible(frame: pd.DataFrame, response: str) -> tuple[pd.DataFrame, 
         for run_id, reason in zip(frame["run_id"][bad], reasons[bad], strict=True)
     ]
     return frame[~bad], excluded
+
+
+def _keep_last_snapshots(
+    frame: pd.DataFrame, columns: Sequence[str], response: str
+) -> tuple[pd.DataFrame, list[Excluded], list[RunWarning]]:
+    """Keep the last of several rows of one run whose reading only rises, as a meter that is flushed writes them."""
+    if "run_id" not in columns or frame.empty:
+        return frame, [], []
+    groups = frame.groupby([frame["study"].fillna(""), "run_id", "samples", "epochs"], sort=False)
+    size, rising = groups[response].transform("size"), groups[response].transform(_rises)
+    several = size > 1
+    orders = sum(math.lgamma(count + 1) for count in groups.size())  # log of the orders the rows could have come in
+    if not several.any() or not rising[several].all() or orders < math.log(LEAST_ORDERS):
+        return frame, [], []
+    earlier = several & (groups.cumcount(ascending=False) > 0)
+    runs = tuple(dict.fromkeys(frame["run_id"][several]))
+    message = (
+        f"`{response}` only rises within each of {len(runs)} runs that have several rows: taken as readings of one "
+        "meter while it runs, of which the last is the run's."
+    )
+    reason = "an earlier reading of the same run"
+    excluded = [Excluded(run_id=run_id, reason=reason) for run_id in frame["run_id"][earlier]]
+    return frame[~earlier], excluded, [RunWarning(kind="cumulative", message=message, run_ids=runs)]
+
+
+def _rises(values: pd.Series) -> bool:
+    return bool((values.diff().iloc[1:] > 0).all())
 
 
 def _drop_duplicates(

@@ -1,0 +1,185 @@
+"""The names and units that other programs give to the columns of a runs table.
+
+A column is renamed only where its name leaves no doubt about what it holds and in which unit. A name without a unit
+(`energy`, `total_energy`) is left alone: read in the wrong unit it would be wrong by a thousand.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from lora_scaling.errors import UserError
+from lora_scaling.settings import SETTINGS
+from lora_scaling.units import JOULES_PER_KWH
+
+from .parsing import RunWarning, parse_numbers
+
+# What others call the columns that hold no unit; the settings' own aliases are in the table of settings.
+_PLAIN = {
+    "samples": "n_samples num_samples nr_samples train_samples num_train_samples n_train nrows n_rows num_rows "
+    "dataset_size train_size training_samples samples_per_epoch",
+    "epochs": "num_train_epochs num_epochs n_epochs nr_epochs",
+    "rank": "r adapter_rank peft_r",
+    "batch_size": "bs train_batch_size per_device_train_batch_size",
+    "gradient_accumulation": "gradient_accumulation_steps grad_accum accumulation_steps",
+    "max_seq_len": "max_seq_length sequence_length",
+    "model": "model_name base_model base_model_name base_model_name_or_path model_name_or_path model_id",
+    "hardware": "gpu_name gpu_model gpu_type device_name accelerator",
+    "gpu_count": "num_gpus n_gpus",
+    "method": "peft_type peft_method tuning_method finetuning_type finetuning_method",
+    "data": "dataset_name data_name dataset_id",
+    "params": "num_params n_params parameters num_parameters total_params num_total_params",
+    "trainable_params": "num_trainable_params n_trainable_params trainable_parameters",
+    "tokens_seen": "num_tokens n_tokens total_tokens num_input_tokens_seen train_tokens",
+    "flops": "total_flos total_flops",
+    "steps": "global_step max_steps_done num_steps total_steps",
+    "replicate": "repeat repetition rep trial",
+    "started_at": "start_time started created_at",
+    "status": "state",
+    "run_id": "run_name",
+    "train_loss": "final_train_loss",
+    "eval_loss_after": "eval_loss",
+}
+# Quantities with a unit: the column and what others call it, without the unit.
+_ENERGIES = {
+    "energy_kwh": "energy total_energy energy_total energy_consumed energy_consumption consumed_energy energy_used "
+    "power_consumption",
+    "energy_train_kwh": "train_energy training_energy energy_train",
+    "energy_gpu_kwh": "gpu_energy energy_gpu",
+    "energy_cpu_kwh": "cpu_energy energy_cpu",
+    "energy_ram_kwh": "ram_energy energy_ram",
+}
+_TIMES = {
+    "train_s": "train_time training_time train_runtime train_duration training_duration",
+    "total_s": "total_time runtime run_time duration elapsed elapsed_time wall_time",
+}
+_GRAMS = {"emissions_g": "emissions co2_emissions co2 co2e co2eq co2_eq carbon carbon_emissions"}
+_BYTES = {"peak_memory_gb": "peak_memory max_memory peak_vram max_vram peak_gpu_memory max_gpu_memory"}
+_ENERGY_UNITS = {
+    "kwh": 1.0,
+    "wh": 1e-3,
+    "j": 1 / JOULES_PER_KWH,
+    "joules": 1 / JOULES_PER_KWH,
+    "kj": 1e3 / JOULES_PER_KWH,
+}
+_TIME_UNITS = {"s": 1.0, "sec": 1.0, "secs": 1.0, "seconds": 1.0, "ms": 1e-3, "min": 60.0, "mins": 60.0,
+               "minutes": 60.0, "h": 3600.0, "hours": 3600.0}  # fmt: skip
+_GRAM_UNITS = {"g": 1.0, "grams": 1.0, "kg": 1e3, "mg": 1e-3, "t": 1e6}
+_BYTE_UNITS = {"gb": 1.0, "mb": 1e-3, "bytes": 1e-9, "gib": 1.073741824, "mib": 1.073741824 / 1024}
+_UNITS = {
+    **dict.fromkeys(_ENERGIES, _ENERGY_UNITS),
+    **dict.fromkeys(_TIMES, _TIME_UNITS),
+    **dict.fromkeys(_GRAMS, _GRAM_UNITS),
+    **dict.fromkeys(_BYTES, _BYTE_UNITS),
+}
+# Programs that write these seconds say no unit.
+_SECONDS = {"train_runtime": "train_s"}
+AMBIGUOUS_UNITS = ("mj", "mwh")  # milli or mega
+OK_STATUSES = frozenset({"", "ok", "finished", "success", "successful", "succeeded", "completed", "complete", "done"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meaning:
+    """What a column of another program holds: our column, and the factor from its unit to ours."""
+
+    column: str
+    factor: float = 1.0
+    unit: str = ""
+
+
+def _plain_names() -> dict[str, str]:
+    names = {alias: s.column for s in SETTINGS if s.column for alias in s.aliases}
+    return names | {alias: column for column, aliases in _PLAIN.items() for alias in aliases.split()}
+
+
+PLAIN_NAMES = _plain_names()
+QUANTITIES = {
+    name: column
+    for group in (_ENERGIES, _TIMES, _GRAMS, _BYTES)
+    for column, names in group.items()
+    for name in names.split()
+}
+
+
+def meaning_of(name: str, ours: Iterable[str]) -> Meaning | None:
+    """Say what a column of this name holds; None if it is one of `ours` already, or nobody can know."""
+    ours = set(ours)
+    if name in ours:
+        return None
+    plain, unit = _split_unit(name)
+    if not unit:
+        if plain in ours:
+            return Meaning(column=plain)
+        if column := PLAIN_NAMES.get(plain) or _SECONDS.get(plain):
+            return Meaning(column=column)
+        return None
+    if f"{plain}_{unit}" in ours:  # Energy (kWh)
+        return Meaning(column=f"{plain}_{unit}", unit=unit)
+    column = QUANTITIES.get(plain)
+    factor = _UNITS[column].get(unit) if column else None
+    return Meaning(column=column, factor=factor, unit=unit) if column and factor else None
+
+
+def unit_factor(column: str, unit: str) -> float | None:
+    """Return the factor from a unit to that of one of our columns; None if nobody can know."""
+    kinds = ((_ENERGY_UNITS, "_kwh"), (_TIME_UNITS, "_s"), (_GRAM_UNITS, "_g"), (_BYTE_UNITS, "_gb"))
+    return next((units.get(unit.lower()) for units, ending in kinds if column.endswith(ending)), None)
+
+
+def _split_unit(name: str) -> tuple[str, str]:
+    """Split a name into its plain form and its unit: `Energy (kWh)` is (energy, kwh), `config.lora_r` (lora_r, "")."""
+    text = re.sub(r"^(config|params|hparams|args|metrics|train)[./]", "", name.strip(), flags=re.I)
+    if match := re.fullmatch(r"(.+?)\s*[(\[]\s*([^()\[\]]+?)\s*[)\]]", text):
+        return _snake(match[1]), re.sub(r"[^a-z0-9]+", "", match[2].lower())
+    plain = _snake(text)
+    head, _, last = plain.rpartition("_")
+    units = {unit for table in _UNITS.values() for unit in table} | set(AMBIGUOUS_UNITS)
+    return (head, last) if last in units and head in QUANTITIES else (plain, "")
+
+
+def _snake(text: str) -> str:
+    text = re.sub(r"kwh", "kwh", text.strip(), flags=re.I)
+    text = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", text)
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+
+
+def rename_columns(raw: pd.DataFrame, ours: Sequence[str]) -> tuple[pd.DataFrame, list[RunWarning]]:
+    """Give the columns of other programs our names, and convert their units; say which.
+
+    Raises:
+        UserError: two columns could be the same one of ours.
+    """
+    meanings = {
+        str(name): meaning for name in raw.columns if (meaning := meaning_of(str(name), ours)) and name != "_place"
+    }
+    meanings = {name: meaning for name, meaning in meanings.items() if meaning.column not in raw.columns}
+    for column in {meaning.column for meaning in meanings.values()}:
+        names = [name for name, meaning in meanings.items() if meaning.column == column]
+        if len(names) > 1:
+            shown = ", ".join(f"`{name}`" for name in names)
+            raise UserError(f"`{column}` could be any of {shown}; choose one, e.g. --column {column}={names[0]}.")
+    return apply_meanings(raw, meanings)
+
+
+def apply_meanings(raw: pd.DataFrame, meanings: Mapping[str, Meaning]) -> tuple[pd.DataFrame, list[RunWarning]]:
+    """Rename these columns, convert their units, and say so."""
+    if not meanings:
+        return raw, []
+    raw, notes = raw.copy(), []
+    for name, meaning in meanings.items():
+        if meaning.factor != 1:
+            raw[name] = _converted(raw[name], meaning.factor)
+        from_unit = f" (from {meaning.unit})" if meaning.factor != 1 else ""
+        notes.append(f"`{name}` as `{meaning.column}`{from_unit}")
+    raw = raw.rename(columns={name: meaning.column for name, meaning in meanings.items()})
+    message = f"Columns read under our names: {', '.join(notes)}."
+    return raw, [RunWarning(kind="renamed_columns", message=message)]
+
+
+def _converted(cells: pd.Series, factor: float) -> pd.Series:
+    """Multiply the numbers among the cells; what is no number stays as it is, to be named later."""
+    parsed = parse_numbers(cells, run_ids=pd.Series("", index=cells.index))
+    numbers = (parsed.values * factor).astype(object)
+    return numbers.where(~cells.index.isin(list(parsed.unreadable)), cells)

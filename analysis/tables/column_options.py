@@ -1,0 +1,148 @@
+"""What a user says about the columns of a table that is not in our form: where samples stand, what a column means."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from lora_scaling.errors import UserError
+
+from .column_names import Meaning, apply_meanings, unit_factor
+from .parsing import RunWarning
+from .readers import read_sources
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnOptions:
+    """`samples_from`, `epochs_from`: `COLUMN:REGEX`, whose first group is the number, e.g. `project_name:n(\\d+)`.
+
+    constants: our columns with one value for all rows. columns: our columns with the table's, and the unit after a
+    colon if it is not ours (`{"energy_kwh": "used:Wh"}`). join, on: a table to join by a column that both have.
+    ignore: columns that do not matter.
+    """
+
+    samples_from: str | None = None
+    epochs_from: str | None = None
+    constants: Mapping[str, str] = field(default_factory=dict)
+    columns: Mapping[str, str] = field(default_factory=dict)
+    join: str | Path | None = None
+    on: str | None = None
+    ignore: Sequence[str] = ()
+
+
+def assignments(option: str, given: Sequence[str]) -> dict[str, str]:
+    """Read `NAME=VALUE` options into a mapping.
+
+    Raises:
+        UserError: one has no name or no value, or a name comes twice.
+    """
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise UserError(f"`{option}` was {text!r}; give COLUMN=VALUE.")
+        if name in found:
+            raise UserError(f"`{option}` was given twice for {name!r}; give it once.")
+        found[name] = value
+    return found
+
+
+def apply_options(
+    raw: pd.DataFrame, options: ColumnOptions, ours: Sequence[str]
+) -> tuple[pd.DataFrame, list[RunWarning]]:
+    """Join, name, extract, set and leave out columns, in this order.
+
+    Raises:
+        UserError: an option names a column that does not exist, or cannot be used on this table.
+    """
+    raw = _join(raw, options)
+    original = raw
+    raw, warnings = _rename(raw, options.columns, ours)
+    for column, source in (("samples", options.samples_from), ("epochs", options.epochs_from)):
+        if source is not None:
+            raw = raw.assign(**{column: _extracted(original, column, source)})
+    for column, value in options.constants.items():
+        _check_ours("set", column, ours)
+        raw = raw.assign(**{column: value})
+    for column in options.ignore:
+        _check_present("ignore", column, raw)
+    return raw.drop(columns=list(options.ignore)), warnings
+
+
+def _join(raw: pd.DataFrame, options: ColumnOptions) -> pd.DataFrame:
+    if options.join is None:
+        if options.on is not None:
+            raise UserError(f"`on` was {options.on!r} without a table to join; give --join FILE as well.")
+        return raw
+    if options.on is None:
+        raise UserError(f"`join` was {str(options.join)!r} without a column; give --on COLUMN, which both tables have.")
+    other, _, _ = read_sources([Path(options.join)])
+    other = other.drop(columns="_place")
+    for table in (raw, other):
+        _check_present("on", options.on, table)
+    keys, others = (table[options.on].astype(str).str.strip() for table in (raw, other))
+    if others.duplicated().any():
+        first = others[others.duplicated()].iloc[0]
+        raise UserError(
+            f"`on` was {options.on!r}, which has {first!r} more than once in {options.join}; join by an id."
+        )
+    if not keys.isin(set(others)).any():
+        raise UserError(
+            f"`join` was {str(options.join)!r}, of which no row has the same {options.on!r} as a run "
+            f"({keys.iloc[0]!r} against {others.iloc[0]!r}); join by another column."
+        )
+    new = [name for name in other.columns if name not in raw.columns]
+    return raw.assign(**{name: keys.map(dict(zip(others, other[name], strict=True))) for name in new})
+
+
+def _rename(
+    raw: pd.DataFrame, columns: Mapping[str, str], ours: Sequence[str]
+) -> tuple[pd.DataFrame, list[RunWarning]]:
+    meanings: dict[str, Meaning] = {}
+    for column, text in columns.items():
+        _check_ours("column", column, ours)
+        name, _, unit = (text, "", "") if text in raw.columns else text.rpartition(":")
+        name = name or text
+        _check_present("column", name, raw)
+        factor = unit_factor(column, unit) if unit else 1.0
+        if factor is None:
+            raise UserError(f"`column` was {column}={text}, whose unit {unit!r} is not known for `{column}`.")
+        meanings[name] = Meaning(column=column, factor=factor, unit=unit)
+    given = [meaning.column for name, meaning in meanings.items() if name != meaning.column]
+    return apply_meanings(raw.drop(columns=[column for column in given if column in raw.columns]), meanings)
+
+
+def _extracted(raw: pd.DataFrame, column: str, source: str) -> pd.Series:
+    option = f"{column}-from"
+    name, colon, pattern = source.partition(":")
+    if not (name and colon and pattern):
+        raise UserError(f"`{option}` was {source!r}; give COLUMN:REGEX, e.g. 'project_name:n(\\d+)'.")
+    _check_present(option, name, raw)
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UserError(
+            f"`{option}` was {source!r}, which is no regular expression ({error}); see Python's re."
+        ) from None
+    if compiled.groups < 1:
+        raise UserError(f"`{option}` was {source!r} without a group; put the number in parentheses, e.g. n(\\d+).")
+    cells = raw[name].astype(str)
+    found = cells.map(lambda cell: match[1] if (match := compiled.search(cell)) else None)
+    if found.isna().all():
+        raise UserError(f"`{option}` was {source!r}, which matches no row; `{name}` is e.g. {cells.iloc[0]!r}.")
+    return found
+
+
+def _check_present(option: str, column: str, raw: pd.DataFrame) -> None:
+    if column not in raw.columns:
+        names = ", ".join(str(name) for name in raw.columns[:40] if name != "_place")
+        raise UserError(f"`{option}` named {column!r}, which is no column of the table; choose one of {names}.")
+
+
+def _check_ours(option: str, column: str, ours: Sequence[str]) -> None:
+    if column not in ours:
+        raise UserError(
+            f"`{option}` named {column!r}, which is no column of a runs table; choose one of {', '.join(ours[:40])} …"
+        )
