@@ -33,6 +33,10 @@ def compose(overrides: Sequence[str], *, config_name: str = "config") -> RunConf
         return from_omegaconf(hydra_compose(config_name, list(overrides)))
 
 
+_FILES = ("experiment", "sweeps")  # groups of files that hold overrides, of which one is chosen
+_LONGEST = 4000  # characters of an override
+
+
 def check_overrides(overrides: Sequence[str]) -> None:
     """Check that each override is `name=value` in Hydra's grammar, which lets a nameless one pass and fails later.
 
@@ -41,10 +45,19 @@ def check_overrides(overrides: Sequence[str]) -> None:
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
+    for word in overrides:
+        if len(word) > _LONGEST:  # Hydra fails on numbers of more digits than Python reads
+            name = word.partition("=")[0][:40]
+            raise UserError(f"`{name}` was {len(word):,} characters long; give at most {_LONGEST:,}")
     with friendly_hydra_errors():
         for override in OverridesParser.create().parse_overrides(list(overrides)):
             if not override.key_or_group:
                 raise UserError(f"`{override.input_line}` names no setting; write name=value, such as samples=64")
+            value = override.value()
+            if override.key_or_group in _FILES and not isinstance(value, str) and not override.is_sweep_override():
+                text = (override.input_line or "").partition("=")[2]
+                allowed = ", ".join(choices(override.key_or_group))
+                raise UserError(f"`{override.key_or_group}` was {text}; choose one of {allowed}")
 
 
 def register_plugins() -> None:
