@@ -6,7 +6,6 @@ import csv
 import json
 import math
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -24,13 +23,10 @@ from lora_scaling.footprint import footprint
 from tests.support import nvml_stub
 from tests.support.nvml_stub import Law
 from tests.support.paths import ROOT
+from tests.support.processes import Forked, free_port, run_code
+from tests.support.runs import only_record
 
 only_with_gcc = pytest.mark.skipif(not nvml_stub.have_compiler(), reason="needs gcc on Linux")
-
-
-def only_record(runs_dir: Path) -> dict[str, Any]:
-    (path,) = records.find_records([runs_dir])
-    return records.read_record(path)
 
 
 def test_a_block_leaves_a_record_and_a_timeline(tmp_path: Path) -> None:
@@ -214,7 +210,7 @@ class Training:
     folder: Path
     printed: Any
     stderr: str
-    status: int
+    status: int | None
 
 
 @pytest.fixture(scope="module")
@@ -223,11 +219,11 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Training]:
     top = tmp_path_factory.mktemp("trainings")
     folders = {name: top / name for name in ("ramp", "short", "fails", "rank0", "rank1")}
     folders["rank1"] = folders["rank0"]
-    plain = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    modes = {"short": (60.0, plain), "fails": (60.0, plain)}
     ranks: dict[str, dict[str, str]] = {}
+    started: dict[str, Forked | subprocess.Popen[str]] = {}
     if nvml_stub.have_compiler():
-        modes["ramp"] = (6.0, nvml_stub.environment(top / "ramp.law"))
+        arguments = [str(folders["ramp"]), "6.0", "ramp"]
+        started["ramp"] = nvml_stub.run_python(TRAINER, nvml_stub.environment(top / "ramp.law"), *arguments, cwd=ROOT)
         laws = [Law(power=((0.0, 100.0),)), Law(power=((0.0, 250.0),))]
         nvml_stub.write_laws(top / "two.law", laws)
         for rank in ("0", "1"):
@@ -236,10 +232,12 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Training]:
                      "GLOO_SOCKET_IFNAME": "lo"}  # fmt: skip
             ranks[f"rank{rank}"] = nvml_stub.environment(top / "two.law", **extra)
         ranks["rank1"]["MASTER_PORT"] = ranks["rank0"]["MASTER_PORT"]
-    started = {
-        name: nvml_stub.run_python(TRAINER, env, str(folders[name]), str(seconds), name, cwd=ROOT)
-        for name, (seconds, env) in modes.items()
-    }
+    started["short"] = Forked(run_code, TRAINER, [str(folders["short"]), "60.0", "short"])
+    # How an interpreter ends is what tells a failure from an interruption: this one is a real one.
+    fails = [str(folders["fails"]), "60.0", "fails"]
+    started["fails"] = nvml_stub.run_python(
+        TRAINER, {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, *fails, cwd=ROOT
+    )
     for name, env in ranks.items():
         started[name] = nvml_stub.run_python(RANKS, env, str(folders[name]), cwd=ROOT)
     ended = {}
@@ -248,12 +246,6 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Training]:
         printed = json.loads(out.splitlines()[-1]) if process.returncode == 0 else None
         ended[name] = Training(folders[name], printed, err, process.returncode)
     return ended
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.mark.slow

@@ -11,9 +11,10 @@ from lora_scaling.config.compose import setting_names
 from lora_scaling.errors import UserError
 from lora_scaling.estimate import estimate
 from lora_scaling.estimate.compare import compare
-from lora_scaling.records import COLUMNS, find_records, read_record
+from lora_scaling.records import COLUMNS, find_records
 from lora_scaling.settings import SETTINGS, value_at
 from tests.support.paths import STUDY_RUNS
+from tests.support.runs import read_record
 
 NAMES = [setting.name for setting in SETTINGS]
 GROUPS = {name for name in NAMES if any(other.startswith(f"{name}.") for other in setting_names())}

@@ -112,6 +112,8 @@ def test_a_component_that_is_there_in_some_phases_is_the_sum_of_those() -> None:
     assert (total.joules, total.source, total.uncertainty_joules) == (7.0, "nvml_counter+nvml_power", 2.0)
     assert add_components([NONE, NONE]) == NONE
     assert add_components([*parts, modelled(None, "rapl")]).joules is None
+    unbounded = add_components([*parts, ComponentEnergy(joules=1.0, source="unknown")])
+    assert (unbounded.joules, unbounded.uncertainty_joules) == (8.0, None)
 
 
 @given(st.floats(0, 1e9), st.lists(st.floats(0, 1e6), min_size=1, max_size=50))

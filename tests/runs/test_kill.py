@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from lora_scaling.records import find_records, locked, read_record
+from lora_scaling.records import find_records, locked
 from tests.support.processes import Forked, forked, wait_until
-from tests.support.runs import TINY
+from tests.support.runs import TINY, read_record
 
 SWEEP = ("samples=8,16", "eval_samples=0", "exclusive_device=false")
 

@@ -19,11 +19,11 @@ from lora_scaling.config import compose, run_id
 from lora_scaling.errors import UnwritableError, UserError
 from lora_scaling.estimate import estimate
 from lora_scaling.ranks import local_rank, local_world_size, rank, world_size
-from lora_scaling.records import find_records, read_record
+from lora_scaling.records import find_records
 from lora_scaling.runs.device_locks import devices_held
 from lora_scaling.runs.sweep import refuse_dear_run
 from tests.support.commands import Done, command
-from tests.support.runs import TINY
+from tests.support.runs import TINY, read_record
 
 
 @contextmanager

@@ -17,15 +17,14 @@ import pytest
 from lora_scaling.config import RunConfig, compose
 from lora_scaling.config.again import override_columns
 from lora_scaling.data.samples import split_samples
-from lora_scaling.records import read_record, record_path, record_to_row
+from lora_scaling.records import record_path, record_to_row
 from lora_scaling.runs import run as running
 from lora_scaling.runs.run import run
 from lora_scaling.training.bytes_tokenizer import bytes_tokenizer
 from lora_scaling.training.tokens import tokenize
 from tests.support.processes import Forked, run_module
-from tests.support.runs import TINY
+from tests.support.runs import TINY, Record, read_record
 
-Record = dict[str, Any]
 Make = Callable[..., Record]
 GOLDEN = Path(__file__).parent / "golden" / "tiny_run.json"
 

@@ -5,7 +5,6 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,8 +16,8 @@ from lora_scaling.records import record_to_row
 from lora_scaling.runs.device_locks import devices_held
 from lora_scaling.runs.run import _utilisation, idle_after
 from lora_scaling.training.device import choose_device
+from tests.support.runs import Record
 
-Record = dict[str, Any]
 Make = Callable[..., Record]
 
 

@@ -9,10 +9,11 @@ import pytest
 from lora_scaling.adaptive import Point, Step
 from lora_scaling.commands.study import parse
 from lora_scaling.errors import RunFailure, UserError
-from lora_scaling.records import locked, read_record, write_record
+from lora_scaling.records import locked, write_record
 from lora_scaling.runs.study import conduct
 from tests.support.commands import command
 from tests.support.machine import Machine, arguments, study
+from tests.support.runs import read_record
 
 
 def point(samples: int, energy_kwh: float, seconds: float = 1.0) -> Point:

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 
 from analysis.adaptive import advance
-from lora_scaling.records import read_record
 from lora_scaling.text import ENERGY
 from tests.support.machine import Machine, arguments, study
 from tests.support.processes import forked, wait_until
-from tests.support.runs import TINY
+from tests.support.runs import TINY, read_record
 from tests.support.studies import STUDY, table
 
 FOLDER = "adaptive_linear_in_samples"

@@ -12,10 +12,10 @@ import pytest
 from lora_scaling.config import compose, run_id
 from lora_scaling.config.sweep import Design, Planned, plan
 from lora_scaling.paths import choices, sweeps_dir
-from lora_scaling.records import find_records, read_record
+from lora_scaling.records import find_records
 from tests.support.commands import command as in_process
 from tests.support.processes import forked, wait_until
-from tests.support.runs import TINY
+from tests.support.runs import TINY, read_record
 
 
 def planned(design: Design, *arguments: str) -> list[Planned]:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,13 @@ def run_module(words: Sequence[str], folder: Path | None = None) -> None:
         os.chdir(folder)
     sys.argv = list(words)
     runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+
+
+def run_code(code: str, arguments: Sequence[str]) -> None:
+    """`python -W error::UserWarning -c CODE ARGUMENTS`."""
+    warnings.simplefilter("error", UserWarning)
+    sys.argv = ["-c", *arguments]
+    exec(compile(code, "<code>", "exec"), {"__name__": "__main__"})
 
 
 def forked(

@@ -8,10 +8,10 @@ import pytest
 
 from lora_scaling.config import RunConfig, compose, run_id
 from lora_scaling.errors import UserError
-from lora_scaling.records import find_records, read_record
+from lora_scaling.records import find_records
 from lora_scaling.runs.run import run
 from tests.support.processes import alone, two_ranks
-from tests.support.runs import Record
+from tests.support.runs import Record, read_record
 
 LOSSES = ("train_loss", "eval_loss_before", "eval_loss_after")
 

@@ -7,8 +7,9 @@ from analysis.claims.verdicts import Options
 from analysis.tables.table import load_runs
 from lora_scaling.config import run_id
 from lora_scaling.estimate.sweeps import expand
-from lora_scaling.records import find_records, read_record
+from lora_scaling.records import find_records
 from tests.support.paths import STUDY_RUNS
+from tests.support.runs import read_record
 
 
 def published(study: str) -> dict[str, str]:
