@@ -24,6 +24,11 @@ RESET_BOUND = 0.5
 # Power sensors of GPUs without a counter average over up to 100 ms (arXiv 2312.02741).
 POWER_LAG_S = 0.1
 POWER_RESOLUTION = 0.005
+# A counter that lies shows what cannot be: more energy than its board is allowed to draw, or none at some power.
+LIMIT_FACTOR = 1.5
+STANDING_S, STANDING_W = 1.0, 1.0
+# Power is read about once a second and is a mean over one on many boards: only far differences mean something.
+COMPARE_S, COMPARE_FACTOR = 5.0, 1.4
 PATIENCE_S = 5.0  # if readings fail for longer than this, the GPU is lost
 
 
@@ -44,6 +49,7 @@ class Edge:
     joules: float
     bound_j: float
     range_w: float = 0.0
+    power_j: float | None = None  # what the power readings alone add up to, None without one
     step_power_w: float | None = None  # mean power over the counter step that contains the edge
     spread_s: float = 0.0
     pending: bool = False
@@ -99,6 +105,8 @@ class GpuEnergyMeter:
     power_w: float | None = None
     by_power: bool = False
     lost: str | None = None
+    limit_w: float | None = None  # enforced power limit
+    power_j: float | None = None  # trapezoid of the power readings, to hold the counter against
     readable: bool = False  # it was, when it was opened
     resets: int = 0
     highest_w: float = 0.0
@@ -106,6 +114,7 @@ class GpuEnergyMeter:
     _counter_j: float | None = None
     _error: str | None = None
     _failing_since_s: float | None = None
+    _last_power: tuple[float, float] | None = None  # (moment, watts)
     _at_s: float | None = None
     _moved_s: float | None = None  # when the counter last moved, if seen precisely
     _settling: bool = False  # after a reset until the counter moves, during which it lags behind the power
@@ -173,6 +182,7 @@ class GpuEnergyMeter:
             raw_j=self.joules,
             joules=self.joules if stepped else self.joules - late_j,
             range_w=range_w,
+            power_j=self.power_j,
             bound_j=reading_j + (0.0 if self.by_power else stale_j),
             pending=stepped and self.lost is None,
         )
@@ -209,6 +219,31 @@ class GpuEnergyMeter:
             return start.bound_j + end.bound_j + POWER_LAG_S * end.range_w + POWER_RESOLUTION * used_j
         return start.bound(first_w, self.step_s) + end.bound(last_w, self.step_s)
 
+    def implausible(self, start: Edge, end: Edge) -> str | None:
+        """Say why the counter's energy between two edges cannot be true; None if it can."""
+        seconds, counted_j = end.at_s - start.at_s, end.joules - start.joules
+        if self.by_power or seconds <= 0:
+            return None
+        if self.limit_w is not None and counted_j > LIMIT_FACTOR * self.limit_w * (seconds + 2 * self.step_s):
+            return (
+                f"its energy counter rose by {counted_j:.0f} J in {seconds:.1f} s, at a limit of {self.limit_w:.0f} W"
+            )
+        if start.power_j is None or end.power_j is None or seconds < max(STANDING_S, 5 * self.step_s):
+            return None
+        power_w = (end.power_j - start.power_j) / seconds
+        if end.raw_j == start.raw_j and power_w > STANDING_W:
+            return f"its energy counter stood still for {seconds:.1f} s at {power_w:.0f} W"
+        return None
+
+    def disagreement_j(self, start: Edge, end: Edge) -> float | None:
+        """Return by how much counter and power readings differ between two edges, if by more than both explain."""
+        seconds = end.at_s - start.at_s
+        if self.by_power or self.resets or start.power_j is None or end.power_j is None or seconds < COMPARE_S:
+            return None
+        counted_j, power_j = end.joules - start.joules, end.power_j - start.power_j
+        far = max(counted_j, power_j) > COMPARE_FACTOR * max(min(counted_j, power_j), 0.0)
+        return abs(counted_j - power_j) if far else None
+
     def _counter(self) -> float | None:
         try:
             return self.sensor.energy_j(self.gpu)
@@ -223,6 +258,10 @@ class GpuEnergyMeter:
             self._note(error)
             return None
         self._failing_since_s = None
+        now_s = self.clock()
+        before_s, before_w = self._last_power or (now_s, power_w)
+        self.power_j = (self.power_j or 0.0) + (before_w + power_w) / 2 * (now_s - before_s)
+        self._last_power = (now_s, power_w)
         self.highest_w, self.lowest_w = max(self.highest_w, power_w), min(self.lowest_w, power_w)
         return power_w
 

@@ -66,7 +66,9 @@ class Sensors:
             self.warnings.append({"kind": "gpu_unreadable", "message": f"GPU {index} cannot be read: {why}"})
         if not self.gpus:
             self.gpu_reason = "no GPU is visible to this process"
-        self.gpu_meters = tuple(GpuEnergyMeter(sensor=self.nvml, gpu=gpu) for gpu in self.gpus)
+        self.gpu_meters = tuple(
+            GpuEnergyMeter(sensor=self.nvml, gpu=gpu, limit_w=self.nvml.power_limit_w(gpu)) for gpu in self.gpus
+        )
         for meter in self.gpu_meters:
             meter.open()
         probe_step(self.gpu_meters)

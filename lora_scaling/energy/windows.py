@@ -119,7 +119,14 @@ def _gpus(meter: Sensors, window: Window) -> tuple[GpuEnergy, ...]:
         first_w, last_w = _edge_powers(window, i)
         start.extrapolate(first_w, device.step_s, opens=True)
         end.extrapolate(last_w, device.step_s, opens=False)
+        if (lie := device.implausible(start, end)) is not None:
+            reason = f"GPU {device.gpu.index}: {lie}"
+            found.append(
+                GpuEnergy(index=device.gpu.index, uuid=device.gpu.uuid, joules=None, source=source, reason=reason)
+            )
+            continue
         bound_j = window.bounds_j[i] + device.window_bound_j(start, end, first_w, last_w)
+        bound_j = max(bound_j, device.disagreement_j(start, end) or 0.0)
         found.append(
             GpuEnergy(
                 index=device.gpu.index,
@@ -201,7 +208,15 @@ def _phase_warnings(meter: Sensors, window: Window, phase: PhaseEnergy) -> list[
         elif phase.seconds < WARN_S:
             text = f"The train window lasted {phase.seconds:.1f} s; aim for 10 s, at least 5 s."
             warnings.append({"kind": "short_window", "message": text})
-    for gpu, device in zip(phase.gpus, meter.gpu_meters, strict=False):
+    assert window.end is not None
+    for i, (gpu, device) in enumerate(zip(phase.gpus, meter.gpu_meters, strict=False)):
+        apart_j = device.disagreement_j(window.start.edges[i], window.end.edges[i])
+        if gpu.joules is not None and apart_j is not None:
+            text = (
+                f"GPU {gpu.index} in {phase.name}: {gpu.joules:.0f} J by its energy counter, {apart_j:.0f} J away from "
+                "what its power readings add up to; the bound covers both."
+            )
+            warnings.append({"kind": "counter_and_power", "message": text})
         if device.resets:
             text = f"The energy counter of GPU {gpu.index} went backwards; power readings filled the gap."
             warnings.append({"kind": "counter_reset", "message": text})

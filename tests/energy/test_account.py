@@ -667,6 +667,69 @@ def test_two_readings_of_a_gpu_may_differ_by_what_its_counter_has_not_counted_ye
     assert ("energy_disagreement" in [warning["kind"] for warning in whole.warnings]) is warned
 
 
+def ten_seconds(counter_j: float, power_j: float, *, limit_w: float | None = 400.0) -> EnergyAccount:
+    """A window in which a GPU's counter and its power readings add up to these."""
+
+    def tick(at_s: float, counter_j: float, power_j: float) -> Tick:
+        edge = Edge(at_s=at_s, raw_j=counter_j, joules=counter_j, bound_j=1.0, power_j=power_j)
+        return Tick(at_s=at_s, edges=(edge,), cpu_busy_s=None, cpu_total_s=None)
+
+    unread: Any = None
+    gpu = GpuEnergyMeter(sensor=unread, gpu=Gpu(index=0, uuid="GPU-0", name="Stub", handle=None), limit_w=limit_w)
+    window = Window(
+        name="train", start_wall_s=1000.0, start=tick(0.0, 50.0, 7.0), end=tick(10.0, 50.0 + counter_j, 7.0 + power_j),
+        bounds_j=(0.0,), lost=(None,),
+    )  # fmt: skip
+    meter: Any = SimpleNamespace(
+        settings=MeteringSettings(components=("gpu",)), nvml=object(), gpu_meters=(gpu,), unreadable={},
+        gpu_expected=True, gpu_hidden=False, gpu_reason=None, tracker_reason=None,
+    )  # fmt: skip
+    return make_account(meter, [window], idle=None, exclusive=None, conditions={}, warnings=[])
+
+
+@pytest.mark.parametrize(
+    ("counter_j", "power_j", "reason"),
+    [
+        (0.0, 3000.0, "stood still for 10.0 s at 300 W"),  # as of rocm_smi_lib#180
+        (1_001_652.0, 1652.0, "rose by 1001652 J in 10.0 s, at a limit of 400 W"),  # as of zeus#113
+    ],
+)
+def test_a_counter_that_cannot_be_true_leaves_the_energy_unknown(counter_j: float, power_j: float, reason: str) -> None:
+    whole = ten_seconds(counter_j, power_j)
+    part = whole.components["gpu"]
+    assert (part.joules, part.source, whole.complete) == (None, "nvml_counter", False)
+    assert reason in (part.reason or "")
+    assert any(w["kind"] == "gpu_unknown" and reason in w["message"] for w in whole.warnings)
+
+
+@pytest.mark.parametrize(("counter_j", "power_j"), [(942.0, 1652.0), (1652.0, 942.0)])
+def test_a_counter_far_from_the_power_is_warned_of_and_its_bound_covers_both(counter_j: float, power_j: float) -> None:
+    """A factor 1.75, as of zeus#181."""
+    whole = ten_seconds(counter_j, power_j)
+    part = whole.components["gpu"]
+    assert part.joules == pytest.approx(counter_j)
+    assert (part.uncertainty_joules or 0.0) >= abs(counter_j - power_j)
+    assert [w["kind"] for w in whole.warnings] == ["counter_and_power"]
+
+
+@pytest.mark.parametrize(
+    ("counter_j", "power_j", "limit_w"),
+    [
+        (3000.0, 3000.0, 400.0),
+        (3000.0, 2400.0, 400.0),  # a board whose power sensor sees a part of the time
+        (4100.0, 4000.0, 400.0),  # a little above the limit, as boards are for a moment
+        (9000.0, 9000.0, None),  # no limit can be read
+        (0.0, 0.0, 400.0),  # switched off
+    ],
+)
+def test_a_counter_that_may_be_true_is_believed(counter_j: float, power_j: float, limit_w: float | None) -> None:
+    whole = ten_seconds(counter_j, power_j, limit_w=limit_w)
+    part = whole.components["gpu"]
+    assert part.joules == pytest.approx(counter_j)
+    assert (part.uncertainty_joules or 0.0) == pytest.approx(2.0)
+    assert list(whole.warnings) == []
+
+
 def test_importing_the_room_imports_no_sensor_library() -> None:
     code = (
         "import sys, lora_scaling.energy\n"

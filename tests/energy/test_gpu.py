@@ -224,3 +224,14 @@ def test_the_bound_of_an_edge_grows_with_the_jump_of_the_power_there() -> None:
     assert refined.bound(300.0, 0.1) == pytest.approx(steady)
     assert refined.bound(250.0, 0.1) == pytest.approx(steady + 50.0 * 0.1)
     assert refined.bound(None, 0.1) == pytest.approx(15.0 + 0.002)  # no further than the counter's values around it
+
+
+def test_power_is_added_up_beside_the_counter() -> None:
+    fake = Fake(watts=100.0)
+    start = fake.meter.sample_edge(0.0)
+    fake.at(1, 1100)
+    fake.watts = 300.0
+    fake.at(3, 1500)
+    fake.time_s, fake.counter_j = 4.0, 1800.0
+    end = fake.meter.sample_edge(4.0)
+    assert (end.power_j or 0.0) - (start.power_j or 0.0) == pytest.approx(100 + 2 * 200 + 300)

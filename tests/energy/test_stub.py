@@ -102,6 +102,11 @@ def test_a_gpu_lost_in_training_is_unknown_from_there_on(reports: dict[str, Any]
     assert {"gpu_unknown"} <= {warning["kind"] for warning in account["warnings"]}
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_honest_counter_is_not_suspected(reports: dict[str, Any], kind: str) -> None:
+    assert "counter_and_power" not in {warning["kind"] for warning in reports[kind]["account"]["warnings"]}
+
+
 @pytest.mark.parametrize("kind", ["reset", "reset_100ms"])
 def test_a_counter_reset_is_told(reports: dict[str, Any], kind: str) -> None:
     assert "counter_reset" in {warning["kind"] for warning in reports[kind]["account"]["warnings"]}
