@@ -36,7 +36,7 @@ def plain(made: Make) -> Record:
 
 def test_a_run_is_recorded_in_full(plain: Record) -> None:
     assert (plain["status"], plain["error"]) == ("ok", None)
-    row = record_to_row(plain) | override_columns(plain)
+    row: dict[str, Any] = record_to_row(plain) | override_columns(plain)
     known = set(row) - {key for key, value in row.items() if value is None}
     unknown = set(row) - known
     # On a CPU there is no GPU, no known peak, no idle baseline unless asked for, and no order outside a sweep.
