@@ -18,6 +18,7 @@ from lora_scaling.records import row as records
 from lora_scaling.records.row import TEXT_COLUMNS, TRUTH_COLUMNS
 from lora_scaling.settings import POINT_COLUMNS, SEPARATING_COLUMNS
 
+from .codecarbon import from_codecarbon, is_codecarbon
 from .column_names import OK_STATUSES, rename_columns
 from .column_options import ColumnOptions, apply_options
 from .overrides import clean_overrides, of_work
@@ -121,6 +122,9 @@ def _make_table(
     options: ColumnOptions,
 ) -> RunTable:
     excluded = [Excluded(run_id=name, reason=reason) for name, reason in unreadable]
+    recognised: list[RunWarning] = []
+    if is_codecarbon(raw):
+        raw, recognised = from_codecarbon(raw)
     raw, named = apply_options(raw, options, OUR_COLUMNS)
     raw, renamed = rename_columns(raw, OUR_COLUMNS)
     columns = tuple(str(column) for column in raw.columns if column != "_place")
@@ -144,7 +148,7 @@ def _make_table(
     return RunTable(
         frame=frame.reset_index(drop=True),
         excluded=tuple(excluded),
-        warnings=(*named, *renamed, *warnings, *cumulative, *duplicate_warnings),
+        warnings=(*recognised, *named, *renamed, *warnings, *cumulative, *duplicate_warnings),
         sources=sources,
         rows_read=len(raw) + len(unreadable),
         columns=columns,
@@ -172,6 +176,10 @@ def _require_columns(raw: pd.DataFrame, needed: Sequence[str], sources: Sequence
         for column in missing
         if (close := difflib.get_close_matches(column, present, n=1))
     ]
+    text = next((name for name in present if name in ("project_name", "run_name", "name")), "COLUMN")
+    options = {"samples": f"--samples-from '{text}:REGEX'", "epochs": "--set epochs=1"}
+    if ways := [options[column] for column in missing if column in options]:
+        hints.append(f"The table's own places for them: {', '.join(ways)}, or --column OURS=THEIRS.")
     if missing == ["energy_kwh"] and "train_s" in present:
         hints.append("`--response time` decides the claims on `train_s` instead.")
     raise RecordError(

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ def rows(count: int = 6) -> pd.DataFrame:
     )
 
 
-def reasons(frame: pd.DataFrame, **options: str) -> dict[str, str]:
+def reasons(frame: pd.DataFrame, **options: Any) -> dict[str, str]:
     return {e.run_id: e.reason for e in table_from_frame(frame, **options).excluded}
 
 
