@@ -116,7 +116,7 @@ def study_of(state: Mapping[str, Any], where: str = STATE_NAME) -> Study:
             looked=tuple(int(look["runs"]) for look in state["looks"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise RecordError(f"{where} is no study's state ({error!r}); delete it to begin the study anew") from None
+        raise RecordError(f"{where}: no study's state ({error!r}); delete it to begin the study anew") from None
 
 
 def advance(

@@ -35,7 +35,7 @@ def main(words: list[str]) -> int:
         return 0 if words else 2
     name = words[0]
     if name not in COMMANDS:
-        raise UserError(f"`command` was {name!r}; allowed are {', '.join(COMMANDS)}; choose one of them.")
+        raise UserError(f"command: got {name!r}; choose one of {', '.join(COMMANDS)}")
     module = importlib.import_module(f".commands.{name}", __package__)
     parser = Parser(prog=f"{PROGRAM} {name}", description=COMMANDS[name], formatter_class=_Defaults)
     module.add_arguments(parser)

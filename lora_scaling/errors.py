@@ -16,7 +16,11 @@ class LoraScalingError(Exception):
 
 
 class UserError(LoraScalingError):
-    """Bad input. The text names the field, the value received, what is allowed, and the remedy."""
+    """Bad input. The text is `FIELD: got VALUE; what is allowed or what to do`, without a full stop.
+
+    FIELD is a setting, an option or a file; without a value the text is `FIELD: missing; …`. Commands put their name in
+    front (`commands/cli.py`), and tests/contract/test_errors.py checks the form of every text.
+    """
 
     exit_status = 2
 

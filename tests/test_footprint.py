@@ -76,7 +76,7 @@ def test_what_the_block_raises_passes_through_and_is_recorded(
 def test_a_note_that_cannot_be_taken_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with footprint("x", runs_dir=tmp_path) as measured:
         measured.note("wrok", tokens_seen=1)
-    assert "`section` was 'wrok', which is none of config, model, data, work, training, device" in caplog.text
+    assert "section: got 'wrok', which is none of config, model, data, work, training, device" in caplog.text
     assert only_record(tmp_path)["status"] == "ok"
 
 

@@ -106,7 +106,7 @@ def test_a_file_a_folder_and_a_list_of_them_are_runs(tmp_path: Path) -> None:
     FRAME.assign(energy_kwh=2 * FRAME["energy_kwh"] + 1e-5).to_csv(tmp_path / "b.csv", index=False)
     assert len(load_runs(tmp_path / "a.csv").frame) == len(load_runs(str(tmp_path / "a.csv")).frame) == len(FRAME)
     assert len(load_runs([tmp_path / "a.csv", str(tmp_path / "b.csv")]).frame) == 2 * len(FRAME)
-    with pytest.raises(UserError, match="`response` was 'power'"):
+    with pytest.raises(UserError, match="response: got 'power'"):
         load_runs(FRAME, response="power")
 
 

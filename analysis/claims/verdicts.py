@@ -24,9 +24,9 @@ class Options:
 
     def __post_init__(self) -> None:
         if not 0 < self.margin < 0.5:
-            raise UserError(f"`margin` was {self.margin:g}; allowed is between 0 and 0.5, e.g. 0.05 for 5 %.")
+            raise UserError(f"margin: got {self.margin:g}; give a number between 0 and 0.5, such as 0.05 for 5 %")
         if not 0.5 < self.level < 1:
-            raise UserError(f"`level` was {self.level:g}; allowed is between 0.5 and 1, e.g. 0.95.")
+            raise UserError(f"level: got {self.level:g}; give a number between 0.5 and 1, such as 0.95")
 
     @property
     def alpha(self) -> float:

@@ -51,7 +51,7 @@ def split_overrides(given: Sequence[str]) -> tuple[list[str], list[str]]:
     """Split what was given in place of RUNS into (RUNS, overrides of a target)."""
     runs, overrides = split_settings(given)
     if not runs:
-        raise UserError("`RUNS` was missing; name folders of run records or a table before the overrides.")
+        raise UserError("RUNS: missing; name folders of run records or a table before the overrides")
     return runs, overrides
 
 

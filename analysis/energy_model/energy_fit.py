@@ -70,7 +70,7 @@ def fit_table(
     work, left_out, assumed = work_of(frame, training.joules)
     if len(work) < LEAST_RUNS:
         raise UserError(
-            f"`runs` that trained with a known energy were {len(work)}; a fit needs at least {LEAST_RUNS}: make more."
+            f"RUNS: got {len(work)} that trained with a known energy; a fit needs at least {LEAST_RUNS}: make more"
         )
     energy = fit_response(work)
     time, _, _ = work_of(frame, frame["train_s"].to_numpy(dtype=float))

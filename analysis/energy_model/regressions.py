@@ -247,7 +247,7 @@ def weigh(fits: Sequence[FormFit], *, least: float = 0.01) -> list[tuple[float, 
     Raises UserError if nothing could be fitted.
     """
     if not fits:
-        raise UserError("`runs` were too few or too alike for any model; make at least 3 runs that trained.")
+        raise UserError("RUNS: too few or too alike for any model; make at least 3 runs that trained")
     scores = np.array([fit.aicc for fit in fits])
     if not np.isfinite(scores).any():  # hardly more runs than parameters, so take only the simplest
         simplest = min(fits, key=lambda fit: len(fit.form.terms))

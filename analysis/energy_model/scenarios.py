@@ -126,8 +126,8 @@ def _other_device(planned: Planned, fit: Fit) -> Scenario:
     sheet, own_sheet = _sheet(planned.device, planned.precision), _sheet(own, planned.precision)
     if sheet is None or own_sheet is None:
         raise UserError(
-            f"`hardware` was {name}; the runs were on {', '.join(fit.hardware)}, and without a data sheet of both "
-            "nothing carries over: leave hardware out, or use python -m lora_scaling.estimate for that device."
+            f"hardware: got {name}; the runs were on {', '.join(fit.hardware)}, and without a data sheet of both "
+            "nothing carries over: leave hardware out, or use python -m lora_scaling.estimate for that device"
         )
     (power, peak), (own_power, own_peak) = sheet, own_sheet
     return Scenario(

@@ -62,7 +62,7 @@ def plan_target(overrides: Sequence[str], frame: pd.DataFrame, fitted: EnergyFit
     workload = config.workload(lengths)
     if workload.steps == 0:
         raise UserError(
-            "`max_steps` was 0, which leaves no training to extrapolate to; give a target of at least one step."
+            "max_steps: got 0, which leaves no training to extrapolate to; give a target of at least one step"
         )
     target = target_of(config, workload)
     values = dict(target.values)
@@ -136,7 +136,7 @@ def _model(config: RunConfig, named: Set[str], frame: pd.DataFrame, work: Work) 
             return config.model.name
         usual = commonest(frame["model"])
         theirs = "the runs do not name theirs" if usual is None else f"the runs' own, {usual}, is none of the presets"
-        raise UserError(f"`model` was not given, and {theirs}; give model=NAME of the run to predict.")
+        raise UserError(f"model: missing, and {theirs}; give model=NAME of the run to predict")
     if not chosen and len(seen) < 2:
         return None
     if seen == [config.model.name]:
@@ -144,10 +144,9 @@ def _model(config: RunConfig, named: Set[str], frame: pd.DataFrame, work: Work) 
     name = config.model.name if chosen else "not given"
     of = f"are of {', '.join(seen)}" if seen else "do not name their model"
     raise UserError(
-        f"`model` was {name}; the runs {of} and tell no sizes, so that nothing is known of another: add `params`, or "
+        f"model: got {name}; the runs {of} and tell no sizes, so that nothing is known of another: add `params`, or "
         "`tokens_seen` and `flops`, to the table"
         + ("" if len(seen) > 1 else ", or leave model= out to predict a run of the same model")
-        + "."
     )
 
 
@@ -157,14 +156,14 @@ def _refuse_unknown(
     """Raise UserError for a method of which the runs say nothing, and for a default that cannot have been the runs'."""
     if work.size is None and "method" in given and frame["method"].isna().all():
         raise UserError(
-            f"`method` was {given['method']}; the runs do not tell theirs, nor their FLOPs, so that nothing is known "
-            "of another: add `method` to the table, or leave method= out to predict a run of the same."
+            f"method: got {given['method']}; the runs do not tell theirs, nor their FLOPs, so that nothing is known "
+            "of another: add `method` to the table, or leave method= out to predict a run of the same"
         )
     measured = tokens_per_sample(frame)
     if "max_seq_len" not in named and measured is not None and measured > config.max_seq_len:
         raise UserError(
-            f"`max_seq_len` was not given, and its default of {config.max_seq_len} would cut the runs' "
-            f"{measured:.4g} tokens a sample; give that of the runs."
+            f"max_seq_len: missing, and its default of {config.max_seq_len} would cut the runs' "
+            f"{measured:.4g} tokens a sample; give that of the runs"
         )
 
 
@@ -201,7 +200,7 @@ def _lengths(config: RunConfig, settings: Mapping[str, str], frame: pd.DataFrame
         sentence = f"{given:g} tokens a sample, the default of data={config.data.name}: the runs do not tell."
         return Lengths.lognormal(given, config.data.tokens_cv), sentence
     raise UserError(
-        "`data.tokens_per_sample` was null and the runs do not tell their tokens; give data.tokens_per_sample=NUMBER."
+        "data.tokens_per_sample: got null, and the runs do not tell their tokens; give data.tokens_per_sample=NUMBER"
     )
 
 

@@ -79,6 +79,6 @@ def save(drawn: DrawnFigure, folder: Path) -> list[Path]:
             drawn.figure.savefig(paths[1], dpi=PNG_DPI, metadata={"Title": drawn.title})
     except OSError as error:
         raise UserError(
-            f"`out` was {str(folder)!r}, which cannot be written ({error.strerror}); give another folder."
+            f"out: got {str(folder)!r}, which cannot be written ({error.strerror}); give another folder"
         ) from None
     return paths

@@ -86,7 +86,7 @@ def _checked(y: ArrayLike, X: ArrayLike, root: Array, names: Sequence[str]) -> A
     if len(names) != k or np.shape(y) != (n,) or len(root) not in (1, n):
         raise ValueError(f"y {np.shape(y)}, X {design.shape}, weights {root.shape}, {len(names)} names do not match")
     if n < k:
-        raise UserError(f"`runs` was {n}; this regression has {k} parameters and needs at least as many runs.")
+        raise UserError(f"RUNS: got {n}; this regression has {k} parameters and needs at least as many runs")
     scaled = root[:, None] * design
     norm = np.linalg.norm(scaled, axis=0)
     triangle: Any = qr(scaled / np.where(norm > 0, norm, 1.0), mode="r", pivoting=True)

@@ -36,10 +36,10 @@ def read_estimates(paths: Sequence[str | Path]) -> tuple[Quote, ...]:
             document = json.loads(Path(path).read_text(encoding="utf-8"))
             quotes += [_quote(row) for row in document.get("rows") or document.get("runs") or [document]]
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"`estimates` was {path}, which cannot be read ({error}); give a file") from None
+            raise UserError(f"estimates: got {path}, which cannot be read ({error}); give a file") from None
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(
-                f"`estimates` was {path}, which holds no estimate; give what "
+                f"estimates: got {path}, which holds no estimate; give what "
                 "`python -m lora_scaling.estimate … --json` printed"
             ) from None
     return tuple(quotes)

@@ -77,7 +77,7 @@ def split_words(target: str) -> list[str]:
     try:
         return shlex.split(target)
     except ValueError as error:
-        raise UserError(f"`target` was {target!r}, which cannot be read ({error}); give overrides in quotes") from None
+        raise UserError(f"target: got {target!r}, which cannot be read ({error}); give overrides in quotes") from None
 
 
 def render(findings: Findings) -> str:

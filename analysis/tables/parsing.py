@@ -93,8 +93,8 @@ def _is_decimal_comma(texts: Sequence[str]) -> bool:
 def _why(column: str, cell: str) -> str:
     shown = cell if len(cell) <= 40 else cell[:37] + "..."
     if DECIMAL_COMMA.fullmatch(cell) or THOUSANDS.fullmatch(cell):
-        return f"`{column}` was {shown!r}: a decimal comma or thousands? Write it with a decimal point"
-    return f"`{column}` was {shown!r}; allowed is a plain number in the column's unit"
+        return f"{column}: got {shown!r}: a decimal comma or thousands? Write it with a decimal point"
+    return f"{column}: got {shown!r}; allowed is a plain number in the column's unit"
 
 
 def parse_truth(cells: pd.Series) -> list[bool | None]:

@@ -18,12 +18,12 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".jsonl", ".ndjson"
 def read_sources(paths: Sequence[Path]) -> tuple[pd.DataFrame, list[tuple[str, str]], tuple[str, ...]]:
     """All rows with a column `_place` (where each stood), unreadable ones (name, reason), the sources."""
     if not paths:
-        raise UserError("`RUNS` was empty; name folders of run records or tables.")
+        raise UserError("RUNS: missing; name folders of run records or tables")
     frames: list[pd.DataFrame] = []
     unreadable: list[tuple[str, str]] = []
     for path in paths:
         if not path.exists():
-            raise UserError(f"`RUNS` was {str(path)!r}, which does not exist; name a folder of run records or a table.")
+            raise UserError(f"RUNS: got {str(path)!r}, which does not exist; name a folder of run records or a table")
         frame, bad = _read_folder(path) if path.is_dir() else _read_file(path, alone=len(paths) == 1)
         frames.append(frame)
         unreadable += bad
@@ -36,7 +36,7 @@ def _read_folder(folder: Path) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
     if not found:
         tables = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in TABLE_SUFFIXES)
         hint = f"name one of its tables ({', '.join(tables[:5])})" if tables else "make runs first"
-        raise UserError(f"`RUNS` was {str(folder)!r}, a folder without run records (run.json); {hint}.")
+        raise UserError(f"RUNS: got {str(folder)!r}, a folder without run records (run.json); {hint}")
     return _read_records(found)
 
 
@@ -67,8 +67,7 @@ def _read_file(path: Path, *, alone: bool) -> tuple[pd.DataFrame, list[tuple[str
             frame = _read_csv(path)
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError, OSError) as error:
         raise RecordError(
-            f"{path.name} cannot be read as a table ({' '.join(str(error).split())}); "
-            "CSV, Parquet and JSON lines are understood."
+            f"{path.name}: cannot be read as a table ({' '.join(str(error).split())}); give CSV, Parquet or JSON lines"
         ) from error
     frame.columns = [str(column).strip().lstrip("\ufeff") for column in frame.columns]
     frame["_place"] = [f"row {i}" if alone else f"{path.name} row {i}" for i in range(1, len(frame) + 1)]
@@ -80,13 +79,13 @@ def _read_csv(path: Path) -> pd.DataFrame:
     with path.open(encoding="utf-8-sig", newline="") as file:
         head = file.read(65536)
     if not head.strip():
-        raise RecordError(f"{path.name} is empty; a table has a line of column names and a line for each run.")
+        raise RecordError(f"{path.name}: empty; a table has a line of column names and a line for each run")
     first = head.splitlines()[0]
     separator = max(",;\t", key=first.count) if any(mark in first for mark in ",;\t") else ","
     names = [name.strip() for name in next(csv.reader([first], delimiter=separator))]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise RecordError(f"{path.name} has the column `{twice[0]}` twice; give each a name of its own.")
+        raise RecordError(f"{path.name}: has the column `{twice[0]}` twice; give each a name of its own")
     return pd.read_csv(
         path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig", quoting=csv.QUOTE_MINIMAL
     )
@@ -96,9 +95,9 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
     except ImportError as error:
-        raise UserError(f"{path.name} is Parquet, which needs pyarrow; install `lora-scaling[parquet]`.") from error
+        raise UserError(f"{path.name}: Parquet, which needs pyarrow; pip install 'lora-scaling[parquet]'") from error
     except Exception as error:  # pyarrow's own errors share no base with pandas'
-        raise RecordError(f"{path.name} is no readable Parquet table; write it again or use CSV.") from error
+        raise RecordError(f"{path.name}: no readable Parquet table; write it again or use CSV") from error
 
 
 def _read_json_lines(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
@@ -124,7 +123,7 @@ def _read_json_lines(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
         else:
             unreadable.append((f"{path.name} line {number}", "the line is not a JSON object"))
     if not rows:
-        raise RecordError(f"{path.name} holds no JSON object; write one object a line, one line a run.")
+        raise RecordError(f"{path.name}: holds no JSON object; write one object a line, one line a run")
     return pd.DataFrame(rows), unreadable
 
 

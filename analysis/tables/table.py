@@ -109,7 +109,7 @@ def table_from_frame(
 
 def _check_response(response: str) -> None:
     if response not in RESPONSES:
-        raise UserError(f"`response` was {response!r}; choose one of {', '.join(RESPONSES)}.")
+        raise UserError(f"response: got {response!r}; choose one of {', '.join(RESPONSES)}")
 
 
 def _make_table(
@@ -181,17 +181,10 @@ def _require_columns(raw: pd.DataFrame, needed: Sequence[str], sources: Sequence
     if ways := [options[column] for column in missing if column in options]:
         hints.append(f"The table's own places for them: {', '.join(ways)}, or --column OURS=THEIRS.")
     if missing == ["energy_kwh"] and "train_s" in present:
-        hints.append("`--response time` decides the claims on `train_s` instead.")
-    raise RecordError(
-        " ".join(
-            [
-                f"{', '.join(sources)} lacks the column{'s' * (len(missing) > 1)} "
-                f"{', '.join(f'`{column}`' for column in missing)};",
-                f"there were {', '.join(present[:40]) or 'none'}.",
-                *hints,
-            ]
-        )
-    )
+        hints.append("`--response time` decides the claims on `train_s` instead")
+    lacking = f"lacks the column{'s' * (len(missing) > 1)} {', '.join(f'`{column}`' for column in missing)}"
+    there = f"it has {', '.join(present[:40]) or 'none'}"
+    raise RecordError(f"{', '.join(sources)}: {'; '.join([lacking, there, *hints])}")
 
 
 def _split_by_status(raw: pd.DataFrame) -> tuple[pd.DataFrame, list[Excluded]]:
@@ -276,7 +269,7 @@ def _drop_impossible(frame: pd.DataFrame, response: str) -> tuple[pd.DataFrame, 
         wrong = ((values <= SMALLEST) | (values >= LARGEST)) if name == response else (values < 0)
         allowed = "a positive number, none beyond measure" if name == response else "a number from 0 up"
         for row in frame.index[wrong & np.isfinite(values)]:
-            reasons[row] = f"`{name}` was {values[row]:g}; allowed is {allowed}"
+            reasons[row] = f"{name}: got {values[row]:g}; allowed is {allowed}"
     bad = reasons != ""
     excluded = [
         Excluded(run_id=run_id, reason=reason)
@@ -362,9 +355,9 @@ def _drop_chosen(frame: pd.DataFrame, exclude: Sequence[str]) -> tuple[pd.DataFr
     for name in exclude:
         named = (frame["run_id"] == name) | (full == name)
         if not named.any():
-            raise UserError(f"`exclude` was {name!r}, which is no usable run's id; see the list of runs.")
+            raise UserError(f"exclude: got {name!r}, which is no usable run's id; see the list of runs")
         if (studies := full[named].unique()).size > 1:
-            raise UserError(f"`exclude` was {name!r}, of which there are several; give one of {', '.join(studies)}.")
+            raise UserError(f"exclude: got {name!r}, of which there are several; give one of {', '.join(studies)}")
         chosen |= named
     return frame[~chosen], [
         Excluded(run_id=run_id, reason="left out by --exclude") for run_id in frame["run_id"][chosen]

@@ -90,7 +90,8 @@ class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` whose errors are UserErrors, raised by `parse_args` and its like."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{_sentence(message)} ({self.prog} --help lists the options)")
+        sentence = f"{_sentence(message)} ({self.prog} --help lists the options)"
+        raise UserError(sentence)
 
 
 def _sentence(message: str) -> str:
@@ -98,18 +99,18 @@ def _sentence(message: str) -> str:
     if found := re.fullmatch(r"unrecognized arguments: (\S+).*", message, re.DOTALL):
         given = found[1]
         if not given.startswith("-"):
-            return f"`{given}` was not expected there; leave it out"
+            return f"{given}: not expected there; leave it out"
         name, equals, value = given.lstrip("-").partition("=")
         hint = f"settings have no dashes: {name}={value}" if equals else "leave it out"
-        return f"`{given}` is not an option; {hint}"
+        return f"{given}: not an option; {hint}"
     if found := re.fullmatch(r"argument ([^/:]+)[^:]*: invalid choice: (.*) \(choose from (.*)\)", message):
-        return f"`{found[1]}` was {found[2]}; choose one of {found[3].replace(chr(39), '')}"
+        return f"{found[1]}: got {found[2]}; choose one of {found[3].replace(chr(39), '')}"
     if found := re.fullmatch(r"argument ([^/:]+)[^:]*: invalid (?:int|float) value: (.*)", message):
-        return f"`{found[1]}` was {found[2]}; give a number"
+        return f"{found[1]}: got {found[2]}; give a number"
     if found := re.fullmatch(r"argument ([^/:]+)[^:]*: expected (?:one|at least one) argument", message):
-        return f"`{found[1]}` has no value; give it one"
+        return f"{found[1]}: no value; give it one"
     if found := re.fullmatch(r"the following arguments are required: (.*)", message):
-        return f"`{found[1]}` is missing; give it a value"
+        return f"{found[1]}: missing; give it a value"
     return message
 
 

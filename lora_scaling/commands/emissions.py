@@ -31,10 +31,10 @@ def main(words: list[str]) -> int:
     runs, settings = split_settings(arguments.words)
     overrides = parse_overrides(settings)
     if not runs:
-        raise UserError("`RUNS` was not given; give one or more folders of run records.")
+        raise UserError("RUNS: missing; give one or more folders of run records")
     paths = find_records(runs)
     if not paths:
-        raise UserError(f"`RUNS` was {' '.join(runs)}, which holds no run.json; give a folder of run records.")
+        raise UserError(f"RUNS: got {' '.join(runs)}, which holds no run.json; give a folder of run records")
     outcomes = [recompute(path, overrides) for path in paths]
     if all(outcome.run_id == "" for outcome in outcomes):
         raise RecordError(outcomes[0].note or "no record could be read")
@@ -72,12 +72,12 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
         if not name.startswith("grid.") or field not in kinds:
             near = difflib.get_close_matches(field, kinds, n=2) or list(kinds)
             known = ", ".join(f"grid.{each}" for each in near)
-            raise UserError(f"`{name}` is not an override here; allowed: {known}; correct it.")
+            raise UserError(f"{name}: not an override here; allowed: {known}")
         overrides[field] = _value(name, text, kinds[field])
     if (zone := overrides.get("zone")) is not None and overrides.get("provider") != "file" and "file" not in overrides:
         find_place(zone)
     if (file := overrides.get("file")) is not None and not Path(file).is_file():
-        raise UserError(f"`grid.file` was {file}, which is not a file; give a CSV with start,end,g_per_kwh.")
+        raise UserError(f"grid.file: got {file}, which is not a file; give a CSV with start,end,g_per_kwh")
     return overrides
 
 
@@ -91,4 +91,4 @@ def _value(name: str, text: str, kind: str) -> Any:
         return float(text) if kind.startswith("float") else text
     except (ValueError, KeyError):
         allowed = "true or false" if kind == "bool" else "a number"
-        raise UserError(f"`{name}` was {text!r}; allowed is {allowed}; correct it.") from None
+        raise UserError(f"{name}: got {text!r}; give {allowed}") from None

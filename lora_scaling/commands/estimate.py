@@ -79,7 +79,7 @@ def parse(arguments: Sequence[str]) -> Request:
     own, rest = take_settings(given.overrides, _OWN)
     level = _number("level", own["level"]) if "level" in own else LEVEL
     if not 0 < level < 1:
-        raise UserError(f"`level` was {level:g}; give a number between 0 and 1, such as {LEVEL:g}")
+        raise UserError(f"level: got {level:g}; give a number between 0 and 1, such as {LEVEL:g}")
     prices = {key[6:]: _number(key, own[key]) for key in ("price.per_hour", "price.per_kwh") if key in own}
     _refuse_conflicts(own, multirun=given.multirun)
     return Request(
@@ -99,29 +99,29 @@ def parse(arguments: Sequence[str]) -> Request:
 
 def _refuse_conflicts(own: Mapping[str, str], *, multirun: bool) -> None:
     if multirun and (single := own.keys() & {"compare", "pilot", "at", "page"}):
-        raise UserError(f"`-m` adds up a sweep; {min(single)}= is for one run: leave one of the two out")
+        raise UserError(f"-m: adds up a sweep, and {min(single)}= is for one run; leave one of the two out")
     if "page" in own and (other := own.keys() & {"compare", "pilot", "at", "price.per_hour", "price.per_kwh"}):
-        raise UserError(f"`page` computes from priors or a fit alone; leave {min(other)}= out")
+        raise UserError(f"page: computes from priors or a fit alone; leave {min(other)}= out")
     if "compare" in own and (other := own.keys() & {"pilot", "at"}):
-        raise UserError(f"`compare` is of estimates by priors or a fit; leave {min(other)}= or compare= out")
+        raise UserError(f"compare: compares estimates by priors or a fit; leave {min(other)}= or compare= out")
     if "plot" in own and "compare" not in own:
-        raise UserError(f"`plot` was {own['plot']!r}, of what? give compare=method, compare=gpus or compare=zones")
+        raise UserError(f"plot: got {own['plot']!r}, of what? give compare=method, compare=gpus or compare=zones")
 
 
 def _number(name: str, text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise UserError(f"`{name}` was {text!r}; give a number") from None
+        raise UserError(f"{name}: got {text!r}; give a number") from None
     if not 0 <= value < float("inf"):
-        raise UserError(f"`{name}` was {text}; give a number of 0 or more")
+        raise UserError(f"{name}: got {text}; give a number of 0 or more")
     return value
 
 
 def _seconds(text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?", text)
     if match is None or not float(match.group(1)) > 0:
-        raise UserError(f"`pilot` was {text!r}; give a duration above 0, such as 60s or 2m")
+        raise UserError(f"pilot: got {text!r}; give a duration above 0, such as 60s or 2m")
     return float(match.group(1)) * _SECONDS[match.group(2) or ""]
 
 

@@ -72,11 +72,10 @@ def options_first(given: Sequence[str]) -> list[str]:
     check_overrides(args.overrides)
     chosen = [name for name in ("run", "multirun", "cfg", "info", "shell_completion") if getattr(args, name)]
     if len(chosen) > 1:
-        raise UserError(
-            f"`--{chosen[0]}` and `--{chosen[1]}` exclude each other; give one of the two".replace("_", "-")
-        )
+        first, second = (f"--{name}".replace("_", "-") for name in chosen[:2])
+        raise UserError(f"{first}, {second}: exclude each other; give one of the two")
     if args.resolve and not args.cfg:
-        raise UserError("`--resolve` was given alone; it goes with --cfg job")
+        raise UserError("--resolve: given alone; it goes with --cfg job")
     options = list(given)
     for override in args.overrides:
         options.remove(override)
@@ -134,7 +133,7 @@ def _refuse_sweeps_settings(config: RunConfig) -> None:
     from lora_scaling.runs.sweep import refuse_dear_run
 
     if config.replicates > 1:
-        raise UserError(f"`replicates` was {config.replicates} for a single run, which is made once: add -m")
+        raise UserError(f"replicates: got {config.replicates} for a single run, which is made once: add -m")
     refuse_dear_run(config)
 
 

@@ -49,11 +49,11 @@ def parse(arguments: Sequence[str]) -> Request:
     given, overrides = take_settings(arguments, _OWN)
     if taken := take_settings(overrides, _SET_BY_STUDY)[0]:
         name, value = next(iter(taken.items()))
-        raise UserError(f"`{name}` was {value!r}; an adaptive study sets it itself: leave it out")
+        raise UserError(f"{name}: got {value!r}; an adaptive study sets it itself: leave it out")
     claim = given.get("claim", "")
     if claim not in ADAPTIVE:
         raise UserError(
-            f"`claim` was {claim!r}{', which is not adaptive yet' if claim else ''}; "
+            f"claim: got {claim!r}{', which is not adaptive yet' if claim else ''}; "
             f"choose one of {', '.join(ADAPTIVE)}"
             + (", or run a sweep and `python -m analysis design RUNS`" if claim else "")
         )
@@ -69,9 +69,9 @@ def parse(arguments: Sequence[str]) -> Request:
         overrides=tuple(overrides),
     )
     if request.max_kwh is None and request.max_minutes is None:
-        raise UserError("`max_kwh` and `max_minutes` were missing; give at least one of them, e.g. max_minutes=10")
+        raise UserError("max_kwh, max_minutes: missing; give at least one of them, such as max_minutes=10")
     if request.level <= 0.5:
-        raise UserError(f"`level` was {request.level:g}; allowed is between 0.5 and 1, e.g. level=0.95")
+        raise UserError(f"level: got {request.level:g}; give a number between 0.5 and 1, such as level=0.95")
     return request
 
 
@@ -81,15 +81,15 @@ def _number(given: Mapping[str, str], key: str, default: str, below: float | Non
     try:
         value = float(text)
     except ValueError:
-        raise UserError(f"`{key}` was {text!r}; give {allowed}") from None
+        raise UserError(f"{key}: got {text!r}; give {allowed}") from None
     if not 0 < value < (float("inf") if below is None else below):
-        raise UserError(f"`{key}` was {text}; give {allowed}")
+        raise UserError(f"{key}: got {text}; give {allowed}")
     return value
 
 
 def _whole(key: str, text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise UserError(f"`{key}` was {text!r}; give a whole number from 1 up, e.g. {key}=64")
+        raise UserError(f"{key}: got {text!r}; give a whole number from 1 up, such as {key}=64")
     return int(text)
 
 
@@ -97,7 +97,7 @@ def _levels(key: str, text: str) -> tuple[int, ...]:
     levels = tuple(sorted({_whole(key, part.strip()) for part in text.split(",")}))
     if len(levels) < MIN_LEVELS or levels[-1] < MIN_RANGE * levels[0]:
         raise UserError(
-            f"`{key}` was {text}; a curve shows over at least {MIN_LEVELS} levels and a factor of {MIN_RANGE}, "
+            f"{key}: got {text}; a curve shows over at least {MIN_LEVELS} levels and a factor of {MIN_RANGE}, "
             f"e.g. {key}={','.join(str(levels[0] * 2**i) for i in range(5))}"
         )
     return levels

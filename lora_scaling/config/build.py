@@ -26,14 +26,14 @@ def build(cls: type[T], values: Mapping[str, Any], path: str) -> T:
     names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for key in values:
         if key not in names:
-            raise UserError(f"`{path}{key}` is not a setting; {suggest(str(key), names)}")
+            raise UserError(f"{path}{key}: not a setting; {suggest(str(key), names)}")
     missing = [
         f.name
         for f in dataclasses.fields(cls)  # type: ignore[arg-type]
         if f.name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise UserError(f"`{path}{missing[0]}` is missing; give it a value ({_describe(hints[missing[0]])})")
+        raise UserError(f"{path}{missing[0]}: missing; give it a value ({_describe(hints[missing[0]])})")
     return cls(**{key: _convert(value, hints[key], f"{path}{key}") for key, value in values.items()})
 
 
@@ -56,7 +56,7 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
     if origin is Literal:
         if value in arguments and type(value) in {type(a) for a in arguments}:
             return value
-        raise UserError(f"`{path}` was {value!r}; choose one of {', '.join(map(str, arguments))}")
+        raise UserError(f"{path}: got {value!r}; choose one of {', '.join(map(str, arguments))}")
     if origin is tuple and isinstance(value, (list, tuple)):
         return tuple(_convert(item, arguments[0], f"{path}[{i}]") for i, item in enumerate(value))
     if origin is not None and isinstance(value, dict) and issubclass(origin, Mapping):
@@ -65,7 +65,7 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
         return build(hint, value, f"{path}.")  # type: ignore[arg-type]
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         if not math.isfinite(value):
-            raise UserError(f"`{path}` was {value}; give a finite number")
+            raise UserError(f"{path}: got {value}; give a finite number")
         return float(value)
     if isinstance(hint, type) and type(value) is hint:
         return value
@@ -76,7 +76,7 @@ def _wrong(value: Any, hint: Any, path: str) -> UserError:
     written = ""
     if isinstance(value, float) and value.is_integer() and "whole number" in _describe(hint):  # 1e4 is no whole number
         written = f", written {int(value)}"
-    return UserError(f"`{path}` was {value!r}; give {_describe(hint)}{written}")
+    return UserError(f"{path}: got {value!r}; give {_describe(hint)}{written}")
 
 
 def _describe(hint: Any) -> str:

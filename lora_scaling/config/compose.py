@@ -92,8 +92,8 @@ def from_omegaconf(node: Any) -> RunConfig:
         values = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         if missing := re.search(r"Missing mandatory value: ([\w.]+)", str(error)):
-            raise UserError(f"`{missing[1]}` is missing; give it a value, {missing[1]}=…") from None
-        raise UserError(f"`{error.full_key}` has no value: {_first_line(error)}") from None
+            raise UserError(f"{missing[1]}: missing; give it a value, {missing[1]}=…") from None
+        raise UserError(f"{error.full_key}: no value: {_first_line(error)}") from None
     assert isinstance(values, dict)
     return build(RunConfig, {str(key): value for key, value in values.items()}, "")
 
@@ -118,11 +118,11 @@ def _explain(error: BaseException) -> str:
         return _unreadable(error.override)
     if several := re.search(r"Ambiguous value for argument '([^=']+)=(.*?)' 1\.", text):
         key, values = several.groups()
-        return f"`{key}` was {values}; give one value, [{values}] for a list, or -m for a sweep over them"
+        return f"{key}: got {values}; give one value, [{values}] for a list, or -m for a sweep over them"
     missing = re.search(r"Could not find '([\w-]+)/([^']+)'", text)
     if missing:
         group, name = missing.groups()
-        return f"`{group}` was {name!r}; {suggest(name, choices(group))}"
+        return f"{group}: got {name!r}; {suggest(name, choices(group))}"
     unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '\w+')", text) or re.search(
         r"Could not override '([^']+)'", text
     )
@@ -131,8 +131,8 @@ def _explain(error: BaseException) -> str:
         key = (full or unknown).group(1)
         fields = [f.name for f in dataclasses.fields(RunConfig)]
         if meant := _meant(key):
-            return f"`{key}` is not a setting; did you mean {' or '.join(meant)}? Allowed: {', '.join(fields)}"
-        return f"`{key}` is not a setting; {suggest(key, fields)}"
+            return f"{key}: not a setting; did you mean {' or '.join(meant)}? Allowed: {', '.join(fields)}"
+        return f"{key}: not a setting; {suggest(key, fields)}"
     return text
 
 
@@ -166,9 +166,9 @@ def _names(cls: type, prefix: str = "") -> Iterator[str]:
 
 def _unreadable(override: str) -> str:
     if override and "=" not in override:
-        return f"`{override}` has no value; write name=value, such as samples=64"
+        return f"{override}: no value; write name=value, such as samples=64"
     return (
-        f"`{override}` cannot be read; write name=value without spaces around =, "
+        f"{override}: cannot be read; write name=value without spaces around =, "
         """and quote a value with spaces or brackets of its own: 'name="a value"'"""
     )
 

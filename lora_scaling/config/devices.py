@@ -59,7 +59,7 @@ def preset(name: str) -> HardwareConfig:
     """
     path = config_dir() / "hardware" / f"{name}.yaml"
     if not path.is_file():
-        raise UserError(f"`hardware` was {name!r}; choose one of {', '.join(choices('hardware'))}")
+        raise UserError(f"hardware: got {name!r}; choose one of {', '.join(choices('hardware'))}")
     from omegaconf import OmegaConf
 
     values = OmegaConf.to_container(OmegaConf.load(path))

@@ -68,9 +68,9 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         if not self.alpha > 0:
-            raise UserError(f"`lora.alpha` was {self.alpha}; give a number above 0")
+            raise UserError(f"lora.alpha: got {self.alpha}; give a number above 0")
         if not 0 <= self.dropout < 1:
-            raise UserError(f"`lora.dropout` was {self.dropout}; give a number from 0 to below 1")
+            raise UserError(f"lora.dropout: got {self.dropout}; give a number from 0 to below 1")
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -101,15 +101,15 @@ class HardwareConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.count <= _MOST_DEVICES:
-            raise UserError(f"`hardware.count` was {self.count}; give 1 to {_MOST_DEVICES}")
+            raise UserError(f"hardware.count: got {self.count}; give 1 to {_MOST_DEVICES}")
         peaks = {f"peak_tflops.{name}": value for name, value in self.peak_tflops.items()}
         sheet = {name: getattr(self, name) for name in ("bandwidth_gb_s", "memory_gb", "board_power_w")}
         for field, value in (peaks | sheet).items():
             if value is not None and not value > 0:
-                raise UserError(f"`hardware.{field}` was {value:g}; give a number above 0, or null where it is unknown")
+                raise UserError(f"hardware.{field}: got {value:g}; give a number above 0, or null where it is unknown")
         if self.idle_power_w is not None and self.idle_power_w < 0:
             raise UserError(
-                f"`hardware.idle_power_w` was {self.idle_power_w:g}; give 0 or more, or null where it is unknown"
+                f"hardware.idle_power_w: got {self.idle_power_w:g}; give 0 or more, or null where it is unknown"
             )
 
 
@@ -172,17 +172,15 @@ class RunConfig:
             if setting.name == setting.field:
                 _check_bounds(setting, getattr(self, setting.name))
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
-            raise UserError(f"`device` was {self.device!r}; choose auto, cpu, mps, cuda, or one GPU, such as cuda:0")
+            raise UserError(f"device: got {self.device!r}; choose auto, cpu, mps, cuda, or one GPU, such as cuda:0")
         if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", self.study):
             raise UserError(
-                f"`study` was {self.study!r}; it names a folder: use letters, digits, dots, dashes and underscores"
+                f"study: got {self.study!r}; it names a folder: use letters, digits, dots, dashes and underscores"
             )
         if self.packing and self.padding == "max_length":
-            raise UserError("`padding` was 'max_length' together with packing=true; choose one of the two")
+            raise UserError("padding: got 'max_length' together with packing=true; choose one of the two")
         if self.lora.use_dora and not self.tuning.adapted:
-            raise UserError(
-                "`lora.use_dora` was true with method=full, which has no adapters; use method=lora or qlora"
-            )
+            raise UserError("lora.use_dora: got true with method=full, which has no adapters; use method=lora or qlora")
         if self.sharding == "fsdp":
             self._refuse_unsharded()
 
@@ -190,12 +188,12 @@ class RunConfig:
         """Refuse what bitsandbytes stores in its own format, which cannot be split by rows."""
         if self.method.name == "qlora":
             raise UserError(
-                "`sharding` was fsdp with method=qlora, whose 4-bit weights cannot be split here; "
+                "sharding: got fsdp with method=qlora, whose 4-bit weights cannot be split here; "
                 "use method=lora or full, or sharding=none, where each device holds the 4-bit model"
             )
         if self.optimizer == "adamw_8bit":
             raise UserError(
-                "`optimizer` was adamw_8bit with sharding=fsdp, whose states cannot be split here; use optimizer=adamw"
+                "optimizer: got adamw_8bit with sharding=fsdp, whose states cannot be split here; use optimizer=adamw"
             )
 
     @property
@@ -249,7 +247,7 @@ class RunConfig:
         """
         if self.model.shape is None:
             raise UserError(
-                f"`model.shape` of {self.model.name} is unknown here; give model.shape.* or choose a preset: "
+                f"model.shape: unknown here for {self.model.name}; give model.shape.* or choose a preset: "
                 + ", ".join(presets("model"))
             )
         return Workload(
@@ -315,7 +313,7 @@ def _fingerprint(path: Path) -> str:
         known = path.stat()
         return _digest(path.absolute(), known.st_size, known.st_mtime_ns)
     except OSError as error:
-        raise UserError(f"`data.path` was {path}, which cannot be read ({error.strerror}); give a file") from None
+        raise UserError(f"data.path: got {path}, which cannot be read ({error.strerror}); give a file") from None
 
 
 @functools.lru_cache(maxsize=16)
@@ -328,8 +326,8 @@ def _check_bounds(setting: Setting, value: Any) -> None:
     if value is None:
         return
     if setting.least is not None and value < setting.least:
-        raise UserError(f"`{setting.name}` was {value}; give {setting.least} or more")
+        raise UserError(f"{setting.name}: got {value}; give {setting.least} or more")
     if setting.most is not None and value > setting.most:
-        raise UserError(f"`{setting.name}` was {value}; give {setting.most} or less")
+        raise UserError(f"{setting.name}: got {value}; give {setting.most} or less")
     if setting.above is not None and not value > setting.above:
-        raise UserError(f"`{setting.name}` was {value}; give a number above {setting.above}, or null")
+        raise UserError(f"{setting.name}: got {value}; give a number above {setting.above}, or null")

@@ -118,7 +118,7 @@ def _refuse_replicate(design: Design, arguments: Sequence[str]) -> None:
     for override in _parse([*given, *itertools.chain.from_iterable(design.extra)]):
         if override.get_key_element() == "replicate":
             value = str(override.input_line).partition("=")[2]
-            raise UserError(f"`replicate` was {value} in a sweep, which numbers its repetitions; use replicates=3")
+            raise UserError(f"replicate: got {value} in a sweep, which numbers its repetitions; use replicates=3")
 
 
 def _parse(overrides: Sequence[str]) -> list[Any]:

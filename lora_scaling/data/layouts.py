@@ -67,7 +67,7 @@ def convert_rows(
             values = _read(row, _LAYOUTS[chosen], chosen, _checked(fields, chosen))
             messages = _trim_to_answers(_LAYOUTS[chosen].convert(values))
         except RowError as error:
-            raise UserError(f"`data.path` was {where}, whose {place} {error}") from None
+            raise UserError(f"data.path: got {where}, whose {place} {error}") from None
         found.update(name for name, value in values.items() if value is not _ABSENT)
         if messages:
             samples.append(Sample(messages=messages))
@@ -76,7 +76,7 @@ def convert_rows(
     never = sorted(set(fields) - found) if samples else []
     if never:
         raise UserError(
-            f"`data.fields.{never[0]}` was {fields[never[0]]!r}, which no row of {where} has; correct or remove it"
+            f"data.fields.{never[0]}: got {fields[never[0]]!r}, which no row of {where} has; correct or remove it"
         )
     return samples, empty
 
@@ -95,7 +95,7 @@ def _checked(fields: Mapping[str, str], layout: str) -> Mapping[str, str]:
     allowed = _LAYOUTS[layout].required + _LAYOUTS[layout].optional
     for name in fields:
         if name not in allowed:
-            raise UserError(f"`data.fields.{name}` is no field of the {layout} layout; allowed: {', '.join(allowed)}")
+            raise UserError(f"data.fields.{name}: no field of the {layout} layout; allowed: {', '.join(allowed)}")
     return fields
 
 

@@ -79,7 +79,7 @@ def chat_renderer(tokenizer: Any) -> Render:
         except TemplateError as error:
             reason = " ".join(str(error).split())
             raise UserError(
-                f"`chat_template` was true, and the tokenizer's template refuses a conversation ({reason}); "
+                f"chat_template: got true, and the tokenizer's template refuses a conversation ({reason}); "
                 "set chat_template=false"
             ) from None
 

@@ -81,11 +81,11 @@ def check_enough(data: DataConfig, train: int, evaluation: int, available: int) 
     held = f", of which {evaluation} are held out for evaluation" if evaluation else ""
     if available <= evaluation:
         raise UserError(
-            f"`eval_samples` was {evaluation}, and {data.path} has {available} samples; leave some to train on"
+            f"eval_samples: got {evaluation}, and {data.path} has {available} samples; leave some to train on"
         )
     if train > available - evaluation and not data.repeat:
         raise UserError(
-            f"`samples` was {train}, and {data.path} has {available} samples{held}; "
+            f"samples: got {train}, and {data.path} has {available} samples{held}; "
             f"ask for {available - evaluation} or fewer, or set data.repeat=true to show them again"
         )
 
@@ -109,19 +109,19 @@ def samples_of(
     samples, skipped = convert_rows(rows, layout=layout, fields=fields, where=where)
     if not samples:
         what = f"{skipped} rows and no answer in any" if skipped else "no samples in it"
-        raise UserError(f"`data.path` was {where}, which has {what}; give instruction samples")
+        raise UserError(f"data.path: got {where}, which has {what}; give instruction samples")
     return samples, skipped
 
 
 def _file_rows(data: DataConfig) -> Iterator[tuple[str, Any]]:
     """Yield (place, row) of a JSON list or of JSON lines."""
     if not data.path:
-        raise UserError("`data.path` was null; give a JSON or JSON-lines file")
+        raise UserError("data.path: got null; give a JSON or JSON-lines file")
     try:
         raw = Path(data.path).read_bytes()
     except OSError as error:
         raise UserError(
-            f"`data.path` was {data.path}, which cannot be read ({error.strerror}); give a JSON or JSON-lines file"
+            f"data.path: got {data.path}, which cannot be read ({error.strerror}); give a JSON or JSON-lines file"
         ) from None
     yield from rows_of(raw, data.path)
 
@@ -136,7 +136,7 @@ def rows_of(raw: bytes, path: str) -> Iterator[tuple[str, Any]]:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"`data.path` was {path}, which is not UTF-8 text (byte {error.start}); give JSON or JSON lines"
+            f"data.path: got {path}, which is not UTF-8 text (byte {error.start}); give JSON or JSON lines"
         ) from None
     if text.lstrip().startswith("["):
         for i, row in enumerate(_parsed(text, path, first_line=1), start=1):
@@ -154,21 +154,21 @@ def _parsed(text: str, path: str, *, first_line: int) -> Any:
         line = first_line + getattr(error, "lineno", 1) - 1
         reason = getattr(error, "msg", "too deep or too large a value")
         raise UserError(
-            f"`data.path` was {path}, whose line {line} is not JSON ({reason}); "
+            f"data.path: got {path}, whose line {line} is not JSON ({reason}); "
             "give one list of objects, or one object a line"
         ) from None
     except RecursionError:
-        raise UserError(f"`data.path` was {path}, which nests too deeply; give flat objects") from None
+        raise UserError(f"data.path: got {path}, which nests too deeply; give flat objects") from None
 
 
 def _hub_rows(data: DataConfig) -> Iterator[tuple[str, Any]]:
     if not data.path:
-        raise UserError("`data.path` was null; give a data set of the hub as ORG/NAME")
+        raise UserError("data.path: got null; give a data set of the hub as ORG/NAME")
     try:
         import datasets  # pyright: ignore[reportMissingImports] - an extra
     except ImportError:
         raise UserError(
-            f"`data.path` was {data.path}, a hub data set, and the package datasets is not installed; "
+            f"data.path: got {data.path}, a hub data set, and the package datasets is not installed; "
             'install it with: pip install "lora-scaling[hub]"'
         ) from None
     datasets.disable_progress_bars()
@@ -186,9 +186,9 @@ def _hub_errors(data: DataConfig) -> Iterator[None]:
         yield
     except Exception as error:
         text = " ".join(f"{error} {error.__cause__ or ''}".split())
-        name = f"`data.path` was {data.path}"
+        name = f"data.path: got {data.path}"
         if "split" in text and data.split in text:
-            sentence = f"`data.split` was {data.split!r}, which {data.path} does not have: {text[:200]}"
+            sentence = f"data.split: got {data.split!r}, which {data.path} does not have: {text[:200]}"
         elif "gated" in text.lower() or "401" in text or "403" in text:
             sentence = f"{name}, which needs permission; accept its terms on the hub and log in (HF_TOKEN)"
         elif type(error).__name__ == "DatasetNotFoundError":

@@ -44,7 +44,7 @@ def synthetic_samples(data: DataConfig, count: int, *, stream: str = "train") ->
         UserError: the mean length is missing.
     """
     if data.tokens_per_sample is None:
-        raise UserError("`data.tokens_per_sample` was null; synthetic data needs a number of tokens above 0")
+        raise UserError("data.tokens_per_sample: got null; synthetic data needs a number of tokens above 0")
     lengths = Lengths.lognormal(data.tokens_per_sample, data.tokens_cv).values
     # The seed permutes the coarse levels; 1010… in the lower bits keeps every prefix near the middle of the finer ones.
     shift = random.Random(f"{data.seed}/{stream}").getrandbits(4) << (_BITS - 4) | 0xAAA

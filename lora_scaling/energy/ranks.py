@@ -30,7 +30,7 @@ def combine(accounts: Sequence[EnergyAccount]) -> EnergyAccount:
     Raises ValueError without measurements.
     """
     if not accounts:
-        raise ValueError("`accounts` was empty; give the account of at least one rank")
+        raise ValueError("accounts: missing; give the account of at least one rank")
     if len(accounts) == 1:
         return accounts[0]
     keys = _phase_keys(accounts)

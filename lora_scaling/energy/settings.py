@@ -36,25 +36,24 @@ class MeteringSettings:
             object.__setattr__(self, name, None if value is None else tuple(value))
         if not self.interval_s > 0:
             raise UserError(
-                f"`metering.interval_s` was {self.interval_s}; allowed is a number of seconds above 0; "
-                "use 1 for one bin a second."
+                f"metering.interval_s: got {self.interval_s}; give a number of seconds above 0, "
+                "such as 1 for one bin a second"
             )
         if self.idle_s < 0:
             raise UserError(
-                f"`metering.idle_s` was {self.idle_s}; allowed is a number of seconds from 0; "
-                "use 0 for no idle baseline."
+                f"metering.idle_s: got {self.idle_s}; give a number of seconds from 0 up, with 0 for no idle baseline"
             )
         iso = self.country_iso
         if not (len(iso) == 3 and iso.isascii() and iso.isalpha() and iso.isupper()):
             raise UserError(
-                f"`metering.country_iso` was {iso!r}; allowed is a three-letter ISO 3166-1 code in capitals; "
-                "use DNK for Denmark."
+                f"metering.country_iso: got {iso!r}; give a three-letter ISO 3166-1 code in capitals, "
+                "such as DNK for Denmark"
             )
         unknown = [name for name in self.components if name not in COMPONENTS]
         if unknown:
             raise UserError(
-                f"`metering.components` held {unknown[0]!r}; allowed are {', '.join(COMPONENTS)}; "
-                "leave it out to measure all three."
+                f"metering.components: got {unknown[0]!r}; choose from {', '.join(COMPONENTS)}, "
+                "or leave it out to measure all three"
             )
 
 

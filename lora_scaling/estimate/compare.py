@@ -28,7 +28,7 @@ def compare(
     kind, _, listed = what.partition(":")
     kind = {"methods": "method", "gpu": "gpus", "hardware": "gpus", "zone": "zones"}.get(kind, kind)
     if kind not in _DEFAULTS:
-        raise UserError(f"`compare` was {what!r}; choose method, gpus or zones, or list them: compare=gpus:t4,l4")
+        raise UserError(f"compare: got {what!r}; choose method, gpus or zones, or list them: compare=gpus:t4,l4")
     chosen: Sequence[str] = [name for name in listed.split(",") if name] or _DEFAULTS[kind]
     change = {"method": _with_method, "gpus": _with_gpus, "zones": _with_zone}[kind]
     return [(name, estimate(change(config, name), level=level, fit=fit, price=price)) for name in chosen]
@@ -36,7 +36,7 @@ def compare(
 
 def _with_method(config: RunConfig, name: str) -> RunConfig:
     if name not in _METHODS:
-        raise UserError(f"`compare` names the method {name!r}; choose from {', '.join(_METHODS)}")
+        raise UserError(f"compare: got the method {name!r}; choose from {', '.join(_METHODS)}")
     values: dict[str, Any] = {"name": name, "learning_rate": config.method.learning_rate}
     sharding = "none" if name == "qlora" else config.sharding  # its 4-bit weights cannot be split
     lora = dataclasses.replace(config.lora, use_dora=config.lora.use_dora and name != "full")

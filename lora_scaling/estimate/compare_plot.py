@@ -32,12 +32,12 @@ def write_plot(path: str | Path, rows: Sequence[tuple[str, Estimate]], *, what: 
     """
     target = Path(path)
     if target.suffix.lower() != ".svg":
-        raise UserError(f"`plot` was {path}; give a path that ends in .svg")
+        raise UserError(f"plot: got {path}; give a path that ends in .svg")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(draw(rows, what=what), encoding="utf-8")
     except OSError as error:
-        raise UserError(f"`plot` was {path}, which cannot be written ({error.strerror}); give another path") from None
+        raise UserError(f"plot: got {path}, which cannot be written ({error.strerror}); give another path") from None
     return target
 
 

@@ -185,7 +185,7 @@ def _from_priors(base: Estimate, run: Modelled, z: float, kind: str) -> Estimate
 def _from_fit(base: Estimate, config: RunConfig, plan: Plan, fit: Fit, level: float) -> Estimate:
     if plan.workload.steps == 0:
         raise UserError(
-            "`max_steps` was 0; a fit speaks of training: estimate a run without steps by priors, without fit="
+            "max_steps: got 0; a fit speaks of training: estimate a run without steps by priors, without fit="
         )
     if config.hardware.kind == "auto":
         fit.refuse_unrecognised()

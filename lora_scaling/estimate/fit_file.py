@@ -264,7 +264,7 @@ class Fit:
         if self.gpu_counts and count not in self.gpu_counts:
             seen = ", ".join(map(str, self.gpu_counts))
             raise UserError(
-                f"`hardware.count` was {count}; {self.path} was fitted on runs of {seen}: estimate without fit=, or "
+                f"hardware.count: got {count}; {self.path} was fitted on runs of {seen}: estimate without fit=, or "
                 "fit runs on as many, or see python -m analysis extrapolate, which states a spread for it"
             )
 
@@ -276,7 +276,7 @@ class Fit:
         """
         if self.hardware:
             raise UserError(
-                f"`hardware` was auto, and no device was recognised here; {self.path} was fitted on "
+                f"hardware: got auto, and no device was recognised here; {self.path} was fitted on "
                 f"{', '.join(self.hardware)}: name the run's device with hardware="
             )
 
@@ -284,7 +284,7 @@ class Fit:
         given = target.labels.get("hardware")
         if given is not None and self.hardware and not any(same_device(given, name) for name in self.hardware):
             raise UserError(
-                f"`fit` was {self.path}, fitted on {', '.join(self.hardware)}, not on {given}; "
+                f"fit: got {self.path}, fitted on {', '.join(self.hardware)}, not on {given}; "
                 "efficiency does not carry over: estimate without fit=, or fit a sweep from that device"
             )
 
@@ -314,20 +314,20 @@ def load_fit(path: str | Path) -> Fit:
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"`fit` was {path}, which cannot be read ({error.strerror}); give a fit.json") from None
+        raise UserError(f"fit: got {path}, which cannot be read ({error.strerror}); give a fit.json") from None
     except ValueError:
-        raise UserError(f"`fit` was {path}, which is not JSON; make one with python -m analysis fit RUNS") from None
+        raise UserError(f"fit: got {path}, which is not JSON; make one with python -m analysis fit RUNS") from None
     if not isinstance(values, dict) or values.get("kind") != "energy_fit":
-        raise UserError(f"`fit` was {path}, which is not an energy fit; make one with python -m analysis fit RUNS")
+        raise UserError(f"fit: got {path}, which is not an energy fit; make one with python -m analysis fit RUNS")
     if values.get("schema_version") != SCHEMA_VERSION:
         raise UserError(
-            f"`fit` was {path} with schema_version {values.get('schema_version')!r}; "
+            f"fit: got {path} with schema_version {values.get('schema_version')!r}; "
             f"this version reads {SCHEMA_VERSION}: fit again"
         )
     try:
         return fit_from_dict(values, str(path))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"`fit` was {path}, which is damaged ({error!r}); fit again") from None
+        raise UserError(f"fit: got {path}, which is damaged ({error!r}); fit again") from None
 
 
 def fit_from_dict(values: Mapping[str, Any], path: str = "fit.json") -> Fit:

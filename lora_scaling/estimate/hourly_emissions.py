@@ -21,7 +21,7 @@ def parse_start(text: str) -> datetime:
     try:
         return datetime.fromisoformat(text).astimezone(UTC)
     except ValueError:
-        raise UserError(f"`at` was {text!r}; give now or a time such as 2026-11-24T02:00") from None
+        raise UserError(f"at: got {text!r}; give now or a time such as 2026-11-24T02:00") from None
 
 
 def at_hours(answer: Estimate, config: RunConfig, start: datetime) -> Estimate:

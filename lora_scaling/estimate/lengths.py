@@ -81,7 +81,7 @@ def _from_file(data: DataConfig, path: Path, priors: Priors) -> LengthBasis:
         stamp = path.stat().st_mtime_ns
         sizes, ascii_share, whole = _text_sizes(str(path), stamp, data.layout, tuple(data.fields.items()))
     except OSError as error:
-        raise UserError(f"`data.path` was {path}, which cannot be read ({error.strerror}); give a file") from None
+        raise UserError(f"data.path: got {path}, which cannot be read ({error.strerror}); give a file") from None
     name = "bytes_per_token_english" if ascii_share > _ENGLISH_ASCII else "bytes_per_token_other"
     per_token = priors.values[name]
     step = max(1, len(sizes) // _MOST_LENGTHS)
@@ -121,5 +121,5 @@ def _text_sizes(
 def _whole_lines(raw: bytes) -> bytes:
     """Drop the last line of the beginning of a JSON-lines file, because it may be cut inside a character."""
     if raw.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
-        raise UserError("`data.path` is a JSON list of more than 20 MB; give data.tokens_per_sample=NUMBER")
+        raise UserError("data.path: a JSON list of more than 20 MB; give data.tokens_per_sample=NUMBER")
     return raw[: max(0, raw.rfind(b"\n"))]

@@ -60,7 +60,7 @@ def write_page(
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"`page` was {path}, which cannot be written ({error.strerror}); give another path") from None
+        raise UserError(f"page: got {path}, which cannot be written ({error.strerror}); give another path") from None
     return target
 
 
@@ -162,7 +162,7 @@ def _models(config: RunConfig) -> tuple[str, dict[str, Any]]:
         found[name] = {key: values[key] for key in ("name", "weights", "shape")}
     model = with_shape(config.model)
     if model.shape is None:
-        raise UserError(f"`model.shape` of {model.name} is unknown here; give model.shape.* or choose a preset")
+        raise UserError(f"model.shape: unknown here for {model.name}; give model.shape.* or choose a preset")
     own = {"name": model.name, "weights": weights_from(model), "shape": dataclasses.asdict(model.shape)}
     return _placed(own, model.name, found)
 

@@ -91,7 +91,7 @@ def refuse_several(config: RunConfig) -> None:
     """
     if config.hardware.count > 1:
         raise UserError(
-            f"`hardware.count` was {config.hardware.count} with pilot=, which measures one device and not how several "
+            f"hardware.count: got {config.hardware.count} with pilot=, which measures one device and not how several "
             "share the work; leave one of the two out"
         )
 
@@ -108,7 +108,7 @@ def refuse_elsewhere(config: RunConfig, device: str, kind: str) -> None:
     of_kind = "cuda" if hardware.kind == "rocm" else hardware.kind  # as PyTorch calls it
     if of_kind != kind or (listed_as(hardware.name) is not None and not same_device(hardware.name, device)):
         raise UserError(
-            f"`hardware` was {hardware.name} with pilot=, which measures {device}; leave hardware= out, or run the "
+            f"hardware: got {hardware.name} with pilot=, which measures {device}; leave hardware= out, or run the "
             "pilot on a machine that has it"
         )
 

@@ -52,7 +52,7 @@ def run_pilot(config: RunConfig, seconds: float) -> PilotMeasurement:
         RunFailure: no energy could be measured.
     """
     if config.max_steps == 0:
-        raise UserError("`max_steps` was 0 with pilot=; a pilot measures training steps: leave one of the two out")
+        raise UserError("max_steps: got 0 with pilot=; a pilot measures training steps: leave one of the two out")
     refuse_several(config)
     device = choose_device(config.device, config.precision)
     refuse_elsewhere(config, device.name, device.kind)
@@ -93,7 +93,7 @@ def _prepare(config: RunConfig, device: Device, models: ModelCache) -> tuple[Bas
         base, _ = models.base(config, device)
         _refuse_bytes(config, base)
     if base.shape is None:
-        raise UserError(f"`model` was {config.model.name}, whose shape is unknown: its work cannot be scaled")
+        raise UserError(f"model: got {config.model.name}, whose shape is unknown: its work cannot be scaled")
     tokens, _ = models.tokens(config, base)
     return base, tokens, stands_in
 
@@ -102,7 +102,7 @@ def _refuse_bytes(config: RunConfig, base: BaseModel) -> None:
     """Refuse bytes as tokens of real samples: they are four times as many, in longer rows."""
     if config.data.kind != "synthetic" and base.tokenizer_name == "bytes":
         raise UserError(
-            f"`pilot` needs the tokenizer of {config.model.id or config.model.name}, which is not here, to know how "
+            f"pilot: needs the tokenizer of {config.model.id or config.model.name}, which is not here, to know how "
             f"long the samples of {config.data.name} are; download it, or measure synthetic ones: data=synthetic "
             "data.tokens_per_sample=NUMBER"
         )

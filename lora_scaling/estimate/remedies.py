@@ -19,7 +19,7 @@ def remedy(config: RunConfig, plan: Plan, priors: Priors) -> str:
     options = list(_options(config, plan, priors))
     advice = "; ".join(options) if options else "nothing short of a much larger device would do"
     return (
-        f"`batch_size` was {config.batch_size}: {config.model.name} {config.method.name} needs about {needed:.3g} GB "
+        f"batch_size: got {config.batch_size}: {config.model.name} {config.method.name} needs about {needed:.3g} GB "
         f"on each device, {needed - available:.3g} GB more than the {available:.3g} GB of {config.hardware.name}; "
         f"what would fit: {advice}"
     )

@@ -37,18 +37,18 @@ def shape_from_config(values: Any, name: str) -> ModelShape:
         UserError: it is not a model configuration, lacks a width, or has an architecture that is not supported.
     """
     if not isinstance(values, Mapping):
-        raise UserError(f"`model.id` was {name}, whose config.json is no JSON object; give model.shape.*")
+        raise UserError(f"model.id: got {name}, whose config.json is no JSON object; give model.shape.*")
     try:
         shape = shape_of(values)
     except KeyError as error:
-        raise UserError(f"`model.id` was {name}, whose config.json lacks {error}; give model.shape.*") from None
+        raise UserError(f"model.id: got {name}, whose config.json lacks {error}; give model.shape.*") from None
     except (TypeError, ZeroDivisionError):
         raise UserError(
-            f"`model.id` was {name}, whose config.json has a width that is no positive whole number; give model.shape.*"
+            f"model.id: got {name}, whose config.json has a width that is no positive whole number; give model.shape.*"
         ) from None
     if shape is None:
         raise UserError(
-            f"`model.id` was {name}, of architecture {values.get('model_type')!r}; its arithmetic is known for "
+            f"model.id: got {name}, of architecture {values.get('model_type')!r}; its arithmetic is known for "
             f"{', '.join(ARCHITECTURES)}, without biases: give the nearest shape by model.shape.*"
         )
     return shape
@@ -65,7 +65,7 @@ def _local(name: str) -> Any | None:
         except OSError:
             continue
         except ValueError:
-            raise UserError(f"`model.id` was {name}: {path} is not JSON; download it again") from None
+            raise UserError(f"model.id: got {name}: {path} is not JSON; download it again") from None
     return None
 
 
@@ -90,6 +90,6 @@ def _fetched(hub: str, name: str, revision: str) -> Any:
     except (OSError, ValueError) as error:
         reason = error.reason if isinstance(error, URLError) else error
         raise UserError(
-            f"`model.id` was {name}, whose shape is not here and cannot be fetched ({reason}); "
+            f"model.id: got {name}, whose shape is not here and cannot be fetched ({reason}); "
             "give model.shape.*, a local folder, or a preset (model=llama-3.1-8b …)"
         ) from None

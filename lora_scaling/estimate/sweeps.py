@@ -120,7 +120,7 @@ def _refuse_compared(arguments: Sequence[str]) -> None:
         what = _COMPARED.get(name.partition(".")[0])
         if what is not None and override.is_sweep_override():
             raise UserError(
-                f"`{name}` was {argument.partition('=')[2]} in a sweep, whose runs it does not change: "
+                f"{name}: got {argument.partition('=')[2]} in a sweep, whose runs it does not change: "
                 f"estimate them beside each other with compare={what}, or a list such as compare={_EXAMPLES[what]}"
             )
 
@@ -146,7 +146,7 @@ def _design(arguments: Sequence[str]) -> Design:
             continue
         path = sweeps_dir() / f"{name}.yaml"
         if not path.is_file():
-            raise UserError(f"`sweeps` was {name!r}; choose one of {', '.join(choices('sweeps'))}")
+            raise UserError(f"sweeps: got {name!r}; choose one of {', '.join(choices('sweeps'))}")
         settings = OmegaConf.merge(settings, OmegaConf.select(OmegaConf.load(path), "hydra.sweeper", default={}))
     values = OmegaConf.to_container(settings)
     assert isinstance(values, dict)

@@ -49,7 +49,7 @@ class Target:
             return np.ones(())
         value = self.values.get(name)
         if value is None:
-            raise UserError(f"`fit` needs {name} of the target run, which is unknown here; estimate without fit=")
+            raise UserError(f"fit: needs {name} of the target run, which is unknown here; estimate without fit=")
         return np.asarray(value, dtype=float)
 
 

@@ -64,13 +64,11 @@ class GridSettings:
         if self.intensity_g_per_kwh is not None:
             _number("intensity_g_per_kwh", self.intensity_g_per_kwh, minimum=0.0, what="g/kWh, 0 or more")
         if self.provider == "file" and not self.file:
-            raise UserError("`grid.file` was not given; provider file needs a CSV with start,end,g_per_kwh.")
+            raise UserError("grid.file: missing; provider file needs a CSV with start,end,g_per_kwh")
         source = SOURCES.get(self.provider)
         if source is not None and source.sole_zone is None and self.zone is None:
             example = "DE" if source.zones is None or "DE" in source.zones else next(iter(source.zones))
-            raise UserError(
-                f"`grid.zone` was not given; provider {self.provider} needs a zone, e.g. grid.zone={example}."
-            )
+            raise UserError(f"grid.zone: missing; provider {self.provider} needs a zone, such as grid.zone={example}")
         if self.place is not None:
             provider_code(self.resolved_provider, self.place)
 
@@ -119,7 +117,7 @@ class GridSettings:
         for name in values:
             if name not in names:
                 near = difflib.get_close_matches(name, names, n=2) or names
-                raise UserError(f"`grid.{name}` is not a field; did you mean {', '.join(near)}?")
+                raise UserError(f"grid.{name}: not a field; did you mean {', '.join(near)}?")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -139,10 +137,10 @@ class GridSettings:
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise UserError(f"`grid.{name}` was {value!r}; allowed: {', '.join(allowed)}; set one of them.")
+        raise UserError(f"grid.{name}: got {value!r}; choose one of {', '.join(allowed)}")
 
 
 def _number(name: str, value: object, *, minimum: float, what: str) -> None:
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not good or value < minimum:  # pyright: ignore[reportOperatorIssue]  (a number by now)
-        raise UserError(f"`grid.{name}` was {value!r}; allowed is {what}; correct it.")
+        raise UserError(f"grid.{name}: got {value!r}; give {what}")

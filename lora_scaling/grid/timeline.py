@@ -58,10 +58,10 @@ def read_timeline(path: str | Path) -> list[EnergyBin]:
                 if joules and start != end:
                     bins.append(EnergyBin(start, end, sum(joules)))
     except OSError as error:
-        raise RecordError(f"`timeline` {path} cannot be read ({error.strerror}); expected a CSV file.") from error
+        raise RecordError(f"{path}: cannot be read ({error.strerror}); expected a CSV file") from error
     except (ValueError, TypeError, AttributeError, csv.Error) as error:
         raise RecordError(
-            f"`timeline` {path} is not an energy timeline ({error}); "
-            f"expected the columns {','.join(TIMELINE_COLUMNS)} with UTC times."
+            f"{path}: not an energy timeline ({error}); "
+            f"expected the columns {','.join(TIMELINE_COLUMNS)} with UTC times"
         ) from error
     return bins

@@ -41,8 +41,8 @@ def find_place(zone: str) -> Place:
     """
     if not isinstance(zone, str) or not zone.strip():
         raise UserError(
-            f"`grid.zone` was {zone!r}; allowed is a zone such as DK1, GB or DE; "
-            'write it as a string (in YAML, Norway is "NO" in quotes).'
+            f"grid.zone: got {zone!r}; give a zone such as DK1, GB or DE, "
+            'as a string (in YAML, Norway is "NO" in quotes)'
         )
     text = zone.strip().upper()
     table = countries()
@@ -55,7 +55,7 @@ def find_place(zone: str) -> Place:
     known = text in table or text in BIDDING_ZONES or re.fullmatch(r"[A-Z]{2}(-[A-Z0-9]+)+", text)
     if not known or text[:2] not in table:
         raise UserError(
-            f"`grid.zone` was {zone!r}; allowed are DK1, DK2, GB, ISO country codes and "
+            f"grid.zone: got {zone!r}; allowed are DK1, DK2, GB, ISO country codes and "
             f"Electricity Maps zones; {_near(text)}"
         )
     return Place(zone=text, alpha2=text[:2], alpha3=table[text[:2]][0])
@@ -90,7 +90,7 @@ def provider_code(provider: str, place: Place) -> str:
     if code is None:
         allowed = "any country" if source.zones is None else ", ".join(source.zones)
         raise UserError(
-            f"`grid.zone` was {place.zone}, which {provider} does not cover; allowed with it: {allowed}; "
-            "set grid.provider=auto or another zone."
+            f"grid.zone: got {place.zone}, which {provider} does not cover; allowed with it: {allowed}; "
+            "set grid.provider=auto or another zone"
         )
     return code

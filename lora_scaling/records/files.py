@@ -61,9 +61,9 @@ def _umask() -> int:
 def unwritable(folder: Path, error: OSError) -> UnwritableError:
     """Return the error that says why nothing can be written under `runs_dir`, and what to do."""
     if error.errno == errno.ENOSPC:
-        return UnwritableError(f"`runs_dir`: the disk of {folder} is full; free some space or give another runs_dir")
+        return UnwritableError(f"runs_dir: the disk of {folder} is full; free some space or give another runs_dir")
     return UnwritableError(
-        f"`runs_dir`: {folder} cannot be written ({error.strerror}); give a folder that can, runs_dir=PATH"
+        f"runs_dir: {folder} cannot be written ({error.strerror}); give a folder that can, runs_dir=PATH"
     )
 
 
@@ -75,12 +75,12 @@ def read_record(path: Path) -> RunRecord:
     """
     try:
         if path.exists() and not path.is_file():  # reading a pipe would never end
-            raise RecordError(f"{path} is not a run record: not a plain file")
+            raise RecordError(f"{path}: not a run record: not a plain file")
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise RecordError(f"{path} cannot be read ({error.strerror})") from None
+        raise RecordError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
-        raise RecordError(f"{path} is not a run record: not valid JSON ({error})") from None
+        raise RecordError(f"{path}: not a run record: not valid JSON ({error})") from None
     return from_json(text, str(path))
 
 
@@ -97,7 +97,7 @@ def find_records(paths: Iterable[str | Path]) -> list[Path]:
         elif given.is_dir():
             found.update(given.rglob(RECORD_NAME))
         else:
-            raise UserError(f"`RUNS` was {given}, which is not there; give a folder of run records")
+            raise UserError(f"RUNS: got {given}, which does not exist; give a folder of run records")
     return sorted(found)
 
 

@@ -255,23 +255,23 @@ def from_json(text: str, where: str) -> RunRecord:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise RecordError(f"{where} is not a run record: not valid JSON ({why})") from None
+        raise RecordError(f"{where}: not a run record: not valid JSON ({why})") from None
     if not isinstance(record, dict) or "schema_version" not in record or "run_id" not in record:
-        raise RecordError(f"{where} is not a run record: it has no schema_version and run_id")
+        raise RecordError(f"{where}: not a run record: it has no schema_version and run_id")
     if record["schema_version"] != SCHEMA_VERSION:
         raise RecordError(
-            f"{where} has schema_version {_shown(record['schema_version'])}; this version reads {SCHEMA_VERSION}: "
+            f"{where}: got schema_version {_shown(record['schema_version'])}; this version reads {SCHEMA_VERSION}: "
             "update lora-scaling, or make the record again"
         )
     if record.get("status") not in STATUSES:
-        raise RecordError(f"{where} has status {_shown(record.get('status'))}; allowed: {', '.join(STATUSES)}")
+        raise RecordError(f"{where}: got status {_shown(record.get('status'))}; allowed: {', '.join(STATUSES)}")
     try:
         if _SUSPICIOUS.search(text) or text.count("[") + text.count("{") > _MANY:
             _check_values(record)
         _checker(RunRecord)(record)
         _check_times(record)
     except _Mismatch as mismatch:
-        raise RecordError(f"{where} is not a run record: {mismatch}") from None
+        raise RecordError(f"{where}: not a run record: {mismatch}") from None
     return typing.cast(RunRecord, record)
 
 

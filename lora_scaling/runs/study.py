@@ -131,7 +131,7 @@ class Conductor:
         if not self.path.exists():
             if any(self.folder.glob(f"*/{RECORD_NAME}")):
                 raise UserError(
-                    f"`study` was {self.config.study!r}, whose folder {self.folder} holds runs of another kind of "
+                    f"study: got {self.config.study!r}, whose folder {self.folder} holds runs of another kind of "
                     "study; give it a name of its own, study=NAME"
                 )
             state = {**question, "looks": [], "overwritten": {}}
@@ -140,11 +140,11 @@ class Conductor:
         try:
             state = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise RecordError(f"{self.path} cannot be read ({error}); move it away to begin anew") from None
+            raise RecordError(f"{self.path}: cannot be read ({error}); move it away to begin anew") from None
         for key, value in question.items():
             if state.get(key) != value:
                 raise UserError(
-                    f"`study` was {self.config.study!r}, which was begun with {key} = {state.get(key)} and is now "
+                    f"study: got {self.config.study!r}, which was begun with {key} = {state.get(key)} and is now "
                     f"asked with {value}; continue it with what it was begun with, or give another study=NAME"
                 )
         return state
@@ -223,7 +223,7 @@ class Conductor:
         ):
             if allowed is not None and figure is not None and figure > allowed:
                 raise UserError(
-                    f"`{field}` was {allowed:g}; the smallest design that can decide, {len(points)} runs, is expected "
+                    f"{field}: got {allowed:g}; the smallest design that can decide, {len(points)} runs, is expected "
                     f"to take {figure:.3g} {unit}: allow more, or take smaller levels"
                 )
 
@@ -287,7 +287,7 @@ def conduct(request: Request, planner: Planner) -> str:
     """
     if world_size() > 1:
         raise UserError(
-            f"`python -m lora_scaling.study` was started as {world_size()} processes; it does not run under torchrun: "
+            f"WORLD_SIZE: got {world_size()}; an adaptive study does not run under torchrun: "
             "start it once, without, or make the runs with torchrun -m lora_scaling -m …"
         )
     # Grouping pads less the more samples there are, which would look like a curve.
@@ -296,11 +296,11 @@ def conduct(request: Request, planner: Planner) -> str:
     factor, _, held, _ = ADAPTIVE[request.claim]
     config = dataclasses.replace(config, **{factor: request.levels[0], held: request.at})
     if not config.metering.enabled:
-        raise UserError("`metering.enabled` was false; a study of energy has to measure it: leave it out")
+        raise UserError("metering.enabled: got false; a study of energy has to measure it: leave it out")
     folder = Path(config.runs_dir) / config.study
     with locked(folder) as mine:
         if not mine:
-            raise UserError(f"`study` was {config.study!r}, which another process is carrying out; wait for it to end")
+            raise UserError(f"study: got {config.study!r}, which another process is carrying out; wait for it to end")
         conductor = Conductor(request, config, folder, planner)
         stop = conductor.conduct()
         print(conductor.closing(stop), flush=True)

@@ -107,7 +107,7 @@ def time_limit_min(estimates: Sequence[Estimate] | str) -> int:
     times = [] if isinstance(estimates, str) else [run.time_s for run in estimates]
     if not times or None in times:
         raise UserError(
-            "`hydra.launcher.timeout_min` was null, and how long these runs take is unknown "
+            "hydra.launcher.timeout_min: got null, and how long these runs take is unknown "
             "(python -m lora_scaling.estimate -m … says why); give hydra.launcher.timeout_min=MINUTES"
         )
     longest_s = max(time.high for time in times if time is not None)
@@ -118,7 +118,7 @@ def _refuse_auto(todo: Sequence[Planned]) -> None:
     """Raise if the runs' hardware is that of this machine, which only hands them to others."""
     if any(run.config.hardware.kind == "auto" for run in todo):
         raise UserError(
-            "`hydra.launcher.timeout_min` was null with hardware=auto, which is this machine and not the cluster's; "
+            "hydra.launcher.timeout_min: got null with hardware=auto, which is this machine and not the cluster's; "
             "name the nodes' GPU (hardware=a100-80gb, h100-sxm …), or give hydra.launcher.timeout_min=MINUTES"
         )
 
@@ -201,11 +201,11 @@ def _refuse_excess(expected: Total | str, config: RunConfig, what: str) -> None:
         if figure is None:
             remedy = f"{expected}; or drop {field}" if isinstance(expected, str) else "drop it"
             raise UserError(
-                f"`{field}` was {allowed}; the cost of this {what} is unknown, so it cannot be held: {remedy}"
+                f"{field}: got {allowed}; the cost of this {what} is unknown, so it cannot be held: {remedy}"
             )
         if figure > allowed:
             raise UserError(
-                f"`{field}` was {allowed}; this {what} is expected to take {figure:.3g} {unit}: allow more, or do less"
+                f"{field}: got {allowed}; this {what} is expected to take {figure:.3g} {unit}: allow more, or do less"
             )
 
 

@@ -130,7 +130,7 @@ def choose_device(wanted: str, precision: str) -> Device:
         # A CPU computes fp32 fastest unless it has matrix units for bf16; Apple's bf16 is emulated on older chips.
         precision = supported[0] if kind == "cuda" else "fp32"
     if precision not in supported:
-        raise UserError(f"`precision` was {precision!r}; {_name(kind)} supports {', '.join(supported)}, or auto")
+        raise UserError(f"precision: got {precision!r}; {_name(kind)} supports {', '.join(supported)}, or auto")
     return Device(kind=kind, name=_name(kind), precision=precision)
 
 
@@ -148,7 +148,7 @@ def _kind(wanted: str) -> str:
         return there[0]
     kind = wanted.partition(":")[0]
     if kind not in there:
-        raise UserError(f"`device` was {wanted!r}; this machine has {', '.join(there)}, or say auto")
+        raise UserError(f"device: got {wanted!r}; this machine has {', '.join(there)}, or say auto")
     return kind
 
 
@@ -172,7 +172,7 @@ def _show_one_gpu(wanted: str) -> None:
     if _shown is not None:
         if index and int(index) != _shown:
             raise UserError(
-                f"`device` was {wanted!r}; this process has begun on cuda:{_shown} and stays there: "
+                f"device: got {wanted!r}; this process has begun on cuda:{_shown} and stays there: "
                 "give each GPU a command of its own"
             )
         return
@@ -180,7 +180,7 @@ def _show_one_gpu(wanted: str) -> None:
     if torch.cuda.is_initialized() or count == 0:
         return
     if int(index or 0) >= count:
-        raise UserError(f"`device` was {wanted!r}; this machine has {count} GPUs, counted from 0")
+        raise UserError(f"device: got {wanted!r}; this machine has {count} GPUs, counted from 0")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     ids = visible.split(",") if visible else [str(i) for i in range(count)]
     _shown = int(index or 0)

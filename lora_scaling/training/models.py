@@ -117,7 +117,7 @@ def attach(base: BaseModel, config: RunConfig) -> nn.Module:
     except ValueError as error:
         names = sorted({n.rpartition(".")[2] for n, m in network.named_modules() if isinstance(m, nn.Linear)})
         raise UserError(
-            f"`lora.target_modules` was {config.lora.target_modules}; this model has {', '.join(names)} ({error})"
+            f"lora.target_modules: got {config.lora.target_modules}; this model has {', '.join(names)} ({error})"
         ) from None
 
 
@@ -177,7 +177,7 @@ def config_of_shape(shape: ModelShape) -> PretrainedConfig:
         return AutoConfig.for_model(shape.architecture, **fields)
     except ValueError:
         raise UserError(
-            f"`model.shape.architecture` was {shape.architecture!r}; choose one of {', '.join(ARCHITECTURES)}"
+            f"model.shape.architecture: got {shape.architecture!r}; choose one of {', '.join(ARCHITECTURES)}"
         ) from None
 
 
@@ -200,8 +200,7 @@ def _checked_shape(model: ModelConfig, config: PretrainedConfig) -> ModelShape |
         stated, found = getattr(model.shape, field), getattr(real, field)
         if stated != found:
             raise UserError(
-                f"`model.shape.{field}` was {stated}, but {model.id or model.name} has {found}; "
-                "correct the model's YAML"
+                f"model.shape.{field}: got {stated}, but {model.id or model.name} has {found}; correct the model's YAML"
             )
     return real
 
@@ -241,16 +240,18 @@ def _source(model: ModelConfig) -> tuple[str, dict[str, Any]]:
     if model.gguf_file is not None:
         path = Path(model.gguf_file).expanduser()
         if not path.is_file():
-            raise UserError(f"`model.gguf_file` was {model.gguf_file}, which is not there; give a GGUF file")
+            raise UserError(f"model.gguf_file: got {model.gguf_file}, which does not exist; give a GGUF file")
         try:
             import gguf  # noqa: F401
         except ImportError:
             raise UserError(
-                "`model.gguf_file` needs the packages gguf and sentencepiece; pip install 'lora-scaling[gguf]'"
+                "model.gguf_file: needs the packages gguf and sentencepiece; pip install 'lora-scaling[gguf]'"
             ) from None
         return str(path.parent), {"gguf_file": path.name}
     if model.id is None:
-        raise UserError(f"`model.id` of {model.name} is null; pretrained weights need one, or say model.weights=random")
+        raise UserError(
+            f"model.id: got null for {model.name}; give the id of the pretrained weights, or model.weights=random"
+        )
     return model.id, {"revision": model.revision} if model.revision else {}
 
 
@@ -265,7 +266,7 @@ def _tokenizer(model: ModelConfig, config: PretrainedConfig) -> tuple[PreTrained
                 offline = model.weights == "random" and not local
                 tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=offline, **options)
             if len(tokenizer) < _LEAST_VOCABULARY:
-                raise UserError(f"`model.id` was {source}, which holds no tokenizer; add its files")
+                raise UserError(f"model.id: got {source}, which holds no tokenizer; add its files")
             if tokenizer.pad_token_id is None:
                 tokenizer.pad_token = tokenizer.eos_token
             return tokenizer, model.gguf_file or source
@@ -275,7 +276,7 @@ def _tokenizer(model: ModelConfig, config: PretrainedConfig) -> tuple[PreTrained
     tokenizer = bytes_tokenizer()
     if len(tokenizer) > config.vocab_size:
         raise UserError(
-            f"`model.shape.vocab_size` was {config.vocab_size}; the byte tokenizer needs {len(tokenizer)} or more"
+            f"model.shape.vocab_size: got {config.vocab_size}; the byte tokenizer needs {len(tokenizer)} or more"
         )
     return tokenizer, "bytes"
 
@@ -296,25 +297,25 @@ def _explain(model: ModelConfig, error: Exception) -> str:
     field = "model.gguf_file" if model.gguf_file else "model.id"
     text = str(error)
     if "gated" in text.lower() or "401" in text or "403" in text:
-        return f"`{field}` was {name}, which needs permission: accept its licence on the hub and set HF_TOKEN"
+        return f"{field}: got {name}, which needs permission: accept its licence on the hub and set HF_TOKEN"
     if "offline" in text.lower() or "connect" in text.lower() or "couldn't" in text.lower():
         return (
-            f"`{field}` was {name}, which is neither a local folder nor cached, and the hub cannot be reached; "
+            f"{field}: got {name}, which is neither a local folder nor cached, and the hub cannot be reached; "
             "download it first, or say model.weights=random for its shape alone"
         )
     first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-    return f"`{field}` was {name}, which cannot be loaded: {first}"
+    return f"{field}: got {name}, which cannot be loaded: {first}"
 
 
 def _require_bitsandbytes(device: Device) -> None:
     try:
         import bitsandbytes as bnb
     except (ImportError, RuntimeError, OSError) as error:
-        raise UserError(f"`method` was qlora, which needs bitsandbytes here ({error}); use method=lora") from None
+        raise UserError(f"method: got qlora, which needs bitsandbytes here ({error}); use method=lora") from None
     supported = getattr(bnb, "supported_torch_devices", {"cuda", "cpu"})
     if device.kind not in supported:
         raise UserError(
-            f"`method` was qlora; bitsandbytes quantises on "
+            f"method: got qlora; bitsandbytes quantises on "
             f"{', '.join(sorted(supported))}, not on {device.kind}: use method=lora"
         )
 

@@ -34,12 +34,12 @@ def refuse_impossible_sharding(config: RunConfig) -> None:
     """
     if config.sharding == "fsdp" and world_size() == 1:
         raise UserError(
-            "`sharding` was fsdp with one process; it splits a model over 2 or more: start it with "
+            "sharding: got fsdp with one process; it splits a model over 2 or more: start it with "
             "torchrun --nproc-per-node N -m lora_scaling …, or say sharding=none"
         )
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
         raise UserError(
-            "`accelerate launch` was told to use FSDP itself (--use_fsdp, or its configuration file); "
+            "--use_fsdp: given to accelerate launch (or in its configuration file); "
             "drop that and say sharding=fsdp, which evaluates and measures the sharded model"
         )
 

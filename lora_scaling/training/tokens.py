@@ -82,7 +82,7 @@ def tokenize(samples: Sequence[Sample], tokenizer: Any, config: RunConfig) -> To
     trained = [len(row["labels"]) - row["labels"].count(IGNORED) for row in rows]
     if rows and not any(trained):
         raise UserError(
-            f"`max_seq_len` was {config.max_seq_len}, which cuts off every answer of {config.data.name}; "
+            f"max_seq_len: got {config.max_seq_len}, which cuts off every answer of {config.data.name}; "
             f"raise it (the longest sample has {max(len(item.ids) for item in encoded)} tokens)"
         )
     unanswered = trained.count(0)
@@ -101,7 +101,7 @@ def _refuse_foreign(encoded: Sequence[_Encoded], config: RunConfig) -> None:
     largest = max((max(item.ids, default=0) for item in encoded), default=0)
     if config.model.shape is not None and largest >= config.model.shape.vocab_size:
         raise UserError(
-            f"`model` was {config.model.name}, which has {config.model.shape.vocab_size:,} tokens, but its tokenizer "
+            f"model: got {config.model.name}, which has {config.model.shape.vocab_size:,} tokens, but its tokenizer "
             f"gave number {largest:,}; `model.gguf_file` and `model.id` must belong to the model that is named"
         )
 

@@ -222,7 +222,7 @@ def local_accumulation(asked: int) -> int:
     processes = world_size()
     if asked % processes:
         raise UserError(
-            f"`gradient_accumulation` was {asked}; {processes} processes share it: give a multiple of {processes}, "
+            f"gradient_accumulation: got {asked}; {processes} processes share it: give a multiple of {processes}, "
             "so that the global batch is the same as on one"
         )
     return asked // processes

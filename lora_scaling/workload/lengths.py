@@ -49,7 +49,7 @@ class Lengths:
 
     def __post_init__(self) -> None:
         if not self.values or min(self.values) < 1:
-            raise UserError("`data.tokens_per_sample` must describe samples of at least one token each")
+            raise UserError("data.tokens_per_sample: got a sample of no token; give lengths of at least one token each")
         object.__setattr__(self, "values", tuple(sorted(self.values)))
 
     @classmethod
@@ -59,7 +59,7 @@ class Lengths:
         The lengths of instruction data are close to log-normal. The quantiles are rescaled to the exact mean.
         """
         if not mean > 0 or not cv >= 0:
-            raise UserError(f"`data.tokens_per_sample` was {mean} (cv {cv}); give a mean above 0 and a cv of 0 or more")
+            raise UserError(f"data.tokens_per_sample: got {mean} (cv {cv}); give a mean above 0 and a cv of 0 or more")
         sigma = math.sqrt(math.log1p(cv * cv))
         normal = NormalDist()
         raw = [math.exp(sigma * normal.inv_cdf((i + 0.5) / QUANTILES)) for i in range(QUANTILES)]

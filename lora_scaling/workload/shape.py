@@ -60,14 +60,14 @@ class ModelShape:
             "vocab_size",
         ):
             if getattr(self, field) < 1:
-                raise UserError(f"`model.shape.{field}` was {getattr(self, field)}; give a positive whole number")
+                raise UserError(f"model.shape.{field}: got {getattr(self, field)}; give a positive whole number")
         if self.heads % self.kv_heads:
             raise UserError(
-                f"`model.shape.kv_heads` was {self.kv_heads}; it must divide `model.shape.heads` ({self.heads})"
+                f"model.shape.kv_heads: got {self.kv_heads}; it must divide `model.shape.heads` ({self.heads})"
             )
         if not 1 <= self.experts_per_token <= self.experts:
             raise UserError(
-                f"`model.shape.experts_per_token` was {self.experts_per_token}; "
+                f"model.shape.experts_per_token: got {self.experts_per_token}; "
                 f"give 1 to `model.shape.experts` ({self.experts})"
             )
 
@@ -140,9 +140,9 @@ class Tuning:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise UserError(f"`method` was {self.method!r}; choose one of {', '.join(METHODS)}")
+            raise UserError(f"method: got {self.method!r}; choose one of {', '.join(METHODS)}")
         if self.adapted and self.rank < 1:
-            raise UserError(f"`lora.r` was {self.rank}; give a rank of 1 or more")
+            raise UserError(f"lora.r: got {self.rank}; give a rank of 1 or more")
 
     @property
     def adapted(self) -> bool:
@@ -162,19 +162,19 @@ class Tuning:
         unknown = sorted(set(self.targets) - set(LINEAR))
         if unknown or not self.targets:
             raise UserError(
-                f"`lora.target_modules` was {list(self.targets)}; choose from {', '.join(LINEAR)}, or all-linear"
+                f"lora.target_modules: got {list(self.targets)}; choose from {', '.join(LINEAR)}, or all-linear"
             )
         reachable = ATTENTION if shape.experts > 1 else LINEAR
         chosen = [m for m in shape.matmuls() if m.name in self.targets and m.name in reachable]
         if not chosen:
             raise UserError(
-                f"`lora.target_modules` was {list(self.targets)}; "
+                f"lora.target_modules: got {list(self.targets)}; "
                 f"a model with experts is adapted in {', '.join(ATTENTION)}"
             )
         least = min(chosen, key=lambda m: min(m.inputs, m.outputs))
         if self.rank > min(least.inputs, least.outputs):
             raise UserError(
-                f"`lora.r` was {self.rank}; {least.name} of this model is {least.inputs} × {least.outputs}, "
+                f"lora.r: got {self.rank}; {least.name} of this model is {least.inputs} × {least.outputs}, "
                 f"so at most {min(least.inputs, least.outputs)} makes sense"
             )
         yield from chosen

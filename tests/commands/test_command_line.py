@@ -46,30 +46,30 @@ def said(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["=3"], "`=3` names no setting; write name=value"),
-        (["-m", "=3"], "`=3` names no setting"),
-        (["samples"], "`samples` has no value; write name=value"),
-        (["a b=3"], "`a b=3` cannot be read; write name=value"),
-        (["samples=[1"], "`samples=[1` cannot be read"),
-        (["samples=1,2"], "`samples` was 1,2; give one value, [1,2] for a list, or -m for a sweep"),
-        (["--samples=3"], "`--samples=3` is not an option; settings have no dashes: samples=3"),
-        (["--quiet"], "`--quiet` is not an option"),
-        (["--cfg", "everything"], "`--cfg` was 'everything'; choose one of job, hydra, all"),
-        (["--cfg"], "`--cfg` has no value"),
-        (["-m", "--cfg", "job"], "`--multirun` and `--cfg` exclude each other"),
-        (["--resolve"], "`--resolve` was given alone"),
-        (["samples=0", "-m", "epochs=1,2"], "`samples` was 0; give 1 or more"),
-        (["samples=64", "-m", "epochs=1,0"], "`epochs` was 0; give 1 or more"),
-        (["lora.rank=8"], "`lora.rank` is not a setting; did you mean lora.r? Allowed: samples"),
-        (["r=8"], "`r` is not a setting; did you mean lora.r? "),
-        (["lr=1e-4"], "`lr` is not a setting; did you mean learning_rate? "),
-        (["-m", "sweep=quick"], "`sweep` is not a setting; did you mean +sweeps? "),
-        (["samples=1e4"], "`samples` was 10000.0; give a whole number, written 10000"),
-        (["hardware=a100"], "`hardware` was 'a100'; did you mean a100-40gb or a100-80gb or a100-pcie? "),
-        (["order=1", "max_kwh=1e-12"], "`max_kwh` was 1e-12; this run is expected to take"),
-        (["replicates=3"], "`replicates` was 3 for a single run, which is made once: add -m"),
-        (["+experiment=munin_skolegpt", "max_kwh=0.01"], "`max_kwh` was 0.01; this run is expected to take 0."),
-        (["model=llama-2-7b", "hardware=l40s", "max_hours=0.001"], "`max_hours` was 0.001; this run is expected"),
+        (["=3"], "=3: names no setting; write name=value"),
+        (["-m", "=3"], "=3: names no setting"),
+        (["samples"], "samples: no value; write name=value"),
+        (["a b=3"], "a b=3: cannot be read; write name=value"),
+        (["samples=[1"], "samples=[1: cannot be read"),
+        (["samples=1,2"], "samples: got 1,2; give one value, [1,2] for a list, or -m for a sweep"),
+        (["--samples=3"], "--samples=3: not an option; settings have no dashes: samples=3"),
+        (["--quiet"], "--quiet: not an option"),
+        (["--cfg", "everything"], "--cfg: got 'everything'; choose one of job, hydra, all"),
+        (["--cfg"], "--cfg: no value"),
+        (["-m", "--cfg", "job"], "--multirun, --cfg: exclude each other"),
+        (["--resolve"], "--resolve: given alone"),
+        (["samples=0", "-m", "epochs=1,2"], "samples: got 0; give 1 or more"),
+        (["samples=64", "-m", "epochs=1,0"], "epochs: got 0; give 1 or more"),
+        (["lora.rank=8"], "lora.rank: not a setting; did you mean lora.r? Allowed: samples"),
+        (["r=8"], "r: not a setting; did you mean lora.r? "),
+        (["lr=1e-4"], "lr: not a setting; did you mean learning_rate? "),
+        (["-m", "sweep=quick"], "sweep: not a setting; did you mean +sweeps? "),
+        (["samples=1e4"], "samples: got 10000.0; give a whole number, written 10000"),
+        (["hardware=a100"], "hardware: got 'a100'; did you mean a100-40gb or a100-80gb or a100-pcie? "),
+        (["order=1", "max_kwh=1e-12"], "max_kwh: got 1e-12; this run is expected to take"),
+        (["replicates=3"], "replicates: got 3 for a single run, which is made once: add -m"),
+        (["+experiment=munin_skolegpt", "max_kwh=0.01"], "max_kwh: got 0.01; this run is expected to take 0."),
+        (["model=llama-2-7b", "hardware=l40s", "max_hours=0.001"], "max_hours: got 0.001; this run is expected"),
     ],
 )
 def test_a_mistake_is_one_sentence(
@@ -87,7 +87,7 @@ def test_the_other_commands_say_it_as_briefly(command: Command, capsys: pytest.C
     assert command(["claims", "runs", "--quiet"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "`--quiet` is not an option" in captured.err
+    assert "--quiet: not an option" in captured.err
     assert captured.err.count("\n") == 1
 
 
@@ -101,11 +101,11 @@ def test_composing_refuses_what_names_no_setting(override: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--margn", "0.1"], "`--margn` is not an option"),
-        (["--margin", "wide"], "`--margin` was 'wide'; give a number"),
-        (["--level"], "`--level` has no value"),
-        (["--response", "joy"], "`--response` was 'joy'; choose one of total, train, gpu, time"),
-        ([], "`RUNS` is missing"),
+        (["--margn", "0.1"], "--margn: not an option"),
+        (["--margin", "wide"], "--margin: got 'wide'; give a number"),
+        (["--level"], "--level: no value"),
+        (["--response", "joy"], "--response: got 'joy'; choose one of total, train, gpu, time"),
+        ([], "RUNS: missing"),
     ],
 )
 def test_the_analysis_refuses_in_one_sentence(

@@ -63,32 +63,32 @@ def test_every_sweep_composes_and_varies_something(name: str, tmp_path: Path, mo
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("samples=0", "`samples` was 0; give 1 or more"),
-        ("samples=-5", "`samples` was -5; give 1 or more"),
-        ("samples=many", "`samples` was 'many'; give a whole number"),
-        ("samples=1.5", "`samples` was 1.5; give a whole number"),
-        ("epochs=0", "`epochs` was 0; give 1 or more"),
-        ("samples=1000000000000000", "`samples` was 1000000000000000; give 10000000000 or less"),
-        ("samples=1e30", "`samples` was 1e+30; give a whole number"),
-        ("epochs=1000000000", "`epochs` was 1000000000; give 10000 or less"),
-        ("batch_size=20000000", "`batch_size` was 20000000; give 1000000 or less"),
-        ("max_steps=10000000000000", "`max_steps` was 10000000000000; give 1000000000000 or less"),
-        ("smples=3", "`smples` is not a setting; did you mean samples"),
-        ("lora.rank=3", "`lora.rank` is not a setting"),
-        ("model=ladder-2m", "`model` was 'ladder-2m'; did you mean ladder-"),
-        ("study=a/b", "`study` was 'a/b'; it names a folder"),
-        ("precision=fp8", "`precision` was 'fp8'; choose one of auto, bf16, fp16, fp32"),
-        ("learning_rate=-1", "`learning_rate` was -1.0; give a number above 0, or null"),
-        ("lora.r=eight", "`lora.r` was 'eight'; give a whole number"),
-        ("packing=perhaps", "`packing` was 'perhaps'; give true or false"),
+        ("samples=0", "samples: got 0; give 1 or more"),
+        ("samples=-5", "samples: got -5; give 1 or more"),
+        ("samples=many", "samples: got 'many'; give a whole number"),
+        ("samples=1.5", "samples: got 1.5; give a whole number"),
+        ("epochs=0", "epochs: got 0; give 1 or more"),
+        ("samples=1000000000000000", "samples: got 1000000000000000; give 10000000000 or less"),
+        ("samples=1e30", "samples: got 1e+30; give a whole number"),
+        ("epochs=1000000000", "epochs: got 1000000000; give 10000 or less"),
+        ("batch_size=20000000", "batch_size: got 20000000; give 1000000 or less"),
+        ("max_steps=10000000000000", "max_steps: got 10000000000000; give 1000000000000 or less"),
+        ("smples=3", "smples: not a setting; did you mean samples"),
+        ("lora.rank=3", "lora.rank: not a setting"),
+        ("model=ladder-2m", "model: got 'ladder-2m'; did you mean ladder-"),
+        ("study=a/b", "study: got 'a/b'; it names a folder"),
+        ("precision=fp8", "precision: got 'fp8'; choose one of auto, bf16, fp16, fp32"),
+        ("learning_rate=-1", "learning_rate: got -1.0; give a number above 0, or null"),
+        ("lora.r=eight", "lora.r: got 'eight'; give a whole number"),
+        ("packing=perhaps", "packing: got 'perhaps'; give true or false"),
         ("grid.zone=XX9", "grid.zone"),
-        ("metering.interval_s=0", "`metering.interval_s` was 0"),
-        ("seed=4294967296", "`seed` was 4294967296; give 4294967295 or less"),
-        ("lora.alpha=0", "`lora.alpha` was 0.0; give a number above 0"),
-        ("lora.dropout=1.5", "`lora.dropout` was 1.5; give a number from 0 to below 1"),
-        ("model=hub", "`model.id` is missing"),
-        ("model=gguf", "`model.gguf_file` is missing"),
-        ("data=file", "`data.path` is missing"),
+        ("metering.interval_s=0", "metering.interval_s: got 0"),
+        ("seed=4294967296", "seed: got 4294967296; give 4294967295 or less"),
+        ("lora.alpha=0", "lora.alpha: got 0.0; give a number above 0"),
+        ("lora.dropout=1.5", "lora.dropout: got 1.5; give a number from 0 to below 1"),
+        ("model=hub", "model.id: missing"),
+        ("model=gguf", "model.gguf_file: missing"),
+        ("data=file", "data.path: missing"),
     ],
 )
 def test_a_bad_value_is_one_sentence(override: str, said: str) -> None:
@@ -99,11 +99,11 @@ def test_a_bad_value_is_one_sentence(override: str, said: str) -> None:
 
 
 def test_a_number_for_a_path_is_told_as_such() -> None:
-    with pytest.raises(UserError, match=r"^`data\.path` was 5; give a text$"):
+    with pytest.raises(UserError, match=r"^data\.path: got 5; give a text$"):
         compose(["data=file", "data.path=5"])
 
 
-@pytest.mark.parametrize(("rank", "said"), [(0, "`lora.r` was 0"), (100, "at most 64 makes sense")])
+@pytest.mark.parametrize(("rank", "said"), [(0, "lora.r: got 0"), (100, "at most 64 makes sense")])
 def test_a_rank_must_fit_the_model(rank: int, said: str) -> None:
     config = compose([f"lora.r={rank}"])  # ladder-1m: k_proj is 128 × 64
     assert config.model.shape is not None

@@ -75,7 +75,7 @@ def test_a_setting_that_came_later_names_only_runs_that_use_it(setting: Any) -> 
 def test_dora_names_the_run_and_is_refused_without_adapters() -> None:
     assert run_id(compose(["lora.use_dora=true"])) != run_id(compose([]))
     assert run_id(compose(["lora.use_dora=false"])) == run_id(compose([]))
-    with pytest.raises(UserError, match=r"^`lora\.use_dora` was true with method=full, .*; use method=lora or qlora$"):
+    with pytest.raises(UserError, match=r"^lora\.use_dora: got true with method=full, .*; use method=lora or qlora$"):
         compose(["method=full", "lora.use_dora=true"])
 
 

@@ -90,13 +90,13 @@ def test_the_same_run_again_is_skipped_and_its_files_are_as_they_were(single: tu
 def test_bad_input_to_one_run_is_one_sentence_and_status_2(tmp_path: Path) -> None:
     done = command("lora_scaling", "samples=0", f"runs_dir={tmp_path}")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "lora-scaling: `samples` was 0; give 1 or more\n"
+    assert done.stderr == "lora-scaling: samples: got 0; give 1 or more\n"
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     ("raised", "status"),
-    [(UserError("`device` was wrong; give another"), 2), (RunFailure("it broke"), 1), (OutOfMemory("full"), 1)],
+    [(UserError("device: got wrong; give another"), 2), (RunFailure("it broke"), 1), (OutOfMemory("full"), 1)],
     ids=lambda value: type(value).__name__,
 )
 def test_a_run_that_fails_ends_with_the_status_of_its_reason(

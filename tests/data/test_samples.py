@@ -128,9 +128,7 @@ def test_the_seed_chooses_the_order(tmp_path: Path) -> None:
 
 def test_too_few_samples_says_how_many_there_are(tmp_path: Path) -> None:
     config = file_config(tmp_path / "a.json", alpaca(20), samples=17, eval_samples=4)
-    with pytest.raises(
-        UserError, match=r"`samples` was 17.*20 samples, of which 4 are held.*16 or fewer.*data\.repeat"
-    ):
+    with pytest.raises(UserError, match=r"samples: got 17.*20 samples, of which 4 are held.*16 or fewer.*data\.repeat"):
         split_samples(config)
     assert len(split_samples(replace(config, samples=16)).train) == 16
 
@@ -143,7 +141,7 @@ def test_repeating_cycles_the_training_samples_only(tmp_path: Path) -> None:
 
 
 def test_nothing_left_to_train_on(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"`eval_samples` was 3.*3 samples; leave some"):
+    with pytest.raises(UserError, match=r"eval_samples: got 3.*3 samples; leave some"):
         split_samples(file_config(tmp_path / "a.json", alpaca(3), eval_samples=3, repeat=True))
 
 
@@ -166,7 +164,7 @@ def test_synthetic_samples_are_deterministic_nested_and_follow_the_configured_le
 
 def test_synthetic_data_needs_a_length() -> None:
     base = composed()
-    with pytest.raises(UserError, match=r"`data\.tokens_per_sample` was null"):
+    with pytest.raises(UserError, match=r"data\.tokens_per_sample: got null"):
         split_samples(replace(base, data=replace(base.data, tokens_per_sample=None)))
 
 
@@ -207,7 +205,7 @@ def test_a_bad_file_is_one_sentence(tmp_path: Path, text: str, sentence: str) ->
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"`data\.path` was .*none\.json, which cannot be read \(No such file"):
+    with pytest.raises(UserError, match=r"data\.path: got .*none\.json, which cannot be read \(No such file"):
         split_samples(file_config(tmp_path / "none.json"))
     with pytest.raises(UserError, match=r"cannot be read \(Is a directory\)"):
         split_samples(file_config(tmp_path))
@@ -215,7 +213,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not UTF-8 text \(byte 0\)"):
         split_samples(file_config(tmp_path / "binary"))
     base = file_config(tmp_path)
-    with pytest.raises(UserError, match=r"`data\.path` was null"):
+    with pytest.raises(UserError, match=r"data\.path: got null"):
         split_samples(replace(base, data=replace(base.data, path=None)))
 
 
@@ -224,9 +222,9 @@ def test_wrong_fields_are_named(tmp_path: Path) -> None:
     rows = [{"q": "a", "a": "b"}]
     with pytest.raises(UserError, match=r"lacks answer .*it has a, q"):
         split_samples(file_config(path, rows, fields={"instruction": "q", "output": "answer"}))
-    with pytest.raises(UserError, match=r"`data\.fields\.inputs` is no field of the alpaca layout; allowed"):
+    with pytest.raises(UserError, match=r"data\.fields\.inputs: no field of the alpaca layout; allowed"):
         split_samples(file_config(path, fields={"instruction": "q", "output": "a", "inputs": "x"}))
-    with pytest.raises(UserError, match=r"`data\.fields\.input` was 'x\[0\]', which no row of"):
+    with pytest.raises(UserError, match=r"data\.fields\.input: got 'x\[0\]', which no row of"):
         split_samples(file_config(path, fields={"instruction": "q", "output": "a", "input": "x[0]"}))
     with pytest.raises(UserError, match=r"data\.fields maps instruction, where a layout needs"):
         split_samples(file_config(path, fields={"instruction": "q"}))
@@ -267,7 +265,7 @@ def test_a_hub_data_set_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
             ConnectionError("Couldn't reach\nthe Hub"),
             r"could not be loaded \(ConnectionError: Couldn't reach the",
         ),
-        (ValueError('Unknown split "train". Should be one of [..]'), r"`data\.split` was 'train', which"),
+        (ValueError('Unknown split "train". Should be one of [..]'), r"data\.split: got 'train', which"),
     ],
 )
 def test_a_hub_data_set_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, error: Exception, sentence: str) -> None:

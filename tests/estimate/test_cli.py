@@ -126,7 +126,7 @@ def test_a_device_that_nobody_recognises_is_not_taken_for_the_fits(capsys, tmp_p
     monkeypatch.setattr("lora_scaling.estimate.hardware._nvidia", lambda *_: None)
     status, _, err = run(capsys, "device=cuda", f"fit={fit_of(tmp_path)}")
     assert status == 2
-    assert "`hardware` was auto, and no device was recognised here" in err
+    assert "hardware: got auto, and no device was recognised here" in err
     assert "fitted on rtx-4090: name the run's device with hardware=" in err
     assert answer(capsys, "device=cuda", "hardware=rtx-4090", f"fit={fit_of(tmp_path)}")["basis"] == "fit"
     assert answer(capsys, "device=cuda", f"fit={fit_of(tmp_path, hardware=[])}")["basis"] == "fit"
@@ -165,25 +165,25 @@ def test_advice_that_was_asked_for_is_given_or_refused_with_the_reason(capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["hardware=gtx-1"], "`hardware` was 'gtx-1'"),
-        (["grid.zone=QQ"], "`grid.zone` was 'QQ'"),
-        (["model=llama-9"], "`model` was 'llama-9'"),
-        (["samples=0"], "`samples` was 0"),
-        (["lora.r=100000", *JOB[:1]], "`lora.r` was 100000"),
+        (["hardware=gtx-1"], "hardware: got 'gtx-1'"),
+        (["grid.zone=QQ"], "grid.zone: got 'QQ'"),
+        (["model=llama-9"], "model: got 'llama-9'"),
+        (["samples=0"], "samples: got 0"),
+        (["lora.r=100000", *JOB[:1]], "lora.r: got 100000"),
         (["data=hub", "data.path=a/b"], "`data.tokens_per_sample` of a/b is unknown"),
-        (["pilot=soon"], "`pilot` was 'soon'"),
-        (["level=90"], "`level` was 90"),
-        (["at=tomorrow"], "`at` was 'tomorrow'"),
-        (["compare=colours"], "`compare` was 'colours'"),
-        (["compare=gpus:nothing"], "`hardware` was 'nothing'"),
+        (["pilot=soon"], "pilot: got 'soon'"),
+        (["level=90"], "level: got 90"),
+        (["at=tomorrow"], "at: got 'tomorrow'"),
+        (["compare=colours"], "compare: got 'colours'"),
+        (["compare=gpus:nothing"], "hardware: got 'nothing'"),
         (["-m", "compare=method"], "`-m` adds up a sweep"),
-        (["-m", "+sweeps=none"], "`sweeps` was 'none'"),
-        (["fit=/nowhere/fit.json"], "`fit` was /nowhere/fit.json"),
-        (["price.per_kwh=cheap"], "`price.per_kwh` was 'cheap'"),
+        (["-m", "+sweeps=none"], "sweeps: got 'none'"),
+        (["fit=/nowhere/fit.json"], "fit: got /nowhere/fit.json"),
+        (["price.per_kwh=cheap"], "price.per_kwh: got 'cheap'"),
         (["model=llama-3.1-70b", "method=full", "hardware=a100-80gb"], "GB more than the 80 GB of a100-80gb"),
-        (["sample=3"], "`sample` is not a setting"),
-        (["device=foo"], "`device` was 'foo'; choose auto, cpu, mps, cuda, or one GPU, such as cuda:0"),
-        (["device=cuda:x"], "`device` was 'cuda:x'"),
+        (["sample=3"], "sample: not a setting"),
+        (["device=foo"], "device: got 'foo'; choose auto, cpu, mps, cuda, or one GPU, such as cuda:0"),
+        (["device=cuda:x"], "device: got 'cuda:x'"),
         (["compare=method", "pilot=60s"], "leave pilot= or compare= out"),
         (["compare=method", "at=now"], "leave at= or compare= out"),
     ],

@@ -329,7 +329,7 @@ def test_lengths_come_from_the_file_when_there_is_one(tmp_path):
         ["data=file", f"data.path={path}", "hardware=t4", "samples=20", "max_seq_len=2048", "eval_samples=0"]
     )
     assert estimate(config).work["tokens"] == pytest.approx(20 * 1080 / 2.7, rel=0.01)  # not English: 2.7 bytes
-    with pytest.raises(UserError, match=r"`data.path` was .*none.json, which cannot be read"):
+    with pytest.raises(UserError, match=r"data.path: got .*none.json, which cannot be read"):
         estimate(compose(["data=file", "data.path=none.json", "hardware=t4"]))
 
 
@@ -350,7 +350,7 @@ def test_a_file_with_too_few_samples_is_refused_as_by_the_run(tmp_path):
     job = ["data=file", f"data.path={path}", "hardware=t4", "eval_samples=4"]
     assert estimate(compose([*job, "samples=16"])).energy_kwh
     assert estimate(compose([*job, "samples=17", "data.repeat=true"])).energy_kwh
-    with pytest.raises(UserError, match=r"`samples` was 17, and .* has 20 samples, of which 4 .* ask for 16 or fewer"):
+    with pytest.raises(UserError, match=r"samples: got 17, and .* has 20 samples, of which 4 .* ask for 16 or fewer"):
         estimate(compose([*job, "samples=17"]))
 
 
@@ -360,7 +360,7 @@ def test_a_file_with_too_few_samples_is_refused_as_by_the_run(tmp_path):
         ([], "whose config.json is no JSON object"),
         ({"num_attention_heads": 0}, "has a width that is no positive whole number"),
         ({"num_hidden_layers": "two"}, "has a width that is no positive whole number"),
-        ({"num_hidden_layers": 0}, "`model.shape.layers` was 0"),
+        ({"num_hidden_layers": 0}, "model.shape.layers: got 0"),
         ({"hidden_size": None}, "has a width that is no positive whole number"),
     ],
 )

@@ -109,7 +109,7 @@ def test_a_fit_answers_for_as_many_devices_as_it_has_seen(tmp_path):
     seen = {"hardware": ["NVIDIA H100 80GB HBM3"], "gpu_counts": [1, 4]}
     fit = load_fit(written(tmp_path, **seen))
     assert estimate(compose([*JOB, "hardware.count=4", "gradient_accumulation=4"]), fit=fit).basis == "fit"
-    with pytest.raises(UserError, match=r"`hardware\.count` was 8; .*fit\.json was fitted on runs of 1, 4: "):
+    with pytest.raises(UserError, match=r"hardware\.count: got 8; .*fit\.json was fitted on runs of 1, 4: "):
         estimate(compose([*JOB, "hardware.count=8", "gradient_accumulation=8"]), fit=fit)
     silent = load_fit(written(tmp_path, hardware=["NVIDIA H100 80GB HBM3"]))  # it does not say
     assert estimate(compose([*JOB, "hardware.count=8", "gradient_accumulation=8"]), fit=silent).basis == "fit"

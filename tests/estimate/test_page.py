@@ -223,7 +223,7 @@ def test_an_embedded_fit_answers_as_the_command_does(tmp_path):
     wanted = [answer(case, fit) for case in cases]
     assert sum(a.get("basis") == "fit" for a in wanted) >= 8
     assert any(a.get("extrapolates") for a in wanted)
-    refused = ("efficiency does not carry over", "was fitted on runs of 1, 2, 3, 8", "`max_steps` was 0")
+    refused = ("efficiency does not carry over", "was fitted on runs of 1, 2, 3, 8", "max_steps: got 0")
     for a, words in zip(wanted[-4:-1], refused, strict=True):
         assert words in a["error"]
     assert {"variable": "precision", "factor": None} in wanted[-1]["extrapolates"]

@@ -124,14 +124,14 @@ def test_the_answer_says_that_it_rests_on_the_pilot(base):
 
 def test_a_pilot_on_one_device_says_nothing_of_several(base):
     several = dataclasses.replace(base, hardware=dataclasses.replace(base.hardware, count=8), gradient_accumulation=8)
-    with pytest.raises(UserError, match=r"`hardware\.count` was 8 with pilot=, which measures one device"):
+    with pytest.raises(UserError, match=r"hardware\.count: got 8 with pilot=, which measures one device"):
         estimate(several, pilot=pilot_of(0.02, 2e-11, 30))
 
 
 @pytest.mark.parametrize("hardware", ["h100-sxm", "apple-m1", "mi300x"])
 def test_a_pilot_of_another_device_is_no_basis(base, hardware):
     elsewhere = compose([*BASE, f"hardware={hardware}"])
-    with pytest.raises(UserError, match=rf"`hardware` was {hardware} with pilot=, which measures NVIDIA A100"):
+    with pytest.raises(UserError, match=rf"hardware: got {hardware} with pilot=, which measures NVIDIA A100"):
         estimate(elsewhere, pilot=pilot_of(0.02, 2e-11, 30))
 
 
@@ -148,10 +148,10 @@ def test_lengths_that_the_pilot_counted_stand_where_none_were_known():
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["grid.zone=QQ"], "`grid.zone` was 'QQ'"),
-        (["hardware.count=2"], "`hardware.count` was 2 with pilot="),
+        (["grid.zone=QQ"], "grid.zone: got 'QQ'"),
+        (["hardware.count=2"], "hardware.count: got 2 with pilot="),
         (["model=llama-3.1-70b", "method=full", "hardware=rtx-4090"], "more than the 24 GB of rtx-4090"),
-        (["fit=/nowhere/fit.json"], "`fit` was /nowhere/fit.json"),
+        (["fit=/nowhere/fit.json"], "fit: got /nowhere/fit.json"),
     ],
 )
 def test_what_is_refused_is_refused_before_the_pilot(monkeypatch, capsys, overrides, words):
@@ -165,7 +165,7 @@ def test_a_pilot_measures_only_the_device_that_is_here(monkeypatch):
     from lora_scaling.estimate import pilot_run as pilot
 
     monkeypatch.setattr(pilot, "open_meter", None)  # refused before anything is measured
-    with pytest.raises(UserError, match="`hardware` was h100-sxm with pilot=, which measures "):
+    with pytest.raises(UserError, match="hardware: got h100-sxm with pilot=, which measures "):
         pilot.run_pilot(compose(["hardware=h100-sxm", "device=cpu"]), 1.0)
 
 

@@ -97,10 +97,10 @@ def test_the_setups_that_were_measured_are_what_is_billed() -> None:
 @pytest.mark.parametrize(
     ("swept", "words"),
     [
-        ("hardware=l4,h100-sxm", r"`hardware` was l4,h100-sxm in a sweep.*compare=gpus"),
-        ("hardware.count=1,2", r"`hardware\.count` was 1,2 in a sweep.*compare=gpus"),
-        ("grid.zone=DK1,PL", r"`grid\.zone` was DK1,PL in a sweep.*compare=zones"),
-        ("grid.pue=choice(1.0,1.4)", r"`grid\.pue` was .*compare=zones"),
+        ("hardware=l4,h100-sxm", r"hardware: got l4,h100-sxm in a sweep.*compare=gpus"),
+        ("hardware.count=1,2", r"hardware\.count: got 1,2 in a sweep.*compare=gpus"),
+        ("grid.zone=DK1,PL", r"grid\.zone: got DK1,PL in a sweep.*compare=zones"),
+        ("grid.pue=choice(1.0,1.4)", r"grid\.pue: got .*compare=zones"),
     ],
 )
 def test_what_changes_no_run_is_not_swept_but_compared(swept: str, words: str) -> None:

@@ -350,17 +350,17 @@ def test_overrides_that_do_not_fit_one_run_stop_no_other(tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "`RUNS` was not given"),
-        (["RUNS", "grid.zone=DK3"], "`grid.zone` was 'DK3'"),
-        (["RUNS", "grid.zon=DK1"], "`grid.zon` is not an override here; allowed: grid.zone"),
-        (["RUNS", "samples=32"], "`samples` is not an override here"),
-        (["RUNS", "grid.pue=much"], "`grid.pue` was 'much'; allowed is a number"),
-        (["RUNS", "grid.pue=0.5"], "`grid.pue` was 0.5"),
+        ([], "RUNS: missing"),
+        (["RUNS", "grid.zone=DK3"], "grid.zone: got 'DK3'"),
+        (["RUNS", "grid.zon=DK1"], "grid.zon: not an override here; allowed: grid.zone"),
+        (["RUNS", "samples=32"], "samples: not an override here"),
+        (["RUNS", "grid.pue=much"], "grid.pue: got 'much'; give a number"),
+        (["RUNS", "grid.pue=0.5"], "grid.pue: got 0.5"),
         (["RUNS", "grid.forecast=perhaps"], "allowed is true or false"),
-        (["RUNS", "grid.provider=file", "grid.file=/nowhere.csv"], "`grid.file` was /nowhere.csv"),
+        (["RUNS", "grid.provider=file", "grid.file=/nowhere.csv"], "grid.file: got /nowhere.csv"),
         (["RUNS", "grid.provider=uk", "grid.zone=DE"], "which uk does not cover"),
         (["EMPTY"], "holds no run.json"),
-        (["/nowhere"], "which is not there"),
+        (["/nowhere"], "which does not exist"),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_2(

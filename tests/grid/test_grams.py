@@ -183,7 +183,7 @@ def test_static_values_say_year_source_and_definition() -> None:
     nowhere = static_intensity("AQ")  # Antarctica has no grid
     assert nowhere.g_per_kwh == 475
     assert "Antarctica" in (nowhere.notice or "")
-    with pytest.raises(UserError, match=r"`grid\.zone` was 'Atlantis'"):
+    with pytest.raises(UserError, match=r"grid\.zone: got 'Atlantis'"):
         static_intensity("Atlantis")
 
 

@@ -130,7 +130,7 @@ def test_a_failed_write_leaves_the_old_record(tmp_path: Path, monkeypatch: pytes
 
 def test_a_file_in_the_way_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
-    with pytest.raises(UserError, match=r"`runs_dir`: .* cannot be written"):
+    with pytest.raises(UserError, match=r"runs_dir: .* cannot be written"):
         write_record(tmp_path / "runs" / "study" / "run.json", MINIMAL)
 
 
@@ -144,7 +144,7 @@ def test_temporary_files_are_not_found(tmp_path: Path) -> None:
     write_record(tmp_path / "a" / "run.json", MINIMAL)
     (tmp_path / "a" / ".half.tmp").write_text("{")
     assert find_records([tmp_path]) == [tmp_path / "a" / "run.json"]
-    with pytest.raises(UserError, match="which is not there"):
+    with pytest.raises(UserError, match="which does not exist"):
         find_records([tmp_path / "nowhere"])
 
 
@@ -162,7 +162,7 @@ def test_a_file_system_without_locks_is_one_sentence(tmp_path: Path, monkeypatch
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuses)
-    sentence = r"`runs_dir`: .* cannot be written \(No locks available\); give a folder"
+    sentence = r"runs_dir: .* cannot be written \(No locks available\); give a folder"
     with pytest.raises(UserError, match=sentence), locked(tmp_path):
         pytest.fail("the run would have begun")
 

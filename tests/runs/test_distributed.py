@@ -54,7 +54,7 @@ def test_two_gpus_of_two_processes_count_once_each(tmp_path: Path) -> None:
 def test_a_batch_that_the_processes_cannot_share_is_refused_once(tmp_path: Path) -> None:
     status, _, errors = two_ranks(tmp_path, "gradient_accumulation=3")
     assert status == 2
-    assert errors.count("lora-scaling: `gradient_accumulation` was 3; 2 processes share it") == 1
+    assert errors.count("lora-scaling: gradient_accumulation: got 3; 2 processes share it") == 1
     assert only_record(tmp_path)["status"] == "failed"
 
 
@@ -62,7 +62,7 @@ def test_a_folder_that_cannot_be_written_is_told_once_and_not_by_tracebacks(tmp_
     (tmp_path / "file").write_text("")
     status, _, errors = two_ranks(tmp_path / "file", "gradient_accumulation=2")
     assert status == 2
-    assert errors.count("lora-scaling: `runs_dir`") == 1
+    assert errors.count("lora-scaling: runs_dir:") == 1
     assert "Traceback" not in errors
 
 

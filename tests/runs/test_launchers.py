@@ -126,7 +126,7 @@ def test_a_limit_that_cannot_be_known_is_asked_for(tmp_path: Path, hardware: str
     script, ended = submitted(tmp_path, f"hardware={hardware}")
     assert (script, ended.returncode) == ("", 2)
     [sentence] = ended.stderr.splitlines()
-    assert sentence.startswith("lora-scaling: `hydra.launcher.timeout_min` was null")
+    assert sentence.startswith("lora-scaling: hydra.launcher.timeout_min: got null")
     assert sentence.endswith("give hydra.launcher.timeout_min=MINUTES")
 
 
@@ -134,7 +134,7 @@ def test_the_login_nodes_processor_says_nothing_of_jobs_elsewhere(tmp_path: Path
     """Neither a cost nor a limit is of this machine, where the jobs do not run."""
     script, ended = submitted(tmp_path, "max_kwh=1000", "hydra.launcher.timeout_min=77")
     assert (script, ended.returncode) == ("", 2)
-    assert "`max_kwh` was 1000.0; the cost of this sweep is unknown" in ended.stderr
+    assert "max_kwh: got 1000.0; the cost of this sweep is unknown" in ended.stderr
     assert "name their device, such as hardware=a100-80gb; or drop max_kwh" in ended.stderr
     script, ended = submitted(tmp_path, "hydra.launcher.timeout_min=77")
     assert "#SBATCH --time=77\n" in script, ended.stderr

@@ -136,7 +136,7 @@ def test_an_architecture_of_other_names_is_adapted_where_it_is_told(made: Make, 
     assert record["work"]["flops"] is None  # its arithmetic is not known here
     wrong = made("study=neox", *overrides[:3], "lora.target_modules=[q_proj]")
     assert wrong["status"] == "failed"
-    assert "`lora.target_modules` was ('q_proj',); this model has" in wrong["error"]
+    assert "lora.target_modules: got ('q_proj',); this model has" in wrong["error"]
 
 
 def test_checkpointing_changes_work_but_not_results(plain: Record, made: Make) -> None:
@@ -188,12 +188,12 @@ def test_a_finished_run_is_skipped_unless_asked_for_again(tiny: Callable[..., Ru
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (("device=cuda",), "`device` was 'cuda'; this machine has cpu"),
-        (("precision=fp16",), "`precision` was 'fp16'"),
-        (("model=llama-3.2-1b",), "`model.id` was meta-llama/Llama-3.2-1B-Instruct"),
-        (("model=hub", "model.id=no/such"), "`model.id` was no/such"),
+        (("device=cuda",), "device: got 'cuda'; this machine has cpu"),
+        (("precision=fp16",), "precision: got 'fp16'"),
+        (("model=llama-3.2-1b",), "model.id: got meta-llama/Llama-3.2-1B-Instruct"),
+        (("model=hub", "model.id=no/such"), "model.id: got no/such"),
         (("lora.r=100",), "at most 64 makes sense"),
-        (("model.shape.vocab_size=100",), "`model.shape.vocab_size` was 100"),
+        (("model.shape.vocab_size=100",), "model.shape.vocab_size: got 100"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
@@ -255,7 +255,7 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code, "samples=8", f"runs_dir={tmp_path}"]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert finished.returncode == 2
-    assert "`runs_dir`" in finished.stderr
+    assert "runs_dir:" in finished.stderr
     assert "Traceback" not in finished.stderr
     assert not list(tmp_path.rglob("run.json"))
 

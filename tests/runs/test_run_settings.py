@@ -139,7 +139,7 @@ def test_a_machine_that_is_busy_after_the_runs_is_not_called_idle(
     kept.mkdir()  # as good as a full disk: what was finished stays so
     said = "Idle power not compared: after the runs, other processes were busy: Other processes kept 1.50 CPU cores"
     assert str(idle_after(config)).startswith(said)
-    assert capsys.readouterr().err.startswith("lora-scaling: idle.json was not written: `runs_dir`: ")
+    assert capsys.readouterr().err.startswith("lora-scaling: idle.json was not written: runs_dir: ")
     kept.rmdir()
     assert str(idle_after(config)).startswith(said)
     stored = json.loads(kept.read_text(encoding="utf-8"))
@@ -190,13 +190,13 @@ def test_a_single_process_sees_one_gpu(gpus: Callable[..., None], visible: str |
 def test_a_process_stays_on_its_gpu(gpus: Callable[..., None]) -> None:
     gpus(None)
     choose_device("cuda:1", "auto")
-    with pytest.raises(UserError, match="`device` was 'cuda:0'; this process has begun on cuda:1 and stays there"):
+    with pytest.raises(UserError, match="device: got 'cuda:0'; this process has begun on cuda:1 and stays there"):
         choose_device("cuda:0", "auto")
 
 
 def test_a_gpu_that_is_not_there_is_refused(gpus: Callable[..., None]) -> None:
     gpus("3,5")
-    with pytest.raises(UserError, match="`device` was 'cuda:2'; this machine has 2 GPUs, counted from 0"):
+    with pytest.raises(UserError, match="device: got 'cuda:2'; this machine has 2 GPUs, counted from 0"):
         choose_device("cuda:2", "auto")
 
 

@@ -23,16 +23,16 @@ def point(samples: int, energy_kwh: float, seconds: float = 1.0) -> Point:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([], "`claim` was ''; choose one of linear_in_samples, linear_in_epochs"),
-        (["claim=rank_effect", "max_kwh=1"], "`claim` was 'rank_effect', which is not adaptive yet"),
-        (["claim=linear_in_samples"], "`max_kwh` and `max_minutes` were missing"),
-        (["claim=linear_in_samples", "max_kwh=much"], "`max_kwh` was 'much'; give a number above 0"),
-        (["claim=linear_in_samples", "max_minutes=-1"], "`max_minutes` was -1; give a number above 0"),
-        (["claim=linear_in_samples", "max_kwh=1", "margin=0.6"], "`margin` was 0.6; give a number between 0 and 0.5"),
-        (["claim=linear_in_samples", "max_kwh=1", "level=0.4"], "`level` was 0.4; allowed is between 0.5 and 1"),
+        ([], "claim: got ''; choose one of linear_in_samples, linear_in_epochs"),
+        (["claim=rank_effect", "max_kwh=1"], "claim: got 'rank_effect', which is not adaptive yet"),
+        (["claim=linear_in_samples"], "max_kwh, max_minutes: missing"),
+        (["claim=linear_in_samples", "max_kwh=much"], "max_kwh: got 'much'; give a number above 0"),
+        (["claim=linear_in_samples", "max_minutes=-1"], "max_minutes: got -1; give a number above 0"),
+        (["claim=linear_in_samples", "max_kwh=1", "margin=0.6"], "margin: got 0.6; give a number between 0 and 0.5"),
+        (["claim=linear_in_samples", "max_kwh=1", "level=0.4"], "level: got 0.4; give a number between 0.5 and 1"),
         (["claim=linear_in_samples", "max_kwh=1", "samples=8,16,32"], "at least 4 levels and a factor of 8"),
-        (["claim=linear_in_epochs", "max_kwh=1", "epochs=1,2,3,x"], "`epochs` was 'x'; give a whole number"),
-        (["claim=linear_in_samples", "max_kwh=1", "replicates=3"], "`replicates` was '3'; an adaptive study sets it"),
+        (["claim=linear_in_epochs", "max_kwh=1", "epochs=1,2,3,x"], "epochs: got 'x'; give a whole number"),
+        (["claim=linear_in_samples", "max_kwh=1", "replicates=3"], "replicates: got '3'; an adaptive study sets it"),
     ],
 )
 def test_what_cannot_be_asked(given: list[str], message: str) -> None:
@@ -163,7 +163,7 @@ def test_one_process_at_a_time(tmp_path: Path, machine: Callable[..., Machine]) 
 
 def test_a_study_must_be_able_to_measure(tmp_path: Path, machine: Callable[..., Machine]) -> None:
     machine()
-    with pytest.raises(UserError, match=r"`metering\.enabled` was false"):
+    with pytest.raises(UserError, match=r"metering\.enabled: got false"):
         study(arguments(tmp_path, "metering.enabled=false"))
 
 
@@ -202,7 +202,7 @@ def test_no_run_is_made_that_is_expected_to_exceed_what_is_left(
 
 def test_a_study_is_one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="it does not run under torchrun"):
+    with pytest.raises(UserError, match="does not run under torchrun"):
         study(arguments(tmp_path))
 
 

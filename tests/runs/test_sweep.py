@@ -165,15 +165,15 @@ def test_interrupted_and_killed_sweeps_lose_nothing_and_continue(tmp_path: Path)
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (("samples=8,-1",), "`samples` was -1; give 1 or more"),
+        (("samples=8,-1",), "samples: got -1; give 1 or more"),
         (("lora.r=2,200",), "at most 64 makes sense"),
-        (("smples=1,2",), "`smples` is not a setting"),
-        (("model=ladder-1m,ladder-x",), "`model` was 'ladder-x'"),
-        (("samples=8,16", "max_kwh=1e-12"), "`max_kwh` was 1e-12; this sweep is expected to take"),
-        (("samples=8,16", "max_hours=1e-12"), "`max_hours` was 1e-12; this sweep is expected to take"),
-        (("replicate=0,1,2",), "`replicate` was 0,1,2 in a sweep, which numbers its repetitions; use replicates=3"),
-        (("replicate=3",), "`replicate` was 3 in a sweep"),
-        (("+sweeps=nothing",), "`sweeps` was 'nothing'"),
+        (("smples=1,2",), "smples: not a setting"),
+        (("model=ladder-1m,ladder-x",), "model: got 'ladder-x'"),
+        (("samples=8,16", "max_kwh=1e-12"), "max_kwh: got 1e-12; this sweep is expected to take"),
+        (("samples=8,16", "max_hours=1e-12"), "max_hours: got 1e-12; this sweep is expected to take"),
+        (("replicate=0,1,2",), "replicate: got 0,1,2 in a sweep, which numbers its repetitions; use replicates=3"),
+        (("replicate=3",), "replicate: got 3 in a sweep"),
+        (("+sweeps=nothing",), "sweeps: got 'nothing'"),
     ],
     ids=lambda value: value[-1] if isinstance(value, tuple) else "",
 )

@@ -31,7 +31,7 @@ def test_what_cannot_be_sharded_is_refused_before_anything_starts(override: str)
 def test_one_process_has_nothing_to_shard_over(tiny: Callable[..., RunConfig]) -> None:
     failure = run(tiny("sharding=fsdp")).failure
     assert isinstance(failure, UserError)
-    assert str(failure).startswith("`sharding` was fsdp with one process; ")
+    assert str(failure).startswith("sharding: got fsdp with one process; ")
 
 
 def records(runs_dir: Path) -> list[Record]:

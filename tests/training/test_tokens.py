@@ -168,7 +168,7 @@ def test_a_template_that_refuses_is_a_sentence() -> None:
     tokenizer = bytes_tokenizer()
     tokenizer.chat_template = NO_SYSTEM
     sample = Sample(messages=(Message("user", "a"), Message("user", "b"), Message("assistant", "c")))
-    with pytest.raises(UserError, match=r"`chat_template` was true.*must alternate.*chat_template=false"):
+    with pytest.raises(UserError, match=r"chat_template: got true.*must alternate.*chat_template=false"):
         tokenize([sample], tokenizer, config())
     assert tokenize([sample], tokenizer, config(chat_template=False)).trained == 2
 
@@ -238,7 +238,7 @@ def test_truncation_is_counted() -> None:
 
 
 def test_no_answer_left_anywhere_is_an_error() -> None:
-    with pytest.raises(UserError, match=r"`max_seq_len` was 8, which cuts off every answer.*longest sample has 68"):
+    with pytest.raises(UserError, match=r"max_seq_len: got 8, which cuts off every answer.*longest sample has 68"):
         tokenize([chat("q" * 60, "one")], bytes_tokenizer(), config(max_seq_len=8))
 
 

@@ -374,9 +374,9 @@ def test_rank_effect_size() -> None:
 
 
 def test_options_are_checked() -> None:
-    with pytest.raises(UserError, match="`margin` was 0"):
+    with pytest.raises(UserError, match="margin: got 0"):
         Options(margin=0)
-    with pytest.raises(UserError, match="`level` was 1"):
+    with pytest.raises(UserError, match="level: got 1"):
         Options(level=1)
 
 

@@ -118,7 +118,7 @@ def test_other_device_is_scaled_by_the_sheets_and_widened() -> None:
 
 def test_device_without_a_sheet_is_refused_in_one_sentence() -> None:
     frame = frame_of(law(), cv=0.02).assign(hardware="Some accelerator")
-    with pytest.raises(UserError, match="`hardware` was l40s; the runs were on Some accelerator"):
+    with pytest.raises(UserError, match="hardware: got l40s; the runs were on Some accelerator"):
         extrapolate(as_table(frame), ["model=llama-3.2-1b", "hardware=l40s"])
 
 
@@ -200,10 +200,10 @@ def test_intensities_of_several_definitions_have_no_mean() -> None:
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("model=nonsense", "`model` was 'nonsense'"),
-        ("max_steps=0", "`max_steps` was 0"),
-        ("samples=-3", "`samples` was -3"),
-        ("nonsense=3", "`nonsense` is not a setting"),
+        ("model=nonsense", "model: got 'nonsense'"),
+        ("max_steps=0", "max_steps: got 0"),
+        ("samples=-3", "samples: got -3"),
+        ("nonsense=3", "nonsense: not a setting"),
     ],
 )
 def test_targets_that_make_no_run_are_one_sentence(
@@ -219,7 +219,7 @@ def test_targets_that_make_no_run_are_one_sentence(
 
 def test_runs_are_needed_before_overrides(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["extrapolate", "model=llama-2-70b"]) == 2
-    assert "`RUNS` was missing" in capsys.readouterr().err
+    assert "RUNS: missing" in capsys.readouterr().err
 
 
 def test_time_is_extrapolated_where_it_is_known() -> None:
@@ -318,11 +318,11 @@ def test_a_table_that_tells_no_sizes_says_nothing_of_another_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     unnamed = refusal(capsys, own_table(tmp_path), "model=llama-2-70b", "method=full", "samples=1000")
-    assert "`model` was llama-2-70b; the runs do not name their model and tell no sizes" in unnamed
+    assert "model: got llama-2-70b; the runs do not name their model and tell no sizes" in unnamed
     named = refusal(capsys, own_table(tmp_path, model="llama-3.2-1b"), "model=llama-2-70b", "samples=1000")
     assert "the runs are of llama-3.2-1b and tell no sizes" in named
     method = refusal(capsys, own_table(tmp_path, model="llama-3.2-1b"), "method=full", "samples=1000")
-    assert "`method` was full; the runs do not tell theirs" in method
+    assert "method: got full; the runs do not tell theirs" in method
 
 
 def test_a_table_that_names_no_model_predicts_runs_of_the_same(
@@ -372,13 +372,13 @@ def test_an_experiment_is_a_whole_run_of_its_own() -> None:
 def test_the_runs_own_model_is_never_replaced_by_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     frame_of(law(), cv=0.02, sizes=(1e9,), replicates=2).to_csv(tmp_path / "t.csv", index=False)
     said = refusal(capsys, str(tmp_path / "t.csv"), "samples=4000")
-    assert "`model` was not given, and the runs' own, model-1b, is none of the presets; give model=NAME" in said
+    assert "model: missing, and the runs' own, model-1b, is none of the presets; give model=NAME" in said
 
 
 def test_a_default_that_would_cut_the_samples_is_refused() -> None:
     frame = frame_of(law(), cv=0.02).assign(model="llama-3.2-1b")
     frame["samples"] = frame["samples_seen"] = frame["tokens_seen"] / 640
-    with pytest.raises(UserError, match="`max_seq_len` was not given, and its default of 256 would cut the runs' 640"):
+    with pytest.raises(UserError, match="max_seq_len: missing, and its default of 256 would cut the runs' 640"):
         extrapolate(as_table(frame), ["samples=100"])
     extrapolate(as_table(frame), ["samples=100", "max_seq_len=2048"])
 

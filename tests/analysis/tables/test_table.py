@@ -51,8 +51,8 @@ def test_bad_energies_are_named() -> None:
     frame = rows()
     frame["energy_kwh"] = ["0", "-1", "nan", "inf", "0.5 kWh", "0.2"]
     found = reasons(frame)
-    assert found["r0"] == "`energy_kwh` was 0; allowed is a positive number, none beyond measure"
-    assert found["r1"].startswith("`energy_kwh` was -1")
+    assert found["r0"] == "energy_kwh: got 0; allowed is a positive number, none beyond measure"
+    assert found["r1"].startswith("energy_kwh: got -1")
     assert found["r2"] == "`energy_kwh` is unknown"
     assert found["r3"] == "`energy_kwh` is infinite"
     assert "'0.5 kWh'" in found["r4"]
@@ -145,7 +145,7 @@ def test_methods_are_read_in_any_case() -> None:
 
 def test_excluding_by_id_is_listed_and_typos_are_told() -> None:
     assert table_from_frame(rows(), exclude=["r2"]).excluded[0].reason == "left out by --exclude"
-    with pytest.raises(UserError, match="`exclude` was 'nope'"):
+    with pytest.raises(UserError, match="exclude: got 'nope'"):
         table_from_frame(rows(), exclude=["nope"])
 
 
@@ -153,7 +153,7 @@ def test_an_id_of_two_studies_is_left_out_of_the_one_that_is_named() -> None:
     frame = rows().assign(study=["a", "a", "a", "b", "b", "b"], run_id=["r0", "r1", "r2", "r0", "r1", "r3"])
     left = table_from_frame(frame, exclude=["b/r0", "r3"]).frame
     assert list(zip(left["study"], left["run_id"], strict=True)) == [("a", "r0"), ("a", "r1"), ("a", "r2"), ("b", "r1")]
-    with pytest.raises(UserError, match="`exclude` was 'r0', of which there are several; give one of a/r0, b/r0"):
+    with pytest.raises(UserError, match="exclude: got 'r0', of which there are several; give one of a/r0, b/r0"):
         table_from_frame(frame, exclude=["r0"])
 
 
@@ -202,7 +202,7 @@ def test_position_follows_started_at() -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "text"),
     [
-        (["nonsense"], 2, "allowed are claims, fit"),
+        (["nonsense"], 2, "choose one of claims, fit"),
         (["claims", "/nowhere/at/all"], 2, "does not exist"),
         (["claims"], 2, "RUNS"),
         (["--help"], 0, "claims"),
