@@ -29,5 +29,5 @@ def _whole_number(variable: str, default: int) -> int:
     if not text:
         return default
     if not text.isdecimal():
-        raise UserError(f"`{variable}` was {text!r}; launchers set it to a whole number: unset it for a run of its own")
+        raise UserError(f"{variable}: got {text!r}; launchers set it to a whole number: unset it for a run of its own")
     return int(text)

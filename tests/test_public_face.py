@@ -119,7 +119,7 @@ def test_a_report_and_its_figures(tmp_path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert "equal means ±10 %" in text
     assert {item.name for item in figures(runs)} >= {"energy_vs_samples", "extrapolation"}
-    with pytest.raises(UserError, match="`target` was"):
+    with pytest.raises(UserError, match="target: got"):
         report(runs, out=tmp_path, targets=["model='x"])
 
 

@@ -45,7 +45,7 @@ def read_timeline(path: str | Path) -> list[EnergyBin]:
     """
     bins: list[EnergyBin] = []
     if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe or a device would never end
-        raise RecordError(f"`timeline` {path} is not a plain file; expected a CSV file.")
+        raise RecordError(f"{path}: not a plain file; expected a CSV file")
     try:
         with open(path, newline="", encoding="utf-8") as stream:
             rows = csv.DictReader(stream)

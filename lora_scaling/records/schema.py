@@ -284,7 +284,7 @@ class _Mismatch(Exception):
 
     def __str__(self) -> str:
         path = "".join(reversed(self.path)).removeprefix(".")
-        return f"`{path}` {self.args[0]}" if path else str(self.args[0])
+        return f"{path}: {self.args[0]}" if path else str(self.args[0])
 
 
 # Escaped surrogates, numbers beyond a double, and words that are no JSON. Only these records are searched through.
@@ -334,7 +334,7 @@ def _checker(hint: Any) -> Callable[[Any], None]:
 
     def check(value: Any) -> None:
         if type(value) not in allowed:
-            raise _Mismatch(f"was {_shown(value)}; expected {_NOUNS[hint]}")
+            raise _Mismatch(f"got {_shown(value)}; expected {_NOUNS[hint]}")
 
     return (lambda value: None) if hint is Any else check
 
@@ -345,7 +345,7 @@ _NOUNS: dict[Any, str] = {float: "a number", int: "a whole number", str: "a text
 def _mapping_checker(fields: Mapping[str, Callable[[Any], None]], required: frozenset[str]) -> Callable[[Any], None]:
     def check(value: Any) -> None:
         if type(value) is not dict:
-            raise _Mismatch(f"was {_shown(value)}; expected an object")
+            raise _Mismatch(f"got {_shown(value)}; expected an object")
         for name, field in fields.items():
             if name in value:
                 try:
@@ -354,7 +354,7 @@ def _mapping_checker(fields: Mapping[str, Callable[[Any], None]], required: froz
                     mismatch.path.append(f".{name}")
                     raise
             elif name in required:
-                mismatch = _Mismatch("is missing")
+                mismatch = _Mismatch("missing")
                 mismatch.path.append(f".{name}")
                 raise mismatch
 
@@ -366,7 +366,7 @@ def _items_checker(kind: type, pairs: Callable[[Any], Iterable[Any]], place: str
 
     def check(value: Any) -> None:
         if type(value) is not kind:
-            raise _Mismatch(f"was {_shown(value)}; expected {'a list' if kind is list else 'an object'}")
+            raise _Mismatch(f"got {_shown(value)}; expected {'a list' if kind is list else 'an object'}")
         for key, item in pairs(value) if hint is not Any else ():
             try:
                 inner(item)
@@ -384,7 +384,7 @@ def _check_times(record: Mapping[str, Any]) -> None:
             try:
                 datetime.fromisoformat(text)
             except ValueError:
-                raise _Mismatch(f"`{name}` was {_shown(text)}; expected a time in ISO 8601") from None
+                raise _Mismatch(f"{name}: got {_shown(text)}; expected a time in ISO 8601") from None
 
 
 def _shown(value: Any) -> str:

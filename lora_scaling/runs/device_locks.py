@@ -62,6 +62,6 @@ def _lock_file(folder: Path, name: str) -> int:
         return os.open(path, os.O_RDONLY)
     except OSError as error:
         raise UnwritableError(
-            f"{folder} cannot hold the locks of the devices ({error.strerror}); make it a folder that can be written, "
+            f"{folder}: cannot hold the locks of the devices ({error.strerror}); make it a folder that can be written, "
             "or set TMPDIR to another one"
         ) from None

@@ -333,7 +333,7 @@ def test_page_on_the_command_line(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == {"schema_version": 1, "page": str(path)}
     assert "+experiment=munin_skolegpt" in path.read_text(encoding="utf-8")
     assert main([*BASE, f"page={tmp_path}"]) == 2
-    assert "`page` was" in capsys.readouterr().err
+    assert "page: got" in capsys.readouterr().err
     assert main([*BASE, f"page={path}", "compare=method"]) == 2
     assert "leave compare= out" in capsys.readouterr().err
 

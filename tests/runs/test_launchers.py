@@ -211,5 +211,5 @@ def test_launcher_variables_that_are_empty_are_unset(text: str | None, monkeypat
 
 def test_launcher_variables_that_are_no_number_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "two")
-    with pytest.raises(UserError, match="`WORLD_SIZE` was 'two'"):
+    with pytest.raises(UserError, match="WORLD_SIZE: got 'two'"):
         world_size()
