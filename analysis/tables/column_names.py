@@ -159,7 +159,7 @@ def rename_columns(raw: pd.DataFrame, ours: Sequence[str]) -> tuple[pd.DataFrame
         names = [name for name, meaning in meanings.items() if meaning.column == column]
         if len(names) > 1:
             shown = ", ".join(f"`{name}`" for name in names)
-            raise UserError(f"`{column}` could be any of {shown}; choose one, e.g. --column {column}={names[0]}.")
+            raise UserError(f"{column}: could be any of {shown}; choose one, such as --column {column}={names[0]}")
     return apply_meanings(raw, meanings)
 
 

@@ -42,9 +42,9 @@ def assignments(option: str, given: Sequence[str]) -> dict[str, str]:
     for text in given:
         name, equals, value = text.partition("=")
         if not (name and equals and value):
-            raise UserError(f"`{option}` was {text!r}; give COLUMN=VALUE.")
+            raise UserError(f"{option}: got {text!r}; give COLUMN=VALUE")
         if name in found:
-            raise UserError(f"`{option}` was given twice for {name!r}; give it once.")
+            raise UserError(f"{option}: given twice for {name!r}; give it once")
         found[name] = value
     return found
 
@@ -74,10 +74,10 @@ def apply_options(
 def _join(raw: pd.DataFrame, options: ColumnOptions) -> pd.DataFrame:
     if options.join is None:
         if options.on is not None:
-            raise UserError(f"`on` was {options.on!r} without a table to join; give --join FILE as well.")
+            raise UserError(f"on: got {options.on!r} without a table to join; give --join FILE as well")
         return raw
     if options.on is None:
-        raise UserError(f"`join` was {str(options.join)!r} without a column; give --on COLUMN, which both tables have.")
+        raise UserError(f"join: got {str(options.join)!r} without a column; give --on COLUMN, which both tables have")
     other, _, _ = read_sources([Path(options.join)])
     other = other.drop(columns="_place")
     for table in (raw, other):
@@ -85,13 +85,11 @@ def _join(raw: pd.DataFrame, options: ColumnOptions) -> pd.DataFrame:
     keys, others = (table[options.on].astype(str).str.strip() for table in (raw, other))
     if others.duplicated().any():
         first = others[others.duplicated()].iloc[0]
-        raise UserError(
-            f"`on` was {options.on!r}, which has {first!r} more than once in {options.join}; join by an id."
-        )
+        raise UserError(f"on: got {options.on!r}, which has {first!r} more than once in {options.join}; join by an id")
     if not keys.isin(set(others)).any():
         raise UserError(
-            f"`join` was {str(options.join)!r}, of which no row has the same {options.on!r} as a run "
-            f"({keys.iloc[0]!r} against {others.iloc[0]!r}); join by another column."
+            f"join: got {str(options.join)!r}, of which no row has the same {options.on!r} as a run "
+            f"({keys.iloc[0]!r} against {others.iloc[0]!r}); join by another column"
         )
     new = [name for name in other.columns if name not in raw.columns]
     return raw.assign(**{name: keys.map(dict(zip(others, other[name], strict=True))) for name in new})
@@ -108,7 +106,7 @@ def _rename(
         _check_present("column", name, raw)
         factor = unit_factor(column, unit) if unit else 1.0
         if factor is None:
-            raise UserError(f"`column` was {column}={text}, whose unit {unit!r} is not known for `{column}`.")
+            raise UserError(f"column: got {column}={text}, whose unit {unit!r} is not known for `{column}`")
         meanings[name] = Meaning(column=column, factor=factor, unit=unit)
     given = [meaning.column for name, meaning in meanings.items() if name != meaning.column]
     return apply_meanings(raw.drop(columns=[column for column in given if column in raw.columns]), meanings)
@@ -118,31 +116,31 @@ def _extracted(raw: pd.DataFrame, column: str, source: str) -> pd.Series:
     option = f"{column}-from"
     name, colon, pattern = source.partition(":")
     if not (name and colon and pattern):
-        raise UserError(f"`{option}` was {source!r}; give COLUMN:REGEX, e.g. 'project_name:n(\\d+)'.")
+        raise UserError(f"{option}: got {source!r}; give COLUMN:REGEX, e.g. 'project_name:n(\\d+)'")
     _check_present(option, name, raw)
     try:
         compiled = re.compile(pattern)
     except re.error as error:
         raise UserError(
-            f"`{option}` was {source!r}, which is no regular expression ({error}); see Python's re."
+            f"{option}: got {source!r}, which is no regular expression ({error}); see Python's re"
         ) from None
     if compiled.groups < 1:
-        raise UserError(f"`{option}` was {source!r} without a group; put the number in parentheses, e.g. n(\\d+).")
+        raise UserError(f"{option}: got {source!r} without a group; put the number in parentheses, e.g. n(\\d+)")
     cells = raw[name].astype(str)
     found = cells.map(lambda cell: match[1] if (match := compiled.search(cell)) else None)
     if found.isna().all():
-        raise UserError(f"`{option}` was {source!r}, which matches no row; `{name}` is e.g. {cells.iloc[0]!r}.")
+        raise UserError(f"{option}: got {source!r}, which matches no row; `{name}` is e.g. {cells.iloc[0]!r}")
     return found
 
 
 def _check_present(option: str, column: str, raw: pd.DataFrame) -> None:
     if column not in raw.columns:
         names = ", ".join(str(name) for name in raw.columns[:40] if name != "_place")
-        raise UserError(f"`{option}` named {column!r}, which is no column of the table; choose one of {names}.")
+        raise UserError(f"{option}: got {column!r}, which is no column of the table; choose one of {names}")
 
 
 def _check_ours(option: str, column: str, ours: Sequence[str]) -> None:
     if column not in ours:
         raise UserError(
-            f"`{option}` named {column!r}, which is no column of a runs table; choose one of {', '.join(ours[:40])} …"
+            f"{option}: got {column!r}, which is no column of a runs table; choose one of {', '.join(ours[:40])} …"
         )

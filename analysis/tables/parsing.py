@@ -78,9 +78,7 @@ def _row(label: object) -> int:
 
 
 def _point(cells: pd.Series, cell: str) -> str:
-    return (
-        f"`{cells.name}` was {cell!r} beside decimal commas: a decimal point or thousands? Write it without the point"
-    )
+    return f"{cells.name}: got {cell!r} beside decimal commas: a decimal point or thousands? Write it without the point"
 
 
 def _is_decimal_comma(texts: Sequence[str]) -> bool:

@@ -106,7 +106,7 @@ def _read_json_lines(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
         document = json.loads(text)
     except ValueError as error:
         if text.lstrip().startswith("["):
-            raise RecordError(f"{path.name} is no valid JSON ({error}); write one object a line.") from error
+            raise RecordError(f"{path.name}: no valid JSON ({error}); write one object a line") from error
     else:
         return _frame_of_document(path, document), []
     rows: list[dict[str, Any]] = []
@@ -146,7 +146,7 @@ def _frame_of_document(path: Path, document: Any) -> pd.DataFrame:
                 return pd.DataFrame(document)
         elif not any(isinstance(value, dict | list) for value in values):
             return pd.DataFrame([document])
-    raise RecordError(f"{path.name} is JSON but no table; write a list of objects, one for each run.")
+    raise RecordError(f"{path.name}: JSON but no table; write a list of objects, one for each run")
 
 
 def _is_rows(value: Any) -> bool:

@@ -48,16 +48,16 @@ def check_overrides(overrides: Sequence[str]) -> None:
     for word in overrides:
         if len(word) > _LONGEST:  # Hydra fails on numbers of more digits than Python reads
             name = word.partition("=")[0][:40]
-            raise UserError(f"`{name}` was {len(word):,} characters long; give at most {_LONGEST:,}")
+            raise UserError(f"{name}: got {len(word):,} characters; give at most {_LONGEST:,}")
     with friendly_hydra_errors():
         for override in OverridesParser.create().parse_overrides(list(overrides)):
             if not override.key_or_group:
-                raise UserError(f"`{override.input_line}` names no setting; write name=value, such as samples=64")
+                raise UserError(f"{override.input_line}: names no setting; write name=value, such as samples=64")
             value = override.value()
             if override.key_or_group in _FILES and not isinstance(value, str) and not override.is_sweep_override():
                 text = (override.input_line or "").partition("=")[2]
                 allowed = ", ".join(choices(override.key_or_group))
-                raise UserError(f"`{override.key_or_group}` was {text}; choose one of {allowed}")
+                raise UserError(f"{override.key_or_group}: got {text}; choose one of {allowed}")
 
 
 def register_plugins() -> None:

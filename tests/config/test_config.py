@@ -150,10 +150,10 @@ def test_content_names_a_data_file_and_its_place_does_not(tmp_path) -> None:  # 
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("samples=" + "9" * 5000, "`samples` was 5,008 characters long; give at most 4,000"),
-        ("study=" + "x" * 10_000, "`study` was 10,006 characters long; give at most 4,000"),
-        ("+experiment=[1,2]", "`experiment` was [1,2]; choose one of munin_skolegpt"),
-        ("+experiment=7", "`experiment` was 7; choose one of munin_skolegpt"),
+        ("samples=" + "9" * 5000, "samples: got 5,008 characters; give at most 4,000"),
+        ("study=" + "x" * 10_000, "study: got 10,006 characters; give at most 4,000"),
+        ("+experiment=[1,2]", "experiment: got [1,2]; choose one of munin_skolegpt"),
+        ("+experiment=7", "experiment: got 7; choose one of munin_skolegpt"),
     ],
 )
 def test_an_override_that_hydra_cannot_take_is_one_sentence(override: str, said: str) -> None:

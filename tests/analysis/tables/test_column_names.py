@@ -57,7 +57,7 @@ def test_names_of_other_programs() -> None:
 def test_our_own_name_goes_before_another_and_two_others_are_asked_about() -> None:
     assert list(load_runs(OURS.assign(n_samples=7)).frame["samples"]) == SAMPLES
     with pytest.raises(
-        UserError, match=r"`samples` could be any of `n_samples`, `nrows`; .* --column samples=n_samples"
+        UserError, match=r"samples: could be any of `n_samples`, `nrows`; .* --column samples=n_samples"
     ):
         load_runs(OURS.rename(columns={"samples": "n_samples"}).assign(nrows=3))
 
@@ -107,10 +107,10 @@ def test_a_table_is_joined_by_a_column(tmp_path: Path) -> None:
         ({"samples_from": "name:n(\\d+"}, "no regular expression"),
         ({"samples_from": "nome:n(\\d+)"}, "which is no column of the table"),
         ({"samples_from": "name:k(\\d+)"}, "which matches no row; `name` is e.g. 'n5'"),
-        ({"columns": {"energi": "name"}}, "`column` named 'energi', which is no column of a runs table"),
+        ({"columns": {"energi": "name"}}, "column: got 'energi', which is no column of a runs table"),
         ({"columns": {"energy_kwh": "used:stone"}}, "whose unit 'stone' is not known"),
-        ({"constants": {"epoch": "1"}}, "`set` named 'epoch'"),
-        ({"ignore": ["colour"]}, "`ignore` named 'colour'"),
+        ({"constants": {"epoch": "1"}}, "set: got 'epoch'"),
+        ({"ignore": ["colour"]}, "ignore: got 'colour'"),
         ({"on": "run_id"}, "without a table to join"),
     ],
 )
@@ -129,7 +129,7 @@ def test_the_options_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureF
     document = json.loads(capsys.readouterr().out)
     assert document["claims"][0]["verdict"] == "supported"
     assert main([*words, "--set", "epochs"]) == 2
-    assert "`set` was 'epochs'; give COLUMN=VALUE." in capsys.readouterr().err
+    assert "set: got 'epochs'; give COLUMN=VALUE" in capsys.readouterr().err
 
 
 ORIENTS = {
