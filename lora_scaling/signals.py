@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -30,11 +31,23 @@ def _ended(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt("ended from outside (SIGTERM): a time limit, or another process that failed")
 
 
+class _Interruption:
+    """What is known of the interruption of the run that this process is carrying out."""
+
+    pending: KeyboardInterrupt | None = None  # raised; may have been lost in a destructor
+    recording: int = 0  # depth of `uninterrupted`
+
+
+_state = _Interruption()
+
+
 @contextlib.contextmanager
 def interrupted_once() -> Iterator[None]:
-    """Let only the first Ctrl-C or SIGTERM through, because a second one would cut short the recording of the first.
+    """Let Ctrl-C and SIGTERM through until one is being handled; a further one would cut short its recording.
 
     In a launch, Ctrl-C reaches a process twice: from the terminal, and from the launcher, which it ends as well.
+    An interruption that lands in a destructor is lost to Python: `raise_if_interrupted`, and the end of this block,
+    raise it again. Signals that arrive in an `uninterrupted` block are raised at the same places.
     """
     handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
     if _in_main_thread():
@@ -42,20 +55,52 @@ def interrupted_once() -> Iterator[None]:
             if callable(handler := signal.getsignal(number)):
                 handlers[number] = handler
 
-    def first(number: int, frame: FrameType | None) -> None:
-        for each in handlers:
-            signal.signal(each, signal.SIG_IGN)
-        handlers[number](number, frame)  # raises, unless a launcher set one that only records the signal
-        for each in handlers:
-            signal.signal(each, first)
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if _is_being_handled():
+            return
+        try:
+            handlers[number](number, frame)  # raises, unless a launcher set one that only records the signal
+        except KeyboardInterrupt as stop:
+            _state.pending = stop
+            if not _state.recording:
+                raise
 
+    _state.pending = None
     try:
         for number in handlers:
-            signal.signal(number, first)
+            signal.signal(number, interrupt)
         yield
+        raise_if_interrupted()
     finally:
+        _state.pending = None
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def raise_if_interrupted() -> None:
+    """Raise an interruption that has not ended the run: it was lost in a destructor, or came while recording."""
+    if _state.pending is not None:
+        raise KeyboardInterrupt(*_state.pending.args)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold signals back while something is recorded; `raise_if_interrupted` raises them."""
+    _state.recording += 1
+    try:
+        yield
+    finally:
+        _state.recording -= 1
+
+
+def _is_being_handled() -> bool:
+    """Return whether the interrupted code is an `except` or `finally` that handles an interruption already."""
+    error = sys.exc_info()[1]
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__context__
+    return False
 
 
 def _in_main_thread() -> bool:

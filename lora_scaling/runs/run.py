@@ -46,7 +46,7 @@ from lora_scaling.records import (
 )
 from lora_scaling.records.provenance import host, provenance
 from lora_scaling.runs.device_locks import devices_held
-from lora_scaling.signals import interrupted_once
+from lora_scaling.signals import interrupted_once, raise_if_interrupted, uninterrupted
 
 if TYPE_CHECKING:
     from lora_scaling.training.device import Device
@@ -138,8 +138,9 @@ def _lead(config: RunConfig, listen: Listener) -> Ran:
             failure = RunFailure(f"the run failed: {_one_line(error)}; {path} holds the traceback")
             record |= {"status": "failed", "error": _one_line(error), "traceback": traceback.format_exc()}
         finally:
-            record["finished_at"] = now_after(record["started_at"])
-            write_record(path, record)
+            with uninterrupted():
+                record["finished_at"] = now_after(record["started_at"])
+                write_record(path, record)
         _add_emissions(config, record, path)
         write_record(path, record)
         if failure is None:
@@ -219,6 +220,11 @@ def _measured(
         baseline = idle_baseline(meter, config.metering.idle_s, Path(config.runs_dir) / ".idle")
     facts = RunFacts()
     recording = meter.recording()
+
+    def progress(phase: str, done: int, total: int) -> None:
+        raise_if_interrupted()
+        listen(phase, done, total, recording.joules_so_far())
+
     try:
         execute(
             config,
@@ -227,13 +233,14 @@ def _measured(
             recording,
             facts,
             folder=path.parent,
-            progress=lambda phase, done, total: listen(phase, done, total, recording.joules_so_far()),
+            progress=progress,
         )
         record |= {"status": "ok", "error": None}
     finally:
-        account = recording.close(baseline)
         together = world_size() > 1
-        _enter(config, record, path, facts, account, [_FIRST_ONLY] if together else [])
+        with uninterrupted():
+            account = recording.close(baseline)
+            _enter(config, record, path, facts, account, [_FIRST_ONLY] if together else [])
         if together and record.get("status") == "ok":  # otherwise another process may never give its account
             account = combine(gather_from_ranks(account))
             peaks = gather_from_ranks(facts.peak_memory_gb)  # of the process that needed most, where all are known

@@ -376,6 +376,20 @@ def test_a_second_interrupt_takes_nothing_away(tmp_path: Path) -> None:
     assert (tmp_path / record["study"] / record["run_id"] / "timeline.csv").exists()
 
 
+def interrupt_in_a_destructor() -> None:
+    class Dying:
+        def __del__(self) -> None:
+            interrupt()
+
+    Dying()
+
+
+def test_an_interrupt_that_lands_in_a_destructor_is_not_lost(tmp_path: Path) -> None:
+    """Python drops what a destructor raises; the next step raises it again."""
+    status, _, _ = interrupted(tmp_path, interrupt_in_a_destructor)
+    assert status == 130
+
+
 def interrupted(runs_dir: Path, how: Callable[[], object]) -> tuple[int | None, str, Record]:
     """A run that `how` interrupts after three steps.
 

@@ -1,0 +1,107 @@
+"""An interruption of a run is raised once, is never lost, and does not cut short what is being recorded."""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from lora_scaling.signals import interrupted_once, raise_if_interrupted, uninterrupted
+
+
+@pytest.fixture(autouse=True)
+def _the_keyboards_handler() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def press() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+class Dying:
+    def __del__(self) -> None:
+        press()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_one_that_lands_in_a_destructor_is_raised_by_the_next_step() -> None:
+    steps = []
+
+    def run() -> None:
+        with interrupted_once():
+            for step in range(10):
+                raise_if_interrupted()
+                steps.append(step)
+                if step == 3:
+                    Dying()
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert steps == [0, 1, 2, 3]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_one_that_is_lost_in_the_last_step_is_raised_at_the_end() -> None:
+    def run() -> None:
+        with interrupted_once():
+            Dying()
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_after_a_lost_one_the_next_signal_is_heard_at_once() -> None:
+    reached = []
+
+    def run() -> None:
+        with interrupted_once():
+            Dying()  # and no step that would raise it again
+            press()
+            reached.append("went on")
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert reached == []
+
+
+def test_further_signals_do_not_cut_short_the_recording_of_the_first() -> None:
+    recorded = []
+
+    def run() -> None:
+        with interrupted_once():
+            try:
+                press()
+            finally:
+                for _ in range(20):
+                    press()
+                recorded.append("all of it")
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert recorded == ["all of it"]
+
+
+def test_a_signal_while_a_finished_run_is_recorded_waits_for_it() -> None:
+    recorded = []
+
+    def run() -> None:
+        with interrupted_once():
+            with uninterrupted():
+                press()
+                recorded.append("all of it")
+            raise_if_interrupted()
+            recorded.append("went on")
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert recorded == ["all of it"]
+
+
+def test_afterwards_signals_are_as_before() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with interrupted_once():
+        assert signal.getsignal(signal.SIGINT) is not before
+    assert signal.getsignal(signal.SIGINT) is before
