@@ -93,7 +93,7 @@ class Footprint:
     def note(self, section: str, **values: Any) -> None:
         """Add to a section of the record: config, model, data, work, training or device."""
         if section not in _SECTIONS:
-            log.warning("lora-scaling: `section` was %r, which is none of %s", section, ", ".join(_SECTIONS))
+            log.warning("lora-scaling: section: got %r, which is none of %s", section, ", ".join(_SECTIONS))
             return
         self.record[section].update(values)
 

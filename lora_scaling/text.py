@@ -29,8 +29,8 @@ class Unit:
     def number(self, x: float | None, digits: int = 3) -> str:
         return UNKNOWN if x is None or math.isnan(x) else number(x / self.size, digits)
 
-    def show(self, x: float | None) -> str:
-        return UNKNOWN if x is None or math.isnan(x) else f"{number(x / self.size)} {self.name}".rstrip()
+    def show(self, x: float | None, digits: int = 3) -> str:
+        return UNKNOWN if x is None or math.isnan(x) else f"{number(x / self.size, digits)} {self.name}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class Quantity:
         """Format one value with its unit; what is not known says so."""
         return UNKNOWN if x is None or math.isnan(x) else self.unit(x).show(x)
 
-    def interval(self, estimate: float, low: float, high: float, *, to: str = "to") -> tuple[str, str]:
+    def interval(self, estimate: float, low: float, high: float, *, to: str = "to", digits: int = 3) -> tuple[str, str]:
         """Format (estimate, range) in the estimate's unit: ("0.94 kWh", "0.512 to 1.73 kWh")."""
         unit = self.unit(estimate)
-        return unit.show(estimate), f"{unit.number(low)} {to} {unit.show(high)}"
+        return unit.show(estimate, digits), f"{unit.number(low, digits)} {to} {unit.show(high, digits)}"
 
     def between(self, estimate: float, low: float, high: float, *, to: str = "to") -> str:
         """Format an estimate with its interval: 0.94 kWh (0.512 to 1.73 kWh)."""

@@ -95,7 +95,7 @@ def test_verdicts_fit_and_prediction_of_a_frame() -> None:
     predicted = extrapolate(energy, "samples=1024").document["energy_kwh"]
     assert predicted["low"] < 1.61 < predicted["high"]
     assert extrapolate(runs, "samples=1024").document["energy_kwh"] == predicted
-    with pytest.raises(UserError, match="`margin`"):
+    with pytest.raises(UserError, match="margin: got"):
         decide(runs, margin=2)
 
 

@@ -57,7 +57,7 @@ def sentence(quote: Quote) -> str:
     energy, document = quote.energy, quote.document
     if energy is None:
         return f"{quote.label}: unknown ({document['reason']})."
-    value, ends = ENERGY.interval(energy["estimate"], energy["low"], energy["high"])
+    value, ends = ENERGY.interval(energy["estimate"], energy["low"], energy["high"], digits=2)
     return f"{quote.label}: {value} ({ends}, {100 * document['level']:.0f} % interval, by {document['basis']})."
 
 

@@ -36,7 +36,7 @@ def clean_overrides(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[RunWarning]
         columns[name] = texts.map(cleaned, na_action="ignore").astype(object).where(texts.notna(), None)
         bad = texts.notna() & columns[name].isna()
         if bad.any():
-            message = f"{name}: got words that are no settings of a run; taken as unknown."
+            message = f"`{name}` held words that are no settings of a run; taken as unknown."
             warnings.append(RunWarning(kind="bad_value", message=message, run_ids=tuple(frame["run_id"][bad])))
     return frame.assign(**columns), warnings
 

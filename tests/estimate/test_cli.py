@@ -176,7 +176,7 @@ def test_advice_that_was_asked_for_is_given_or_refused_with_the_reason(capsys):
         (["at=tomorrow"], "at: got 'tomorrow'"),
         (["compare=colours"], "compare: got 'colours'"),
         (["compare=gpus:nothing"], "hardware: got 'nothing'"),
-        (["-m", "compare=method"], "`-m` adds up a sweep"),
+        (["-m", "compare=method"], "-m: adds up a sweep"),
         (["-m", "+sweeps=none"], "sweeps: got 'none'"),
         (["fit=/nowhere/fit.json"], "fit: got /nowhere/fit.json"),
         (["price.per_kwh=cheap"], "price.per_kwh: got 'cheap'"),

@@ -292,7 +292,7 @@ def test_runs_that_cannot_be_computed_are_named_and_the_others_are(
     store_run(tmp_path, "misplaced", grid={"zone": "Atlantis"})
     assert main([str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    for reason in ("no energy timeline", "is not an energy timeline", "not valid JSON", "'Atlantis'"):
+    for reason in ("no energy timeline", "not an energy timeline", "not valid JSON", "'Atlantis'"):
         assert reason in printed
     assert revisions(good)[0]["status"] == "static"
 
@@ -356,7 +356,7 @@ def test_overrides_that_do_not_fit_one_run_stop_no_other(tmp_path: Path, capsys:
         (["RUNS", "samples=32"], "samples: not an override here"),
         (["RUNS", "grid.pue=much"], "grid.pue: got 'much'; give a number"),
         (["RUNS", "grid.pue=0.5"], "grid.pue: got 0.5"),
-        (["RUNS", "grid.forecast=perhaps"], "allowed is true or false"),
+        (["RUNS", "grid.forecast=perhaps"], "give true or false"),
         (["RUNS", "grid.provider=file", "grid.file=/nowhere.csv"], "grid.file: got /nowhere.csv"),
         (["RUNS", "grid.provider=uk", "grid.zone=DE"], "which uk does not cover"),
         (["EMPTY"], "holds no run.json"),
@@ -388,7 +388,7 @@ def test_overrides_are_typed() -> None:
     ]
     expected = {"zone": "NO", "pue": 1.3, "base_url": None, "max_wait_s": 5.0, "forecast": True}
     assert parse_overrides(words) == expected
-    with pytest.raises(UserError, match="is not an override here"):
+    with pytest.raises(UserError, match="not an override here"):
         parse_overrides(["zone=DK1"])
 
 

@@ -234,7 +234,7 @@ def test_a_timeline_is_read_with_its_unknown_cells(tmp_path: Path) -> None:
             "must end after it starts",
         ),
         ("start,end,phase,gpu_j,cpu_j,ram_j\n2026-11-10,2026-11-11,train,-1,0,0\n", "not negative"),
-        ("start,end,phase,gpu_j,cpu_j,ram_j\nnow\n", "is not an energy timeline"),
+        ("start,end,phase,gpu_j,cpu_j,ram_j\nnow\n", "not an energy timeline"),
     ],
 )
 def test_a_timeline_that_is_none_is_named(tmp_path: Path, text: str | None, message: str) -> None:

@@ -24,7 +24,7 @@ def test_a_sharded_run_is_another_run_and_a_whole_one_keeps_its_name() -> None:
 
 @pytest.mark.parametrize("override", ["method=qlora", "optimizer=adamw_8bit"])
 def test_what_cannot_be_sharded_is_refused_before_anything_starts(override: str) -> None:
-    with pytest.raises(UserError, match=r"`(sharding|optimizer)` was .*; use "):
+    with pytest.raises(UserError, match=r"(sharding|optimizer): got .*; use "):
         compose(["sharding=fsdp", override])
 
 

@@ -304,7 +304,7 @@ def test_no_other_model_stands_in_for_one_that_is_no_preset(frame: pd.DataFrame,
     found = collect_findings(table_from_frame(frame), Options(), [])
     [(part, why)] = found.failures.items()
     assert part.startswith("forecast of samples=20480 epochs=1")
-    assert why == f"model: missing, and {reason}; give model=NAME of the run to predict."
+    assert why == f"model: missing, and {reason}; give model=NAME of the run to predict"
     assert found.forecasts == ()
     texts = "".join(Page(report.render(found)).texts)
     assert reason in texts
@@ -488,7 +488,7 @@ def test_large_estimates_are_written_without_exponents(tmp_path: Path, capsys: p
     one["emissions_g"]["estimate"] = 20712.0
     (tmp_path / "one.json").write_text(json.dumps(one), encoding="utf-8")
     [quote] = read_estimates([str(tmp_path / "one.json")])
-    assert "120 kWh (61 to 1,200, 90 % interval" in sentence(quote)
+    assert "120 kWh (61 to 1,200 kWh, 90 % interval" in sentence(quote)
     [row] = cells(estimates_section([quote]).html, "Estimates")
     assert row[1:4] == ("123", "61.2", "1,230")
     assert row[7] == "20,700"
