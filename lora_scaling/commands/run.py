@@ -12,7 +12,7 @@ from lora_scaling.ranks import rank, world_size
 from lora_scaling.records import Record, record_to_row
 from lora_scaling.signals import end_on_sigterm
 
-_USAGE = """\
+USAGE = """\
 lora-scaling: fine-tune, measure the energy, record it.
 
   python -m lora_scaling [setting=value …]                 one run
@@ -83,18 +83,18 @@ def options_first(given: Sequence[str]) -> list[str]:
 
 
 def help_text() -> str:
-    """Usage, the options of every group, and all settings with their defaults and comments, from the YAML itself."""
+    """Write usage, the options of every group, and all settings with their defaults and comments from the YAML."""
     groups = [f"  {name}: {', '.join(choices(name))}" for name in ("model", "method", "data", "hardware")]
     groups += [
         f"  +experiment: {', '.join(choices('experiment'))}",
         f"  +sweeps: {', '.join(choices('sweeps'))}",
     ]
     settings = (config_dir() / "config.yaml").read_text(encoding="utf-8").partition("\n\n")[2].partition("\nhydra:")[0]
-    return "\n".join([_USAGE, "Groups (group=option):", *groups, "", "Settings and their defaults:", "", settings])
+    return "\n".join([USAGE, "Groups (group=option):", *groups, "", "Settings and their defaults:", "", settings])
 
 
 def _task(node: object) -> None:
-    """One run. Called by Hydra's launcher, in this process or another."""
+    """Carry out one run. Called by Hydra's launcher, in this process or another."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -108,7 +108,7 @@ def _task(node: object) -> None:
     try:
         config = from_omegaconf(node)
         if single:
-            _refuse_sweeps_settings(config)
+            _check_single_run(config)
         label = f"{config.model.name} {config.method.name}"
         display = console.display
         with display.run(label) as listen:
@@ -124,21 +124,21 @@ def _task(node: object) -> None:
         raise
 
 
-def _refuse_sweeps_settings(config: RunConfig) -> None:
+def _check_single_run(config: RunConfig) -> None:
     """Hold a run by itself to its limits, and refuse what only a sweep can do.
 
     Raises:
         UserError: it is expected to exceed a limit, or was asked for several times.
     """
-    from lora_scaling.runs.sweep import refuse_dear_run
+    from lora_scaling.runs.sweep import check_run_limits
 
     if config.replicates > 1:
         raise UserError(f"replicates: got {config.replicates} for a single run, which is made once: add -m")
-    refuse_dear_run(config)
+    check_run_limits(config)
 
 
 def when_to_run(record: Record, config: RunConfig) -> str:
-    """When in the next hours the same run would emit least, by the provider's forecast."""
+    """Write when in the next hours the same run would emit least, by the provider's forecast."""
     from lora_scaling.estimate import hourly_emissions as hours
 
     return hours.when_to_run(record.get("total_s"), record_to_row(record)["energy_kwh"], config.grid)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from lora_scaling import terminal
 from lora_scaling.records import Record, record_to_row
-from lora_scaling.runs.run import Listener, Ran
+from lora_scaling.runs.run import Listener, RunOutcome
 from lora_scaling.text import ENERGY, MASS, duration
 from lora_scaling.units import JOULES_PER_KWH
 
@@ -38,7 +38,7 @@ class Display:
 
     @contextlib.contextmanager
     def run(self, label: str) -> Iterator[Listener]:
-        """Show the progress of one run: it is told to the function that is yielded. The line is gone afterwards."""
+        """Show the progress of one run: it is reported to the function that is yielded. The line is gone afterwards."""
         self._run_started = time.monotonic()
         try:
             yield functools.partial(self._progress, label)
@@ -91,13 +91,13 @@ class Display:
         return f"[{self.done + 1}/{self.total}] " if self.total else ""
 
     def _seconds_left(self, now: float, share: float) -> float | None:
-        """From the pace so far: of the sweep's finished runs, or within the only one."""
+        """Extrapolate the pace so far: of the sweep's finished runs, or within the only one."""
         if self.total is None or self.total == 1:
             return (now - self._run_started) * (1 - share) / share if share > 0 else None
         finished = self.done + share
         return (now - self._started) * (self.total - finished) / finished if self.done else None
 
-    def run_finished(self, outcome: Ran) -> None:
+    def run_finished(self, outcome: RunOutcome) -> None:
         """Print one line: what ran, what it took, or why it did not."""
         if outcome.record is not None and outcome.skipped is None:
             self.energy_kwh += ((outcome.record.get("energy") or {}).get("joules") or 0.0) / JOULES_PER_KWH
@@ -109,8 +109,8 @@ display = Display()
 """Of this process; a sweep in one process puts its own here."""
 
 
-def describe(ran: Ran) -> str:
-    """A finished run in one line."""
+def describe(ran: RunOutcome) -> str:
+    """Describe a run that ended in one line."""
     if ran.skipped is not None:
         return f"{ran.path.parent.name}: {ran.skipped}"
     assert ran.record is not None

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from lora_scaling.training.engine import RunFacts
     from lora_scaling.training.model_cache import ModelCache
 
-# Told (phase, steps done, steps in all, joules so far or None).
+# Called with (phase, steps done, steps in all, joules so far or None).
 Listener = Callable[[str, int, int, float | None], None]
 
 _LAST_WORDS_S = 3.0
@@ -66,8 +66,8 @@ _SHARED = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ran:
-    """How a run ended: `record` as it was written, `skipped` if it was finished before or is another process's."""
+class RunOutcome:
+    """How a run ended: its record as written, or why it was skipped (finished before, or another process runs it)."""
 
     path: Path
     record: Record | None
@@ -75,7 +75,7 @@ class Ran:
     failure: LoraScalingError | None = None
 
 
-def run(config: RunConfig, listen: Listener = lambda *_: None) -> Ran:
+def run(config: RunConfig, listen: Listener = lambda *_: None) -> RunOutcome:
     """Carry out one run and record it. Errors of the run end up in its record, not in an exception.
 
     Raises:
@@ -86,18 +86,18 @@ def run(config: RunConfig, listen: Listener = lambda *_: None) -> Ran:
         if world_size() > 1:
             _prepare_process(config)  # the processes meet
             if rank() > 0:
-                return _follow(config)
-        return _lead(config, listen)
+                return _run_as_follower(config)
+        return _run_as_leader(config, listen)
 
 
-def _follow(config: RunConfig) -> Ran:
-    """A further process's part in a run: it works and measures, the first one records."""
+def _run_as_follower(config: RunConfig) -> RunOutcome:
+    """Do a further process's part in a distributed run: work and measure; rank 0 records."""
     path = record_path(config.runs_dir, config.study, run_id(config))
-    told = _heard()
-    if isinstance(told, UserError):
-        raise told
-    if told is not None:
-        return Ran(path=path, record=None, skipped=told)
+    message = _receive()
+    if isinstance(message, UserError):
+        raise message
+    if message is not None:
+        return RunOutcome(path=path, record=None, skipped=message)
     try:
         _work(config, {}, path, lambda *_: None)
     except Exception as error:
@@ -105,11 +105,11 @@ def _follow(config: RunConfig) -> Ran:
         print(f"lora-scaling: process {rank()}: {_one_line(error)}", file=sys.stderr, flush=True)
         time.sleep(_LAST_WORDS_S)  # the launcher ends everyone when one process ends: let the first record it
         raise
-    _heard()  # until the record is written
-    return Ran(path=path, record=None, skipped=f"process {rank()}'s part is done")
+    _receive()  # until the record is written
+    return RunOutcome(path=path, record=None, skipped=f"process {rank()}'s part is done")
 
 
-def _lead(config: RunConfig, listen: Listener) -> Ran:
+def _run_as_leader(config: RunConfig, listen: Listener) -> RunOutcome:
     name = run_id(config)
     path = record_path(config.runs_dir, config.study, name)
     with contextlib.ExitStack() as held:
@@ -118,13 +118,13 @@ def _lead(config: RunConfig, listen: Listener) -> Ran:
             skipped = None if mine else "another process is running it"
             if mine and config.on_existing == "skip" and is_finished(path):
                 skipped = "finished before"
-            record = {} if skipped else _begun(config, name, path)
+            record = {} if skipped else _start_record(config, name, path)
         except UserError as error:
-            _tell(error)
+            _broadcast(error)
             raise
-        _tell(skipped)
+        _broadcast(skipped)
         if skipped:
-            return Ran(path=path, record=dict(read_record(path)) if mine else None, skipped=skipped)
+            return RunOutcome(path=path, record=dict(read_record(path)) if mine else None, skipped=skipped)
         failure: LoraScalingError | None = None
         try:
             _work(config, record, path, listen)
@@ -144,20 +144,20 @@ def _lead(config: RunConfig, listen: Listener) -> Ran:
         _add_emissions(config, record, path)
         write_record(path, record)
         if failure is None:
-            _tell("recorded")
-        return Ran(path=path, record=record, failure=failure)
+            _broadcast("recorded")
+        return RunOutcome(path=path, record=record, failure=failure)
 
 
-def _tell(word: str | UserError | None) -> None:
-    """Let the further processes of a distributed run know; they wait for it in `_follow`."""
+def _broadcast(word: str | UserError | None) -> None:
+    """Send a message to the other ranks of a distributed run, which wait for it in `_run_as_follower`."""
     if world_size() > 1:
         from lora_scaling.training.ranks import broadcast_from_rank0
 
         broadcast_from_rank0(word)
 
 
-def _heard() -> str | UserError | None:
-    """What the first process tells. One that is gone has said why: this one then ends without a word."""
+def _receive() -> str | UserError | None:
+    """Receive rank 0's message; exit silently if rank 0 has died, which printed the reason."""
     from lora_scaling.training.ranks import broadcast_from_rank0
 
     try:
@@ -166,8 +166,8 @@ def _heard() -> str | UserError | None:
         raise SystemExit(1) from None
 
 
-def _begun(config: RunConfig, name: str, path: Path) -> Record:
-    """The record of a run that starts now, as it was written."""
+def _start_record(config: RunConfig, name: str, path: Path) -> Record:
+    """Write the record of a run that starts now, and return it."""
     if _model_cache.cache_info().currsize:  # not before the first run of the process
         time.sleep(config.cooldown_s)
     started = blank_record(run_id=name, study=config.study, config=config.to_dict(), provenance=provenance())
@@ -196,14 +196,14 @@ def _work(config: RunConfig, record: Record, path: Path, listen: Listener) -> No
     ) as alone:
         gather_from_ranks(None)  # nobody starts before all devices are held
         try:
-            _measured(config, record, path, listen, device, models, meter)
+            _measure(config, record, path, listen, device, models, meter)
         finally:
             if not alone():
                 record["exclusive"] = False
                 record["warnings"] = [*record.get("warnings", []), _SHARED]
 
 
-def _measured(
+def _measure(
     config: RunConfig,
     record: Record,
     path: Path,
@@ -240,15 +240,15 @@ def _measured(
         together = world_size() > 1
         with uninterrupted():
             account = recording.close(baseline)
-            _enter(config, record, path, facts, account, [_FIRST_ONLY] if together else [])
+            _record_outcome(config, record, path, facts, account, [_FIRST_ONLY] if together else [])
         if together and record.get("status") == "ok":  # otherwise another process may never give its account
             account = combine(gather_from_ranks(account))
             peaks = gather_from_ranks(facts.peak_memory_gb)  # of the process that needed most, where all are known
             facts.peak_memory_gb = None if None in peaks else max(peak for peak in peaks if peak is not None)
-            _enter(config, record, path, facts, account, [])
+            _record_outcome(config, record, path, facts, account, [])
 
 
-def _enter(
+def _record_outcome(
     config: RunConfig,
     record: Record,
     path: Path,
@@ -256,7 +256,7 @@ def _enter(
     account: EnergyAccount,
     further: list[dict[str, str]],
 ) -> None:
-    """Put what was done and what it took into the record, and the timeline beside it; `further` are warnings."""
+    """Enter the work and its energy into the record, and write the timeline beside it; `further` are warnings."""
     record |= asdict(facts)
     record["energy"] = account.to_dict()
     record["exclusive"] = account.exclusive
@@ -268,7 +268,7 @@ def _enter(
 
 
 def _device_name(device: Mapping[str, Any]) -> str:
-    """What tells the devices of a host apart."""
+    """Return what distinguishes the devices of a host."""
     return device["uuid"] or device["kind"]
 
 
@@ -280,7 +280,7 @@ def _model_cache() -> "ModelCache":
 
 
 def _prepare_process(config: RunConfig) -> "tuple[Device, ModelCache, EnergyMeter]":
-    """Everything slow that happens once a process and belongs to no run: imports, device, sensors."""
+    """Do what is slow, happens once per process, and belongs to no run: imports, device, sensors."""
     from lora_scaling.training.device import choose_device
     from lora_scaling.training.ranks import init_group
 
@@ -306,7 +306,7 @@ def _spare_imports_from_collection() -> None:
 
 
 def idle_after(config: RunConfig) -> str | None:
-    """Measure the idle power again after this process's runs; a sentence, or None where none was measured before.
+    """Measure the idle power again after this process's runs; return a sentence, or None if none was measured before.
 
     Both baselines are kept in `<runs_dir>/<study>/idle.json`: a machine that idles higher after a sweep than before
     it was warmer, or no longer alone.
@@ -336,7 +336,7 @@ def idle_after(config: RunConfig) -> str | None:
 
 
 def _add_emissions(config: RunConfig, record: Record, path: Path) -> None:
-    """Grams from the timeline. The energy is safe by now; a grid that fails leaves its reason, not an error."""
+    """Compute grams from the timeline. The energy is recorded by now; a grid that fails leaves its reason, no error."""
     if not record["energy"] or not config.metering.enabled:
         return
     with contextlib.suppress(OSError, RecordError):
@@ -345,7 +345,7 @@ def _add_emissions(config: RunConfig, record: Record, path: Path) -> None:
 
 
 def _utilisation(config: RunConfig, record: Record) -> float | None:
-    """Model FLOPs utilisation of the train phase against the dense peak of the device's sheet; None without one.
+    """Compute the model FLOPs utilisation of training against the dense peak of the device's sheet; None without one.
 
     Recomputation is not counted as useful (Chowdhery et al. 2022, arXiv:2204.02311, app. B).
     """
@@ -362,7 +362,7 @@ def _utilisation(config: RunConfig, record: Record) -> float | None:
 
 @functools.cache
 def _session() -> str:
-    """One process: its runs share caches, temperature and neighbours, and differ from other processes' in them."""
+    """Name this process: its runs share caches, temperature and neighbours, which other processes do not."""
     return f"{host()}-{os.getpid()}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
 
 

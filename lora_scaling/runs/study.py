@@ -39,7 +39,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a command asks for: a claim, how sure, at what expense, and the settings of its runs."""
+    """What is asked: a claim, its margin and level, the budgets, and the settings of the runs."""
 
     claim: str
     margin: float
@@ -51,7 +51,7 @@ class Request:
     overrides: tuple[str, ...]
 
     def question(self, config: RunConfig) -> dict[str, Any]:
-        """What must not change between the starts of one study; budgets may."""
+        """Return what must not change between the starts of one study; budgets may."""
         return {
             "schema_version": SCHEMA_VERSION,
             "claim": self.claim,
@@ -66,7 +66,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
-    """What the runs of a study have taken so far, unfinished ones included."""
+    """What the runs of a study have spent so far, unfinished ones included."""
 
     joules: float
     seconds: float
@@ -77,7 +77,7 @@ class Spent:
 
 
 class Conductor:
-    """Carries one study out. Its folder is locked for as long as it does."""
+    """Carries out one study, whose folder is locked meanwhile."""
 
     def __init__(self, request: Request, config: RunConfig, folder: Path, planner: Planner) -> None:
         self.request = request
@@ -85,17 +85,17 @@ class Conductor:
         self.config = config
         self.folder = folder
         self.path = folder / STATE_NAME
-        self.state = self._opened()
+        self.state = self._open_state()
         self.order = sum(1 for _ in folder.glob(f"*/{RECORD_NAME}"))
         self.started = time.monotonic()
         self.earlier_s = self.spent().seconds
 
     def conduct(self) -> str:
-        """Run and look until the study ends; why it did: supported, refuted, budget, looks or doubt."""
+        """Run and look until the study ends; return why it did: supported, refuted, budget, looks or doubt."""
         decided = [look["verdict"] for look in self.state["looks"] if look["verdict"] != "undecided"]
         if decided:
             return decided[0]
-        self._say_start()
+        self._print_start()
         while True:
             step = self._next_step()
             if step.look is not None:
@@ -105,28 +105,28 @@ class Conductor:
             if step.stop is not None:
                 return step.stop
             if self.order == 0:
-                self._refuse_excess(step.runs)
-            self._make(step.runs)
+                self._check_budget(step.runs)
+            self._make_runs(step.runs)
 
     def spent(self) -> Spent:
-        """From the records, and from what `study.json` keeps of unfinished runs that were made again."""
+        """Sum what the records hold and what `study.json` keeps of unfinished runs that were repeated."""
         kept = dict(self.state["overwritten"])
         for path in self.folder.glob(f"*/{RECORD_NAME}"):
             try:
-                kept.update(_cost(read_record(path)))
+                kept.update(_cost_of_attempt(read_record(path)))
             except RecordError:
                 continue  # torn by hand, not by us: it will be made again
         return Spent(joules=sum(joules for joules, _ in kept.values()), seconds=sum(s for _, s in kept.values()))
 
     def left(self) -> tuple[float, float]:
-        """(kWh, seconds) left of the budgets; the clock also counts what lies between this start's runs."""
+        """Return the (kWh, seconds) left of the budgets; time between the runs of this start counts as well."""
         request = self.request
         kwh = float("inf") if request.max_kwh is None else request.max_kwh - self.spent().kwh
         passed = self.earlier_s + time.monotonic() - self.started
         seconds = float("inf") if request.max_minutes is None else 60 * request.max_minutes - passed
         return kwh, seconds
 
-    def _opened(self) -> dict[str, Any]:
+    def _open_state(self) -> dict[str, Any]:
         question = self.request.question(self.config)
         if not self.path.exists():
             if any(self.folder.glob(f"*/{RECORD_NAME}")):
@@ -164,8 +164,8 @@ class Conductor:
             self._save()
         return step
 
-    def _make(self, points: Sequence[Point]) -> None:
-        """Make the runs in turn, as long as each may be expected to fit what is left."""
+    def _make_runs(self, points: Sequence[Point]) -> None:
+        """Make the runs in turn as long as each is expected to fit into what is left; the first is always made."""
         for place, point in enumerate(points):
             kwh, seconds = self.left()
             fits = place == 0 or ((point.energy_kwh or 0) <= kwh and (point.seconds or 0) <= seconds)
@@ -174,7 +174,7 @@ class Conductor:
             config = self._config(point)
             path = record_path(config.runs_dir, config.study, run_id(config))
             if path.exists():
-                self._keep_cost(path)
+                self._keep_cost_of_unfinished(path)
             label = f"{config.samples} × {config.epochs}{' without steps' if point.zero else ''}"
             with console.display.run(label) as listen:
                 ran = run(config, listen)
@@ -188,7 +188,7 @@ class Conductor:
             self.order += 1
 
     def _config(self, point: Point) -> RunConfig:
-        """The first repetition of a point that is not finished yet."""
+        """Configure the first repetition of a point that is not finished yet."""
         config = dataclasses.replace(
             self.config,
             samples=point.samples,
@@ -200,15 +200,15 @@ class Conductor:
             config = dataclasses.replace(config, replicate=config.replicate + 1)
         return config
 
-    def _keep_cost(self, path: Path) -> None:
-        """An unfinished run is about to be overwritten: what it took stays counted."""
+    def _keep_cost_of_unfinished(self, path: Path) -> None:
+        """Keep what an unfinished run has spent, because its record is about to be overwritten."""
         try:
-            self.state["overwritten"].update(_cost(read_record(path)))
+            self.state["overwritten"].update(_cost_of_attempt(read_record(path)))
         except RecordError:
             return
         self._save()
 
-    def _refuse_excess(self, points: Sequence[Point]) -> None:
+    def _check_budget(self, points: Sequence[Point]) -> None:
         """Raise before anything is spent if the smallest design alone is expected to exceed a budget."""
         from lora_scaling.estimate.sweeps import estimates_of, total_of
 
@@ -227,7 +227,7 @@ class Conductor:
                     f"to take {figure:.3g} {unit}: allow more, or take smaller levels"
                 )
 
-    def _say_start(self) -> None:
+    def _print_start(self) -> None:
         request = self.request
         budget = [f"{request.max_kwh:g} kWh"] if request.max_kwh is not None else []
         budget += [f"{request.max_minutes:g} min"] if request.max_minutes is not None else []
@@ -249,7 +249,7 @@ class Conductor:
         return "── " + " · ".join(parts)
 
     def closing(self, stop: str) -> str:
-        """The end of what is printed: the verdict, what it took, where the records are."""
+        """Write the end of the output: the verdict, what was spent, where the records are."""
         looks, spent = self.state["looks"], self.spent()
         reason = looks[-1]["reason"] if looks else "The runs that the claim needs at least were not all made."
         why = {
@@ -263,13 +263,13 @@ class Conductor:
 
 
 def _look_to_dict(look: Look) -> dict[str, Any]:
-    """A look as `study.json` holds it: an end that is not finite becomes null."""
+    """Return a look as `study.json` holds it; an end that is not finite becomes null."""
     ends = None if look.ci is None else [end if math.isfinite(end) else None for end in look.ci]
     return {**dataclasses.asdict(look), "ci": ends}
 
 
-def _cost(record: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    """What one attempt at a run took, joules and seconds, under a name of its own."""
+def _cost_of_attempt(record: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """Return the (joules, seconds) of one attempt at a run, under a name of its own."""
     finished = record.get("finished_at")
     seconds = 0.0  # a killed run never said when it ended
     if finished:

@@ -32,7 +32,7 @@ class DesignSweeper(Sweeper):
 
     def __init__(self, **design: Any) -> None:
         super().__init__()
-        self.design = Design(**{key: _plain(value) for key, value in design.items()})
+        self.design = Design(**{key: _to_python(value) for key, value in design.items()})
         self.config: DictConfig
         self.task_function: TaskFunction
         self.hydra_context: HydraContext
@@ -55,12 +55,12 @@ class DesignSweeper(Sweeper):
         where = f"{runs[0].config.runs_dir}/{runs[0].config.study}"
         settings = self.config.hydra.launcher
         here = settings["_target_"].endswith("BasicLauncher")  # others have processes of their own
-        estimates = _estimates([run.config for run in todo], one_process=here, elsewhere=_elsewhere(settings))
+        estimates = _try_estimates([run.config for run in todo], one_process=here, elsewhere=_runs_elsewhere(settings))
         expected = estimates if isinstance(estimates, str) else total_of(estimates)
         print(f"{len(runs)} runs in {where}: {len(runs) - len(todo)} finished before, {len(todo)} to do")
         if todo:
-            print(_said(expected), flush=True)
-        _refuse_excess(expected, runs[0].config, "sweep")
+            print(_expected_cost_line(expected), flush=True)
+        _check_limits(expected, runs[0].config, "sweep")
         launcher = self._launcher(estimates, todo)
         # Hydra loads its plugins' modules a second time, so that their classes are only alike by name.
         if type(launcher).__name__ == "BasicLauncher":  # its runs are this process's, which can count them
@@ -70,7 +70,7 @@ class DesignSweeper(Sweeper):
             if todo and (idle := idle_after(todo[0].config)):
                 print(idle, flush=True)
         finally:
-            failed = _summarise(runs, where)
+            failed = _print_summary(runs, where)
         if failed:
             raise RunFailure(f"{len(failed)} of {len(runs)} runs did not finish: {'; '.join(failed)}")
 
@@ -80,11 +80,11 @@ class DesignSweeper(Sweeper):
         return config
 
     def _launcher(self, estimates: list[Estimate] | str, todo: Sequence[Planned]) -> Launcher:
-        """The launcher that was chosen; where its jobs need a time limit and have none, with ours."""
+        """Instantiate the chosen launcher, with our time limit for its jobs if they need one and have none."""
         settings = self.config.hydra.launcher
         if todo and settings.get("timeout_min", 0) is None:
             if settings["_target_"].endswith("SlurmLauncher"):
-                _refuse_auto(todo)
+                _check_hardware_is_named(todo)
             limit = time_limit_min(estimates)
             print(
                 f"Time limit of each job: {limit} min, from the estimate of the longest run "
@@ -99,7 +99,7 @@ class DesignSweeper(Sweeper):
 
 
 def time_limit_min(estimates: Sequence[Estimate] | str) -> int:
-    """Minutes that a job of one run may take: the upper end of the longest run's interval, with a margin.
+    """Compute the minutes that a job of one run may take: the upper end of the longest run's interval, with a margin.
 
     Raises:
         UserError: the time of a run is unknown.
@@ -114,7 +114,7 @@ def time_limit_min(estimates: Sequence[Estimate] | str) -> int:
     return max(_LEAST_LIMIT_MIN, math.ceil(_LIMIT_MARGIN * longest_s / 60))
 
 
-def _refuse_auto(todo: Sequence[Planned]) -> None:
+def _check_hardware_is_named(todo: Sequence[Planned]) -> None:
     """Raise if the runs' hardware is that of this machine, which only hands them to others."""
     if any(run.config.hardware.kind == "auto" for run in todo):
         raise UserError(
@@ -123,8 +123,8 @@ def _refuse_auto(todo: Sequence[Planned]) -> None:
         )
 
 
-def _elsewhere(launcher: DictConfig) -> bool:
-    """Whether the jobs run on machines other than this one, as far as a launcher's settings tell."""
+def _runs_elsewhere(launcher: DictConfig) -> bool:
+    """Return whether the jobs run on other machines, judging by the launcher's settings."""
     name = launcher["_target_"].rpartition(".")[2]
     cluster = name == "RayLauncher" and OmegaConf.select(launcher, "ray.init.address") is not None
     return cluster or name in ("SlurmLauncher", "RayAWSLauncher")
@@ -137,7 +137,7 @@ def _launch(launcher: Launcher, todo: Sequence[Planned]) -> None:
         _ = result.return_value  # raises what the task could not record
 
 
-def _plain(value: Any) -> Any:
+def _to_python(value: Any) -> Any:
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
@@ -146,30 +146,30 @@ def register_sweeper() -> None:
     Plugins.instance().class_name_to_class["hydra_plugins.lora_scaling.DesignSweeper"] = DesignSweeper
 
 
-def _estimates(runs: Sequence[RunConfig], *, one_process: bool, elsewhere: bool = False) -> list[Estimate] | str:
-    """What each run will cost by priors, or why that is unknown; of one process, later ones find a model set up.
+def _try_estimates(runs: Sequence[RunConfig], *, one_process: bool, elsewhere: bool = False) -> list[Estimate] | str:
+    """Estimate each run by priors, or return why that is unknown; later runs of one process find the model set up.
 
-    elsewhere: this machine's own device says nothing of the runs'.
+    elsewhere: the runs do not use this machine's device.
     """
     if elsewhere and any(run.hardware.kind == "auto" for run in runs):
         return (
             "hardware=auto is this machine, and the jobs run on others; name their device, such as hardware=a100-80gb"
         )
     try:
-        return estimates_of([_on_all(run) for run in runs], one_process=one_process)
+        return estimates_of([_on_all_devices(run) for run in runs], one_process=one_process)
     except UserError as error:  # a shape or data set that only loading reveals is no reason not to run
         return str(error)
 
 
-def _on_all(run: RunConfig) -> RunConfig:
-    """The run on the devices of all processes of this launch, unless it says how many there are."""
+def _on_all_devices(run: RunConfig) -> RunConfig:
+    """Return the run on the devices of all processes of this launch, unless it states their number."""
     if world_size() == 1 or run.hardware.count > 1:
         return run
     return dataclasses.replace(run, hardware=dataclasses.replace(run.hardware, count=world_size()))
 
 
-def _said(expected: Total | str) -> str:
-    """What the sweep is expected to cost, in one line."""
+def _expected_cost_line(expected: Total | str) -> str:
+    """Write what the sweep is expected to cost in one line."""
     if isinstance(expected, str):
         return f"Expected cost unknown: {expected.partition(';')[0]}"
     energy, time = expected.energy_kwh, expected.time_s
@@ -180,15 +180,15 @@ def _said(expected: Total | str) -> str:
     return f"Expected: {kwh}, {TIME.between(time.estimate, time.low, time.high)}, by priors"
 
 
-def refuse_dear_run(config: RunConfig) -> None:
+def check_run_limits(config: RunConfig) -> None:
     """Raise if a run by itself is expected to exceed its `max_kwh` or `max_hours`."""
     if config.max_kwh is None and config.max_hours is None:
         return
-    estimates = _estimates([config], one_process=True)
-    _refuse_excess(estimates if isinstance(estimates, str) else total_of(estimates), config, "run")
+    estimates = _try_estimates([config], one_process=True)
+    _check_limits(estimates if isinstance(estimates, str) else total_of(estimates), config, "run")
 
 
-def _refuse_excess(expected: Total | str, config: RunConfig, what: str) -> None:
+def _check_limits(expected: Total | str, config: RunConfig, what: str) -> None:
     """Raise if what is allowed (`max_kwh`, `max_hours`) is less than what is expected."""
     energy, time = (None, None) if isinstance(expected, str) else (expected.energy_kwh, expected.time_s)
     for field, figure, unit in (
@@ -209,7 +209,7 @@ def _refuse_excess(expected: Total | str, config: RunConfig, what: str) -> None:
             )
 
 
-def _summarise(runs: Sequence[Planned], where: str) -> list[str]:
+def _print_summary(runs: Sequence[Planned], where: str) -> list[str]:
     """Print the closing table; return what did not finish, each with its reason."""
     records: list[Record] = []
     failed: list[str] = []

@@ -103,7 +103,7 @@ def test_a_run_that_fails_ends_with_the_status_of_its_reason(
     tmp_path: Path, raised: LoraScalingError, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = {"run_id": "r", "status": "failed", "error": str(raised)}
-    ran = running.Ran(path=Path("r/run.json"), record=record, failure=raised)
+    ran = running.RunOutcome(path=Path("r/run.json"), record=record, failure=raised)
     monkeypatch.setattr(running, "run", lambda *_: ran)
     done = command("lora_scaling", f"runs_dir={tmp_path}")
     assert done.returncode == status

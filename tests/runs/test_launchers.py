@@ -21,7 +21,7 @@ from lora_scaling.estimate import estimate
 from lora_scaling.ranks import local_rank, local_world_size, rank, world_size
 from lora_scaling.records import find_records
 from lora_scaling.runs.device_locks import devices_held
-from lora_scaling.runs.sweep import refuse_dear_run
+from lora_scaling.runs.sweep import check_run_limits
 from tests.support.commands import Done, command
 from tests.support.runs import TINY, read_record
 
@@ -151,9 +151,9 @@ def test_a_limit_is_that_of_all_processes_of_a_launch(monkeypatch: pytest.Monkey
     assert four.estimate < alone.estimate / 2
     config = compose([*job, f"max_hours={alone.estimate / 2 / 3600}"])
     with pytest.raises(UserError, match=f"this run is expected to take {alone.estimate / 3600:.3g} h"):
-        refuse_dear_run(config)
+        check_run_limits(config)
     monkeypatch.setenv("WORLD_SIZE", "4")
-    refuse_dear_run(config)
+    check_run_limits(config)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 from lora_scaling.commands.run import when_to_run
 from lora_scaling.config import compose
 from lora_scaling.runs import progress as console
-from lora_scaling.runs.run import Ran
+from lora_scaling.runs.run import RunOutcome
 from tests.support.grid_server import energinet, serving
 
 
@@ -33,8 +33,8 @@ def record(name: str = "r", **changes: Any) -> dict[str, Any]:
     } | changes  # fmt: skip
 
 
-def ran(**changes: Any) -> Ran:
-    return Ran(path=Path("runs/s/r/run.json"), record=record(**changes))
+def ran(**changes: Any) -> RunOutcome:
+    return RunOutcome(path=Path("runs/s/r/run.json"), record=record(**changes))
 
 
 def test_a_finished_run_is_one_line_of_what_it_took() -> None:
@@ -48,7 +48,7 @@ def test_what_is_unknown_is_said_and_never_0() -> None:
     part = {**record()["energy"], "complete": False}  # a GPU was lost on the way
     assert " · energy unknown · – g · " in console.describe(ran(energy=part))
     assert console.describe(ran(status="oom", error="no room")) == "r: oom: no room"
-    skipped = Ran(path=Path("runs/s/r/run.json"), record=None, skipped="finished before")
+    skipped = RunOutcome(path=Path("runs/s/r/run.json"), record=None, skipped="finished before")
     assert console.describe(skipped) == "r: finished before"
 
 

@@ -410,7 +410,7 @@ def interrupted(runs_dir: Path, how: Callable[[], object]) -> tuple[int | None, 
 def run_and_interrupt(how: Callable[[], object], words: list[str]) -> None:
     usual = running.run
 
-    def observed(config: RunConfig, listen: Callable[..., None]) -> running.Ran:
+    def observed(config: RunConfig, listen: Callable[..., None]) -> running.RunOutcome:
         def heard(phase: str, done: int, *rest: object) -> None:
             if (phase, done) == ("train", 3):
                 how()

@@ -11,7 +11,7 @@ from analysis.adaptive import next_step
 from lora_scaling.commands.study import parse
 from lora_scaling.config import RunConfig, run_id
 from lora_scaling.records import record_path, write_record
-from lora_scaling.runs.run import Ran
+from lora_scaling.runs.run import RunOutcome
 from lora_scaling.runs.study import conduct
 
 LEVELS = "samples=64,128,256,512,1024"
@@ -32,7 +32,7 @@ class Machine:
         self.made: list[str] = []
         self.configs: list[RunConfig] = []
 
-    def run(self, config: RunConfig, listen: Callable[..., None]) -> Ran:
+    def run(self, config: RunConfig, listen: Callable[..., None]) -> RunOutcome:
         name = run_id(config)
         path = record_path(config.runs_dir, config.study, name)
         rng = np.random.default_rng(zlib.crc32(name.encode()))
@@ -60,7 +60,7 @@ class Machine:
             write_record(path, record | {"status": "interrupted", "error": "interrupted from the keyboard"})
             raise KeyboardInterrupt
         write_record(path, record)
-        return Ran(path=path, record=record)
+        return RunOutcome(path=path, record=record)
 
 
 def study(words: list[str]) -> str:
