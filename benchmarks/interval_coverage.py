@@ -13,18 +13,20 @@ import numpy as np
 import pandas as pd
 
 from analysis.energy_model.energy_fit import EnergyFit
+from analysis.energy_model.extrapolate import validation
 from analysis.energy_model.family import target_of_runs
-from analysis.energy_model.validated_fit import validated_fit
+from analysis.energy_model.validated_fit import ValidatedFit, validated_fit
 from analysis.regression.least_squares import Array
 from analysis.tables.run_quantities import Work, work_of
 from analysis.tables.table import NUMERIC_COLUMNS, TEXT_COLUMNS, TRUTH_COLUMNS, RunTable
-from lora_scaling.estimate.fit_file import training_bands
+from lora_scaling.estimate.terms import Target
 from lora_scaling.units import JOULES_PER_KWH
 
 Generator = np.random.Generator
 SIZES = (0.135e9, 0.36e9, 0.5e9, 1.5e9, 3e9, 8e9)
 TOKENS = (1e5, 4e5, 1.6e6)
-JOULES_PER_FLOP = 2e-12
+JOULES_PER_FLOP = 8e-12  # about what the case study took on an RTX A4000, whose best is 1.8e-12
+DEVICE = "NVIDIA RTX A4000"
 FAR = 10.0  # how far beyond the data the outer questions lie
 PROBES = 8  # questions of each kind per table
 
@@ -41,6 +43,18 @@ class Truth:
     noise: Callable[[Array], Array] = lambda flops: np.full_like(flops, 0.03)
     methods: tuple[str, ...] = ("lora",)
     inside_family: bool = True
+    sizes: tuple[float, ...] = SIZES
+    hardware: str = DEVICE
+
+
+def _launch_bound(joules_per_token: float, joules_per_flop: float, power: float) -> Callable[..., Array]:
+    """Make joules per token = |joules_per_token, joules_per_flop · FLOPs per token|, a maximum as sharp as `power`."""
+
+    def joules(flops_per_token: Array, tokens: Array, is_full: Array) -> Array:
+        ratio = joules_per_flop * flops_per_token / joules_per_token
+        return tokens * joules_per_token * np.exp(np.logaddexp(0.0, power * np.log(ratio)) / power)
+
+    return joules
 
 
 def _law(utilisation: Callable[[Array], Array], fixed: float = 0.0, full: float = 1.0) -> Callable[..., Array]:
@@ -90,13 +104,33 @@ TRUTHS = (
     Truth(name="break in the data", joules=_law(_early_break), inside_family=False),
 )
 
+# A ladder of small models on a large device: energy per token hardly depends on the size, which 70B will not keep to.
+# On an H100, which takes 0.71 pJ/FLOP at its best.
+LADDER = (1e6, 3e6, 10e6, 30e6, 100e6)
+SHARP = 50.0
+
+
+def _ladder(name: str, joules_per_token: float, joules_per_flop: float, power: float) -> Truth:
+    law = _launch_bound(joules_per_token, joules_per_flop, power)
+    return Truth(name=name, joules=law, sizes=LADDER, hardware="NVIDIA H100 80GB HBM3", inside_family=power != SHARP)
+
+
+LADDER_TRUTHS = (
+    _ladder("launch 0.5 mJ, 3 pJ", 0.5e-3, 3e-12, SHARP),
+    _ladder("launch 4 mJ, 2 pJ", 4e-3, 2e-12, SHARP),
+    _ladder("launch 20 mJ, 1.5 pJ", 20e-3, 1.5e-12, SHARP),
+    _ladder("bend of 2, 1.5 mJ, 1.3 pJ", 1.5e-3, 1.3e-12, 2),
+    _ladder("bend of 2, 8 mJ, 4 pJ", 8e-3, 4e-12, 2),
+    _ladder("sum, 4 mJ, 2 pJ", 4e-3, 2e-12, 1),
+)
+
 
 def simulate(truth: Truth, rng: Generator, *, replicates: int = 1, jitter: float = 0.05) -> pd.DataFrame:
     """Simulate a sweep of sizes × tokens × methods in shuffled order, with the columns of a run table.
 
     Token counts differ from the levels by up to `jitter`, as in batches of different samples.
     """
-    grid = [(n, t, m) for n in SIZES for t in TOKENS for m in truth.methods for _ in range(replicates)]
+    grid = [(n, t, m) for n in truth.sizes for t in TOKENS for m in truth.methods for _ in range(replicates)]
     params, tokens, method = (np.array(column) for column in zip(*grid, strict=True))
     return runs_of(
         truth, rng, params=params, tokens=tokens * rng.uniform(1 - jitter, 1 + jitter, len(tokens)), method=method
@@ -118,7 +152,7 @@ def runs_of(truth: Truth, rng: Generator, *, params: Array, tokens: Array, metho
         run_id=[f"run-{i}" for i in range(n)],
         model=[f"model-{p / 1e9:g}b" for p in params],
         method=method,
-        hardware="NVIDIA RTX A4000",
+        hardware=truth.hardware,
         precision="bf16",
         samples=np.round(tokens / 100),
         samples_seen=np.round(tokens / 100),
@@ -157,12 +191,25 @@ QUESTIONS = (
     Question(name="10× tokens", length=FAR),
     Question(name="10× both", size=FAR, length=FAR),
 )
+LADDER_QUESTIONS = (
+    Question(name="inside"),
+    Question(name="1B", size=10.0),
+    Question(name="7B", size=70.0),
+    Question(name="70B", size=700.0),
+)
+
+
+def questions_of(truth: Truth) -> tuple[Question, ...]:
+    """Return the questions that are asked about a truth."""
+    return LADDER_QUESTIONS if truth.sizes == LADDER else QUESTIONS
 
 
 def ask(truth: Truth, rng: Generator, question: Question) -> Work:
     """Draw PROBES new runs of the truth at the place of the question."""
-    low, high = np.log(SIZES[0]), np.log(SIZES[-1])
-    params = np.exp(rng.uniform(low, high, PROBES)) if not question.size else np.full(PROBES, SIZES[-1] * question.size)
+    low, high = np.log(truth.sizes[0]), np.log(truth.sizes[-1])
+    params = np.exp(rng.uniform(low, high, PROBES))
+    if question.size:
+        params = np.full(PROBES, truth.sizes[-1] * question.size)
     low, high = np.log(TOKENS[0]), np.log(TOKENS[-1])
     tokens = np.exp(rng.uniform(low, high, PROBES))
     if question.length:
@@ -173,28 +220,51 @@ def ask(truth: Truth, rng: Generator, question: Question) -> Work:
     return work
 
 
+def label_of(result: ValidatedFit, new: Work) -> str:
+    """Return how far the backtest validates the first of new runs."""
+    target = Target(
+        values={name: value[0] for name, value in new.values.items()},
+        labels={name: label[0] for name, label in new.labels.items()},
+    )
+    return validation(result.backtest, result.fitted, target)["label"]
+
+
 def inside(fitted: EnergyFit, new: Work) -> tuple[Array, Array]:
     """Return whether each new run lay inside its interval (m,), and the width of the interval in logs (m,)."""
     target = target_of_runs(new)
-    bands = training_bands(fitted.fit.energy, target, extra_sd=fitted.fit.form_sd(target))
+    bands = fitted.fit.training_energy(target)
     observed = np.exp(new.log_y)
     held = (observed >= bands.low) & (observed <= bands.high)
     return held.astype(float), np.log(bands.high / bands.low)
 
 
 def coverage_of(truth: Truth, *, seeds: int) -> dict[str, Any]:
-    """Return coverage and median interval (high/low) of each question over `seeds` tables of one truth."""
-    held: dict[str, list[float]] = {question.name: [] for question in QUESTIONS}
-    width: dict[str, list[float]] = {question.name: [] for question in QUESTIONS}
-    failed = 0
+    """Return coverage and median interval (high/low) of each question over `seeds` tables of one truth.
+
+    `labels` has (runs, covered) by how far the backtest validates them; `below_floor` counts intervals that reach below
+    what the device can do.
+    """
+    questions = questions_of(truth)
+    held: dict[str, list[float]] = {question.name: [] for question in questions}
+    width: dict[str, list[float]] = {question.name: [] for question in questions}
+    labels: dict[str, tuple[int, int]] = {}
+    failed = below_floor = 0
     for seed in range(seeds):
         rng = np.random.default_rng([seed, *truth.name.encode()])
         result = validated_fit(as_table(simulate(truth, rng)))
         failed += bool(result.backtest.failed)
-        for question in QUESTIONS:
-            within, wide = inside(result.fitted, ask(truth, rng, question))
+        fit = result.fitted.fit
+        for question in questions:
+            new = ask(truth, rng, question)
+            within, wide = inside(result.fitted, new)
             held[question.name] += list(within)
             width[question.name] += list(wide)
+            label = label_of(result, new)
+            runs, covered = labels.get(label, (0, 0))
+            labels[label] = (runs + len(within), covered + int(within.sum()))
+            target = target_of_runs(new)
+            if (floor := fit.log_floor_j(target)) is not None:
+                below_floor += int(np.sum(fit.training_energy(target).low < np.exp(floor) * (1 - 1e-9)))
     return {
         "truth": truth.name,
         "inside_family": truth.inside_family,
@@ -202,6 +272,8 @@ def coverage_of(truth: Truth, *, seeds: int) -> dict[str, Any]:
         "coverage": {name: float(np.mean(values)) for name, values in held.items()},
         "high_over_low": {name: float(np.exp(np.median(values))) for name, values in width.items()},
         "backtest_failed": failed / seeds,
+        "labels": labels,
+        "below_floor": below_floor,
     }
 
 
@@ -223,26 +295,34 @@ def as_table(frame: pd.DataFrame) -> RunTable:
     )
 
 
-def format_header() -> str:
+def format_header(questions: Sequence[Question] = QUESTIONS) -> str:
     """Return the names of the columns of `format_row`."""
-    return f"{'truth':<26}" + "".join(f"{question.name:>18}" for question in QUESTIONS) + f"{'backtest failed':>18}"
+    return f"{'truth':<26}" + "".join(f"{question.name:>18}" for question in questions) + f"{'backtest failed':>18}"
 
 
 def format_row(row: dict[str, Any]) -> str:
     """Format one truth: coverage in per cent, with the median high ÷ low."""
-    cells = [
-        f"{100 * row['coverage'][question.name]:.1f} % (×{row['high_over_low'][question.name]:.2f})"
-        for question in QUESTIONS
-    ]
+    cells = [f"{100 * share:.1f} % (×{row['high_over_low'][name]:.2f})" for name, share in row["coverage"].items()]
     failed = f"{100 * row['backtest_failed']:>16.0f} %"
     return f"{row['truth']:<26}" + "".join(f"{cell:>18}" for cell in cells) + failed
+
+
+def format_labels(rows: Sequence[dict[str, Any]]) -> str:
+    """Format the coverage by how far the backtest validates a prediction, and what lies below the physical floor."""
+    lines = []
+    for label in ("validated", "PARTLY VALIDATED", "NOT VALIDATED"):
+        runs, covered = (sum(row["labels"].get(label, (0, 0))[i] for row in rows) for i in (0, 1))
+        share = f"{100 * covered / runs:.1f} % of {runs:,} runs" if runs else "no run"
+        lines.append(f"{label:<26}{share}")
+    return "\n".join([*lines, f"{'below the floor':<26}{sum(row['below_floor'] for row in rows)} intervals"])
 
 
 def format_footer(seeds: int) -> str:
     """Explain what the table shows."""
     return (
-        f"{seeds} tables of {len(SIZES) * len(TOKENS)} runs (for each method) a truth; coverage of 90 % intervals for "
-        "new runs; in brackets the interval's high over low. Truths with a break are outside the family."
+        f"{seeds} tables of {len(SIZES) * len(TOKENS)} or {len(LADDER) * len(TOKENS)} runs (for each method) a truth; "
+        "coverage of 90 % intervals for new runs; in brackets the interval's high over low. Truths with a break or a "
+        "sharp bend are outside the family."
     )
 
 
@@ -253,9 +333,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seeds", type=int, default=200, help="tables simulated for each truth")
     args = parser.parse_args(argv)
-    print(format_header(), flush=True)
-    for truth in TRUTHS:
-        print(format_row(coverage_of(truth, seeds=args.seeds)), flush=True)
+    for truths, title in ((TRUTHS, "Models of 0.1 to 8 B parameters"), (LADDER_TRUTHS, "Models of 1 to 100 M")):
+        print(f"{title}\n{format_header(questions_of(truths[0]))}", flush=True)
+        rows = []
+        for truth in truths:
+            rows.append(coverage_of(truth, seeds=args.seeds))
+            print(format_row(rows[-1]), flush=True)
+        print(format_labels(rows), end="\n\n", flush=True)
     print(format_footer(args.seeds))
     return 0
 

@@ -13,7 +13,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lora_scaling.errors import UserError
-from lora_scaling.estimate.fit_file import training_bands
 from lora_scaling.estimate.result import LEVEL
 from lora_scaling.units import JOULES_PER_KWH
 
@@ -191,7 +190,7 @@ def _session_sd(frame: pd.DataFrame, fitted: pd.Series, test: Work) -> Array:
 
 def _score(trained: EnergyFit, test: Work, name: str, rule: str, session_sd: Array) -> Split:
     target = target_of_runs(test)
-    bands = training_bands(trained.fit.energy, target, extra_sd=trained.fit.form_sd(target))
+    bands = trained.fit.training_energy(target)
     low, high = (  # like `Fit.predict`, which adds the session
         bands.estimate * np.exp(side * np.hypot(np.log(end / bands.estimate), Z_90 * session_sd))
         for side, end in ((-1, bands.low), (1, bands.high))

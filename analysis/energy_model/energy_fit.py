@@ -25,6 +25,7 @@ from ..tables.table import Excluded
 from .diagnostics import diagnose
 from .family import identified, label_effects
 from .fixed_part import fixed_part, idle_kwh
+from .floor import contradicted, floor_of
 from .regressions import FormFit
 from .response_fit import ResponseFit, fit_response
 
@@ -72,9 +73,12 @@ def fit_table(
         raise UserError(
             f"RUNS: got {len(work)} that trained with a known energy; a fit needs at least {LEAST_RUNS}: make more"
         )
-    energy = fit_response(work)
     time, _, _ = work_of(frame, frame["train_s"].to_numpy(dtype=float))
-    time_fit = fit_response(time) if with_time and len(time) >= LEAST_RUNS and time.per == work.per else None
+    floor = _floor(work, time, assumed)
+    energy = fit_response(work, floor["energy_j_per_flop"] if floor else 0.0)
+    with_time = with_time and len(time) >= LEAST_RUNS and time.per == work.per
+    per_device = floor["time_s_per_flop"] / work.values["gpu_count"].max() if floor else 0.0
+    time_fit = fit_response(time, per_device) if with_time else None
     aliased = label_effects(work)[1]
     if aliased:
         assumed.append(f"The effect of {', '.join(aliased)} cannot be separated from that of others: taken together.")
@@ -93,6 +97,7 @@ def fit_table(
             "models": [_model(weight, fit, time_fit) for weight, fit in time_fit.weighted] if time_fit else [],
         },
         "fixed": fixed_part(frame, training.response, apart=training.apart),
+        "floor": floor,
         "ranges": ranges_of(work),
         "beyond": beyond_rates(work),
         "methods": _seen(work, "method"),
@@ -146,6 +151,23 @@ def training_energy(frame: pd.DataFrame) -> Training:
         return Training(response="energy_kwh", joules=(total - idle) * JOULES_PER_KWH, apart=True, notes=(note,))
     note = "Training energy is unknown: the whole run's energy is modelled, its fixed part included."
     return Training(response="energy_kwh", joules=total * JOULES_PER_KWH, apart=False, notes=(note,))
+
+
+def _floor(work: Work, time: Work, notes: list[str]) -> dict[str, Any] | None:
+    """Return `floor` of fit.json: 0 for a response whose runs lie below theirs, which is noted."""
+    floor = floor_of(work)
+    if floor is None:
+        return None
+    document = floor.to_dict()
+    for name, runs, noun in (("energy_j_per_flop", work, "energy"), ("time_s_per_flop", time, "time")):
+        devices = runs.values["gpu_count"] if noun == "time" else 1.0
+        if len(runs) and contradicted(runs, document[name], devices):
+            document[name] = 0.0
+            notes.append(
+                f"Runs took less {noun} than their FLOPs take at the device's peak ({floor.source}): their unit, FLOPs "
+                "or device are in doubt, and no physical limit is applied."
+            )
+    return document
 
 
 def beyond_rates(work: Work) -> dict[str, float]:

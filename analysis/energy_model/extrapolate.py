@@ -12,18 +12,23 @@ from typing import Any
 import numpy as np
 
 from lora_scaling import templates
-from lora_scaling.estimate.fit_file import Fit
+from lora_scaling.estimate.fit_file import Fit, predictive_mixture
 from lora_scaling.estimate.result import LEVEL
+from lora_scaling.estimate.terms import Target
 
 from ..arrays import Array
 from ..tables.run_quantities import Work
 from ..tables.table import RunTable
 from .backtest import HORIZON_LIMIT, Backtest
+from .energy_fit import EnergyFit
 from .hull import hull_factor
 from .scenarios import Scenario, scenarios_of, too_large, widen
 from .target import Z_90, Planned, peak_memory, plan_target
 from .target_emissions import emissions
 from .validated_fit import ValidatedFit, validated_fit
+
+MOST_BELOW_FLOOR = 0.1  # of a prediction: with more, the device's limits decide and not the runs
+REGIME_FACTOR = 1.5  # in efficiency
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +79,7 @@ def predict_target(table: RunTable, result: ValidatedFit, overrides: Sequence[st
         "extrapolates": outside,
         "scenarios": [scenario.to_dict() for scenario in scenarios],
         "leverage": leverage,
-        "validation": validation(result.backtest, fitted.energy.work, planned, scenarios),
+        "validation": validation(result.backtest, fitted, planned.target, scenarios),
         "assumptions": assumptions,
         "models": [
             {"name": model["name"], "weight": model["weight"], "form": model["form"]}
@@ -111,15 +116,18 @@ def _leverage(result: ValidatedFit, planned: Planned) -> dict[str, float]:
     }
 
 
-def validation(graded: Backtest, work: Work, planned: Planned, scenarios: Sequence[Scenario] = ()) -> dict[str, Any]:
+def validation(
+    graded: Backtest, fitted: EnergyFit, target: Target, scenarios: Sequence[Scenario] = ()
+) -> dict[str, Any]:
     """Return whether the backtest reached far enough to validate this target.
 
     `validated` within its horizon; PARTLY VALIDATED up to twice as far (in logs), because a change of regime in between
     would not have been seen; NOT VALIDATED beyond, and for scenarios.
     """
-    asked, tested, reasons, remarks = {}, {}, [], []
+    asked, tested, reasons, remarks = {}, {}, _other_regime(fitted, target), []
+    work = fitted.energy.work
     for name in dict.fromkeys(n for n in (work.total, work.size, work.per) if n):
-        value = planned.target.values.get(name)
+        value = target.values.get(name)
         if value is None or not value > 0:
             continue
         asked[name] = _factor_beyond(value, work.values[name])
@@ -148,6 +156,27 @@ def validation(graded: Backtest, work: Work, planned: Planned, scenarios: Sequen
     }
 
 
+def _other_regime(fitted: EnergyFit, target: Target) -> list[str]:
+    """Say why the target lies in another regime than the runs: in how far it would exhaust the device."""
+    log_floor = fitted.fit.log_floor_j(target)
+    if log_floor is None:
+        return []
+    reasons = []
+    below = float(predictive_mixture(fitted.fit.energy, target).cdf(log_floor)[0])
+    if below > MOST_BELOW_FLOOR:
+        reasons.append(f"{100 * below:.0f} % of what the models predict is less than the device can do at its best")
+    work = fitted.energy.work
+    floor = fitted.fit.floor_j_per_flop * work.values["flops"]
+    reached = float(np.quantile(floor / np.exp(work.log_y), 0.95))
+    needed = float(np.exp(log_floor) / fitted.fit.training_energy(target).estimate[0])
+    if needed > REGIME_FACTOR * reached:
+        reasons.append(
+            f"the prediction reaches {100 * needed:.2g} % of the device's best efficiency, and the runs at most "
+            f"{100 * reached:.2g} %: another regime than theirs"
+        )
+    return reasons
+
+
 def _factor_beyond(value: float, seen: Array) -> float:
     return float(max(1.0, value / seen.max(), seen.min() / value))
 
@@ -165,6 +194,11 @@ def _assumptions(result: ValidatedFit, planned: Planned) -> list[str]:
         found.append(
             f"The run is one of another session, and these were of {session['seen']}: a factor "
             f"{math.exp(Z_90 * session['sd']):.3g} either way was added (assumed)."
+        )
+    if floor := _other_regime(result.fitted, planned.target):
+        found.append(
+            f"The runs say little of how this target uses the device ({'; '.join(floor)}): the prediction leans on the "
+            f"device's limits ({document['floor']['source']})."
         )
     fixed = document["fixed"]["energy_j"]
     if fixed is None:

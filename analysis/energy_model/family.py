@@ -3,7 +3,8 @@
 On the log scale, log(E / tokens) = α + size part + length part + effects of method, hardware, precision:
 
     size     γ = 1 (energy follows the FLOPs); γ free; utilisation that saturates, φ = 1 + (N_h/N)^k with
-             k = ½, 1, 2 (a free k is hardly identified together with N_h; three fixed ones are averaged)
+             k = ½, 1, 2 (a free k is hardly identified together with N_h; three fixed ones are averaged);
+             a roofline: energy per token is flat (launches, memory traffic), then follows the FLOPs
     length   proportional to tokens; affine (a fixed cost per run); a power of the tokens
 """
 
@@ -19,6 +20,7 @@ from ..arrays import Array
 from ..tables.run_quantities import LABELS, Work
 
 LEAST_OWN_SPREAD = 0.05  # standard deviation in logs that belongs to a factor alone
+ROOFLINES = {"roofline": 2, "sharp roofline": 4}  # with the additive one, which is `saturating`
 POWERS = {"saturating-slowly": 0.5, "saturating": 1.0, "saturating-suddenly": 2.0}
 
 
@@ -67,6 +69,7 @@ def _size_parts(work: Work) -> list[tuple[str, str, dict[str, str]]]:
             )
             for name, k in POWERS.items()
         ]
+        parts += [(name, "flops", {"log_half_size": f"roofline({work.size}, {p})"}) for name, p in ROOFLINES.items()]
     return parts
 
 
@@ -158,7 +161,8 @@ def per_values(work: Work, per: str) -> Array:
 
 def _readable(name: str, term: str) -> str:
     parts = parse_term(term)
-    if parts.kind == "saturation":
+    if parts.kind in ("saturation", "roofline"):
         inside = f"e^{name}/{parts.name}"
-        return f"log(1 + {inside})" if parts.power == 1 else f"log(1 + ({inside})^{parts.power:g})"
+        logarithm = f"log(1 + {inside})" if parts.power == 1 else f"log(1 + ({inside})^{parts.power:g})"
+        return f"{logarithm}/{parts.power:g}" if parts.kind == "roofline" else logarithm
     return f"{name}·[{term}]" if parts.kind == "label" else f"{name}·{term}"

@@ -28,7 +28,10 @@ from .family import Form, evaluate, per_values
 SCAN_POINTS = 13
 SCAN_ROWS = 400
 POORLY_KNOWN = 1.5  # standard error of log N_h above which the whole likelihood is kept, not only its peak
-HELD_POINTS = 7
+# Twice the log-likelihood by which a half-size must beat the largest that is possible, or its whole likelihood is kept:
+# the peak's curvature says nothing of a likelihood that hardly falls on one side.
+OPEN_ENDED = 12.0
+HELD_SPACING = np.log(2.0)  # of held values of log N_h
 SCREEN_ROWS = 4000  # with more runs than this, a sample of this size rules out forms
 HOPELESS_AICC = 25.0  # behind the best on the sample; with all runs, it would be even further behind
 COLLINEAR = 1e-10  # singular values below this share of the largest are rounding
@@ -101,42 +104,45 @@ class FormFit:
         return float(aicc(self.results.llf if self.results.ssr > 0 else EXACT_LOG_LIKELIHOOD * n, n, k))
 
 
-def fit_forms(work: Work, forms: Sequence[Form], weights: Array) -> list[FormFit]:
+def fit_forms(work: Work, forms: Sequence[Form], weights: Array, least_per_flop: float = 0.0) -> list[FormFit]:
     """Fit all forms that the runs identify; empty if the runs are too few for even the simplest.
+
+    `least_per_flop` is the least response for a FLOP that is possible (0: unknown): it bounds how far utilisation can
+    still rise.
 
     With very many runs, a sample is fitted first, and forms that are hopeless there are not fitted to all runs.
     """
     if len(work) <= SCREEN_ROWS:
-        return _fit_each(work, forms, weights)
+        return _fit_each(work, forms, weights, least_per_flop)
     pick = np.sort(np.random.default_rng(0).choice(len(work), SCREEN_ROWS, replace=False))
-    first = _fit_each(work.take(pick), forms, weights[pick])
+    first = _fit_each(work.take(pick), forms, weights[pick], least_per_flop)
     limit = min((fit.aicc for fit in first), default=np.inf) + HOPELESS_AICC
     kept = {fit.form.name for fit in first if fit.aicc <= limit}
     chosen = [form for form in forms if any(name == form.name or name.startswith(f"{form.name} at") for name in kept)]
-    return _fit_each(work, chosen, weights)
+    return _fit_each(work, chosen, weights, least_per_flop)
 
 
-def _fit_each(work: Work, forms: Sequence[Form], weights: Array) -> list[FormFit]:
+def _fit_each(work: Work, forms: Sequence[Form], weights: Array, least_per_flop: float) -> list[FormFit]:
     fits: list[FormFit] = []
     for form in forms:
         if len(work) < len(form.terms) + 2:
             continue
         try:
-            fits += fit_form(work, form, weights)
+            fits += fit_form(work, form, weights, least_per_flop)
         except CollinearError:
             continue
     return fits
 
 
-def fit_form(work: Work, form: Form, weights: Array) -> list[FormFit]:
+def fit_form(work: Work, form: Form, weights: Array, least_per_flop: float = 0.0) -> list[FormFit]:
     """Fit one form. Return no fit if it degenerates into a simpler form, and several if N_h is hardly known.
 
     Raises CollinearError if its parameters are not identified.
     """
-    curved = [name for name, term in form.terms.items() if parse_term(term).kind == "saturation"]
+    curved = [name for name, term in form.terms.items() if parse_term(term).kind in ("saturation", "roofline")]
     if not curved:
         return [FormFit(form=form, results=_regress_form(work, form, weights))]
-    bounds = np.array([_bounds(work, parse_term(form.terms[name]).name) for name in curved])
+    bounds = np.array([_bounds(work, parse_term(form.terms[name]).name, least_per_flop) for name in curved])
     estimate = _estimate(work, form, weights, curved, bounds)
     at_most = estimate > bounds[:, 1] - 1e-3
     if (estimate < bounds[:, 0] + 1e-3).any():
@@ -145,25 +151,35 @@ def fit_form(work: Work, form: Form, weights: Array) -> list[FormFit]:
     if "log_half_size" not in curved:
         return [] if at_most.any() else [fit]
     position = list(form.terms).index("log_half_size")
-    if fit.results.bse[position] < POORLY_KNOWN and not at_most.any():
+    ceiling = dict(zip(curved, [bounds[0, 1], *estimate[1:]], strict=True))
+    loss = len(work) * np.log(float(_regress_form(work, form, weights, ceiling, held=True).ssr) / fit.results.ssr)
+    if fit.results.bse[position] < POORLY_KNOWN and loss > OPEN_ENDED and not at_most.any():
         return [fit]
     return _held(work, form, weights, *bounds[0]) if len(curved) == 1 else []
 
 
-def _bounds(work: Work, name: str) -> tuple[float, float]:
-    """Return the range of a half-size or fixed cost: below, it changes less than 0.1 %; above, nothing else counts."""
+def _bounds(work: Work, name: str, least_per_flop: float) -> tuple[float, float]:
+    """Return where a half-size or fixed cost can be: below, it changes less than 0.1 %; above, it is all there is.
+
+    A half-size N_h ends where its plateau, the response per token ÷ N_h, would go below what a FLOP takes at least.
+    """
     logs = np.log(work.values[name])
-    return float(logs.min() - np.log(1000.0)), float(logs.max() + np.log(10.0))
+    high = float(logs.max() + np.log(10.0))
+    if name == "flops_per_token" and least_per_flop > 0:
+        high = max(high, float(np.median(work.log_y - np.log(work.values["tokens"]))) - float(np.log(least_per_flop)))
+    return float(logs.min() - np.log(1000.0)), high
 
 
 def _held(work: Work, form: Form, weights: Array, low: float, high: float) -> list[FormFit]:
     """Fit the form at fixed values of N_h, evenly spaced in logs, which together represent its whole likelihood."""
     fits = []
-    for point in np.linspace(low + np.log(30.0), high, HELD_POINTS):
+    low += np.log(30.0)
+    points = np.linspace(low, high, int(np.ceil((high - low) / HELD_SPACING)) + 1)
+    for point in points:
         held = {"log_half_size": float(point)}
         results = _regress_form(work, form, weights, held, held=True)
         name = f"{form.name} at {np.exp(point):.1g}"
-        fits.append(FormFit(form=replace(form, name=name), results=results, held=held, prior=1 / HELD_POINTS))
+        fits.append(FormFit(form=replace(form, name=name), results=results, held=held, prior=1 / len(points)))
     return fits
 
 
@@ -242,7 +258,9 @@ class _Projected:
 
 
 def weigh(fits: Sequence[FormFit], *, least: float = 0.01) -> list[tuple[float, FormFit]]:
-    """Return Akaike weights with their fits, largest first; those below `least` are dropped.
+    """Return Akaike weights with their fits, largest first; forms below `least` are dropped.
+
+    A form that is fitted at several held values is dropped or kept as one, less the values below `least` of it.
 
     Raises UserError if nothing could be fitted.
     """
@@ -255,7 +273,9 @@ def weigh(fits: Sequence[FormFit], *, least: float = 0.01) -> list[tuple[float, 
     prior = np.array([fit.prior for fit in fits])
     weights = np.where(np.isfinite(scores), prior * np.exp(-0.5 * (scores - scores[np.isfinite(scores)].min())), 0.0)
     weights /= weights.sum()
-    weights = np.where(weights >= least, weights, 0.0)
+    _, form = np.unique([fit.form.name.partition(" at ")[0] for fit in fits], return_inverse=True)
+    of_form = np.bincount(form, weights=weights)[form]
+    weights = np.where((of_form >= least) & (weights >= least * of_form), weights, 0.0)
     weights /= weights.sum()
     chosen = sorted(zip(weights, fits, strict=True), key=lambda pair: -pair[0])
     return [(float(weight), fit) for weight, fit in chosen if weight > 0]

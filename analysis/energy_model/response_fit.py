@@ -47,27 +47,27 @@ class ResponseFit:
         return self.work.log_y - self.best.resid
 
 
-def fit_response(work: Work) -> ResponseFit:
+def fit_response(work: Work, least_per_flop: float = 0.0) -> ResponseFit:
     """Weigh the family on one response, and again if the residuals show that noise varies with the work."""
     weights = np.ones(len(work))
-    weighted, covariates = _fit_family(work, weights, None)
+    weighted, covariates = _fit_family(work, weights, None, least_per_flop)
     noise = _noise_trend(work, weighted[0][1])
     if noise is not None:
         weights = (work.values[work.total] / noise[1]) ** (-2 * noise[0])
-        weighted, _ = _fit_family(work, weights, covariates)
+        weighted, _ = _fit_family(work, weights, covariates, least_per_flop)
     return ResponseFit(work=work, weighted=tuple(weighted), noise=noise, weights=weights)
 
 
 def _fit_family(
-    work: Work, weights: Array, covariates: Sequence[str] | None
+    work: Work, weights: Array, covariates: Sequence[str] | None, least_per_flop: float
 ) -> tuple[list[tuple[float, FormFit]], Sequence[str]]:
     """Fit the weighted family, with the optional factors that improve it enough (or with those given)."""
-    fits = fit_forms(work, family(work, covariates or ()), weights)
+    fits = fit_forms(work, family(work, covariates or ()), weights, least_per_flop)
     chosen = list(covariates or ())
     for name in COVARIATES if covariates is None else ():
         if not np.isfinite(work.values[name]).all() or work.levels(name) < 3:
             continue
-        wider = fit_forms(work, family(work, [*chosen, name]), weights)
+        wider = fit_forms(work, family(work, [*chosen, name]), weights, least_per_flop)
         if wider and min(f.aicc for f in wider) < min(f.aicc for f in fits) - COVARIATE_GAIN:
             fits, chosen = wider, [*chosen, name]
     return weigh(fits), chosen

@@ -81,7 +81,8 @@ class View:
     def predict(self, values: Mapping[str, Array], labels: Mapping[str, NDArray[np.object_]], **options: Any) -> Bands:
         """Predict training energy by the fit's models, in kWh."""
         target = Target(values=values, labels=labels)
-        bands = training_bands(self.result.fitted.fit.energy, target, **options)
+        fit = self.result.fitted.fit
+        bands = training_bands(fit.energy, target, log_floor=fit.log_floor_j(target), **options)
         scale = 1 / JOULES_PER_KWH
         return Bands(estimate=bands.estimate * scale, low=bands.low * scale, high=bands.high * scale, sd=bands.sd)
 

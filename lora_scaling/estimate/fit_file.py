@@ -14,13 +14,15 @@ spread, by its own models where it varied with the runs.
 `noise` (optional): sigma grows or shrinks with a quantity of the work. `beyond` (optional): for each quantity, the
 log-scale spread that is added for each factor e outside the fitted range, since no fit knows its own form there.
 `session` (optional): the log-scale spread between sessions, of which the runs had too few to show it.
+`floor` (optional): the least joules and device-seconds that a FLOP takes on the device. Predictions are conditional on
+staying above it: models that break through it at a target lose their weight there.
 """
 
 import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -29,7 +31,7 @@ import numpy as np
 
 from lora_scaling.config.devices import same_device
 from lora_scaling.errors import UserError
-from lora_scaling.estimate.quantiles import Mixture, t_quantile
+from lora_scaling.estimate.quantiles import Mixture, t_cdf, t_quantile
 from lora_scaling.estimate.result import LEVEL
 from lora_scaling.estimate.terms import Array, Target, contribution
 from lora_scaling.units import JOULES_PER_KWH
@@ -44,6 +46,11 @@ SCHEMA_VERSION = 1
 _BEYOND = 1.005
 # Log-scale spread added for a method or precision the fit has never seen: a factor 1.5 either way at 90 %.
 UNSEEN_LABEL_SD = math.log(1.5) / 1.645
+# Where less than this of a prediction lies above the physical floor, the models say nothing of the target.
+LEAST_POSSIBLE = 0.01
+# Runs reach this share of their device's best efficiency, or more half of the time: published runs of common stacks
+# are at 0.15 to 0.65 of the dense peak, at about the board's power.
+TYPICAL_EFFICIENCY, EFFICIENCY_SD = 0.45, 0.6
 
 _NAMED = {"alpha": "1", "intercept": "1", "Intercept": "1", "gamma": "log(flops_per_token)"}
 
@@ -134,7 +141,7 @@ def predictive_mixture(
     ]
     each = np.broadcast_arrays(*(np.atleast_1d(array) for array in (*location, *scale)))
     return Mixture(
-        weight=np.array([model.weight for model in models]),
+        weight=np.array([[model.weight] for model in models]),
         location=np.stack(each[: len(models)]),
         scale=np.stack(each[len(models) :]),
         df=np.array([model.df for model in models]),
@@ -148,11 +155,33 @@ def training_bands(
     level: float = LEVEL,
     noise: bool = True,
     extra_sd: Array | float = 0.0,
+    log_floor: Array | None = None,
 ) -> Bands:
-    """Return medians and intervals of training, as `predictive_mixture` has it, in the response's unit."""
+    """Return medians and intervals of training, as `predictive_mixture` has it, in the response's unit.
+
+    `log_floor`, () or (m,): the log of the least response that is possible.
+    """
     mixture = predictive_mixture(models, target, noise=noise, extra_sd=extra_sd)
-    low, middle, high = (np.exp(mixture.quantile(p)) for p in (0.5 - level / 2, 0.5, 0.5 + level / 2))
+    if log_floor is not None:
+        mixture = _plausible(mixture, log_floor)
+    levels = (0.5 - level / 2, 0.5, 0.5 + level / 2)
+    low, middle, high = (np.exp(mixture.quantile(p, above=log_floor)) for p in levels)
     return Bands(estimate=middle, low=low, high=high, sd=mixture.sd)
+
+
+def _plausible(mixture: Mixture, log_floor: Array) -> Mixture:
+    """Weigh distributions by how likely a device is so efficient, and replace those that are all below the floor.
+
+    The weight is the share of devices and stacks that reach at least the efficiency that a distribution is centred at.
+    """
+    impossible = 1 - mixture.cdf(log_floor) < LEAST_POSSIBLE
+    typical = log_floor - math.log(TYPICAL_EFFICIENCY)
+    return replace(
+        mixture,
+        weight=mixture.weight * t_cdf((mixture.location - typical) / EFFICIENCY_SD, math.inf) + impossible,
+        location=np.where(impossible, typical, mixture.location),
+        scale=np.where(impossible, EFFICIENCY_SD, mixture.scale),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +217,8 @@ class Fit:
     beyond: Mapping[str, float] = field(default_factory=dict)
     gpu_counts: tuple[int, ...] = ()
     session_sd: float = 0.0
+    floor_j_per_flop: float = 0.0
+    floor_s_per_flop: float = 0.0
 
     def predict(self, target: Target, level: float = LEVEL) -> Prediction:
         """Energy of the whole run in kWh: training by the mixture, plus the fixed part.
@@ -195,7 +226,7 @@ class Fit:
         Raises:
             UserError: the fit is of other hardware, or the target lacks a quantity that the fit needs.
         """
-        joules = self._predict(self.energy, self.fixed_energy_j, target, level)
+        joules = self._predict(self.energy, self.fixed_energy_j, target, level, self.log_floor_j(target))
         return Prediction(
             estimate=joules.estimate / JOULES_PER_KWH,
             low=joules.low / JOULES_PER_KWH,
@@ -205,7 +236,28 @@ class Fit:
 
     def predict_time(self, target: Target, level: float = LEVEL) -> Prediction | None:
         """Seconds of the whole run; None for a fit without a model of time."""
-        return self._predict(self.time, self.fixed_time_s, target, level) if self.time else None
+        if not self.time:
+            return None
+        return self._predict(self.time, self.fixed_time_s, target, level, self.log_floor_s(target))
+
+    def training_energy(self, target: Target, level: float = LEVEL) -> Bands:
+        """Return medians and intervals of the joules of training alone, without set-up and spread between sessions."""
+        return training_bands(
+            self.energy, target, level=level, extra_sd=self.form_sd(target), log_floor=self.log_floor_j(target)
+        )
+
+    def log_floor_j(self, target: Target) -> Array | None:
+        """Return the log of the least joules that training can take, () or (m,); None if it is not known."""
+        return _log_floor(self.floor_j_per_flop, target)
+
+    def log_floor_s(self, target: Target) -> Array | None:
+        """Return the same of seconds: on as many devices as the target has, or as the fit has seen at most."""
+        floor = _log_floor(self.floor_s_per_flop, target)
+        if floor is None:
+            return None
+        given = np.asarray(target.values.get("gpu_count", 1.0), dtype=float)
+        counts = self.gpu_counts or (1,)
+        return floor - np.log(np.where(np.isin(given, counts), given, max(counts)))
 
     def extrapolates(self, target: Target) -> tuple[dict[str, Any], ...]:
         """What of the target lies outside the data, by name, and how many times beyond the nearest end."""
@@ -223,20 +275,28 @@ class Fit:
                 found.append({"variable": label, "factor": None})
         return tuple(found)
 
-    def _predict(self, models: Sequence[FittedModel], fixed: Spread | None, target: Target, level: float) -> Prediction:
+    def _predict(
+        self,
+        models: Sequence[FittedModel],
+        fixed: Spread | None,
+        target: Target,
+        level: float,
+        log_floor: Array | None,
+    ) -> Prediction:
         self._check_hardware(target)
         extrapolates = self.extrapolates(target)
         unseen = sum(item["factor"] is None for item in extrapolates)
         extra_sd = math.hypot(UNSEEN_LABEL_SD * math.sqrt(unseen), float(self.form_sd(target)))
-        low, middle, high = _quantiles(models, target, level, extra_sd)
+        low, middle, high = _quantiles(models, target, level, extra_sd, log_floor)
         fixed_low, fixed_middle, fixed_high = _fixed_quantiles(fixed, target, level)
         estimate = middle + fixed_middle
         low = max(low, estimate - math.hypot(middle - low, fixed_middle - fixed_low))
         high = estimate + math.hypot(high - middle, fixed_high - fixed_middle)
         session = NormalDist().inv_cdf(0.5 + level / 2) * self.session_sd  # of the whole run
+        low = estimate * math.exp(-math.hypot(math.log(estimate / low), session)) if low > 0 else low
         return Prediction(
             estimate=estimate,
-            low=estimate * math.exp(-math.hypot(math.log(estimate / low), session)) if low > 0 else low,
+            low=low if log_floor is None else max(low, math.exp(float(log_floor))),
             high=estimate * math.exp(math.hypot(math.log(high / estimate), session)),
             extrapolates=extrapolates,
         )
@@ -289,10 +349,15 @@ class Fit:
             )
 
 
+def _log_floor(per_flop: float, target: Target) -> Array | None:
+    flops = target.values.get("flops")
+    return None if flops is None or not per_flop > 0 else np.log(per_flop * np.asarray(flops, dtype=float))
+
+
 def _quantiles(
-    models: Sequence[FittedModel], target: Target, level: float, extra_sd: float
+    models: Sequence[FittedModel], target: Target, level: float, extra_sd: float, log_floor: Array | None = None
 ) -> tuple[float, float, float]:
-    bands = training_bands(models, target, level=level, extra_sd=extra_sd)
+    bands = training_bands(models, target, level=level, extra_sd=extra_sd, log_floor=log_floor)
     return float(bands.low[0]), float(bands.estimate[0]), float(bands.high[0])
 
 
@@ -353,6 +418,8 @@ def fit_from_dict(values: Mapping[str, Any], path: str = "fit.json") -> Fit:
         beyond={name: float(rate) for name, rate in (values.get("beyond") or {}).items()},
         gpu_counts=tuple(int(count) for count in values.get("gpu_counts") or ()),
         session_sd=float((values.get("session") or {}).get("sd") or 0.0),
+        floor_j_per_flop=float((values.get("floor") or {}).get("energy_j_per_flop") or 0.0),
+        floor_s_per_flop=float((values.get("floor") or {}).get("time_s_per_flop") or 0.0),
     )
 
 

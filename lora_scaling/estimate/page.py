@@ -16,7 +16,14 @@ from lora_scaling.config import HardwareConfig, RunConfig
 from lora_scaling.config.devices import DRIVER_NAMES, memory_of_presets, preset
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.compare import _GPUS, _METHODS, _ZONES
-from lora_scaling.estimate.fit_file import UNSEEN_LABEL_SD, Fit, FittedModel
+from lora_scaling.estimate.fit_file import (
+    EFFICIENCY_SD,
+    LEAST_POSSIBLE,
+    TYPICAL_EFFICIENCY,
+    UNSEEN_LABEL_SD,
+    Fit,
+    FittedModel,
+)
 from lora_scaling.estimate.from_priors import _NUDGE, _UNCERTAIN, weights_from
 from lora_scaling.estimate.hardware import resolve_hardware
 from lora_scaling.estimate.lengths import lengths_of
@@ -121,6 +128,11 @@ def page_data(
         "fit": None if fit is None else _fit(fit),
         "log_beta": {} if fit is None else _log_beta(fit),
         "unseen_label_sd": UNSEEN_LABEL_SD,
+        "floor": {
+            "least_possible": LEAST_POSSIBLE,
+            "typical_efficiency": TYPICAL_EFFICIENCY,
+            "efficiency_sd": EFFICIENCY_SD,
+        },
     }
 
 

@@ -24,7 +24,7 @@ _SERIES_FROM_DF = 200
 class Mixture:
     """Predictive distributions of m runs, each a mixture of c shifted and scaled t distributions.
 
-    weight, df: (c,), df may be infinite; location, scale: (c, m). Weights need not sum to 1.
+    weight: (c, 1) or (c, m), which need not sum to 1; location, scale: (c, m); df: (c,), which may be infinite.
     """
 
     weight: Array
@@ -35,23 +35,34 @@ class Mixture:
     @property
     def sd(self) -> Array:
         """Standard deviation (m,), each component's scale taken as its own."""
-        weight = self.weight / self.weight.sum()
-        centre = weight @ self.location
-        return np.sqrt(weight @ (self.scale**2 + (self.location - centre) ** 2))
+        centre = np.sum(self._share * self.location, axis=0)
+        return np.sqrt(np.sum(self._share * (self.scale**2 + (self.location - centre) ** 2), axis=0))
+
+    @property
+    def _share(self) -> Array:
+        return self.weight / self.weight.sum(axis=0)
 
     def cdf(self, x: ArrayLike) -> Array:
-        """Probability (m,) of at most x (m,)."""
-        return self._cdf_and_density(np.asarray(x, dtype=float))[0]
+        """Probability (m,) of at most x, () or (m,)."""
+        return self._cdf_and_density(np.broadcast_to(np.asarray(x, dtype=float), self.location.shape[1:]))[0]
 
-    def quantile(self, probability: float) -> Array:
+    def quantile(self, probability: float, *, above: Array | None = None) -> Array:
         """Values (m,) that the mixtures stay below with this probability: Newton's method inside a bracket.
 
-        Raises ValueError for a probability outside (0, 1) or weights that sum to 0.
+        Given `above`, () or (m,), the probability is of what lies above these values. Raises ValueError for a
+        probability outside (0, 1) or weights that sum to 0.
         """
-        if not 0 < probability < 1 or not self.weight.sum() > 0:
+        if not 0 < probability < 1 or not (self.weight.sum(axis=0) > 0).all():
             raise ValueError("a quantile needs a probability inside (0, 1) and positive weights")
-        own = np.array([t_quantile(probability, df) for df in self.df])[:, None] * self.scale + self.location
-        low, high = own.min(axis=0), own.max(axis=0)
+        if above is None:
+            return self._quantile(np.full(self.location.shape[1], probability))
+        under = self.cdf(above)
+        return np.maximum(self._quantile(under + probability * (1 - under)), above)
+
+    def _quantile(self, probability: Array) -> Array:
+        ends = np.array([[t_quantile(float(end(probability)), df) for df in self.df] for end in (np.min, np.max)])
+        low = (ends[0][:, None] * self.scale + self.location).min(axis=0)
+        high = (ends[1][:, None] * self.scale + self.location).max(axis=0)
         x = 0.5 * (low + high)
         step = high - low
         for _ in range(_STEPS):
@@ -68,14 +79,12 @@ class Mixture:
         return x
 
     def _cdf_and_density(self, x: Array) -> tuple[Array, Array]:
-        below, density = np.zeros_like(self.location[0]), np.zeros_like(self.location[0])
-        scale = np.maximum(self.scale, _LEAST_SCALE)
-        for weight, location, each, df in zip(
-            self.weight / self.weight.sum(), self.location, scale, self.df, strict=True
-        ):
-            probability, slope = _t_cdf_and_density((x - location) / each, float(df))
-            below += weight * probability
-            density += weight * slope / each
+        below, density = np.zeros_like(x), np.zeros_like(x)
+        scales = np.maximum(self.scale, _LEAST_SCALE)
+        for share, location, scale, df in zip(self._share, self.location, scales, self.df, strict=True):
+            probability, slope = _t_cdf_and_density((x - location) / scale, float(df))
+            below += share * probability
+            density += share * slope / scale
         return below, density
 
 

@@ -6,6 +6,7 @@
     "LABEL=VALUE"           the parameter where the target's label has that value, e.g. method=qlora
     "saturation(NAME)"      ln(1 + e^parameter / NAME): utilisation that rises to a plateau, or a fixed cost
     "saturation(NAME, k)"   ln(1 + (e^parameter / NAME)^k): the same, more slowly (k < 1) or more suddenly (k > 1)
+    "roofline(NAME, p)"     ln(1 + (e^parameter / NAME)^p) / p: flat, then in proportion, with a bend as sharp as p
 
 NAME is a quantity of the run's work; `run` is 1 for every run.
 """
@@ -26,7 +27,7 @@ Array = NDArray[np.float64]
 
 PER_RUN = "run"
 
-_CALL = re.compile(r"(log|saturation)\((\w+)(?:,([0-9.]+))?\)")
+_CALL = re.compile(r"(log|saturation|roofline)\((\w+)(?:,([0-9.]+))?\)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """A term taken apart. kind: `one`, `log`, `linear`, `label`, `saturation`; power: the k of a saturation."""
+    """A term taken apart. kind: `one`, `log`, `linear`, `label`, `saturation`, `roofline`; power: its k or p."""
 
     kind: str
     name: str
@@ -93,7 +94,9 @@ def contribution(text: str, parameter: float, target: Target) -> tuple[Array, Ar
     if term.kind == "log":
         return parameter * np.log(value), np.log(value)
     exponent = term.power * (parameter - np.log(value))
-    return np.logaddexp(0.0, exponent), term.power / (1.0 + np.exp(-np.clip(exponent, -700, 700)))
+    outer = term.power if term.kind == "roofline" else 1.0
+    slope = term.power / (1.0 + np.exp(-np.clip(exponent, -700, 700)))
+    return np.logaddexp(0.0, exponent) / outer, slope / outer
 
 
 def _has_label(target: Target, term: Term) -> Array:

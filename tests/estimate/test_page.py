@@ -170,10 +170,22 @@ FIT = {
             "name": "saturating",
             "weight": 0.7,
             "per": "flops",
-            "terms": {"a": "1", "h": "saturation(tokens, 0.5)", "q": "method=qlora", "b": "log(batch_size)"},
-            "params": {"a": -26.7, "h": 11.0, "q": 0.3, "b": -0.02},
-            "param_names": ["a", "h", "q", "b"],
-            "covariance": [[4e-4, 1e-5, 0, 0], [1e-5, 2e-4, 0, 0], [0, 0, 1e-4, 0], [0, 0, 0, 1e-5]],
+            "terms": {
+                "a": "1",
+                "h": "saturation(tokens, 0.5)",
+                "q": "method=qlora",
+                "b": "log(batch_size)",
+                "r": "roofline(flops_per_token, 3)",
+            },
+            "params": {"a": -26.7, "h": 11.0, "q": 0.3, "b": -0.02, "r": 23.0},
+            "param_names": ["a", "h", "q", "b", "r"],
+            "covariance": [
+                [4e-4, 1e-5, 0, 0, 0],
+                [1e-5, 2e-4, 0, 0, 0],
+                [0, 0, 1e-4, 0, 0],
+                [0, 0, 0, 1e-5, 0],
+                [0, 0, 0, 0, 1e-3],
+            ],
             "df": 17,
             "sigma": 0.05,
             "noise": {"variable": "steps", "reference": 100, "exponent": -0.3, "range": [10, 4000]},
@@ -209,14 +221,19 @@ FIT = {
     "hardware": ["NVIDIA RTX A4000", "NVIDIA H100 80GB HBM3"],
     "gpu_counts": [1, 2, 3, 8],
     "session": {"sd": 0.065},
+    "floor": {"energy_j_per_flop": 2.6e-12, "time_s_per_flop": 3.4e-14},
     "n": 21,
 }
 
 
 @needs_node
-def test_an_embedded_fit_answers_as_the_command_does(tmp_path):
+@pytest.mark.parametrize(
+    "floor", [None, FIT["floor"], {"energy_j_per_flop": 1e-9, "time_s_per_flop": 1e-11}], ids=["none", "near", "above"]
+)
+def test_an_embedded_fit_answers_as_the_command_does(tmp_path, floor):
+    """Without a physical floor, with one amid the predictions, and with one that overrules the models."""
     path = tmp_path / "fit.json"
-    path.write_text(json.dumps(FIT))
+    path.write_text(json.dumps(FIT | {"floor": floor}))
     fit = load_fit(path)
     cases = [{}, *(drawn(i, hardware=GPUS[3 * (i % 3 > 0)], max_steps=None) for i in range(12)), {"hardware": "t4"}]
     cases += [{"hardware.count": 16}, {"max_steps": 0}, {"precision": "fp16"}]

@@ -552,10 +552,12 @@ function loraEstimator(DATA) {
     return (Math.exp(a * Math.log(x) + b * Math.log(y) - logBeta) / a) * value;
   }
 
+  const massBelow = (components, x) => sum(components.map((c) => c.weight *
+    (c.scale === 0 ? Number(x >= c.location) : tCdf((x - c.location) / c.scale, c.df))));
+
   function mixtureQuantile(components, probability) {
     const total = sum(components.map((c) => c.weight)), wanted = probability * total;
-    const mass = (x) => sum(components.map((c) => c.weight *
-      (c.scale === 0 ? Number(x >= c.location) : tCdf((x - c.location) / c.scale, c.df))));
+    const mass = (x) => massBelow(components, x);
     const centre = sum(components.map((c) => c.weight * c.location)) / total;
     let step = Math.max(...components.map((c) => Math.abs(c.location - centre) + c.scale)) || 1;
     let low = centre - step, high = centre + step;
@@ -619,9 +621,10 @@ function loraEstimator(DATA) {
     if (term.kind === "linear") return [parameter * value, value];
     if (term.kind === "log") return [parameter * Math.log(value), Math.log(value)];
     const exponent = term.power * (parameter - Math.log(value));
-    if (exponent > 40) return [exponent, term.power];
+    const outer = term.kind === "roofline" ? term.power : 1;
+    if (exponent > 40) return [exponent / outer, term.power / outer];
     const ratio = Math.exp(exponent);
-    return [Math.log1p(ratio), (term.power * ratio) / (1 + ratio)];
+    return [Math.log1p(ratio) / outer, (term.power * ratio) / (1 + ratio) / outer];
   }
 
   function componentOf(model, target, extraSd) {
@@ -641,9 +644,23 @@ function loraEstimator(DATA) {
       df: model.df };
   }
 
-  function quantiles(models, target, level, extraSd) {
-    const components = models.map((model) => componentOf(model, target, extraSd));
-    return [0.5 - level / 2, 0.5, 0.5 + level / 2].map((p) => Math.exp(mixtureQuantile(components, p)));
+  function quantiles(models, target, level, extraSd, floor = null) {
+    let components = models.map((model) => componentOf(model, target, extraSd)), below = 0;
+    if (floor !== null) {
+      below = massBelow(components, floor) / sum(components.map((c) => c.weight));
+      const location = floor - Math.log(DATA.floor.typical_efficiency), scale = DATA.floor.efficiency_sd;
+      components = components.map((c) => 1 - below < DATA.floor.least_possible ? { ...c, location, scale,
+        weight: 1 + c.weight * tCdf((c.location - location) / scale, null) } :
+        { ...c, weight: c.weight * tCdf((c.location - location) / scale, null) });
+      below = massBelow(components, floor) / sum(components.map((c) => c.weight));
+    }
+    return [0.5 - level / 2, 0.5, 0.5 + level / 2].map(
+      (p) => Math.exp(mixtureQuantile(components, below + p * (1 - below))));
+  }
+
+  // The log of the least joules or seconds that training can take; null where it is not known.
+  function logFloor(perFlop, target, devices) {
+    return perFlop > 0 && target.values.flops > 0 ? Math.log((perFlop * target.values.flops) / devices) : null;
   }
 
   function fixedQuantiles(fixed, target, level) {
@@ -669,7 +686,7 @@ function loraEstimator(DATA) {
     return found;
   }
 
-  function predict(fit, models, fixed, target, level) {
+  function predict(fit, models, fixed, target, level, floor) {
     const given = target.labels.hardware;
     if (given !== undefined && fit.hardware.length && !fit.hardware.some((name) => sameDevice(given, name)))
       throw new EstimateError("`fit` was " + `${fit.path}, fitted on ${fit.hardware.join(", ")}, not on ${given}; ` +
@@ -683,12 +700,13 @@ function loraEstimator(DATA) {
       form += (rate * Math.max(0, Math.log(value / high), Math.log(low / value))) ** 2;
     }
     const extraSd = hypot(DATA.unseen_label_sd * Math.sqrt(unseen), Math.sqrt(form));
-    const [low, middle, high] = quantiles(models, target, level, extraSd);
+    const [low, middle, high] = quantiles(models, target, level, extraSd, floor);
     const [fixedLow, fixedMiddle, fixedHigh] = fixedQuantiles(fixed, target, level);
     const estimate = middle + fixedMiddle;
     const below = Math.max(low, estimate - hypot(middle - low, fixedMiddle - fixedLow));
     const above = estimate + hypot(high - middle, fixedHigh - fixedMiddle), session = DATA.z[level] * fit.session_sd;
-    return { estimate, low: below > 0 ? estimate * Math.exp(-hypot(Math.log(estimate / below), session)) : below,
+    const lowest = below > 0 ? estimate * Math.exp(-hypot(Math.log(estimate / below), session)) : below;
+    return { estimate, low: floor === null ? lowest : Math.max(lowest, Math.exp(floor)),
       high: estimate * Math.exp(hypot(Math.log(above / estimate), session)), extrapolates };
   }
 
@@ -733,11 +751,14 @@ function loraEstimator(DATA) {
       `${hw.count}; ${fit.path} was fitted on runs of ${fit.gpu_counts.join(", ")}: estimate without fit=, or ` +
       "fit runs on as many, or see python -m analysis extrapolate, which states a spread for it");
     const target = targetOf(state, hw, plan, shape, tuning);
-    const { extrapolates, ...joules } = predict(fit, fit.energy, fit.fixed_energy_j, target, level);
+    const { extrapolates, ...joules } = predict(fit, fit.energy, fit.fixed_energy_j, target, level,
+      logFloor(fit.floor_j_per_flop, target, 1));
     const energy_kwh = scaled(joules, 1 / DATA.joules_per_kwh);
+    const seen = fit.gpu_counts.includes(hw.count) ? hw.count : Math.max(1, ...fit.gpu_counts);
     let time_s = null;
     if (fit.time.length) {
-      const { extrapolates: _, ...seconds } = predict(fit, fit.time, fit.fixed_time_s, target, level);
+      const { extrapolates: _, ...seconds } = predict(fit, fit.time, fit.fixed_time_s, target, level,
+        logFloor(fit.floor_s_per_flop, target, seen));
       time_s = seconds;
     }
     const unseen = extrapolates.filter((x) => x.factor === null).map((x) => x.variable);

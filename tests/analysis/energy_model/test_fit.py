@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,10 @@ def test_a_prediction_interval_is_statsmodels_own() -> None:
 def test_weights_are_akaike_weights() -> None:
     models = fit_table(frame_of(law(), cv=0.05, seed=4)).document["models"]
     assert sum(m["weight"] for m in models) == pytest.approx(1)
-    assert all(m["weight"] >= 0.01 for m in models)
+    of_form: Counter[str] = Counter()
+    for m in models:  # one form may stand at several values of a half-size
+        of_form[m["name"].partition(" at ")[0]] += m["weight"]
+    assert min(of_form.values()) >= 0.01
     plain = [m for m in models if " at " not in m["name"]]
     for other in plain[1:]:
         ratio = math.exp(-0.5 * (other["aicc"] - plain[0]["aicc"]))
@@ -192,7 +196,16 @@ def test_predictions_of_many_runs_are_those_of_each_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "term", ["1", "log(tokens)", "tokens", "saturation(tokens)", "saturation(tokens, 0.5)", "method=full"]
+    "term",
+    [
+        "1",
+        "log(tokens)",
+        "tokens",
+        "saturation(tokens)",
+        "saturation(tokens, 0.5)",
+        "roofline(tokens, 3)",
+        "method=full",
+    ],
 )
 def test_slopes_of_terms_are_derivatives(term: str) -> None:
     target = Target(values={"tokens": 3.7}, labels={"method": "full"})
