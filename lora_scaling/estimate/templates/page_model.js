@@ -46,11 +46,11 @@ function loraEstimator(DATA) {
     const listed = `[${targets.map((t) => `'${t}'`).join(", ")}]`;
     const reachable = shape.experts > 1 ? W.attention : W.linear;
     const adapters = shape.matmuls.filter((m) => targets.includes(m.name) && reachable.includes(m.name));
-    if (!adapters.length) throw new EstimateError("`lora.target_modules` was " + listed +
+    if (!adapters.length) throw new EstimateError("lora.target_modules: got " + listed +
       `; a model with experts is adapted in ${W.attention.join(", ")}`);
     for (const m of adapters) {
       const smallest = Math.min(m.inputs, m.outputs);
-      if (rank > smallest) throw new EstimateError("`lora.r` was " + rank +
+      if (rank > smallest) throw new EstimateError("lora.r: got " + rank +
         `; ${m.name} of this model is ${m.inputs} × ${m.outputs}, so at most ${smallest} makes sense`);
     }
     const trainable = shape.layers * sum(adapters.map((m) => rank * (m.inputs + m.outputs)));
@@ -86,9 +86,9 @@ function loraEstimator(DATA) {
   function refuseShort({ samples, eval_samples: held }) {
     const { path, available, repeat } = DATA.data, left = available - held;
     if (available === null) return;
-    if (left <= 0) throw new EstimateError("`eval_samples` was " +
+    if (left <= 0) throw new EstimateError("eval_samples: got " +
       `${held}, and ${path} has ${available} samples; leave some to train on`);
-    if (samples > left && !repeat) throw new EstimateError("`samples` was " + `${samples}, and ${path} has ${available} ` +
+    if (samples > left && !repeat) throw new EstimateError("samples: got " + `${samples}, and ${path} has ${available} ` +
       `samples${held ? `, of which ${held} are held out for evaluation` : ""}; ` +
       `ask for ${left} or fewer, or set data.repeat=true to show them again`);
   }
@@ -503,7 +503,7 @@ function loraEstimator(DATA) {
       options.push(`hardware=${name}${split(changed)} (${g(gb)} GB)`);
       break;
     }
-    return "`batch_size` was " + `${state.batch_size}: ${DATA.models[state.model].name} ${state.method} needs about ` +
+    return "batch_size: got " + `${state.batch_size}: ${DATA.models[state.model].name} ${state.method} needs about ` +
       `${g(plan.reserved, 3)} GB on each device, ${g(plan.reserved - hw.memory_gb, 3)} GB more than the ` +
       `${g(hw.memory_gb, 3)} GB of ${hw.name}; what would fit: ` +
       (options.join("; ") || "nothing short of a much larger device would do");
@@ -590,7 +590,7 @@ function loraEstimator(DATA) {
 
   function valueOf(target, name) {
     if (!(name in target.values)) throw new EstimateError(
-      "`fit` needs " + `${name} of the target run, which is unknown here; estimate without fit=`);
+      "fit: needs " + `${name} of the target run, which is unknown here; estimate without fit=`);
     return target.values[name];
   }
 
@@ -689,7 +689,7 @@ function loraEstimator(DATA) {
   function predict(fit, models, fixed, target, level, floor) {
     const given = target.labels.hardware;
     if (given !== undefined && fit.hardware.length && !fit.hardware.some((name) => sameDevice(given, name)))
-      throw new EstimateError("`fit` was " + `${fit.path}, fitted on ${fit.hardware.join(", ")}, not on ${given}; ` +
+      throw new EstimateError("fit: got " + `${fit.path}, fitted on ${fit.hardware.join(", ")}, not on ${given}; ` +
         "efficiency does not carry over: estimate without fit=, or fit a sweep from that device");
     const extrapolates = extrapolations(fit, target), unseen = extrapolates.filter((x) => x.factor === null).length;
     let form = 0;
@@ -743,11 +743,11 @@ function loraEstimator(DATA) {
 
   function fromFit(base, state, hw, plan, shape, tuning) {
     const fit = DATA.fit, level = state.level;
-    if (plan.workload.steps === 0) throw new EstimateError("`max_steps` was 0; a fit speaks of training: estimate a run " +
+    if (plan.workload.steps === 0) throw new EstimateError("max_steps: got 0; a fit speaks of training: estimate a run " +
       "without steps by priors, without fit=");
-    if (hw.kind === "auto" && fit.hardware.length) throw new EstimateError("`hardware` was auto, and no device was " +
+    if (hw.kind === "auto" && fit.hardware.length) throw new EstimateError("hardware: got auto, and no device was " +
       `recognised here; ${fit.path} was fitted on ${fit.hardware.join(", ")}: name the run's device with hardware=`);
-    if (fit.gpu_counts.length && !fit.gpu_counts.includes(hw.count)) throw new EstimateError("`hardware.count` was " +
+    if (fit.gpu_counts.length && !fit.gpu_counts.includes(hw.count)) throw new EstimateError("hardware.count: got " +
       `${hw.count}; ${fit.path} was fitted on runs of ${fit.gpu_counts.join(", ")}: estimate without fit=, or ` +
       "fit runs on as many, or see python -m analysis extrapolate, which states a spread for it");
     const target = targetOf(state, hw, plan, shape, tuning);
@@ -805,9 +805,9 @@ function loraEstimator(DATA) {
   // ---- config/run.py
   function refuseUnsharded(state) {
     if (state.sharding !== "fsdp") return;
-    if (state.method === "qlora") throw new EstimateError("`sharding` was fsdp with method=qlora, whose 4-bit weights " +
+    if (state.method === "qlora") throw new EstimateError("sharding: got fsdp with method=qlora, whose 4-bit weights " +
       "cannot be split here; use method=lora or full, or sharding=none, where each device holds the 4-bit model");
-    if (state.optimizer === "adamw_8bit") throw new EstimateError("`optimizer` was adamw_8bit with sharding=fsdp, " +
+    if (state.optimizer === "adamw_8bit") throw new EstimateError("optimizer: got adamw_8bit with sharding=fsdp, " +
       "whose states cannot be split here; use optimizer=adamw");
   }
 
