@@ -1,12 +1,16 @@
 """Handle interruption, also from outside by a time limit or a launcher, so that measurements are kept."""
 
 import contextlib
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, NoReturn
+
+_WATCH_S, _PATIENCE_S = 1, 60
 
 
 def end_on_sigterm() -> None:
@@ -29,6 +33,21 @@ def sigterm_interrupts() -> Iterator[None]:
 
 def _ended(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt("ended from outside (SIGTERM): a time limit, or another process that failed")
+
+
+def end_with_parent() -> None:
+    """End this worker once its parent has died: as SIGTERM does, so that its run is recorded, and at last by force."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_S)
+        for _ in range(_PATIENCE_S):
+            os.kill(os.getpid(), signal.SIGTERM)  # again and again: it may be between runs, or lost in a destructor
+            time.sleep(_WATCH_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
 
 
 class _Interruption:

@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -105,3 +108,34 @@ def test_afterwards_signals_are_as_before() -> None:
     with interrupted_once():
         assert signal.getsignal(signal.SIGINT) is not before
     assert signal.getsignal(signal.SIGINT) is before
+
+
+WORKER = """
+import os, signal, sys, time
+from lora_scaling import signals
+signals._WATCH_S = 0.5
+signals.end_on_sigterm()
+signals.end_with_parent()
+print("ready", flush=True)
+try:
+    time.sleep(600)
+except KeyboardInterrupt as stop:
+    open(sys.argv[1], "w").write(str(stop))
+"""
+
+PARENT = """
+import os, subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", sys.argv[1], sys.argv[2]])
+time.sleep(600)
+"""
+
+
+def test_a_worker_ends_like_an_interrupted_run_when_its_parent_is_killed(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, WORKER, str(told)], stdout=subprocess.PIPE, text=True)
+    with parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "ready\n"
+        parent.kill()
+        assert parent.stdout.read() == ""  # ends when the worker, which holds the other end, has
+    assert told.read_text().startswith("ended from outside (SIGTERM)")

@@ -1,5 +1,6 @@
 """`python -m lora_scaling`: one run, or with -m a sweep. See `--help`."""
 
+import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -10,7 +11,10 @@ from lora_scaling.errors import LoraScalingError, UserError
 from lora_scaling.paths import choices, config_dir
 from lora_scaling.ranks import rank, world_size
 from lora_scaling.records import Record, record_to_row
-from lora_scaling.signals import end_on_sigterm
+from lora_scaling.signals import end_on_sigterm, end_with_parent
+
+# The process that the user started; a launcher may have started others for the runs.
+_main_pid: int | None = None
 
 USAGE = """\
 lora-scaling: fine-tune, measure the energy, record it.
@@ -37,6 +41,8 @@ def main(words: list[str]) -> int:
 
 def _launch(words: Sequence[str]) -> None:
     """Have Hydra compose what the words ask for, and carry it out."""
+    global _main_pid
+    _main_pid = os.getpid()
     # Hydra otherwise prints an error of its own shape and exits before we can say it in one sentence.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     import hydra
@@ -93,6 +99,11 @@ def help_text() -> str:
     return "\n".join([USAGE, "Groups (group=option):", *groups, "", "Settings and their defaults:", "", settings])
 
 
+@functools.cache
+def _watch_parent() -> None:
+    end_with_parent()
+
+
 def _task(node: object) -> None:
     """Carry out one run. Called by Hydra's launcher, in this process or another."""
     from hydra.core.hydra_config import HydraConfig
@@ -104,6 +115,8 @@ def _task(node: object) -> None:
 
     register_plugins()  # a launcher's process has not been through main()
     end_on_sigterm()
+    if os.getpid() != _main_pid:
+        _watch_parent()
     single = HydraConfig.get().mode is not RunMode.MULTIRUN
     try:
         config = from_omegaconf(node)

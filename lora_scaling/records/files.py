@@ -58,6 +58,13 @@ def _umask() -> int:
     return mask
 
 
+def remove_stale_temporary_files(folder: Path) -> None:
+    """Remove what killed processes left half-written in a run's folder, whose lock the caller holds."""
+    for path in folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
 def unwritable(folder: Path, error: OSError) -> UnwritableError:
     """Return the error that says why nothing can be written under `runs_dir`, and what to do."""
     if error.errno == errno.ENOSPC:

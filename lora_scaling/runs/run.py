@@ -42,6 +42,7 @@ from lora_scaling.records import (
     read_record,
     record_path,
     record_to_row,
+    remove_stale_temporary_files,
     write_record,
 )
 from lora_scaling.records.provenance import host, provenance
@@ -116,6 +117,8 @@ def _run_as_leader(config: RunConfig, listen: Listener) -> RunOutcome:
         try:
             mine = held.enter_context(locked(path.parent))
             skipped = None if mine else "another process is running it"
+            if mine:
+                remove_stale_temporary_files(path.parent)
             if mine and config.on_existing == "skip" and is_finished(path):
                 skipped = "finished before"
             record = {} if skipped else _start_record(config, name, path)

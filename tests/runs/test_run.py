@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lora_scaling.config import RunConfig, compose
+from lora_scaling.config import RunConfig, compose, run_id
 from lora_scaling.config.again import override_columns
 from lora_scaling.data.samples import split_samples
 from lora_scaling.records import record_path, record_to_row
@@ -258,6 +258,16 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     assert "runs_dir:" in finished.stderr
     assert "Traceback" not in finished.stderr
     assert not list(tmp_path.rglob("run.json"))
+
+
+def test_what_a_killed_process_left_half_written_is_swept_by_the_next(tiny: Callable[..., RunConfig]) -> None:
+    config = tiny("study=swept")
+    folder = record_path(config.runs_dir, config.study, run_id(config)).parent
+    folder.mkdir(parents=True)
+    (folder / ".x3f9.tmp").write_text('{"schema_version": 1, "run_')
+    run(config)
+    assert not list(folder.glob(".*.tmp"))
+    assert read_record(folder / "run.json")["status"] == "ok"
 
 
 def test_a_run_says_it_is_unfinished_until_it_is(tiny: Callable[..., RunConfig]) -> None:
