@@ -88,7 +88,7 @@ def _replicates(response: ResponseFit) -> NDArray[np.intp]:
     logs = {name: np.log(np.maximum(work.values[name], 1e-300)).round(3) for name in names}
     labels = {name: label.astype(str) for name, label in work.labels.items()}
     keys = pd.DataFrame(logs | labels)
-    return keys.groupby(list(keys), dropna=False, sort=False).ngroup().to_numpy(dtype=np.intp)
+    return np.asarray(keys.groupby(list(keys), dropna=False, sort=False).ngroup(), dtype=np.intp)
 
 
 def _breusch_pagan_p(response: ResponseFit) -> float | None:

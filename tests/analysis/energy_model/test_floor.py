@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,7 @@ def flat(per_token: np.ndarray, tokens: np.ndarray, is_full: np.ndarray) -> np.n
     return 4e-3 * tokens
 
 
-def ladder(**columns: object) -> pd.DataFrame:
+def ladder(**columns: Any) -> pd.DataFrame:
     frame = frame_of(flat, cv=0.03, sizes=LADDER, replicates=2).assign(hardware=H100)
     return frame.assign(model=[f"ladder-{p / 1e6:g}m" for p in frame["params"]], **columns)
 
