@@ -36,7 +36,7 @@ SLACK_SE = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Truth:
+class StudyTruth:
     """E = F + a·x^b with log-normal noise; x is samples × epochs."""
 
     exponent: float
@@ -61,7 +61,7 @@ class Truth:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class StudyOutcome:
     """The end of one study."""
 
     verdict: str
@@ -70,10 +70,10 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class StudyRow:
     """One truth: the share of each verdict, fixed and adaptive, and medians over the seeds."""
 
-    truth: Truth
+    truth: StudyTruth
     seeds: int
     fixed: dict[str, float]
     adaptive: dict[str, float]
@@ -96,13 +96,13 @@ class Row:
 
 def simulate(
     seeds: int, *, exponents: Sequence[float] = EXPONENTS, noises: Sequence[float] = NOISES, fixed: float = FIXED_COST
-) -> list[Row]:
+) -> list[StudyRow]:
     """Simulate a row for each truth × noise, from `seeds` fixed sweeps and as many adaptive studies."""
-    truths = [Truth(exponent=b, noise=cv, fixed=fixed) for b in exponents for cv in noises]
+    truths = [StudyTruth(exponent=b, noise=cv, fixed=fixed) for b in exponents for cv in noises]
     return [_row(truth, seeds) for truth in truths]
 
 
-def _row(truth: Truth, seeds: int) -> Row:
+def _row(truth: StudyTruth, seeds: int) -> StudyRow:
     pairs = []
     for seed in range(seeds):
         key = [zlib.crc32(repr((truth.exponent, truth.noise)).encode()), seed]
@@ -116,7 +116,7 @@ def _row(truth: Truth, seeds: int) -> Row:
         }
         for side in zip(*pairs, strict=True)
     ]
-    return Row(
+    return StudyRow(
         truth=truth,
         seeds=seeds,
         fixed=shares[0],
@@ -135,22 +135,22 @@ def sweep_points() -> list[Point]:
     return points + [Point(samples=256, epochs=2)] * -(-len(points) // 6)
 
 
-def sweep_kwh(truth: Truth) -> float:
+def sweep_kwh(truth: StudyTruth) -> float:
     """Return the expected energy of the fixed sweep."""
     return sum(truth.kwh(point) for point in sweep_points())
 
 
-def fixed_sweep(truth: Truth, rng: Generator) -> Outcome:
+def fixed_sweep(truth: StudyTruth, rng: Generator) -> StudyOutcome:
     """Draw a sweep, and return its verdict on `linear_in_samples`."""
     points = sweep_points()
     frame = _frame(points, _draw(truth, points, rng), rng.permutation(len(points)))
     response = choose_response(table_from_frame(frame))
     suspects = suspicious(check_rows(response.frame), len(frame))
     claim = linear(ClaimContext(response, Options(margin=MARGIN, level=LEVEL), suspects), "samples")
-    return Outcome(verdict=claim.verdict, energy_kwh=float(frame["energy_kwh"].sum()), runs=len(frame))
+    return StudyOutcome(verdict=claim.verdict, energy_kwh=float(frame["energy_kwh"].sum()), runs=len(frame))
 
 
-def adaptive_study(truth: Truth, rng: Generator, max_kwh: float, seed: int) -> Outcome:
+def adaptive_study(truth: StudyTruth, rng: Generator, max_kwh: float, seed: int) -> StudyOutcome:
     """Carry out a study as `lora_scaling.study` does, with runs that are drawn instead of made."""
     study = Study(claim="linear_in_samples", margin=MARGIN, level=LEVEL, levels=LEVELS, at=EPOCHS[0], seed=seed)
     points: list[Point] = []
@@ -162,12 +162,12 @@ def adaptive_study(truth: Truth, rng: Generator, max_kwh: float, seed: int) -> O
             study = replace(study, looked=(*study.looked, step.look.runs))
         if step.stop is not None:
             verdict = step.stop if step.stop in ("supported", "refuted") else "undecided"
-            return Outcome(verdict=verdict, energy_kwh=float(kwh.sum()), runs=len(points))
+            return StudyOutcome(verdict=verdict, energy_kwh=float(kwh.sum()), runs=len(points))
         points += step.runs
         kwh = np.concatenate([kwh, _draw(truth, step.runs, rng)])
 
 
-def _draw(truth: Truth, points: Sequence[Point], rng: Generator) -> np.ndarray:
+def _draw(truth: StudyTruth, points: Sequence[Point], rng: Generator) -> np.ndarray:
     expected = np.array([truth.kwh(point) for point in points])
     return expected * np.exp(truth.noise * rng.standard_normal(len(points)))
 
@@ -188,7 +188,7 @@ def _frame(points: Sequence[Point], kwh: np.ndarray, order: np.ndarray) -> pd.Da
     )
 
 
-def render(rows: Sequence[Row]) -> str:
+def render(rows: Sequence[StudyRow]) -> str:
     """Render the comparison as a text table."""
     head = (
         f"{'b':>5} {'noise':>5} {'due':>10} | {'fixed: right':>12} {'wrong':>6} | "

@@ -32,7 +32,7 @@ PROBES = 8  # questions of each kind per table
 
 
 @dataclass(frozen=True, kw_only=True)
-class Truth:
+class EnergyLaw:
     """A law: mean joules of training by FLOPs per token, tokens and method, and noise by FLOPs.
 
     `inside_family` says whether the fitted family contains it; only then is coverage promised.
@@ -89,19 +89,19 @@ def _falling_noise(flops: Array) -> Array:
 
 
 TRUTHS = (
-    Truth(name="proportional", joules=_law(_flat)),
-    Truth(name="gamma 0.8", joules=_law(lambda f: (f / 1e10) ** -0.2)),
-    Truth(name="gamma 1.2", joules=_law(lambda f: (f / 1e10) ** 0.2)),
-    Truth(name="saturating", joules=_law(lambda f: 1 + 4 * 1e9 / f)),
-    Truth(name="saturating, late", joules=_law(lambda f: 1 + 4 * 8e9 / f)),
-    Truth(name="saturating, k = 0.5", joules=_law(lambda f: 1 + (4 * 1e9 / f) ** 0.5)),
-    Truth(name="affine in tokens", joules=_law(_flat, fixed=1e5)),
-    Truth(name="saturating and affine", joules=_law(lambda f: 1 + 4 * 1e9 / f, fixed=1e5)),
-    Truth(name="two methods", joules=_law(lambda f: 1 + 4 * 1e9 / f, full=1.3), methods=("lora", "full")),
-    Truth(name="noise falls with work", joules=_law(_flat), noise=_falling_noise),
-    Truth(name="noise rises with work", joules=_law(_flat), noise=_rising_noise),
-    Truth(name="break beyond the data", joules=_law(_break), inside_family=False),
-    Truth(name="break in the data", joules=_law(_early_break), inside_family=False),
+    EnergyLaw(name="proportional", joules=_law(_flat)),
+    EnergyLaw(name="gamma 0.8", joules=_law(lambda f: (f / 1e10) ** -0.2)),
+    EnergyLaw(name="gamma 1.2", joules=_law(lambda f: (f / 1e10) ** 0.2)),
+    EnergyLaw(name="saturating", joules=_law(lambda f: 1 + 4 * 1e9 / f)),
+    EnergyLaw(name="saturating, late", joules=_law(lambda f: 1 + 4 * 8e9 / f)),
+    EnergyLaw(name="saturating, k = 0.5", joules=_law(lambda f: 1 + (4 * 1e9 / f) ** 0.5)),
+    EnergyLaw(name="affine in tokens", joules=_law(_flat, fixed=1e5)),
+    EnergyLaw(name="saturating and affine", joules=_law(lambda f: 1 + 4 * 1e9 / f, fixed=1e5)),
+    EnergyLaw(name="two methods", joules=_law(lambda f: 1 + 4 * 1e9 / f, full=1.3), methods=("lora", "full")),
+    EnergyLaw(name="noise falls with work", joules=_law(_flat), noise=_falling_noise),
+    EnergyLaw(name="noise rises with work", joules=_law(_flat), noise=_rising_noise),
+    EnergyLaw(name="break beyond the data", joules=_law(_break), inside_family=False),
+    EnergyLaw(name="break in the data", joules=_law(_early_break), inside_family=False),
 )
 
 # A ladder of small models on a large device: energy per token hardly depends on the size, which 70B will not keep to.
@@ -110,9 +110,11 @@ LADDER = (1e6, 3e6, 10e6, 30e6, 100e6)
 SHARP = 50.0
 
 
-def _ladder(name: str, joules_per_token: float, joules_per_flop: float, power: float) -> Truth:
+def _ladder(name: str, joules_per_token: float, joules_per_flop: float, power: float) -> EnergyLaw:
     law = _launch_bound(joules_per_token, joules_per_flop, power)
-    return Truth(name=name, joules=law, sizes=LADDER, hardware="NVIDIA H100 80GB HBM3", inside_family=power != SHARP)
+    return EnergyLaw(
+        name=name, joules=law, sizes=LADDER, hardware="NVIDIA H100 80GB HBM3", inside_family=power != SHARP
+    )
 
 
 LADDER_TRUTHS = (
@@ -125,7 +127,7 @@ LADDER_TRUTHS = (
 )
 
 
-def simulate(truth: Truth, rng: Generator, *, replicates: int = 1, jitter: float = 0.05) -> pd.DataFrame:
+def simulate(truth: EnergyLaw, rng: Generator, *, replicates: int = 1, jitter: float = 0.05) -> pd.DataFrame:
     """Simulate a sweep of sizes × tokens × methods in shuffled order, with the columns of a run table.
 
     Token counts differ from the levels by up to `jitter`, as in batches of different samples.
@@ -137,7 +139,7 @@ def simulate(truth: Truth, rng: Generator, *, replicates: int = 1, jitter: float
     )
 
 
-def runs_of(truth: Truth, rng: Generator, *, params: Array, tokens: Array, method: Array) -> pd.DataFrame:
+def runs_of(truth: EnergyLaw, rng: Generator, *, params: Array, tokens: Array, method: Array) -> pd.DataFrame:
     """Simulate runs of these sizes (parameters), lengths (tokens) and methods, n each, measured once."""
     n = len(params)
     per_token = np.where(method == "full", 6.0, 4.0) * params
@@ -177,7 +179,7 @@ def runs_of(truth: Truth, rng: Generator, *, params: Array, tokens: Array, metho
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class TargetQuestion:
     """The place of new runs: inside the data, or FAR beyond its largest size or most tokens."""
 
     name: str
@@ -186,25 +188,25 @@ class Question:
 
 
 QUESTIONS = (
-    Question(name="inside"),
-    Question(name="10× size", size=FAR),
-    Question(name="10× tokens", length=FAR),
-    Question(name="10× both", size=FAR, length=FAR),
+    TargetQuestion(name="inside"),
+    TargetQuestion(name="10× size", size=FAR),
+    TargetQuestion(name="10× tokens", length=FAR),
+    TargetQuestion(name="10× both", size=FAR, length=FAR),
 )
 LADDER_QUESTIONS = (
-    Question(name="inside"),
-    Question(name="1B", size=10.0),
-    Question(name="7B", size=70.0),
-    Question(name="70B", size=700.0),
+    TargetQuestion(name="inside"),
+    TargetQuestion(name="1B", size=10.0),
+    TargetQuestion(name="7B", size=70.0),
+    TargetQuestion(name="70B", size=700.0),
 )
 
 
-def questions_of(truth: Truth) -> tuple[Question, ...]:
+def questions_of(truth: EnergyLaw) -> tuple[TargetQuestion, ...]:
     """Return the questions that are asked about a truth."""
     return LADDER_QUESTIONS if truth.sizes == LADDER else QUESTIONS
 
 
-def ask(truth: Truth, rng: Generator, question: Question) -> Work:
+def ask(truth: EnergyLaw, rng: Generator, question: TargetQuestion) -> Work:
     """Draw PROBES new runs of the truth at the place of the question."""
     low, high = np.log(truth.sizes[0]), np.log(truth.sizes[-1])
     params = np.exp(rng.uniform(low, high, PROBES))
@@ -238,7 +240,7 @@ def inside(fitted: EnergyFit, new: Work) -> tuple[Array, Array]:
     return held.astype(float), np.log(bands.high / bands.low)
 
 
-def coverage_of(truth: Truth, *, seeds: int) -> dict[str, Any]:
+def coverage_of(truth: EnergyLaw, *, seeds: int) -> dict[str, Any]:
     """Return coverage and median interval (high/low) of each question over `seeds` tables of one truth.
 
     `labels` has (runs, covered) by how far the backtest validates them; `below_floor` counts intervals that reach below
@@ -277,7 +279,7 @@ def coverage_of(truth: Truth, *, seeds: int) -> dict[str, Any]:
     }
 
 
-def coverage_table(*, seeds: int, truths: Sequence[Truth] = TRUTHS) -> list[dict[str, Any]]:
+def coverage_table(*, seeds: int, truths: Sequence[EnergyLaw] = TRUTHS) -> list[dict[str, Any]]:
     """Return one row per truth, as `coverage_of` gives it."""
     return [coverage_of(truth, seeds=seeds) for truth in truths]
 
@@ -295,7 +297,7 @@ def as_table(frame: pd.DataFrame) -> RunTable:
     )
 
 
-def format_header(questions: Sequence[Question] = QUESTIONS) -> str:
+def format_header(questions: Sequence[TargetQuestion] = QUESTIONS) -> str:
     """Return the names of the columns of `format_row`."""
     return f"{'truth':<26}" + "".join(f"{question.name:>18}" for question in questions) + f"{'backtest failed':>18}"
 

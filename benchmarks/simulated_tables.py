@@ -18,7 +18,7 @@ KWH_PER_SAMPLE = 2e-5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Truth:
+class ClaimTruth:
     """For one claim: the verdicts that are `right` and those that are `wrong`; any other is honest doubt.
 
     `powered` says that the design is good enough to expect the right verdict in 95 % of the draws.
@@ -35,33 +35,33 @@ class Process:
 
     name: str
     make: Callable[[Generator], pd.DataFrame]
-    truths: Mapping[str, Truth]
+    truths: Mapping[str, ClaimTruth]
     warnings: tuple[str, ...] = field(default=())
 
 
-def yes(powered: bool = True) -> Truth:
+def yes(powered: bool = True) -> ClaimTruth:
     """The claim is true."""
-    return Truth(right=frozenset({"supported"}), wrong=frozenset({"refuted"}), powered=powered)
+    return ClaimTruth(right=frozenset({"supported"}), wrong=frozenset({"refuted"}), powered=powered)
 
 
-def no(powered: bool = True) -> Truth:
+def no(powered: bool = True) -> ClaimTruth:
     """The claim is false."""
-    return Truth(right=frozenset({"refuted"}), wrong=frozenset({"supported"}), powered=powered)
+    return ClaimTruth(right=frozenset({"refuted"}), wrong=frozenset({"supported"}), powered=powered)
 
 
-def unknowable() -> Truth:
+def unknowable() -> ClaimTruth:
     """These runs cannot decide: any verdict but `undecided` is wrong."""
-    return Truth(right=frozenset({"undecided"}), wrong=frozenset({"supported", "refuted"}))
+    return ClaimTruth(right=frozenset({"undecided"}), wrong=frozenset({"supported", "refuted"}))
 
 
-def edge() -> Truth:
+def edge() -> ClaimTruth:
     """The truth lies on the edge of the margin: neither verdict may come more often than its error rate."""
-    return Truth(right=frozenset({"undecided"}), wrong=frozenset({"supported", "refuted"}), powered=False)
+    return ClaimTruth(right=frozenset({"undecided"}), wrong=frozenset({"supported", "refuted"}), powered=False)
 
 
-def not_refuted() -> Truth:
+def not_refuted() -> ClaimTruth:
     """The claim is true, but disturbed: both `supported` and `undecided` are right."""
-    return Truth(right=frozenset({"supported", "undecided"}), wrong=frozenset({"refuted"}))
+    return ClaimTruth(right=frozenset({"supported", "undecided"}), wrong=frozenset({"refuted"}))
 
 
 def geometric(low: int, span: float, count: int) -> list[int]:
@@ -542,6 +542,8 @@ PROCESSES: tuple[Process, ...] = (
     Process(
         name="metered part bends, modelled part does not",
         make=_part_modelled,
-        truths={"linear_in_samples": Truth(right=frozenset({"undecided", "refuted"}), wrong=frozenset({"supported"}))},
+        truths={
+            "linear_in_samples": ClaimTruth(right=frozenset({"undecided", "refuted"}), wrong=frozenset({"supported"}))
+        },
     ),
 )

@@ -19,14 +19,14 @@ from analysis.claims.decide import decide
 from analysis.claims.verdicts import Options
 from analysis.jsonout import dumps
 from analysis.tables.table import table_from_frame
-from benchmarks.simulated_tables import PROCESSES, Process, Truth
+from benchmarks.simulated_tables import PROCESSES, ClaimTruth, Process
 
 MIN_RIGHT, MAX_WRONG = 0.95, 0.05
 CHANCE = 1e-3  # 5 % over all rows of the table
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class ClaimRow:
     """One process × claim: how often each verdict came in `seeds` draws.
 
     `right` sums the right verdicts. `wrong` is the more frequent wrong verdict, because `supported` and `refuted` each
@@ -80,7 +80,7 @@ def _judge_many(task: tuple[int, range]) -> list[tuple[dict[str, str], bool]]:
     return [judge(PROCESSES[index], seed) for seed in seeds]
 
 
-def run_battery(seeds: int, *, workers: int = 1, processes: Sequence[Process] = PROCESSES) -> Iterator[list[Row]]:
+def run_battery(seeds: int, *, workers: int = 1, processes: Sequence[Process] = PROCESSES) -> Iterator[list[ClaimRow]]:
     """Judge every process on `seeds` draws, and yield the rows of one process at a time, in order."""
     chunk = max(1, min(25, seeds))
     tasks = [
@@ -100,10 +100,10 @@ def run_battery(seeds: int, *, workers: int = 1, processes: Sequence[Process] = 
             yield [_row(process, claim, truth, draws) for claim, truth in process.truths.items()]
 
 
-def _row(process: Process, claim: str, truth: Truth, draws: list[tuple[dict[str, str], bool]]) -> Row:
+def _row(process: Process, claim: str, truth: ClaimTruth, draws: list[tuple[dict[str, str], bool]]) -> ClaimRow:
     counts = Counter(verdicts[claim] for verdicts, _ in draws)
     share = {verdict: counts[verdict] / len(draws) for verdict in ("supported", "refuted", "undecided")}
-    return Row(
+    return ClaimRow(
         process=process.name,
         claim=claim,
         powered=truth.powered,
@@ -119,7 +119,7 @@ def _row(process: Process, claim: str, truth: Truth, draws: list[tuple[dict[str,
 HEAD = f"{'process':<44} {'claim':<31} {'due':<22} {'supp':>5} {'refut':>5} {'undec':>5} {'wrong':>6}"
 
 
-def render(row: Row) -> str:
+def render(row: ClaimRow) -> str:
     """Render one line of the table. A verdict in brackets is not required (no power, or a truth on the edge)."""
     due = row.expected if row.powered else f"({row.expected})"
     return (
@@ -138,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
     chosen = [process for process in PROCESSES if args.only in process.name]
-    rows: list[Row] = []
+    rows: list[ClaimRow] = []
     if not args.json:
         print(HEAD)
     for found in run_battery(args.seeds, workers=args.workers, processes=chosen):

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..regression.curve_analysis import (
     Analysis,
-    Design,
+    CurveDesign,
     LackOfFit,
     analyse,
     build_design,
@@ -34,7 +34,7 @@ class ClaimContext:
     suspects: tuple[str, ...]
 
     @cached_property
-    def design(self) -> Design:
+    def design(self) -> CurveDesign:
         return build_design(self.response.frame)
 
     @cached_property

@@ -13,7 +13,7 @@ from .decide import ClaimsReport
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class NextRunsPlan:
     """Runs for one claim: what they are, what they cost, and the half-width they are expected to reach."""
 
     claim: str
@@ -26,10 +26,10 @@ class Plan:
     half_width_then: float | None = None
 
 
-def plan(report: ClaimsReport) -> list[Plan]:
+def plan(report: ClaimsReport) -> list[NextRunsPlan]:
     """Plan the runs for each undecided claim that further runs can decide, the cheapest first."""
     plans = [
-        Plan(
+        NextRunsPlan(
             claim=claim.id,
             message=claim.needs.message,
             runs=claim.needs.runs or 0,

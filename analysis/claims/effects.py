@@ -11,7 +11,7 @@ import pandas as pd
 from lora_scaling.settings import POINT_COLUMNS
 
 from ..regression.curve_analysis import CELL_COLUMNS, LEAST_WITHIN_SESSIONS, apart_gate, order_gate, placed_in_sessions
-from ..regression.estimate import Estimate
+from ..regression.estimate import IntervalEstimate
 from ..regression.least_squares import Array
 from ..regression.within_groups import within_rows, within_slope
 from .verdicts import Decision, Options, Verdict, equivalence
@@ -48,7 +48,7 @@ class Effect:
         """The column in sentences."""
         return self.column.replace("_", " ")
 
-    def judge(self, estimate: Estimate, options: Options) -> tuple[Verdict, float | None]:
+    def judge(self, estimate: IntervalEstimate, options: Options) -> tuple[Verdict, float | None]:
         """Decide: within the margin or outside it; for a claim that one costs more, above the margin or below it."""
         bound = math.log1p(options.margin)
         if not self.costs_more:
@@ -72,7 +72,7 @@ class EffectFinding:
     """
 
     decision: Decision
-    estimate: Estimate
+    estimate: IntervalEstimate
     resid: Array
     by_model: dict[str, dict[str, Any]]
     alike_p: float | None

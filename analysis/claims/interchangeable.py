@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..regression.curve_analysis import MAX_FACTOR_CORRELATION, Analysis, order_gate
-from ..regression.estimate import Estimate
+from ..regression.estimate import IntervalEstimate
 from ..regression.power_law import CurveData, Profile, fit_curve
 from ..regression.within_groups import within
 from ..tables.response import measured_sentence
@@ -76,7 +76,7 @@ def interchangeable(context: ClaimContext) -> Claim:
     )
 
 
-def _pairs_alone(pairs: Estimate, options: Options) -> Decision:
+def _pairs_alone(pairs: IntervalEstimate, options: Options) -> Decision:
     bound = math.log1p(options.margin)
     return decided(pairs, -bound, bound, options)
 
@@ -89,7 +89,7 @@ def _both_witnesses(analysis: Analysis, options: Options) -> Decision:
     return _witnesses(_exponents(analysis, options), matched_pairs(analysis), options)
 
 
-def _contradiction(exponents: Decision, pairs: Estimate | None, options: Options) -> list[Veto]:
+def _contradiction(exponents: Decision, pairs: IntervalEstimate | None, options: Options) -> list[Veto]:
     """Veto a decision if exponents and pairs are each sure and disagree."""
     if pairs is None or _witnesses(exponents, pairs, options).verdict != "undecided":
         return []
@@ -104,7 +104,7 @@ def _contradiction(exponents: Decision, pairs: Estimate | None, options: Options
     return [Veto(kind="witnesses", why=why)]
 
 
-def _witnesses(exponents: Decision, pairs: Estimate | None, options: Options) -> Decision:
+def _witnesses(exponents: Decision, pairs: IntervalEstimate | None, options: Options) -> Decision:
     """Combine the exponents with the matched pairs, if any; p is that of the weaker."""
     if pairs is None:
         return exponents
@@ -126,7 +126,7 @@ def _difference(analysis: Analysis) -> Profile:
     return Profile(fit=fit_curve(turned), index=1)
 
 
-def matched_pairs(analysis: Analysis) -> Estimate | None:
+def matched_pairs(analysis: Analysis) -> IntervalEstimate | None:
     """Estimate the log ratio for twice the epochs at the same samples × epochs; None without such pairs.
 
     Fixed effects for each amount of work within a cell; on simple pairs this is the paired t test.

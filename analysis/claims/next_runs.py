@@ -24,7 +24,7 @@ from lora_scaling.paths import choices, config_dir
 from lora_scaling.workload import ModelShape
 
 from ..regression.curve_analysis import Analysis, follows_order
-from ..regression.estimate import Estimate
+from ..regression.estimate import IntervalEstimate
 from ..regression.fisher_information import Tangent, gain, inverse_of
 from ..regression.least_squares import Array, wls
 from ..regression.within_groups import within_slope
@@ -334,7 +334,7 @@ def _apart(rows: pd.DataFrame, found: EffectFinding) -> str:
     return message + "."
 
 
-def _more(effect: Effect, options: Options, runs: int, estimate: Estimate) -> float | None:
+def _more(effect: Effect, options: Options, runs: int, estimate: IntervalEstimate) -> float | None:
     """Return how many more runs like these decide with 80 % power; None if the margin's edge is too close."""
     low = -math.inf if effect.costs_more else math.log1p(-options.margin)
     return runs_needed(runs, estimate, low, math.log1p(options.margin), options)
@@ -582,7 +582,7 @@ def more_runs(
     df = analysis.fit.data.df
     half = (decision.ci[1] - decision.ci[0]) / 2
     se = half / float(stdtrit(df, 0.5 + context.options.ci_level / 2))
-    estimate = Estimate(value=decision.estimate, se=se, df=df)
+    estimate = IntervalEstimate(value=decision.estimate, se=se, df=df)
     extra = runs_needed(len(design.frame), estimate, low, high, context.options)
     like = "" if extra is None else f" (or about {extra:.0f} more like these)"
     plan = plan_exponent(context, factor, decision.estimate, low, high) if of_exponent else None

@@ -10,7 +10,7 @@ from lora_scaling.settings import SETTINGS
 from lora_scaling.text import shown
 
 from ..regression.curve_analysis import OUTLIER_MADS
-from ..regression.estimate import Estimate
+from ..regression.estimate import IntervalEstimate
 from ..regression.least_squares import Array
 from ..regression.within_groups import within_rows
 from ..tables.response import measured_sentence
@@ -150,7 +150,7 @@ def _level_jump(effect: Effect, rows: pd.DataFrame, found: EffectFinding) -> dic
     means = {float(str(level)): (abs(float(found.resid[i].mean())), len(i)) for level, i in levels.items()}
     worst = max(means, key=lambda level: means[level][0])
     size, runs = means[worst]
-    t = Estimate(value=size, se=spread / math.sqrt(runs), df=df)
+    t = IntervalEstimate(value=size, se=spread / math.sqrt(runs), df=df)
     return {effect.column: worst, "deviation": math.expm1(size), "p": min(1.0, 2 * len(levels) * t.p_above(0.0))}
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..regression.curve_analysis import CELL_COLUMNS, apart_gate, order_gate, placed_in_sessions
-from ..regression.estimate import Estimate
+from ..regression.estimate import IntervalEstimate
 from ..regression.least_squares import CollinearError, influence, ols, wls
 from ..tables.response import Response, measured_sentence
 from .context import ClaimContext
@@ -109,7 +109,7 @@ def _part_of_training(rows: pd.DataFrame, response: Response) -> Response:
     return replace(response, measured_noun=None, measured_share=None, measured_gap=gap)
 
 
-def size_fit(rows: pd.DataFrame) -> tuple[Estimate, dict[str, Any]]:
+def size_fit(rows: pd.DataFrame) -> tuple[IntervalEstimate, dict[str, Any]]:
     """Estimate γ from one point per model: a model's own efficiency is what scatters, so models are the sample.
 
     `rows` has `x` (log FLOPs per token), `z` (log energy per token), `model_no` and `group` (method, hardware,
@@ -145,7 +145,7 @@ def size_fit(rows: pd.DataFrame) -> tuple[Estimate, dict[str, Any]]:
         "within_models_sd": math.sqrt(sigma2),
         "largest_departure": float(np.expm1(np.abs(z - X @ final.params).max())),
     }
-    return Estimate(value=float(final.params[-1]), se=se, df=int(final.df_resid)), tests
+    return IntervalEstimate(value=float(final.params[-1]), se=se, df=int(final.df_resid)), tests
 
 
 def linked(model: NDArray[np.intp], group: NDArray[np.intp]) -> NDArray[np.intp]:

@@ -10,7 +10,7 @@ from statsmodels.stats.multitest import multipletests
 from lora_scaling.claim_defaults import LEVEL, MARGIN
 from lora_scaling.errors import UserError
 
-from ..regression.estimate import Estimate
+from ..regression.estimate import IntervalEstimate
 
 Verdict = Literal["supported", "refuted", "undecided"]
 
@@ -80,7 +80,7 @@ class Decision:
     p_value: float | None
 
 
-def equivalence(estimate: Estimate, low: float, high: float, options: Options) -> tuple[Verdict, float | None]:
+def equivalence(estimate: IntervalEstimate, low: float, high: float, options: Options) -> tuple[Verdict, float | None]:
     """Decide: supported if shown to lie inside [low, high], refuted if outside; return the verdict and its p."""
     inside = max(estimate.p_above(low), estimate.p_below(high))
     outside = min(estimate.p_below(low), estimate.p_above(high))
@@ -93,7 +93,7 @@ def equivalence(estimate: Estimate, low: float, high: float, options: Options) -
     return "undecided", None
 
 
-def decided(estimate: Estimate, low: float, high: float, options: Options) -> Decision:
+def decided(estimate: IntervalEstimate, low: float, high: float, options: Options) -> Decision:
     """Decide by `equivalence`, and keep the estimate and interval it rests on."""
     verdict, p = equivalence(estimate, low, high, options)
     return Decision(verdict=verdict, estimate=estimate.value, ci=estimate.interval(options.ci_level), p_value=p)
@@ -119,7 +119,7 @@ def decisive_se(value: float, low: float, high: float, options: Options, df: flo
     return least
 
 
-def runs_needed(n: int, estimate: Estimate, low: float, high: float, options: Options) -> float | None:
+def runs_needed(n: int, estimate: IntervalEstimate, low: float, high: float, options: Options) -> float | None:
     """Return how many more runs like these n decide an equivalence to [low, high] with 80 % power: n·((SE/SE*)² − 1).
 
     SE* is `decisive_se`; a bound that is infinite is none. None where the estimate is so close to a bound that no

@@ -14,7 +14,7 @@ import numpy as np
 
 from lora_scaling.claim_defaults import MIN_RANGE
 
-from ..regression.estimate import Estimate
+from ..regression.estimate import IntervalEstimate
 from ..regression.least_squares import Array, ols
 from ..tables.response import Response
 from .verdicts import Claim, Options, equivalence, undecided
@@ -63,7 +63,7 @@ def linear_in_windows(response: Response, options: Options) -> Claim:
     fit = ols(np.log(frame["y"].to_numpy(dtype=float) / size), np.column_stack(columns), names)
     lag = _lag_one(fit.resid)
     widening = math.sqrt((1 + lag) / (1 - lag))
-    estimate = Estimate(value=1 + float(fit.params[1]), se=widening * float(fit.bse[1]), df=fit.df_resid)
+    estimate = IntervalEstimate(value=1 + float(fit.params[1]), se=widening * float(fit.bse[1]), df=fit.df_resid)
     verdict, p = equivalence(estimate, 1 - options.margin, 1 + options.margin, options)
     ci = estimate.interval(options.ci_level)
     tests: dict[str, Any] = {

@@ -6,7 +6,7 @@ from lora_scaling import terminal
 from lora_scaling.text import ENERGY
 
 from .. import jsonout
-from ..energy_model.backtest import Split, backtest, summary
+from ..energy_model.backtest import BacktestSplit, backtest, summary
 from .arguments import add_runs, load
 
 MOST_SHOWN = 40
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _table(split: Split) -> str:
+def _table(split: BacktestSplit) -> str:
     """Format the predicted runs of a split, all energies in one unit."""
     unit = ENERGY.column_unit(split.table["observed_kwh"])
     header = ("run", f"observed {unit.name}", f"predicted {unit.name}", "90 % interval", "error")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from lora_scaling.text import ENERGY
 
 from ..claims.decide import decide
-from ..claims.design import Plan, plan
+from ..claims.design import NextRunsPlan, plan
 from ..claims.verdicts import Options
 from ..jsonout import dumps
 from ..tables.table import load_runs
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _text(plans: Sequence[Plan], undecided: Sequence[str]) -> str:
+def _text(plans: Sequence[NextRunsPlan], undecided: Sequence[str]) -> str:
     if not undecided:
         return "Every claim is decided on these runs; nothing more is needed."
     lines = [f"{len(undecided)} claims are undecided: {', '.join(undecided)}.", ""]

@@ -18,7 +18,7 @@ from lora_scaling.units import JOULES_PER_KWH
 
 from ..arrays import Array
 from ..tables.run_quantities import Work, group_levels, one_name_each, work_of
-from .energy_fit import EnergyFit, Training, between_sessions, fit_table, training_energy
+from .energy_fit import EnergyFit, TrainingEnergy, between_sessions, fit_table, training_energy
 from .family import target_of_runs
 from .target import Z_90
 
@@ -31,7 +31,7 @@ LARGE_ERROR = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Split:
+class BacktestSplit:
     """One backtest.
 
     `table` has a row for each predicted run: run_id, observed_kwh, predicted_kwh, low_kwh, high_kwh, error (relative),
@@ -94,10 +94,10 @@ class Split:
 class Backtest:
     """All splits of one table."""
 
-    splits: tuple[Split, ...]
+    splits: tuple[BacktestSplit, ...]
 
     @property
-    def made(self) -> tuple[Split, ...]:
+    def made(self) -> tuple[BacktestSplit, ...]:
         return tuple(split for split in self.splits if split.made)
 
     def horizon(self, quantity: str) -> float:
@@ -110,7 +110,7 @@ class Backtest:
         return max(found) if found else None
 
     @property
-    def failed(self) -> tuple[Split, ...]:
+    def failed(self) -> tuple[BacktestSplit, ...]:
         """Return the splits that failed: intervals covered too few of many runs, or of some runs with large errors.
 
         All errors of a split share the error of its fit, so a low coverage of few runs says little by itself.
@@ -152,8 +152,8 @@ def backtest(frame: pd.DataFrame) -> Backtest:
 
 
 def _split(
-    frame: pd.DataFrame, work: Work, training: Training, fitted: NDArray[np.bool_], name: str, rule: str
-) -> Split:
+    frame: pd.DataFrame, work: Work, training: TrainingEnergy, fitted: NDArray[np.bool_], name: str, rule: str
+) -> BacktestSplit:
     if fitted.sum() < LEAST_TRAINING or (~fitted).sum() < LEAST_TESTED:
         return _not_made(
             name, rule, f"{int(fitted.sum())} runs to fit and {int((~fitted).sum())} to predict are too few"
@@ -188,7 +188,7 @@ def _session_sd(frame: pd.DataFrame, fitted: pd.Series, test: Work) -> Array:
     return np.where(new, between["sd"] if between else 0.0, 0.0)
 
 
-def _score(trained: EnergyFit, test: Work, name: str, rule: str, session_sd: Array) -> Split:
+def _score(trained: EnergyFit, test: Work, name: str, rule: str, session_sd: Array) -> BacktestSplit:
     target = target_of_runs(test)
     bands = trained.fit.training_energy(target)
     low, high = (  # like `Fit.predict`, which adds the session
@@ -211,7 +211,7 @@ def _score(trained: EnergyFit, test: Work, name: str, rule: str, session_sd: Arr
     )
     fitted = trained.energy.work
     distances = {key: _beyond(test.values[key], fitted.values[key]) for key in _quantities(fitted)}
-    return Split(
+    return BacktestSplit(
         name=name,
         rule=rule,
         n_fitted=len(fitted),
@@ -243,8 +243,8 @@ def _beyond(values: Array, fitted: Array) -> Array:
     return np.maximum(0.0, np.maximum(x - seen.max(), seen.min() - x))
 
 
-def _not_made(name: str, rule: str, reason: str) -> Split:
-    return Split(name=name, rule=rule, n_fitted=0, table=pd.DataFrame(), horizons={}, excess={}, reason=reason)
+def _not_made(name: str, rule: str, reason: str) -> BacktestSplit:
+    return BacktestSplit(name=name, rule=rule, n_fitted=0, table=pd.DataFrame(), horizons={}, excess={}, reason=reason)
 
 
 def summary(result: Backtest) -> list[str]:

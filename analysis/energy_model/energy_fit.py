@@ -59,7 +59,7 @@ def fit_table(
     *,
     path: str = "fit.json",
     with_time: bool = True,
-    training: "Training | None" = None,
+    training: "TrainingEnergy | None" = None,
 ) -> EnergyFit:
     """Fit the nested family to a table of runs (columns as `load_runs` gives them).
 
@@ -119,7 +119,7 @@ def fit_table(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class TrainingEnergy:
     """Training energy: joules (n,) of each run of a table, and the column they come from.
 
     `apart`: the other costs of a run, as measured by runs of zero steps, were subtracted; `notes` are the assumptions.
@@ -130,17 +130,17 @@ class Training:
     apart: bool
     notes: tuple[str, ...]
 
-    def take(self, rows: NDArray[np.integer]) -> "Training":
+    def take(self, rows: NDArray[np.integer]) -> "TrainingEnergy":
         """Return the training energy of some rows of the table."""
         return replace(self, joules=self.joules[rows])
 
 
-def training_energy(frame: pd.DataFrame) -> Training:
+def training_energy(frame: pd.DataFrame) -> TrainingEnergy:
     """Return the energy of the training phase, or the total minus that of runs of zero steps, or the total."""
     train = frame["energy_train_kwh"].to_numpy(dtype=float)
     trained = (frame["samples_seen"] > 0).to_numpy()
     if np.isfinite(train[trained]).sum() >= 0.5 * trained.sum() > 0:
-        return Training(response="energy_train_kwh", joules=train * JOULES_PER_KWH, apart=True, notes=())
+        return TrainingEnergy(response="energy_train_kwh", joules=train * JOULES_PER_KWH, apart=True, notes=())
     total, idle = frame["energy_kwh"].to_numpy(dtype=float), idle_kwh(frame)
     if idle is not None:
         count = int((~trained & np.isfinite(total)).sum())
@@ -148,9 +148,9 @@ def training_energy(frame: pd.DataFrame) -> Training:
             f"Training energy is unknown: taken as the total minus the mean of {count} runs of zero steps, "
             "each of the same model, method and hardware."
         )
-        return Training(response="energy_kwh", joules=(total - idle) * JOULES_PER_KWH, apart=True, notes=(note,))
+        return TrainingEnergy(response="energy_kwh", joules=(total - idle) * JOULES_PER_KWH, apart=True, notes=(note,))
     note = "Training energy is unknown: the whole run's energy is modelled, its fixed part included."
-    return Training(response="energy_kwh", joules=total * JOULES_PER_KWH, apart=False, notes=(note,))
+    return TrainingEnergy(response="energy_kwh", joules=total * JOULES_PER_KWH, apart=False, notes=(note,))
 
 
 def _floor(work: Work, time: Work, notes: list[str]) -> dict[str, Any] | None:

@@ -23,7 +23,7 @@ from .backtest import HORIZON_LIMIT, Backtest
 from .energy_fit import EnergyFit
 from .hull import hull_factor
 from .scenarios import Scenario, scenarios_of, too_large, widen
-from .target import Z_90, Planned, peak_memory, plan_target
+from .target import Z_90, PlannedTarget, peak_memory, plan_target
 from .target_emissions import emissions
 from .validated_fit import ValidatedFit, validated_fit
 
@@ -36,7 +36,7 @@ class Extrapolation:
     """A prediction (`document` is the contract's JSON) with the fit, backtest and target behind it."""
 
     document: dict[str, Any]
-    planned: Planned
+    planned: PlannedTarget
     validated: ValidatedFit
 
     def _repr_html_(self) -> str:
@@ -92,7 +92,7 @@ def predict_target(table: RunTable, result: ValidatedFit, overrides: Sequence[st
     return Extrapolation(document=document, planned=planned, validated=result)
 
 
-def _outside(fit: Fit, planned: Planned, work: Work) -> list[dict[str, Any]]:
+def _outside(fit: Fit, planned: PlannedTarget, work: Work) -> list[dict[str, Any]]:
     """Return variables outside the data, by name and factor, and combinations outside the convex hull of the runs."""
     found = [item for item in fit.extrapolates(planned.target) if item["factor"] is not None]
     names = [name for name in (work.size, work.per) if name and name in planned.target.values]
@@ -106,7 +106,7 @@ def _outside(fit: Fit, planned: Planned, work: Work) -> list[dict[str, Any]]:
     return found
 
 
-def _leverage(result: ValidatedFit, planned: Planned) -> dict[str, float]:
+def _leverage(result: ValidatedFit, planned: PlannedTarget) -> dict[str, float]:
     """Return the leverage of the target in the best model (variance of its mean over σ²), and the fit's largest."""
     best = result.fitted.energy.best
     variance = float(result.fitted.fit.energy[0].mean_variance(planned.target))
@@ -181,7 +181,7 @@ def _factor_beyond(value: float, seen: Array) -> float:
     return float(max(1.0, value / seen.max(), seen.min() / value))
 
 
-def _assumptions(result: ValidatedFit, planned: Planned) -> list[str]:
+def _assumptions(result: ValidatedFit, planned: PlannedTarget) -> list[str]:
     document, fit = result.fitted.document, result.fitted.fit
     found = list(document["notes"])
     sd = fit.form_sd(planned.target)

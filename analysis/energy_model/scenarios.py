@@ -14,7 +14,7 @@ from lora_scaling.estimate.fit_file import UNSEEN_LABEL_SD, Fit, Prediction
 from ..tables.run_quantities import Work
 from .energy_fit import EnergyFit
 from .family import identifies
-from .target import Z_90, Planned, find_device
+from .target import Z_90, PlannedTarget, find_device
 
 UNSEEN_DEVICE_SD = math.log(2.0) / Z_90  # a factor 2 in each direction at 90 %, after scaling by the data sheets
 UNSEEN_COUNT_SD = math.log(1.5) / Z_90
@@ -46,7 +46,7 @@ class Scenario:
         }
 
 
-def scenarios_of(planned: Planned, fitted: EnergyFit) -> list[Scenario]:
+def scenarios_of(planned: PlannedTarget, fitted: EnergyFit) -> list[Scenario]:
     """Return the method, precision, device and number of devices of the target that no run had, alone or together.
 
     Raises UserError for another device if a data sheet is missing.
@@ -76,7 +76,7 @@ def scenarios_of(planned: Planned, fitted: EnergyFit) -> list[Scenario]:
     return found if together is None else [*found, together]
 
 
-def _together(planned: Planned, work: Work) -> Scenario | None:
+def _together(planned: PlannedTarget, work: Work) -> Scenario | None:
     """Return settings that runs had, but never together, if the runs do not identify their separate effects either.
 
     LoRA on one device and full fine-tuning on another say nothing about full fine-tuning on the first.
@@ -119,7 +119,7 @@ def too_large(memory: dict[str, Any], count: int, gpu_counts: Sequence[int]) -> 
     )
 
 
-def _other_device(planned: Planned, fit: Fit) -> Scenario:
+def _other_device(planned: PlannedTarget, fit: Fit) -> Scenario:
     """Return the scenario of another device, scaled by joules and seconds per FLOP at the peaks of the data sheets."""
     name = planned.config.hardware.name
     own = find_device(fit.hardware[0]) if fit.hardware else None

@@ -29,7 +29,7 @@ Z_90 = NormalDist().inv_cdf(0.5 + LEVEL / 2)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
+class PlannedTarget:
     """A planned run: its configuration, exact work, the fit's target, and the assumptions behind them.
 
     `precision` is what the run would compute in; `device` the device's facts from the hardware table (None where
@@ -47,7 +47,7 @@ class Planned:
     assumptions: tuple[str, ...]
 
 
-def plan_target(overrides: Sequence[str], frame: pd.DataFrame, fitted: EnergyFit) -> Planned:
+def plan_target(overrides: Sequence[str], frame: pd.DataFrame, fitted: EnergyFit) -> PlannedTarget:
     """Compose the target from overrides, with the settings, token lengths and device of the runs where not given.
 
     Raises UserError for overrides that make no run, or a run whose work cannot be known.
@@ -76,7 +76,7 @@ def plan_target(overrides: Sequence[str], frame: pd.DataFrame, fitted: EnergyFit
     labels["precision"] = precision
     same, device = _device(config, fitted, labels, assumptions)
     assumptions += _differences(config, frame)
-    return Planned(
+    return PlannedTarget(
         config=config,
         model=model,
         workload=workload,
@@ -276,7 +276,7 @@ def _differences(config: RunConfig, frame: pd.DataFrame) -> list[str]:
     return found
 
 
-def peak_memory(planned: Planned) -> dict[str, Any]:
+def peak_memory(planned: PlannedTarget) -> dict[str, Any]:
     """{"estimate", "low", "high", "fits", "available_gb", "shards"} in GB of one device, as the estimator counts it.
 
     All null where the model is not known.

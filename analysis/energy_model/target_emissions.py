@@ -11,10 +11,12 @@ from lora_scaling.grid import static_of
 from lora_scaling.records import find_records, read_record
 
 from ..tables.table import RunTable
-from .target import Planned, settings_in
+from .target import PlannedTarget, settings_in
 
 
-def emissions(table: RunTable, planned: Planned, overrides: Sequence[str], energy: dict[str, float]) -> dict[str, Any]:
+def emissions(
+    table: RunTable, planned: PlannedTarget, overrides: Sequence[str], energy: dict[str, float]
+) -> dict[str, Any]:
     intensity, definition = _intensity(table, planned, overrides)
     pue = planned.config.grid.pue
     if pue != 1:
@@ -23,7 +25,7 @@ def emissions(table: RunTable, planned: Planned, overrides: Sequence[str], energ
     return {**grams, "intensity_g_per_kwh": intensity, "definition": definition}
 
 
-def _intensity(table: RunTable, planned: Planned, overrides: Sequence[str]) -> tuple[float, str]:
+def _intensity(table: RunTable, planned: PlannedTarget, overrides: Sequence[str]) -> tuple[float, str]:
     """Return g/kWh and its definition: those of the runs, unless the target names a number or a grid."""
     frame, given = table.frame, planned.config.grid.intensity_g_per_kwh
     if given is not None:

@@ -12,7 +12,7 @@ from lora_scaling.estimate.terms import Target
 from lora_scaling.units import JOULES_PER_KWH
 
 from ..arrays import Array
-from ..energy_model.backtest import Split
+from ..energy_model.backtest import BacktestSplit
 from ..energy_model.extrapolate import Extrapolation
 from ..energy_model.family import target_of_runs
 from ..tables.run_quantities import Work
@@ -203,7 +203,7 @@ def backtest_figure(view: View) -> DrawnFigure | SkippedFigure:
     )
 
 
-def _observed_predicted(ax: Axes, split: Split, scale: float) -> str:
+def _observed_predicted(ax: Axes, split: BacktestSplit, scale: float) -> str:
     rows, note = thin(len(split.table), 400)
     table = split.table.iloc[rows]
     observed, predicted = table["observed_kwh"] * scale, table["predicted_kwh"] * scale
@@ -237,7 +237,7 @@ def _observed_predicted(ax: Axes, split: Split, scale: float) -> str:
     return note
 
 
-def _split_sentence(split: Split) -> str:
+def _split_sentence(split: BacktestSplit) -> str:
     worst = split.worst
     assert worst is not None
     return (

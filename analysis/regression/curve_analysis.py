@@ -19,7 +19,7 @@ from lora_scaling.records.timeline import COMPONENTS
 from lora_scaling.settings import SEPARATING_COLUMNS
 
 from ..tables.checks import apart_in_time, rank_correlation
-from .estimate import Estimate
+from .estimate import IntervalEstimate
 from .least_squares import Array, span
 from .power_law import CurveData, CurveFit, Profile, fit_curve
 
@@ -33,7 +33,7 @@ DIAGNOSTIC_P = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
-class Design:
+class CurveDesign:
     """The runs a curve is fitted to (`frame`, with `cell` numbers) and what was varied of samples, epochs."""
 
     frame: pd.DataFrame
@@ -83,7 +83,7 @@ def cells_of(frame: pd.DataFrame, without: tuple[str, ...] = ()) -> NDArray[np.i
     return np.asarray(keys.groupby(columns).ngroup(), dtype=np.intp)
 
 
-def build_design(frame: pd.DataFrame, without: tuple[str, ...] = ()) -> Design:
+def build_design(frame: pd.DataFrame, without: tuple[str, ...] = ()) -> CurveDesign:
     """Keep the cells in which at least three amounts of work were run; fixed effects join them.
 
     The columns `without` separate no cells.
@@ -104,7 +104,7 @@ def build_design(frame: pd.DataFrame, without: tuple[str, ...] = ()) -> Design:
         for name, column in (("samples", "samples"), ("epochs", "epochs_seen"))
         if len(trained) and trained.groupby("cell")[column].nunique().max() > 1
     )
-    return Design(frame=frame.reset_index(drop=True), factors=factors)
+    return CurveDesign(frame=frame.reset_index(drop=True), factors=factors)
 
 
 def _epochs_seen(frame: pd.DataFrame) -> pd.Series:
@@ -155,7 +155,9 @@ def relative_length(frame: pd.DataFrame) -> Array | None:
     return length
 
 
-def curve_data(design: Design, y: str, drift: bool, per_token: bool = False, *, sessions: bool = True) -> CurveData:
+def curve_data(
+    design: CurveDesign, y: str, drift: bool, per_token: bool = False, *, sessions: bool = True
+) -> CurveData:
     """Build the arrays of a design for the response column `y`; `per_token` counts samples at equal length.
 
     `drift` and `sessions` say whether these may shift a run.
@@ -196,7 +198,7 @@ class Analysis:
     `without` is the same analysis without the outlier.
     """
 
-    design: Design
+    design: CurveDesign
     fit: CurveFit
     drift: bool
     weighted: bool
@@ -215,7 +217,7 @@ class Analysis:
         return self._profiles[factor]
 
 
-def analyse(design: Design, y: str = "y", per_token: bool = False) -> Analysis:
+def analyse(design: CurveDesign, y: str = "y", per_token: bool = False) -> Analysis:
     """Fit the curve, then look for an outlier, for unequal noise and for drift, and refit accordingly."""
     data = curve_data(design, y, drift=False, per_token=per_token)
     fit = fit_curve(data)
@@ -261,7 +263,7 @@ def analyse(design: Design, y: str = "y", per_token: bool = False) -> Analysis:
     )
 
 
-def _outlier(design: Design, fit: CurveFit) -> tuple[int | None, float | None]:
+def _outlier(design: CurveDesign, fit: CurveFit) -> tuple[int | None, float | None]:
     """Return row and distance (in scaled MADs) of the run farthest beyond OUTLIER_MADS; (None, None) without one.
 
     Repeats are the best judges: a run is first compared with the median of its level. Where a level has
@@ -334,7 +336,7 @@ def variance_slope(fit: CurveFit, level: NDArray[np.intp]) -> tuple[float | None
     return p, float(np.clip(slope, -2.0, 2.0))
 
 
-def _drifts(design: Design, fit: CurveFit, clean: NDArray[np.bool_]) -> tuple[bool, float | None]:
+def _drifts(design: CurveDesign, fit: CurveFit, clean: NDArray[np.bool_]) -> tuple[bool, float | None]:
     """Whether residuals follow run order (p < 0.01), and that p; None where the order is not known."""
     place = design.frame["position"].to_numpy(dtype=float)[clean]
     if np.isnan(place).any() or len(place) < 8 or np.ptp(place) == 0 or fit.rss < 1e-14:
@@ -371,7 +373,7 @@ class LackOfFit:
         return min(1.0, self.levels * float(stdtr(self.df[1], -t)))
 
 
-def lack_of_fit(design: Design, fit: CurveFit, spent: int = 0) -> LackOfFit | None:
+def lack_of_fit(design: CurveDesign, fit: CurveFit, spent: int = 0) -> LackOfFit | None:
     """Of a curve with `spent` parameters fewer than the full one; None without repeats or levels to spare."""
     level, weights = design.level, fit.data.weights
     groups = int(level.max()) + 1
@@ -404,7 +406,7 @@ def lack_of_fit(design: Design, fit: CurveFit, spent: int = 0) -> LackOfFit | No
     )
 
 
-def gate(design: Design, factor: str) -> str | None:
+def gate(design: CurveDesign, factor: str) -> str | None:
     """Why this design cannot decide how energy depends on `factor`; None when it can."""
     trained = design.trained
     column = {"samples": "samples", "epochs": "epochs_seen"}[factor]
@@ -430,14 +432,14 @@ def gate(design: Design, factor: str) -> str | None:
     return follows_order(design, factor)
 
 
-def follows_order(design: Design, factor: str) -> str | None:
+def follows_order(design: CurveDesign, factor: str) -> str | None:
     """Whether what changes between sessions, or drift, would look like the effect of `factor`."""
     if _confounded_with_session(design, factor):
         return f"different numbers of {factor} were run in different sessions, whose effects look alike"
     return order_gate(design.trained, {"samples": "samples", "epochs": "epochs_seen"}[factor])
 
 
-def _confounded_with_session(design: Design, factor: str) -> bool:
+def _confounded_with_session(design: CurveDesign, factor: str) -> bool:
     """Whether sessions leave almost nothing of the factor to vary within them."""
     if not session_columns(design.frame).shape[1]:
         return False
@@ -467,7 +469,7 @@ def apart_gate(frame: pd.DataFrame, column: str, noun: str) -> str | None:
     return f"runs that differ in {noun} were made at different times ({part}): drift would look alike"
 
 
-def mean_elasticity(analysis: Analysis, factor: str) -> Estimate:
+def mean_elasticity(analysis: Analysis, factor: str) -> IntervalEstimate:
     """Estimate d log E / d log factor from one end of the design to the other, by the delta method.
 
     Averaged over the cells by their runs. A share on its boundary F = 0 is held there.
@@ -497,7 +499,9 @@ def mean_elasticity(analysis: Analysis, factor: str) -> Estimate:
     gradient = np.array(
         [(elasticity(theta + step) - elasticity(theta - step)) / 2e-6 for step in 1e-6 * np.eye(len(theta))]
     )
-    return Estimate(value=elasticity(theta), se=float(np.sqrt(max(gradient @ covariance @ gradient, 0.0))), df=data.df)
+    return IntervalEstimate(
+        value=elasticity(theta), se=float(np.sqrt(max(gradient @ covariance @ gradient, 0.0))), df=data.df
+    )
 
 
 def tangent_basis(fit: CurveFit) -> Array:

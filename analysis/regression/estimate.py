@@ -6,7 +6,7 @@ from scipy.special import stdtr, stdtrit
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
+class IntervalEstimate:
     """A number with its standard error on t with df degrees of freedom; intervals are NaN where df is 0."""
 
     value: float

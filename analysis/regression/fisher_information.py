@@ -14,7 +14,7 @@ from .power_law import CurveFit
 LEAST_SHARE = 1e-3  # of a fixed cost: on its boundary at 0 the tangent would claim to know it
 
 
-class Setting(Protocol):
+class DesignPoint(Protocol):
     """A run that could be made; `zero` has no optimizer steps."""
 
     @property
@@ -50,7 +50,7 @@ class Tangent:
         rows *= np.sqrt(data.weights)[:, None]
         return rows.T @ rows
 
-    def rows(self, settings: Sequence[Setting]) -> Array:
+    def rows(self, settings: Sequence[DesignPoint]) -> Array:
         """Return what a run of each setting would add (m, k), if it is otherwise like most of the runs.
 
         Its information is the row's outer product with itself.

@@ -16,7 +16,7 @@ from scipy.special import stdtr
 from statsmodels.regression.linear_model import OLS
 
 from .curve_analysis import (
-    Design,
+    CurveDesign,
     analyse,
     build_design,
     cells_of,
@@ -162,7 +162,7 @@ def find_disturbances(frame: pd.DataFrame) -> Disturbances:
     )
 
 
-def _design(frame: pd.DataFrame) -> Design:
+def _design(frame: pd.DataFrame) -> CurveDesign:
     """Select the runs in whose cell (ranks together) three amounts of work were run; `row`: their place in `frame`."""
     frame = frame.assign(row=np.arange(len(frame)))
     design = build_design(frame, without=("rank",))
@@ -177,7 +177,7 @@ def _design(frame: pd.DataFrame) -> Design:
     return build_design(frame.assign(samples=work, epochs=1.0), without=("rank",))
 
 
-def _on_curves(design: Design) -> _Curve | None:
+def _on_curves(design: CurveDesign) -> _Curve | None:
     if design.frame.empty or not design.factors:
         return None
     if len(design.frame) - len(design.factors) - 2 * (int(design.frame["cell"].max()) + 1) < 5:
@@ -197,7 +197,7 @@ def _on_curves(design: Design) -> _Curve | None:
     )
 
 
-def _on_repeats(frame: pd.DataFrame, design: Design) -> _Repeats | None:
+def _on_repeats(frame: pd.DataFrame, design: CurveDesign) -> _Repeats | None:
     """Select the other runs, if some repeat the same work."""
     rest = frame.drop(index=design.frame["row"].to_numpy(dtype=int))
     if len(rest) < 6:

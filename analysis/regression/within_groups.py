@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from statsmodels.regression.linear_model import OLS
 
 from .curve_analysis import session_columns
-from .estimate import Estimate
+from .estimate import IntervalEstimate
 from .least_squares import Array, Results, span
 
 ROUNDING = 1e-12  # of a factor's variance: what is left of it is no variation
@@ -58,7 +58,7 @@ class Within:
         model.df_resid = self._df_of(slopes.shape[1])
         return model.fit()
 
-    def slope(self) -> tuple[Estimate, Array]:
+    def slope(self) -> tuple[IntervalEstimate, Array]:
         """Return the slope of y on the factor, and residuals (n,).
 
         Where the factor is but a shift of another kind, the slope is what the runs show together with it, of unknown
@@ -67,12 +67,12 @@ class Within:
         spread = float(self.x @ self.x)
         if self.share < ROUNDING:
             value = float(self.x @ self.y) / spread if spread > 0 else math.nan
-            return Estimate(value=value, se=math.nan, df=0), self._project_out(self.y)
+            return IntervalEstimate(value=value, se=math.nan, df=0), self._project_out(self.y)
         if self.df < 1:
             value = float(self.own @ self.y) / float(self.own @ self.own)
-            return Estimate(value=value, se=math.nan, df=0), self._project_out(self.y) - value * self.own
+            return IntervalEstimate(value=value, se=math.nan, df=0), self._project_out(self.y) - value * self.own
         fit = self._regress(self.x[:, None])
-        return Estimate(value=float(fit.params[0]), se=float(fit.bse[0]), df=self.df), fit.resid
+        return IntervalEstimate(value=float(fit.params[0]), se=float(fit.bse[0]), df=self.df), fit.resid
 
     def _slopes_of(self, kind: NDArray[np.intp]) -> Array:
         """Return a basis (n, k) of a slope for each kind (n,) of run, beside the shifts."""
@@ -115,6 +115,6 @@ def within_rows(rows: pd.DataFrame, y: str) -> Within:
     return within(rows["factor"].to_numpy(dtype=float), log_y, session_columns(rows), group)
 
 
-def within_slope(rows: pd.DataFrame, y: str) -> tuple[Estimate, Array]:
+def within_slope(rows: pd.DataFrame, y: str) -> tuple[IntervalEstimate, Array]:
     """Return the slope of log y on `factor` within groups (sessions as fixed effects), and residuals (n,)."""
     return within_rows(rows, y).slope()

@@ -39,7 +39,7 @@ _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class EstimateRequest:
     """A parsed command line; `overrides` are those of a run."""
 
     overrides: tuple[str, ...]
@@ -61,7 +61,7 @@ def main(words: list[str]) -> int:
     return _answer(parse(words))
 
 
-def parse(arguments: Sequence[str]) -> Request:
+def parse(arguments: Sequence[str]) -> EstimateRequest:
     """Take the estimate's own settings off the command line.
 
     Raises:
@@ -82,7 +82,7 @@ def parse(arguments: Sequence[str]) -> Request:
         raise UserError(f"level: got {level:g}; give a number between 0 and 1, such as {LEVEL:g}")
     prices = {key[6:]: _number(key, own[key]) for key in ("price.per_hour", "price.per_kwh") if key in own}
     _refuse_conflicts(own, multirun=given.multirun)
-    return Request(
+    return EstimateRequest(
         overrides=tuple(rest),
         multirun=given.multirun,
         json=given.json,
@@ -125,7 +125,7 @@ def _seconds(text: str) -> float:
     return float(match.group(1)) * _SECONDS[match.group(2) or ""]
 
 
-def _answer(request: Request) -> int:
+def _answer(request: EstimateRequest) -> int:
     fit = load_fit(request.fit) if request.fit is not None else None
     if request.multirun:
         return _sweep(request, fit)
@@ -147,7 +147,7 @@ def _answer(request: Request) -> int:
     return _refusal([answer])
 
 
-def _single(request: Request, config: RunConfig, fit: Fit | None) -> Estimate:
+def _single(request: EstimateRequest, config: RunConfig, fit: Fit | None) -> Estimate:
     """The estimate of one run. A pilot's comes after one without it, which refuses what needs no measuring."""
 
     def answer(pilot: PilotMeasurement | None = None) -> Estimate:
@@ -165,7 +165,7 @@ def _single(request: Request, config: RunConfig, fit: Fit | None) -> Estimate:
     return answer(run_pilot(config, request.pilot_s))
 
 
-def _page(request: Request, path: str, config: RunConfig, fit: Fit | None) -> int:
+def _page(request: EstimateRequest, path: str, config: RunConfig, fit: Fit | None) -> int:
     from lora_scaling.estimate.page import write_page
 
     written = write_page(path, config, overrides=request.overrides, fit=fit, level=request.level)
@@ -173,7 +173,7 @@ def _page(request: Request, path: str, config: RunConfig, fit: Fit | None) -> in
     return 0
 
 
-def _comparison(request: Request, config: RunConfig, fit: Fit | None) -> int:
+def _comparison(request: EstimateRequest, config: RunConfig, fit: Fit | None) -> int:
     assert request.compare is not None
     rows = compare(config, request.compare, level=request.level, fit=fit, price=request.price)
     if request.plot is not None:
@@ -191,7 +191,7 @@ def _comparison(request: Request, config: RunConfig, fit: Fit | None) -> int:
     return 0
 
 
-def _sweep(request: Request, fit: Fit | None) -> int:
+def _sweep(request: EstimateRequest, fit: Fit | None) -> int:
     from lora_scaling.estimate.sweeps import estimates_of, expand, total_of
 
     answers = estimates_of(expand(request.overrides), level=request.level, fit=fit, price=request.price)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from lora_scaling.claim_defaults import ADAPTIVE, LEVEL, MARGIN, MIN_LEVELS, MIN_RANGE
 from lora_scaling.commands.cli import RESUMES, command, take_settings
 from lora_scaling.errors import UserError
-from lora_scaling.runs.study import Request, conduct
+from lora_scaling.runs.study import StudyRequest, conduct
 
 _OWN = ("claim", "max_kwh", "max_minutes", "margin", "level", "samples", "epochs")
 _SET_BY_STUDY = ("replicate", "replicates", "order", "max_steps", "max_hours", "on_existing")
@@ -40,7 +40,7 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def parse(arguments: Sequence[str]) -> Request:
+def parse(arguments: Sequence[str]) -> StudyRequest:
     """A request from the command line.
 
     Raises:
@@ -58,7 +58,7 @@ def parse(arguments: Sequence[str]) -> Request:
             + (", or run a sweep and `python -m analysis design RUNS`" if claim else "")
         )
     factor, default_levels, held, default_held = ADAPTIVE[claim]
-    request = Request(
+    request = StudyRequest(
         claim=claim,
         margin=_number(given, "margin", str(MARGIN), 0.5),
         level=_number(given, "level", str(LEVEL), 1.0),

@@ -20,7 +20,7 @@ Compose = Callable[[list[str]], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Design:
+class SweepDesign:
     """What a sweep varies (`hydra.sweeper` of the YAML).
 
     params: override → comma-separated levels; the command line wins over them.
@@ -35,7 +35,7 @@ class Design:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
+class PlannedRun:
     """One run of a sweep: the overrides that make it, its configuration and its name."""
 
     overrides: tuple[str, ...]
@@ -49,7 +49,7 @@ class Planned:
         return config.on_existing == "skip" and is_finished(record_path(config.runs_dir, config.study, self.run_id))
 
 
-def plan(design: Design, arguments: Sequence[str], compose: Compose) -> list[Planned]:
+def plan(design: SweepDesign, arguments: Sequence[str], compose: Compose) -> list[PlannedRun]:
     """All runs of the sweep in the order in which they are to be made, the same at every start.
 
     Raises:
@@ -63,7 +63,7 @@ def plan(design: Design, arguments: Sequence[str], compose: Compose) -> list[Pla
         first = composer.config(points[0])
         ordered = shuffled(points, replicates=first.replicates, seed=first.order_seed)
         ordered = with_centre(ordered, points[0], design.centre, design.centre_every, first.replicates)
-        runs: dict[str, Planned] = {}
+        runs: dict[str, PlannedRun] = {}
         for point in ordered:
             config = composer.config(point)
             if config.model.shape is not None:
@@ -71,7 +71,7 @@ def plan(design: Design, arguments: Sequence[str], compose: Compose) -> list[Pla
             name = run_id(config)
             if name not in runs:  # several ranks of method=full are one run: it has none
                 overrides = (*point, f"order={len(runs)}")
-                runs[name] = Planned(overrides=overrides, config=config, run_id=name)
+                runs[name] = PlannedRun(overrides=overrides, config=config, run_id=name)
     return list(runs.values())
 
 
@@ -102,7 +102,7 @@ def with_centre(
     return result
 
 
-def _points(design: Design, arguments: Sequence[str]) -> list[list[str]]:
+def _points(design: SweepDesign, arguments: Sequence[str]) -> list[list[str]]:
     """The full factorial of what is swept, then the extra points on top of what the command line fixes."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
@@ -112,7 +112,7 @@ def _points(design: Design, arguments: Sequence[str]) -> list[list[str]]:
     return [list(point) for point in points] + [[*fixed, *point] for point in design.extra]
 
 
-def _refuse_replicate(design: Design, arguments: Sequence[str]) -> None:
+def _refuse_replicate(design: SweepDesign, arguments: Sequence[str]) -> None:
     """Raise where a repetition is numbered by hand: the sweep numbers them, and another run would be made."""
     given = [*(f"{key}={value}" for key, value in design.params.items()), *arguments, *design.centre]
     for override in _parse([*given, *itertools.chain.from_iterable(design.extra)]):

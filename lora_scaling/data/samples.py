@@ -16,11 +16,11 @@ from lora_scaling.data.layouts import Message, Sample, convert_rows
 from lora_scaling.data.synthetic import synthetic_samples
 from lora_scaling.errors import UserError
 
-__all__ = ["Message", "Sample", "Split", "load_samples", "split_samples"]
+__all__ = ["Message", "Sample", "SampleSplit", "load_samples", "split_samples"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Split:
+class SampleSplit:
     """Training and held-out samples.
 
     `available` counts all usable samples of the source, held-out ones included (for synthetic data, those made).
@@ -43,7 +43,7 @@ def load_samples(data: DataConfig, needed: int) -> list[Sample]:
     return _split(data, train=needed, evaluation=0).train
 
 
-def split_samples(config: RunConfig) -> Split:
+def split_samples(config: RunConfig) -> SampleSplit:
     """Load `samples` to train on, and `eval_samples` from the end of the order, the same for every `samples`.
 
     Raises:
@@ -52,7 +52,7 @@ def split_samples(config: RunConfig) -> Split:
     return _split(config.data, train=config.samples, evaluation=config.eval_samples)
 
 
-def _split(data: DataConfig, *, train: int, evaluation: int) -> Split:
+def _split(data: DataConfig, *, train: int, evaluation: int) -> SampleSplit:
     if data.kind == "synthetic":
         chosen = synthetic_samples(data, train)
         held = synthetic_samples(data, evaluation, stream="evaluation")
@@ -63,7 +63,7 @@ def _split(data: DataConfig, *, train: int, evaluation: int) -> Split:
         pool, held = ordered[: max(0, available - evaluation)], ordered[max(0, available - evaluation) :]
         check_enough(data, train, evaluation, available)
         chosen = list(itertools.islice(itertools.cycle(pool), train))
-    return Split(
+    return SampleSplit(
         train=chosen,
         evaluation=held,
         available=available,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lora_scaling.energy.gpu import Edge
-from lora_scaling.energy.tracker import Source, TaskEnergy
+from lora_scaling.energy.tracker import ComponentSource, TaskEnergy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,4 +36,4 @@ class Window:
     lost: tuple[str | None, ...] = ()
     bounds_j: tuple[float, ...] = ()
     task: TaskEnergy | None = None
-    sources: dict[str, Source] = field(default_factory=dict)
+    sources: dict[str, ComponentSource] = field(default_factory=dict)

@@ -30,7 +30,7 @@ NO_APPLE_GPU = "CodeCarbon reads an Apple GPU only through powermetrics, which i
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class ComponentSource:
     """The source of a component's energy, and details worth recording."""
 
     name: str
@@ -131,48 +131,50 @@ class Tracker:
             self._tracker._tasks.clear()
         return TaskEnergy(joules=joules)
 
-    def sources(self) -> dict[str, Source]:
+    def sources(self) -> dict[str, ComponentSource]:
         """Return how CodeCarbon obtains each component now (a GPU may lose its counter during a run)."""
         try:
             return sources_of(self._tracker)
         except Exception as error:
-            unknown = Source(name="unknown", reason=f"CodeCarbon's attributes have moved: {error!r}")
+            unknown = ComponentSource(name="unknown", reason=f"CodeCarbon's attributes have moved: {error!r}")
             return dict.fromkeys(NOTHING, unknown)
 
 
-def sources_of(tracker: Any) -> dict[str, Source]:
+def sources_of(tracker: Any) -> dict[str, ComponentSource]:
     """Return the source of each component, from the tracker's list of hardware. Raises AttributeError if that moved."""
     found = {
-        "gpu": Source(name="none", reason="no GPU"),
-        "cpu": Source(name="none", reason="CodeCarbon tracks no CPU here"),
-        "ram": Source(name="none", reason="CodeCarbon tracks no RAM here"),
+        "gpu": ComponentSource(name="none", reason="no GPU"),
+        "cpu": ComponentSource(name="none", reason="CodeCarbon tracks no CPU here"),
+        "ram": ComponentSource(name="none", reason="CodeCarbon tracks no RAM here"),
     }
     if platform.system() == "Darwin" and platform.machine() == "arm64":
-        found["gpu"] = Source(name="none", reason=NO_APPLE_GPU)
+        found["gpu"] = ComponentSource(name="none", reason=NO_APPLE_GPU)
     for part in tracker._hardware:
         kind = type(part).__name__
         if kind == "RAM":
-            found["ram"] = Source(name="constant_model", detail="power by memory size")
+            found["ram"] = ComponentSource(name="constant_model", detail="power by memory size")
         elif kind == "CPU":
             name = CPU_SOURCES.get(part._mode, "unknown")
-            found["cpu"] = Source(name=name, detail=f"{part._mode}, TDP {part._tdp} W")
+            found["cpu"] = ComponentSource(name=name, detail=f"{part._mode}, TDP {part._tdp} W")
         elif kind == "AppleSiliconChip":
-            found[part.chip_part.lower()] = Source(name="powermetrics")
+            found[part.chip_part.lower()] = ComponentSource(name="powermetrics")
         elif kind == "Raspberry":
-            found[part.chip_part.lower()] = Source(name="raspberry_pmic")
+            found[part.chip_part.lower()] = ComponentSource(name="raspberry_pmic")
         elif kind == "GPU":
             found["gpu"] = _gpu_source(part)
     return found
 
 
-def _gpu_source(part: Any) -> Source:
+def _gpu_source(part: Any) -> ComponentSource:
     tracked = [device for device in part.devices.devices if device.gpu_index in part.gpu_ids]
     if not tracked:
-        return Source(name="none", reason="no GPU")
+        return ComponentSource(name="none", reason="no GPU")
     library = "amdsmi" if any("AMD" in type(device).__name__ for device in tracked) else "nvml"
     by_counter = all(device._has_counter and not device._use_power_fallback for device in tracked)
     errors = [device._counter_error for device in tracked if device._counter_error]
-    return Source(name=f"{library}_{'counter' if by_counter else 'power'}", reason=errors[0] if errors else None)
+    return ComponentSource(
+        name=f"{library}_{'counter' if by_counter else 'power'}", reason=errors[0] if errors else None
+    )
 
 
 def hardware_of(tracker: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from lora_scaling.energy.measurement import (
 )
 from lora_scaling.energy.readings import Tick, Window
 from lora_scaling.energy.sensors import Sensors
-from lora_scaling.energy.tracker import Source
+from lora_scaling.energy.tracker import ComponentSource
 from lora_scaling.records.sources import relative_bound
 from lora_scaling.records.timeline import COMPONENTS
 
@@ -95,7 +95,7 @@ def _phase(meter: Sensors, window: Window) -> tuple[PhaseEnergy, list[dict[str, 
         codecarbon_joules={
             name: None if joules is None else round(joules, 6)
             for name, joules in (window.task.joules if window.task else {}).items()
-            if name != "gpu" or window.sources.get("gpu", Source(name="none")).name != "none"
+            if name != "gpu" or window.sources.get("gpu", ComponentSource(name="none")).name != "none"
         },
     )
     return phase, _phase_warnings(meter, window, phase)
@@ -163,7 +163,7 @@ def _from_codecarbon(meter: Sensors, window: Window, name: str) -> ComponentEner
         return ComponentEnergy(joules=None, source="none", reason=why)
     if name == "gpu" and meter.nvml is not None:
         return _unread_gpu(meter, "no GPU")
-    source = window.sources.get(name, Source(name="unknown"))
+    source = window.sources.get(name, ComponentSource(name="unknown"))
     if source.name == "none" and name == "gpu":
         return _unread_gpu(meter, source.reason)
     if source.name == "none":

@@ -13,7 +13,7 @@ from lora_scaling.estimate.from_priors import Modelled, model_run
 from lora_scaling.estimate.hardware import machine_of, resolve_hardware
 from lora_scaling.estimate.lengths import LengthBasis, lengths_of
 from lora_scaling.estimate.pilot import PilotMeasurement, refuse_elsewhere, refuse_several, scale_pilot
-from lora_scaling.estimate.plan import Plan, make_plan, resolve_precision
+from lora_scaling.estimate.plan import RunPlan, make_plan, resolve_precision
 from lora_scaling.estimate.priors import Priors, load_priors
 from lora_scaling.estimate.remedies import remedy
 from lora_scaling.estimate.result import LEVEL, MEMORY_PARTS, Emissions, Estimate, Interval, Memory
@@ -115,7 +115,7 @@ def _name(config: RunConfig) -> str:
     return f"{config.model.name} {config.method.name}{rank}, {config.samples:,} samples × {config.epochs}"
 
 
-def _work(plan: Plan) -> dict[str, float]:
+def _work(plan: RunPlan) -> dict[str, float]:
     w, flops = plan.workload, plan.workload.flops
     return {
         "params": w.shape.params,
@@ -131,7 +131,7 @@ def _work(plan: Plan) -> dict[str, float]:
     }
 
 
-def _memory(config: RunConfig, plan: Plan, priors: Priors, z: float) -> Memory:
+def _memory(config: RunConfig, plan: RunPlan, priors: Priors, z: float) -> Memory:
     use, available = plan.memory, config.hardware.memory_gb
     peak = Interval.lognormal(plan.reserved_gb, priors.log_sd["memory"], z)
     fits = None if available is None else peak.estimate <= available
@@ -147,7 +147,7 @@ def _memory(config: RunConfig, plan: Plan, priors: Priors, z: float) -> Memory:
     )
 
 
-def _assumptions(config: RunConfig, plan: Plan, lengths: LengthBasis, asked: int) -> tuple[str, ...]:
+def _assumptions(config: RunConfig, plan: RunPlan, lengths: LengthBasis, asked: int) -> tuple[str, ...]:
     w, hardware = plan.workload, config.hardware
     said = [lengths.sentence]
     if hardware.count != asked:
@@ -182,7 +182,7 @@ def _from_priors(base: Estimate, run: Modelled, z: float, kind: str) -> Estimate
     )
 
 
-def _from_fit(base: Estimate, config: RunConfig, plan: Plan, fit: Fit, level: float) -> Estimate:
+def _from_fit(base: Estimate, config: RunConfig, plan: RunPlan, fit: Fit, level: float) -> Estimate:
     if plan.workload.steps == 0:
         raise UserError(
             "max_steps: got 0; a fit speaks of training: estimate a run without steps by priors, without fit="
@@ -211,7 +211,7 @@ def _from_fit(base: Estimate, config: RunConfig, plan: Plan, fit: Fit, level: fl
     )
 
 
-def _from_pilot(base: Estimate, config: RunConfig, plan: Plan, pilot: PilotMeasurement, level: float) -> Estimate:
+def _from_pilot(base: Estimate, config: RunConfig, plan: RunPlan, pilot: PilotMeasurement, level: float) -> Estimate:
     scaled = scale_pilot(pilot, plan, level)
     return dataclasses.replace(
         base,

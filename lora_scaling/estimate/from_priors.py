@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lora_scaling.config import ModelConfig, RunConfig
 from lora_scaling.estimate.physics import Constants, Machine, mean_power_w, step_time
-from lora_scaling.estimate.plan import Plan
+from lora_scaling.estimate.plan import RunPlan
 from lora_scaling.estimate.priors import Priors
 from lora_scaling.estimate.result import Part
 from lora_scaling.units import JOULES_PER_KWH
@@ -32,7 +32,7 @@ class Modelled:
 
 
 def model_run(
-    config: RunConfig, plan: Plan, machine: Machine, priors: Priors, tokens_log_sd: float, *, reuses_model: bool
+    config: RunConfig, plan: RunPlan, machine: Machine, priors: Priors, tokens_log_sd: float, *, reuses_model: bool
 ) -> Modelled:
     """Compute time, power and energy of a run on this machine. reuses_model: an earlier run left its model."""
     c = priors.values
@@ -75,7 +75,9 @@ def weights_from(model: ModelConfig) -> str:
     return "gguf" if model.gguf_file is not None and model.weights == "pretrained" else model.weights
 
 
-def _setup_s(config: RunConfig, plan: Plan, machine: Machine, c: Constants, *, reuses_model: bool) -> dict[str, float]:
+def _setup_s(
+    config: RunConfig, plan: RunPlan, machine: Machine, c: Constants, *, reuses_model: bool
+) -> dict[str, float]:
     """Compute the seconds of set-up, by the constant that determines them."""
     if reuses_model:
         return {"reuse_s": c["reuse_s"]}
@@ -84,7 +86,7 @@ def _setup_s(config: RunConfig, plan: Plan, machine: Machine, c: Constants, *, r
     return {start: c[start], rate: plan.workload.shape.params / c[rate]}
 
 
-def _variances(plan: Plan, machine: Machine, priors: Priors) -> dict[str, float]:
+def _variances(plan: RunPlan, machine: Machine, priors: Priors) -> dict[str, float]:
     """Compute the variance of log step time, by constant: (elasticity · spread)², with numerical elasticities.
 
     If the run does not train, the step of its evaluation or warm-up is used instead.

@@ -14,7 +14,7 @@ from typing import Any
 from lora_scaling.config import RunConfig
 from lora_scaling.config.devices import listed_as, same_device
 from lora_scaling.errors import UserError
-from lora_scaling.estimate.plan import Plan
+from lora_scaling.estimate.plan import RunPlan
 from lora_scaling.estimate.quantiles import t_quantile
 from lora_scaling.estimate.result import Interval, Part
 from lora_scaling.units import JOULES_PER_KWH
@@ -39,7 +39,7 @@ class PilotStep:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Phase:
+class PilotPhase:
     """A measured window: seconds, and joules of all components."""
 
     seconds: float
@@ -60,10 +60,10 @@ class PilotMeasurement:
     device: str
     kind: str
     energy_source: str
-    setup: Phase
-    warmup: Phase | None
-    train: Phase
-    evaluation: Phase | None
+    setup: PilotPhase
+    warmup: PilotPhase | None
+    train: PilotPhase
+    evaluation: PilotPhase | None
     steps: Sequence[PilotStep]
     whole_flops: float | None = None
     whole_micro_steps: int | None = None
@@ -113,7 +113,7 @@ def refuse_elsewhere(config: RunConfig, device: str, kind: str) -> None:
         )
 
 
-def scale_pilot(pilot: PilotMeasurement, plan: Plan, level: float) -> Scaled:
+def scale_pilot(pilot: PilotMeasurement, plan: RunPlan, level: float) -> Scaled:
     """Scale to time and energy of the whole run, with the interval of a single run.
 
     Raises:
@@ -130,9 +130,9 @@ def scale_pilot(pilot: PilotMeasurement, plan: Plan, level: float) -> Scaled:
     power_w = pilot.train.joules / pilot.train.seconds
     phases = {
         "setup": pilot.setup,
-        "warmup": pilot.warmup or Phase(seconds=0.0, joules=0.0),
-        "train": Phase(seconds=train_s, joules=train_s * power_w),
-        "eval": pilot.evaluation or Phase(seconds=0.0, joules=0.0),
+        "warmup": pilot.warmup or PilotPhase(seconds=0.0, joules=0.0),
+        "train": PilotPhase(seconds=train_s, joules=train_s * power_w),
+        "eval": pilot.evaluation or PilotPhase(seconds=0.0, joules=0.0),
     }
     parts = {name: Part(seconds=p.seconds, energy_kwh=p.joules / JOULES_PER_KWH) for name, p in phases.items()}
     total_s, kwh = sum(p.seconds for p in parts.values()), sum(p.energy_kwh for p in parts.values())

@@ -16,7 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from lora_scaling.config import RunConfig
 from lora_scaling.energy import EnergyAccount, MeteringSettings, Recording, open_meter
 from lora_scaling.errors import RunFailure, UserError
-from lora_scaling.estimate.pilot import Phase, PilotMeasurement, PilotStep, refuse_elsewhere, refuse_several
+from lora_scaling.estimate.pilot import PilotMeasurement, PilotPhase, PilotStep, refuse_elsewhere, refuse_several
 from lora_scaling.estimate.shapes import with_shape
 from lora_scaling.training.batches import Collator
 from lora_scaling.training.device import Device, choose_device, explain_out_of_memory
@@ -227,11 +227,11 @@ def _lengths(train: TokenizedDataset, limit: int) -> list[int]:
     return [length + each + (next(longer) < rest) if length == limit else length for length in train.sample_lengths]
 
 
-def _phase(account: EnergyAccount, name: str) -> Phase | None:
+def _phase(account: EnergyAccount, name: str) -> PilotPhase | None:
     joules = account.phase_joules(name)
     if joules is None:
         return None
-    return Phase(seconds=sum(p.seconds for p in account.phases if p.name == name), joules=joules)
+    return PilotPhase(seconds=sum(p.seconds for p in account.phases if p.name == name), joules=joules)
 
 
 def _whole(config: RunConfig, trainer: MeteredTrainer, train: TokenizedDataset) -> _Whole:

@@ -15,7 +15,7 @@ _BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class RunPlan:
     """A run laid out on its devices.
 
     load: training; warmup: the passes before it; evaluation: the forward passes before and after it, each as its own
@@ -63,7 +63,7 @@ def resolve_precision(config: RunConfig, kind: str, peaks: Mapping[str, float | 
     return "fp32" if kind in ("cpu", "mps") else "bf16"
 
 
-def make_plan(config: RunConfig, workload: Workload, precision: str, priors: Priors) -> Plan:
+def make_plan(config: RunConfig, workload: Workload, precision: str, priors: Priors) -> RunPlan:
     """Lay out a run on `hardware.count` devices. Each holds the model or, with sharding=fsdp, a share of it.
 
     If none of several devices could hold the whole model, the plan assumes the sharding that the run would need.
@@ -79,7 +79,7 @@ def make_plan(config: RunConfig, workload: Workload, precision: str, priors: Pri
     )
 
 
-def _lay_out(config: RunConfig, workload: Workload, precision: str, priors: Priors) -> Plan:
+def _lay_out(config: RunConfig, workload: Workload, precision: str, priors: Priors) -> RunPlan:
     devices = config.hardware.count
     accumulation = max(1, config.gradient_accumulation // devices)
     workload = dataclasses.replace(workload, gradient_accumulation=accumulation * devices)
@@ -102,7 +102,7 @@ def _lay_out(config: RunConfig, workload: Workload, precision: str, priors: Prio
         )
     micro_steps = workload.micro_steps_on(devices)
     load = _load(workload, setup, devices, micro_steps)
-    return Plan(
+    return RunPlan(
         workload=workload,
         precision=precision,
         load=load,

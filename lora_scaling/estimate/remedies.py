@@ -5,13 +5,13 @@ from collections.abc import Iterator
 
 from lora_scaling.config import RunConfig
 from lora_scaling.config.devices import memory_of_presets, preset
-from lora_scaling.estimate.plan import Plan, make_plan, resolve_precision
+from lora_scaling.estimate.plan import RunPlan, make_plan, resolve_precision
 from lora_scaling.estimate.priors import Priors
 
 _SHARDS = (2, 4, 8, 16)
 
 
-def remedy(config: RunConfig, plan: Plan, priors: Priors) -> str:
+def remedy(config: RunConfig, plan: RunPlan, priors: Priors) -> str:
     """Write one sentence that says how much is missing and what would make the run fit."""
     available = config.hardware.memory_gb
     assert available is not None
@@ -25,7 +25,7 @@ def remedy(config: RunConfig, plan: Plan, priors: Priors) -> str:
     )
 
 
-def _options(config: RunConfig, plan: Plan, priors: Priors) -> Iterator[str]:
+def _options(config: RunConfig, plan: RunPlan, priors: Priors) -> Iterator[str]:
     largest = plan.largest_batch()
     if largest:
         yield f"batch_size={largest}"
@@ -52,7 +52,7 @@ def _changes(config: RunConfig) -> Iterator[tuple[str, dict[str, object]]]:
         yield "optimizer=adamw_8bit", {"optimizer": "adamw_8bit"}
 
 
-def _sharded(config: RunConfig, plan: Plan, largest: int, priors: Priors) -> Iterator[str]:
+def _sharded(config: RunConfig, plan: RunPlan, largest: int, priors: Priors) -> Iterator[str]:
     """Find the fewest GPUs that can hold the run if it is sharded, and what else has to change for that."""
     if config.hardware.kind not in ("cuda", "rocm"):
         return
@@ -81,7 +81,7 @@ def _sharded(config: RunConfig, plan: Plan, largest: int, priors: Priors) -> Ite
             return
 
 
-def _larger(config: RunConfig, plan: Plan, priors: Priors) -> Iterator[str]:
+def _larger(config: RunConfig, plan: RunPlan, priors: Priors) -> Iterator[str]:
     """Find the listed device with the least memory that can hold the run, in its own precision if that is auto."""
     available = config.hardware.memory_gb or 0.0
     for gb, name in sorted((gb, name) for name, gb in memory_of_presets().items()):
@@ -97,13 +97,13 @@ def _larger(config: RunConfig, plan: Plan, priors: Priors) -> Iterator[str]:
             return
 
 
-def _split(config: RunConfig, changed: Plan) -> str:
+def _split(config: RunConfig, changed: RunPlan) -> str:
     """Return the settings to ask for if only a sharded model fits."""
     return " sharding=fsdp" if changed.shards > 1 and config.sharding == "none" else ""
 
 
 def _changed(
-    config: RunConfig, plan: Plan, changes: dict[str, object], priors: Priors, precision: str | None = None
-) -> Plan:
+    config: RunConfig, plan: RunPlan, changes: dict[str, object], priors: Priors, precision: str | None = None
+) -> RunPlan:
     changed = dataclasses.replace(config, **changes)  # type: ignore[arg-type]
     return make_plan(changed, changed.workload(plan.workload.lengths), precision or plan.precision, priors)

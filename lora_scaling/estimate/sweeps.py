@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_scaling.config import RunConfig, check_overrides, register_plugins
-from lora_scaling.config.sweep import Design, plan
+from lora_scaling.config.sweep import SweepDesign, plan
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.estimator import Price, estimate
 from lora_scaling.estimate.fit_file import Fit
@@ -135,7 +135,7 @@ def _compose(overrides: list[str]) -> Any:
         return compose("config", overrides)
 
 
-def _design(arguments: Sequence[str]) -> Design:
+def _design(arguments: Sequence[str]) -> SweepDesign:
     """The sweeper's settings: defaults, overlaid by those of `+sweeps=NAME`."""
     from omegaconf import OmegaConf
 
@@ -150,4 +150,4 @@ def _design(arguments: Sequence[str]) -> Design:
         settings = OmegaConf.merge(settings, OmegaConf.select(OmegaConf.load(path), "hydra.sweeper", default={}))
     values = OmegaConf.to_container(settings)
     assert isinstance(values, dict)
-    return Design(**{str(key): value for key, value in values.items() if key != "_target_"})
+    return SweepDesign(**{str(key): value for key, value in values.items() if key != "_target_"})

@@ -7,7 +7,7 @@ from typing import Any
 
 from lora_scaling.grid.http import Client
 from lora_scaling.grid.series import Definition, GridError, Slot
-from lora_scaling.grid.source import HOUR, Source, intensity, rows_of, utc_time
+from lora_scaling.grid.source import HOUR, Provider, intensity, rows_of, utc_time
 
 NAME = "electricitymaps"
 STEPS = {"5_minutes": timedelta(minutes=5), "15_minutes": timedelta(minutes=15), "hourly": HOUR}
@@ -48,7 +48,7 @@ def forecast(client: Client, zone: str, start: datetime, end: datetime) -> tuple
     return _slots(document, "forecast", forecast_only=True), url
 
 
-SOURCE = Source(
+SOURCE = Provider(
     name=NAME,
     base_url="https://api.electricitymaps.com",
     definition=Definition(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from lora_scaling.grid.source import Fetch, Source, define, listed
+from lora_scaling.grid.source import Fetch, Provider, define, listed
 
 QUERY = {
     "start": "{start:%Y-%m-%dT%H:%M}",
@@ -31,7 +31,7 @@ def _dataset(name: str, kind: str) -> Fetch:
     )
 
 
-SOURCE = Source(
+SOURCE = Provider(
     name="energidataservice",
     zones={"DK1": "DK1", "DK2": "DK2"},
     base_url="https://api.energidataservice.dk",

@@ -8,7 +8,7 @@ from typing import Any
 
 from lora_scaling.grid.http import Client
 from lora_scaling.grid.series import Definition, GridError, Slot
-from lora_scaling.grid.source import Source, intensity, rows_of
+from lora_scaling.grid.source import Provider, intensity, rows_of
 
 NAME = "energycharts"
 # Countries (ISO 3166 alpha-2). If the service lacks one after all, it answers HTTP 400, and the fallback is used with
@@ -55,7 +55,7 @@ def history(client: Client, zone: str, start: datetime, end: datetime) -> tuple[
     return _slots(document), url
 
 
-SOURCE = Source(
+SOURCE = Provider(
     name=NAME,
     zones={**{country: country.lower() for country in COUNTRIES}, "GB": "uk"},
     base_url="https://api.energy-charts.info",

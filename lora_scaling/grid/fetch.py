@@ -11,7 +11,7 @@ from lora_scaling.grid.http import Client
 from lora_scaling.grid.providers import SOURCES
 from lora_scaling.grid.series import GridBusyError, GridError, Series, Slot, floor_time, ordered
 from lora_scaling.grid.settings import TOKEN_VARIABLE, GridSettings, token
-from lora_scaling.grid.source import Fetch, Source, chunks
+from lora_scaling.grid.source import Fetch, Provider, chunks
 from lora_scaling.grid.zones import provider_code
 
 HORIZON = timedelta(hours=48)
@@ -77,7 +77,7 @@ def final_after(provider: str) -> timedelta:
     return source.final_after if source else timedelta(0)
 
 
-def _connection(settings: GridSettings, provider: str) -> tuple[Source, Client, str]:
+def _connection(settings: GridSettings, provider: str) -> tuple[Provider, Client, str]:
     source = SOURCES[provider]
     secret = token() if source.needs_token else None
     if source.needs_token and secret is None:
@@ -104,7 +104,7 @@ def _keeps_secret(address: str) -> bool:
 
 
 def _call(
-    fetch: Fetch, source: Source, client: Client, code: str, start: datetime, end: datetime
+    fetch: Fetch, source: Provider, client: Client, code: str, start: datetime, end: datetime
 ) -> tuple[list[Slot], str]:
     """Return the answer of a provider. Any failure of its parser becomes a GridError with the reason.
 
@@ -130,7 +130,7 @@ def _call(
 
 
 def _series(
-    source: Source, settings: GridSettings, slots: tuple[Slot, ...], retrieved_at: datetime, url: str
+    source: Provider, settings: GridSettings, slots: tuple[Slot, ...], retrieved_at: datetime, url: str
 ) -> Series:
     place = settings.place
     return Series(

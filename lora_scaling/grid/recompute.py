@@ -15,7 +15,7 @@ from typing import Any
 
 from lora_scaling.errors import RecordError, UnwritableError, UserError
 from lora_scaling.grid.forecast import ForecastAdvice, forecast_window
-from lora_scaling.grid.report import Outcome
+from lora_scaling.grid.report import GramsOutcome
 from lora_scaling.grid.revision import EmissionsRevision, compute_emissions
 from lora_scaling.grid.settings import GridSettings
 from lora_scaling.grid.timeline import EnergyBin, read_timeline
@@ -31,7 +31,7 @@ CHOICE = ("provider", "zone", "file", "intensity_g_per_kwh")
 QUALITY = ("pending", "static", "provisional", "final")
 
 
-def recompute(path: Path, overrides: Mapping[str, Any]) -> Outcome:
+def recompute(path: Path, overrides: Mapping[str, Any]) -> GramsOutcome:
     """Recompute the grams of one record and write them where they are new; skip a record that cannot be recomputed."""
     run_id, emissions = "", None
     try:
@@ -39,22 +39,22 @@ def recompute(path: Path, overrides: Mapping[str, Any]) -> Outcome:
         run_id, emissions = str(record["run_id"]), record.get("emissions")
         with locked(path.parent) as mine:
             if not mine:
-                return Outcome(path=path, run_id=run_id, change="skipped", emissions=None, note="it is running")
+                return GramsOutcome(path=path, run_id=run_id, change="skipped", emissions=None, note="it is running")
             return _revise(path, dict(read_record(path)), overrides)
     except UnwritableError:
         note = f"{path.parent.parent} cannot be written: copy the runs to where they can be, to compute grams anew"
     except RecordError as error:
         note = str(error)
-    return Outcome(path=path, run_id=run_id, change="skipped", emissions=emissions, note=note)
+    return GramsOutcome(path=path, run_id=run_id, change="skipped", emissions=emissions, note=note)
 
 
-def _revise(path: Path, record: dict[str, Any], overrides: Mapping[str, Any]) -> Outcome:
+def _revise(path: Path, record: dict[str, Any], overrides: Mapping[str, Any]) -> GramsOutcome:
     old: Mapping[str, Any] | None = record.get("emissions")
     run_id, energy = str(record["run_id"]), record.get("energy") or {}
 
-    def outcome(change: str, emissions: Mapping[str, Any] | None, **more: Any) -> Outcome:
+    def outcome(change: str, emissions: Mapping[str, Any] | None, **more: Any) -> GramsOutcome:
         started_at = str(record.get("started_at") or "")
-        return Outcome(
+        return GramsOutcome(
             path=path, run_id=run_id, change=change, emissions=emissions, started_at=started_at,
             lacks=missing_part(record), **more,
         )  # fmt: skip
@@ -129,7 +129,7 @@ def _worse(new: Mapping[str, Any], old: Mapping[str, Any], settings: GridSetting
     return QUALITY.index(new["status"]) < QUALITY.index(old["status"])
 
 
-def advice_for(outcomes: Sequence[Outcome], *, forced: bool) -> ForecastAdvice | str | None:
+def advice_for(outcomes: Sequence[GramsOutcome], *, forced: bool) -> ForecastAdvice | str | None:
     """Return advice on when to repeat the last run, a sentence on why there is none, or None where nobody asked."""
     asked = [o for o in outcomes if o.settings and o.emissions and (forced or o.settings.forecast)]
     if not asked:

@@ -16,7 +16,7 @@ from lora_scaling.text import ENERGY, MASS, UNKNOWN, Unit, number
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class GramsOutcome:
     """The outcome for one record; `change` is new, unchanged, kept or skipped (`note` says why).
 
     lacks: components whose energy is missing from the timeline; refused: the settings do not fit the record.
@@ -44,7 +44,7 @@ class Outcome:
         }
 
 
-def totals_of(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
+def totals_of(outcomes: Sequence[GramsOutcome]) -> dict[str, float | None]:
     """Sum energy (with PUE) and grams. Grams are not summed if their definitions differ or if a run lacks a part."""
     if any(o.emissions and o.lacks for o in outcomes):
         return {"energy_kwh": None, "grams": None}
@@ -55,7 +55,7 @@ def totals_of(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
     return {"energy_kwh": energy_kwh, "grams": math.fsum(grams) if alike else None}
 
 
-def document(outcomes: Sequence[Outcome], advice: ForecastAdvice | str | None) -> dict[str, Any]:
+def document(outcomes: Sequence[GramsOutcome], advice: ForecastAdvice | str | None) -> dict[str, Any]:
     totals = totals_of(outcomes)
     return {
         "schema_version": 1,
@@ -66,7 +66,7 @@ def document(outcomes: Sequence[Outcome], advice: ForecastAdvice | str | None) -
     }
 
 
-def render(outcomes: Sequence[Outcome], advice: ForecastAdvice | str | None = None) -> str:
+def render(outcomes: Sequence[GramsOutcome], advice: ForecastAdvice | str | None = None) -> str:
     """Render the table, the definition of its grams, the reason if anything is not final, and everyday equivalents."""
     known = [o.emissions for o in outcomes if o.emissions]
     energy = ENERGY.column_unit(e["energy_kwh"] for e in known)
@@ -94,7 +94,7 @@ def render(outcomes: Sequence[Outcome], advice: ForecastAdvice | str | None = No
     return "\n".join(lines)
 
 
-def _row(outcome: Outcome, energy: Unit, mass: Unit) -> tuple[str, ...]:
+def _row(outcome: GramsOutcome, energy: Unit, mass: Unit) -> tuple[str, ...]:
     e = outcome.emissions
     name = outcome.run_id or str(outcome.path)
     if e is None:

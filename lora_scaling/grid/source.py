@@ -19,7 +19,7 @@ Fetch = Callable[[Client, str, datetime, datetime], tuple[list[Slot], str]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class Provider:
     """A provider: its zones, host, definition of its numbers, and requests for history and forecast.
 
     zones: our name of a zone → the provider's; None: any country, under our name; max_range: the longest history of one

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from lora_scaling.grid.http import Client
 from lora_scaling.grid.series import GridError, Slot
-from lora_scaling.grid.source import Source, define, intensity, rows_of, utc_time
+from lora_scaling.grid.source import Provider, define, intensity, rows_of, utc_time
 
 NAME = "uk"
 
@@ -37,7 +37,7 @@ def forecast(client: Client, zone: str, start: datetime, end: datetime) -> tuple
     return _slots(document), url
 
 
-SOURCE = Source(
+SOURCE = Provider(
     name=NAME,
     zones={"GB": "GB"},
     base_url="https://api.carbonintensity.org.uk",

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lora_scaling.records.schema import Phase
+from lora_scaling.records.schema import PhaseSection
 from lora_scaling.records.timeline import COMPONENTS
 from lora_scaling.settings import SETTINGS, value_at
 from lora_scaling.units import JOULES_PER_KWH
@@ -118,7 +118,7 @@ def missing_part(record: Mapping[str, Any]) -> str | None:
     return " and ".join(name for name, part in parts if part.get("joules") is None and part.get("source") != "none")
 
 
-def _phase_joules(phase: Phase) -> float | None:
+def _phase_joules(phase: PhaseSection) -> float | None:
     """Sum the energy of a phase over its components; None if the energy of an existing component is unknown."""
     parts = [part for part in (phase.get("components") or {}).values() if part.get("source") != "none"]
     return _sum(part.get("joules") for part in parts) if parts else None

@@ -38,7 +38,7 @@ class Component(TypedDict, total=False):
     reason: str | None
 
 
-class Phase(TypedDict, total=False):
+class PhaseSection(TypedDict, total=False):
     """One window: setup, warmup, train or eval."""
 
     name: str
@@ -61,7 +61,7 @@ class Conditions(TypedDict, total=False):
 class Energy(TypedDict, total=False):
     """The energy section: what `EnergyAccount.to_dict` writes."""
 
-    phases: list[Phase]
+    phases: list[PhaseSection]
     joules: float | None
     complete: bool
     components: dict[str, Component]
@@ -79,7 +79,7 @@ class Warned(TypedDict):
     message: str
 
 
-class Emissions(TypedDict, total=False):
+class EmissionsSection(TypedDict, total=False):
     """The last computation of grams: what `EmissionsRevision.to_dict` writes."""
 
     revision: Required[int]
@@ -100,7 +100,7 @@ class Emissions(TypedDict, total=False):
     settings: dict[str, Any]
 
 
-class Device(TypedDict, total=False):
+class DeviceSection(TypedDict, total=False):
     """The device of the work."""
 
     kind: str | None
@@ -125,7 +125,7 @@ class Data(TypedDict, total=False):
     name: str | None
 
 
-class Provenance(TypedDict, total=False):
+class ProvenanceSection(TypedDict, total=False):
     """What is needed to repeat a run."""
 
     packages: dict[str, str | None]
@@ -136,7 +136,7 @@ class Provenance(TypedDict, total=False):
     command: list[str]
 
 
-class Work(TypedDict, total=False):
+class WorkSection(TypedDict, total=False):
     """What was computed, in samples, tokens, steps and FLOPs."""
 
     samples_seen: float | None
@@ -150,7 +150,7 @@ class Work(TypedDict, total=False):
     model_flops: float | None
 
 
-class Training(TypedDict, total=False):
+class TrainingSection(TypedDict, total=False):
     """How it was computed, and what was learned."""
 
     precision: str | None
@@ -178,16 +178,16 @@ class RunRecord(TypedDict, total=False):
     world_size: int
     exclusive: bool | None
     config: dict[str, Any]
-    provenance: Provenance
-    device: Device
+    provenance: ProvenanceSection
+    device: DeviceSection
     model: Model
     data: Data
-    work: Work
-    training: Training
+    work: WorkSection
+    training: TrainingSection
     setup_reused: list[str]
     energy: Energy | None
-    emissions: Emissions | None
-    emissions_history: list[Emissions]
+    emissions: EmissionsSection | None
+    emissions_history: list[EmissionsSection]
     total_s: float | None
     peak_memory_gb: float | None
     mfu: float | None
@@ -211,7 +211,7 @@ def blank_record(*, run_id: str, study: str, config: Mapping[str, Any], provenan
         "world_size": 1,
         "exclusive": None,
         "config": dict(config),
-        "provenance": typing.cast(Provenance, dict(provenance)),
+        "provenance": typing.cast(ProvenanceSection, dict(provenance)),
         "device": {},
         "model": {},
         "data": {},

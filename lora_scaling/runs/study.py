@@ -38,7 +38,7 @@ SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class StudyRequest:
     """What is asked: a claim, its margin and level, the budgets, and the settings of the runs."""
 
     claim: str
@@ -79,7 +79,7 @@ class Spent:
 class Conductor:
     """Carries out one study, whose folder is locked meanwhile."""
 
-    def __init__(self, request: Request, config: RunConfig, folder: Path, planner: Planner) -> None:
+    def __init__(self, request: StudyRequest, config: RunConfig, folder: Path, planner: Planner) -> None:
         self.request = request
         self.planner = planner
         self.config = config
@@ -278,7 +278,7 @@ def _cost_of_attempt(record: Mapping[str, Any]) -> dict[str, tuple[float, float]
     return {f"{record['run_id']}@{record['started_at']}": (joules, seconds)}
 
 
-def conduct(request: Request, planner: Planner) -> str:
+def conduct(request: StudyRequest, planner: Planner) -> str:
     """Carry out the study that is asked for and print its course; return why it ended.
 
     Raises:

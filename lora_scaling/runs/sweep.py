@@ -12,7 +12,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lora_scaling.config import RunConfig
-from lora_scaling.config.sweep import Design, Planned, plan
+from lora_scaling.config.sweep import PlannedRun, SweepDesign, plan
 from lora_scaling.errors import RecordError, RunFailure, UserError
 from lora_scaling.estimate import Estimate
 from lora_scaling.estimate.sweeps import Total, estimates_of, total_of
@@ -32,7 +32,7 @@ class DesignSweeper(Sweeper):
 
     def __init__(self, **design: Any) -> None:
         super().__init__()
-        self.design = Design(**{key: _to_python(value) for key, value in design.items()})
+        self.design = SweepDesign(**{key: _to_python(value) for key, value in design.items()})
         self.config: DictConfig
         self.task_function: TaskFunction
         self.hydra_context: HydraContext
@@ -79,7 +79,7 @@ class DesignSweeper(Sweeper):
         OmegaConf.set_struct(config, False)
         return config
 
-    def _launcher(self, estimates: list[Estimate] | str, todo: Sequence[Planned]) -> Launcher:
+    def _launcher(self, estimates: list[Estimate] | str, todo: Sequence[PlannedRun]) -> Launcher:
         """Instantiate the chosen launcher, with our time limit for its jobs if they need one and have none."""
         settings = self.config.hydra.launcher
         if todo and settings.get("timeout_min", 0) is None:
@@ -114,7 +114,7 @@ def time_limit_min(estimates: Sequence[Estimate] | str) -> int:
     return max(_LEAST_LIMIT_MIN, math.ceil(_LIMIT_MARGIN * longest_s / 60))
 
 
-def _check_hardware_is_named(todo: Sequence[Planned]) -> None:
+def _check_hardware_is_named(todo: Sequence[PlannedRun]) -> None:
     """Raise if the runs' hardware is that of this machine, which only hands them to others."""
     if any(run.config.hardware.kind == "auto" for run in todo):
         raise UserError(
@@ -130,7 +130,7 @@ def _runs_elsewhere(launcher: DictConfig) -> bool:
     return cluster or name in ("SlurmLauncher", "RayAWSLauncher")
 
 
-def _launch(launcher: Launcher, todo: Sequence[Planned]) -> None:
+def _launch(launcher: Launcher, todo: Sequence[PlannedRun]) -> None:
     if not todo:
         return
     for result in launcher.launch([run.overrides for run in todo], initial_job_idx=0):
@@ -209,7 +209,7 @@ def _check_limits(expected: Total | str, config: RunConfig, what: str) -> None:
             )
 
 
-def _print_summary(runs: Sequence[Planned], where: str) -> list[str]:
+def _print_summary(runs: Sequence[PlannedRun], where: str) -> list[str]:
     """Print the closing table; return what did not finish, each with its reason."""
     records: list[Record] = []
     failed: list[str] = []

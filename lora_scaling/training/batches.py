@@ -10,7 +10,7 @@ from lora_scaling.config import RunConfig
 
 IGNORED = -100  # PyTorch's cross entropy ignores this label
 
-Row = dict[str, list[int]]
+TokenRow = dict[str, list[int]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class BatchCounts:
     pairs: int
 
 
-def pack(rows: Sequence[Row], limit: int) -> list[Row]:
+def pack(rows: Sequence[TokenRow], limit: int) -> list[TokenRow]:
     """Pack several samples into each row of at most `limit` tokens: best fit, longest first.
 
     Positions start again with every sample. Without an attention mask and a cache (`use_cache` false), transformers
@@ -54,7 +54,7 @@ def pack(rows: Sequence[Row], limit: int) -> list[Row]:
     return [_joined([rows[i] for i in sorted(members)]) for members in bins]
 
 
-def _joined(rows: Sequence[Row]) -> Row:
+def _joined(rows: Sequence[TokenRow]) -> TokenRow:
     return {
         "input_ids": [token for row in rows for token in row["input_ids"]],
         "labels": [label for row in rows for label in row["labels"]],
@@ -75,7 +75,7 @@ class Collator:
         self._packed = config.packing
         self._length = config.max_seq_len if config.padding == "max_length" else None
 
-    def __call__(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: Sequence[TokenRow]) -> dict[str, torch.Tensor]:
         length = self._length or max(len(row["input_ids"]) for row in rows)
         batch = {
             "input_ids": _padded([row["input_ids"] for row in rows], length, self._pad_id),

@@ -14,7 +14,7 @@ from lora_scaling.data.rendering import chat_renderer, common_length, find_answe
 from lora_scaling.data.samples import Sample
 from lora_scaling.data.synthetic import prompt_tokens
 from lora_scaling.errors import UserError
-from lora_scaling.training.batches import IGNORED, Row, pack
+from lora_scaling.training.batches import IGNORED, TokenRow, pack
 
 _CHUNK = 2048  # samples rendered and tokenised at once; limits memory at no cost
 
@@ -32,7 +32,7 @@ class TokenizedDataset:
     warnings: (kind, message).
     """
 
-    rows: list[Row]
+    rows: list[TokenRow]
     sample_lengths: list[int]
     truncated: int
     trained: int
@@ -127,7 +127,7 @@ def _warnings(unanswered: int, lost: int, samples: int, config: RunConfig) -> li
     return warnings
 
 
-def _row(item: _Encoded, config: RunConfig) -> Row:
+def _row(item: _Encoded, config: RunConfig) -> TokenRow:
     ids = item.ids[: config.max_seq_len]
     if config.loss_on == "all":
         return {"input_ids": ids, "labels": [IGNORED, *ids[1:]]}

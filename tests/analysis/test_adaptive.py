@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from analysis.adaptive import LOOKS, Study, advance, comparable_context, next_runs, next_step
 from analysis.claims.linear import linear
-from benchmarks.adaptive_simulation import Truth, render, simulate, sweep_points
+from benchmarks.adaptive_simulation import StudyTruth, render, simulate, sweep_points
 from lora_scaling.adaptive import Point
 from lora_scaling.errors import RecordError
 from tests.support.studies import LEVELS, STUDY, table
@@ -239,7 +239,7 @@ def test_on_the_edge_neither_verdict_comes_more_often_than_its_error_rate() -> N
 
 
 def test_what_is_due() -> None:
-    due = [Truth(exponent=b, noise=0.01).right for b in (0.9, 0.95, 1.0, 1.05, 1.1)]
+    due = [StudyTruth(exponent=b, noise=0.01).right for b in (0.9, 0.95, 1.0, 1.05, 1.1)]
     assert due == ["refuted", None, "supported", None, "refuted"]
 
 

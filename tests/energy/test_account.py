@@ -38,7 +38,7 @@ from lora_scaling.energy.gpu import Edge, GpuEnergyMeter
 from lora_scaling.energy.measurement import add_components, merge_bins, spread, utc
 from lora_scaling.energy.nvml import Gpu, Nvml, SensorError
 from lora_scaling.energy.readings import Tick, Window
-from lora_scaling.energy.tracker import Source, TaskEnergy
+from lora_scaling.energy.tracker import ComponentSource, TaskEnergy
 from lora_scaling.energy.windows import make_account
 from tests.support.paths import ROOT
 
@@ -359,8 +359,8 @@ class Quiet:
     def poll_rapl(self) -> None:
         pass
 
-    def sources(self) -> dict[str, Source]:
-        return dict.fromkeys(("gpu", "cpu", "ram"), Source(name="none", reason="no GPU"))
+    def sources(self) -> dict[str, ComponentSource]:
+        return dict.fromkeys(("gpu", "cpu", "ram"), ComponentSource(name="none", reason="no GPU"))
 
 
 def recorded(interval_s: float, **options: Any) -> EnergyAccount:
@@ -565,7 +565,7 @@ def test_cpu_energy_lies_in_the_bins_of_the_load(
         ticks=ticks[1:-1],
         end=ticks[-1],
         task=TaskEnergy(joules={"gpu": None, "cpu": 100.0, "ram": None}),
-        sources={"cpu": Source(name=source)},
+        sources={"cpu": ComponentSource(name=source)},
     )
     meter: Any = SimpleNamespace(
         settings=MeteringSettings(components=("cpu",)), nvml=None, gpu_meters=(), unreadable={}, gpu_expected=False,
@@ -588,7 +588,8 @@ def test_bins_after_a_jump_of_the_clock_are_dated_by_the_new_time(jump_s: float,
     windows = [
         Window(
             name=name, start_wall_s=ticks[0].wall_s or 0.0, start=ticks[0], ticks=ticks[1:-1], end=ticks[-1],
-            task=TaskEnergy(joules={"gpu": None, "cpu": 60.0, "ram": None}), sources={"cpu": Source(name="rapl")},
+            task=TaskEnergy(joules={"gpu": None, "cpu": 60.0, "ram": None}),
+            sources={"cpu": ComponentSource(name="rapl")},
         )
         for name, ticks in [("train", [tick(0), tick(1), tick(2), tick(3)]), ("eval", [tick(3), tick(4)])]
     ]  # fmt: skip
@@ -654,7 +655,7 @@ def test_two_readings_of_a_gpu_may_differ_by_what_its_counter_has_not_counted_ye
         bounds_j=(0.0,),
         lost=(None,),
         task=TaskEnergy(joules={"gpu": codecarbon_j, "cpu": None, "ram": None}),
-        sources={"gpu": Source(name="nvml_counter")},
+        sources={"gpu": ComponentSource(name="nvml_counter")},
     )
     unread: Any = None
     gpu = GpuEnergyMeter(sensor=unread, gpu=Gpu(index=0, uuid="GPU-0", name="Stub", handle=None), step_s=step_s)

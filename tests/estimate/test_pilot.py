@@ -14,7 +14,7 @@ from lora_scaling.commands.estimate import main
 from lora_scaling.config import compose
 from lora_scaling.errors import OutOfMemory, UserError
 from lora_scaling.estimate import estimate
-from lora_scaling.estimate.pilot import Phase, PilotMeasurement, PilotStep, scale_pilot
+from lora_scaling.estimate.pilot import PilotMeasurement, PilotPhase, PilotStep, scale_pilot
 from lora_scaling.estimate.plan import make_plan
 from lora_scaling.estimate.priors import load_priors
 from lora_scaling.workload import Lengths
@@ -41,8 +41,8 @@ def pilot_of(per_pass, per_flop, steps, watts=30.0, noise=0.0, seed=0):
         taken.append(PilotStep(seconds=seconds, micro_steps=1, flops=flops))
     total = sum(step.seconds for step in taken)
     return PilotMeasurement(
-        device="NVIDIA A100-SXM4-80GB", kind="cuda", energy_source="fake", setup=Phase(seconds=3, joules=60),
-        warmup=None, train=Phase(seconds=total, joules=total * watts), evaluation=Phase(seconds=2, joules=50),
+        device="NVIDIA A100-SXM4-80GB", kind="cuda", energy_source="fake", setup=PilotPhase(seconds=3, joules=60),
+        warmup=None, train=PilotPhase(seconds=total, joules=total * watts), evaluation=PilotPhase(seconds=2, joules=50),
         steps=taken, whole_flops=2e12, whole_micro_steps=1000,
     )  # fmt: skip
 
@@ -199,8 +199,8 @@ def test_what_a_pilot_did_once_is_added_once(base):
     plan = make_plan(base, base.workload(Lengths((400,))), "bf16", load_priors())
     quiet = pilot_of(0.02, 2e-11, 30)
     steps_s = sum(step.seconds for step in quiet.steps)
-    window = Phase(seconds=steps_s + 5, joules=40 * (steps_s + 5))
-    pilot = dataclasses.replace(quiet, train=window, warmup=Phase(seconds=4, joules=100))
+    window = PilotPhase(seconds=steps_s + 5, joules=40 * (steps_s + 5))
+    pilot = dataclasses.replace(quiet, train=window, warmup=PilotPhase(seconds=4, joules=100))
     scaled = scale_pilot(pilot, plan, 0.9)
     train_s = 5 + 1000 * 0.02 + 2e12 * 2e-11
     assert scaled.parts["train"].seconds == pytest.approx(train_s)

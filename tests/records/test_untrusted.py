@@ -25,7 +25,7 @@ from lora_scaling.grid.providers import SOURCES
 from lora_scaling.records import find_records, is_finished, read_record, record_to_row, write_record
 from lora_scaling.records.provenance import provenance
 from lora_scaling.runs.progress import table
-from lora_scaling.runs.study import _cost
+from lora_scaling.runs.study import _cost_of_attempt
 from tests.support.grid_server import Answer, in_turn, serving
 from tests.support.paths import STUDY_RUNS
 
@@ -157,7 +157,7 @@ def test_no_value_of_a_record_makes_a_reader_fail(tmp_path: Path) -> None:
         read += 1
         record_to_row(stored)
         override_columns(stored)
-        _cost(stored)
+        _cost_of_attempt(stored)
         table([dict(stored)])
         provenance_of([str(tmp_path)])
     assert len(cases) > 100

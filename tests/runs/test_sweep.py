@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lora_scaling.config import compose, run_id
-from lora_scaling.config.sweep import Design, Planned, plan
+from lora_scaling.config.sweep import PlannedRun, SweepDesign, plan
 from lora_scaling.paths import choices, sweeps_dir
 from lora_scaling.records import find_records
 from tests.support.commands import command as in_process
@@ -18,21 +18,21 @@ from tests.support.processes import forked, wait_until
 from tests.support.runs import TINY, read_record
 
 
-def planned(design: Design, *arguments: str) -> list[Planned]:
+def planned(design: SweepDesign, *arguments: str) -> list[PlannedRun]:
     from lora_scaling.estimate.sweeps import _compose
 
     return plan(design, arguments, _compose)
 
 
 def test_every_combination_of_every_replicate_is_planned_once() -> None:
-    runs = planned(Design(), "samples=8,16,32", "lora.r=2,4", "replicates=3")
+    runs = planned(SweepDesign(), "samples=8,16,32", "lora.r=2,4", "replicates=3")
     points = {(run.config.samples, run.config.lora.r, run.config.replicate) for run in runs}
     assert len(runs) == len(points) == 18
     assert [run.overrides[-1] for run in runs] == [f"order={place}" for place in range(18)]
 
 
 def test_replicates_are_blocks_that_each_hold_every_point_in_an_order_of_their_own() -> None:
-    runs = planned(Design(), "samples=8,16,32,64,128,256", "replicates=3")
+    runs = planned(SweepDesign(), "samples=8,16,32,64,128,256", "replicates=3")
     blocks = [[run.config.samples for run in runs[i : i + 6]] for i in (0, 6, 12)]
     assert all(sorted(block) == [8, 16, 32, 64, 128, 256] for block in blocks)
     assert blocks[0] != blocks[1] or blocks[1] != blocks[2]
@@ -41,7 +41,7 @@ def test_replicates_are_blocks_that_each_hold_every_point_in_an_order_of_their_o
 
 def test_the_order_is_that_of_its_seed() -> None:
     def order(seed: int) -> list[str]:
-        return [run.run_id for run in planned(Design(), "samples=8,16,32,64,128", f"order_seed={seed}")]
+        return [run.run_id for run in planned(SweepDesign(), "samples=8,16,32,64,128", f"order_seed={seed}")]
 
     assert order(0) == order(0)
     assert sorted(order(0)) == sorted(order(1))
@@ -49,7 +49,7 @@ def test_the_order_is_that_of_its_seed() -> None:
 
 
 def test_extra_and_centre_points_join_the_design() -> None:
-    design = Design(
+    design = SweepDesign(
         params={"samples": "8,16"}, extra=[["samples=8", "max_steps=0"]], centre=["samples=12"], centre_every=2
     )
     runs = planned(design, "epochs=2", "replicates=2")
@@ -60,12 +60,12 @@ def test_extra_and_centre_points_join_the_design() -> None:
 
 
 def test_the_command_line_wins_over_the_sweep_file() -> None:
-    runs = planned(Design(params={"samples": "8,16", "epochs": "1,2"}), "samples=32")
+    runs = planned(SweepDesign(params={"samples": "8,16", "epochs": "1,2"}), "samples=32")
     assert {(run.config.samples, run.config.epochs) for run in runs} == {(32, 1), (32, 2)}
 
 
 def test_ranks_of_full_fine_tuning_are_one_run() -> None:
-    runs = planned(Design(), "method=lora,full", "lora.r=2,4")
+    runs = planned(SweepDesign(), "method=lora,full", "lora.r=2,4")
     assert sorted(run.config.method.name for run in runs) == ["full", "lora", "lora"]
 
 
@@ -90,7 +90,7 @@ def test_the_runs_that_are_planned_are_those_that_the_overrides_make(
 
 
 def test_a_mapping_of_one_point_is_not_in_the_next() -> None:
-    runs = planned(Design(), "data=file", "data.path=pyproject.toml", "data.fields={a: x},{b: y}")
+    runs = planned(SweepDesign(), "data=file", "data.path=pyproject.toml", "data.fields={a: x},{b: y}")
     assert sorted(str(dict(run.config.data.fields)) for run in runs) == ["{'a': 'x'}", "{'b': 'y'}"]
 
 

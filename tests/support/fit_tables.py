@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.tables.table import RunTable
-from benchmarks.interval_coverage import SIZES, TOKENS, Truth, as_table, runs_of
+from benchmarks.interval_coverage import SIZES, TOKENS, EnergyLaw, as_table, runs_of
 
 J_PER_FLOP = 3e-12
 
@@ -31,7 +31,7 @@ def frame_of(
     seed: int = 0,
 ) -> pd.DataFrame:
     """sizes × tokens × methods × replicates, with multiplicative noise of this coefficient of variation."""
-    truth = Truth(name="test", joules=joules, noise=lambda flops: np.full_like(flops, cv), methods=methods)
+    truth = EnergyLaw(name="test", joules=joules, noise=lambda flops: np.full_like(flops, cv), methods=methods)
     grid = [(n, t, m) for n in sizes for t in tokens for m in methods for _ in range(replicates)]
     params, lengths, method = (np.array(column) for column in zip(*grid, strict=True))
     return runs_of(truth, np.random.default_rng(seed), params=params, tokens=lengths, method=method)

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 from lora_scaling.config import RunConfig, compose
 from lora_scaling.data.samples import Message, Sample, load_samples, split_samples
 from lora_scaling.errors import UserError
-from lora_scaling.training.batches import IGNORED, Collator, Row, batch_counts, pack
+from lora_scaling.training.batches import IGNORED, Collator, TokenRow, batch_counts, pack
 from lora_scaling.training.bytes_tokenizer import bytes_tokenizer
 from lora_scaling.training.tokens import tokenize
 from tests.support.paths import SHARED_DATA
@@ -55,7 +55,7 @@ def chat(*contents: str, system: str | None = None) -> Sample:
     return Sample(messages=(*([Message("system", system)] if system else []), *turns))
 
 
-def trained_text(tokenizer: Any, row: Row) -> str:
+def trained_text(tokenizer: Any, row: TokenRow) -> str:
     return tokenizer.decode([label for label in row["labels"] if label != IGNORED])
 
 
@@ -276,7 +276,7 @@ def test_tokens_are_the_same_every_time() -> None:
 lengths_lists = st.lists(st.integers(2, 32), min_size=1, max_size=60)
 
 
-def rows_of(lengths: list[int]) -> list[Row]:
+def rows_of(lengths: list[int]) -> list[TokenRow]:
     """Rows whose tokens tell which sample and which place they are."""
     return [
         {

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from analysis.claims.decide import ClaimsReport, decide
 from analysis.claims.verdicts import Claim, Options, equivalence, holm
-from analysis.regression.estimate import Estimate
+from analysis.regression.estimate import IntervalEstimate
 from analysis.tables.table import table_from_frame
 from benchmarks.simulated_tables import KWH_PER_SAMPLE, Sweep, curve, geometric, noisy
 
@@ -86,7 +86,7 @@ def test_another_margin_moves_the_verdict(claim_id: str) -> None:
 @given(value=st.floats(-0.2, 0.2), se=st.floats(0.001, 0.2), df=st.floats(3, 100), level=st.sampled_from([0.9, 0.95]))
 def test_the_interval_that_is_shown_decides(value: float, se: float, df: float, level: float) -> None:
     """Two one-sided tests at α are one look at the 1 − 2α interval: verdict and `ci` cannot contradict each other."""
-    options, estimate = Options(level=level), Estimate(value=value, se=se, df=df)
+    options, estimate = Options(level=level), IntervalEstimate(value=value, se=se, df=df)
     low, high = estimate.interval(options.ci_level)
     verdict, _ = equivalence(estimate, -0.05, 0.05, options)
     assert options.ci_level == pytest.approx(2 * level - 1)

@@ -9,7 +9,7 @@ import pytest
 from analysis.claims.decide import decide
 from analysis.claims.next_runs import energy_line, repeat_needs, sweep_needs
 from analysis.claims.verdicts import Claim, Needs, Options, equivalence, runs_needed
-from analysis.regression.estimate import Estimate
+from analysis.regression.estimate import IntervalEstimate
 from analysis.tables.overrides import further_overrides
 from analysis.tables.response import choose_response
 from analysis.tables.table import table_from_frame
@@ -228,7 +228,7 @@ def test_a_model_that_several_words_choose_has_its_own_cost() -> None:
 def test_the_runs_asked_for_decide_with_a_chance_of_80_per_cent(value: float) -> None:
     """20,000 estimates, each with a standard error of its own, of a truth inside the margin or outside."""
     n, se, options = 30, 0.03, Options()
-    more = runs_needed(n, Estimate(value=value, se=se, df=1000), 0.95, 1.05, options)
+    more = runs_needed(n, IntervalEstimate(value=value, se=se, df=1000), 0.95, 1.05, options)
     assert more is not None
     rng, then = np.random.default_rng(0), se * (n / (n + more)) ** 0.5
     values = value + then * rng.standard_normal(20000)
@@ -236,7 +236,7 @@ def test_the_runs_asked_for_decide_with_a_chance_of_80_per_cent(value: float) ->
     due = "refuted" if value < 0.95 else "supported"
     share = np.mean(
         [
-            equivalence(Estimate(value=v, se=e, df=1000), 0.95, 1.05, options)[0] == due
+            equivalence(IntervalEstimate(value=v, se=e, df=1000), 0.95, 1.05, options)[0] == due
             for v, e in zip(values, errors, strict=True)
         ]
     )
@@ -246,5 +246,5 @@ def test_the_runs_asked_for_decide_with_a_chance_of_80_per_cent(value: float) ->
 def test_one_bound_alone_is_one_test() -> None:
     """n·((SE/SE*)² − 1) with SE* = distance/(t.95 + t.80), by hand for a thousand degrees of freedom."""
     wanted = 0.05 / (1.6464 + 0.8420)
-    estimate = Estimate(value=1.0, se=0.06, df=1000)
+    estimate = IntervalEstimate(value=1.0, se=0.06, df=1000)
     assert runs_needed(30, estimate, -np.inf, 1.05, Options()) == np.ceil(30 * ((0.06 / wanted) ** 2 - 1))
