@@ -101,7 +101,7 @@ def test_runs_in_the_target_s_regime_are_validated_as_before() -> None:
     assert not any("device's limits" in text for text in document["assumptions"])
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_launch_bound_ladders_cover_seventy_billion() -> None:
     """Over all the bends together: the runs of one table share their fit, so that one truth's few tables say little."""
     rows = [coverage_of(truth, seeds=6) for truth in LADDER_TRUTHS]
