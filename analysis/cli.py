@@ -20,7 +20,7 @@ COMMANDS = {
     "fit": "regressions of energy and time on the work → fit.json",
     "plot": "scaling plots as SVG and PNG",
     "extrapolate": "predict a run that was not made",
-    "backtest": "fit on the cheap runs, predict the dear ones",
+    "backtest": "fit on the cheaper runs, test on the most expensive",
     "design": "the next runs worth their energy, as a command line",
     "report": "one self-contained report.html with all of it",
     "export": "the table in Extra-P's JSON-lines format",

@@ -9,7 +9,7 @@ from ..energy_model.extrapolate import Extrapolation
 from .estimates import sentence
 from .findings import Findings
 from .page import Section, section
-from .sections import WORDS, basis, interval_of, plain_reason, reach, split_of
+from .sections import WORDS, basis, distance_from_data, interval_of, plain_reason, split_of
 
 MOST_COSTS = 8  # the others are in their own section
 QUESTIONS = {
@@ -82,5 +82,5 @@ def _predicted(forecast: Extrapolation) -> str:
     value, ends = ENERGY.interval(energy["estimate"], energy["low"], energy["high"])
     return (
         f"{' '.join(document['target']['overrides'])}, from these runs: {value} "
-        f"({ends}, 90 % interval; {reach(document)}; {label})."
+        f"({ends}, 90 % interval; {distance_from_data(document)}; {label})."
     )

@@ -154,7 +154,7 @@ def _prediction(forecast: Extrapolation) -> dict[str, Any]:
         _interval_row("Emissions, g", document["emissions_g"]),
         _interval_row("Peak memory, GB", document["peak_memory_gb"]),
     ]
-    beyond, validation = reach(document), document["validation"]
+    beyond, validation = distance_from_data(document), document["validation"]
     reasons = f": {'; '.join(validation['reasons'])}" if validation["reasons"] else ""
     return {
         "title": " ".join(document["target"]["overrides"]),
@@ -165,7 +165,7 @@ def _prediction(forecast: Extrapolation) -> dict[str, Any]:
     }
 
 
-def reach(document: dict[str, Any]) -> str:
+def distance_from_data(document: dict[str, Any]) -> str:
     """Say how far a prediction leaves the data, by variable."""
     outside = [f"{item['variable'].replace('_', ' ')} {item['factor']:.3g}×" for item in document["extrapolates"]]
     return f"outside the data: {', '.join(outside)}" if outside else "inside the data"

@@ -111,17 +111,17 @@ def _call(
     A busy service is left alone for as long as it asked for, but at least for a minute and for as long as it kept us
     waiting. Otherwise the next run of a sweep would wait for the same time-outs again and add to the load.
     """
-    until_s, told = _busy.get(client.base_url, (0.0, ""))
+    until_s, reason = _busy.get(client.base_url, (0.0, ""))
     asked_s = time.monotonic()
     if (left_s := until_s - asked_s) > 0:
-        raise GridError(f"{told} (not asked again for {left_s:.0f} s)")
+        raise GridError(f"{reason} (not asked again for {left_s:.0f} s)")
     try:
         return fetch(client, code, start, end)
     except GridBusyError as error:
-        told = client.mask(str(error))
+        reason = client.mask(str(error))
         now_s = time.monotonic()
-        _busy[client.base_url] = (now_s + max(error.wait_s, LEFT_ALONE_S, now_s - asked_s), told)
-        raise GridError(told) from None
+        _busy[client.base_url] = (now_s + max(error.wait_s, LEFT_ALONE_S, now_s - asked_s), reason)
+        raise GridError(reason) from None
     except GridError as error:  # a quoted answer may contain anything, even the token
         raise GridError(client.mask(str(error))) from None
     except Exception as error:  # an answer in an unexpected form

@@ -252,6 +252,6 @@ def test_a_study_begins_with_its_opening_and_knows_its_schedule(tmp_path: Path) 
 
 
 def test_a_spoilt_state_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match="is no study's state") as caught:
+    with pytest.raises(RecordError, match=r"study\.json: no study's state") as caught:
         next_step(tmp_path, {"claim": "linear_in_samples"})
     assert "\n" not in str(caught.value)

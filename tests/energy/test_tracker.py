@@ -280,5 +280,5 @@ def test_a_tracker_that_does_not_start_is_a_reason_not_an_error(monkeypatch: pyt
     ],
 )
 def test_settings_that_make_no_sense_are_refused(change: dict, field: str) -> None:
-    with pytest.raises(UserError, match=f"`{field}`"):
+    with pytest.raises(UserError, match=f"^{field}: got "):
         MeteringSettings(**change)

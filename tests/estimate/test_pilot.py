@@ -270,7 +270,7 @@ def test_no_tokenizer_stands_in_for_that_of_real_samples(monkeypatch, tmp_path):
     path = tmp_path / "samples.json"
     path.write_text(json.dumps([{"instruction": "Say it.", "output": "It is said."}] * 500))
     config = compose([*STAND_IN, "data=file", f"data.path={path}"])
-    with pytest.raises(UserError, match="`pilot` needs the tokenizer of nobody/nothing, which is not here"):
+    with pytest.raises(UserError, match=r"^pilot: needs the tokenizer of nobody/nothing, which is not here"):
         run_pilot(config, 1.0)
 
 

@@ -27,6 +27,7 @@ def command(module: str, *words: str, env: dict[str, str] | None = None) -> Done
         redirect_stdout(out),
         redirect_stderr(err),
     ):
+        progress.display = progress.Display()  # a fresh process has one on its own stdout
         try:
             runpy.run_module(module, run_name="__main__", alter_sys=True)
         except SystemExit as left:

@@ -406,7 +406,7 @@ def test_a_target_by_any_name_of_its_device_is_predicted_alike() -> None:
 
 
 def test_too_few_runs_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match="`runs` that trained with a known energy were 2; a fit needs at least 3"):
+    with pytest.raises(UserError, match=r"^RUNS: got 2 that trained with a known energy; a fit needs at least 3"):
         fit_table(frame_of(law()).head(2))
     frame_of(law()).head(2).to_csv(tmp_path / "t.csv", index=False)
     assert main(["fit", str(tmp_path / "t.csv")]) == 2
