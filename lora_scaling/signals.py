@@ -1,6 +1,7 @@
 """Handle interruption, also from outside by a time limit or a launcher, so that measurements are kept."""
 
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -11,33 +12,43 @@ from types import FrameType
 from typing import Any, NoReturn
 
 _WATCH_S, _PATIENCE_S = 1, 60
+_WHY = {
+    signal.SIGTERM: "a time limit, or another process that failed",
+    signal.SIGHUP: "its terminal was closed",
+}
+
+FROM_OUTSIDE = (signal.SIGINT, *_WHY)
+"""The signals that end a run, which is then recorded."""
 
 
-def end_on_sigterm() -> None:
-    """Let SIGTERM end this process like Ctrl-C. A handler set by others (submitit) stays in place."""
-    if _in_main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _ended)
+def end_like_ctrl_c() -> None:
+    """Let SIGTERM and SIGHUP end this process as Ctrl-C does. A handler set by others (submitit, nohup) stays."""
+    if _in_main_thread():
+        for number in _WHY:
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, _ended)
 
 
 @contextlib.contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM end the code inside like Ctrl-C."""
-    before = signal.getsignal(signal.SIGTERM)
-    end_on_sigterm()
+def ended_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the code inside as Ctrl-C does."""
+    before = {number: signal.getsignal(number) for number in _WHY}
+    end_like_ctrl_c()
     try:
         yield
     finally:
-        if _in_main_thread() and signal.getsignal(signal.SIGTERM) is _ended:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            if _in_main_thread() and signal.getsignal(number) is _ended:
+                signal.signal(number, handler)
 
 
 def _ended(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt("ended from outside (SIGTERM): a time limit, or another process that failed")
+    raise KeyboardInterrupt(f"ended from outside ({signal.Signals(number).name}): {_WHY[signal.Signals(number)]}")
 
 
-def end_with_parent() -> None:
-    """End this worker once its parent has died: as SIGTERM does, so that its run is recorded, and at last by force."""
-    parent = os.getppid()
+@functools.cache
+def end_with_parent(parent: int) -> None:
+    """End this process once its parent has died: as SIGTERM does, so that its run is recorded, and at last by force."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -55,6 +66,7 @@ class _Interruption:
 
     pending: KeyboardInterrupt | None = None  # raised; may have been lost in a destructor
     recording: int = 0  # depth of `uninterrupted`
+    depth: int = 0  # of `interrupted_once`
 
 
 _state = _Interruption()
@@ -62,7 +74,7 @@ _state = _Interruption()
 
 @contextlib.contextmanager
 def interrupted_once() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM through until one is being handled; a further one would cut short its recording.
+    """Let Ctrl-C, SIGTERM and SIGHUP through until one is being handled; a further one would cut short its recording.
 
     In a launch, Ctrl-C reaches a process twice: from the terminal, and from the launcher, which it ends as well.
     An interruption that lands in a destructor is lost to Python: `raise_if_interrupted`, and the end of this block,
@@ -70,7 +82,7 @@ def interrupted_once() -> Iterator[None]:
     """
     handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
     if _in_main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in FROM_OUTSIDE:
             if callable(handler := signal.getsignal(number)):
                 handlers[number] = handler
 
@@ -84,13 +96,17 @@ def interrupted_once() -> Iterator[None]:
             if not _state.recording:
                 raise
 
-    _state.pending = None
+    if _state.depth == 0:
+        _state.pending = None
+    _state.depth += 1
     try:
+        raise_if_interrupted()  # lost in the code around this block
         for number in handlers:
             signal.signal(number, interrupt)
         yield
         raise_if_interrupted()
     finally:
+        _state.depth -= 1
         _state.pending = None
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -114,8 +114,8 @@ WORKER = """
 import os, signal, sys, time
 from lora_scaling import signals
 signals._WATCH_S = 0.5
-signals.end_on_sigterm()
-signals.end_with_parent()
+signals.end_like_ctrl_c()
+signals.end_with_parent(os.getppid())
 print("ready", flush=True)
 try:
     time.sleep(600)

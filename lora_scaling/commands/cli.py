@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from lora_scaling.errors import LoraScalingError, UserError
 from lora_scaling.ranks import rank
-from lora_scaling.signals import sigterm_interrupts
+from lora_scaling.signals import ended_like_ctrl_c
 
 INTERRUPTED = 130
 RESUMES = "what was finished is kept, and the same command continues"
@@ -27,13 +27,13 @@ _SETTING = re.compile(r"[+~]{0,2}[A-Za-z_][\w.]*=")
 def command(*, when_interrupted: str = "") -> Callable[[Callable[[list[str]], int]], Callable[..., int]]:
     """Decorate a command's `main(words) -> exit status`; called without words, it takes those of the process.
 
-    `when_interrupted` is what a person should know after Ctrl-C or SIGTERM.
+    `when_interrupted` is what a person should know after Ctrl-C, SIGTERM or SIGHUP.
     """
 
     def decorate(main: Callable[[list[str]], int]) -> Callable[..., int]:
         @functools.wraps(main)
         def run(words: Sequence[str] | None = None) -> int:
-            with ignore_broken_pipe(), sigterm_interrupts():
+            with ignore_broken_pipe(), ended_like_ctrl_c():
                 return _status(main, list(sys.argv[1:] if words is None else words), when_interrupted)
             return 0  # the reader had seen enough
 

@@ -1,6 +1,5 @@
 """`python -m lora_scaling`: one run, or with -m a sweep. See `--help`."""
 
-import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -11,9 +10,9 @@ from lora_scaling.errors import LoraScalingError, UserError
 from lora_scaling.paths import choices, config_dir
 from lora_scaling.ranks import rank, world_size
 from lora_scaling.records import Record, record_to_row
-from lora_scaling.signals import end_on_sigterm, end_with_parent
+from lora_scaling.signals import end_like_ctrl_c, end_with_parent
 
-# The process that the user started; a launcher may have started others for the runs.
+# The process that the user started, or torchrun for them; a launcher may have started others for the runs.
 _main_pid: int | None = None
 
 USAGE = """\
@@ -99,11 +98,6 @@ def help_text() -> str:
     return "\n".join([USAGE, "Groups (group=option):", *groups, "", "Settings and their defaults:", "", settings])
 
 
-@functools.cache
-def _watch_parent() -> None:
-    end_with_parent()
-
-
 def _task(node: object) -> None:
     """Carry out one run. Called by Hydra's launcher, in this process or another."""
     from hydra.core.hydra_config import HydraConfig
@@ -114,9 +108,9 @@ def _task(node: object) -> None:
     from lora_scaling.runs.run import run
 
     register_plugins()  # a launcher's process has not been through main()
-    end_on_sigterm()
-    if os.getpid() != _main_pid:
-        _watch_parent()
+    end_like_ctrl_c()
+    if os.getpid() != _main_pid or "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent(os.getppid())
     single = HydraConfig.get().mode is not RunMode.MULTIRUN
     try:
         config = from_omegaconf(node)

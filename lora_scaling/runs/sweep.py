@@ -20,6 +20,7 @@ from lora_scaling.ranks import world_size
 from lora_scaling.records import Record, read_record, record_path
 from lora_scaling.runs import progress as console
 from lora_scaling.runs.run import idle_after
+from lora_scaling.runs.workers import WorkersLauncher
 from lora_scaling.text import ENERGY, TIME
 
 # A job that is cut short has spent its energy for nothing; a limit that is too long only waits longer in the queue.
@@ -142,8 +143,9 @@ def _to_python(value: Any) -> Any:
 
 
 def register_sweeper() -> None:
-    """Make `hydra/sweeper=design` known. Hydra wants plugins in a namespace of its own: the name is put there."""
-    Plugins.instance().class_name_to_class["hydra_plugins.lora_scaling.DesignSweeper"] = DesignSweeper
+    """Make the sweeper and the launcher known to Hydra, which wants plugins in a namespace of its own."""
+    for plugin in (DesignSweeper, WorkersLauncher):
+        Plugins.instance().class_name_to_class[f"hydra_plugins.lora_scaling.{plugin.__name__}"] = plugin
 
 
 def _try_estimates(runs: Sequence[RunConfig], *, one_process: bool, elsewhere: bool = False) -> list[Estimate] | str:

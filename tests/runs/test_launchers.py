@@ -158,7 +158,6 @@ def test_a_limit_is_that_of_all_processes_of_a_launch(monkeypatch: pytest.Monkey
 
 @pytest.mark.slow
 def test_every_launcher_gives_the_serial_sweeps_runs(tmp_path: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     launchers = {"serial": [], "workers": ["hydra/launcher=workers"]}
     try:
         import hydra_plugins.hydra_submitit_launcher  # noqa: F401

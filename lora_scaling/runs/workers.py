@@ -1,0 +1,177 @@
+"""A launcher whose worker processes run on this machine: `hydra/launcher=workers`.
+
+joblib's launcher kills its workers as soon as it is interrupted, and as soon as one of them dies; the energy that the
+others have measured is then lost. Here each worker records its run before it ends, and one that dies takes no other
+run with it.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from multiprocessing import connection, resource_tracker
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NoReturn
+
+from hydra import version
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from lora_scaling.errors import UserError
+from lora_scaling.signals import FROM_OUTSIDE, end_like_ctrl_c, end_with_parent, interrupted_once, uninterrupted
+
+_context = multiprocessing.get_context("spawn")
+_PATIENCE_S = 60  # of an interrupted sweep, for the recording of the runs underway
+
+
+class WorkersLauncher(Launcher):
+    """Carries the runs of a sweep in `n_jobs` processes, each of which makes one run at a time.
+
+    n_jobs: 1 or more; -1: one for each CPU core.
+    """
+
+    def __init__(self, n_jobs: int = 2) -> None:
+        super().__init__()
+        self.n_jobs = n_jobs
+        self.config: DictConfig
+        self.task_function: TaskFunction
+        self.hydra_context: HydraContext
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context = hydra_context
+        self.task_function = task_function
+        self.config = config
+        n_jobs = self.n_jobs  # Hydra would wrap an error of __init__
+        if type(n_jobs) is not int or (n_jobs < 1 and n_jobs != -1):
+            allowed = "give a whole number of 1 or more, or -1 for one process for each CPU core"
+            raise UserError(f"hydra.launcher.n_jobs: got {n_jobs}; {allowed}")
+        if n_jobs == -1:
+            self.n_jobs = os.cpu_count() or 1
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Carry out the runs, and return what each left; nothing for one whose worker died: its record says so.
+
+        Raises:
+            KeyboardInterrupt: this process or a worker was interrupted; the runs that were underway are recorded.
+        """
+        setup_globals()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+        todo = list(enumerate(job_overrides, initial_job_idx))
+        results: dict[int, JobReturn] = {}
+        workers: list[_Worker] = []
+        with interrupted_once():
+            try:
+                while todo or any(worker.job is not None for worker in workers):
+                    if todo and (free := self._free_worker(workers)):
+                        number, overrides = todo.pop(0)
+                        free.begin(number, self._compose(number, overrides))
+                        continue
+                    for pipe in connection.wait([worker.pipe for worker in workers]):
+                        [worker] = [worker for worker in workers if worker.pipe is pipe]
+                        job, worker.job = worker.job, None
+                        try:
+                            result = worker.pipe.recv()
+                        except EOFError:  # it has died
+                            workers.remove(worker)
+                            worker.process.join()
+                            continue
+                        if isinstance(result, KeyboardInterrupt):
+                            raise result
+                        if job is not None:
+                            results[job] = result
+            finally:
+                with uninterrupted():
+                    _end(workers)
+        return [results[number] for number in sorted(results)]
+
+    def _free_worker(self, workers: "list[_Worker]") -> "_Worker | None":
+        """Return a worker without a run, started if there are fewer than `n_jobs`; None if all are busy."""
+        for worker in workers:
+            if worker.job is None:
+                return worker
+        if len(workers) == self.n_jobs:
+            return None
+        workers.append(_Worker(self.hydra_context, self.task_function))
+        return workers[-1]
+
+    def _compose(self, number: int, overrides: Sequence[str]) -> DictConfig:
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        with open_dict(config):
+            config.hydra.job.id = f"{config.hydra.job.name}_{number}"
+            config.hydra.job.num = number
+        return config
+
+
+class _Worker:
+    """A worker process, the pipe to it, and the number of the job that it has."""
+
+    def __init__(self, hydra_context: HydraContext, task_function: TaskFunction) -> None:
+        self.job: int | None = None
+        resource_tracker.ensure_running()  # when a first process starts, it would lift the block
+        self.pipe, theirs = _context.Pipe()
+        self.process = _context.Process(
+            target=_serve, args=(theirs, os.getpid(), hydra_context, task_function), name="worker", daemon=True
+        )
+        # It inherits the block, so that no signal ends it before it can handle one.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, FROM_OUTSIDE)
+        try:
+            self.process.start()
+        finally:
+            theirs.close()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def begin(self, number: int, config: DictConfig) -> None:
+        self.job = number
+        with contextlib.suppress(BrokenPipeError):  # it has died: reading from it tells so
+            self.pipe.send(config)
+
+
+def _end(workers: "list[_Worker]") -> None:
+    """Have all workers end, those with a run after they have recorded it."""
+    for worker in workers:
+        worker.process.terminate()
+    deadline_s = time.monotonic() + _PATIENCE_S
+    for worker in workers:
+        worker.process.join(max(0.0, deadline_s - time.monotonic()))
+        worker.process.kill()
+        worker.process.join()
+        worker.pipe.close()
+
+
+def _serve(pipe: Connection, parent: int, hydra_context: HydraContext, task_function: TaskFunction) -> NoReturn:
+    """Make the runs that the parent sends, one after the other, until it wants no more or one is interrupted."""
+    end_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    end_like_ctrl_c()
+    with interrupted_once():
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, FROM_OUTSIDE)
+            version.setbase("1.3")
+            setup_globals()
+            while True:
+                config = pipe.recv()
+                HydraConfig.instance().set_config(config)
+                result = run_job(
+                    hydra_context=hydra_context,
+                    task_function=task_function,
+                    config=config,
+                    job_dir_key="hydra.sweep.dir",
+                    job_subdir_key="hydra.sweep.subdir",
+                )
+                pipe.send(result)
+        except KeyboardInterrupt as stop:
+            with contextlib.suppress(OSError):
+                pipe.send(stop)
+        except (EOFError, BrokenPipeError):  # the parent is gone
+            pass
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)  # an interpreter that winds down would print the traceback of a further signal
