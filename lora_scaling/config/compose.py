@@ -62,16 +62,23 @@ def check_overrides(overrides: Sequence[str]) -> None:
 
 def register_plugins() -> None:
     """Tell Hydra where `sweeps/` is, and OmegaConf the functions that the YAML uses."""
-    from hydra.core.config_search_path import ConfigSearchPath
     from hydra.core.plugins import Plugins
+
+    Plugins.instance().register(_sweeps_search_path())
+    register_resolvers()
+
+
+@functools.cache  # Hydra searches the folder once for each class that names it, and would know one more each time
+def _sweeps_search_path() -> type[Any]:
+    """Return the plugin that adds the folder of `sweeps/` to Hydra's search path."""
+    from hydra.core.config_search_path import ConfigSearchPath
     from hydra.plugins.search_path_plugin import SearchPathPlugin
 
     class SweepsSearchPath(SearchPathPlugin):
         def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
             search_path.append("lora_scaling", config_root().as_uri())
 
-    Plugins.instance().register(SweepsSearchPath)
-    register_resolvers()
+    return SweepsSearchPath
 
 
 def register_resolvers() -> None:

@@ -160,3 +160,14 @@ def test_an_override_that_hydra_cannot_take_is_one_sentence(override: str, said:
     with pytest.raises(UserError) as caught:
         compose([override])
     assert str(caught.value) == said
+
+
+def test_composing_again_and_again_takes_no_longer() -> None:
+    """Hydra searches every plugin that was ever registered: one more for each configuration makes studies slow."""
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    compose([])
+    known = Plugins.instance().discover(SearchPathPlugin)
+    compose([])
+    assert Plugins.instance().discover(SearchPathPlugin) == known
