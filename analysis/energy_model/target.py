@@ -54,7 +54,7 @@ def plan_target(overrides: Sequence[str], frame: pd.DataFrame, fitted: EnergyFit
     """
     given = settings_in(overrides)
     own = own_settings(frame, overrides)
-    config = compose([*own, *overrides])
+    config = compose([*own, *overrides], given=overrides)
     named = given.keys() | settings_in(own).keys()
     model = _model(config, named, frame, fitted.energy.work)
     _refuse_unknown(config, given, named, frame, fitted.energy.work)

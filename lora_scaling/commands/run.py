@@ -103,7 +103,7 @@ def _task(node: object) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from lora_scaling.config import from_omegaconf, register_plugins
+    from lora_scaling.config import from_omegaconf, refuse_unused, register_plugins
     from lora_scaling.runs import progress as console
     from lora_scaling.runs.run import run
 
@@ -115,6 +115,7 @@ def _task(node: object) -> None:
     try:
         config = from_omegaconf(node)
         if single:
+            refuse_unused(config, HydraConfig.get().overrides.task)
             _check_single_run(config)
         label = f"{config.model.name} {config.method.name}"
         display = console.display

@@ -8,6 +8,7 @@ from lora_scaling.config.compose import (
     register_plugins,
 )
 from lora_scaling.config.run import DataConfig, HardwareConfig, LoraConfig, MethodConfig, ModelConfig, RunConfig, run_id
+from lora_scaling.config.unused import refuse_unused
 
 __all__ = [
     "DataConfig",
@@ -20,6 +21,7 @@ __all__ = [
     "compose",
     "friendly_hydra_errors",
     "from_omegaconf",
+    "refuse_unused",
     "register_plugins",
     "run_id",
 ]

@@ -109,6 +109,8 @@ def _settings_override(config: Mapping[str, Any]) -> str | None:
         return None
     words = []
     for setting in _WORDS:
+        if setting.field == "lora" and value_at(config, "method.name") == "full":
+            continue
         default = value_at(_yaml("config"), setting.name)
         value = value_at(config, setting.name, default)  # an earlier version did not have it
         if setting.name == "device":

@@ -11,16 +11,20 @@ from typing import Any
 
 from lora_scaling.config.build import build, suggest
 from lora_scaling.config.run import RunConfig
+from lora_scaling.config.unused import refuse_unused
 from lora_scaling.errors import UserError
 from lora_scaling.paths import choices, config_dir, config_root
 from lora_scaling.settings import SETTINGS
 
 
-def compose(overrides: Sequence[str], *, config_name: str = "config") -> RunConfig:
+def compose(overrides: Sequence[str], *, config_name: str = "config", given: Sequence[str] | None = None) -> RunConfig:
     """Compose the configuration that the command line with these overrides would run.
 
+    given: those of the overrides that the user gave, if not all of them; none of these may be unused.
+
     Raises:
-        UserError: an override cannot be read, does not name a setting, or has a value that is not allowed.
+        UserError: an override cannot be read, does not name a setting, has a value that is not allowed, or sets what
+            the chosen option of its group does not use.
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -30,7 +34,9 @@ def compose(overrides: Sequence[str], *, config_name: str = "config") -> RunConf
     GlobalHydra.instance().clear()
     check_overrides(overrides)
     with friendly_hydra_errors(), initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return from_omegaconf(hydra_compose(config_name, list(overrides)))
+        config = from_omegaconf(hydra_compose(config_name, list(overrides)))
+    refuse_unused(config, overrides if given is None else given)
+    return config
 
 
 _FILES = ("experiment", "sweeps")  # groups of files that hold overrides, of which one is chosen

@@ -10,7 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lora_scaling.config import RunConfig, check_overrides, friendly_hydra_errors, from_omegaconf, run_id
+from lora_scaling.config import (
+    RunConfig,
+    check_overrides,
+    friendly_hydra_errors,
+    from_omegaconf,
+    refuse_unused,
+    run_id,
+)
 from lora_scaling.errors import UserError
 from lora_scaling.paths import config_dir
 from lora_scaling.records import is_finished, record_path
@@ -64,8 +71,10 @@ def plan(design: SweepDesign, arguments: Sequence[str], compose: Compose) -> lis
         ordered = shuffled(points, replicates=first.replicates, seed=first.order_seed)
         ordered = with_centre(ordered, points[0], design.centre, design.centre_every, first.replicates)
         runs: dict[str, PlannedRun] = {}
-        for point in ordered:
-            config = composer.config(point)
+        configs = [composer.config(point) for point in ordered]
+        adapted = any(config.tuning.adapted for config in configs)
+        for point, config in zip(ordered, configs, strict=True):
+            refuse_unused(config, point, adapted_sweep=adapted)
             if config.model.shape is not None:
                 config.tuning.trainable_params(config.model.shape)  # a rank that does not fit is found here
             name = run_id(config)

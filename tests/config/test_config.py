@@ -1,5 +1,7 @@
 """Every YAML composes; bad values are refused in one sentence; a run's name follows its work."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,56 @@ def test_a_bad_value_is_one_sentence(override: str, said: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            "model.id=org/name",
+            "model.id: got org/name; model=ladder-1m does not use it, .* use model=hub model.id=org/name",
+        ),
+        ("model=ladder-3m ++model.id=org/name", "model.id: got org/name; model=ladder-3m does not"),
+        ("model={id: org/name}", "model.id: got org/name; model=ladder-1m does not"),
+        ("model=ladder-3m model.gguf_file=a.gguf", "model=ladder-3m does not .* use model=gguf model.gguf_file=a.gguf"),
+        ("model=gguf model.gguf_file=a.gguf model.id=org/name", "model.id: got org/name; model=gguf does not"),
+        ("model=hub model.id=org/name model.gguf_file=a.gguf", "model.gguf_file: got a.gguf; model=hub does not"),
+        ("model.revision=main", "model.revision: got main; model=ladder-1m does not"),
+        ("data.path=my.json", "data.path: got my.json; data=synthetic does not .* use data=file data.path=my.json"),
+        ("data.layout=chat", "data.layout: got chat; data=synthetic does not"),
+        ("data.repeat=true", "data.repeat: got true; data=synthetic does not"),
+        ("data=file data.path=a.json data.split=test", "data.split: got test; data=file does not"),
+        ("data.bytes_per_sample=900", "data.bytes_per_sample: got 900; data=synthetic does not"),
+        ("method=full lora.r=4", "lora.r: got 4; method=full does not use it"),
+        ("method=full lora.target_modules=[q_proj]", "lora.target_modules: .* method=full does not"),
+    ],
+)
+def test_what_the_chosen_option_does_not_use_is_refused(words: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        compose(re.split(r" (?=[\w+.]+=)", words))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "model=smollm2-135m model.id=./mine",
+        "model=smollm2-135m model.gguf_file=a.gguf",
+        "model.weights=pretrained model.id=org/name",
+        "model=hub model.id=org/name model.weights=random model.revision=main",
+        "data=skolegpt data.repeat=true data.split=test",
+        "+experiment=munin_skolegpt method=full",
+    ],
+)
+def test_what_it_uses_is_not(words: str) -> None:
+    compose(words.split())
+
+
+def test_a_sweep_may_vary_what_only_some_of_its_methods_use() -> None:
+    assert len(expand(["method=lora,full", "lora.r=4,8"])) == 3
+    with pytest.raises(UserError, match=r"lora\.r: got 4; method=full"):
+        expand(["method=full", "lora.r=4,8"])
+    with pytest.raises(UserError, match=r"model\.id: got org/name; model=ladder-1m"):
+        expand(["model=hub,ladder-1m", "model.id=org/name"])
+
+
 def test_a_number_for_a_path_is_told_as_such() -> None:
     with pytest.raises(UserError, match=r"^data\.path: got 5; give a text$"):
         compose(["data=file", "data.path=5"])
@@ -134,7 +186,8 @@ def test_the_kind_of_device_names_a_run_and_which_one_of_it_does_not() -> None:
 
 
 def test_rank_does_not_name_a_full_fine_tune() -> None:
-    assert run_id(compose(["method=full", "lora.r=4"])) == run_id(compose(["method=full", "lora.r=16"]))
+    full = compose(["method=full"])
+    assert run_id(replace(full, lora=replace(full.lora, r=4))) == run_id(full)
 
 
 def test_content_names_a_data_file_and_its_place_does_not(tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -1,0 +1,97 @@
+"""Refuse settings that the chosen option of their group does not use.
+
+Hydra accepts `model.id=ORG/NAME` beside `model=ladder-1m`: the ladder model would be trained, and recorded under its
+own name. Only settings that the user gave are checked; defaults and files may hold what an option ignores.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lora_scaling.config.run import RunConfig
+from lora_scaling.errors import UserError
+
+Given = Mapping[str, Any]  # setting → value, as dotted names
+
+
+def given_settings(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the settings and options that overrides give, by dotted name; the last one wins."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    given: dict[str, Any] = {}
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.is_delete() or override.is_sweep_override():
+            continue
+        given.update(_flat(override.get_key_element().lstrip("+"), override.value()))
+    return given
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and name != "data.fields":
+        for key, item in value.items():
+            yield from _flat(f"{name}.{key}", item)
+    else:
+        yield name, value
+
+
+def refuse_unused(config: RunConfig, overrides: Sequence[str], *, adapted_sweep: bool = False) -> None:
+    """Refuse a setting among `overrides` that the run they make does not use.
+
+    adapted_sweep: the run is one of a sweep in which others have adapters, for which `lora.*` was given.
+
+    Raises:
+        UserError: it names the setting, the option of the group, and the option that uses the setting.
+    """
+    given = given_settings(overrides)
+    adapted = adapted_sweep or config.tuning.adapted
+    for name, value in given.items():
+        remedy = None
+        if name.startswith("lora.") and not adapted:
+            remedy = "it trains all weights and has no adapters: use method=lora or qlora, or leave it out"
+        elif name.startswith("model."):
+            remedy = _unused_by_model(name, value, config, given)
+        elif name.startswith("data."):
+            remedy = _unused_by_data(name, value, config)
+        if remedy is not None and value is not None:
+            group = name.partition(".")[0]
+            shown = str(value).lower() if isinstance(value, bool) else value
+            raise UserError(f"{name}: got {shown}; {_option(group, config, given)} does not use it, {remedy}")
+
+
+def _option(group: str, config: RunConfig, given: Given) -> str:
+    """Write the option that is chosen for a group, as an override."""
+    if group == "lora":
+        return f"method={config.method.name}"
+    return f"{group}={given.get(group) or getattr(config, group).name}"
+
+
+def _unused_by_model(name: str, value: Any, config: RunConfig, given: Given) -> str | None:
+    model = config.model
+    if name == "model.gguf_file" and given.get("model") == "hub":
+        return f"it loads model.id: use model=gguf model.gguf_file={value}"
+    if name in ("model.id", "model.revision") and model.gguf_file is not None and given.get("model") != "hub":
+        return f"it loads {model.gguf_file}: leave it out, or use model=hub"
+    if name not in ("model.id", "model.gguf_file", "model.revision"):
+        return None
+    if model.weights == "pretrained" or model.shape is None or "model.weights" in given:
+        return None
+    use = {
+        "model.id": f"model=hub model.id={value}",
+        "model.gguf_file": f"model=gguf model.gguf_file={value}",
+        "model.revision": f"model=hub model.id=ORG/NAME model.revision={value}",
+    }
+    return f"it has random weights of its own shape: use {use[name]}"
+
+
+def _unused_by_data(name: str, value: Any, config: RunConfig) -> str | None:
+    data = config.data
+    if data.kind == "file" and name == "data.split":
+        return "it reads the whole file: leave it out"
+    if data.kind != "synthetic":
+        return None
+    if name == "data.path":
+        return f"its samples are made: use data=file data.path={value}, or data=hub for a set of the hub"
+    if name in ("data.split", "data.layout", "data.fields", "data.repeat"):
+        return "its samples are made: use data=file data.path=PATH, or data=hub for a set of the hub"
+    if name == "data.bytes_per_sample" and data.tokens_per_sample is not None:
+        return "its samples have a length in tokens: use data.tokens_per_sample"
+    return None
