@@ -72,7 +72,7 @@ def plan(design: SweepDesign, arguments: Sequence[str], compose: Compose) -> lis
         ordered = with_centre(ordered, points[0], design.centre, design.centre_every, first.replicates)
         runs: dict[str, PlannedRun] = {}
         configs = [composer.config(point) for point in ordered]
-        adapted = any(config.tuning.adapted for config in configs)
+        adapted = any(config.method.name != "full" for config in configs)
         for point, config in zip(ordered, configs, strict=True):
             refuse_unused(config, point, adapted_sweep=adapted)
             if config.model.shape is not None:

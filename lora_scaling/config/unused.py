@@ -42,7 +42,7 @@ def refuse_unused(config: RunConfig, overrides: Sequence[str], *, adapted_sweep:
         UserError: it names the setting, the option of the group, and the option that uses the setting.
     """
     given = given_settings(overrides)
-    adapted = adapted_sweep or config.tuning.adapted
+    adapted = adapted_sweep or config.method.name != "full"
     for name, value in given.items():
         remedy = None
         if name.startswith("lora.") and not adapted:

@@ -1,5 +1,7 @@
 """Define samples as conversations, and convert rows of the usual instruction layouts into them."""
 
+import contextlib
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -12,15 +14,23 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True)
 class Message:
+    """A turn. `trained`: whether the loss is on it, if it is an answer; a `weight` of 0 says that it is not."""
+
     role: Role
     content: str
+    trained: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A conversation that ends with an answer. `target_tokens`: trim its text to exactly this many tokens."""
+    """A conversation that ends with an answer.
+
+    tools: the functions that the chat template describes, as JSON.
+    target_tokens: trim the text to exactly this many tokens.
+    """
 
     messages: tuple[Message, ...]
+    tools: str | None = None
     target_tokens: int | None = None
 
 
@@ -30,6 +40,8 @@ class RowError(Exception):
 
 @dataclass(frozen=True)
 class _Layout:
+    """The columns of a layout, and how they become turns."""
+
     required: tuple[str, ...]
     optional: tuple[str, ...]
     convert: Callable[[dict[str, Any]], tuple[Message, ...]]
@@ -39,6 +51,8 @@ _ROLES: dict[str, Role] = {
     "system": "system", "user": "user", "human": "user",
     "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant",
 }  # fmt: skip
+# Fields of a turn that some templates show and others drop.
+_UNSHOWN = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
 _ABSENT = object()
 
 
@@ -66,11 +80,12 @@ def convert_rows(
                 chosen = _recognise(row, fields)
             values = _read(row, _LAYOUTS[chosen], chosen, _checked(fields, chosen))
             messages = _trim_to_answers(_LAYOUTS[chosen].convert(values))
+            tools = _tools(values)
         except RowError as error:
             raise UserError(f"data.path: got {where}, whose {place} {error}") from None
         found.update(name for name, value in values.items() if value is not _ABSENT)
         if messages:
-            samples.append(Sample(messages=messages))
+            samples.append(Sample(messages=messages, tools=tools))
         else:
             empty += 1
     never = sorted(set(fields) - found) if samples else []
@@ -128,21 +143,59 @@ def _alpaca(values: dict[str, Any]) -> tuple[Message, ...]:
     request = _text(values, "instruction")
     context = _text(values, "input")
     question = f"{request}\n\n{context}" if context.strip() else request
-    return Message("user", question), Message("assistant", _text(values, "output"))
+    turns = Message("user", question), Message("assistant", _text(values, "output"))
+    return (*_system(values, "system"), *_history(values), *turns)
 
 
 def _skolegpt(values: dict[str, Any]) -> tuple[Message, ...]:
-    system = _text(values, "system_prompt")
     turns = Message("user", _text(values, "question")), Message("assistant", _text(values, "response"))
-    return (Message("system", system), *turns) if system.strip() else turns
+    return (*_system(values, "system_prompt"), *turns)
 
 
 def _chat(values: dict[str, Any]) -> tuple[Message, ...]:
-    return _turns(values["messages"], "messages", "role", "content")
+    return _with_system(values, _turns(values["messages"], "messages", "role", "content"))
 
 
 def _sharegpt(values: dict[str, Any]) -> tuple[Message, ...]:
-    return _turns(values["conversations"], "conversations", "from", "value")
+    return _with_system(values, _turns(values["conversations"], "conversations", "from", "value"))
+
+
+def _system(values: Mapping[str, Any], column: str) -> tuple[Message, ...]:
+    system = _text(values, column)
+    return (Message("system", system),) if system.strip() else ()
+
+
+def _with_system(values: Mapping[str, Any], turns: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Put the system column first, unless the conversation begins with a system turn."""
+    own = bool(turns) and turns[0].role == "system"
+    return turns if own else (*_system(values, "system"), *turns)
+
+
+def _history(values: Mapping[str, Any]) -> tuple[Message, ...]:
+    """Return the earlier turns of an alpaca row: a list of [question, answer]."""
+    pairs = values["history"]
+    if pairs is None or pairs is _ABSENT or pairs == "":
+        return ()
+    turns: list[Message] = []
+    for i, pair in enumerate(pairs if isinstance(pairs, (list, tuple)) else [pairs]):
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            raise RowError(f"has {_kind(pair)} as history[{i}]; give a list of [question, answer]")
+        texts = dict(zip(("question", "answer"), pair, strict=True))
+        turns += [Message("user", _text(texts, "question")), Message("assistant", _text(texts, "answer"))]
+    return tuple(turns)
+
+
+def _tools(values: Mapping[str, Any]) -> str | None:
+    """Return the tools column as JSON: a list of functions, or that list as a text."""
+    tools = values.get("tools")
+    if tools is None or tools is _ABSENT or tools in ("", []):
+        return None
+    if isinstance(tools, str):
+        with contextlib.suppress(ValueError):
+            tools = json.loads(tools)
+    if not isinstance(tools, (list, tuple)) or not all(isinstance(tool, Mapping) for tool in tools):
+        raise RowError(f"has {_kind(tools)} in tools; give a list of functions, or that list as JSON")
+    return json.dumps(tools, sort_keys=True) if tools else None
 
 
 def _turns(turns: Any, column: str, role: str, content: str) -> tuple[Message, ...]:
@@ -155,18 +208,35 @@ def _turns(turns: Any, column: str, role: str, content: str) -> tuple[Message, .
             raise RowError(f"has a turn {column}[{i}] that {what}; give {role} and {content}")
         if not isinstance(turn[role], str) or turn[role] not in _ROLES:
             raise RowError(f"has {turn[role]!r} as {column}[{i}].{role}; allowed: {', '.join(_ROLES)}")
-        messages.append(Message(_ROLES[turn[role]], _text(turn, content)))
+        for name in _UNSHOWN:
+            if turn.get(name):
+                raise RowError(f"has {column}[{i}].{name}; write it into its {content}, as the template shows it")
+        messages.append(Message(_ROLES[turn[role]], _text(turn, content), _trained(turn, f"{column}[{i}]")))
     return tuple(messages)
 
 
+def _trained(turn: Mapping[str, Any], place: str) -> bool:
+    """Return whether the loss is on a turn. `weight` is OpenAI's name; `train` and `training` are Axolotl's."""
+    for name in ("weight", "train", "training"):
+        value = turn.get(name)
+        if value is not None and value not in (0, 1):  # true and false are 1 and 0
+            raise RowError(f"has {value!r} as {place}.{name}; give 1 (trained) or 0 (shown, not trained)")
+        if value is not None:
+            return bool(value)
+    return True
+
+
 def _trim_to_answers(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Drop answers before the first question and unanswered questions at the end; return () if nothing is left."""
+    """Drop answers before the first question and unanswered questions at the end.
+
+    Return () if no answer is left that is to be trained.
+    """
     turns = list(messages)
     asked = next((i for i, turn in enumerate(turns) if turn.role == "user"), len(turns))
     turns = [turn for turn in turns[:asked] if turn.role == "system"] + turns[asked:]
     while turns and not (turns[-1].role == "assistant" and turns[-1].content.strip()):
         turns.pop()
-    return tuple(turns)
+    return tuple(turns) if any(turn.role == "assistant" and turn.trained for turn in turns) else ()
 
 
 def _text(values: Mapping[str, Any], name: str) -> str:
@@ -193,8 +263,8 @@ def _listed(names: Iterable[Any]) -> str:
 
 
 _LAYOUTS = {
-    "chat": _Layout(("messages",), (), _chat),
-    "sharegpt": _Layout(("conversations",), (), _sharegpt),
+    "chat": _Layout(("messages",), ("system", "tools"), _chat),
+    "sharegpt": _Layout(("conversations",), ("system", "tools"), _sharegpt),
     "skolegpt": _Layout(("question", "response"), ("system_prompt",), _skolegpt),
-    "alpaca": _Layout(("instruction", "output"), ("input",), _alpaca),
+    "alpaca": _Layout(("instruction", "output"), ("input", "system", "history", "tools"), _alpaca),
 }

@@ -127,7 +127,7 @@ def _file_rows(data: DataConfig) -> Iterator[tuple[str, Any]]:
 
 
 def rows_of(raw: bytes, path: str) -> Iterator[tuple[str, Any]]:
-    """Yield (place, row) of the contents of a file. A leading `[` distinguishes a JSON list from JSON lines.
+    """Yield (place, row) of the contents of a file: a JSON list, JSON lines, or one object with a list of rows.
 
     Raises:
         UserError: the contents are neither, or are not UTF-8 text.
@@ -142,23 +142,83 @@ def rows_of(raw: bytes, path: str) -> Iterator[tuple[str, Any]]:
         for i, row in enumerate(_parsed(text, path, first_line=1), start=1):
             yield f"sample {i}", row
         return
+    rows = _objects(text, path)
+    first = next(rows, None)
+    if first is None:
+        return
+    second = next(rows, None)
+    if second is None:
+        yield from _only_list(first, path)
+        return
+    yield first
+    yield second
+    yield from rows
+
+
+def _objects(text: str, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield (place, object) of JSON lines, or of objects that each take several lines."""
+    start = len(text) - len(text.lstrip())
+    with contextlib.suppress(ValueError, RecursionError):
+        _, end = _DECODER.raw_decode(text, start)
+        if "\n" in text[start:end]:
+            yield from _indented_objects(text, path, start)
+            return
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield f"line {number}", _parsed(line, path, first_line=number)
 
 
+def _indented_objects(text: str, path: str, start: int) -> Iterator[tuple[str, Any]]:
+    while start < len(text):
+        try:
+            value, end = _DECODER.raw_decode(text, start)
+        except ValueError as error:
+            raise _not_json(path, getattr(error, "lineno", 1), error) from None
+        yield f"line {text.count(chr(10), 0, start) + 1}", value
+        start = end + len(text[end:]) - len(text[end:].lstrip())
+
+
+# Columns of a row, whose other columns may hold lists of objects.
+_OF_A_ROW = {"messages", "conversations", "instruction", "question", "prompt"}
+
+
+def _only_list(first: tuple[str, Any], path: str) -> Iterator[tuple[str, Any]]:
+    """Yield the rows of a file that holds one object: those of the list in it, such as `data`, or the object itself."""
+    row = first[1]
+    if not isinstance(row, Mapping) or _OF_A_ROW & row.keys():
+        yield first
+        return
+    lists = [key for key, value in row.items() if isinstance(value, list) and value and isinstance(value[0], Mapping)]
+    if len(lists) > 1:
+        raise UserError(
+            f"data.path: got {path}, which holds several lists ({', '.join(lists)}); give a file with one of them"
+        )
+    if not lists:
+        yield first
+        return
+    for i, item in enumerate(row[lists[0]], start=1):
+        yield f"{lists[0]}[{i - 1}]", item
+
+
+# Python writes NaN for a missing value, which JSON does not have.
+_DECODER = json.JSONDecoder(parse_constant=lambda _: None)
+
+
 def _parsed(text: str, path: str, *, first_line: int) -> Any:
     try:
-        return json.loads(text)
+        return _DECODER.decode(text)
     except ValueError as error:
-        line = first_line + getattr(error, "lineno", 1) - 1
-        reason = getattr(error, "msg", "too deep or too large a value")
-        raise UserError(
-            f"data.path: got {path}, whose line {line} is not JSON ({reason}); "
-            "give one list of objects, or one object a line"
-        ) from None
+        raise _not_json(path, first_line + getattr(error, "lineno", 1) - 1, error) from None
     except RecursionError:
         raise UserError(f"data.path: got {path}, which nests too deeply; give flat objects") from None
+
+
+def _not_json(path: str, line: int, error: ValueError) -> UserError:
+    reason = getattr(error, "msg", "too deep or too large a value")
+    return UserError(
+        f"data.path: got {path}, whose line {line} is not JSON ({reason}); "
+        "give one list of objects, or one object a line"
+    )
 
 
 def _hub_rows(data: DataConfig) -> Iterator[tuple[str, Any]]:
@@ -206,6 +266,7 @@ def _fingerprint(train: list[Sample], evaluation: list[Sample]) -> str:
     for part in (train, evaluation):
         digest.update(f"{len(part)}\n".encode())
         for sample in part:
-            turns = [(message.role, message.content) for message in sample.messages]
-            digest.update(json.dumps([sample.target_tokens, turns]).encode())
+            turns = [(turn.role, turn.content, *(() if turn.trained else (0,))) for turn in sample.messages]
+            tools = () if sample.tools is None else (sample.tools,)
+            digest.update(json.dumps([sample.target_tokens, turns, *tools]).encode())
     return digest.hexdigest()

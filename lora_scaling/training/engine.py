@@ -96,7 +96,9 @@ def _prepare(config: RunConfig, device: Device, models: ModelCache, facts: RunFa
         "longest": max(lengths),
         "held_out": tokens.held_out.samples,
     }
-    facts.warnings += [{"kind": kind, "message": text} for kind, text in tokens.train.warnings]
+    facts.warnings += [
+        {"kind": kind, "message": text} for kind, text in (*tokens.train.warnings, *tokens.held_out.warnings)
+    ]
     return base, tokens
 
 

@@ -65,7 +65,7 @@ class ModelCache:
         split = split_samples(config)
         tokens = Tokens(
             train=tokenize(split.train, base.tokenizer, config),
-            held_out=tokenize(split.evaluation, base.tokenizer, config),
+            held_out=tokenize(split.evaluation, base.tokenizer, config, held_out=True),
             available=split.available,
             skipped=split.skipped,
             fingerprint=split.fingerprint,

@@ -5,7 +5,7 @@ first token, which nothing precedes. With loss on the answers only, it is also `
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -15,6 +15,7 @@ from lora_scaling.data.samples import Sample
 from lora_scaling.data.synthetic import prompt_tokens
 from lora_scaling.errors import UserError
 from lora_scaling.training.batches import IGNORED, TokenRow, pack
+from lora_scaling.training.generated import generated_answers
 
 _CHUNK = 2048  # samples rendered and tokenised at once; limits memory at no cost
 
@@ -54,45 +55,65 @@ class TokenizedDataset:
 
 @dataclass(frozen=True)
 class _Encoded:
-    """Token ids, and the half-open ranges of them that are answers, in order and disjoint."""
+    """Token ids, and half-open ranges of them, in order and disjoint.
+
+    answers: ranges with loss. silent: ranges of answers without (a message of weight 0). lost: number of answers that
+    were not found in the text.
+    """
 
     ids: list[int]
     answers: list[tuple[int, int]]
+    silent: list[tuple[int, int]] = field(default_factory=list)
+    lost: int = 0
 
 
-def tokenize(samples: Sequence[Sample], tokenizer: Any, config: RunConfig) -> TokenizedDataset:
+def tokenize(
+    samples: Sequence[Sample], tokenizer: Any, config: RunConfig, *, held_out: bool = False
+) -> TokenizedDataset:
     """Make rows of the samples: cut to `max_seq_len`, labelled, and packed if the configuration says so.
 
     Args:
         tokenizer: a transformers tokenizer; its chat template is used if `chat_template` is true.
+        held_out: whether the samples are only evaluated. Without any answer left, their loss is unknown; training
+            samples are refused.
 
     Raises:
-        UserError: the chat template refuses the conversations, `max_seq_len` leaves no answer anywhere, or the
-            tokenizer belongs to another model.
+        UserError: the chat template refuses the conversations or shows no answer that can be found, `max_seq_len`
+            leaves no answer anywhere, or the tokenizer belongs to another model.
     """
     encoded: list[_Encoded] = []
-    lost = 0
     for start in range(0, len(samples), _CHUNK):
-        part, unmarked = _encode(samples[start : start + _CHUNK], tokenizer, use_chat=config.chat_template)
-        encoded += part
-        lost += unmarked
+        encoded += _encode(samples[start : start + _CHUNK], tokenizer, use_chat=config.chat_template)
     _refuse_foreign(encoded, config)
     rows = [_row(item, config) for item in encoded]
     lengths = [len(row["input_ids"]) for row in rows]
     trained = [len(row["labels"]) - row["labels"].count(IGNORED) for row in rows]
-    if rows and not any(trained):
-        raise UserError(
-            f"max_seq_len: got {config.max_seq_len}, which cuts off every answer of {config.data.name}; "
-            f"raise it (the longest sample has {max(len(item.ids) for item in encoded)} tokens)"
-        )
-    unanswered = trained.count(0)
+    if rows and not any(trained) and not held_out:
+        _refuse_unanswered(encoded, config)
+    warnings = []
+    if any(sample.tools for sample in samples) and not _shows_tools(tokenizer, config):
+        warnings.append(("tools", f"the chat template of this tokenizer does not show the tools of {config.data.name}"))
+    cut = sum(not count and bool(item.answers) for count, item in zip(trained, encoded, strict=True))
     return TokenizedDataset(
         rows=pack(rows, config.max_seq_len) if config.packing else rows,
         sample_lengths=lengths,
         truncated=sum(len(item.ids) for item in encoded) - sum(lengths),
         trained=sum(trained),
-        unanswered=unanswered,
-        warnings=_warnings(unanswered, lost, len(rows), config),
+        unanswered=trained.count(0),
+        warnings=warnings + _warnings(cut, sum(item.lost for item in encoded), len(rows), config, held_out=held_out),
+    )
+
+
+def _refuse_unanswered(encoded: Sequence[_Encoded], config: RunConfig) -> None:
+    """Say why no sample has anything to train on."""
+    if not any(item.answers for item in encoded):
+        raise UserError(
+            f"chat_template: got true, and the answers of {config.data.name} cannot be found in the text that the "
+            "template of this tokenizer makes; set chat_template=false, or loss_on=all to train on the whole text"
+        )
+    raise UserError(
+        f"max_seq_len: got {config.max_seq_len}, which cuts off every answer of {config.data.name}; "
+        f"raise it (the longest sample has {max(len(item.ids) for item in encoded)} tokens)"
     )
 
 
@@ -106,22 +127,23 @@ def _refuse_foreign(encoded: Sequence[_Encoded], config: RunConfig) -> None:
         )
 
 
-def _warnings(unanswered: int, lost: int, samples: int, config: RunConfig) -> list[tuple[str, str]]:
+def _warnings(cut: int, lost: int, samples: int, config: RunConfig, *, held_out: bool) -> list[tuple[str, str]]:
     warnings = []
-    if unanswered:
+    which = "held-out samples" if held_out else "samples"
+    if cut:
+        cost = "their loss is not measured" if held_out else "they cost energy and teach nothing"
         warnings.append(
             (
                 "unanswered",
-                f"{unanswered} of {samples} samples have no answer left within "
-                f"max_seq_len={config.max_seq_len}: they cost energy and teach nothing",
+                f"{cut} of {samples} {which} have no answer left within max_seq_len={config.max_seq_len}: {cost}",
             )
         )
     if lost:
         warnings.append(
             (
                 "unmarked_answer",
-                f"{lost} answers could not be found in the text that the tokenizer's chat template makes: "
-                "they are shown but not trained on",
+                f"{lost} answers of the {which} could not be found in the text that the tokenizer's chat template "
+                "makes: they are shown but not trained on",
             )
         )
     return warnings
@@ -130,36 +152,57 @@ def _warnings(unanswered: int, lost: int, samples: int, config: RunConfig) -> li
 def _row(item: _Encoded, config: RunConfig) -> TokenRow:
     ids = item.ids[: config.max_seq_len]
     if config.loss_on == "all":
-        return {"input_ids": ids, "labels": [IGNORED, *ids[1:]]}
+        labels = [IGNORED, *ids[1:]]
+        for start, end in item.silent:
+            labels[start:end] = [IGNORED] * len(labels[start:end])
+        return {"input_ids": ids, "labels": labels}
     labels = [IGNORED] * len(ids)
     for start, end in item.answers:
         labels[max(1, start) : end] = ids[max(1, start) : end]
     return {"input_ids": ids, "labels": labels}
 
 
-def _encode(samples: Sequence[Sample], tokenizer: Any, *, use_chat: bool) -> tuple[list[_Encoded], int]:
-    """Return tokens and answer ranges, and the number of answers not found in their rendered text."""
+def _encode(samples: Sequence[Sample], tokenizer: Any, *, use_chat: bool) -> list[_Encoded]:
     chat = use_chat and getattr(tokenizer, "chat_template", None) is not None
     render = chat_renderer(tokenizer) if chat else plain_renderer(tokenizer)
-    conversations = [sample.messages for sample in samples]
-    texts, ranges = find_answers(conversations, render)
+    texts, ranges = find_answers(samples, render, _marks(tokenizer))
+    if chat:
+        ranges = generated_answers(samples, tokenizer, texts, ranges)
     full = _ids(tokenizer, texts)
-    cuts = [sorted(set(chain(*spans)) - {len(text)}) for text, spans in zip(texts, ranges, strict=True)]
+    cuts = [sorted(set(chain(*found.values())) - {len(text)}) for text, found in zip(texts, ranges, strict=True)]
     prefixes = iter(_ids(tokenizer, [text[:cut] for text, at in zip(texts, cuts, strict=True) for cut in at]))
     # A template writes its own first token; plain text gets the one that the tokenizer would add.
     lead = [] if chat else _lead(tokenizer)
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id  # looked up once: transformers searches for them
     encoded = []
-    for sample, ids, text, spans, at in zip(samples, full, texts, ranges, cuts, strict=True):
+    for sample, ids, text, found, at in zip(samples, full, texts, ranges, cuts, strict=True):
         place = {cut: len(lead) + common_length(next(prefixes), ids) for cut in at}
         place[len(text)] = len(lead) + len(ids)
-        item = _Encoded([*lead, *ids], [(place[start], place[end]) for start, end in spans])
-        item = _ended(item, eos, last=bool(spans) and spans[-1][1] == len(text))
-        if sample.target_tokens is not None:
-            item = _trimmed(item, sample.target_tokens, bos)
-        encoded.append(item)
-    wanted = sum(message.role == "assistant" for messages in conversations for message in messages)
-    return encoded, wanted - sum(map(len, ranges))
+        ended = [*lead, *ids]
+        if eos is not None and ended[-1:] != [eos]:  # it is part of the answer that it ends
+            ended.append(eos)
+            place[len(text)] += 1
+        spans = [(sample.messages[turn].trained, (place[start], place[end])) for turn, (start, end) in found.items()]
+        item = _Encoded(
+            ended,
+            [span for trained, span in spans if trained],
+            [span for trained, span in spans if not trained],
+            sum(turn.role == "assistant" and turn.trained for turn in sample.messages)
+            - len({turn for turn in found if sample.messages[turn].trained}),
+        )
+        encoded.append(item if sample.target_tokens is None else _trimmed(item, sample.target_tokens, bos))
+    return encoded
+
+
+def _shows_tools(tokenizer: Any, config: RunConfig) -> bool:
+    template = getattr(tokenizer, "chat_template", None) if config.chat_template else None
+    return template is None or "tools" in str(template)
+
+
+def _marks(tokenizer: Any) -> frozenset[str]:
+    """Return the texts of the tokenizer's special tokens."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    return frozenset([*tokenizer.all_special_tokens, *(token.content for token in added if token.special)])
 
 
 def _lead(tokenizer: Any) -> list[int]:
@@ -171,16 +214,6 @@ def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     if not texts:
         return []
     return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-
-
-def _ended(item: _Encoded, eos: int | None, *, last: bool) -> _Encoded:
-    """End the sample with `eos`, which is part of its last answer."""
-    if eos is None or item.ids[-1:] == [eos]:
-        return item
-    answers = list(item.answers)
-    if last:
-        answers[-1] = (answers[-1][0], len(item.ids) + 1)
-    return _Encoded([*item.ids, eos], answers)
 
 
 def _trimmed(item: _Encoded, target: int, bos: int | None) -> _Encoded:

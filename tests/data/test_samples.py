@@ -62,6 +62,59 @@ def test_each_layout_is_recognised(tmp_path: Path) -> None:
     assert only(path, {"conversations": shared}) == answered
 
 
+def test_system_and_history_columns_come_before_the_question(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    asked = {"instruction": "Og 3+3?", "output": "6"}
+    last = (("user", "Og 3+3?"), ("assistant", "6"))
+    earlier = (("user", "2+2?"), ("assistant", "4"))
+    assert only(path, asked | {"system": "Kort.", "history": [["2+2?", "4"]]}) == (("system", "Kort."), *earlier, *last)
+    assert only(path, asked | {"system": None, "history": []}) == last
+    turns = [{"role": "user", "content": "Og 3+3?"}, {"role": "assistant", "content": "6"}]
+    assert only(path, {"messages": turns, "system": "Kort."}) == (("system", "Kort."), *last)
+    shared = [
+        {"from": "system", "value": "Selv."},
+        {"from": "human", "value": "Og 3+3?"},
+        {"from": "gpt", "value": "6"},
+    ]
+    assert only(path, {"conversations": shared, "system": "Kort."}) == (("system", "Selv."), *last)
+
+
+def test_a_weight_of_0_and_tools_are_kept(tmp_path: Path) -> None:
+    turns = [
+        {"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0},
+        {"role": "user", "content": "c"}, {"role": "assistant", "content": "d", "weight": 1},
+    ]  # fmt: skip
+    path, tools = tmp_path / "rows.json", [{"name": "sum", "parameters": {}}]
+    split = split_samples(file_config(path, [{"messages": turns, "tools": tools}]))
+    assert [message.trained for message in split.train[0].messages] == [True, False, True, True]
+    assert json.loads(str(split.train[0].tools)) == tools
+    as_text = split_samples(file_config(path, [{"messages": turns, "tools": json.dumps(tools)}]))
+    assert as_text.fingerprint == split.fingerprint
+    for other in (
+        [{"messages": turns}],
+        [{"messages": [*turns[:1], {**turns[1], "weight": 1}, *turns[2:]], "tools": tools}],
+    ):
+        assert split_samples(file_config(path, other)).fingerprint != split.fingerprint
+    silent = [{"messages": [*turns[:2]]}, {"messages": turns[2:]}]
+    assert split_samples(file_config(path, silent)).skipped == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{\n "data": [\n  {"instruction": "a", "output": "b"},\n  {"instruction": "c", "output": "d"}\n ]\n}',
+        '{"version": 1, "data": [{"instruction": "a", "output": "b"}, {"instruction": "c", "output": "d"}]}',
+        '{\n "instruction": "a",\n "output": "b"\n}\n{\n "instruction": "c",\n "output": "d"\n}\n',
+        '{"instruction": "a", "input": NaN, "output": "b"}\n{"instruction": "c", "output": "d"}',
+    ],
+)
+def test_json_in_its_other_forms_is_read(tmp_path: Path, text: str) -> None:
+    split = split_samples(file_config(tmp_path / "a.json", text, samples=2))
+    assert sorted(sample.messages[0].content for sample in split.train) == ["a", "c"]
+    lone = '{\n "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
+    assert split_samples(file_config(tmp_path / "b.json", lone)).available == 1
+
+
 def test_fields_reach_into_rows_with_dots_and_indices(tmp_path: Path) -> None:
     row = {"task": {"text": "Add"}, "instances": [{"input": "1 2", "output": "3"}], "output": "not this"}
     fields = {"instruction": "task.text", "input": "instances[0].input", "output": "instances[0].output"}
@@ -189,6 +242,18 @@ def test_synthetic_data_needs_a_length() -> None:
         ),
         ('{"instruction": "a", "output": 3}', r"line 1 has a number in output; give a text"),
         (r'{"instruction": "a", "output": "b\ud83d"}', r"line 1 has half a character in output"),
+        ('{"train": [{"a": 1}], "test": [{"a": 1}]}', r"holds several lists \(train, test\); give a file with one"),
+        ('{\n "instruction": "a", "output": "b"\n}\n{\n oops', r"line 5 is not JSON"),
+        (
+            '{"messages": [{"role": "user", "content": "a", "weight": 0.5}]}',
+            r"has 0\.5 as messages\[0\]\.weight; give 1",
+        ),
+        (
+            '{"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}',
+            r"has messages\[0\]\.tool_calls; write",
+        ),
+        ('{"instruction": "a", "output": "b", "history": ["x"]}', r"has a text as history\[0\]; give a list of"),
+        ('{"instruction": "a", "output": "b", "tools": "sum"}', r"has a text in tools; give a list of functions"),
         ('{"messages": "a"}', r"line 1 has a text in messages; give a list"),
         ('{"messages": [{"role": "user"}]}', r"a turn messages\[0\] that has role; give role and content"),
         ('{"messages": ["hi"]}', r"a turn messages\[0\] that is a text; give role"),

@@ -177,11 +177,114 @@ def test_answers_are_found_where_a_template_rewrites_them() -> None:
     tokenizer = bytes_tokenizer()
     tokenizer.chat_template = THINKING
     data = tokenize([chat("one#a?", "it is one", "b?", "two"), chat("4?", "4")], tokenizer, config())
-    assert trained_text(tokenizer, data.rows[0]).replace("<eos>", "") == "it is onetwo"
+    assert trained_text(tokenizer, data.rows[0]) == "it is one<eos>two<eos>"
     assert trained_text(tokenizer, data.rows[1]) == "4<eos>"
-    lost = tokenize([chat("a?", "hm#one", "b?", "two")], tokenizer, config())
-    assert [kind for kind, _ in lost.warnings] == ["unmarked_answer"]
-    assert trained_text(tokenizer, lost.rows[0]) == "two<eos>"
+    thought = tokenize([chat("a?", "hm#one", "b?", "two")], tokenizer, config())
+    assert thought.warnings == []
+    assert trained_text(tokenizer, thought.rows[0]) == "one<eos>two<eos>"
+
+
+def test_answers_that_a_template_leaves_out_are_counted() -> None:
+    tokenizer = bytes_tokenizer()
+    tokenizer.chat_template = "{{ bos_token }}{% for m in messages[-2:] %}{{ m.content }}{% endfor %}"
+    data = tokenize([chat("a?", "one", "b?", "two")], tokenizer, config())
+    assert trained_text(tokenizer, data.rows[0]) == "two<eos>"
+    assert [(kind, message[:9]) for kind, message in data.warnings] == [("unmarked_answer", "1 answers")]
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    with pytest.raises(UserError, match=r"chat_template: got true, .* cannot be found .*loss_on=all"):
+        tokenize([chat("a?", "one")], tokenizer, config(max_seq_len=8))
+
+
+# Templates of well-known models, shortened, and the trained text of a conversation with thoughts.
+QWEN3 = """{%- set ns = namespace(last=0) %}{%- for m in messages %}{% if m.role == 'user' %}\
+{% set ns.last = loop.index0 %}{% endif %}{% endfor %}{%- for m in messages %}{%- if m.role != 'assistant' %}\
+{{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{%- else %}\
+{%- set c = m.content %}{%- set r = '' %}{%- if '</think>' in c %}\
+{%- set r = c.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') %}\
+{%- set c = c.split('</think>')[-1].lstrip('\\n') %}{%- endif %}\
+{%- if loop.index0 > ns.last %}{{- '<|im_start|>assistant\\n<think>\\n' + r.strip('\\n') + '\\n</think>\\n\\n' + c }}\
+{%- else %}{{- '<|im_start|>assistant\\n' + c }}{%- endif %}{{- '<|im_end|>\\n' }}{%- endif %}{%- endfor %}\
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
+GLM4 = """[gMASK]<sop>{%- for m in messages %}{%- if m.role == 'assistant' %}<|assistant|>
+{{ m.content.split('</think>')[-1].strip() }}{%- else %}<|{{ m.role }}|>
+{{ m.content }}{%- endif %}{%- endfor %}{% if add_generation_prompt %}<|assistant|>
+{% endif %}"""
+LFM25 = """{{- bos_token -}}{%- set ns = namespace(last=-1) -%}{%- for m in messages -%}\
+{%- if m.role == 'assistant' -%}{%- set ns.last = loop.index0 -%}{%- endif -%}{%- endfor -%}{%- for m in messages -%}\
+{{- '<|im_start|>' + m.role + '\\n' -}}{%- set c = m.content -%}\
+{%- if m.role == 'assistant' and loop.index0 != ns.last and '</think>' in c -%}\
+{%- set c = c.split('</think>')[-1] | trim -%}{%- endif -%}{{- c + '<|im_end|>\\n' -}}{%- endfor -%}\
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"""
+GPT_OSS = """<|start|>system<|message|>You are a model.<|end|>{%- for m in messages %}{%- if m.role == 'assistant' %}\
+<|start|>assistant<|channel|>final<|message|>{{ m.content }}{% if loop.last and not add_generation_prompt %}<|return|>\
+{%- else %}<|end|>{%- endif %}{%- else %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{%- endif %}\
+{%- endfor %}\
+{%- if add_generation_prompt %}<|start|>assistant{% endif %}"""
+PHI3 = """{% for m in messages %}<|{{ m['role'] }}|>
+{{ m['content'] }}<|end|>
+{% endfor %}{% if add_generation_prompt %}<|assistant|>
+{% else %}{{ eos_token }}{% endif %}"""
+DEEPSEEK_R1 = """{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}<|User|>{{ m.content }}{% else %}\
+<|Assistant|>{{ m.content.split('</think>')[-1] }}<eos>{% endif %}{% endfor %}\
+{% if add_generation_prompt %}<|Assistant|><think>
+{% endif %}"""
+SMOLLM3 = """{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% if m.role == 'assistant' %}\
+{% generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}{% else %}{{ m.content + '<|im_end|>' }}{% endif %}\
+{{ '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+TEMPLATES = {
+    "qwen3": (QWEN3, "Ja.<|im_end|><think>\nto\n</think>\n\nNej.<|im_end|>"),
+    "glm4": (GLM4, "Ja.<|user|>Nej."),
+    "lfm2.5": (LFM25, "Ja.<|im_end|><think>to</think>Nej.<|im_end|>"),
+    "gpt-oss": (
+        GPT_OSS,
+        "<|channel|>final<|message|><think>en</think>Ja.<|end|><|channel|>final<|message|><think>to</think>Nej.<|return|>",
+    ),
+    "phi-3": (PHI3, "<think>en</think>Ja.<|end|><think>to</think>Nej.<|end|>\n"),
+    "deepseek-r1": (DEEPSEEK_R1, "Ja.Nej."),
+    "smollm3": (SMOLLM3, "<think>en</think>Ja.<|im_end|><think>to</think>Nej.<|im_end|>"),
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_exactly_the_answers_are_trained_whatever_the_template_does_to_earlier_turns(name: str) -> None:
+    template, expected = TEMPLATES[name]
+    tokenizer = bytes_tokenizer()
+    marks = ["<|im_start|>", "<|im_end|>", "<|start|>", "<|end|>", "<|channel|>", "<|message|>", "<|return|>", "<sop>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": [*marks, "<|user|>", "<|assistant|>", "[gMASK]"]})
+    tokenizer.chat_template = template
+    samples = [
+        chat("Er det?", "<think>en</think>Ja.", "Sikkert?", "<think>to</think>Nej."),
+        chat("a", "Ja.", "b", "Nej."),
+    ]
+    data = tokenize(samples, tokenizer, config())
+    assert data.warnings == []
+    assert trained_text(tokenizer, data.rows[0]).replace("<eos>", "") == expected
+    plain = expected.replace("<think>en</think>", "").replace("<think>to</think>", "").replace("\nto\n", "\n\n")
+    assert trained_text(tokenizer, data.rows[1]).replace("<eos>", "") == plain
+    assert all(row["labels"][-1] == tokenizer.eos_token_id for row in data.rows)
+
+
+def test_an_answer_of_weight_0_is_shown_and_not_trained() -> None:
+    tokenizer = bytes_tokenizer()
+    turns = chat("a?", "one", "b?", "two").messages
+    sample = Sample(messages=(turns[0], replace(turns[1], trained=False), *turns[2:]))
+    for loss_on, text in (
+        ("answers", "two<eos>"),
+        ("all", "<|user|>a?<eos><|assistant|><|user|>b?<eos><|assistant|>two<eos>"),
+    ):
+        (row,) = tokenize([sample], tokenizer, config(loss_on=loss_on)).rows
+        assert trained_text(tokenizer, row) == text
+        assert tokenizer.decode(row["input_ids"]).count("one") == 1
+
+
+def test_tools_reach_the_template_and_are_missed_aloud() -> None:
+    tokenizer = bytes_tokenizer()
+    sample = Sample(messages=chat("a?", "one").messages, tools='[{"name": "sum"}]')
+    assert [kind for kind, _ in tokenize([sample], tokenizer, config()).warnings] == ["tools"]
+    tokenizer.chat_template = "{% for t in tools or [] %}{{ t.name }};{% endfor %}" + str(tokenizer.chat_template)
+    data = tokenize([sample, chat("a?", "one")], tokenizer, config())
+    assert [tokenizer.decode(row["input_ids"])[:8] for row in data.rows] == ["sum;<bos", "<bos><|u"]
+    assert (trained_text(tokenizer, data.rows[0]), data.warnings) == ("one<eos>", [])
 
 
 def test_plain_format_without_a_template() -> None:
@@ -238,6 +341,8 @@ def test_truncation_is_counted() -> None:
 
 
 def test_no_answer_left_anywhere_is_an_error() -> None:
+    held = tokenize([chat("q" * 60, "one")], bytes_tokenizer(), config(max_seq_len=8), held_out=True)
+    assert (held.trained, [kind for kind, _ in held.warnings]) == (0, ["unanswered"])
     with pytest.raises(UserError, match=r"max_seq_len: got 8, which cuts off every answer.*longest sample has 68"):
         tokenize([chat("q" * 60, "one")], bytes_tokenizer(), config(max_seq_len=8))
 
