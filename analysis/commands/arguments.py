@@ -9,7 +9,7 @@ from lora_scaling.commands.cli import split_settings
 from lora_scaling.errors import UserError
 
 from ..tables.column_options import ColumnOptions, assignments
-from ..tables.table import RunTable, load_runs
+from ..tables.table import RESPONSES, RunTable, load_runs
 
 
 def add_runs(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
@@ -26,6 +26,11 @@ def add_runs(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
 
 def add_column_options(parser: argparse.ArgumentParser) -> None:
     """--samples-from and the other options that say what the columns of a table from elsewhere mean."""
+    parser.add_argument(
+        "--response", choices=tuple(RESPONSES), default=None,
+        help="what is explained: total energy, that of training or of the GPUs, or the time of training (default: "
+        "total, or time where the runs' program records no energy)",
+    )  # fmt: skip
     group = parser.add_argument_group("tables from elsewhere")
     for name in ("samples", "epochs"):
         group.add_argument(
@@ -68,9 +73,9 @@ def column_options(args: argparse.Namespace) -> ColumnOptions:
     )
 
 
-def load(args: argparse.Namespace, *, response: str = "total") -> RunTable:
+def load(args: argparse.Namespace) -> RunTable:
     """Read the runs that `args` name; print to stderr what was left out or had to be interpreted."""
-    table = load_runs(args.runs, response=response, exclude=args.exclude, options=column_options(args))
+    table = load_runs(args.runs, response=args.response, exclude=args.exclude, options=column_options(args))
     tell(table)
     return table
 

@@ -6,7 +6,7 @@ from ..claims.decide import decide
 from ..claims.text import render
 from ..claims.verdicts import Options
 from ..jsonout import dumps
-from ..tables.table import RESPONSES, load_runs
+from ..tables.table import load_runs
 from .arguments import add_options, add_runs, column_options
 
 
@@ -14,7 +14,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m analysis claims`."""
     add_runs(parser)
     add_options(parser)
-    parser.add_argument("--response", choices=tuple(RESPONSES), default="total", help="what is explained")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the plans, cheapest first."""
     options = Options(margin=args.margin, level=args.level)
-    report = decide(load_runs(args.runs, exclude=args.exclude, options=column_options(args)), options)
+    report = decide(
+        load_runs(args.runs, response=args.response, exclude=args.exclude, options=column_options(args)), options
+    )
     plans = plan(report)
     undecided = [claim.id for claim in report.claims if claim.verdict == "undecided"]
     if args.json:

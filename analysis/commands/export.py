@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from ..export.extra_p import extrap_lines
-from ..tables.table import RESPONSES, load_runs
+from ..tables.table import load_runs
 from .arguments import add_column_options, column_options
 
 
@@ -13,7 +13,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m analysis export`."""
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders of run records, or tables")
     add_column_options(parser)
-    parser.add_argument("--response", choices=tuple(RESPONSES), default="total", help="what is exported")
     parser.add_argument("--out", type=Path, default=None, help="a file; default stdout")
 
 

@@ -78,8 +78,7 @@ def _join(raw: pd.DataFrame, options: ColumnOptions) -> pd.DataFrame:
         return raw
     if options.on is None:
         raise UserError(f"join: got {str(options.join)!r} without a column; give --on COLUMN, which both tables have")
-    other, _, _ = read_sources([Path(options.join)])
-    other = other.drop(columns="_place")
+    other = read_sources([Path(options.join)]).frame.drop(columns="_place")
     for table in (raw, other):
         _check_present("on", options.on, table)
     keys, others = (table[options.on].astype(str).str.strip() for table in (raw, other))

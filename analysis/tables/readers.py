@@ -1,8 +1,7 @@
-"""Reads what RUNS names: folders of run records, CSV, Parquet and JSON-lines tables, as they are."""
+"""Read what RUNS names: folders of run records or of other programs' results, and tables, as they are."""
 
-import csv
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +11,114 @@ from lora_scaling.config.again import override_columns
 from lora_scaling.errors import LoraScalingError, RecordError, UserError
 from lora_scaling.records import find_records, read_record, record_to_row
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".jsonl", ".ndjson", ".json")
+from .files import TABLE_SUFFIXES, FileContent, read_content
+from .formats import carbontracker, codecarbon, eco2ai, peft_benchmark, tracker_exports, trainer_folder, zeus
+from .formats.recognised import Recognised
+from .parsing import RunWarning
+
+MOST_FILES = 10_000  # of a folder of results
+FRAMES = (
+    (codecarbon.is_codecarbon, codecarbon.from_codecarbon),
+    (eco2ai.is_eco2ai, eco2ai.from_eco2ai),
+    (zeus.is_zeus, zeus.from_zeus),
+    (tracker_exports.is_tracker_export, tracker_exports.from_tracker_export),
+)
 
 
-def read_sources(paths: Sequence[Path]) -> tuple[pd.DataFrame, list[tuple[str, str]], tuple[str, ...]]:
-    """All rows with a column `_place` (where each stood), unreadable ones (name, reason), the sources."""
+@dataclass(frozen=True, kw_only=True)
+class ReadRows:
+    """Rows with a column `_place` (where each stood), and what has to be known of them.
+
+    unreadable: rows or files without a run (name, reason). kinds: the programs that wrote the files. understood: the
+    columns of theirs whose meaning is known. `timed`: whether the kind records no energy, only times.
+    """
+
+    frame: pd.DataFrame
+    unreadable: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[RunWarning, ...] = ()
+    kinds: tuple[str, ...] = ()
+    understood: frozenset[str] = field(default_factory=frozenset)
+    sources: tuple[str, ...] = ()
+    timed: bool = False
+
+
+def read_sources(paths: Sequence[Path]) -> ReadRows:
+    """Read all files and folders, one below the other.
+
+    Raises:
+        UserError: a path does not exist, or no path is given.
+        RecordError: a file holds no table, or a folder no runs.
+    """
     if not paths:
         raise UserError("RUNS: missing; name folders of run records or tables")
-    frames: list[pd.DataFrame] = []
-    unreadable: list[tuple[str, str]] = []
+    parts = []
     for path in paths:
         if not path.exists():
             raise UserError(f"RUNS: got {str(path)!r}, which does not exist; name a folder of run records or a table")
-        frame, bad = _read_folder(path) if path.is_dir() else _read_file(path, alone=len(paths) == 1)
-        frames.append(frame)
-        unreadable += bad
-    raw = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0].reset_index(drop=True)
-    return raw, unreadable, tuple(str(path) for path in paths)
+        parts.append(_read_folder(path) if path.is_dir() else _read_file(path, alone=len(paths) == 1))
+    frames = [part.frame for part in parts]
+    return ReadRows(
+        frame=pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0].reset_index(drop=True),
+        unreadable=tuple(item for part in parts for item in part.unreadable),
+        warnings=tuple(dict.fromkeys(warning for part in parts for warning in part.warnings)),
+        kinds=tuple(dict.fromkeys(kind for part in parts for kind in part.kinds)),
+        understood=frozenset().union(*(part.understood for part in parts)),
+        sources=tuple(str(path) for path in paths),
+        timed=all(part.timed for part in parts),
+    )
 
 
-def _read_folder(folder: Path) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
-    found = find_records([folder])
-    if not found:
-        tables = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in TABLE_SUFFIXES)
-        hint = f"name one of its tables ({', '.join(tables[:5])})" if tables else "make runs first"
-        raise UserError(f"RUNS: got {str(folder)!r}, a folder without run records (run.json); {hint}")
-    return _read_records(found)
+def recognise(frame: pd.DataFrame, ragged: Sequence[tuple[int, list[str]]] = ()) -> Recognised:
+    """Give a frame of another program our names; one of no known program stays as it is."""
+    left_out: list[tuple[str, str]] = []
+    if ragged and codecarbon.is_codecarbon(frame):
+        frame, ragged = codecarbon.with_ragged_rows(frame, ragged)
+    for number, cells in ragged:
+        reason = f"the line has {len(cells)} cells, and the line of names {frame.shape[1]}"
+        left_out.append((f"line {number}", reason))
+    for is_kind, read in FRAMES:
+        if is_kind(frame):
+            found = read(frame)
+            rows = tracker_exports.with_trainer_work(found.frame)
+            return Recognised(
+                kind=found.kind, frame=rows, warnings=found.warnings, understood=found.understood,
+                left_out=(*left_out, *found.left_out),
+            )  # fmt: skip
+    return Recognised(kind="", frame=tracker_exports.with_trainer_work(frame), left_out=tuple(left_out))
 
 
-def _read_records(files: Sequence[Path]) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+def _read_folder(folder: Path) -> ReadRows:
+    if found := find_records([folder]):
+        return _read_records(found)
+    if outputs := trainer_folder.trainer_folders(folder):
+        return _read_outputs(outputs, folder)
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.is_symlink())[:MOST_FILES]
+    for rows in (_read_logs(files), _read_results(files)):
+        if rows is not None:
+            return rows
+    tables = [file for file in files if file.suffix.lower() in TABLE_SUFFIXES]
+    if len(tables) == 1:
+        return _read_file(tables[0], alone=True)
+    written = [file for file in tables if file.name in ("emissions.csv", "emission.csv")]
+    if written:
+        parts = [_read_file(file, alone=False, place=str(file.parent.relative_to(folder))) for file in written]
+        return _joined(parts)
+    names = ", ".join(str(file.relative_to(folder)) for file in tables[:5])
+    hint = f"name one of its tables ({names})" if tables else "make runs first"
+    raise UserError(f"RUNS: got {str(folder)!r}, a folder without run records (run.json); {hint}")
+
+
+def _joined(parts: Sequence[ReadRows]) -> ReadRows:
+    return ReadRows(
+        frame=pd.concat([part.frame for part in parts], ignore_index=True),
+        unreadable=tuple(item for part in parts for item in part.unreadable),
+        warnings=tuple(dict.fromkeys(warning for part in parts for warning in part.warnings)),
+        kinds=tuple(dict.fromkeys(kind for part in parts for kind in part.kinds)),
+        understood=frozenset().union(*(part.understood for part in parts)),
+    )
+
+
+def _read_records(files: Sequence[Path]) -> ReadRows:
     rows: list[dict[str, Any]] = []
     unreadable: list[tuple[str, str]] = []
     for file in files:
@@ -50,81 +128,110 @@ def _read_records(files: Sequence[Path]) -> tuple[pd.DataFrame, list[tuple[str, 
         except (LoraScalingError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             text = " ".join(str(error).split())
             unreadable.append((file.parent.name, f"the record cannot be read: {text}"))
-    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["_place"]), unreadable
+    frame = pd.DataFrame(rows) if rows else pd.DataFrame(columns=["_place"])
+    return ReadRows(frame=frame, unreadable=tuple(unreadable))
 
 
-def _read_file(path: Path, *, alone: bool) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+def _read_outputs(folders: Sequence[Path], root: Path) -> ReadRows:
+    frame, left_out, warnings = trainer_folder.read_trainer_folders(list(folders), root)
+    return ReadRows(
+        frame=_placed(frame, "run"), unreadable=tuple(left_out), warnings=tuple(warnings),
+        kinds=(trainer_folder.KIND,), timed="energy_kwh" not in frame,
+    )  # fmt: skip
+
+
+def _read_logs(files: Sequence[Path]) -> ReadRows | None:
+    """Read the logs of carbontracker among the files; None where there are none.
+
+    A run has a log of its output, with its consumption, and one of its epochs, which is read where the first lacks.
+    """
+    texts = {}
+    for file in files:
+        if file.suffix.lower() in (".log", ".txt") and not file.name.endswith("_err.log"):
+            content = _content_or_none(file)
+            if content is not None and content.text and carbontracker.is_carbontracker(content.text):
+                texts[file] = content.text
+    outputs = {file: text for file, text in texts.items() if "_output" in file.name} or texts
+    return _rows_of_logs(outputs) if outputs else None
+
+
+def _rows_of_logs(texts: Mapping[Path, str]) -> ReadRows:
+    rows, left_out = [], []
+    for file, text in texts.items():
+        row, reason = carbontracker.from_carbontracker(file, text)
+        if row is None:
+            left_out.append((file.name, reason))
+        else:
+            rows.append(row)
+    return ReadRows(
+        frame=_placed(pd.DataFrame(rows), "log"), unreadable=tuple(left_out),
+        warnings=carbontracker.notes(len(rows)), kinds=(carbontracker.KIND,),
+    )  # fmt: skip
+
+
+def _read_results(files: Sequence[Path]) -> ReadRows | None:
+    """Read the results of PEFT's method_comparison among the files; None where there are none."""
+    rows: list[dict[str, Any]] = []
+    for file in files:
+        if file.suffix.lower() == ".json":
+            content = _content_or_none(file)
+            if content is not None and peft_benchmark.is_peft_benchmark(content.document):
+                rows += peft_benchmark.from_peft_benchmark(content.document, file.stem, windows=False)
+    return _rows_of_results(rows, len(rows)) if rows else None
+
+
+def _rows_of_results(rows: list[dict[str, Any]], results: int) -> ReadRows:
+    return ReadRows(
+        frame=_placed(pd.DataFrame(rows), "result"), warnings=peft_benchmark.notes(results),
+        kinds=(peft_benchmark.KIND,), timed=True,
+    )  # fmt: skip
+
+
+def _content_or_none(file: Path) -> FileContent | None:
+    try:
+        return read_content(file)
+    except (RecordError, UserError):
+        return None
+
+
+def _read_file(path: Path, *, alone: bool, place: str = "") -> ReadRows:
     if path.name == "run.json":
         return _read_records([path])
-    unreadable: list[tuple[str, str]] = []
-    suffix = path.suffix.lower()
+    if path.name in (trainer_folder.STATE, *trainer_folder.SUMMARIES):
+        return _read_outputs([path.parent], path.parent)
     try:
-        if suffix in (".parquet", ".pq"):
-            frame = _read_parquet(path)
-        elif suffix in (".jsonl", ".ndjson", ".json"):
-            frame, unreadable = _read_json_lines(path)
-        else:
-            frame = _read_csv(path)
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError, OSError) as error:
+        content = read_content(path)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, OSError) as error:
         raise RecordError(
             f"{path.name}: cannot be read as a table ({' '.join(str(error).split())}); give CSV, Parquet or JSON lines"
         ) from error
+    if content.text is not None:
+        if not carbontracker.is_carbontracker(content.text):
+            raise RecordError(f"{path.name}: a log that is no table and is of no known program; give CSV or JSON")
+        rows = _rows_of_logs({path: content.text})
+        if rows.unreadable:
+            raise RecordError(f"{path.name}: {rows.unreadable[0][1]}; give the log that ends in _output.log")
+        return rows
+    if peft_benchmark.is_peft_benchmark(content.document):
+        return _rows_of_results(
+            peft_benchmark.from_peft_benchmark(content.document, path.stem, windows=alone), results=1
+        )
+    frame = content.frame if content.frame is not None else _frame_of_document(path, content.document)
     frame.columns = [str(column).strip().lstrip("\ufeff") for column in frame.columns]
-    frame["_place"] = [f"row {i}" if alone else f"{path.name} row {i}" for i in range(1, len(frame) + 1)]
-    return frame, unreadable
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    """Every cell as text: what is a number is decided in `parsing`, where oddities can be named."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        head = file.read(65536)
-    if not head.strip():
-        raise RecordError(f"{path.name}: empty; a table has a line of column names and a line for each run")
-    first = head.splitlines()[0]
-    separator = max(",;\t", key=first.count) if any(mark in first for mark in ",;\t") else ","
-    names = [name.strip() for name in next(csv.reader([first], delimiter=separator))]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise RecordError(f"{path.name}: has the column `{twice[0]}` twice; give each a name of its own")
-    return pd.read_csv(
-        path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig", quoting=csv.QUOTE_MINIMAL
+    found = recognise(frame, content.ragged)
+    return ReadRows(
+        frame=_placed(found.frame, place or "row", None if alone or place else path.name),
+        unreadable=(*content.broken, *found.left_out),
+        warnings=(*content.warnings, *found.warnings),
+        kinds=(found.kind,) if found.kind else (),
+        understood=found.understood,
     )
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path)
-    except ImportError as error:
-        raise UserError(f"{path.name}: Parquet, which needs pyarrow; pip install 'lora-scaling[parquet]'") from error
-    except Exception as error:  # pyarrow's own errors share no base with pandas'
-        raise RecordError(f"{path.name}: no readable Parquet table; write it again or use CSV") from error
-
-
-def _read_json_lines(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
-    text = path.read_text(encoding="utf-8-sig")
-    try:
-        document = json.loads(text)
-    except ValueError as error:
-        if text.lstrip().startswith("["):
-            raise RecordError(f"{path.name}: no valid JSON ({error}); write one object a line") from error
-    else:
-        return _frame_of_document(path, document), []
-    rows: list[dict[str, Any]] = []
-    unreadable: list[tuple[str, str]] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
-            unreadable.append((f"{path.name} line {number}", "the line is not a JSON object"))
-    if not rows:
-        raise RecordError(f"{path.name}: holds no JSON object; write one object a line, one line a run")
-    return pd.DataFrame(rows), unreadable
+def _placed(frame: pd.DataFrame, noun: str, file: str | None = None) -> pd.DataFrame:
+    """Note where each row stood: what it is called if it has no id."""
+    lead = f"{file} {noun}" if file else noun
+    return frame.assign(_place=[f"{lead} {i}" for i in range(1, len(frame) + 1)])
 
 
 def _frame_of_document(path: Path, document: Any) -> pd.DataFrame:
@@ -132,8 +239,15 @@ def _frame_of_document(path: Path, document: Any) -> pd.DataFrame:
     if _is_rows(document):
         return pd.DataFrame(document)
     if isinstance(document, dict) and document:
-        if {"columns", "data"} <= set(document):  # orient="split"
-            return pd.DataFrame(document["data"], columns=document["columns"])
+        if {"time", "gpu_energy"} <= set(document):
+            return pd.DataFrame([document])
+        if {"columns", "data"} <= set(document) and isinstance(document["data"], list):  # orient="split"
+            try:
+                return pd.DataFrame(document["data"], columns=document["columns"])
+            except ValueError as error:
+                raise RecordError(
+                    f"{path.name}: JSON whose columns and rows differ in number; write it again"
+                ) from error
         values = list(document.values())
         lists = [value for value in values if _is_rows(value)]
         if len(lists) == 1:

@@ -4,7 +4,6 @@ Nothing is changed or dropped silently: every row that is left out is in `RunTab
 reason, every value that had to be interpreted is in `RunTable.warnings`.
 """
 
-import difflib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,17 +12,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lora_scaling.errors import RecordError, UserError
+from lora_scaling.errors import UserError
 from lora_scaling.records import row as records
 from lora_scaling.records.row import TEXT_COLUMNS, TRUTH_COLUMNS
 from lora_scaling.settings import POINT_COLUMNS, SEPARATING_COLUMNS
 
-from .codecarbon import from_codecarbon, is_codecarbon
 from .column_names import OK_STATUSES, rename_columns
 from .column_options import ColumnOptions, apply_options
+from .missing_columns import require_columns, with_epochs
 from .overrides import clean_overrides, of_work
 from .parsing import RunWarning, has_decimal_commas, parse_numbers, parse_truth
-from .readers import read_sources
+from .readers import ReadRows, read_sources, recognise
 
 NUMERIC_COLUMNS = (*records.NUMERIC_COLUMNS, "samples_end")
 OUR_COLUMNS = (*NUMERIC_COLUMNS, *TEXT_COLUMNS, *TRUTH_COLUMNS)
@@ -68,17 +67,18 @@ class RunTable:
 def load_runs(
     runs: str | Path | pd.DataFrame | Iterable[str | Path],
     *,
-    response: str = "total",
+    response: str | None = None,
     exclude: Sequence[str] = (),
     options: ColumnOptions = PLAIN,
 ) -> RunTable:
-    """Read runs into one checked table: folders of records, tables (CSV, Parquet, JSON lines), or a data frame.
+    """Read runs into one checked table: folders of records, other programs' results, tables, or a data frame.
 
         load_runs("runs/linear_claim")
         load_runs(["monday.csv", "tuesday.csv"], response="time", exclude=["run-17"])
 
-    `response` (`total`, `train`, `gpu`, `time`) names what must be known and positive in a usable row; `exclude` lists
-    run ids to leave out. `options` say what the columns of a table from elsewhere mean.
+    `response` (`total`, `train`, `gpu`, `time`) names what must be known and positive in a usable row. Without it, it
+    is `total`, or `time` for the results of programs that record no energy. `exclude` lists run ids to leave out.
+    `options` say what the columns of a table from elsewhere mean.
 
     Raises:
         UserError: nothing is there to read, or an argument is not allowed.
@@ -88,49 +88,44 @@ def load_runs(
         return table_from_frame(runs, response=response, exclude=exclude, options=options)
     _check_response(response)
     paths = [runs] if isinstance(runs, str | Path) else runs
-    raw, unreadable, sources = read_sources([Path(path) for path in paths])
-    return _make_table(raw, unreadable, sources, response=response, exclude=exclude, options=options)
+    rows = read_sources([Path(path) for path in paths])
+    return _make_table(rows, response=response, exclude=exclude, options=options)
 
 
 def table_from_frame(
     frame: pd.DataFrame,
     *,
-    response: str = "total",
+    response: str | None = None,
     exclude: Sequence[str] = (),
     name: str = "table",
     options: ColumnOptions = PLAIN,
 ) -> RunTable:
     """Check a frame in memory as if it had been read from a file of that name; see `load_runs`."""
     _check_response(response)
-    raw = frame.reset_index(drop=True)
-    raw = raw.assign(_place=[f"row {i}" for i in range(1, len(raw) + 1)])
-    return _make_table(raw, [], (name,), response=response, exclude=exclude, options=options)
+    found = recognise(frame.reset_index(drop=True))
+    rows = ReadRows(
+        frame=found.frame.assign(_place=[f"row {i}" for i in range(1, len(found.frame) + 1)]),
+        unreadable=found.left_out, warnings=found.warnings, understood=found.understood, sources=(name,),
+        kinds=(found.kind,) if found.kind else (),
+    )  # fmt: skip
+    return _make_table(rows, response=response, exclude=exclude, options=options)
 
 
-def _check_response(response: str) -> None:
-    if response not in RESPONSES:
+def _check_response(response: str | None) -> None:
+    if response is not None and response not in RESPONSES:
         raise UserError(f"response: got {response!r}; choose one of {', '.join(RESPONSES)}")
 
 
-def _make_table(
-    raw: pd.DataFrame,
-    unreadable: Sequence[tuple[str, str]],
-    sources: tuple[str, ...],
-    *,
-    response: str,
-    exclude: Sequence[str],
-    options: ColumnOptions,
-) -> RunTable:
-    excluded = [Excluded(run_id=name, reason=reason) for name, reason in unreadable]
-    recognised: list[RunWarning] = []
-    if is_codecarbon(raw):
-        raw, recognised = from_codecarbon(raw)
-    raw, named = apply_options(raw, options, OUR_COLUMNS)
+def _make_table(rows: ReadRows, *, response: str | None, exclude: Sequence[str], options: ColumnOptions) -> RunTable:
+    excluded = [Excluded(run_id=name, reason=reason) for name, reason in rows.unreadable]
+    raw, named = apply_options(rows.frame, options, OUR_COLUMNS)
     raw, renamed = rename_columns(raw, OUR_COLUMNS)
+    raw, assumed = with_epochs(raw, known=bool(rows.kinds) or options.samples_from is not None)
     columns = tuple(str(column) for column in raw.columns if column != "_place")
+    response, raw, timed = _with_response(raw, response, rows)
     raw = _name_runs(raw)
     needed = ("samples", "epochs", RESPONSES[response])
-    _require_columns(raw, needed, sources)
+    require_columns(raw, needed, rows)
     finished, failed = _split_by_status(raw)
     excluded += failed
     frame, bad, warnings = _to_types(finished, needed)
@@ -148,12 +143,29 @@ def _make_table(
     return RunTable(
         frame=frame.reset_index(drop=True),
         excluded=tuple(excluded),
-        warnings=(*recognised, *named, *renamed, *warnings, *cumulative, *duplicate_warnings),
-        sources=sources,
-        rows_read=len(raw) + len(unreadable),
+        warnings=(*rows.warnings, *named, *renamed, *assumed, *timed, *warnings, *cumulative, *duplicate_warnings),
+        sources=rows.sources,
+        rows_read=len(raw) + len(rows.unreadable),
         columns=columns,
         response=RESPONSES[response],
     )
+
+
+def _with_response(
+    raw: pd.DataFrame, response: str | None, rows: ReadRows
+) -> tuple[str, pd.DataFrame, list[RunWarning]]:
+    """Choose what is explained if nobody says, and take whole runs' times where those of training are not known."""
+    warnings = []
+    if response is None:
+        response = "time" if rows.timed and "energy_kwh" not in raw and "train_s" in raw else "total"
+        if response == "time":
+            message = f"{rows.kinds[0][0].upper()}{rows.kinds[0][1:]} without energies: every verdict is on time."
+            warnings.append(RunWarning(kind="time_only", message=message))
+    if response == "time" and "train_s" not in raw and "total_s" in raw:
+        raw = raw.assign(train_s=raw["total_s"])
+        message = "The time is that of whole runs (`total_s`), set-up included: that of training alone is not known."
+        warnings.append(RunWarning(kind="whole_time", message=message))
+    return response, raw, warnings
 
 
 def _name_runs(raw: pd.DataFrame) -> pd.DataFrame:
@@ -164,27 +176,6 @@ def _name_runs(raw: pd.DataFrame) -> pd.DataFrame:
     blank = raw["run_id"].isna() | (raw["run_id"].astype(str).str.strip() == "")
     raw["run_id"] = raw["run_id"].astype(str).where(~blank, raw["_place"])
     return raw.drop(columns="_place")
-
-
-def _require_columns(raw: pd.DataFrame, needed: Sequence[str], sources: Sequence[str]) -> None:
-    missing = [column for column in needed if column not in raw.columns]
-    if not missing or (raw.empty and len(raw.columns) == 1):  # unreadable records only: nothing to ask of
-        return
-    present = [str(column) for column in raw.columns if column != "run_id"]
-    hints = [
-        f"is `{close[0]}` meant for `{column}`?"
-        for column in missing
-        if (close := difflib.get_close_matches(column, present, n=1))
-    ]
-    text = next((name for name in present if name in ("project_name", "run_name", "name")), "COLUMN")
-    options = {"samples": f"--samples-from '{text}:REGEX'", "epochs": "--set epochs=1"}
-    if ways := [options[column] for column in missing if column in options]:
-        hints.append(f"The table's own places for them: {', '.join(ways)}, or --column OURS=THEIRS.")
-    if missing == ["energy_kwh"] and "train_s" in present:
-        hints.append("`--response time` decides the claims on `train_s` instead")
-    lacking = f"lacks the column{'s' * (len(missing) > 1)} {', '.join(f'`{column}`' for column in missing)}"
-    there = f"it has {', '.join(present[:40]) or 'none'}"
-    raise RecordError(f"{', '.join(sources)}: {'; '.join([lacking, there, *hints])}")
 
 
 def _split_by_status(raw: pd.DataFrame) -> tuple[pd.DataFrame, list[Excluded]]:

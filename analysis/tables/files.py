@@ -1,0 +1,302 @@
+"""Read a file as what its bytes say it is: delimited text, JSON, Parquet, Excel, plain text; name what cannot be read.
+
+Nothing is unpickled, and nothing is unpacked beyond `MOST_BYTES`.
+"""
+
+import csv
+import gzip
+import io
+import json
+import warnings
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lora_scaling.errors import RecordError, UserError
+
+from .parsing import RunWarning
+
+MOST_BYTES = 2**30  # of a file, unpacked
+SNIFFED_BYTES = 65536
+TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".jsonl", ".ndjson", ".json", ".xlsx", ".gz", ".log")
+# The first bytes of files that are no table, and what to do with them.
+UNREADABLE = {
+    b"\xd0\xcf\x11\xe0": "an Excel workbook of the old format (.xls); save it as .xlsx or CSV",
+    b"\x89HDF": "an HDF5 file; write its table as CSV or Parquet",
+    b"ARROW1": "a Feather (Arrow) file; write it as Parquet or CSV",
+    b"SQLite format 3": "an SQLite database; export its table of runs as CSV",
+    b"BZh": "a bzip2 archive; unpack it first",
+    b"\xfd7zXZ": "an xz archive; unpack it first",
+    b"\x28\xb5\x2f\xfd": "a Zstandard archive; unpack it first",
+    b"\x93NUMPY": "a NumPy array without column names; write a table with a line of names",
+    b"%PDF": "a PDF; give the table in it as CSV",
+    b"\x89PNG": "an image; give the table behind it as CSV",
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself; run `git lfs pull`",
+}
+PICKLED = "a pickled file, which could run any program when opened and is never opened; write CSV, JSON or Parquet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileContent:
+    """What a file holds: a frame, or a JSON document, or text that is neither; and what had to be interpreted.
+
+    `ragged`: rows with more cells than the header, by line number. `broken`: lines that could not be read, with why.
+    """
+
+    frame: pd.DataFrame | None = None
+    document: Any = None
+    text: str | None = None
+    ragged: tuple[tuple[int, list[str]], ...] = ()
+    broken: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[RunWarning, ...] = ()
+
+
+def read_content(path: Path) -> FileContent:
+    """Read a file by its content.
+
+    Raises:
+        RecordError: it is empty, damaged, too large, or of a kind that holds no table; the text says which.
+    """
+    data = _bytes_of(path)
+    if not data.strip():
+        raise RecordError(f"{path.name}: empty; a table has a line of column names and a line for each run")
+    _refuse(path, data)
+    if data[:4] == b"PAR1":
+        return FileContent(frame=_read_parquet(path, data))
+    if data[:2] == b"PK":
+        return _read_zip(path, data)
+    text_bytes, found = _as_utf8(path, data)
+    start = text_bytes[:SNIFFED_BYTES].lstrip()
+    if start[:1] in (b"{", b"["):
+        return _read_json(path, text_bytes.decode(), found)
+    if start[:9].lower().startswith((b"<!doctype", b"<html")):
+        raise RecordError(f"{path.name}: a web page, not a table; download the file itself")
+    if path.suffix.lower() == ".log" or b"CarbonTracker" in start[:4096]:
+        return FileContent(text=text_bytes.decode(), warnings=found)
+    return _read_delimited(path, text_bytes, found)
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            raise RecordError(f"{path.name}: {size / 2**30:.1f} GiB; give at most 1 GiB, e.g. only the columns needed")
+        data = path.read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            with gzip.open(io.BytesIO(data)) as file:
+                data = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise RecordError(f"{path.name}: cannot be read ({error.strerror or error}); write it again") from error
+    except EOFError as error:
+        raise RecordError(f"{path.name}: a gzip archive that ends too early; write it again") from error
+    if len(data) > MOST_BYTES:
+        raise RecordError(f"{path.name}: unpacks to more than 1 GiB; unpack it yourself and give what is needed")
+    return data
+
+
+def _refuse(path: Path, data: bytes) -> None:
+    """Name the kinds of files that hold no table."""
+    if (data[:1] == b"\x80" and data[1:2] in b"\x02\x03\x04\x05") or path.suffix.lower() in (".pkl", ".pickle"):
+        raise RecordError(f"{path.name}: {PICKLED}")
+    for magic, what in UNREADABLE.items():
+        if data.startswith(magic):
+            raise RecordError(f"{path.name}: {what}")
+    if data[257:262] == b"ustar":
+        raise RecordError(f"{path.name}: a tar archive; unpack it and name its folder or table")
+
+
+def _read_parquet(path: Path, data: bytes) -> pd.DataFrame:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise UserError(f"{path.name}: Parquet, which needs pyarrow; pip install 'lora-scaling[parquet]'") from error
+    try:
+        file = parquet.ParquetFile(io.BytesIO(data))
+        groups = range(file.metadata.num_row_groups)
+        if sum(file.metadata.row_group(group).total_byte_size for group in groups) > MOST_BYTES:
+            raise RecordError(f"{path.name}: unpacks to more than 1 GiB; give only the columns needed")
+        return file.read().to_pandas()
+    except RecordError:
+        raise
+    except Exception as error:  # pyarrow's own errors share no base with pandas'
+        raise RecordError(f"{path.name}: no readable Parquet table; write it again or use CSV") from error
+
+
+def _read_zip(path: Path, data: bytes) -> FileContent:
+    """Read an Excel workbook; name the other kinds of ZIP files."""
+    try:
+        entries = zipfile.ZipFile(io.BytesIO(data)).infolist()
+    except zipfile.BadZipFile as error:
+        raise RecordError(f"{path.name}: a damaged ZIP file or workbook; write it again") from error
+    names = {entry.filename for entry in entries}
+    if any(name.endswith(("/data.pkl", ".npy")) for name in names):
+        raise RecordError(f"{path.name}: {PICKLED}")
+    if "xl/workbook.xml" not in names:
+        what = "an OpenDocument file; save it as .xlsx or CSV" if "content.xml" in names else "a ZIP archive; unpack it"
+        raise RecordError(f"{path.name}: {what}")
+    if sum(entry.file_size for entry in entries) > MOST_BYTES // 2:
+        raise RecordError(f"{path.name}: unpacks to more than 512 MiB; save the sheet as CSV")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # openpyxl's, about styles and extensions
+            sheets = pd.read_excel(io.BytesIO(data), sheet_name=None, header=None, dtype=object, engine="openpyxl")
+    except ImportError as error:
+        raise UserError(f"{path.name}: Excel, which needs openpyxl; pip install 'lora-scaling[excel]'") from error
+    except Exception as error:  # openpyxl raises whatever its XML reader does
+        raise RecordError(f"{path.name}: no readable workbook; save it again, or as CSV") from error
+    filled = {name: cells for name, cells in sheets.items() if cells.dropna(how="all").shape[0] > 1}
+    if not filled:
+        raise RecordError(f"{path.name}: a workbook without a table; a sheet has a row of column names and one per run")
+    name, cells = next(iter(filled.items()))
+    others = ", ".join(f"`{other}`" for other in list(filled)[1:])
+    found = [RunWarning(kind="sheet", message=f"Read the sheet `{name}`; not {others}.")] if others else []
+    return FileContent(frame=_with_header(cells), warnings=tuple(found))
+
+
+def _with_header(cells: pd.DataFrame) -> pd.DataFrame:
+    """Take the first row that is filled as far as the table is wide for the names; a title above it is no name."""
+    cells = cells.dropna(how="all").dropna(how="all", axis=1)
+    filled = cells.notna().sum(axis=1)
+    head = int((filled >= 0.5 * filled.max()).to_numpy().argmax())
+    frame = cells.iloc[head + 1 :].reset_index(drop=True)
+    frame.columns = [f"column {i}" if pd.isna(name) else str(name) for i, name in enumerate(cells.iloc[head], start=1)]
+    return frame
+
+
+def _as_utf8(path: Path, data: bytes) -> tuple[bytes, tuple[RunWarning, ...]]:
+    """Return text as UTF-8 without a byte order mark; text of one byte a letter is read as Windows-1252."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        encoding = "utf-16"
+    elif data.startswith(b"\xef\xbb\xbf"):
+        encoding = "utf-8-sig"
+    elif b"\x00" in data[:SNIFFED_BYTES]:
+        odd, even = (data[place:SNIFFED_BYTES:2].count(0) for place in (1, 0))
+        if max(odd, even) < 0.4 * min(len(data), SNIFFED_BYTES) / 2:
+            raise RecordError(f"{path.name}: no table that is known here; give CSV, JSON, Parquet or Excel")
+        encoding = "utf-16-le" if odd > even else "utf-16-be"
+    else:
+        encoding = "utf-8"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError:
+        if encoding != "utf-8":
+            raise RecordError(f"{path.name}: damaged text in {encoding.upper()}; save it as UTF-8") from None
+        message = f"{path.name} is not in UTF-8: read as Windows-1252 (Latin-1)."
+        text = data.decode("cp1252", errors="replace")
+        return text.encode(), (RunWarning(kind="encoding", message=message),)
+    return (data if encoding == "utf-8" else text.encode()), ()
+
+
+def _read_json(path: Path, text: str, found: tuple[RunWarning, ...]) -> FileContent:
+    try:
+        return FileContent(document=json.loads(text), warnings=found)
+    except RecursionError as error:
+        raise RecordError(f"{path.name}: JSON nested too deeply to be a table") from error
+    except ValueError as error:
+        if text.lstrip().startswith("["):
+            raise RecordError(f"{path.name}: no valid JSON ({error}); write one object a line") from error
+    rows: list[dict[str, Any]] = []
+    broken: list[tuple[str, str]] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            broken.append((f"{path.name} line {number}", "the line is not a JSON object"))
+    if not rows:
+        raise RecordError(f"{path.name}: holds no JSON object; write one object a line, one line a run")
+    return FileContent(frame=pd.DataFrame(rows), broken=tuple(broken), warnings=found)
+
+
+def _read_delimited(path: Path, data: bytes, found: tuple[RunWarning, ...]) -> FileContent:
+    """Read every cell as text: what is a number is decided in `parsing`, where oddities can be named."""
+    lines, separator = _beginning(data)
+    skipped = 0
+    while lines and (not lines[0].strip() or lines[0].startswith("#") or lines[0].lower().startswith("sep=")):
+        skipped += 1
+        lines = lines[1:]
+    if not lines:
+        raise RecordError(f"{path.name}: no line of column names; a table has one, and a line for each run")
+    first = next(csv.reader([lines[0]], delimiter=separator, skipinitialspace=True))
+    names = [name.strip() for name in first]
+    while names and not names[-1]:
+        names.pop()
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice and "" not in twice:
+        raise RecordError(f"{path.name}: has the column `{twice[0]}` twice; give each a name of its own")
+    if not names:
+        raise RecordError(f"{path.name}: no column names in its first line; a table begins with them")
+    names = [name or f"column {place}" for place, name in enumerate(names, start=1)]
+    widths = [len(_trimmed(row)) for row in csv.reader(lines[1:-1], delimiter=separator, skipinitialspace=True)]
+    if max(widths, default=0) <= len(names):
+        try:
+            frame = pd.read_csv(
+                io.BytesIO(data), sep=separator, dtype=str, keep_default_na=False, encoding="utf-8",
+                quoting=csv.QUOTE_MINIMAL, skipinitialspace=True, header=None, names=names, usecols=range(len(names)),
+                index_col=False, skiprows=skipped + 1, skip_blank_lines=True,
+            )  # fmt: skip
+            return FileContent(frame=_without_repeated_headers(frame.fillna("")), warnings=found)
+        except pd.errors.EmptyDataError:
+            return FileContent(frame=pd.DataFrame(columns=names), warnings=found)
+        except (pd.errors.ParserError, ValueError):
+            pass  # a later line is longer than the header
+    return _read_ragged(path, data.decode(), separator, names, skipped, found)
+
+
+def _beginning(data: bytes) -> tuple[list[str], str]:
+    """Return the first lines, the last of them perhaps cut off, and the separator."""
+    cut = data[:SNIFFED_BYTES]
+    lines = cut.decode(errors="ignore").splitlines() + ([""] if len(data) <= SNIFFED_BYTES else [])
+    said = next((line for line in lines[:1] if line.lower().startswith("sep=")), "")
+    if len(said) == 5:
+        return lines, said[4]
+    head = next((line for line in lines if line.strip() and not line.startswith("#")), "")
+    return lines, max(",;\t|", key=head.count) if any(mark in head for mark in ",;\t|") else ","
+
+
+def _trimmed(row: list[str]) -> list[str]:
+    """Drop empty cells at the end of a row."""
+    end = len(row)
+    while end and not row[end - 1].strip():
+        end -= 1
+    return row[:end]
+
+
+def _without_repeated_headers(frame: pd.DataFrame) -> pd.DataFrame:
+    """Drop lines that repeat the header, as files have them that were written one after the other."""
+    first = frame.columns[0]
+    again = frame[first].str.strip() == first
+    if not again.any():
+        return frame
+    same = again & (frame == pd.Series(frame.columns, index=frame.columns)).all(axis=1)
+    return frame[~same].reset_index(drop=True)
+
+
+def _read_ragged(
+    path: Path, data: str, separator: str, names: list[str], skipped: int, found: tuple[RunWarning, ...]
+) -> FileContent:
+    """Read lines of unequal length one by one: short ones are filled up, longer ones are `ragged`."""
+    rows: list[list[str]] = []
+    ragged: list[tuple[int, list[str]]] = []
+    reader = csv.reader(io.StringIO(data, newline=""), delimiter=separator, skipinitialspace=True)
+    try:
+        for number, cells in enumerate(reader, start=1):
+            row = _trimmed(cells)
+            if number <= skipped + 1 or not row or [cell.strip() for cell in row] == names:
+                continue
+            if len(row) > len(names):
+                ragged.append((number, cells))
+            else:
+                rows.append(row + [""] * (len(names) - len(row)))
+    except csv.Error as error:
+        line = reader.line_num
+        raise RecordError(f"{path.name}: cannot be read as a table (line {line}: {error}); write it again") from error
+    return FileContent(frame=pd.DataFrame(rows, columns=names, dtype=str), ragged=tuple(ragged), warnings=found)

@@ -1,0 +1,60 @@
+"""What a reader of one kind of file returns, and helpers that the readers share."""
+
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from ..parsing import RunWarning, parse_numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recognised:
+    """Rows of another program under our names.
+
+    kind: what the file is, for messages. left_out: rows that are no run of their own (name, reason). understood: the
+    program's own columns, whose meaning is known and which need no mention.
+    """
+
+    kind: str
+    frame: pd.DataFrame
+    warnings: tuple[RunWarning, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
+    understood: frozenset[str] = field(default_factory=frozenset)
+
+
+def numbers(raw: pd.DataFrame, name: str) -> pd.Series:
+    """Return a column's numbers, NaN where it has none."""
+    if name not in raw:
+        return pd.Series(float("nan"), index=raw.index)
+    return parse_numbers(raw[name], run_ids=pd.Series("", index=raw.index)).values
+
+
+def text(raw: pd.DataFrame, name: str) -> pd.Series:
+    """Return a column's text without blanks around it, empty where it has none."""
+    if name not in raw:
+        return pd.Series("", index=raw.index, dtype=object)
+    return raw[name].where(raw[name].notna(), "").astype(str).str.strip()
+
+
+def moments(cells: pd.Series) -> pd.Series:
+    """Return times as UTC moments; NaT where a cell is none."""
+    return pd.to_datetime(cells, errors="coerce", format="ISO8601", utc=True)
+
+
+def isoformat(times: pd.Series) -> pd.Series:
+    """Return moments as text; None where unknown."""
+    return times.map(lambda time: None if pd.isna(time) else time.isoformat()).astype(object)
+
+
+def added(raw: pd.DataFrame, columns: dict[str, pd.Series]) -> pd.DataFrame:
+    """Add columns under our names where the table has none of that name."""
+    return raw.assign(**{name: values for name, values in columns.items() if name not in raw.columns})
+
+
+def named_runs(raw: pd.DataFrame, *names: str) -> pd.Series:
+    """Return the first of these columns that names each row differently, as run ids; empty texts where none does."""
+    for name in names:
+        found = text(raw, name)
+        if len(found) and (found != "").all() and not found.duplicated().any():
+            return found
+    return pd.Series("", index=raw.index, dtype=object)

@@ -1,0 +1,89 @@
+"""Columns that a table from elsewhere lacks: what can be said of them, and the sentence that asks for the others."""
+
+import difflib
+import re
+from collections.abc import Sequence
+
+import pandas as pd
+
+from lora_scaling.errors import RecordError
+from lora_scaling.records.row import COLUMNS
+
+from .parsing import RunWarning
+from .readers import ReadRows
+
+# Columns of text that may hold how many samples and epochs a run had, the likelier first.
+TEXTS = (
+    "project_name", "task_name", "run_name", "name", "Name", "experiment_description", "window_name", "output_dir",
+    "run_id",
+)  # fmt: skip
+EPOCHS = re.compile(r"(?:^|[^a-zA-Z])(?:e|ep|epochs?)[_=-]?(\d{1,4})(?![\d.])", re.IGNORECASE)
+EPOCHS_OPTION = r"(?:e|ep|epochs?)[_=-]?(\d+)"
+MOST_SHOWN = 30
+
+
+def with_epochs(raw: pd.DataFrame, *, known: bool) -> tuple[pd.DataFrame, list[RunWarning]]:
+    """Add `epochs` where the program that wrote a table (`known`) records none: from the runs' names, or 1, and say so.
+
+    One epoch is what samples × epochs needs where `samples` is how many were shown. If the runs' names hold numbers of
+    epochs that differ, these are taken.
+    """
+    if not known or "epochs" in raw or "samples" not in raw or raw.empty:
+        return raw, []
+    for name in TEXTS:
+        if name in raw:
+            found = raw[name].astype(str).str.extract(EPOCHS, expand=False)
+            if found.notna().all():
+                message = (
+                    f"`epochs` is read from `{name}` ({raw[name].iloc[0]}: {found.iloc[0]}); --set epochs=N if not."
+                )
+                return raw.assign(epochs=found), [RunWarning(kind="assumed_epochs", message=message)]
+    message = "The number of epochs is not recorded: taken as 1 for all runs; --set epochs=N or --epochs-from if not."
+    return raw.assign(epochs="1"), [RunWarning(kind="assumed_epochs", message=message)]
+
+
+def require_columns(raw: pd.DataFrame, needed: Sequence[str], rows: ReadRows) -> None:
+    """Check that the columns are there.
+
+    Raises:
+        RecordError: one is missing; the text says what the file is, what it has, and how to name the column.
+    """
+    missing = [column for column in needed if column not in raw.columns]
+    if not missing or (raw.empty and len(raw.columns) == 1):  # unreadable records only: nothing to ask of
+        return
+    present = [str(column) for column in raw.columns if column != "run_id"]
+    others = [name for name in present if name not in rows.understood]
+    hints = [
+        f"is `{close[0]}` meant for `{column}`?"
+        for column in missing
+        if (close := difflib.get_close_matches(column, others, n=1))
+    ]
+    options = {"samples": f"--samples-from '{samples_option(raw)}'", "epochs": "--set epochs=1"}
+    if ways := [options[column] for column in missing if column in options]:
+        hints.append(f"The table's own places for them: {', '.join(ways)}, or --column OURS=THEIRS.")
+    if missing == ["energy_kwh"] and {"train_s", "total_s"} & set(present):
+        hints.append("`--response time` decides the claims on `train_s` instead")
+    lacking = f"lacks the column{'s' * (len(missing) > 1)} {', '.join(f'`{column}`' for column in missing)}"
+    if rows.kinds:  # its own columns are known, and none of them is what is missing
+        present = [name for name in present if name in TEXTS or (name in others and name not in COLUMNS)]
+    there = f"it has {', '.join(present[:MOST_SHOWN]) or 'no other'}{' …' * (len(present) > MOST_SHOWN)}"
+    kinds = f" ({', '.join(rows.kinds)})" if rows.kinds else ""
+    raise RecordError(f"{', '.join(rows.sources)}{kinds}: {'; '.join([lacking, there, *hints])}")
+
+
+def samples_option(raw: pd.DataFrame) -> str:
+    """Return `COLUMN:REGEX` for the number in the runs' names that looks like the number of samples."""
+    found: list[tuple[bool, int, float, str]] = []
+    for name in TEXTS:
+        if name not in raw or raw.empty:
+            continue
+        texts = raw[name].astype(str)
+        for lead in dict.fromkeys(re.findall(r"([a-zA-Z]+[_=-]?|[_=-])\d+", texts.iloc[0])):
+            numbers = pd.to_numeric(texts.str.extract(rf"(?:^|[^a-zA-Z]){re.escape(lead)}(\d+)", expand=False))
+            if numbers.notna().all() and numbers.nunique() > 1 and numbers.nunique() < max(3, len(raw)):
+                of_samples = lead.lower().startswith(("n", "samples", "size", "train", "rows"))
+                found.append((of_samples, -numbers.nunique(), float(numbers.max()), rf"{name}:{lead}(\d+)"))
+    if found:
+        return max(found)[-1]
+    name = next((name for name in TEXTS if name in raw and raw[name].astype(str).str.contains(r"\d").any()), "COLUMN")
+    return f"{name}:REGEX"
