@@ -59,6 +59,8 @@ def require_columns(raw: pd.DataFrame, needed: Sequence[str], rows: ReadRows) ->
         if (close := difflib.get_close_matches(column, others, n=1))
     ]
     options = {"samples": f"--samples-from '{samples_option(raw)}'", "epochs": "--set epochs=1"}
+    if rows.kinds and "samples" in missing:
+        del options["epochs"]  # it is assumed, and said, once the samples are known
     if ways := [options[column] for column in missing if column in options]:
         hints.append(f"The table's own places for them: {', '.join(ways)}, or --column OURS=THEIRS.")
     if missing == ["energy_kwh"] and {"train_s", "total_s"} & set(present):

@@ -71,10 +71,11 @@ def read_sources(paths: Sequence[Path]) -> ReadRows:
 def recognise(frame: pd.DataFrame, ragged: Sequence[tuple[int, list[str]]] = ()) -> Recognised:
     """Give a frame of another program our names; one of no known program stays as it is."""
     left_out: list[tuple[str, str]] = []
+    width = frame.shape[1]
     if ragged and codecarbon.is_codecarbon(frame):
         frame, ragged = codecarbon.with_ragged_rows(frame, ragged)
     for number, cells in ragged:
-        reason = f"the line has {len(cells)} cells, and the line of names {frame.shape[1]}"
+        reason = f"the line has {len(cells)} cells, and the line of names {width}"
         left_out.append((f"line {number}", reason))
     for is_kind, read in FRAMES:
         if is_kind(frame):

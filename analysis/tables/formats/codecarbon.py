@@ -17,8 +17,8 @@ COLUMNS = frozenset(
     "timestamp project_name run_id experiment_id task_name duration emissions emissions_rate cpu_power gpu_power "
     "ram_power cpu_energy gpu_energy ram_energy energy_consumed water_consumed country_name country_iso_code region "
     "cloud_provider cloud_region os python_version codecarbon_version cpu_count cpu_model gpu_count gpu_model "
-    "longitude latitude ram_total_size tracking_mode cpu_utilization_percent gpu_utilization_percent ram_utilization_percent "
-    "ram_used_gb on_cloud pue wue".split()
+    "longitude latitude ram_total_size tracking_mode cpu_utilization_percent gpu_utilization_percent "
+    "ram_utilization_percent ram_used_gb on_cloud pue wue".split()
 )
 _OF_2_0 = (
     "timestamp project_name run_id duration emissions emissions_rate cpu_power gpu_power ram_power cpu_energy "
@@ -32,8 +32,8 @@ _OF_3_3 = (
     "timestamp project_name run_id experiment_id duration emissions emissions_rate cpu_power gpu_power ram_power "
     "cpu_energy gpu_energy ram_energy energy_consumed water_consumed country_name country_iso_code region "
     "cloud_provider cloud_region os python_version codecarbon_version cpu_count cpu_model gpu_count gpu_model "
-    "longitude latitude ram_total_size tracking_mode cpu_utilization_percent gpu_utilization_percent ram_utilization_percent "
-    "ram_used_gb on_cloud pue wue"
+    "longitude latitude ram_total_size tracking_mode cpu_utilization_percent gpu_utilization_percent "
+    "ram_utilization_percent ram_used_gb on_cloud pue wue"
 ).split()
 # What a row of so many cells holds, where a newer version appended it to the file of an older one.
 LAYOUTS = {len(names): names for names in (_OF_2_0, _OF_2_1, _OF_2_2, _OF_2_4, _OF_3_3)}

@@ -1,7 +1,7 @@
 """eco2AI's `emission.csv` under our names: energy in kWh, kg become grams.
 
-https://github.com/sb-ai-lab/Eco2AI: the CPU's energy is its load × rated power, memory's a constant, a GPU's is read from
-its driver.
+https://github.com/sb-ai-lab/Eco2AI: the CPU's energy is its load × rated power, memory's a constant, a GPU's is
+read from its driver.
 """
 
 import re
@@ -27,6 +27,7 @@ def _column(raw: pd.DataFrame, begins: str) -> str | None:
 
 def from_eco2ai(raw: pd.DataFrame) -> Recognised:
     """Give eco2AI's columns our names and units."""
+    raw = _one_row_a_training(raw)
     names = {part: _column(raw, part) or "" for part in ("power_consumption", "CO2_emissions", "duration")}
     energy, grams = numbers(raw, names["power_consumption"]), 1000 * numbers(raw, names["CO2_emissions"])
     gpu = text(raw, "GPU_name")
@@ -50,10 +51,26 @@ def from_eco2ai(raw: pd.DataFrame) -> Recognised:
         "what was run, not the number of epochs."
     )
     # Its own names would pass for ours: a row's number of the epoch is not how many there were.
-    raw = raw.rename(columns={"epoch": "epoch_note"}) if "epochs" not in raw else raw
+    raw = raw.rename(columns={"epoch": "epoch_note"})
     return Recognised(
         kind=KIND,
         frame=added(raw, columns),
         warnings=(RunWarning(kind="eco2ai", message=message),),
         understood=own | {"epoch_note"},
     )
+
+
+def _one_row_a_training(raw: pd.DataFrame) -> pd.DataFrame:
+    """Sum the rows that `start_training` writes for each epoch of one id; the number of its rows is that of epochs."""
+    epoch = text(raw, "epoch").str.match(r"epoch: ?\d+")
+    ids = text(raw, "id")
+    parts = (epoch & (ids != "")).groupby(ids).transform("all") & ids.duplicated(keep=False)
+    if not parts.any():
+        return raw
+    rows = raw.copy()
+    for name in (_column(raw, part) for part in ("duration", "power_consumption", "CO2_emissions")):
+        if name is not None:
+            rows[name] = numbers(raw, name).groupby(ids).transform("sum").where(parts, raw[name])
+    if "epochs" not in raw:
+        rows["epochs"] = ids.groupby(ids).transform("size").where(parts)
+    return rows[~(parts & ids.duplicated())].reset_index(drop=True)

@@ -83,6 +83,7 @@ def test_what_a_codecarbon_file_leaves_out_is_said(study: Path) -> None:
 def test_without_samples_the_sentence_names_the_column(study: Path) -> None:
     with pytest.raises(
         Exception,
-        match=r"lacks the columns `samples`, `epochs`; .* --samples-from 'project_name:REGEX', --set epochs=1",
+        match=r"\(CodeCarbon's emissions file\): lacks the columns `samples`, `epochs`; .*"
+        r" --samples-from 'project_name:n\(",
     ):
         load_runs(study)
