@@ -1,5 +1,9 @@
 """What a terminal gets and a pipe does not: colours (unless NO_COLOR), tables within its width, a line that moves."""
 
+import codecs
+import contextlib
+import io
+import os
 import sys
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, TextIO
@@ -17,6 +21,32 @@ def open_console(file: TextIO) -> "Console":
     from rich.console import Console
 
     return Console(file=file, highlight=False, markup=False, emoji=False)
+
+
+def make_printable() -> None:
+    """Let everything be printed: without the signs that the encoding lacks, and to nowhere if a stream is closed."""
+    with contextlib.suppress(OSError):
+        while (free := os.open(os.devnull, os.O_RDWR)) <= 2:  # else a file opened later takes the place of stdout
+            pass
+        os.close(free)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open as long as the process
+        elif isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() not in ("utf-8", "utf8"):
+            stream.reconfigure(errors="lora_scaling.plain")
+
+
+_PLAIN = str.maketrans({"×": "x", "…": "...", "–": "-", "−": "-", "→": "->", "·": "-", "─": "-", "±": "+-", "≥": ">="})
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end].translate(_PLAIN)
+    return "".join(char if char.isascii() else "?" for char in text), error.end
+
+
+codecs.register_error("lora_scaling.plain", _spell)
 
 
 def prose_width() -> int:

@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from lora_scaling.records import write_text
+
 from ..export.extra_p import extrap_lines
 from ..tables.table import load_runs
 from .arguments import add_column_options, column_options
@@ -24,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out is None:
         sys.stdout.write(text)
     else:
-        args.out.write_text(text, encoding="utf-8")
+        write_text(args.out, text, setting="--out")
     left_out = table.rows_read - len(lines)
     print(f"{len(lines)} runs exported, {left_out} left out (unusable or without training).", file=sys.stderr)
     return 0

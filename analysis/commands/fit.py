@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     result = validated_fit(load(args))
     text = jsonout.dumps(result.fitted.document)
     path = Path(args.out) / FILE_NAME
-    write_text(path, text + "\n")
+    write_text(path, text + "\n", setting="out")
     if args.json:
         print(text)
         return 0

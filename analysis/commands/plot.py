@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         "figures": [{"name": d.name, "title": d.title, "caption": d.caption} for d in drawn],
         "skipped": [{"name": s.name, "title": s.title, "reason": s.reason} for s in skipped],
     }
-    write_text(folder / "captions.json", jsonout.dumps(index) + "\n")
+    write_text(folder / "captions.json", jsonout.dumps(index) + "\n", setting="out")
     if args.json:
         print(jsonout.dumps(index))
         return 0

@@ -3,12 +3,13 @@
 `figures` returns them; saving is here alone. A figure that cannot be drawn is skipped with its reason.
 """
 
+import io
 import warnings
 from pathlib import Path
 
 import matplotlib as mpl
 
-from lora_scaling.errors import UserError
+from lora_scaling.records import write_text
 
 from ..claims.verdicts import Options
 from ..energy_model.extrapolate import Extrapolation
@@ -67,18 +68,15 @@ def save(drawn: DrawnFigure, folder: Path) -> list[Path]:
     """Write NAME.svg and NAME.png and return their paths.
 
     Raises:
-        UserError: the folder cannot be written.
+        UnwritableError: the folder cannot be written.
     """
     paths = [folder / f"{drawn.name}.{suffix}" for suffix in ("svg", "png")]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # The same runs give the same bytes: no date, and ids from a fixed salt. Names stay text, not mathematics.
-        with mpl.rc_context({"svg.hashsalt": "lora-scaling", "text.parse_math": False}), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a name in another script
-            drawn.figure.savefig(paths[0], metadata={"Date": None, "Title": drawn.title})
-            drawn.figure.savefig(paths[1], dpi=PNG_DPI, metadata={"Title": drawn.title})
-    except OSError as error:
-        raise UserError(
-            f"out: got {str(folder)!r}, which cannot be written ({error.strerror}); give another folder"
-        ) from None
+    svg, png = io.BytesIO(), io.BytesIO()
+    # The same runs give the same bytes: no date, and ids from a fixed salt. Names stay text, not mathematics.
+    with mpl.rc_context({"svg.hashsalt": "lora-scaling", "text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a name in another script
+        drawn.figure.savefig(svg, format="svg", metadata={"Date": None, "Title": drawn.title})
+        drawn.figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Title": drawn.title})
+    for path, content in zip(paths, (svg, png), strict=True):
+        write_text(path, content.getvalue(), setting="out")
     return paths

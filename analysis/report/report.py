@@ -64,7 +64,7 @@ def report(
 def write_report(findings: Findings, out: str | Path) -> Path:
     """Write the page into a folder and return its path."""
     path = Path(out) / FILE_NAME
-    write_text(path, render(findings))
+    write_text(path, render(findings), setting="out")
     return path
 
 

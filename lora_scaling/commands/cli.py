@@ -6,6 +6,7 @@ that begins with `lora-scaling: `; LORA_SCALING_DEBUG=1 adds the traceback.
 
 import argparse
 import contextlib
+import errno
 import functools
 import os
 import re
@@ -15,11 +16,14 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from lora_scaling import terminal
 from lora_scaling.errors import LoraScalingError, UserError
 from lora_scaling.ranks import rank
 from lora_scaling.signals import ended_like_ctrl_c
 
 INTERRUPTED = 130
+# What a file or pipe answers that takes no more output.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 RESUMES = "what was finished is kept, and the same command continues"
 _SETTING = re.compile(r"[+~]{0,2}[A-Za-z_][\w.]*=")
 
@@ -33,8 +37,10 @@ def command(*, when_interrupted: str = "") -> Callable[[Callable[[list[str]], in
     def decorate(main: Callable[[list[str]], int]) -> Callable[..., int]:
         @functools.wraps(main)
         def run(words: Sequence[str] | None = None) -> int:
+            terminal.make_printable()
             with ignore_broken_pipe(), ended_like_ctrl_c():
-                return _status(main, list(sys.argv[1:] if words is None else words), when_interrupted)
+                status = _status(main, list(sys.argv[1:] if words is None else words), when_interrupted)
+                return _flushed(status)
             return 0  # the reader had seen enough
 
         return run
@@ -54,10 +60,38 @@ def _status(main: Callable[[list[str]], int], words: list[str], when_interrupted
         return left.code if isinstance(left.code, int) else 0 if left.code is None else 1
     except BrokenPipeError:
         raise  # to `ignore_broken_pipe`
-    except Exception as error:
-        text = " ".join(str(error).split())
-        _print_error(f"{type(error).__name__}: {text} (LORA_SCALING_DEBUG=1 shows the traceback)")
+    except MemoryError:
+        _print_error("memory: this process was refused more of it; free some, or raise its limit (ulimit -v, a cgroup)")
         return 1
+    except OSError as error:
+        return _unexpected(error) if error.filename is not None or error.errno not in _FULL else _unprinted(error)
+    except Exception as error:
+        return _unexpected(error)
+
+
+def _flushed(status: int) -> int:
+    """Write what is left of the output; return the status, or that of an output that cannot be written."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise  # to `ignore_broken_pipe`
+    except OSError as error:
+        return _unprinted(error)
+    return status
+
+
+def _unprinted(error: OSError) -> int:
+    """Print that the output cannot be written; return the exit status."""
+    _discard_stdout()
+    _print_error(f"output: cannot be written ({error.strerror}); free some space, or send it elsewhere")
+    return 1
+
+
+def _unexpected(error: Exception) -> int:
+    """Print an error that this project did not foresee; return its exit status."""
+    text = " ".join(str(error).split())
+    _print_error(f"{type(error).__name__}: {text} (LORA_SCALING_DEBUG=1 shows the traceback)")
+    return 1
 
 
 def report(error: LoraScalingError) -> int:
@@ -83,7 +117,12 @@ def ignore_broken_pipe() -> Iterator[None]:
         finally:
             sys.stdout.flush()  # else what is left fails after the last handler, when Python closes
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_stdout()
+
+
+def _discard_stdout() -> None:
+    """Drop what is still to be written: it would fail once more when Python closes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Parser(argparse.ArgumentParser):

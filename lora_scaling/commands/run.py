@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from lora_scaling import terminal
 from lora_scaling.commands.cli import RESUMES, Parser, command, report
 from lora_scaling.config import RunConfig
 from lora_scaling.errors import LoraScalingError, UserError
@@ -108,6 +109,7 @@ def _task(node: object) -> None:
     from lora_scaling.runs.run import run
 
     register_plugins()  # a launcher's process has not been through main()
+    terminal.make_printable()
     end_like_ctrl_c()
     if os.getpid() != _main_pid or "TORCHELASTIC_RUN_ID" in os.environ:
         end_with_parent(os.getppid())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.result import Estimate, Interval
+from lora_scaling.records import write_text
 from lora_scaling.text import ENERGY, MASS, TIME, Quantity
 
 # Okabe and Ito's blue and vermilion, which every kind of colour vision distinguishes; shapes differ as well.
@@ -33,11 +34,7 @@ def write_plot(path: str | Path, rows: Sequence[tuple[str, Estimate]], *, what: 
     target = Path(path)
     if target.suffix.lower() != ".svg":
         raise UserError(f"plot: got {path}; give a path that ends in .svg")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(draw(rows, what=what), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"plot: got {path}, which cannot be written ({error.strerror}); give another path") from None
+    write_text(target, draw(rows, what=what), setting="plot")
     return target
 
 

@@ -14,9 +14,11 @@ from typing import Any
 
 from lora_scaling.config import HardwareConfig
 from lora_scaling.config.devices import from_nvml_name, listed_as, mac_chip, preset, processor_name
+from lora_scaling.errors import UnwritableError
 from lora_scaling.estimate.physics import Machine
 from lora_scaling.estimate.priors import Priors, load_priors
 from lora_scaling.paths import user_cache
+from lora_scaling.records import write_text
 
 _SHEET = ("bandwidth_gb_s", "memory_gb", "board_power_w", "idle_power_w")
 _SPEED = Path(__file__).with_name("processor.py")
@@ -186,8 +188,6 @@ def _measure(name: str) -> dict[str, float] | None:
         speed = json.loads(ran.stdout)
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
-    with contextlib.suppress(OSError):  # if it cannot be cached, it is measured again the next time
-        path = _cache_path()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"version": _SPEED_VERSION, "name": name, **speed}), encoding="utf-8")
+    with contextlib.suppress(UnwritableError):  # if it cannot be cached, it is measured again the next time
+        write_text(_cache_path(), json.dumps({"version": _SPEED_VERSION, "name": name, **speed}))
     return speed

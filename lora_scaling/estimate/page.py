@@ -36,6 +36,7 @@ from lora_scaling.estimate.terms import parse_term
 from lora_scaling.grid import static_intensity
 from lora_scaling.grid.zones import countries
 from lora_scaling.paths import config_dir, presets
+from lora_scaling.records import write_text
 from lora_scaling.settings import SETTINGS
 from lora_scaling.units import JOULES_PER_KWH
 from lora_scaling.version import __version__
@@ -63,11 +64,7 @@ def write_page(
     """
     target = Path(path)
     text = render(page_data(config, overrides=overrides, fit=fit, level=level))
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"page: got {path}, which cannot be written ({error.strerror}); give another path") from None
+    write_text(target, text, setting="page")
     return target
 
 

@@ -18,6 +18,7 @@ from lora_scaling.config.devices import preset
 from lora_scaling.estimate.estimator import estimate
 from lora_scaling.estimate.priors import load_priors
 from lora_scaling.estimate.result import Interval
+from lora_scaling.records import write_text
 from lora_scaling.workload import LINEAR, MemorySetup, ModelShape, Tuning, training_memory
 
 _PUBLISHED = Path(__file__).with_name("published.csv")
@@ -54,8 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if out is None:
         print(page)
     else:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page + "\n", encoding="utf-8")
+        write_text(out, page + "\n", setting="--out")
 
 
 def checks() -> list[Check]:

@@ -32,14 +32,24 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
     write_text(path, to_json(record))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file atomically, with errors that the user can act on."""
+def write_text(path: Path, content: str | bytes, *, setting: str = "runs_dir") -> None:
+    """Write a text or bytes atomically. `setting` is what chose the path, for the error.
+
+    Raises:
+        UnwritableError: the folder cannot be written or the disk is full; the text says which.
+    """
     temporary: str | None = None
+    data = content.encode() if isinstance(content, str) else content
     try:
+        if setting != "runs_dir":  # typed by the user: it may be /dev/stdout, or a link
+            if path.exists() and not path.is_file() and not path.is_dir():
+                path.write_bytes(data)
+                return
+            path = path.resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
@@ -48,6 +58,10 @@ def write_text(path: Path, text: str) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+        if setting != "runs_dir":
+            raise UnwritableError(
+                f"{setting}: got {path}, which cannot be written ({error.strerror}); give another path"
+            ) from None
         raise unwritable(path.parent, error) from None
 
 
