@@ -29,6 +29,7 @@ from lora_scaling.records.timeline import COMPONENTS
 
 WARN_S = 5.0
 DISAGREEMENT = 0.02
+PAUSE_S = 10.0  # a thread that reads once per second waits for less on a busy machine
 CLOCK_JUMP_S = 1.0  # a clock that is adjusted (NTP) drifts by less between two ticks
 MERGE_BELOW = 0.05  # a last bin shorter than this share of the interval is merged into the one before
 
@@ -49,6 +50,8 @@ def make_account(
         warnings.extend(w for w in phase_warnings if w not in warnings)
         bins.extend(_bins(window, phase))
     warnings.extend(_clock_warnings(windows))
+    if meter.settings.enabled:
+        warnings.extend(_pause_warnings(windows, max(PAUSE_S, 3 * meter.settings.interval_s)))
     return EnergyAccount(
         host=socket.gethostname(),
         phases=tuple(phases),
@@ -296,6 +299,21 @@ def _clock_warnings(windows: Sequence[Window]) -> list[dict[str, str]]:
             what = f"jumped ahead by {moved_s:.0f} s: it was set, or the machine was suspended"
         text = f"During the run the clock of this machine {what}; what follows is dated by the new time."
         warnings.append({"kind": "clock_jump", "message": text})
+    return warnings
+
+
+def _pause_warnings(windows: Sequence[Window], longest_s: float) -> list[dict[str, str]]:
+    """Warn of each window in which two readings lie further apart than `longest_s`."""
+    warnings = []
+    for window in windows:
+        ticks = [window.start, *window.ticks, *([window.end] if window.end is not None else [])]
+        pause_s = max((b.at_s - a.at_s for a, b in itertools.pairwise(ticks)), default=0.0)
+        if pause_s > longest_s:
+            text = (
+                f"In the {window.name} phase nothing was read for {pause_s:.0f} s: the process was stopped (SIGSTOP), or "
+                "the machine was too busy; the time and the energy of the phase include that pause."
+            )
+            warnings.append({"kind": "pause", "message": text})
     return warnings
 
 

@@ -628,6 +628,22 @@ def test_a_clock_that_is_adjusted_has_not_jumped() -> None:
     assert "clock_jump" not in [w["kind"] for w in whole.warnings]
 
 
+@pytest.mark.parametrize(("pause_s", "warned"), [(30.0, True), (9.0, False)])
+def test_a_process_that_was_stopped_says_that_its_time_includes_the_pause(pause_s: float, warned: bool) -> None:
+    ticks = [
+        Tick(at_s=at, edges=(), cpu_busy_s=at, cpu_total_s=at, wall_s=1000 + at)
+        for at in (0.0, 1.0, 2.0, 2.0 + pause_s, 3.0 + pause_s)
+    ]
+    window = Window(name="train", start_wall_s=1000.0, start=ticks[0], ticks=ticks[1:-1], end=ticks[-1])
+    meter: Any = SimpleNamespace(
+        settings=MeteringSettings(components=("cpu",)), nvml=None, gpu_meters=(), unreadable={}, gpu_expected=False,
+        gpu_hidden=False, gpu_reason=None, tracker_reason=None,
+    )  # fmt: skip
+    whole = make_account(meter, [window], idle=None, exclusive=None, conditions={}, warnings=[])
+    said = [w["message"] for w in whole.warnings if w["kind"] == "pause"]
+    assert [text[:44] for text in said] == (["In the train phase nothing was read for 30 s"] if warned else [])
+
+
 @pytest.mark.parametrize(
     ("step_s", "codecarbon_j", "warned"),
     [
