@@ -310,8 +310,8 @@ def _pause_warnings(windows: Sequence[Window], longest_s: float) -> list[dict[st
         pause_s = max((b.at_s - a.at_s for a, b in itertools.pairwise(ticks)), default=0.0)
         if pause_s > longest_s:
             text = (
-                f"In the {window.name} phase nothing was read for {pause_s:.0f} s: the process was stopped (SIGSTOP), or "
-                "the machine was too busy; the time and the energy of the phase include that pause."
+                f"In the {window.name} phase nothing was read for {pause_s:.0f} s: the process was stopped (SIGSTOP), "
+                "or the machine was too busy; the time and the energy of the phase include that pause."
             )
             warnings.append({"kind": "pause", "message": text})
     return warnings
