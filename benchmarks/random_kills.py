@@ -329,10 +329,14 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--first", type=int, default=0, help="the number (seed) of the first trial")
     parser.add_argument("--only", choices=sorted(KINDS), help="one kind of command")
+    parser.add_argument("--max-s", type=float, help="begin no further trial after so many seconds")
     parser.add_argument("--json", action="store_true", help="one JSON document for each trial")
     args = parser.parse_args(words)
-    trials = []
+    trials: list[Trial] = []
+    started = time.monotonic()
     for number in range(args.first, args.first + args.trials):
+        if args.max_s is not None and time.monotonic() - started > args.max_s:
+            break
         kind = args.only or ORDER[number % len(ORDER)]
         with tempfile.TemporaryDirectory(prefix="random-kills-") as folder:
             trial = kill_once(number, kind, Path(folder))
