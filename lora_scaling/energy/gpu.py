@@ -27,8 +27,10 @@ POWER_RESOLUTION = 0.005
 # A counter that lies shows what cannot be: more energy than its board is allowed to draw, or none at some power.
 LIMIT_FACTOR = 1.5
 STANDING_S, STANDING_W = 1.0, 1.0
-# Power is read about once a second and is a mean over one on many boards: only far differences mean something.
-COMPARE_S, COMPARE_FACTOR = 5.0, 1.4
+# Power is a mean over up to a second on many boards, and some sample it only a part of the time (arXiv 2312.02741):
+# only far differences mean something, and less so within one bin of the timeline.
+COMPARE_S, COMPARE_FACTOR = 2.0, 1.3
+BIN_S, BIN_FACTOR = 0.5, 2.5
 PATIENCE_S = 5.0  # if readings fail for longer than this, the GPU is lost
 
 
@@ -199,6 +201,11 @@ class GpuEnergyMeter:
         self._edges = [e for e in self._edges if e.pending and self.clock() - e.at_s < patience_s]
         return bool(self._edges) or (self._settling and not self.lost)
 
+    def check(self) -> None:
+        """Read only the power, against which the counter is held."""
+        if not self.lost and not self.by_power:
+            self._power()
+
     def watch(self) -> None:
         """Read only the counter, to see it move."""
         self.read(with_power=False)
@@ -235,14 +242,16 @@ class GpuEnergyMeter:
             return f"its energy counter stood still for {seconds:.1f} s at {power_w:.0f} W"
         return None
 
-    def disagreement_j(self, start: Edge, end: Edge) -> float | None:
-        """Return by how much counter and power readings differ between two edges, if by more than both explain."""
-        seconds = end.at_s - start.at_s
-        if self.by_power or self.resets or start.power_j is None or end.power_j is None or seconds < COMPARE_S:
+    def disagreement_j(self, edges: Sequence[Edge]) -> float | None:
+        """Return by how much counter and power readings differ over a window, if by more than both explain.
+
+        edges: of the window and of the bins within it. A counter that freezes or jumps for a moment shows in a bin.
+        """
+        if self.by_power or self.resets or any(edge.power_j is None for edge in edges):
             return None
-        counted_j, power_j = end.joules - start.joules, end.power_j - start.power_j
-        far = max(counted_j, power_j) > COMPARE_FACTOR * max(min(counted_j, power_j), 0.0)
-        return abs(counted_j - power_j) if far else None
+        whole_j = _apart_j(edges[0], edges[-1], COMPARE_S, COMPARE_FACTOR)
+        bins_j = sum(_apart_j(a, b, max(BIN_S, 5 * self.step_s), BIN_FACTOR) for a, b in itertools.pairwise(edges))
+        return max(whole_j, bins_j) or None
 
     def _counter(self) -> float | None:
         try:
@@ -307,6 +316,16 @@ class GpuEnergyMeter:
             self.joules += before_w * (self.step_s / 2 if seen_s is None else seen_s)
             self.bound_j += before_w * self.step_s * (0.5 if seen_s is None else 0.2)
             self.resets += 1
+
+
+def _apart_j(start: Edge, end: Edge, least_s: float, factor: float) -> float:
+    """Return by how much counter and power differ between two edges; 0 if the window is short or they are near."""
+    if end.at_s - start.at_s < least_s or start.power_j is None or end.power_j is None:
+        return 0.0
+    counted_j, power_j = end.joules - start.joules, end.power_j - start.power_j
+    if max(counted_j, power_j) <= max(factor * max(min(counted_j, power_j), 0.0), STANDING_W * (end.at_s - start.at_s)):
+        return 0.0
+    return abs(counted_j - power_j)
 
 
 def probe_step(meters: Sequence[GpuEnergyMeter], limit_s: float = 0.6, moves: int = 4) -> None:

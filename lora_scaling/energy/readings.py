@@ -5,18 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lora_scaling.energy.gpu import Edge
+from lora_scaling.energy.rapl import RaplCounter, RaplMark
 from lora_scaling.energy.tracker import ComponentSource, TaskEnergy
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tick:
-    """Readings at one moment: the cumulative energy of each GPU, and the CPU seconds of the machine."""
+    """Readings at one moment: the cumulative energy of each GPU and RAPL domain, and the machine's CPU seconds."""
 
     at_s: float  # perf_counter
     edges: tuple[Edge, ...]
     cpu_busy_s: float | None
     cpu_total_s: float | None
     wall_s: float | None = None  # seconds since 1970 at the same moment
+    rapl: tuple[RaplMark, ...] = ()
 
     @property
     def gpu_j(self) -> tuple[float, ...]:
@@ -37,3 +39,5 @@ class Window:
     bounds_j: tuple[float, ...] = ()
     task: TaskEnergy | None = None
     sources: dict[str, ComponentSource] = field(default_factory=dict)
+    rapl: list[RaplCounter] = field(default_factory=list)
+    rapl_faults: list[str] = field(default_factory=list)

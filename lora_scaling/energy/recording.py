@@ -13,8 +13,10 @@ from types import TracebackType
 from lora_scaling.energy import host
 from lora_scaling.energy.conditions import ConditionsLog
 from lora_scaling.energy.measurement import EnergyAccount, IdleBaseline
+from lora_scaling.energy.rapl import READ_S as RAPL_S
+from lora_scaling.energy.rapl import RaplCounter
 from lora_scaling.energy.readings import Tick, Window
-from lora_scaling.energy.sampler import POWER_S, WATCH_S, Sampler
+from lora_scaling.energy.sampler import CHECK_S, POWER_S, WATCH_S, Sampler
 from lora_scaling.energy.sensors import Sensors
 from lora_scaling.energy.tracker import TaskEnergy
 from lora_scaling.energy.windows import make_account, rough_joules
@@ -31,6 +33,8 @@ class Recording:
         self._windows: list[Window] = []
         self._open: Window | None = None
         self._last_conditions_s = 0.0
+        self._rapl: list[RaplCounter] = []
+        self._last_rapl_s = self._last_poll_s = self._last_check_s = 0.0
         self._account: EnergyAccount | None = None
         for gpu in meter.gpu_meters:
             gpu.bound_j = 0.0
@@ -62,8 +66,12 @@ class Recording:
         task_failure = self._start_task()
         with self._sampler.lock:
             wall_s, at_s = _both_clocks()
+            self._rapl = self._rapl_counters()
+            for counter in self._rapl:
+                counter.begin(at_s)
+            self._last_rapl_s = self._last_poll_s = at_s
             tick = self._sample(wall_s, at_s, edge_of_phase=True)
-            self._open = Window(name=name, start_wall_s=wall_s, start=tick)
+            self._open = Window(name=name, start_wall_s=wall_s, start=tick, rapl=self._rapl)
             self._open.bounds_j = tuple(-gpu.bound_j for gpu in self._meter.gpu_meters)
             if task_failure:
                 self._open.task = TaskEnergy(joules={}, reason=task_failure)
@@ -79,6 +87,8 @@ class Recording:
         self._sampler.stop_ticking()
         with self._sampler.lock:
             window.end = self._sample(*_both_clocks(), edge_of_phase=True)
+            window.rapl_faults = [f"{c.name}: {text}" for c in self._rapl for text in c.faults.values()]
+            self._rapl = []
             self._open = None
         if self._meter.tracker is not None and window.task is None:
             window.task = self._meter.tracker.stop()
@@ -147,13 +157,26 @@ class Recording:
 
     def _sample(self, wall_s: float, at_s: float, *, edge_of_phase: bool) -> Tick:
         edges = tuple(meter.sample_edge(at_s, edge_of_phase=edge_of_phase) for meter in self._meter.gpu_meters)
+        self._read_rapl(at_s)
+        marks = tuple(counter.mark(at_s) for counter in self._rapl)
         busy_s = total_s = None
         if self._meter.settings.enabled and "cpu" in self._meter.settings.components:
             try:
                 busy_s, total_s = host.system_times()
             except Exception:
                 busy_s = total_s = None
-        return Tick(at_s=at_s, edges=edges, cpu_busy_s=busy_s, cpu_total_s=total_s, wall_s=wall_s)
+        return Tick(at_s=at_s, edges=edges, cpu_busy_s=busy_s, cpu_total_s=total_s, wall_s=wall_s, rapl=marks)
+
+    def _rapl_counters(self) -> list[RaplCounter]:
+        settings, tracker = self._meter.settings, self._meter.tracker
+        if tracker is None or not settings.enabled or not {"cpu", "ram"} & set(settings.components):
+            return []
+        return tracker.rapl_counters()
+
+    def _read_rapl(self, now_s: float) -> None:
+        self._last_rapl_s = now_s
+        for counter in self._rapl:
+            counter.read(now_s)
 
     def _tick(self) -> None:
         if self._open is None:
@@ -162,8 +185,6 @@ class Recording:
         self._open.ticks.append(tick)
         if tick.at_s - self._last_conditions_s >= CONDITIONS_S:
             self._read_conditions()
-            if self._meter.tracker is not None and (failure := self._meter.tracker.poll_rapl()) is not None:
-                self._warn("tracker", failure)
 
     def _read_conditions(self) -> None:
         self._last_conditions_s = time.perf_counter()
@@ -175,6 +196,17 @@ class Recording:
                 meter.read()
             elif meter.watching:
                 meter.watch()
+        now_s = time.perf_counter()
+        if self._open is not None and now_s - self._last_check_s >= CHECK_S:
+            self._last_check_s = now_s
+            for meter in self._meter.gpu_meters:
+                meter.check()
+        if self._rapl and now_s - self._last_rapl_s >= RAPL_S:
+            self._read_rapl(now_s)
+        if self._rapl and now_s - self._last_poll_s >= CONDITIONS_S and self._meter.tracker is not None:
+            self._last_poll_s = now_s
+            if (failure := self._meter.tracker.poll_rapl()) is not None:
+                self._warn("tracker", failure)
 
     def _watch_interval(self) -> float | None:
         meters = self._meter.gpu_meters
@@ -182,7 +214,11 @@ class Recording:
             return WATCH_S
         if self._open is not None and any(m.by_power and not m.lost for m in meters):
             return POWER_S
-        return None
+        if self._open is None:
+            return None
+        if any(not m.by_power and not m.lost for m in meters):
+            return CHECK_S
+        return RAPL_S if self._rapl else None
 
     def _warn(self, kind: str, message: str) -> None:
         if not any(w["kind"] == kind for w in self.warnings):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 WATCH_S = 0.002  # how often a counter is read while an edge waits for it to move
+CHECK_S = 0.2  # how often power is read to hold a counter against it
 POWER_S = 0.05  # how often power is read if it has to be integrated
 
 

@@ -79,6 +79,8 @@ class Sensors:
             gpu_ids = amd_gpu_ids()
         try:
             self.tracker = Tracker(self.settings.country_iso, gpu_ids)
+            if self.settings.cpu_power_w is not None:
+                self.tracker.use_cpu_power(self.settings.cpu_power_w)
         except Exception as error:
             self.tracker_reason = f"CodeCarbon could not be started: {error!r}"
             self.warnings.append({"kind": "tracker", "message": self.tracker_reason})

@@ -15,6 +15,8 @@ class MeteringSettings:
     interval_s: length of a timeline bin, seconds.
     country_iso: three capital letters, which CodeCarbon's offline tracker requires. Its grams are not used.
     idle_s: length of the idle baseline before and after a sweep, in seconds; 0 means none.
+    cpu_power_w: rated power of the processor under full load, for the CPU model; None: as CodeCarbon's table names it.
+        Not used where the energy is measured.
     gpu_ids: NVML indices or UUIDs of the GPUs to measure; None: those that CUDA_VISIBLE_DEVICES leaves visible.
     components: what this process measures. Of several processes on a node, only one measures cpu and ram.
     gpu_share: (local rank, ranks on this node): measure only this rank's part of the visible GPUs.
@@ -25,6 +27,7 @@ class MeteringSettings:
     interval_s: float = 1.0
     country_iso: str = "DNK"
     idle_s: float = 0.0
+    cpu_power_w: float | None = None
     gpu_ids: tuple[str | int, ...] | None = None
     components: tuple[str, ...] = COMPONENTS
     gpu_share: tuple[int, int] | None = None
@@ -42,6 +45,11 @@ class MeteringSettings:
         if self.idle_s < 0:
             raise UserError(
                 f"metering.idle_s: got {self.idle_s}; give a number of seconds from 0 up, with 0 for no idle baseline"
+            )
+        if self.cpu_power_w is not None and not 0 < self.cpu_power_w <= 10_000:
+            raise UserError(
+                f"metering.cpu_power_w: got {self.cpu_power_w}; give the rated watts of all processors of this machine "
+                "together, such as 95, or null to take them from CodeCarbon's table"
             )
         iso = self.country_iso
         if not (len(iso) == 3 and iso.isascii() and iso.isalpha() and iso.isupper()):

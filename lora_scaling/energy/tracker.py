@@ -8,14 +8,16 @@ defensively. tests/energy/test_tracker.py fails if an upgrade moves them.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import platform
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lora_scaling.energy.rapl import RaplCounter, counters_of
 from lora_scaling.units import JOULES_PER_KWH
 
 # CPU._mode (codecarbon/external/hardware.py, core/resource_tracker.py)
@@ -27,15 +29,21 @@ CPU_SOURCES = {
     "intel_power_gadget": "power_gadget",
 }
 NO_APPLE_GPU = "CodeCarbon reads an Apple GPU only through powermetrics, which it does not use here"
+# Rated power per thread: 1.9 W (EPYC 9965) to 8 W (desktops). CodeCarbon takes 4 W for a processor it does not know.
+UNKNOWN_CPU_BOUND = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComponentSource:
-    """The source of a component's energy, and details worth recording."""
+    """The source of a component's energy, and details worth recording.
+
+    relative_bound: half-width of its error, if it is not the usual one of the source.
+    """
 
     name: str
     reason: str | None = None
     detail: str | None = None
+    relative_bound: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,13 +88,40 @@ class Tracker:
 
         # Its constructor logs before it reads `log_level`.
         logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
-        self._tracker = OfflineEmissionsTracker(**tracker_arguments(country_iso, gpu_ids, tempfile.gettempdir()))
         self._open = False
-        # Its __init__ suppresses every exception, so a broken object shows only here.
-        self._tracker.start_task("detect")
-        if self._tracker.stop_task() is None:
-            raise RuntimeError("CodeCarbon could not run a task")
+        self._cpu_power_w: float | None = None
+        self._rapl: tuple[tuple[str, ...], list[RaplCounter]] = ((), [])
+        with _whole_host():
+            self._tracker = OfflineEmissionsTracker(**tracker_arguments(country_iso, gpu_ids, tempfile.gettempdir()))
+            # Its __init__ suppresses every exception; a broken object shows only here, where it detects the hardware.
+            self._tracker.start_task("detect")
+            if self._tracker.stop_task() is None:
+                raise RuntimeError("CodeCarbon could not run a task")
+            for part in self._tracker._hardware:
+                if type(part).__name__ == "RAM":  # otherwise it asks Slurm at every measurement
+                    part.memory_size = part.machine_memory_GB
         self.hardware = hardware_of(self._tracker)
+
+    def use_cpu_power(self, watts: float) -> None:
+        """Let the CPU model take `watts` as the rated power of the processor. Sensors are not affected."""
+        for part in self._tracker._hardware:
+            if type(part).__name__ == "CPU" and part._mode in ("cpu_load", "constant"):
+                part._tdp = watts
+                self._cpu_power_w = watts
+
+    def rapl_counters(self) -> list[RaplCounter]:
+        """Return the counters of the domains that CodeCarbon would read; empty if it does not use RAPL."""
+        try:
+            parts = [p for p in self._tracker._hardware if type(p).__name__ == "CPU" and p._mode == "intel_rapl"]
+            files = tuple(file.path for part in parts for file in part._intel_interface._rapl_files)
+            if files != self._rapl[0]:
+                rated_w = None
+                if parts:
+                    rated_w = registered_power_w(parts[0]._model) if parts[0]._is_generic_tdp else parts[0]._tdp
+                self._rapl = (files, counters_of(files, rated_w))
+        except Exception:  # the attributes have moved: CodeCarbon's own figure is used then
+            return []
+        return self._rapl[1]
 
     def start(self) -> str | None:
         """Open a task window, after closing an open one. Return the reason if it could not be opened."""
@@ -102,9 +137,9 @@ class Tracker:
     def poll_rapl(self) -> str | None:
         """Make CodeCarbon read a RAPL counter now. Call this at least every few minutes while a window is open.
 
-        The counter wraps to zero after some 262 kJ. CodeCarbon reads it only at the beginning and end of a task, so it
-        sees at most one wrap. Readings in between go into its totals, and the task is their difference, so nothing is
-        lost or counted twice. Return the reason if it failed; None for other sources, which do not need this.
+        Its figure only stands beside ours, but is to be comparable: it reads the counter at the beginning and end of a
+        task, so it sees at most one wrap. Readings in between go into its totals, and the task is their difference.
+        Return the reason if it failed; None for other sources, which do not need this.
         """
         if not self._open or self.sources()["cpu"].name != "rapl":
             return None
@@ -134,14 +169,17 @@ class Tracker:
     def sources(self) -> dict[str, ComponentSource]:
         """Return how CodeCarbon obtains each component now (a GPU may lose its counter during a run)."""
         try:
-            return sources_of(self._tracker)
+            return sources_of(self._tracker, self._cpu_power_w)
         except Exception as error:
             unknown = ComponentSource(name="unknown", reason=f"CodeCarbon's attributes have moved: {error!r}")
             return dict.fromkeys(NOTHING, unknown)
 
 
-def sources_of(tracker: Any) -> dict[str, ComponentSource]:
-    """Return the source of each component, from the tracker's list of hardware. Raises AttributeError if that moved."""
+def sources_of(tracker: Any, cpu_power_w: float | None = None) -> dict[str, ComponentSource]:
+    """Return the source of each component, from the tracker's list of hardware. Raises AttributeError if that moved.
+
+    cpu_power_w: the rated power that the user gave for the processor.
+    """
     found = {
         "gpu": ComponentSource(name="none", reason="no GPU"),
         "cpu": ComponentSource(name="none", reason="CodeCarbon tracks no CPU here"),
@@ -154,8 +192,7 @@ def sources_of(tracker: Any) -> dict[str, ComponentSource]:
         if kind == "RAM":
             found["ram"] = ComponentSource(name="constant_model", detail="power by memory size")
         elif kind == "CPU":
-            name = CPU_SOURCES.get(part._mode, "unknown")
-            found["cpu"] = ComponentSource(name=name, detail=f"{part._mode}, TDP {part._tdp} W")
+            found["cpu"] = _cpu_source(part, cpu_power_w)
         elif kind == "AppleSiliconChip":
             found[part.chip_part.lower()] = ComponentSource(name="powermetrics")
         elif kind == "Raspberry":
@@ -163,6 +200,51 @@ def sources_of(tracker: Any) -> dict[str, ComponentSource]:
         elif kind == "GPU":
             found["gpu"] = _gpu_source(part)
     return found
+
+
+def _cpu_source(part: Any, cpu_power_w: float | None) -> ComponentSource:
+    name = CPU_SOURCES.get(part._mode, "unknown")
+    if part._mode not in ("cpu_load", "constant"):
+        return ComponentSource(name=name, detail=str(part._mode))
+    if cpu_power_w is not None:
+        return ComponentSource(name=name, detail=f"{part._mode}, {part._tdp:g} W by metering.cpu_power_w")
+    model = getattr(part, "_model", None)
+    if model is not None and registered_power_w(model) is None:
+        detail = f"{part._mode}, rated power of {model!r} unknown: {part._tdp:g} W assumed (metering.cpu_power_w)"
+        return ComponentSource(name=name, detail=detail, relative_bound=UNKNOWN_CPU_BOUND)
+    return ComponentSource(name=name, detail=f"{part._mode}, TDP {part._tdp:g} W")
+
+
+@functools.cache
+def registered_power_w(model: str | None) -> float | None:
+    """Return the rated power that CodeCarbon's table names for a processor; None if it does not know it."""
+    from codecarbon.core.cpu import TDP
+
+    try:
+        watts = object.__new__(TDP)._get_cpu_power_from_registry(model) if model else None
+    except Exception:  # the table has moved: unknown
+        return None
+    return float(watts) if watts else None
+
+
+@contextlib.contextmanager
+def _whole_host() -> Iterator[None]:
+    """Let CodeCarbon look at the host, as it does without Slurm.
+
+    Within a Slurm job it calls `scontrol`, which containers lack: every figure is then lost (codecarbon#462, #569).
+    With `scontrol`, it multiplies the load of the host by the job's share of cores, which is neither (codecarbon#96).
+    """
+    from codecarbon.core import util
+    from codecarbon.external import ram
+
+    before = [(module, module.SLURM_JOB_ID) for module in (util, ram) if hasattr(module, "SLURM_JOB_ID")]
+    for module, _ in before:
+        setattr(module, "SLURM_JOB_ID", None)  # noqa: B010
+    try:
+        yield
+    finally:
+        for module, job in before:
+            setattr(module, "SLURM_JOB_ID", job)  # noqa: B010
 
 
 def _gpu_source(part: Any) -> ComponentSource:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import socket
 from collections.abc import Sequence
 from typing import Any
 
 from lora_scaling.energy import host
+from lora_scaling.energy.gpu import Edge
 from lora_scaling.energy.measurement import (
     SHORT_S,
     ComponentEnergy,
@@ -21,16 +23,18 @@ from lora_scaling.energy.measurement import (
     spread,
     utc,
 )
+from lora_scaling.energy.rapl import add_domains, tick_weights
 from lora_scaling.energy.readings import Tick, Window
 from lora_scaling.energy.sensors import Sensors
 from lora_scaling.energy.tracker import ComponentSource
-from lora_scaling.records.sources import relative_bound
+from lora_scaling.records.sources import relative_bound, source_kind
 from lora_scaling.records.timeline import COMPONENTS
 
 WARN_S = 5.0
 DISAGREEMENT = 0.02
 PAUSE_S = 10.0  # a thread that reads once per second waits for less on a busy machine
 CLOCK_JUMP_S = 1.0  # a clock that is adjusted (NTP) drifts by less between two ticks
+SUPERCHIP = re.compile(r"\bG[HB][23]00\b")  # Grace with Hopper or Blackwell: GH200 480GB, GB200
 MERGE_BELOW = 0.05  # a last bin shorter than this share of the interval is merged into the one before
 
 
@@ -70,7 +74,11 @@ def rough_joules(windows: Sequence[Window], meter: Sensors) -> float | None:
         if meter.gpu_meters:
             total += sum(last.gpu_j) - sum(window.start.gpu_j)
             known = True
-        if window.task is not None:
+        if window.rapl and last.rapl and "cpu" in meter.settings.components:
+            total += sum(b.joules - a.joules for c, a, b in zip(window.rapl, window.start.rapl, last.rapl, strict=True)
+                         if c.kind == "package")  # fmt: skip
+            known = True
+        elif window.task is not None:
             parts = [window.task.joules.get(c) for c in ("cpu", "ram") if c in meter.settings.components]
             total += sum(part for part in parts if part is not None)
             known = known or any(part is not None for part in parts)
@@ -85,6 +93,9 @@ def _seconds(window: Window) -> float:
 def _phase(meter: Sensors, window: Window) -> tuple[PhaseEnergy, list[dict[str, str]]]:
     gpus = _gpus(meter, window)
     components = {name: _from_codecarbon(meter, window, name) for name in COMPONENTS}
+    components.update(_from_rapl(meter, window))
+    if gpus and any(SUPERCHIP.search(device.gpu.name or "") for device in meter.gpu_meters):
+        components.update(_within_superchip(components))
     if gpus:
         components["gpu"] = add_components([gpu.component for gpu in gpus])
     spans = _wall_spans(window, _cuts(window))
@@ -129,7 +140,7 @@ def _gpus(meter: Sensors, window: Window) -> tuple[GpuEnergy, ...]:
             )
             continue
         bound_j = window.bounds_j[i] + device.window_bound_j(start, end, first_w, last_w)
-        bound_j = max(bound_j, device.disagreement_j(start, end) or 0.0)
+        bound_j += device.disagreement_j(_edges(window, i)) or 0.0
         found.append(
             GpuEnergy(
                 index=device.gpu.index,
@@ -143,6 +154,12 @@ def _gpus(meter: Sensors, window: Window) -> tuple[GpuEnergy, ...]:
         reason = f"GPU {index} cannot be read: {why}"
         found.append(GpuEnergy(index=index, uuid=None, joules=None, source="unknown", reason=reason))
     return tuple(found)
+
+
+def _edges(window: Window, i: int) -> list[Edge]:
+    """Return the readings of GPU i in the order of time, the window's edges included."""
+    assert window.end is not None
+    return [tick.edges[i] for tick in (window.start, *window.ticks, window.end)]
 
 
 def _edge_powers(window: Window, i: int) -> tuple[float | None, float | None]:
@@ -181,12 +198,35 @@ def _from_codecarbon(meter: Sensors, window: Window, name: str) -> ComponentEner
             source=source.name,
             reason=f"CodeCarbon gave {joules} J, which cannot be ({source.name})",
         )
-    bound = relative_bound(source.name)
+    bound = relative_bound(source.name) if source.relative_bound is None else source.relative_bound
     return ComponentEnergy(
         joules=round(joules, 6),
         source=source.name,
         uncertainty_joules=None if bound is None else round(bound * joules, 6),
     )
+
+
+def _from_rapl(meter: Sensors, window: Window) -> dict[str, ComponentEnergy]:
+    """Return the CPU's energy, and the memory's if every package measures it, by our own reading of RAPL."""
+    assert window.end is not None
+    found = {}
+    for name, kind in (("cpu", "package"), ("ram", "dram")):
+        if not window.rapl or name not in meter.settings.components:
+            continue
+        parts = add_domains(window.rapl, window.start.rapl, window.end.rapl, kind, _seconds(window))
+        if parts:
+            found[name] = add_components(parts)
+    return found
+
+
+def _within_superchip(components: dict[str, ComponentEnergy]) -> dict[str, ComponentEnergy]:
+    """Drop the models of processor and memory, which the GPU's counter already holds (zeus PR#172)."""
+    reason = "the counter of this superchip's GPU covers its processor and memory"
+    return {
+        name: ComponentEnergy(joules=None, source="none", reason=reason)
+        for name in ("cpu", "ram")
+        if source_kind(components[name].source) == "modelled"
+    }
 
 
 def _unread_gpu(meter: Sensors, reason: str | None) -> ComponentEnergy:
@@ -213,7 +253,7 @@ def _phase_warnings(meter: Sensors, window: Window, phase: PhaseEnergy) -> list[
             warnings.append({"kind": "short_window", "message": text})
     assert window.end is not None
     for i, (gpu, device) in enumerate(zip(phase.gpus, meter.gpu_meters, strict=False)):
-        apart_j = device.disagreement_j(window.start.edges[i], window.end.edges[i])
+        apart_j = device.disagreement_j(_edges(window, i))
         if gpu.joules is not None and apart_j is not None:
             text = (
                 f"GPU {gpu.index} in {phase.name}: {gpu.joules:.0f} J by its energy counter, {apart_j:.0f} J away from "
@@ -229,6 +269,9 @@ def _phase_warnings(meter: Sensors, window: Window, phase: PhaseEnergy) -> list[
         elif part.source == "unknown":
             text = f"CodeCarbon does not say how it obtained {name} energy."
             warnings.append({"kind": "source_unknown", "message": text})
+    for text in window.rapl_faults:
+        what = f"RAPL {text} in {phase.name}; the power before it filled the gap"
+        warnings.append({"kind": "rapl_counter", "message": f"{what}, and the bound holds what may be missing."})
     ours, theirs = phase.components["gpu"].joules, phase.codecarbon_joules.get("gpu")
     if phase.gpus and ours is not None and theirs is not None:
         power_w = ours / phase.seconds if phase.seconds else 0.0
@@ -247,6 +290,9 @@ def _bins(window: Window, phase: PhaseEnergy) -> list[TimelineBin]:
         "cpu": _cpu_weights(cuts, phase.components["cpu"].source),
         "ram": [b.at_s - a.at_s for a, b in itertools.pairwise(cuts)],
     }
+    for name, kind in (("cpu", "package"), ("ram", "dram")):
+        if window.rapl and phase.components[name].source.startswith("rapl"):
+            weights[name] = tick_weights([cut.rapl for cut in cuts], window.rapl, kind)
     joules = {name: spread(phase.components[name].joules, weights[name]) for name in COMPONENTS}
     return [
         TimelineBin(

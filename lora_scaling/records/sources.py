@@ -16,11 +16,13 @@ class EnergySource:
 
 # The bounds are conventions, not measurements. The shape of the load model alone (cubic or linear in load) makes a
 # factor of two at half load; a RAM model based on memory size knows neither the modules nor their load; RAPL is within
-# a few per cent (Intel SDM: model). The last three models are names used by the tables of other programs.
+# a few per cent (Intel SDM: model), its memory domain within 20 % (Desrochers et al., MEMSYS 2016). The last three
+# models are names used by the tables of other programs.
 SOURCES = {
     "nvml_counter": EnergySource(kind="measured"),
     "nvml_power": EnergySource(kind="measured"),
     "rapl": EnergySource(kind="measured", relative_bound=0.05),
+    "rapl_dram": EnergySource(kind="measured", relative_bound=0.2),
     "amdsmi_counter": EnergySource(kind="measured", relative_bound=0.05),
     "amdsmi_power": EnergySource(kind="measured", relative_bound=0.1),
     "powermetrics": EnergySource(kind="measured", relative_bound=0.1),

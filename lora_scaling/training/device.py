@@ -5,7 +5,8 @@ import ctypes
 import os
 import resource
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -214,3 +215,18 @@ def _reset_peak_resident_set() -> None:
             file.write("5")  # proc(5): resets VmHWM to the current resident set
     except OSError:
         return  # not permitted here, so the peak is that of the whole process so far
+
+
+def keep_gpu_busy() -> Callable[[float], None] | None:
+    """Return a function that multiplies large matrices on the first GPU for so many seconds; None without a GPU."""
+    if not torch.cuda.is_available():
+        return None
+
+    def busy(seconds: float) -> None:
+        a = torch.randn(4096, 4096, device="cuda", dtype=torch.float16)  # zeros would draw less power
+        until_s = time.perf_counter() + seconds
+        while time.perf_counter() < until_s:
+            a @ a
+            torch.cuda.synchronize()
+
+    return busy

@@ -37,6 +37,7 @@ from lora_scaling.energy import (
 from lora_scaling.energy.gpu import Edge, GpuEnergyMeter
 from lora_scaling.energy.measurement import add_components, merge_bins, spread, utc
 from lora_scaling.energy.nvml import Gpu, Nvml, SensorError
+from lora_scaling.energy.rapl import RaplCounter
 from lora_scaling.energy.readings import Tick, Window
 from lora_scaling.energy.tracker import ComponentSource, TaskEnergy
 from lora_scaling.energy.windows import make_account
@@ -358,6 +359,9 @@ class Quiet:
 
     def poll_rapl(self) -> None:
         pass
+
+    def rapl_counters(self) -> list[RaplCounter]:
+        return []
 
     def sources(self) -> dict[str, ComponentSource]:
         return dict.fromkeys(("gpu", "cpu", "ram"), ComponentSource(name="none", reason="no GPU"))

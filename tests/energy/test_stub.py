@@ -16,6 +16,7 @@ import pytest
 
 from tests.support import nvml_stub
 from tests.support.nvml_stub import Law
+from tests.support.nvml_stub.measure import LIES
 
 pytestmark = [
     pytest.mark.slow,
@@ -35,7 +36,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("laws")
     script = str(nvml_stub.FOLDER / "measure.py")
     started = {}
-    for kind in KINDS:
+    for kind in (*KINDS, "liars", "superchip"):
         law = folder / f"{kind}.law"
         command = [sys.executable, script, kind, str(law), str(TRAIN_S)]
         started[kind] = subprocess.Popen(
@@ -110,6 +111,36 @@ def test_an_honest_counter_is_not_suspected(reports: dict[str, Any], kind: str) 
 @pytest.mark.parametrize("kind", ["reset", "reset_100ms"])
 def test_a_counter_reset_is_told(reports: dict[str, Any], kind: str) -> None:
     assert "counter_reset" in {warning["kind"] for warning in reports[kind]["account"]["warnings"]}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_no_lie_of_a_counter_passes_as_measured_with_a_tight_bound(reports: dict[str, Any], lie: str) -> None:
+    account, train = reports["liars"]["account"], phase_named(reports["liars"], "train")
+    index = LIES.index(lie)
+    gpu, expected = train["gpus"][index], truth(reports["liars"], train)[index]
+    said = [
+        w["kind"] for w in account["warnings"] if f"GPU {index} " in w["message"] or f"GPU {index}:" in w["message"]
+    ]
+    if lie.startswith("honest"):
+        assert not said
+        assert abs(gpu["joules"] - expected) <= gpu["uncertainty_joules"]
+        assert gpu["uncertainty_joules"] < 0.02 * gpu["joules"]
+    elif gpu["joules"] is None:
+        assert "counter" in gpu["reason"]
+        assert account["complete"] is False
+    else:
+        assert abs(gpu["joules"] - expected) <= gpu["uncertainty_joules"], gpu
+        assert said == ["counter_and_power"]
+
+
+def test_the_processor_of_a_superchip_is_not_counted_twice(reports: dict[str, Any]) -> None:
+    account = reports["superchip"]["account"]
+    assert account["components"]["gpu"]["joules"] > 0
+    if phase_named(reports["constant"], "train")["components"]["cpu"]["source"] != "rapl":
+        assert account["components"]["cpu"]["source"] == account["components"]["ram"]["source"] == "none"
+        assert "covers its processor" in account["components"]["cpu"]["reason"]
+    assert account["complete"] is True
+    assert account["joules"] == account["components"]["gpu"]["joules"]
 
 
 def test_codecarbon_stands_beside_it(reports: dict[str, Any]) -> None:

@@ -11,6 +11,9 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import codecarbon.core.util
+import codecarbon.external.ram
+import psutil
 import pytest
 from codecarbon import OfflineEmissionsTracker
 from codecarbon.core.gpu_device import GPUDevice
@@ -23,6 +26,7 @@ from lora_scaling.energy.tracker import CPU_SOURCES, Tracker, sources_of, tracke
 from lora_scaling.errors import UserError
 from lora_scaling.records.sources import relative_bound, source_kind
 from tests.support.paths import ROOT
+from tests.support.rapl import RANGE_J, Domain, use_rapl
 
 # Deprecated ones warn when they are given; without output methods nothing is saved.
 NOT_GIVEN = {"self", "args", "kwargs", "save_to_file", "save_to_api", "save_to_logger", "save_to_prometheus",
@@ -49,65 +53,51 @@ def test_a_task_measures_cpu_and_ram_here() -> None:
     assert task.joules["ram"] > 0
 
 
+def test_within_a_slurm_job_the_host_is_read_as_without_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With an `scontrol` that fails as in a container, and without any."""
+    for module in (codecarbon.core.util, codecarbon.external.ram):
+        monkeypatch.setattr(module, "SLURM_JOB_ID", "4242")
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text("#!/bin/sh\necho 'JobId=4242 NumCPUs=1 AllocTRES=cpu=1,mem=1G'\n")
+    scontrol.chmod(0o755)
+    for path in (str(tmp_path), ""):
+        monkeypatch.setenv("PATH", path)
+        tracker = Tracker("DNK", [])
+        assert tracker.start() is None
+        time.sleep(0.05)
+        task = tracker.stop()
+        assert task.reason is None
+        for name in ("cpu", "ram"):
+            joules = task.joules[name]
+            assert joules is not None
+            assert joules > 0
+        ram = next(part for part in tracker._tracker._hardware if isinstance(part, RAM))
+        assert ram.machine_memory_GB == pytest.approx(psutil.virtual_memory().total / 1024**3)
+        assert _cpu_of(tracker)._cpu_count == psutil.cpu_count()
+
+
 def _cpu_of(tracker: Tracker) -> CPU:
     return next(part for part in tracker._tracker._hardware if isinstance(part, CPU))
 
 
-class Rapl:
-    """A processor's counter as the kernel shows it, of the usual range, in place of this machine's."""
-
-    RANGE_J = 262143.32885
-
-    def __init__(self, folder: Path, tracker: Tracker):
-        domain = folder / "intel-rapl" / "intel-rapl:0"
-        domain.mkdir(parents=True)
-        (domain / "name").write_text("package-0\n")
-        (domain / "max_energy_range_uj").write_text(f"{round(self.RANGE_J * 1e6)}\n")
-        self._file = domain / "energy_uj"
-        self.counted(0.9)
-        cpu = CPU(output_dir=".", mode="intel_rapl", model="Stub", tdp=100, rapl_dir=str(folder / "intel-rapl"))
-        parts = tracker._tracker._hardware
-        parts[next(i for i, part in enumerate(parts) if isinstance(part, CPU))] = cpu
-
-    def counted(self, turns: float) -> None:
-        """So many ranges since the counter stood at zero."""
-        scratch = self._file.with_suffix(".new")
-        scratch.write_text(f"{round((turns % 1) * self.RANGE_J * 1e6)}\n")
-        scratch.replace(self._file)
-
-
-def test_a_rapl_counter_that_turns_three_times_within_a_window_is_followed(tmp_path: Path) -> None:
+def test_codecarbons_own_figure_follows_a_rapl_counter_that_turns_three_times_within_a_window(tmp_path: Path) -> None:
     tracker = Tracker("DNK", [])
-    rapl = Rapl(tmp_path, tracker)
+    domain = Domain(tmp_path)
+    use_rapl(tracker, domain)
+
+    def counted(turns: float) -> None:
+        domain.show((turns % 1) * RANGE_J)
+
     for _ in range(2):  # the window before it takes nothing away
-        rapl.counted(0.9)
+        counted(0.9)
         assert tracker.start() is None
         for turns in (1.3, 1.9, 2.5, 3.1, 3.8):
-            rapl.counted(turns)
+            counted(turns)
             assert tracker.poll_rapl() is None
-        rapl.counted(4.1)
+        counted(4.1)
         joules = tracker.stop().joules["cpu"]
-        assert joules == pytest.approx(3.2 * Rapl.RANGE_J, rel=1e-5)
+        assert joules == pytest.approx(3.2 * RANGE_J, rel=1e-5)
     assert tracker.poll_rapl() is None  # no window, nothing to do
-
-
-def test_a_long_window_keeps_up_with_the_rapl_counter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_scaling.energy.recording.CONDITIONS_S", 0.1)  # in place of 5 s
-    meter = open_meter(MeteringSettings(interval_s=0.05))
-    try:
-        assert meter.tracker is not None
-        rapl = Rapl(tmp_path, meter.tracker)
-        recording = meter.recording()
-        with recording.phase("train"):
-            for half_turns in range(1, 8):
-                rapl.counted(0.9 + half_turns / 2)
-                time.sleep(0.3)
-        part = recording.close().components["cpu"]
-    finally:
-        meter.close()
-    assert part.source == "rapl"
-    assert part.joules == pytest.approx(3.5 * Rapl.RANGE_J, rel=1e-5)
-    assert part.uncertainty_joules == pytest.approx(0.05 * 3.5 * Rapl.RANGE_J, rel=1e-5)
 
 
 def test_a_counter_that_cannot_be_kept_up_with_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +105,7 @@ def test_a_counter_that_cannot_be_kept_up_with_is_a_warning(tmp_path: Path, monk
     meter = open_meter(MeteringSettings(interval_s=0.06))
     try:
         assert meter.tracker is not None
-        Rapl(tmp_path, meter.tracker)
+        use_rapl(meter.tracker, Domain(tmp_path))
         tracker = meter.tracker._tracker
         measure = tracker._measure_power_and_energy
         monkeypatch.setattr(tracker, "_measure_power_and_energy", lambda: 1 / 0)

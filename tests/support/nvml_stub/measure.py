@@ -26,13 +26,44 @@ def law_at_rest(kind: str, epoch: float) -> list[Law]:
         extras["step"] = "0.1"
     if kind.startswith("no_counter"):
         extras["nocounter"] = ""
+    if kind.startswith("superchip"):
+        extras["name"] = "NVIDIA GH200 480GB"
+    if kind == "liars":
+        always = {lie: {k: v for k, v in lies(lie, epoch + 5).items() if k in ("step", "scale")} for lie in LIES}
+        return [Law(power=((epoch, IDLE_W),), extras=always[lie]) for lie in LIES]
     first = Law(power=((epoch, IDLE_W),), extras=extras)
     second = Law(power=((epoch, 2 * IDLE_W),), extras={**extras, "name": "Stub GPU"})
     return [first, second] if kind.startswith("two_gpus") else [first]
 
 
+LIES = (
+    "honest", "honest_100ms", "frozen", "frozen_100ms", "frozen_always", "frozen_at_the_edge", "frozen_twice_100ms",
+    "jump", "jump_100ms", "jump_small_100ms", "scaled_up_100ms", "scaled_down",
+)  # fmt: skip
+
+
+def lies(lie: str, start: float) -> dict[str, str]:
+    """How one GPU of `liars` shows the law, in a window that begins at `start`."""
+    change = start + CHANGE_S
+    extras = {"step": "0.1"} if lie.endswith("_100ms") else {}
+    if lie.startswith("frozen_always"):
+        extras["frozen"] = f"{start + 0.02:.6f} {start + 60:.6f}"
+    elif lie.startswith("frozen_at_the_edge"):
+        extras["frozen"] = f"{start + 0.02:.6f} {start + 1.4:.6f}"
+    elif lie.startswith("frozen"):
+        extras["frozen"] = f"{start + 1.4:.6f} {start + 2.7:.6f}"
+    if "jump" in lie or "twice" in lie:
+        extras["jump"] = f"{change:.6f} {1e6 if lie in ('jump', 'jump_100ms') else 2000}"
+    if lie.startswith("scaled"):
+        extras["scale"] = "1.75" if lie.startswith("scaled_up") else "0.6"
+    return extras
+
+
 def law_of_the_run(kind: str, rest: list[Law], start: float) -> list[Law]:
     """What happens from now on: the past is left as it was, so that the counter is continuous."""
+    if kind == "liars":
+        held = (*rest[0].power, (start, IDLE_W), (start, BUSY_W))
+        return [Law(power=held, extras=lies(lie, start)) for lie in LIES]
     first = rest[0]
     held = (*first.power, (start, first.power[0][1]))
     change = start + CHANGE_S

@@ -4,6 +4,9 @@
  *   power 0 T W T W ...   piecewise linear power (watts) over seconds since 1970, constant outside
  *   step 0 S              the energy counter moves every S seconds (0: always)
  *   reset 0 T             the counter starts again from zero at T
+ *   frozen 0 FROM TO      the counter shows its value of FROM until TO, and then goes on without what it missed
+ *   jump 0 T J            from T on the counter shows J joules more
+ *   scale 0 F             the counter moves F times as fast as the power says
  *   nocounter 0           the counter is NOT_SUPPORTED (3)
  *   lost 0 T              from T on every call for this GPU gives GPU_IS_LOST (15)
  *   pids 0 P P ...        compute processes
@@ -17,14 +20,14 @@
 #include <string.h>
 #include <time.h>
 
-#define MAX_GPUS 4
+#define MAX_GPUS 16
 #define MAX_POINTS 16
 #define MAX_PIDS 8
 enum { OK = 0, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, TOO_SMALL = 7, LOST = 15 };
 
 typedef struct {
   int points, counter, pid_count;
-  double at[MAX_POINTS], watts[MAX_POINTS], step, reset, lost;
+  double at[MAX_POINTS], watts[MAX_POINTS], step, reset, lost, frozen, thawed, jump, jump_j, scale;
   unsigned pids[MAX_PIDS], throttle;
   char uuid[96], name[96], mig[96];
 } Gpu;
@@ -47,7 +50,8 @@ static int load(Gpu *gpus) {
   memset(gpus, 0, sizeof(Gpu) * MAX_GPUS);
   for (int i = 0; i < MAX_GPUS; i++) {
     gpus[i].counter = 1;
-    gpus[i].reset = gpus[i].lost = HUGE_VAL;
+    gpus[i].reset = gpus[i].lost = gpus[i].frozen = gpus[i].thawed = gpus[i].jump = HUGE_VAL;
+    gpus[i].scale = 1;
     snprintf(gpus[i].uuid, 96, "GPU-0000000%d-0000-0000-0000-000000000000", i);
     snprintf(gpus[i].name, 96, "Stub GPU");
   }
@@ -66,6 +70,9 @@ static int load(Gpu *gpus) {
       count++;
     } else if (!strcmp(key, "step")) g->step = atof(rest);
     else if (!strcmp(key, "reset")) g->reset = atof(rest);
+    else if (!strcmp(key, "frozen")) sscanf(rest, "%lf %lf", &g->frozen, &g->thawed);
+    else if (!strcmp(key, "jump")) sscanf(rest, "%lf %lf", &g->jump, &g->jump_j);
+    else if (!strcmp(key, "scale")) g->scale = atof(rest);
     else if (!strcmp(key, "lost")) g->lost = atof(rest);
     else if (!strcmp(key, "nocounter")) g->counter = 0;
     else if (!strcmp(key, "throttle")) g->throttle = (unsigned)strtoul(rest, NULL, 0);
@@ -174,6 +181,9 @@ int nvmlDeviceGetTotalEnergyConsumption(void *handle, unsigned long long *millij
   if (g.step > 0) t = floor(t / g.step) * g.step;
   double joules = energy(&g, t);
   if (t >= g.reset) joules -= energy(&g, g.reset);
+  if (t >= g.frozen) joules -= energy(&g, fmin(t, g.thawed)) - energy(&g, g.frozen);
+  joules *= g.scale;
+  if (t >= g.jump) joules += g.jump_j;
   *millijoules = (unsigned long long)(joules * 1000.0);
   return OK;
 }
