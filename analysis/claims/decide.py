@@ -11,6 +11,7 @@ from ..tables.checks import check_rows, suspicious
 from ..tables.parsing import RunWarning
 from ..tables.response import Response, choose_response
 from ..tables.table import RunTable
+from ..tables.unknown_columns import separation
 from .context import ClaimContext
 from .registry import CLAIMS, Question
 from .run_warnings import run_warnings
@@ -82,6 +83,7 @@ def decide(table: RunTable, options: Options, asked: Sequence[Question] = CLAIMS
         claims = [one.decide(context) for one in asked]
         warnings += run_warnings(context, claims)
         claims = _adjusted(claims, asked, context)
+    claims = [_unless_unnamed(claim, table) for claim in claims]
     titles = [claim.title or one.title.format(response.noun) for claim, one in zip(claims, asked, strict=True)]
     return ClaimsReport(
         options=options,
@@ -92,6 +94,15 @@ def decide(table: RunTable, options: Options, asked: Sequence[Question] = CLAIMS
             replace(claim, title=title[0].upper() + title[1:]) for claim, title in zip(claims, titles, strict=True)
         ),
     )
+
+
+def _unless_unnamed(claim: Claim, table: RunTable) -> Claim:
+    """Leave a tested claim undecided while a column of unknown meaning separates runs that were compared as the same."""
+    if not table.separating or claim.estimate is None:
+        return claim
+    why = "; ".join(separation(name) for name in table.separating)
+    tests = {**claim.tests, "before_naming": claim.verdict, "unnamed_columns": list(table.separating)}
+    return replace(claim, verdict="undecided", reason=f"Undecided: {why}.", tests=tests, needs=None, p_value=None)
 
 
 def _adjusted(claims: Sequence[Claim], asked: Sequence[Question], context: ClaimContext) -> list[Claim]:

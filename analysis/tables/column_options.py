@@ -31,6 +31,12 @@ class ColumnOptions:
     on: str | None = None
     ignore: Sequence[str] = ()
 
+    @property
+    def used(self) -> frozenset[str]:
+        """The table's columns whose meaning these options say."""
+        sources = (text.partition(":")[0] for text in (self.samples_from, self.epochs_from) if text)
+        return frozenset((*sources, *((self.on,) if self.on else ())))
+
 
 def assignments(option: str, given: Sequence[str]) -> dict[str, str]:
     """Read `NAME=VALUE` options into a mapping.

@@ -31,10 +31,13 @@ class Parsed:
     warning: RunWarning | None
 
 
-def parse_numbers(cells: pd.Series, *, run_ids: pd.Series, beside_commas: bool = False) -> Parsed:
+def parse_numbers(
+    cells: pd.Series, *, run_ids: pd.Series, beside_commas: bool = False, beside_points: bool = False
+) -> Parsed:
     """Read one column of numbers; text with a unit or an ambiguous comma is unreadable, not guessed.
 
-    `beside_commas`: other columns of the table have decimal commas, so that 1.000 may be a thousand.
+    `beside_commas`: other columns of the table have decimal commas, so that 1.000 may be a thousand. `beside_points`:
+    they have decimal points alone, so that 1,000 can only be one.
     """
     if pd.api.types.is_bool_dtype(cells):
         return Parsed(values=cells.astype(float), unreadable={}, warning=None)
@@ -47,8 +50,11 @@ def parse_numbers(cells: pd.Series, *, run_ids: pd.Series, beside_commas: bool =
     open_ = values.isna() & ~text.str.lower().isin(UNKNOWN)
     if not open_.any():
         return Parsed(values=values, unreadable={}, warning=None)
-    warning = None
     left = text[open_]
+    if beside_points and left.str.fullmatch(THOUSANDS).all():
+        values[open_] = left.str.replace(",", "", regex=False).astype(float)
+        message = f"`{cells.name}` has commas between thousands ({left.iloc[0]}), as the table's decimals are points."
+        return Parsed(values=values, unreadable={}, warning=RunWarning(kind="thousands", message=message))
     if _is_decimal_comma(list(left)):
         values[open_] = left.str.replace(",", ".", regex=False).astype(float)
         warning = RunWarning(
@@ -71,6 +77,14 @@ def has_decimal_commas(cells: pd.Series) -> bool:
     text = cells.dropna().astype(str).str.strip()
     text = text[text.str.contains(",", regex=False)]
     return bool(text.size) and _is_decimal_comma(list(text))
+
+
+def has_decimal_points(cells: pd.Series) -> bool:
+    """Whether a column is written with decimal points and no commas."""
+    if pd.api.types.is_numeric_dtype(cells):
+        return pd.api.types.is_float_dtype(cells)
+    text = cells.dropna().astype(str)
+    return bool(text.str.contains(".", regex=False).any()) and not bool(text.str.contains(",", regex=False).any())
 
 
 def _row(label: object) -> int:

@@ -21,8 +21,9 @@ from .column_names import OK_STATUSES, rename_columns
 from .column_options import ColumnOptions, apply_options
 from .missing_columns import require_columns, with_epochs
 from .overrides import clean_overrides, of_work
-from .parsing import RunWarning, has_decimal_commas, parse_numbers, parse_truth
+from .parsing import RunWarning, has_decimal_commas, has_decimal_points, parse_numbers, parse_truth
 from .readers import ReadRows, read_sources, recognise
+from .unknown_columns import column_warnings, separating_columns, unknown_columns
 
 NUMERIC_COLUMNS = (*records.NUMERIC_COLUMNS, "samples_end")
 OUR_COLUMNS = (*NUMERIC_COLUMNS, *TEXT_COLUMNS, *TRUTH_COLUMNS)
@@ -52,7 +53,8 @@ class RunTable:
     `frame` also has `samples_seen` (0 for a run of zero optimizer steps) filled in, `position`, the rank of the run in
     time (NaN where neither `started_at` nor `order` tells), and `work_settings`, the further settings that change a
     run's work (unknown where `settings_override` is). `columns` are those that the input really had. `response` is the
-    column that had to be there.
+    column that had to be there. `separating` are columns of unknown meaning that separate rows of the same work: no
+    verdict stands until they are named or ignored.
     """
 
     frame: pd.DataFrame
@@ -62,6 +64,7 @@ class RunTable:
     rows_read: int
     columns: tuple[str, ...]
     response: str
+    separating: tuple[str, ...] = ()
 
 
 def load_runs(
@@ -140,6 +143,9 @@ def _make_table(rows: ReadRows, *, response: str | None, exclude: Sequence[str],
     excluded += duplicates
     frame, chosen = _drop_chosen(frame, exclude)
     excluded += chosen
+    unknown = unknown_columns(raw, OUR_COLUMNS, rows.understood | options.used)
+    separating = separating_columns(frame, raw, unknown, RESPONSES[response])
+    warnings += column_warnings(unknown, separating, raw)
     return RunTable(
         frame=frame.reset_index(drop=True),
         excluded=tuple(excluded),
@@ -148,6 +154,7 @@ def _make_table(rows: ReadRows, *, response: str | None, exclude: Sequence[str],
         rows_read=len(raw) + len(rows.unreadable),
         columns=columns,
         response=RESPONSES[response],
+        separating=tuple(separating),
     )
 
 
@@ -201,8 +208,9 @@ def _to_types(raw: pd.DataFrame, needed: Sequence[str]) -> tuple[pd.DataFrame, l
     bad: dict[int, str] = {}
     given = [name for name in NUMERIC_COLUMNS if name in raw]
     commas = any(has_decimal_commas(raw[name]) for name in given)
+    points = not commas and any(has_decimal_points(raw[name]) for name in given)
     for name in given:
-        parsed = parse_numbers(raw[name], run_ids=raw["run_id"], beside_commas=commas)
+        parsed = parse_numbers(raw[name], run_ids=raw["run_id"], beside_commas=commas, beside_points=points)
         columns[name] = parsed.values
         if parsed.warning is not None:
             warnings.append(parsed.warning)
