@@ -97,7 +97,7 @@ def decide(table: RunTable, options: Options, asked: Sequence[Question] = CLAIMS
 
 
 def _unless_unnamed(claim: Claim, table: RunTable) -> Claim:
-    """Leave a tested claim undecided while a column of unknown meaning separates runs that were compared as the same."""
+    """Leave a tested claim undecided while a column of unknown meaning separates runs compared as the same work."""
     if not table.separating or claim.estimate is None:
         return claim
     why = "; ".join(separation(name) for name in table.separating)
