@@ -29,6 +29,7 @@ NUMERIC_COLUMNS = (*records.NUMERIC_COLUMNS, "samples_end")
 OUR_COLUMNS = (*NUMERIC_COLUMNS, *TEXT_COLUMNS, *TRUTH_COLUMNS)
 LEAST_ORDERS = 1000  # of the rows of all runs: so improbable must it be that they rise by chance
 PLAIN = ColumnOptions()
+MOST_ROWS = 50_000  # of a table; a random choice of so many says as much as all
 SMALLEST, LARGEST = 1e-15, 1e15  # of a response, in kWh or s: no run lies beyond, but a slip of the pen does
 RESPONSES = {
     "total": "energy_kwh",
@@ -127,6 +128,8 @@ def _make_table(rows: ReadRows, *, response: str | None, exclude: Sequence[str],
     columns = tuple(str(column) for column in raw.columns if column != "_place")
     response, raw, timed = _with_response(raw, response, rows)
     raw = _name_runs(raw)
+    rows_read = len(raw) + len(rows.unreadable)
+    raw, sampled = _sampled(raw)
     needed = ("samples", "epochs", RESPONSES[response])
     require_columns(raw, needed, rows)
     finished, failed = _split_by_status(raw)
@@ -149,9 +152,19 @@ def _make_table(rows: ReadRows, *, response: str | None, exclude: Sequence[str],
     return RunTable(
         frame=frame.reset_index(drop=True),
         excluded=tuple(excluded),
-        warnings=(*rows.warnings, *named, *renamed, *assumed, *timed, *warnings, *cumulative, *duplicate_warnings),
+        warnings=(
+            *rows.warnings,
+            *named,
+            *renamed,
+            *assumed,
+            *timed,
+            *sampled,
+            *warnings,
+            *cumulative,
+            *duplicate_warnings,
+        ),
         sources=rows.sources,
-        rows_read=len(raw) + len(rows.unreadable),
+        rows_read=rows_read,
         columns=columns,
         response=RESPONSES[response],
         separating=tuple(separating),
@@ -173,6 +186,20 @@ def _with_response(
         message = "The time is that of whole runs (`total_s`), set-up included: that of training alone is not known."
         warnings.append(RunWarning(kind="whole_time", message=message))
     return response, raw, warnings
+
+
+def _sampled(raw: pd.DataFrame) -> tuple[pd.DataFrame, list[RunWarning]]:
+    """Choose whole runs at random from a table of very many, which are more than any claim or fit can use."""
+    if len(raw) <= MOST_ROWS:
+        return raw, []
+    run, runs = pd.factorize(raw["run_id"])
+    share = MOST_ROWS / len(raw)
+    chosen = np.random.default_rng(0).random(len(runs)) < share
+    kept = raw[chosen[run]].reset_index(drop=True)
+    message = (
+        f"The table has {len(raw):,} rows: {len(kept):,} were chosen at random, by whole runs, and the rest unused."
+    )
+    return kept, [RunWarning(kind="sampled", message=message)]
 
 
 def _name_runs(raw: pd.DataFrame) -> pd.DataFrame:
@@ -283,13 +310,15 @@ def _keep_last_snapshots(
     """Keep the last of several rows of one run whose reading only rises, as a meter that is flushed writes them."""
     if "run_id" not in columns or frame.empty:
         return frame, [], []
-    groups = frame.groupby([frame["study"].fillna(""), "run_id", "samples", "epochs"], sort=False)
-    size, rising = groups[response].transform("size"), groups[response].transform(_rises)
-    several = size > 1
-    orders = sum(math.lgamma(count + 1) for count in groups.size())  # log of the orders the rows could have come in
+    key = frame.groupby([frame["study"].fillna(""), "run_id", "samples", "epochs"], sort=False).ngroup()
+    groups = frame[response].groupby(key)
+    change = groups.diff()
+    rising = ((change > 0) | change.isna()).groupby(key).transform("all")
+    several = key.duplicated(keep=False)
+    orders = sum(times * math.lgamma(count + 1) for count, times in key.value_counts().value_counts().items())
     if not several.any() or not rising[several].all() or orders < math.log(LEAST_ORDERS):
         return frame, [], []
-    earlier = several & (groups.cumcount(ascending=False) > 0)
+    earlier = key.duplicated(keep="last")
     runs = tuple(dict.fromkeys(frame["run_id"][several]))
     message = (
         f"`{response}` only rises within each of {len(runs)} runs that have several rows: taken as readings of one "
@@ -298,10 +327,6 @@ def _keep_last_snapshots(
     reason = "an earlier reading of the same run"
     excluded = [Excluded(run_id=run_id, reason=reason) for run_id in frame["run_id"][earlier]]
     return frame[~earlier], excluded, [RunWarning(kind="cumulative", message=message, run_ids=runs)]
-
-
-def _rises(values: pd.Series) -> bool:
-    return bool((values.diff().iloc[1:] > 0).all())
 
 
 def _drop_duplicates(

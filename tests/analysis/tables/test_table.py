@@ -235,3 +235,14 @@ def test_export_is_extra_p_json_lines(tmp_path: Path, capsys: pytest.CaptureFixt
         "metric": "energy_kwh",
         "value": pytest.approx(0.001234567 * 64),
     }
+
+
+def test_of_very_many_rows_whole_runs_are_chosen_at_random(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("analysis.tables.table.MOST_ROWS", 400)
+    frame = pd.DataFrame({"run_id": np.repeat(np.arange(400), 3), "samples": 10, "epochs": 1})
+    frame = frame.assign(energy_kwh=np.tile([1.0, 2.0, 3.0], 400))  # three readings of a meter a run
+    table = load_runs(frame)
+    assert 80 < len(table.frame) < 190
+    assert set(table.frame["energy_kwh"]) == {3.0}
+    assert table.rows_read == 1200
+    assert "sampled" in {warning.kind for warning in table.warnings}
