@@ -1,5 +1,6 @@
 """Shared by all tests: one thread each, offline, and runs that are made once."""
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -32,6 +33,12 @@ signal.signal(signal.SIGTERM, end_test_run)
 def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config.option, "loadscopereorder"):  # pytest-xdist would begin with the files of most tests
         config.option.loadscopereorder = False
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of every later collection of garbage, which would look at all of it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lora_scaling.config import RunConfig, check_overrides, register_plugins
+from lora_scaling.config import RunConfig, check_overrides
+from lora_scaling.config.compose import compose_by_hydra
 from lora_scaling.config.sweep import SweepDesign, plan
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.estimator import Price, estimate
@@ -107,7 +108,7 @@ def expand(arguments: Sequence[str]) -> list[RunConfig]:
         UserError: an override cannot be read, a point of the sweep is no run, or what is swept changes no run.
     """
     _refuse_compared(arguments)
-    return [run.config for run in plan(_design(arguments), arguments, _compose)]
+    return [run.config for run in plan(_design(arguments), arguments, compose_by_hydra)]
 
 
 def _refuse_compared(arguments: Sequence[str]) -> None:
@@ -123,16 +124,6 @@ def _refuse_compared(arguments: Sequence[str]) -> None:
                 f"{name}: got {argument.partition('=')[2]} in a sweep, whose runs it does not change: "
                 f"estimate them beside each other with compare={what}, or a list such as compare={_EXAMPLES[what]}"
             )
-
-
-def _compose(overrides: list[str]) -> Any:
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    register_plugins()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return compose("config", overrides)
 
 
 def _design(arguments: Sequence[str]) -> SweepDesign:

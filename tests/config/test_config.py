@@ -1,15 +1,18 @@
 """Every YAML composes; bad values are refused in one sentence; a run's name follows its work."""
 
 import re
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lora_scaling.config import compose, run_id
+from lora_scaling.config import RunConfig, compose, friendly_hydra_errors, from_omegaconf, run_id
+from lora_scaling.config.compose import compose_by_hydra
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.sweeps import expand
-from lora_scaling.paths import choices
+from lora_scaling.paths import choices, config_dir
 
 NEEDS = {
     "hub": ["model.id=org/name"],
@@ -207,6 +210,8 @@ def test_content_names_a_data_file_and_its_place_does_not(tmp_path) -> None:  # 
         ("study=" + "x" * 10_000, "study: got 10,006 characters; give at most 4,000"),
         ("+experiment=[1,2]", "experiment: got [1,2]; choose one of munin_skolegpt"),
         ("+experiment=7", "experiment: got 7; choose one of munin_skolegpt"),
+        ("method=null", "method: got null; choose one of full, lora, qlora"),
+        ("method=7", "method: got 7; choose one of full, lora, qlora"),
     ],
 )
 def test_an_override_that_hydra_cannot_take_is_one_sentence(override: str, said: str) -> None:
@@ -224,3 +229,36 @@ def test_composing_again_and_again_takes_no_longer() -> None:
     known = Plugins.instance().discover(SearchPathPlugin)
     compose([])
     assert Plugins.instance().discover(SearchPathPlugin) == known
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["samples=3", "lora.r=4", "samples=5", "study='a b'", "grid.zone=null", "lora.target_modules=[q_proj,v_proj]"],
+        ["data=file", "data.path=pyproject.toml", "data.fields={a: x}", "data.fields={b: y}"],
+        ["+experiment=munin_skolegpt", "model=ladder-1m", "model.weights=pretrained", "grid={zone: DK1}"],
+        ["+sweeps=quick", "samples=9", "runs_dir=${study}"],
+        ["++samples=3", "~cooldown_s", "cooldown_s=1"],
+    ],
+)
+def test_values_set_on_an_earlier_composition_are_those_that_hydra_sets(overrides: list[str]) -> None:
+    def outcome(read: Callable[[], RunConfig]) -> RunConfig | str:
+        try:
+            return read()
+        except UserError as error:
+            return str(error)
+
+    def by_hydra() -> RunConfig:
+        with friendly_hydra_errors():
+            return from_omegaconf(compose_by_hydra(overrides))
+
+    assert outcome(lambda: compose(overrides)) == outcome(lambda: compose(overrides)) == outcome(by_hydra)
+
+
+def test_a_file_that_was_edited_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(shutil.copytree(config_dir(), tmp_path / "conf"))
+    monkeypatch.setitem(compose.__globals__, "config_dir", lambda: folder)
+    assert compose(["method=full"]).method.learning_rate != 0.123
+    path = folder / "method" / "full.yaml"
+    path.write_text(re.sub(r"learning_rate: \S+", "learning_rate: 0.123", path.read_text()))
+    assert compose(["method=full"]).method.learning_rate == 0.123

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lora_scaling.config import compose, run_id
+from lora_scaling.config.compose import compose_by_hydra
 from lora_scaling.config.sweep import PlannedRun, SweepDesign, plan
 from lora_scaling.paths import choices, sweeps_dir
 from lora_scaling.records import find_records
@@ -19,9 +20,7 @@ from tests.support.runs import TINY, read_record
 
 
 def planned(design: SweepDesign, *arguments: str) -> list[PlannedRun]:
-    from lora_scaling.estimate.sweeps import _compose
-
-    return plan(design, arguments, _compose)
+    return plan(design, arguments, compose_by_hydra)
 
 
 def test_every_combination_of_every_replicate_is_planned_once() -> None:
@@ -76,13 +75,13 @@ def test_the_runs_that_are_planned_are_those_that_the_overrides_make(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An extra point does not say what the command line sweeps: that is at its default in it."""
-    from lora_scaling.estimate.sweeps import _compose, _design
+    from lora_scaling.estimate.sweeps import _design
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "alpaca.json").write_text("[]")
     given = [f"+sweeps={name}", "epochs=2,4", "replicates=1"]
     design = _design(given)
-    runs = [run for run in plan(design, given, _compose) if not {"epochs=2", "epochs=4"} & set(run.overrides)]
+    runs = [run for run in plan(design, given, compose_by_hydra) if not {"epochs=2", "epochs=4"} & set(run.overrides)]
     assert len(runs) >= len(design.extra)
     assert {run.overrides: run.run_id for run in runs} == {
         run.overrides: run_id(compose(run.overrides)) for run in runs
