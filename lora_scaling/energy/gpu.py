@@ -242,16 +242,18 @@ class GpuEnergyMeter:
             return f"its energy counter stood still for {seconds:.1f} s at {power_w:.0f} W"
         return None
 
-    def disagreement_j(self, edges: Sequence[Edge]) -> float | None:
+    def disagreement_j(self, start: Edge, end: Edge, bins_j: float) -> float | None:
         """Return by how much counter and power readings differ over a window, if by more than both explain.
 
-        edges: of the window and of the bins within it. A counter that freezes or jumps for a moment shows in a bin.
+        bins_j: the same summed over its bins: a counter that freezes or jumps for a moment shows there.
         """
-        if self.by_power or self.resets or any(edge.power_j is None for edge in edges):
+        if self.by_power or self.resets:
             return None
-        whole_j = _apart_j(edges[0], edges[-1], COMPARE_S, COMPARE_FACTOR)
-        bins_j = sum(_apart_j(a, b, max(BIN_S, 5 * self.step_s), BIN_FACTOR) for a, b in itertools.pairwise(edges))
-        return max(whole_j, bins_j) or None
+        return max(_apart_j(start, end, COMPARE_S, COMPARE_FACTOR), bins_j) or None
+
+    def bin_apart_j(self, start: Edge, end: Edge) -> float:
+        """Return the joules by which counter and power readings differ within one bin, if by far."""
+        return 0.0 if self.by_power else _apart_j(start, end, max(BIN_S, 5 * self.step_s), BIN_FACTOR)
 
     def _counter(self) -> float | None:
         try:

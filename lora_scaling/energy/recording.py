@@ -182,7 +182,7 @@ class Recording:
         if self._open is None:
             return
         tick = self._sample(*_both_clocks(), edge_of_phase=False)
-        self._open.ticks.append(tick)
+        self._open.add(tick, lambda i, a, b: self._meter.gpu_meters[i].bin_apart_j(a, b))
         if tick.at_s - self._last_conditions_s >= CONDITIONS_S:
             self._read_conditions()
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from lora_scaling.energy import host
-from lora_scaling.energy.gpu import Edge
 from lora_scaling.energy.measurement import (
     SHORT_S,
     ComponentEnergy,
@@ -140,7 +139,7 @@ def _gpus(meter: Sensors, window: Window) -> tuple[GpuEnergy, ...]:
             )
             continue
         bound_j = window.bounds_j[i] + device.window_bound_j(start, end, first_w, last_w)
-        bound_j += device.disagreement_j(_edges(window, i)) or 0.0
+        bound_j += _apart_j(meter, window, i) or 0.0
         found.append(
             GpuEnergy(
                 index=device.gpu.index,
@@ -156,10 +155,13 @@ def _gpus(meter: Sensors, window: Window) -> tuple[GpuEnergy, ...]:
     return tuple(found)
 
 
-def _edges(window: Window, i: int) -> list[Edge]:
-    """Return the readings of GPU i in the order of time, the window's edges included."""
+def _apart_j(meter: Sensors, window: Window, i: int) -> float | None:
+    """Return by how much counter and power of GPU i differ, if by more than both explain."""
     assert window.end is not None
-    return [tick.edges[i] for tick in (window.start, *window.ticks, window.end)]
+    device = meter.gpu_meters[i]
+    bins_j = window.bins_apart_j(lambda k, a, b: meter.gpu_meters[k].bin_apart_j(a, b) if k == i else 0.0)[i]
+    before_j = window.apart_j[i] if window.apart_j else 0.0
+    return device.disagreement_j(window.start.edges[i], window.end.edges[i], before_j + bins_j)
 
 
 def _edge_powers(window: Window, i: int) -> tuple[float | None, float | None]:
@@ -253,7 +255,7 @@ def _phase_warnings(meter: Sensors, window: Window, phase: PhaseEnergy) -> list[
             warnings.append({"kind": "short_window", "message": text})
     assert window.end is not None
     for i, (gpu, device) in enumerate(zip(phase.gpus, meter.gpu_meters, strict=False)):
-        apart_j = device.disagreement_j(_edges(window, i))
+        apart_j = _apart_j(meter, window, i)
         if gpu.joules is not None and apart_j is not None:
             text = (
                 f"GPU {gpu.index} in {phase.name}: {gpu.joules:.0f} J by its energy counter, {apart_j:.0f} J away from "

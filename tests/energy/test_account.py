@@ -708,6 +708,37 @@ def ten_seconds(counter_j: float, power_j: float, *, limit_w: float | None = 400
     return make_account(meter, [window], idle=None, exclusive=None, conditions={}, warnings=[])
 
 
+def test_a_window_of_whole_stays_small_and_forgets_no_moment_in_which_the_counter_froze() -> None:
+    """Five hours of a tick a second at 100 W; the counter misses two seconds of the first."""
+    unread: Any = None
+    gpu = GpuEnergyMeter(sensor=unread, gpu=Gpu(index=0, uuid="GPU-0", name="Stub", handle=None), limit_w=400.0)
+
+    def tick(second: int) -> Tick:
+        counted_j = 100.0 * (second - 2 if second > 1000 else min(second, 998))
+        edge = Edge(at_s=second, raw_j=counted_j, joules=counted_j, bound_j=0.0, power_j=100.0 * second)
+        return Tick(at_s=second, edges=(edge,), cpu_busy_s=second, cpu_total_s=2 * second, wall_s=1e9 + second)
+
+    whole_s = 20_000
+    window = Window(name="train", start_wall_s=1e9, start=tick(0), bounds_j=(0.0,), lost=(None,))
+    largest = 0
+    for second in range(1, whole_s):
+        window.add(tick(second), lambda i, a, b: gpu.bin_apart_j(a, b))
+        largest = max(largest, len(window.ticks))
+    window.end = tick(whole_s)
+    assert largest <= 8001
+    meter: Any = SimpleNamespace(
+        settings=MeteringSettings(components=("gpu",)), nvml=object(), gpu_meters=(gpu,), unreadable={},
+        gpu_expected=True, gpu_hidden=False, gpu_reason=None, tracker_reason=None,
+    )  # fmt: skip
+    whole = make_account(meter, [window], idle=None, exclusive=None, conditions={}, warnings=[])
+    part = whole.components["gpu"]
+    assert part.joules == pytest.approx(100 * (whole_s - 2))
+    assert part.uncertainty_joules == pytest.approx(200)
+    assert math.fsum(b.joules["gpu"] or 0.0 for b in whole.bins) == pytest.approx(part.joules)
+    assert "counter_and_power" in {warning["kind"] for warning in whole.warnings}
+    assert all(a.end == b.start for a, b in itertools.pairwise(whole.bins))
+
+
 @pytest.mark.parametrize(
     ("counter_j", "power_j", "reason"),
     [
