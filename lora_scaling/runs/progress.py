@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from lora_scaling import terminal
 from lora_scaling.records import Record, record_to_row
+from lora_scaling.records.sources import source_kind
 from lora_scaling.runs.run import Listener, RunOutcome
-from lora_scaling.text import ENERGY, MASS, duration
+from lora_scaling.text import ENERGY, MASS, counted, duration
 from lora_scaling.units import JOULES_PER_KWH
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Display:
     moving: TextIO = field(default_factory=lambda: sys.stderr)
     done: int = 0
     energy_kwh: float = 0.0
+    _warned: set[str] = field(default_factory=set)
     _started: float = field(default_factory=time.monotonic)
     _run_started: float = 0.0
     _last: float = 0.0
@@ -102,6 +104,11 @@ class Display:
         if outcome.record is not None and outcome.skipped is None:
             self.energy_kwh += ((outcome.record.get("energy") or {}).get("joules") or 0.0) / JOULES_PER_KWH
         print(self._place() + describe(outcome), file=self.out, flush=True)
+        if outcome.record is not None and outcome.skipped is None:
+            for kind, message in warnings_of(outcome.record):
+                if kind not in self._warned:  # the closing lines count the runs
+                    print(f"  warning: {message}", file=self.out, flush=True)
+                    self._warned.add(kind)
         self.done += 1
 
 
@@ -123,20 +130,67 @@ def describe(ran: RunOutcome) -> str:
             str(record["run_id"]),
             f"train {duration(row['train_s'])}" if row["train_s"] is not None else "no training",
             f"{_tokens_per_s(row)} tokens/s",
-            "energy unknown" if row["energy_kwh"] is None else ENERGY.show(row["energy_kwh"]),
+            _energy(record, row),
             "– g" if row["emissions_g"] is None else MASS.show(row["emissions_g"]),
             f"loss {_loss(row['eval_loss_before'])} → {_loss(row['eval_loss_after'])}",
         ]
     )
 
 
+def warnings_of(record: Record) -> list[tuple[str, str]]:
+    """Return the warnings of a run's measurement as (kind, sentence)."""
+    found = (record.get("energy") or {}).get("warnings") or []
+    return [(str(warning.get("kind")), str(warning.get("message"))) for warning in found]
+
+
+def warning_lines(records: Iterable[Record]) -> list[str]:
+    """Return a line per kind of warning: in how many runs, and the first one's sentence."""
+    first: dict[str, str] = {}
+    runs: dict[str, int] = {}
+    for record in records:
+        for kind, message in dict(warnings_of(record)).items():
+            first.setdefault(kind, message)
+            runs[kind] = runs.get(kind, 0) + 1
+    return [f"Warning in {counted(runs[kind], 'run')} ({kind}): {message}" for kind, message in first.items()]
+
+
+def energy_kind(record: Record) -> str | None:
+    """Say how the energy of a run was obtained: measured, modelled, or which share was measured; None if unknown."""
+    parts = ((record.get("energy") or {}).get("components") or {}).values()
+    joules = {"measured": 0.0, "modelled": 0.0}
+    for part in parts:
+        if part.get("joules") is not None:
+            kind = source_kind(part.get("source"))
+            if kind not in joules:
+                return None
+            joules[kind] += part["joules"]
+    whole = sum(joules.values())
+    if not whole:
+        return None
+    share = joules["measured"] / whole
+    return "measured" if share == 1 else "modelled" if share == 0 else f"{100 * share:.0f} % measured"
+
+
+def _energy(record: Record, row: Mapping[str, Any]) -> str:
+    if row["energy_kwh"] is not None:
+        kind = energy_kind(record)
+        return f"{ENERGY.show(row['energy_kwh'])}{f' {kind}' if kind else ''}"
+    parts = ((record.get("energy") or {}).get("components") or {}).items()
+    reasons = [f"{name}: {part['reason']}" for name, part in parts if part.get("joules") is None and part.get("reason")
+               and part.get("source") != "none"]  # fmt: skip
+    return f"energy unknown ({reasons[0]})" if reasons else "energy unknown"
+
+
 def table(records: Iterable[Record]) -> str:
     """Format the closing table: a line per finished run, in the order in which they were made."""
-    rows = [record_to_row(record) for record in records]
+    made = list(records)
+    rows = [record_to_row(record) for record in made]
     rows.sort(key=lambda row: (row["order"] is None, row["order"], row["started_at"]))
     energy = ENERGY.column_unit(row["energy_kwh"] for row in rows)
     mass = MASS.column_unit(row["emissions_g"] for row in rows)
-    energies, masses = f"energy ({energy.name})", f"CO2e ({mass.name})"
+    kinds = {energy_kind(record) for record in made if (record.get("energy") or {}).get("joules") is not None}
+    kind = next(iter(kinds)) if len(kinds) == 1 and kinds <= {"measured", "modelled"} else None
+    energies, masses = f"energy ({energy.name}{f', {kind}' if kind else ''})", f"CO2e ({mass.name})"
     header = ("model", "method", "rank", "samples", "epochs", "rep", "tokens", "tokens/s", energies, masses, "loss")
     cells = [
         (

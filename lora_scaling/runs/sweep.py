@@ -227,5 +227,7 @@ def _print_summary(runs: Sequence[PlannedRun], where: str) -> list[str]:
             failed.append(f"{run.run_id} ({record['status']}: {record.get('error')})")
     if records:
         print(f"\n{console.table(records)}\n")
+        for line in console.warning_lines(records):
+            print(line)
         print(f"Records: {where}\nAnalyse: python -m analysis report {where}", flush=True)
     return failed

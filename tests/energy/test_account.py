@@ -708,7 +708,7 @@ def ten_seconds(counter_j: float, power_j: float, *, limit_w: float | None = 400
     return make_account(meter, [window], idle=None, exclusive=None, conditions={}, warnings=[])
 
 
-def test_a_window_of_whole_stays_small_and_forgets_no_moment_in_which_the_counter_froze() -> None:
+def test_a_window_of_hours_stays_small_and_forgets_no_moment_in_which_the_counter_froze() -> None:
     """Five hours of a tick a second at 100 W; the counter misses two seconds of the first."""
     unread: Any = None
     gpu = GpuEnergyMeter(sensor=unread, gpu=Gpu(index=0, uuid="GPU-0", name="Stub", handle=None), limit_w=400.0)

@@ -42,6 +42,35 @@ def test_a_finished_run_is_one_line_of_what_it_took() -> None:
     assert line == "r · train 10 s · 100 tokens/s · 1 Wh · 0.475 g · loss 2.5 → 2.25"
 
 
+def test_measured_and_modelled_energy_are_told_apart_and_an_unknown_one_gives_its_reason() -> None:
+    gpu = {"joules": 3000.0, "source": "nvml_counter"}
+    ram = {"joules": 600.0, "source": "constant_model"}
+
+    def energy_of(**parts: dict[str, Any]) -> str:
+        return console.describe(ran(energy={**record()["energy"], "components": parts})).split(" · ")[3]
+
+    assert energy_of(gpu=gpu) == "1 Wh measured"
+    assert energy_of(ram=ram) == "1 Wh modelled"
+    assert energy_of(gpu=gpu, ram=ram, cpu={"joules": None, "source": "none"}) == "1 Wh 83 % measured"
+    assert energy_of(gpu={"joules": 3600.0, "source": "wall_meter"}) == "1 Wh"
+    lost = {"joules": None, "source": "nvml_counter", "reason": "GPU is lost"}
+    part = {**record()["energy"], "complete": False, "components": {"gpu": lost, "ram": ram}}
+    assert "energy unknown (gpu: GPU is lost)" in console.describe(ran(energy=part))
+    header = console.table([record(energy={**record()["energy"], "components": {"ram": ram}})]).splitlines()[0]
+    assert "energy (Wh, modelled)" in header
+
+
+def test_the_warnings_of_a_run_reach_the_reader_once_and_are_counted_at_the_end() -> None:
+    warned = {**record()["energy"], "warnings": [{"kind": "cpu_load", "message": "Others kept 1.5 cores busy."}]}
+    display = console.Display(total=2, out=io.StringIO())
+    for _ in range(2):
+        display.run_finished(ran(energy=warned))
+    assert isinstance(display.out, io.StringIO)
+    assert display.out.getvalue().count("  warning: Others kept 1.5 cores busy.") == 1
+    made = [record("a", energy=warned), record("b", energy=warned), record("c")]
+    assert console.warning_lines(made) == ["Warning in 2 runs (cpu_load): Others kept 1.5 cores busy."]
+
+
 def test_what_is_unknown_is_said_and_never_0() -> None:
     line = console.describe(ran(energy=None, emissions=None, training={}))
     assert line == "r · no training · – tokens/s · energy unknown · – g · loss – → –"
