@@ -48,14 +48,20 @@ class ConditionsLog:
             for gpu in self._gpus:
                 gpu.read(self._nvml)
 
-    def summary(self) -> tuple[dict[str, Any], bool | None, list[dict[str, str]]]:
+    def summary(self, *, gpu_in_use: bool = False) -> tuple[dict[str, Any], bool | None, list[dict[str, str]]]:
+        """Return the section, whether the machine was ours alone, and warnings.
+
+        gpu_in_use: the run computed on a GPU. If its own process was then seen on none, as under WSL2 or MIG, others
+        would not have been seen either.
+        """
         warnings: list[dict[str, str]] = []
         verdicts: list[bool | None] = []
         own = host.own_pids(self._ranks) if self._gpus else set()
+        blind = gpu_in_use and not any(entry.pids & own for entry in self._gpus)
         gpus = []
         for entry in self._gpus:
             alone, others = host.judge_gpu_processes(entry.pids, own)
-            verdicts.append(alone)
+            verdicts.append(None if alone and blind else alone)
             gpus.append(self._describe(entry, others))
             if alone is False:
                 warnings.append(_warning("shared_gpu", f"GPU {entry.gpu.index} was also used by processes {others}."))

@@ -113,7 +113,7 @@ class Recording:
         self.end_phase()
         self._await_counters()
         self._sampler.close()
-        conditions, exclusive, warnings = self._conditions.summary()
+        conditions, exclusive, warnings = self._conditions.summary(gpu_in_use=self._meter.gpu_expected)
         self.warnings.extend(warnings)
         if self._sampler.failure:
             self._warn("sampler", f"The timeline's readings stopped: {self._sampler.failure}")

@@ -42,11 +42,13 @@ def nvml(*pids: int, throttle: tuple[str, ...] = ()) -> Any:
     )
 
 
-def summary(sensors: Any = None, gpus: int = 0) -> tuple[dict[str, Any], bool | None, list[str]]:
+def summary(
+    sensors: Any = None, gpus: int = 0, *, gpu_in_use: bool = False
+) -> tuple[dict[str, Any], bool | None, list[str]]:
     listed = tuple(Gpu(index=i, uuid=f"GPU-{i}", name="Stub", handle=None) for i in range(gpus))
     log = ConditionsLog(sensors, listed, {"driver": "stub"}, ranks=False)
     log.read()
-    section, exclusive, warnings = log.summary()
+    section, exclusive, warnings = log.summary(gpu_in_use=gpu_in_use)
     return section, exclusive, [warning["kind"] for warning in warnings]
 
 
@@ -81,6 +83,21 @@ def test_a_gpu_of_our_own_on_a_quiet_machine_is_exclusive(processor: Callable[[f
     assert (exclusive, warned) == (True, [])
     assert section["gpus"][0]["throttle_reasons"] == ["power_cap"]
     assert section["gpus"][0]["memory_clock_mhz"] is None
+
+
+@pytest.mark.parametrize(
+    ("pids", "in_use", "exclusive"),
+    [
+        ((), True, None),  # WSL2, MIG: no process is shown, not even ours
+        ((), False, True),  # the run is on the CPU
+        ((os.getpid(),), True, True),
+    ],
+)
+def test_a_gpu_on_which_not_even_our_own_process_is_seen_may_have_others(
+    processor: Callable[[float | None], None], pids: tuple[int, ...], in_use: bool, exclusive: bool | None
+) -> None:
+    processor(QUIET)
+    assert summary(nvml(*pids), gpus=2, gpu_in_use=in_use)[1] is exclusive
 
 
 def test_a_slowed_gpu_is_warned_of_and_still_ours(processor: Callable[[float | None], None]) -> None:
