@@ -23,7 +23,7 @@ COMMANDS = {
     "backtest": "fit on the cheaper runs, test on the most expensive",
     "design": "the next runs worth their energy, as a command line",
     "report": "one self-contained report.html with all of it",
-    "export": "the table in Extra-P's JSON-lines format",
+    "export": "CSV, Markdown, LaTeX, a model card, BoAmps, Extra-P",
 }
 
 

@@ -1,4 +1,4 @@
-"""`python -m analysis export RUNS`: the table in the JSON-lines format of Extra-P (`extrap --json …`)."""
+"""`python -m analysis export RUNS --format …`: the runs and what they say, for other programs and for papers."""
 
 import argparse
 import sys
@@ -6,27 +6,64 @@ from pathlib import Path
 
 from lora_scaling.records import write_text
 
-from ..export.extra_p import extrap_lines
-from ..tables.table import load_runs
-from .arguments import add_column_options, column_options
+from ..tables.table import RunTable
+from .arguments import add_options, add_runs, load
+
+FORMATS = {
+    "extra-p": "one JSON object a run, for Extra-P (`extrap --json`)",
+    "csv": "the table as used, with fitted values and what was left out",
+    "markdown": "verdicts, coefficients and a paragraph on methods",
+    "latex": "the same for LaTeX",
+    "model-card": "the hub's co2_eq_emissions block",
+    "boamps": "a BoAmps report",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m analysis export`."""
-    parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders of run records, or tables")
-    add_column_options(parser)
+    add_runs(parser, json=False)
+    add_options(parser)
+    what = "; ".join(f"{name}: {text}" for name, text in FORMATS.items())
+    parser.add_argument("--format", choices=tuple(FORMATS), default="extra-p", help=what)
     parser.add_argument("--out", type=Path, default=None, help="a file; default stdout")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the lines and count what was left out on stderr."""
-    table = load_runs(args.runs, response=args.response, options=column_options(args))
-    lines = list(extrap_lines(table.frame, table.response))
-    text = "".join(f"{line}\n" for line in lines)
+    """Write the export; what was left out is said on stderr."""
+    table = load(args)
+    text, exported = _text(table, args)
     if args.out is None:
         sys.stdout.write(text)
     else:
-        write_text(args.out, text, setting="--out")
-    left_out = table.rows_read - len(lines)
-    print(f"{len(lines)} runs exported, {left_out} left out (unusable or without training).", file=sys.stderr)
+        write_text(args.out, text, setting="out")
+    left_out = table.rows_read - exported
+    print(f"{exported} runs exported, {left_out} left out (unusable or without training).", file=sys.stderr)
     return 0
+
+
+def _text(table: RunTable, args: argparse.Namespace) -> tuple[str, int]:
+    """Return the export and the number of runs in it; each format imports what it needs alone."""
+    if args.format == "extra-p":
+        from ..export.extra_p import extrap_lines
+
+        lines = list(extrap_lines(table.frame, table.response))
+        return "".join(f"{line}\n" for line in lines), len(lines)
+    count = len(table.frame)
+    if args.format == "csv":
+        from ..export.used_table import to_csv, used_table
+
+        return to_csv(used_table(table)), count
+    if args.format == "model-card":
+        from ..export.model_card import model_card
+
+        return model_card(table), count
+    if args.format == "boamps":
+        from ..export.boamps import boamps
+
+        return boamps(table), count
+    from ..claims.decide import decide
+    from ..claims.verdicts import Options
+    from ..export.documents import latex, markdown
+
+    report = decide(table, Options(margin=args.margin, level=args.level))
+    return (markdown if args.format == "markdown" else latex)(report), count

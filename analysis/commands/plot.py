@@ -11,6 +11,8 @@ from lora_scaling.records import write_text
 from .. import jsonout
 from ..energy_model.extrapolate import predict_target
 from ..energy_model.validated_fit import validated_fit
+from ..export.figure_data import figure_data
+from ..export.used_table import to_csv
 from ..figures.plot import figures, save
 from ..figures.style import DrawnFigure, SkippedFigure
 from .arguments import add_runs, load, split_overrides
@@ -36,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     skipped = [item for item in found if isinstance(item, SkippedFigure)]
     for item in drawn:
         save(item, folder)
+        write_text(folder / f"{item.name}.csv", to_csv(figure_data(item.figure)), setting="out")
     index = {
         "schema_version": 1,
         "figures": [{"name": d.name, "title": d.title, "caption": d.caption} for d in drawn],
@@ -46,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         print(jsonout.dumps(index))
         return 0
     for item in drawn:
-        print(f"{folder / item.name}.svg, .png: {item.title}")
+        print(f"{folder / item.name}.svg, .png, .csv: {item.title}")
     for item in skipped:
         print(f"skipped {item.name}: {item.reason}")
     print(f"Captions in {folder / 'captions.json'}.")

@@ -55,7 +55,7 @@ class RunTable:
     time (NaN where neither `started_at` nor `order` tells), and `work_settings`, the further settings that change a
     run's work (unknown where `settings_override` is). `columns` are those that the input really had. `response` is the
     column that had to be there. `separating` are columns of unknown meaning that separate rows of the same work: no
-    verdict stands until they are named or ignored.
+    verdict stands until they are named or ignored. `kinds` are the programs that wrote the files, where known.
     """
 
     frame: pd.DataFrame
@@ -66,6 +66,7 @@ class RunTable:
     columns: tuple[str, ...]
     response: str
     separating: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
 
 
 def load_runs(
@@ -168,6 +169,7 @@ def _make_table(rows: ReadRows, *, response: str | None, exclude: Sequence[str],
         columns=columns,
         response=RESPONSES[response],
         separating=tuple(separating),
+        kinds=rows.kinds,
     )
 
 
@@ -282,6 +284,11 @@ def _derive(frame: pd.DataFrame) -> pd.DataFrame:
     known = started.notna().all() and len(frame) > 0
     frame["position"] = (started if known else frame["order"]).rank(method="average")
     frame["work_settings"] = frame["settings_override"].map(of_work, na_action="ignore")
+    ratio = frame["emissions_g"] / frame["energy_kwh"].where(frame["energy_kwh"] > 0)
+    own = frame["intensity_g_per_kwh"].isna() & (ratio > 0)
+    frame["intensity_g_per_kwh"] = frame["intensity_g_per_kwh"].where(~own, ratio)
+    source = frame["intensity_source"].astype(object)
+    frame["intensity_source"] = source.where(~(own & source.isna()), "the table's own grams and energies")
     return frame
 
 

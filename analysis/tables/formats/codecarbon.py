@@ -81,6 +81,7 @@ def from_codecarbon(raw: pd.DataFrame) -> Recognised:
         "total_s": duration,
         "emissions_g": grams,
         "intensity_g_per_kwh": grams / energy.where(energy > 0),
+        "intensity_source": "codecarbon " + text(raw, "country_iso_code"),
         "started_at": isoformat(moments(text(raw, "timestamp")) - pd.to_timedelta(duration, unit="s")),
         "hardware": gpu_model.where(gpu_model != "", text(raw, "cpu_model")),
     }

@@ -1,0 +1,53 @@
+"""The block `co2_eq_emissions` of a model card on the Hugging Face hub, with a sentence on how it was found.
+
+https://huggingface.co/docs/hub/model-cards-co2
+"""
+
+import json
+
+from lora_scaling.errors import UserError
+from lora_scaling.text import ENERGY, MASS, counted
+
+from ..tables.response import source_kinds
+from ..tables.run_quantities import one_name_each
+from ..tables.table import RunTable
+
+
+def model_card(table: RunTable) -> str:
+    """Return the YAML block, for the sum of all runs, and the sentence.
+
+    Raises:
+        UserError: the grams of some run are not known.
+    """
+    frame = table.frame
+    unknown = frame["emissions_g"].isna()
+    if frame.empty or unknown.any():
+        raise UserError(
+            f"emissions_g: got {int(unknown.sum())} of {len(frame)} runs without it; give the grams, or for run "
+            "records compute them with `python -m lora_scaling.emissions RUNS grid.zone=ZONE`"
+        )
+    grams, energy = float(frame["emissions_g"].sum()), float(frame["energy_kwh"].sum())
+    sources = sorted(set(frame["intensity_source"].dropna())) or ["the table's own grams"]
+    hardware = sorted(set(one_name_each(frame["hardware"]).dropna()))
+    kinds = {kind for part in ("gpu", "cpu", "ram") for kind in source_kinds(frame, part)} - {"none"}
+    how = {frozenset({"measured"}): "measured", frozenset({"modelled"}): "modelled, not metered"}.get(
+        frozenset(kinds), "partly measured and partly modelled, or of unknown source"
+    )
+    lines = [
+        "co2_eq_emissions:",
+        f"  emissions: {grams:.6g}",
+        f"  source: {_quoted('; '.join(sources))}",
+        "  training_type: fine-tuning",
+        *([f"  hardware_used: {_quoted(', '.join(hardware))}"] if hardware else []),
+    ]
+    sentence = (
+        f"{counted(len(frame), 'run')} used {ENERGY.show(energy)} and caused {MASS.show(grams)} of CO2e "
+        f"({grams / energy:.4g} g/kWh: {'; '.join(sources)}). The energy is {how}. Making of the hardware and failed "
+        "or earlier runs that are not in the table are not counted."
+    )
+    return "\n".join(["---", *lines, "---", "", sentence, ""])
+
+
+def _quoted(text: str) -> str:
+    """Return a scalar of YAML; a string of JSON is one."""
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,58 @@
+"""The table as used: every run with its response, fitted value and residual, and every row left out with the reason."""
+
+import numpy as np
+import pandas as pd
+
+from lora_scaling.errors import UserError
+from lora_scaling.units import JOULES_PER_KWH
+
+from ..energy_model.energy_fit import fit_table
+from ..tables.table import RunTable
+
+FIRST = ("study", "run_id", "samples", "epochs", "samples_seen")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would compute
+
+
+def used_table(table: RunTable) -> pd.DataFrame:
+    """Return one row for each run and for each row left out.
+
+    `fitted` and `ratio` (response ÷ fitted, 1 for a perfect fit) are empty where no form could be fitted, or the run
+    did not train; `left_out` is the reason, empty for runs that were used.
+    """
+    frame = table.frame
+    known = [name for name in frame if frame[name].notna().any() and name not in ("position", "work_settings")]
+    order = [*(name for name in FIRST if name in known), *(name for name in known if name not in FIRST)]
+    rows = frame[order].assign(response=frame[table.response], response_column=table.response)
+    rows = rows.join(_fitted(table)).assign(left_out="")
+    if table.excluded:
+        out = pd.DataFrame([{"run_id": item.run_id, "left_out": item.reason} for item in table.excluded])
+        rows = pd.concat([rows, out], ignore_index=True)
+    return rows
+
+
+def _fitted(table: RunTable) -> pd.DataFrame:
+    """Return the best form's fitted values, in the unit of the response, by row of the frame."""
+    empty = pd.DataFrame({"fitted": np.nan, "ratio": np.nan}, index=table.frame.index)
+    frame, timed = table.frame, table.response == "train_s"
+    try:
+        fitted = fit_table(frame, table.excluded)
+    except UserError:
+        return empty
+    of_response = fitted.time if timed else fitted.energy if fitted.response == table.response else None
+    if of_response is None:
+        return empty
+    values = np.exp(of_response.fitted) / (1.0 if timed else JOULES_PER_KWH)
+    empty.loc[frame.index[of_response.work.row], "fitted"] = values
+    empty["ratio"] = frame[table.response] / empty["fitted"]
+    return empty
+
+
+def to_csv(rows: pd.DataFrame) -> str:
+    """Write rows as CSV in which no cell is a formula to a spreadsheet."""
+    texts = rows.select_dtypes(exclude="number").columns
+    return rows.assign(**{name: rows[name].map(plain_cell) for name in texts}).to_csv(index=False, lineterminator="\n")
+
+
+def plain_cell(cell: object) -> object:
+    """Return a cell with an apostrophe before text that a spreadsheet would take for a formula."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
