@@ -46,8 +46,8 @@ def paragraph(report: ClaimsReport, *, cite: str) -> str:
         f"counts as supported if the whole {100 * options.ci_level:g} % interval of its estimate lies within the "
         f"equivalence margin of ±{100 * options.margin:g} % (two one-sided tests at level {options.alpha:g} "
         f"{names['schuirmann1987']}), as refuted if the interval lies outside, and as undecided otherwise; the "
-        f"decisions are adjusted for the number of claims tested {names['holm1979']}. Regressions are those of statsmodels "
-        f"{names['seabold2010']}."
+        f"decisions are adjusted for the number of claims tested {names['holm1979']}. Regressions are those of "
+        f"statsmodels {names['seabold2010']}."
     )
 
 
