@@ -284,6 +284,7 @@ def _model_cache() -> "ModelCache":
 
 def _prepare_process(config: RunConfig) -> "tuple[Device, ModelCache, EnergyMeter]":
     """Do what is slow, happens once per process, and belongs to no run: imports, device, sensors."""
+    import lora_scaling.training.engine  # noqa: F401 - before what was imported is spared
     from lora_scaling.training.device import choose_device
     from lora_scaling.training.ranks import init_group
 

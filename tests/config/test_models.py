@@ -1,5 +1,7 @@
 """Our arithmetic against transformers' and PEFT's own counts, for every preset, without weights."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -10,7 +12,7 @@ import lora_scaling.training  # noqa: F401 - quiets the libraries
 from lora_scaling.config import compose
 from lora_scaling.paths import choices
 from lora_scaling.training.models import config_of_shape, shape_of_config
-from lora_scaling.workload import LINEAR, Tuning, shape_of
+from lora_scaling.workload import LINEAR, ModelShape, Tuning, shape_of
 
 PRESETS = [name for name in choices("model") if name not in ("hub", "gguf", "shape")]
 
@@ -30,11 +32,17 @@ def test_parameters_agree_exactly(name: str) -> None:
         tuning = Tuning(method="lora", rank=8, targets=targets)
         if shape.experts > 1 and targets == ("down_proj",):
             continue  # fused experts carry no adapters
-        names = [matmul.name for matmul in tuning.adapters(shape)]
+        names = {matmul.name for matmul in tuning.adapters(shape)}
+        adapted = [m for n, m in model.named_modules() if type(m) is torch.nn.Linear and n.rpartition(".")[2] in names]
+        assert sum(8 * (m.in_features + m.out_features) for m in adapted) == tuning.trainable_params(shape)
         with torch.device("meta"):
-            adapted = get_peft_model(model, LoraConfig(r=8, target_modules=names))
-        assert adapted.get_nb_trainable_parameters()[0] == tuning.trainable_params(shape)
-        model = adapted.unload()
+            layer = get_peft_model(one_layer(shape), LoraConfig(r=8, target_modules=sorted(names)))
+        assert layer.get_nb_trainable_parameters()[0] * shape.layers == tuning.trainable_params(shape)
+
+
+def one_layer(shape: ModelShape) -> torch.nn.Module:
+    """The model with one of its layers, which are all alike: PEFT takes a second for eighty."""
+    return AutoModelForCausalLM.from_config(config_of_shape(replace(shape, layers=1)))
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,8 @@ import argparse
 import importlib
 import importlib.util
 import itertools
-import os
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,7 +33,7 @@ from lora_scaling.errors import UserError
 from lora_scaling.estimate.sweeps import expand
 from lora_scaling.paths import choices, config_dir
 from tests.support.paths import ROOT
-from tests.support.processes import forked
+from tests.support.processes import Forked, forked, run_code
 from tests.support.runs import TINY
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -361,11 +359,6 @@ def test_a_command_without_an_entry_is_run(
 # ---------------------------------------------------------------- run for real
 
 
-def _run_elsewhere(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=300, env=environment)
-
-
 def _python_blocks(page: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
@@ -375,9 +368,10 @@ def _python_blocks(page: str) -> list[str]:
 def test_the_python_in_the_documentation_runs(page: str, tmp_path: Path) -> None:
     blocks = _python_blocks(page)
     assert blocks
-    code = "\n".join(blocks)
-    run = _run_elsewhere([sys.executable, "-c", code], tmp_path)
-    assert run.returncode == 0, run.stderr
+    code = "\n".join([f"import os; os.chdir({str(tmp_path)!r})", *blocks])
+    process = Forked(run_code, code, [])
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
     if "footprint" in code:
         assert len(list(tmp_path.glob("runs/footprint/my-run-*/run.json"))) == 1
 

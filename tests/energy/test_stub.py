@@ -7,15 +7,13 @@ import io
 import itertools
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support import nvml_stub
-from tests.support.nvml_stub import Law
+from tests.support.nvml_stub import Law, Task
 from tests.support.nvml_stub.measure import LIES
 
 pytestmark = [
@@ -34,19 +32,13 @@ KINDS = (
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Every law measured once, side by side: the windows mostly sleep."""
     folder = tmp_path_factory.mktemp("laws")
-    script = str(nvml_stub.FOLDER / "measure.py")
-    started = {}
+    code = (nvml_stub.FOLDER / "measure.py").read_text(encoding="utf-8")
+    tasks = {}
     for kind in (*KINDS, "liars", "superchip"):
         law = folder / f"{kind}.law"
-        command = [sys.executable, script, kind, str(law), str(TRAIN_S)]
-        started[kind] = subprocess.Popen(
-            command,
-            env=nvml_stub.environment(law),
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-    return {kind: nvml_stub.finish(process) for kind, process in started.items()}
+        arguments = (kind, str(law), str(TRAIN_S))
+        tasks[kind] = Task(code=code, env=nvml_stub.environment(law), arguments=arguments)
+    return nvml_stub.side_by_side(tasks)
 
 
 def truth(report: dict[str, Any], phase: dict[str, Any]) -> list[float]:
@@ -230,17 +222,17 @@ VISIBLE = {
 
 
 def test_only_the_visible_gpus_are_measured(tmp_path: Path) -> None:
-    started = {}
+    tasks = {}
     for number, listed in enumerate(VISIBLE):
         law = tmp_path / f"{number}.law"
         first = Law(power=((0.0, 100.0),), extras={"uuid": "GPU-aaaa0001", "mig": "MIG-slice"})
         second = Law(power=((0.0, 250.0),), extras={"uuid": "GPU-bbbb0002"})
         nvml_stub.write_laws(law, [first, second])
-        env = nvml_stub.environment(law, CUDA_VISIBLE_DEVICES=listed)
-        started[listed] = nvml_stub.run_python(SELECT, env)
+        tasks[f"visible-{number}"] = Task(code=SELECT, env=nvml_stub.environment(law, CUDA_VISIBLE_DEVICES=listed))
+    accounts = nvml_stub.side_by_side(tasks)
     watts = {"GPU-aaaa0001": 100.0, "GPU-bbbb0002": 250.0}
-    for listed, process in started.items():
-        phase = nvml_stub.finish(process)["phases"][0]
+    for listed, account in zip(VISIBLE, accounts.values(), strict=True):
+        phase = account["phases"][0]
         assert [gpu["uuid"] for gpu in phase["gpus"]] == VISIBLE[listed], listed
         part = phase["components"]["gpu"]
         if VISIBLE[listed]:
@@ -300,8 +292,11 @@ def test_other_processes_throttling_and_disagreement_are_recorded(tmp_path: Path
     power = "power 0 0 200\n"
     shared.write_text(power + "pids 0 OWN 1\nthrottle 0 0x44\n")
     alone.write_text(power + "pids 0 OWN\n")
-    started = [nvml_stub.run_python(CONDITIONS, nvml_stub.environment(law), str(law)) for law in (shared, alone)]
-    with_others, by_itself = [nvml_stub.finish(process) for process in started]
+    laws = {"shared": shared, "alone": alone}
+    tasks = {
+        name: Task(code=CONDITIONS, env=nvml_stub.environment(law), arguments=(str(law),)) for name, law in laws.items()
+    }
+    with_others, by_itself = nvml_stub.side_by_side(tasks).values()
     assert with_others["exclusive"] is False
     gpu = with_others["conditions"]["gpus"][0]
     assert gpu["other_processes"] == [1]
@@ -339,14 +334,14 @@ def test_two_processes_count_every_gpu_once_and_the_node_once(tmp_path: Path, vi
 
     law = tmp_path / "two.law"
     nvml_stub.write_laws(law, [Law(power=((0.0, 100.0),)), Law(power=((0.0, 250.0),))])
-    started = []
+    tasks = {}
     for rank in range(2):
         extra = {"LOCAL_RANK": str(rank)}
         if visible is not None:
             extra["CUDA_VISIBLE_DEVICES"] = visible[rank]
-        started.append(nvml_stub.run_python(RANK, nvml_stub.environment(law, **extra), str(tmp_path / f"rank{rank}")))
-    for process in started:
-        nvml_stub.finish(process)
+        env = nvml_stub.environment(law, **extra)
+        tasks[f"rank{rank}"] = Task(code=RANK, env=env, arguments=(str(tmp_path / f"rank{rank}"),))
+    nvml_stub.side_by_side(tasks)
     accounts: list[EnergyAccount] = [pickle.loads((tmp_path / f"rank{rank}").read_bytes()) for rank in range(2)]
     together = combine(accounts)
     watts = {0: 100.0, 1: 250.0}

@@ -88,6 +88,7 @@ def test_a_pilot_scales_by_the_work_that_the_run_then_does(tmp_path, grouped):
 
     config = compose(
         ["samples=48", "batch_size=4", "epochs=3", "device=cpu", "eval_samples=4", "metering.idle_s=0",
+         "data.tokens_per_sample=60",
          f"group_by_length={grouped}", f"runs_dir={tmp_path}"]
     )  # fmt: skip
     pilot = run_pilot(config, 1.0)

@@ -5,8 +5,6 @@ import math
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +21,7 @@ from lora_scaling.records import find_records
 from lora_scaling.runs.device_locks import devices_held
 from lora_scaling.runs.sweep import check_run_limits
 from tests.support.commands import Done, command
+from tests.support.processes import forked
 from tests.support.runs import TINY, read_record
 
 
@@ -165,16 +164,10 @@ def test_every_launcher_gives_the_serial_sweeps_runs(tmp_path: Path) -> None:
         pass
     else:
         launchers["slurm_local"] = ["hydra/launcher=slurm_local"]
-    started = {}
-    for name, choice in launchers.items():
-        words = [sys.executable, "-m", "lora_scaling", "-m", *TINY, "samples=8,16", f"runs_dir={tmp_path / name}"]
-        started[name] = subprocess.Popen(
-            [*words, *choice],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+    started = {
+        name: forked("lora_scaling", "-m", *TINY, "samples=8,16", f"runs_dir={tmp_path / name}", *choice)
+        for name, choice in launchers.items()
+    }
     for name, process in started.items():
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, (name, errors)

@@ -136,21 +136,15 @@ def two_ranks(runs_dir: Path, *overrides: str) -> tuple[int, str, str]:
     return next((status for status in statuses if status), 0), out, errors
 
 
-def torchrun(
-    runs_dir: Path, *overrides: str, env: dict[str, str] | None = None, trains: Path | None = None
-) -> subprocess.Popen[str]:
-    """The run in two processes of a real launcher; the file `trains` is there as soon as it trains."""
+def torchrun(runs_dir: Path, *overrides: str, env: dict[str, str] | None = None, trains: Path | None = None) -> Forked:
+    """The run in two processes of a real launcher; the file `trains` is there as soon as it trains.
+
+    The launcher has torch in memory; the processes that it starts begin from nothing.
+    """
     launcher = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()), "-m"]
     observer = [] if trains is None else ["tests.support.observed", str(trains)]
-    return subprocess.Popen(
-        [sys.executable, "-m", *launcher, *observer, "lora_scaling", *TINY, f"runs_dir={runs_dir}", *overrides],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **ENVIRONMENT, **(env or {})},
-        start_new_session=True,  # what a terminal's Ctrl-C interrupts together
-    )
+    words = [*launcher, *observer, "lora_scaling", *TINY, f"runs_dir={runs_dir}", *overrides]
+    return forked(*words, env=env, folder=ROOT)
 
 
 def free_port() -> int:

@@ -6,11 +6,11 @@ import pytest
 from lora_scaling.workload import LINEAR, MemorySetup, ModelShape, Tuning, largest_batch, training_memory
 
 SMALL = ModelShape(
-    architecture="llama", layers=6, hidden_size=256, intermediate_size=704, heads=4, kv_heads=2, head_dim=64,
+    architecture="llama", layers=4, hidden_size=256, intermediate_size=704, heads=4, kv_heads=2, head_dim=64,
     vocab_size=2048, tied_embeddings=False,
 )  # fmt: skip
 WIDE_VOCABULARY = ModelShape(
-    architecture="llama", layers=4, hidden_size=256, intermediate_size=512, heads=4, kv_heads=4, head_dim=64,
+    architecture="llama", layers=3, hidden_size=256, intermediate_size=512, heads=4, kv_heads=4, head_dim=64,
     vocab_size=8192, tied_embeddings=True,
 )  # fmt: skip
 LLAMA_7B = ModelShape(
@@ -52,18 +52,18 @@ def measured_peak(shape, tuning, dtype, checkpointing, rows, length, passes):
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     inputs = torch.randint(0, shape.vocab_size, (rows, length))
 
-    def step():
+    def step(inputs, passes):
         for _ in range(passes):
             loss = model(input_ids=inputs, attention_mask=torch.ones_like(inputs), labels=inputs).loss
             loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    step()  # AdamW makes its states in the first step
+    step(inputs[:1, :8], passes=1)  # AdamW makes its states in the first step
     weights = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in model.parameters()}
     states = sum(t.nbytes for state in optimizer.state.values() for t in state.values() if torch.is_tensor(t))
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
+        step(inputs, passes)
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     now = peak = 0
     for event in sorted(events, key=lambda e: e.start_ns()):

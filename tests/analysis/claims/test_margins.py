@@ -13,6 +13,7 @@ from analysis.claims.verdicts import Claim, Options, equivalence, holm
 from analysis.regression.estimate import IntervalEstimate
 from analysis.tables.table import table_from_frame
 from benchmarks.simulated_tables import KWH_PER_SAMPLE, Sweep, curve, geometric, noisy
+from tests.support.claims import decided_alone
 
 CV = 0.002  # so little scatter that only the margin decides
 
@@ -131,7 +132,8 @@ def methods(ratio: float, *, seed: int, cv: float = 0.01) -> Claim:
     sweep = Sweep(samples=(64, 256, 1024), replicates=4, zero=0)
     frame = named([sweep.draw(rng, {"method": "lora", "rank": 8.0}), sweep.draw(rng, {"method": "full"})], rng)
     factor = np.where(frame["method"] == "full", ratio, 1.0)
-    return report(frame.assign(energy_kwh=noisy(rng, KWH_PER_SAMPLE * frame["samples_seen"] * factor, cv))).claims[-1]
+    frame = frame.assign(energy_kwh=noisy(rng, KWH_PER_SAMPLE * frame["samples_seen"] * factor, cv))
+    return decided_alone(frame, "full_vs_lora")
 
 
 def test_no_difference_of_methods_is_seldom_called_one() -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib as mpl
@@ -55,7 +56,14 @@ def sweep() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def drawn() -> dict[str, DrawnFigure | SkippedFigure]:
+    np.random.seed(7)
     return {item.name: item for item in figures(as_table(sweep()))}
+
+
+@pytest.fixture(scope="module")
+def view() -> View:
+    table = as_table(sweep())
+    return View(table=table, result=validated_fit(table))
 
 
 def test_every_figure_of_the_issue_is_drawn_or_skipped_with_a_reason(
@@ -68,17 +76,20 @@ def test_every_figure_of_the_issue_is_drawn_or_skipped_with_a_reason(
     assert all(item.reason for item in drawn.values() if isinstance(item, SkippedFigure))
 
 
-def test_the_same_runs_make_the_same_figures_and_nobody_elses_chance_moves() -> None:
-    points = []
-    for seed in (7, 8):
-        np.random.seed(seed)
-        before = np.random.random(3).tolist()
-        np.random.seed(seed)
-        axes = [ax for item in figures(as_table(sweep())) if isinstance(item, DrawnFigure) for ax in item.figure.axes]
-        assert np.random.random(3).tolist() == before
-        points.append([np.asarray(drawn.get_offsets()).tolist() for ax in axes for drawn in ax.collections])
-    assert points[0] == points[1]
-    assert sum(map(len, points[0])) > 10
+def test_the_same_runs_make_the_same_figures_and_nobody_elses_chance_moves(
+    drawn: dict[str, DrawnFigure | SkippedFigure],
+) -> None:
+    def points(items: Iterable[DrawnFigure | SkippedFigure]) -> list[list[object]]:
+        axes = [ax for item in items if isinstance(item, DrawnFigure) for ax in item.figure.axes]
+        return [np.asarray(dots.get_offsets()).tolist() for ax in axes for dots in ax.collections]
+
+    np.random.seed(8)
+    before = np.random.random(3).tolist()
+    np.random.seed(8)
+    again = points(figures(as_table(sweep())))
+    assert np.random.random(3).tolist() == before
+    assert again == points(drawn.values())
+    assert sum(map(len, again)) > 10
 
 
 def test_captions_state_n_model_and_source(drawn: dict[str, DrawnFigure | SkippedFigure]) -> None:
@@ -122,9 +133,8 @@ def test_the_caption_says_what_every_series_is_held_at() -> None:
     assert "model-1b to rank" in held
 
 
-def test_what_is_shaded_is_the_margin_asked_for() -> None:
-    view = View(table=as_table(sweep()), result=validated_fit(as_table(sweep())), margin=0.1)
-    item = interchangeability(view)
+def test_what_is_shaded_is_the_margin_asked_for(view: View) -> None:
+    item = interchangeability(dataclasses.replace(view, margin=0.1))
     assert isinstance(item, DrawnFigure)
     assert "shaded: what counts as equal, ±10 %." in item.caption
     assert [text.get_text() for text in item.figure.axes[1].texts] == ["margin ± 10 %"]
@@ -223,8 +233,7 @@ def test_methods_on_different_hardware_are_not_matched() -> None:
     assert item.reason == "no two runs differ in the method (and rank) alone"
 
 
-def test_runs_are_moved_along_the_fit_by_their_own_ratio() -> None:
-    view = View(table=as_table(sweep()), result=validated_fit(as_table(sweep())))
+def test_runs_are_moved_along_the_fit_by_their_own_ratio(view: View) -> None:
     series, held = run_groups(view, "samples")
     assert "epochs" in held
     for one in series:
@@ -269,8 +278,7 @@ def test_along_ranks_a_model_is_held_that_was_run_with_several() -> None:
     assert "parameters 100 M" in held, held
 
 
-def test_interval_of_a_run_is_wider_than_that_of_the_mean() -> None:
-    view = View(table=as_table(sweep()), result=validated_fit(as_table(sweep())))
+def test_interval_of_a_run_is_wider_than_that_of_the_mean(view: View) -> None:
     for one in run_groups(view, "tokens")[0]:
         assert (one.curve.new.high - one.curve.new.low > one.curve.mean.high - one.curve.mean.low).all()
 
@@ -302,12 +310,11 @@ def test_names_from_outside_stay_text(tmp_path: Path) -> None:
         assert "<script" not in svg.read_text(encoding="utf-8")
 
 
-def test_drawing_leaves_the_callers_settings_alone() -> None:
+def test_drawing_leaves_the_callers_settings_alone(view: View) -> None:
     from matplotlib import pyplot
 
     before = dict(mpl.rcParams)
-    table = as_table(sweep())
-    residuals(View(table=table, result=validated_fit(table)))
+    residuals(view)
     assert dict(mpl.rcParams) == before
     assert pyplot.get_fignums() == []
 

@@ -87,6 +87,12 @@ def findings() -> Findings:
     return collect_findings(table_from_frame(affine_runs()), Options(), [])
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the figures, which take most of a page's time, where a test asks for none."""
+    monkeypatch.setattr("analysis.report.findings.figures", lambda *_, **__: [])
+
+
 @pytest.fixture(scope="module")
 def html(findings: Findings) -> str:
     return report.render(findings)
@@ -129,6 +135,7 @@ def test_the_first_screen_answers_with_the_numbers_of_the_claims(findings: Findi
     assert "from these runs" in first
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_estimates_stand_beside_the_study_and_those_that_fit_on_the_first_screen(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -164,11 +171,13 @@ def test_a_file_without_estimates_is_refused(tmp_path: Path, text: str) -> None:
         read_estimates([str(tmp_path / "missing.json")])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_is_refuted_is_said_to_be(tmp_path: Path) -> None:
     html = report.render(collect_findings(table_from_frame(affine_runs(exponent=1.3)), Options(), []))
     assert "No<span> · refuted" in html
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_first_screen_asks_for_what_was_doubled() -> None:
     frame = affine_runs().rename(columns={"samples": "epochs", "epochs": "samples"})
     questions = section(report.render(collect_findings(table_from_frame(frame), Options(), [])), "In short")
@@ -197,6 +206,7 @@ def test_a_part_that_fails_leaves_its_reason_and_the_page(tmp_path: Path) -> Non
     assert found.failures["fit"] in "".join(Page(html).texts)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_source_that_is_not_given_is_neither_measured_nor_modelled() -> None:
     frame = affine_runs().drop(columns="energy_source_gpu")
     html = report.render(collect_findings(table_from_frame(frame), Options(), []))
@@ -204,6 +214,7 @@ def test_a_source_that_is_not_given_is_neither_measured_nor_modelled() -> None:
     assert "None of this energy was measured" not in html
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_overrides_that_cannot_be_read_are_unknown_and_said_to_be() -> None:
     """A stray quotation mark in a column of the table; the verdicts stand, and so does the forecast."""
     found = collect_findings(table_from_frame(affine_runs().assign(model_override="model='x")), Options(), [])
@@ -213,6 +224,7 @@ def test_overrides_that_cannot_be_read_are_unknown_and_said_to_be() -> None:
     assert "Yes<span> · supported" in page
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_very_long_table_is_cut_and_says_so() -> None:
     frame = pd.concat([affine_runs().assign(run_id=lambda f, i=i: f.run_id + f"-{i}") for i in range(60)])
     frame["energy_kwh"] *= 1 + 1e-9 * np.arange(len(frame))
@@ -269,6 +281,7 @@ def cells(html: str, label: str) -> list[tuple[str, ...]]:
     return [tuple(re.findall(r"<td[^>]*>(.*?)</td>", row)) for row in rows]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_prediction_shows_the_energy_of_the_law_that_made_the_runs() -> None:
     """Ten times the largest set at 2e-5 kWh a sample, counted by samples as nothing else is known."""
     frame = affine_runs().drop(columns=["flops", "params", "tokens_seen"])
@@ -282,6 +295,7 @@ def test_a_prediction_shows_the_energy_of_the_law_that_made_the_runs() -> None:
     assert "samples=20480 epochs=1 model=ladder-1m method=lora lora.r=8" in html
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_runs_are_predicted_with_their_own_commonest_model() -> None:
     frame = affine_runs(name="llama-3.2-1b")
     frame.loc[frame["samples"] == 64, "model"] = "ladder-3m"
@@ -292,6 +306,7 @@ def test_runs_are_predicted_with_their_own_commonest_model() -> None:
     assert "lora.r=8" not in forecast.document["target"]["overrides"]
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("frame", "reason"),
     [

@@ -100,3 +100,29 @@ def finish(process: subprocess.Popen[str], timeout_s: float = 120) -> Any:
     out, err = process.communicate(timeout=timeout_s)
     assert process.returncode == 0, err
     return json.loads(out.splitlines()[-1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Python code to run in a process of its own, against the stub GPUs of its environment."""
+
+    code: str
+    env: dict[str, str]
+    arguments: tuple[str, ...] = ()
+
+
+def side_by_side(tasks: dict[str, Task], timeout_s: float = 120) -> dict[str, Any]:
+    """Run tasks at the same time, and return the JSON document that each printed last; fails with a task's stderr.
+
+    They are forks of one process that found the stub by LD_LIBRARY_PATH: each start from nothing takes a second.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="tasks-"))
+    listed = {name: {"code": task.code, "env": task.env, "arguments": task.arguments} for name, task in tasks.items()}
+    (folder / "tasks.json").write_text(json.dumps(listed))
+    first = next(iter(tasks.values()))
+    command = [sys.executable, "-m", "tests.support.nvml_stub.forking", str(folder)]
+    done = subprocess.run(command, env=first.env, cwd=ROOT, text=True, capture_output=True, timeout=timeout_s)
+    assert done.returncode == 0, done.stderr
+    for name, status in json.loads(done.stdout.splitlines()[-1]).items():
+        assert status == 0, (name, (folder / f"{name}.err").read_text())
+    return {name: json.loads((folder / f"{name}.out").read_text().splitlines()[-1]) for name in tasks}
