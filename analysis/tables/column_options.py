@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -82,9 +82,9 @@ def _join(raw: pd.DataFrame, options: ColumnOptions) -> pd.DataFrame:
         if options.on is not None:
             raise UserError(f"on: got {options.on!r} without a table to join; give --join FILE as well")
         return raw
-    if options.on is None:
-        raise UserError(f"join: got {str(options.join)!r} without a column; give --on COLUMN, which both tables have")
     other = read_sources([Path(options.join)]).frame.drop(columns="_place")
+    if options.on is None:
+        options = replace(options, on=_common_id(raw, other, options))
     for table in (raw, other):
         _check_present("on", options.on, table)
     keys, others = (table[options.on].astype(str).str.strip() for table in (raw, other))
@@ -98,6 +98,22 @@ def _join(raw: pd.DataFrame, options: ColumnOptions) -> pd.DataFrame:
         )
     new = [name for name in other.columns if name not in raw.columns]
     return raw.assign(**{name: keys.map(dict(zip(others, other[name], strict=True))) for name in new})
+
+
+def _common_id(raw: pd.DataFrame, other: pd.DataFrame, options: ColumnOptions) -> str:
+    """Return the one column that names the same runs in both tables."""
+    found = []
+    for name in raw.columns:
+        if name in other.columns:
+            keys, others = (table[name].astype(str).str.strip() for table in (raw, other))
+            if not others.duplicated().any() and keys.nunique() > 1 and keys.isin(set(others)).all():
+                found.append(str(name))
+    if len(found) != 1:
+        raise UserError(
+            f"join: got {str(options.join)!r} without a column; give --on COLUMN, which both tables have"
+            + (f": one of {', '.join(found)}" if found else "")
+        )
+    return found[0]
 
 
 def _rename(

@@ -9,6 +9,7 @@ import pandas as pd
 from lora_scaling.errors import RecordError
 from lora_scaling.records.row import COLUMNS
 
+from .column_names import unit_factor
 from .parsing import RunWarning
 from .readers import ReadRows
 
@@ -19,6 +20,7 @@ TEXTS = (
 )  # fmt: skip
 EPOCHS = re.compile(r"(?:^|[^a-zA-Z])(?:e|ep|epochs?)[_=-]?(\d{1,4})(?![\d.])", re.IGNORECASE)
 EPOCHS_OPTION = r"(?:e|ep|epochs?)[_=-]?(\d+)"
+IDENTIFIER = r"[0-9a-f]{8}-?[0-9a-f-]{6,}|[0-9a-f]{20,}"  # a hexadecimal id holds digits that say nothing
 MOST_SHOWN = 30
 
 
@@ -53,12 +55,15 @@ def require_columns(raw: pd.DataFrame, needed: Sequence[str], rows: ReadRows) ->
         return
     present = [str(column) for column in raw.columns if column != "run_id"]
     others = [name for name in present if name not in rows.understood]
-    hints = [
-        f"is `{close[0]}` meant for `{column}`?"
-        for column in missing
-        if (close := difflib.get_close_matches(column, others, n=1))
-    ]
-    options = {"samples": f"--samples-from '{samples_option(raw)}'", "epochs": "--set epochs=1"}
+    hints = []
+    for column in missing:
+        if close := difflib.get_close_matches(column, others, n=1):
+            hints.append(f"is `{close[0]}` meant for `{column}`?")
+            if unit_factor(column, "kwh") is not None:
+                hints[-1] += f" Then say its unit: --column '{column}={close[0]}:UNIT' with kWh, Wh, kJ or J"
+    found = samples_option(raw)
+    by_samples = f"--samples-from '{found}'" if found else "--join FILE --on COLUMN, --set samples=N"
+    options = {"samples": by_samples, "epochs": "--set epochs=1"}
     if rows.kinds and "samples" in missing:
         del options["epochs"]  # it is assumed, and said, once the samples are known
     if ways := [options[column] for column in missing if column in options]:
@@ -80,12 +85,17 @@ def samples_option(raw: pd.DataFrame) -> str:
         if name not in raw or raw.empty:
             continue
         texts = raw[name].astype(str)
-        for lead in dict.fromkeys(re.findall(r"([a-zA-Z]+[_=-]?|[_=-])\d+", texts.iloc[0])):
+        if texts.str.fullmatch(IDENTIFIER).any():
+            continue
+        for lead in dict.fromkeys(re.findall(r"([a-zA-Z]+[_=-]?)\d+", texts.iloc[0])):
             numbers = pd.to_numeric(texts.str.extract(rf"(?:^|[^a-zA-Z]){re.escape(lead)}(\d+)", expand=False))
             if numbers.notna().all() and numbers.nunique() > 1 and numbers.nunique() < max(3, len(raw)):
                 of_samples = lead.lower().startswith(("n", "samples", "size", "train", "rows"))
                 found.append((of_samples, -numbers.nunique(), float(numbers.max()), rf"{name}:{lead}(\d+)"))
     if found:
         return max(found)[-1]
-    name = next((name for name in TEXTS if name in raw and raw[name].astype(str).str.contains(r"\d").any()), "COLUMN")
-    return f"{name}:REGEX"
+    for name in (name for name in TEXTS if name in raw):
+        texts = raw[name].astype(str)
+        if texts.str.contains(r"\d").any() and not texts.str.fullmatch(IDENTIFIER).any():
+            return f"{name}:REGEX"
+    return ""

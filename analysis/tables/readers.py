@@ -10,7 +10,9 @@ import pandas as pd
 from lora_scaling.config.again import override_columns
 from lora_scaling.errors import LoraScalingError, RecordError, UserError
 from lora_scaling.records import find_records, read_record, record_to_row
+from lora_scaling.records.row import COLUMNS
 
+from .column_names import meaning_of
 from .files import TABLE_SUFFIXES, FileContent, read_content
 from .formats import carbontracker, codecarbon, eco2ai, peft_benchmark, tracker_exports, trainer_folder, zeus
 from .formats.recognised import Recognised
@@ -255,13 +257,23 @@ def _frame_of_document(path: Path, document: Any) -> pd.DataFrame:
             return pd.DataFrame(lists[0])
         if all(isinstance(value, dict | list) for value in values):
             if all(isinstance(value, dict) for value in values):
-                frame = pd.DataFrame(document)
-                return (frame.T if all(key.isdigit() for key in document) else frame).reset_index(drop=True)
+                return _frame_of_objects(document)
             if len({len(value) for value in values}) == 1:
                 return pd.DataFrame(document)
         elif not any(isinstance(value, dict | list) for value in values):
             return pd.DataFrame([document])
     raise RecordError(f"{path.name}: JSON but no table; write a list of objects, one for each run")
+
+
+def _frame_of_objects(document: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Make a frame of an object of objects: runs by name or number, or columns (pandas' orient="columns")."""
+    if all(key.isdigit() for key in document):
+        return pd.DataFrame(document).T.reset_index(drop=True)
+    names = list(dict.fromkeys(name for row in document.values() for name in row))
+    if any(name in COLUMNS or meaning_of(name, COLUMNS) for name in names):
+        frame = pd.DataFrame(document).T
+        return frame.reset_index(names="run_id") if "run_id" not in frame else frame.reset_index(drop=True)
+    return pd.DataFrame(document).reset_index(drop=True)
 
 
 def _is_rows(value: Any) -> bool:

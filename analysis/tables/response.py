@@ -45,7 +45,7 @@ def choose_response(table: RunTable) -> Response:
     if table.response == "energy_gpu_kwh":
         return _plain(frame, "GPU energy", table.response, modelled=_all_modelled(frame, ("gpu",)))
     warnings: list[RunWarning] = []
-    noun = "energy" if table.response == "energy_kwh" else "training energy"
+    noun = _energy_noun(table) if table.response == "energy_kwh" else "training energy"
     setup_differs = False
     if table.response == "energy_kwh":
         frame, setup_differs, found = _without_unequal_setup(frame)
@@ -71,6 +71,15 @@ def choose_response(table: RunTable) -> Response:
         measured_gap=gap,
         warnings=tuple(warnings),
     )
+
+
+def _energy_noun(table: RunTable) -> str:
+    """Name the energy of a table by what its program recorded of it."""
+    kinds = {warning.kind for warning in table.warnings}
+    if "gpu_only" in kinds:
+        return "GPU energy"
+    missing = "gpu_energy_missing" in kinds and table.frame["energy_gpu_kwh"].isna().all()
+    return "energy without the GPU's" if missing else "energy"
 
 
 def _plain(frame: pd.DataFrame, noun: str, column: str, *, modelled: bool = False) -> Response:

@@ -19,11 +19,11 @@ from lora_scaling.settings import POINT_COLUMNS, SEPARATING_COLUMNS
 
 from .column_names import OK_STATUSES, rename_columns
 from .column_options import ColumnOptions, apply_options
-from .missing_columns import require_columns, with_epochs
+from .missing_columns import TEXTS, require_columns, with_epochs
 from .overrides import clean_overrides, of_work
 from .parsing import RunWarning, has_decimal_commas, has_decimal_points, parse_numbers, parse_truth
 from .readers import ReadRows, read_sources, recognise
-from .unknown_columns import column_warnings, separating_columns, unknown_columns
+from .unknown_columns import column_warnings, remainders, separating_columns, unknown_columns
 
 NUMERIC_COLUMNS = (*records.NUMERIC_COLUMNS, "samples_end")
 OUR_COLUMNS = (*NUMERIC_COLUMNS, *TEXT_COLUMNS, *TRUTH_COLUMNS)
@@ -148,7 +148,8 @@ def _make_table(rows: ReadRows, *, response: str | None, exclude: Sequence[str],
     frame, chosen = _drop_chosen(frame, exclude)
     excluded += chosen
     unknown = unknown_columns(raw, OUR_COLUMNS, rows.understood | options.used)
-    separating = separating_columns(frame, raw, unknown, RESPONSES[response])
+    texts = remainders(raw, frame, [name for name in TEXTS if name != "run_id" and name not in unknown])
+    separating = separating_columns(frame, raw.assign(**texts), [*unknown, *texts], RESPONSES[response])
     warnings += column_warnings(unknown, separating, raw)
     return RunTable(
         frame=frame.reset_index(drop=True),

@@ -33,6 +33,23 @@ def unknown_columns(raw: pd.DataFrame, ours: Sequence[str], understood: frozense
     return [str(name) for name in raw.columns if name not in known]
 
 
+def remainders(raw: pd.DataFrame, frame: pd.DataFrame, names: Sequence[str]) -> dict[str, pd.Series]:
+    """Return the texts of columns that name runs, without the numbers that are the run's samples or epochs.
+
+    What is left may be a setting: `bert_n1000` and `gpt_n1000` are two models.
+    """
+    own = [{f"{value:.0f}" for value in pair} for pair in frame[["samples", "epochs"]].to_numpy(dtype=float)]
+    return {
+        name: pd.Series(
+            [re.sub(r"\d+", lambda m, own=numbers: "" if m[0].lstrip("0") in own else m[0], str(text))
+             for text, numbers in zip(raw.loc[frame.index, name], own, strict=True)],
+            index=frame.index,
+        )
+        for name in names
+        if name in raw
+    }  # fmt: skip
+
+
 def separating_columns(frame: pd.DataFrame, raw: pd.DataFrame, names: Sequence[str], response: str) -> list[str]:
     """Return the columns, of those named, whose levels may have done different work that counts as the same.
 

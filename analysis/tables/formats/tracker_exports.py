@@ -65,7 +65,8 @@ def from_tracker_export(raw: pd.DataFrame) -> Recognised:
         kind, recognised = "an export of MLflow", _from_mlflow(raw)
         own = _MLFLOW_OWN | {name for name in map(str, raw.columns) if name.startswith("tags.")}
     else:
-        kind, recognised = "an export of W&B", _from_wandb(raw)
+        kind = "an export of W&B" if _is_wandb(raw) else "runs with their settings as mappings"
+        recognised = _from_wandb(raw)
         own = _WANDB_OWN | {name for name in map(str, raw.columns) if name.startswith(("_wandb", "system/", "system."))}
     message = f"{kind[0].upper()}{kind[1:]}: settings and metrics are read by their names."
     return Recognised(

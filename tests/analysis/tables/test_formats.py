@@ -6,6 +6,7 @@ import pickle
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -286,3 +287,42 @@ def test_archives_are_not_unpacked_beyond_a_limit(tmp_path: Path, monkeypatch: p
         archive.writestr("training_args/data.pkl", pickle.dumps(1))
     with pytest.raises(RecordError, match="pickled"):
         load_runs(tmp_path / "training_args.bin")
+
+
+def test_a_name_that_holds_another_setting_is_not_passed_over() -> None:
+    frame = pd.read_csv(WRITTEN / "codecarbon" / "tasks.csv")
+    gpt = np.arange(12) % 2 == 1
+    frame["task_name"] = frame["task_name"].str.replace("train", "bert").where(~gpt, "gpt" + frame["task_name"])
+    frame["energy_consumed"] *= np.where(gpt, 3.0, 1.0)
+    table = load_runs(frame, options=named(r"task_name:n(\d+)"))
+    assert table.separating == ("task_name",)
+    assert verdict(table) == "undecided"
+
+
+def test_a_file_whose_names_say_nothing_is_joined_with_one_that_does(tmp_path: Path) -> None:
+    frame = pd.read_csv(WRITTEN / "codecarbon" / "emissions.csv")
+    samples = frame["project_name"].str.extract(r"n(\d+)", expand=False)
+    frame.assign(project_name="mine").to_csv(tmp_path / "emissions.csv", index=False)
+    with pytest.raises(RecordError, match="--join FILE"):
+        load_runs(tmp_path / "emissions.csv")
+    results = pd.DataFrame({"run_id": frame["run_id"], "train_samples": samples, "loss": 1.0})
+    results[::-1].to_csv(tmp_path / "results.csv", index=False)
+    table = load_runs(tmp_path / "emissions.csv", options=ColumnOptions(join=tmp_path / "results.csv"))
+    assert table.frame["samples"].tolist() == samples.astype(float).tolist()
+
+
+def test_json_of_runs_by_name(tmp_path: Path) -> None:
+    rows = OURS.rename(columns={"samples": "n_samples"}).to_dict("records")
+    path = tmp_path / "runs.json"
+    path.write_text(json.dumps({f"run-{i}": row for i, row in enumerate(rows)}))
+    table = load_runs(path)
+    assert table.frame["run_id"].tolist() == [f"run-{i}" for i in range(12)]
+    assert verdict(table) == "supported"
+
+
+def test_the_energy_is_called_what_it_is() -> None:
+    zeus = load_runs(WRITTEN / "zeus" / "zeus.csv", options=named(r"window_name:n(\d+)"))
+    assert decide(zeus).response.noun == "GPU energy"
+    frame = pd.read_csv(WRITTEN / "codecarbon" / "tasks.csv").assign(gpu_model="1 x NVIDIA A100")
+    blind = load_runs(frame, options=named(r"task_name:n(\d+)"))
+    assert decide(blind).response.noun == "energy without the GPU's"
