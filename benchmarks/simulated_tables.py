@@ -5,7 +5,7 @@ and which are wrong. The battery and the tests use these tables; they can test a
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -112,12 +112,26 @@ def noisy(rng: Generator, expected: Any, cv: Any) -> np.ndarray:
 
 
 def curve(
-    frame: pd.DataFrame, *, fixed: float = 0.0, b: float = 1.0, b_epochs: float | None = None, smallest: float = 32.0
+    frame: pd.DataFrame,
+    *,
+    fixed: float = 0.0,
+    b: float = 1.0,
+    b_epochs: float | None = None,
+    per_sample: float = 0.0,
+    per_epoch: float = 0.0,
+    idle_pays: bool = False,
+    smallest: float = 32.0,
 ) -> np.ndarray:
-    """kWh of F + a·samples^b·epochs^b_epochs; `fixed` is F in units of the energy that the smallest run adds."""
-    unit = KWH_PER_SAMPLE * smallest
-    work = (frame["samples"] / smallest) ** b * frame["epochs"].astype(float) ** (b if b_epochs is None else b_epochs)
-    return unit * (fixed + np.where(frame["samples_seen"] > 0, work, 0.0))
+    """kWh of F + c·samples + d·epochs + a·samples^b·epochs^b_epochs; F, c and d are in units of the smallest run's a.
+
+    `fixed` is F (below 0: idle power was subtracted), `per_sample` is c, `per_epoch` is d. Runs of zero steps cost F,
+    and c and d as well where `idle_pays`.
+    """
+    unit, trained = KWH_PER_SAMPLE * smallest, frame["samples_seen"] > 0
+    samples, epochs = frame["samples"] / smallest, frame["epochs"].astype(float)
+    work = samples**b * epochs ** (b if b_epochs is None else b_epochs)
+    once = per_sample * samples + per_epoch * epochs
+    return unit * (fixed + np.where(trained, work, 0.0) + np.where(trained | idle_pays, once, 0.0))
 
 
 def scaling(sweep: Sweep, *, cv: float = 0.02, **shape: float) -> Callable[[Generator], pd.DataFrame]:
@@ -331,10 +345,18 @@ def _longer_samples(rng: Generator) -> pd.DataFrame:
     return frame.assign(tokens_padded=0.0, tokens_seen=tokens, energy_kwh=energy)
 
 
-def _coarse_meter(rng: Generator) -> pd.DataFrame:
-    frame = scaling(Sweep(replicates=4), fixed=0.2)(rng)
-    step = 0.15 * KWH_PER_SAMPLE * 32
-    return frame.assign(energy_kwh=np.maximum(step, np.round(frame["energy_kwh"] / step) * step))
+def rounded(
+    step: float, make: Callable[[Generator], pd.DataFrame], *, down: bool = False
+) -> Callable[..., pd.DataFrame]:
+    """Read the energies of a table by a meter with such steps, in units of what the smallest run's training costs."""
+    unit = step * KWH_PER_SAMPLE * 32
+
+    def read(rng: Generator) -> pd.DataFrame:
+        frame = make(rng)
+        counts = frame["energy_kwh"] / unit
+        return frame.assign(energy_kwh=unit * (np.floor(counts) if down else np.round(counts)))
+
+    return read
 
 
 def _sessions(rng: Generator) -> pd.DataFrame:
@@ -368,6 +390,63 @@ def _part_modelled(rng: Generator) -> pd.DataFrame:
 
 FACTORIAL = Sweep(samples=(32, 64, 128, 256, 512), epochs=(1, 2, 4, 8), replicates=2)
 SMALL = Sweep(samples=geometric(32, 8, 4), replicates=2, zero=0)
+
+# Straight in both factors, whatever comes once per sample or per epoch; interchangeable as far as that is little.
+COSTS_APART: tuple[Process, ...] = (
+    *(
+        Process(
+            name=f"{cost:g} smallest runs per epoch",
+            make=scaling(FACTORIAL, fixed=0.5, per_epoch=cost),
+            truths={"linear_in_samples": yes(), "linear_in_epochs": yes(), "samples_epochs_interchangeable": alike},
+        )
+        for cost, alike in ((0.05, yes(powered=False)), (0.3, edge()), (2.0, no()))
+    ),
+    *(
+        Process(
+            name=f"{cost:g} smallest runs once per sample",
+            make=scaling(FACTORIAL, fixed=0.5, per_sample=cost),
+            truths={"linear_in_samples": yes(), "linear_in_epochs": yes(), "samples_epochs_interchangeable": alike},
+        )
+        for cost, alike in ((0.05, yes(powered=False)), (0.3, no()), (1.0, no()))
+    ),
+    Process(
+        name="costs per epoch and once per sample",
+        make=scaling(replace(FACTORIAL, replicates=3, zero=0), fixed=0.3, per_epoch=0.7, per_sample=0.4, cv=0.03),
+        truths={"linear_in_samples": yes(), "linear_in_epochs": yes(powered=False)},
+    ),
+    Process(
+        name="costs apart, epochs cheaper than samples",
+        make=scaling(FACTORIAL, fixed=0.5, per_epoch=0.5, b_epochs=0.8),
+        truths={"linear_in_samples": yes(), "linear_in_epochs": no()},
+    ),
+    *(
+        Process(
+            name=f"{cost:g} smallest runs that zero-step runs are spared",
+            make=scaling(Sweep(), fixed=0.25, per_epoch=cost),
+            truths={"linear_in_samples": yes()},
+        )
+        for cost in (0.1, 0.3, 1.0)
+    ),
+    *(
+        Process(
+            name=f"offset of {offset:g} smallest runs",
+            make=scaling(Sweep(zero=0), fixed=offset),
+            truths={"linear_in_samples": yes()},
+        )
+        for offset in (-0.5, -0.2, 1.0)
+    ),
+    Process(
+        name="offset of -0.3 smallest runs, power 0.9",
+        make=scaling(Sweep(zero=0), fixed=-0.3, b=0.9),
+        truths={"linear_in_samples": no()},
+    ),
+    Process(
+        name="offset, cost per epoch and coarse meter",
+        make=rounded(0.2, scaling(replace(FACTORIAL, zero=0), fixed=-0.3, per_epoch=0.3)),
+        truths={"linear_in_samples": yes(powered=False), "linear_in_epochs": yes(powered=False)},
+        warnings=("coarse_meter",),
+    ),
+)
 
 PROCESSES: tuple[Process, ...] = (
     Process(
@@ -497,6 +576,7 @@ PROCESSES: tuple[Process, ...] = (
             "linear_in_epochs": no(),
         },
     ),
+    *COSTS_APART,
     Process(name="rank effect absent", make=_ranks(0.0), truths={"rank_effect": yes()}),
     Process(name="rank effect 10 % a doubling", make=_ranks(0.10), truths={"rank_effect": no()}),
     Process(name="rank effect 5 % a doubling, on the edge", make=_ranks(0.05), truths={"rank_effect": edge()}),
@@ -531,10 +611,25 @@ PROCESSES: tuple[Process, ...] = (
         make=_longer_samples,
         truths={"linear_in_samples": unknowable(), "doubling_doubles": no()},
     ),
+    *(
+        Process(
+            name=f"meter with steps of {step:g} smallest runs",
+            make=rounded(step, scaling(Sweep(replicates=4), fixed=0.2)),
+            truths={"linear_in_samples": truth},
+            warnings=("coarse_meter",),
+        )
+        for step, truth in ((0.15, yes()), (0.5, yes()), (1.0, not_refuted()), (2.0, not_refuted()))
+    ),
     Process(
-        name="meter with coarse steps",
-        make=_coarse_meter,
-        truths={"linear_in_samples": not_refuted()},
+        name="meter that rounds down, steps of 0.4",
+        make=rounded(0.4, scaling(Sweep(replicates=4), fixed=0.1, cv=0.01), down=True),
+        truths={"linear_in_samples": yes()},
+        warnings=("coarse_meter",),
+    ),
+    Process(
+        name="power 0.85, meter with steps of 0.5",
+        make=rounded(0.5, scaling(Sweep(replicates=4), fixed=0.1, b=0.85)),
+        truths={"linear_in_samples": no()},
         warnings=("coarse_meter",),
     ),
     Process(name="sessions that differ", make=_sessions, truths={"linear_in_samples": yes()}),

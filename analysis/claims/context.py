@@ -1,13 +1,17 @@
 """What the claims on samples and epochs share: one design, its analyses, and a decision on an exponent."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
+from lora_scaling.text import counted
+
 from ..regression.curve_analysis import (
+    LEAST_STEPS,
     Analysis,
     CurveDesign,
     LackOfFit,
@@ -22,6 +26,7 @@ from ..tables.response import Response
 from .verdicts import Decision, Options
 from .vetoes import FarthestRun
 
+MISFIT_P = 0.01
 COLUMN = {"samples": "samples", "epochs": "epochs_seen"}
 
 
@@ -54,13 +59,18 @@ class ClaimContext:
     def measured_as_run(self) -> Analysis:
         return analyse(self.design, "y_measured")
 
-    @cached_property
-    def lack_of_fit(self) -> LackOfFit | None:
-        return lack_of_fit(self.design, self.total.fit)
+    def misfit(self, analysis: Analysis, factor: str, *, wide: bool = False) -> LackOfFit | None:
+        """Return the lack of fit of the curve (`wide`: with costs apart) if it could decide by itself; else None.
+
+        That is at p < 0.01, with a level farther off than an exponent on the margin's edge puts the ends.
+        """
+        found = lack_of_fit(analysis.design, analysis.wide if wide else analysis.fit)
+        allowed = allowed_deviation(self, factor)
+        return found if found is not None and found.p < MISFIT_P and found.deviation > allowed else None
 
     def straight(self, factor: str) -> LackOfFit | None:
-        """Test the lack of fit of the affine curve: the factor's exponent held at 1."""
-        return lack_of_fit(self.design, self.total.profile(factor).held_at(1.0), spent=1)
+        """Test the lack of fit of the straight line, whatever comes once per sample or per epoch: the exponent is 1."""
+        return lack_of_fit(self.total.design, self.total.wide_profile(factor).held_at(1.0), spent=1)
 
     @cached_property
     def blocks(self) -> dict[str, str | None]:
@@ -105,14 +115,23 @@ def _curve_block(context: ClaimContext, factor: str) -> str | None:
         levels = frame[frame["samples_seen"] > 0][factor].nunique()
         if levels < 2:
             return f"{factor} never varied: all runs have the same"
-        return f"too few different numbers of {factor} were run with everything else equal"
+        return f"too few different numbers of {factor} were run with everything else equal" + unresolved_words(
+            context.design
+        )
     blocked = gate(context.design, factor)
     if blocked:
-        return blocked
+        return blocked + unresolved_words(context.design)
     parameters = len(context.design.factors) + int(context.design.frame["cell"].max()) + 2
     if len(context.design.frame) < parameters + 3:
         return f"{len(context.design.frame)} runs are too few for a curve of {parameters} parameters"
     return None
+
+
+def unresolved_words(design: CurveDesign) -> str:
+    """Say how many runs the meter hardly sees; empty if none."""
+    if not design.unresolved:
+        return ""
+    return f" (not counting {counted(design.unresolved, 'run')} of less than {LEAST_STEPS} steps of the meter)"
 
 
 def length_slope(context: ClaimContext, factor: str) -> float | None:
@@ -138,6 +157,32 @@ def length_words(slope: float, factor: str) -> str:
     )
 
 
+def misfit_words(context: ClaimContext, analysis: Analysis, lack: LackOfFit) -> str:
+    """Say that no curve fits, where the runs lie farthest off it, and what that looks like."""
+    work = analysis.design.trained["samples_seen"]
+    here = lack.level["samples_seen"]
+    if here <= 0:
+        place, looks = "runs without training", "training has a fixed cost that they are spared, or the reverse"
+    else:
+        place = f"runs at {level_words(lack.level)}"
+        looks = (
+            "another regime of the device begins there"
+            if here >= work.max()
+            else "the smallest runs have a cost that the others are spared, or the reverse"
+            if here <= work.min()
+            else "levels were run under different conditions, or a cost comes in steps"
+        )
+    return (
+        f"no smooth curve fits: {place} lie {100 * lack.deviation:.1f} % off it, more than repeats scatter "
+        f"(p = {lack.p:.2g}), as if {looks}"
+    )
+
+
+def level_words(level: Mapping[str, float]) -> str:
+    """Format a level as 64 samples × 2 epochs."""
+    return f"{counted(level['samples'], 'sample')} × {counted(level['epochs'], 'epoch')}"
+
+
 def allowed_deviation(context: ClaimContext, factor: str) -> float:
     """Return how far (relative) a level may lie off: what an exponent on the margin's edge does at the ends."""
     return context.options.margin * math.log(context.design.range(COLUMN[factor])) / 2
@@ -149,7 +194,7 @@ def deviation_within(context: ClaimContext, factor: str) -> float:
     `allowed_deviation` is for levels run equally often. Where most runs are at the cheap end, the line is pinned
     there, and an exponent just within the margin puts the far end farther off.
     """
-    profile = context.total.profile(factor)
+    profile = context.total.wide_profile(factor)
     allowed = math.log1p(allowed_deviation(context, factor))
     for edge in (1 - context.options.margin, 1 + context.options.margin):
         exact = replace(profile.fit.data, log_y=profile.fit.data.log_y - profile.held_at(edge).resid)

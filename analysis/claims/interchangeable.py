@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..regression.curve_analysis import MAX_FACTOR_CORRELATION, Analysis, order_gate
+from ..regression.curve_analysis import MAX_FACTOR_CORRELATION, Analysis, epochs_for_samples, order_gate
 from ..regression.estimate import IntervalEstimate
-from ..regression.power_law import CurveData, Profile, fit_curve
+from ..regression.power_law import Profile, fit_curve
 from ..regression.within_groups import within
 from ..tables.response import measured_sentence
 from .context import ClaimContext, decide_profile, outlier_of, without_outlier
@@ -45,7 +45,7 @@ def interchangeable(context: ClaimContext) -> Claim:
         outlier=outlier_of(context.total),
         without=lambda: _both_witnesses(without_outlier(context.total), options),
         measured=lambda: _both_witnesses(context.measured, options),
-        own=_contradiction(exponents, pairs, options),
+        own=_contradiction(context.total, exponents, pairs, options),
     )
     p = decision.p_value if verdict != "undecided" else None
     tests["p_value"] = p
@@ -82,6 +82,9 @@ def _pairs_alone(pairs: IntervalEstimate, options: Options) -> Decision:
 
 
 def _exponents(analysis: Analysis, options: Options) -> Decision:
+    """Decide by the curve: by its exponents, or by its energies where costs come once per sample or per epoch."""
+    if analysis.fit.data.once:
+        return decided(epochs_for_samples(analysis), -options.margin, options.margin, options)
     return decide_profile(_difference(analysis), -options.margin, options.margin, options)
 
 
@@ -89,16 +92,19 @@ def _both_witnesses(analysis: Analysis, options: Options) -> Decision:
     return _witnesses(_exponents(analysis, options), matched_pairs(analysis), options)
 
 
-def _contradiction(exponents: Decision, pairs: IntervalEstimate | None, options: Options) -> list[Veto]:
+def _contradiction(
+    analysis: Analysis, exponents: Decision, pairs: IntervalEstimate | None, options: Options
+) -> list[Veto]:
     """Veto a decision if exponents and pairs are each sure and disagree."""
     if pairs is None or _witnesses(exponents, pairs, options).verdict != "undecided":
         return []
     alone = _pairs_alone(pairs, options)
     if "undecided" in (exponents.verdict, alone.verdict):
         return []
+    by = "by the fitted curve" if analysis.fit.data.once else "on top of the fixed cost by the exponents"
     why = (
         "the two witnesses contradict each other: twice the epochs on half the samples costs "
-        f"{100 * (2**exponents.estimate - 1):+.1f} % on top of the fixed cost by the exponents ({exponents.verdict}), "
+        f"{100 * (2**exponents.estimate - 1):+.1f} % {by} ({exponents.verdict}), "
         f"and {100 * math.expm1(pairs.value):+.1f} % in all by matched pairs ({alone.verdict})"
     )
     return [Veto(kind="witnesses", why=why)]
@@ -117,13 +123,11 @@ def _witnesses(exponents: Decision, pairs: IntervalEstimate | None, options: Opt
 
 
 def _difference(analysis: Analysis) -> Profile:
-    """Return the profile of b_epochs − b_samples: the same curve in the coordinates (log work, log epochs)."""
-    data = analysis.fit.data
+    """Return the profile of b_epochs − b_samples: the same curve with b_samples and the difference as parameters."""
+    turn = np.eye(2)
     s, e = (analysis.design.factors.index(name) for name in ("samples", "epochs"))
-    log_x = np.column_stack([data.log_x[:, s] + data.log_x[:, e], data.log_x[:, e]])
-    log_x[data.zero] = -np.inf
-    turned: CurveData = replace(data, log_x=log_x)
-    return Profile(fit=fit_curve(turned), index=1)
+    turn[e, s] = 1.0
+    return Profile(fit=fit_curve(replace(analysis.fit.data, turn=turn)), index=e)
 
 
 def matched_pairs(analysis: Analysis) -> IntervalEstimate | None:

@@ -1,7 +1,6 @@
 """`linear_in_samples` and `linear_in_epochs`: is energy a fixed cost plus a multiple of the factor?"""
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,23 +9,27 @@ from scipy.special import stdtr
 
 from lora_scaling.text import counted
 
-from ..regression.curve_analysis import Analysis, analyse, build_design, gate
+from ..regression.curve_analysis import Analysis, analyse, build_design, gate, lack_of_fit
 from ..regression.least_squares import wls
 from ..tables.response import measured_sentence
 from .context import (
     COLUMN,
+    MISFIT_P,
     ClaimContext,
-    allowed_deviation,
     decide_profile,
     deviation_within,
     length_slope,
     length_words,
+    level_words,
+    misfit_words,
     outlier_of,
     without_outlier,
 )
 from .next_runs import gate_needs, more_runs
 from .verdicts import Claim, Decision, Verdict, undecided
 from .vetoes import Veto, vetoed
+
+LEAST_SHARE_SHOWN = 0.005  # of the smallest run's energy
 
 
 def linear(context: ClaimContext, factor: str) -> Claim:
@@ -82,11 +85,12 @@ def linear(context: ClaimContext, factor: str) -> Claim:
 def _or_broken(context: ClaimContext, factor: str, decision: Decision) -> tuple[Decision, dict[str, float] | None]:
     """Refute if a level lies off the best line by more than curvature within the margin explains.
 
-    A break or a step bends no single exponent; it is refuted where repeats at one level show it. As a second look for
-    a refutation it has half of the error rate (p is doubled).
+    A break or a step bends no single exponent; it is refuted where repeats at one level show it, also where no curve
+    fits and the exponent says nothing. As a second look for a refutation it has half of the error rate (p is doubled).
     """
+    bent = decision.verdict == "refuted" and context.misfit(context.total, factor, wide=True) is None
     straight = context.straight(factor)
-    if decision.verdict != "undecided" or straight is None or straight.p >= 0.01:
+    if decision.verdict == "supported" or bent or straight is None or straight.p >= MISFIT_P:
         return decision, None
     p = 2 * straight.p_beyond(deviation_within(context, factor))
     if p > context.options.alpha:
@@ -99,17 +103,13 @@ def _vetoes(context: ClaimContext, factor: str, decision: Decision, tests: dict[
     """Collect vetoes: lack of fit, a missing second witness, the samples' lengths."""
     verdict, options = decision.verdict, context.options
     found: list[Veto] = []
-    lack = context.lack_of_fit
-    allowed = allowed_deviation(context, factor)
-    if verdict == "supported" and lack is not None and lack.p < 0.01 and lack.deviation > allowed:
-        why = (
-            f"no smooth curve fits: runs at {_place(lack.level)} "
-            f"lie {100 * lack.deviation:.1f} % off it, more than repeats scatter (p = {lack.p:.2g})"
-        )
-        found.append(Veto(kind="lack_of_fit", why=why))
-    if verdict == "refuted" and tests["broken_level"] is None and not _curved(tests):
-        why = "the exponent lies outside the margin, but no test shows the curve itself"
-        found.append(Veto(kind="witness", why=why))
+    if verdict != "undecided" and tests["broken_level"] is None:
+        lack = context.misfit(context.total, factor, wide=verdict == "refuted")
+        if lack is not None:
+            found.append(Veto(kind="lack_of_fit", why=misfit_words(context, context.total, lack)))
+        elif verdict == "refuted" and not _curved(tests):
+            why = "the exponent lies outside the margin, but no test shows the curve itself"
+            found.append(Veto(kind="witness", why=why))
     slope = tests["length_slope"]
     if slope is not None and abs(slope) > options.margin / 2:
         raw = decide_profile(context.as_run.profile(factor), 1 - options.margin, 1 + options.margin, options)
@@ -143,31 +143,41 @@ def _in_other_units(context: ClaimContext, low: float, high: float) -> dict[str,
 
 
 def _curved(tests: dict[str, Any]) -> bool:
-    """Return whether a second witness shows curvature: the quadratic term or the affine model's lack of fit."""
-    witnesses = [tests["quadratic"]["p"], tests["affine_p"]]
+    """Return whether a second witness shows curvature: the straight line with costs apart, or the quadratic term.
+
+    The quadratic term is one in samples × epochs: it says nothing where costs may come once per sample or per epoch.
+    """
+    witnesses = [tests["affine_p"], tests["quadratic"]["p"] if tests["costs_apart_p"] is None else None]
     return any(p is not None and p < 0.05 for p in witnesses) or all(p is None for p in witnesses)
 
 
 def curve_tests(context: ClaimContext, factor: str, decision: Decision) -> dict[str, Any]:
     """Return the numbers behind a verdict on the curve."""
-    analysis, design = context.total, context.design
-    fit, lack = analysis.fit, context.lack_of_fit
+    analysis = context.total
+    fit, design, wide = analysis.fit, analysis.design, analysis.wide_profile(factor)
+    lack = lack_of_fit(design, fit)
     column = COLUMN[factor]
     quadratic = _quadratic(analysis)
     straight = context.straight(factor)
+    smallest = _smallest_shares(analysis)
     return {
         "runs": len(design.frame),
         "zero_step_runs": int(fit.data.zero.sum()),
+        "zero_step_p": analysis.idle_p,
+        "zero_step_runs_left_out": len(context.design.frame) - len(design.frame),
         "cells": fit.data.cells,
         "levels": design.levels(column),
         "range": design.range(column),
         "df": fit.data.df,
         "noise_cv": fit.sigma,
-        "fixed_share_smallest": _fixed_shares(analysis)[0],
-        "fixed_share_largest": _fixed_shares(analysis)[1],
+        "fixed_share_smallest": smallest["fixed"],
+        "fixed_share_largest": _largest_share(analysis),
+        "per_sample_share_smallest": smallest["sample"],
+        "per_epoch_share_smallest": smallest["epoch"],
+        "costs_apart_p": analysis.apart_p,
         "lack_of_fit": None if lack is None else lack,
         "quadratic": quadratic,
-        "affine_p": 2 * float(stdtr(fit.data.df, -analysis.profile(factor).t_at(1.0))),
+        "affine_p": 2 * float(stdtr(wide.fit.data.df, -wide.t_at(1.0))),
         "affine_lack_of_fit": straight,
         "unequal_noise_p": analysis.variance_p,
         "weighted": analysis.weighted,
@@ -178,13 +188,17 @@ def curve_tests(context: ClaimContext, factor: str, decision: Decision) -> dict[
     }
 
 
-def _fixed_shares(analysis: Analysis) -> tuple[float, float]:
-    """Return the fixed cost's share of a run at the smallest and at the largest work (largest over the cells)."""
-    data, fit = analysis.fit.data, analysis.fit
-    z = np.exp(data.centred @ fit.exponents)[~data.zero]
-    u = fit.shares[data.cell][~data.zero]
-    share = u / (u + (1 - u) * z)
-    return float(share.max()), float(share.min())
+def _smallest_shares(analysis: Analysis) -> dict[str, float]:
+    """Return what of the smallest run is fixed, and comes once per sample and per epoch (each the farthest from 0)."""
+    trained = ~analysis.fit.data.zero
+    parts = {name: share[trained] for name, share in analysis.fit.parts().items()}
+    return {name: float(share[np.argmax(np.abs(share))]) for name, share in parts.items()}
+
+
+def _largest_share(analysis: Analysis) -> float:
+    """Return the fixed cost's share of a run at the largest work (the largest over the cells)."""
+    share = analysis.fit.parts()["fixed"][~analysis.fit.data.zero]
+    return float(share[np.argmin(np.abs(share))])
 
 
 def _quadratic(analysis: Analysis) -> dict[str, Any]:
@@ -204,10 +218,6 @@ def _quadratic(analysis: Analysis) -> dict[str, Any]:
         p = float(fit.pvalues[-1]) if fit.bse[-1] > 0 else None
         quadratic = {"contribution": float(fit.params[-1]) / top, "ci": [float(end) / top for end in ci], "p": p}
     return quadratic
-
-
-def _place(level: Mapping[str, float]) -> str:
-    return f"{counted(level['samples'], 'sample')} × {counted(level['epochs'], 'epoch')}"
 
 
 def _linear_reason(
@@ -235,7 +245,7 @@ def _linear_reason(
     elif verdict == "refuted" and tests["broken_level"] is not None:
         level = tests["broken_level"]
         text = (
-            f"{subject} follows no straight line in {factor}: runs at {_place(level)} "
+            f"{subject} follows no straight line in {factor}: runs at {level_words(level)} "
             f"lie {100 * level['deviation']:.0f} % off the best one, {span}."
         )
     elif verdict == "refuted":
@@ -248,9 +258,28 @@ def _linear_reason(
             f"Not precise enough: {factor_of}, but anything from {low} to {high} fits these runs, and linear "
             f"within the margin is {linear_low} to {linear_high} ({span})."
         )
-    if tests["fixed_share_smallest"] > 0.005 and veto is None:
-        text += f" The fixed cost is {100 * tests['fixed_share_smallest']:.0f} % of the smallest run."
+    if veto is None:
+        text += _further_costs(tests)
     for name, found in tests.get("other_units", {}).items():
         if found["verdict"] == "supported":
             text += f" In {name} it is linear (exponent {found['estimate']:.2f})."
     return text + measured_sentence(context.response, tests.get("measured"))
+
+
+def _further_costs(tests: dict[str, Any]) -> str:
+    """Say what beside samples × epochs the runs cost, as shares of the smallest run, and what was left out."""
+    fixed, text = tests["fixed_share_smallest"], ""
+    if fixed > LEAST_SHARE_SHOWN:
+        text += f" The fixed cost is {100 * fixed:.0f} % of the smallest run."
+    elif fixed < -LEAST_SHARE_SHOWN:
+        below = f" The line starts below 0, by {-100 * fixed:.0f} % of the smallest run"
+        text += f"{below}, as where idle power was subtracted."
+    once = {"sample": "once per sample, however many epochs", "epoch": "once per epoch, however many samples"}
+    for name, words in once.items():
+        share = tests[f"per_{name}_share_smallest"]
+        if share > LEAST_SHARE_SHOWN:
+            text += f" Up to {100 * share:.0f} % of a run comes {words}."
+    if tests["zero_step_runs_left_out"]:
+        left_out = counted(tests["zero_step_runs_left_out"], "run")
+        text += f" Left out: {left_out} without training, off the curve of the others (p = {tests['zero_step_p']:.2g})."
+    return text

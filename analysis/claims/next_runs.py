@@ -274,6 +274,10 @@ def round_to(value: float, digits: int) -> float:
     return float(f"{value:.{digits}g}") if math.isfinite(value) else value
 
 
+LEAST_HALF_WIDTH = 0.5  # of the margin: an estimate on its edge that is known better stays there
+ON_THE_EDGE = "lies on the margin's edge, where no reasonable number of runs decides; another margin may"
+NEAR_THE_EDGE = "lies near the margin's edge, where no number of runs decides, but it is known only to"
+MAY_MOVE = "the runs of the command narrow that, and the estimate may move"
 REPEATS = 4  # of each run that is asked for where there are none
 LEAST_REPEATS = 2
 
@@ -311,8 +315,7 @@ def further_runs(
     if veto is not None and veto.kind != "models":
         return Needs(message="Find what is different about the runs named; more runs alone do not settle it.")
     if not found.depends:
-        more = _more(effect, context.options, len(rows), found.estimate)
-        return _more_like(effect, rows, _asked(effect, more), more or len(rows))
+        return _more_runs(effect, context.options, rows, found.estimate)
     if {"supported", "refuted"} <= {own["verdict"] for own in found.by_model.values()}:
         return Needs(message=_apart(rows, found))
     parts = []
@@ -320,8 +323,7 @@ def further_runs(
         if own["verdict"] != "undecided":
             continue
         mine = rows[rows["of_model"] == name].reset_index(drop=True)
-        more = _more(effect, context.options, len(mine), within_slope(mine, "y")[0])
-        parts.append(_more_like(effect, mine, f"{name}: {_asked(effect, more)}", more or len(mine)))
+        parts.append(_more_runs(effect, context.options, mine, within_slope(mine, "y")[0], f"{name}: "))
     return joined(parts)
 
 
@@ -340,13 +342,31 @@ def _more(effect: Effect, options: Options, runs: int, estimate: IntervalEstimat
     return runs_needed(runs, estimate, low, math.log1p(options.margin), options)
 
 
-def _asked(effect: Effect, more: float | None) -> str:
-    if more is None:
-        return (
-            "If the estimate is right, it is so close to the margin's edge that no reasonable number of like runs "
-            f"decides; the command makes some that differ in {effect.noun} alone."
-        )
-    return f"About {more:.0f} more runs that differ in {effect.noun} alone."
+def _more_runs(
+    effect: Effect, options: Options, rows: pd.DataFrame, estimate: IntervalEstimate, name: str = ""
+) -> Needs:
+    """Ask for more of the runs compared, unless the effect is known to lie on the margin's edge."""
+    more = _more(effect, options, len(rows), estimate)
+    message = name + _asked(effect, options, estimate, more)
+    if _on_the_edge(effect, options, estimate, more):
+        return Needs(message=message)
+    return _more_like(effect, rows, message, more or len(rows))
+
+
+def _on_the_edge(effect: Effect, options: Options, estimate: IntervalEstimate, more: float | None) -> bool:
+    """Return whether the effect is known to lie on the margin's edge, where no number of runs decides."""
+    low, high = estimate.interval(options.ci_level)
+    return more is None and (high - low) / 2 < LEAST_HALF_WIDTH * math.log1p(options.margin)
+
+
+def _asked(effect: Effect, options: Options, estimate: IntervalEstimate, more: float | None) -> str:
+    if more is not None:
+        return f"About {more:.0f} more runs that differ in {effect.noun} alone."
+    low, high = (100 * math.expm1(end) for end in estimate.interval(options.ci_level))
+    if _on_the_edge(effect, options, estimate, more):
+        return f"The estimate {ON_THE_EDGE}."
+    known = f" ±{(high - low) / 2:.2g} %" if math.isfinite(high - low) else " roughly"
+    return f"The estimate {NEAR_THE_EDGE}{known}: {MAY_MOVE}."
 
 
 def _vary(effect: Effect, frame: pd.DataFrame) -> list[str]:
@@ -600,11 +620,10 @@ def more_runs(
     samples, epochs = sorted(trained["samples"].unique()), sorted(trained["epochs"].unique())
     points = max(1, trained[["samples", "epochs"]].drop_duplicates().shape[0])
     replicates = math.ceil(len(trained) / points)
+    if extra is None and half < LEAST_HALF_WIDTH * (high - low) / 2:
+        return Needs(message=f"The estimate {decision.estimate:.3f} {ON_THE_EDGE}.")
     if extra is None:
-        message = (
-            f"The estimate {decision.estimate:.3f} is so close to the margin's edge that no reasonable number "
-            "of like runs decides; a wider range may, or another margin."
-        )
+        message = f"The estimate {decision.estimate:.3f} {NEAR_THE_EDGE} ±{half:.2g}: {MAY_MOVE}."
     else:
         message = f"About {extra:.0f} more runs like these, or fewer over a wider range."
         if extra > 2 * len(design.frame):

@@ -4,12 +4,14 @@ The steps follow the order of deciding: gates first, then the curve, then what c
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.optimize import root_scalar
 from scipy.special import chdtrc, fdtrc, stdtr
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.diagnostic import het_breuschpagan
@@ -21,7 +23,7 @@ from lora_scaling.settings import SEPARATING_COLUMNS
 from ..tables.checks import apart_in_time, rank_correlation
 from .estimate import IntervalEstimate
 from .least_squares import Array, span
-from .power_law import CurveData, CurveFit, Profile, fit_curve
+from .power_law import CurveData, CurveFit, Profile, fit_curve, log_energy
 
 # Runs that differ in one of these are in different cells.
 CELL_COLUMNS = (*SEPARATING_COLUMNS, "work_settings", *(f"energy_source_{name}" for name in COMPONENTS))
@@ -30,14 +32,23 @@ MAX_FACTOR_CORRELATION, MAX_ORDER_CORRELATION = 0.9, 0.7
 LEAST_WITHIN_SESSIONS = 0.05  # of a factor's variance: with less, its effect is that of the sessions
 OUTLIER_MADS = 6.0
 DIAGNOSTIC_P = 0.01
+LEAST_STEPS = 3  # of a meter: with less, rounding is no small noise on the log scale, and readings of 0 are missing
+LEAST_NOISE = 1e-3  # relative: no meter and no run is steadier
+APART_P = 0.05  # of costs per sample or per epoch, and of runs of zero steps that lie off the curve
+EXACT, BOUNDARY = 1e-14, 1e-9  # a sum of squares of logs that is rounding; a share that is none
+LEAST_LEVELS_APART = 8  # of samples × epochs in one cell, for the six parameters of the curve with costs apart
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurveDesign:
-    """The runs a curve is fitted to (`frame`, with `cell` numbers) and what was varied of samples, epochs."""
+    """The runs a curve is fitted to (`frame`, with `cell` numbers) and what was varied of samples, epochs.
+
+    `unresolved` counts the runs left out because their meter hardly sees them.
+    """
 
     frame: pd.DataFrame
     factors: tuple[str, ...]
+    unresolved: int = 0
 
     @cached_property
     def trained(self) -> pd.DataFrame:
@@ -93,6 +104,8 @@ def build_design(frame: pd.DataFrame, without: tuple[str, ...] = ()) -> CurveDes
         epochs_seen=_epochs_seen(frame),
         work=frame["samples_seen"].round(6),
     )
+    seen = _resolved(frame)
+    unresolved, frame = int((~seen).sum()), frame[seen]
     trained = frame[frame["samples_seen"] > 0]
     amounts = trained.groupby("cell")[["samples", "epochs_seen"]].apply(lambda g: len(g.drop_duplicates()))
     keep = frame["cell"].isin(list(amounts[amounts >= 3].index)) if len(amounts) else frame["cell"] < 0
@@ -104,7 +117,16 @@ def build_design(frame: pd.DataFrame, without: tuple[str, ...] = ()) -> CurveDes
         for name, column in (("samples", "samples"), ("epochs", "epochs_seen"))
         if len(trained) and trained.groupby("cell")[column].nunique().max() > 1
     )
-    return CurveDesign(frame=frame.reset_index(drop=True), factors=factors)
+    return CurveDesign(frame=frame.reset_index(drop=True), factors=factors, unresolved=unresolved)
+
+
+def _resolved(frame: pd.DataFrame) -> NDArray[np.bool_]:
+    """Return which runs (n,) are of levels that read LEAST_STEPS of their meter or more on average."""
+    if frame.empty or not (frame["y_step"] > 0).any():
+        return np.ones(len(frame), dtype=bool)
+    work = [frame[name].where(frame["samples_seen"] > 0, 0) for name in ("samples", "epochs_seen")]
+    level = frame["y"].groupby([frame["cell"], *work]).transform("mean")
+    return (level >= LEAST_STEPS * frame["y_step"]).to_numpy()
 
 
 def _epochs_seen(frame: pd.DataFrame) -> pd.Series:
@@ -186,13 +208,26 @@ def curve_data(
         nuisance=np.concatenate(parts, axis=1),
         weights=np.ones(len(frame)),
         zero=zero,
+        once=_costs_apart(design),
     )
+
+
+def _costs_apart(design: CurveDesign) -> bool:
+    """Whether runs tell what comes once per sample and once per epoch: both varied, with levels to spare."""
+    if len(design.factors) < 2:
+        return False
+    levels = design.trained.groupby("cell")[["samples", "epochs_seen"]].apply(lambda g: len(g.drop_duplicates()))
+    cells = int(design.frame["cell"].max()) + 1
+    return int(levels.max()) >= LEAST_LEVELS_APART and len(design.frame) >= 2 * cells + LEAST_LEVELS_APART
 
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
     """A fitted curve with what its diagnostics say.
 
+    `wide` is the curve with costs per sample and per epoch of their own, if the runs can tell these (else `fit`);
+    `fit` is that one only where it fits better (`apart_p`).
+    `idle_p` tests runs of zero steps against the curve of the others; at p < APART_P they are left out of `design`.
     `outlier` is the row of the most extreme run beyond OUTLIER_MADS, `outlier_mads` how far off it lies.
     `order_p` tests residuals against run order, `variance_p` their spread against size (before weighting).
     `without` is the same analysis without the outlier.
@@ -200,6 +235,9 @@ class Analysis:
 
     design: CurveDesign
     fit: CurveFit
+    wide: CurveFit
+    apart_p: float | None
+    idle_p: float | None
     drift: bool
     weighted: bool
     order_p: float | None
@@ -216,10 +254,27 @@ class Analysis:
         """Return the profile likelihood of the exponent of a varied factor."""
         return self._profiles[factor]
 
+    @cached_property
+    def _wide_profiles(self) -> dict[str, Profile]:
+        return {factor: Profile(fit=self.wide, index=j) for j, factor in enumerate(self.design.factors)}
+
+    def wide_profile(self, factor: str) -> Profile:
+        """Return the same on the curve with costs apart, if the runs can tell these."""
+        return self.profile(factor) if self.wide is self.fit else self._wide_profiles[factor]
+
+    @property
+    def idle_left_out(self) -> bool:
+        """Whether runs of zero steps were left out, because they lie off the curve of the others."""
+        return self.idle_p is not None and self.idle_p < APART_P
+
 
 def analyse(design: CurveDesign, y: str = "y", per_token: bool = False) -> Analysis:
     """Fit the curve, then look for an outlier, for unequal noise and for drift, and refit accordingly."""
     data = curve_data(design, y, drift=False, per_token=per_token)
+    idle_p = _idle_apart(data)
+    if idle_p is not None and idle_p < APART_P:
+        design = replace(design, frame=design.trained.reset_index(drop=True))
+        data = curve_data(design, y, drift=False, per_token=per_token)
     fit = fit_curve(data)
     outlier, distance = _outlier(design, fit)
     clean = np.ones(len(data.log_y), dtype=bool)
@@ -232,35 +287,92 @@ def analyse(design: CurveDesign, y: str = "y", per_token: bool = False) -> Analy
     base = fit if outlier is None else fit_curve(data.subset(clean))
     variance_p, slope = variance_slope(base, design.level[clean])
     weighted = variance_p is not None and variance_p < DIAGNOSTIC_P
-    if weighted:
+    if (design.frame["y_step"] > 0).any():
+        variance_p, weighted = None, False
+        data = _with_rounding(design, base, data, clean)
+        fit = fit_curve(data)
+    elif weighted:
         size = log_size(fit)
         data = replace(data, weights=np.exp(-slope * (size - size.mean())))
         fit = fit_curve(data)
-    without = None
-    if outlier is not None:
-        smaller = replace(design, frame=design.frame[clean].reset_index(drop=True))
-        without = Analysis(
-            design=smaller,
-            fit=fit_curve(data.subset(clean)),
+
+    def analysis(design: CurveDesign, fit: CurveFit, without: Analysis | None) -> Analysis:
+        chosen, apart_p = _with_or_without_costs_apart(fit)
+        return Analysis(
+            design=design,
+            fit=chosen,
+            wide=fit,
+            apart_p=apart_p,
+            idle_p=idle_p,
             drift=drift,
             weighted=weighted,
             order_p=order_p,
             variance_p=variance_p,
-            outlier=None,
-            outlier_mads=None,
-            without=None,
+            outlier=outlier if design is whole else None,
+            outlier_mads=distance if design is whole else None,
+            without=without,
         )
-    return Analysis(
-        design=design,
-        fit=fit,
-        drift=drift,
-        weighted=weighted,
-        order_p=order_p,
-        variance_p=variance_p,
-        outlier=outlier,
-        outlier_mads=distance,
-        without=without,
-    )
+
+    whole, without = design, None
+    if outlier is not None:
+        smaller = replace(design, frame=design.frame[clean].reset_index(drop=True))
+        without = analysis(smaller, fit_curve(data.subset(clean)), None)
+    return analysis(whole, fit, without)
+
+
+def _with_rounding(design: CurveDesign, fit: CurveFit, data: CurveData, clean: NDArray[np.bool_]) -> CurveData:
+    """Weight runs by their scatter and their meter's rounding (step/√12): 1/(σ² + rounding²), in units of 1/σ².
+
+    Where runs scatter less than half a step, repeats share the rounding, which then counts as often as they are. σ is
+    that at which the residuals of `fit` to the runs `clean` are as large as expected.
+    """
+    y, level = np.exp(data.log_y), design.level
+    repeats = np.bincount(level)[level]
+    steps = design.frame["y_step"].to_numpy(dtype=float) * repeats / np.bincount(level, y)[level]
+    variance, rounding = 0.0, steps**2 / 12
+    for _ in range(2):
+        rounding = steps**2 / 12 * np.where(math.sqrt(variance) < steps / 2, repeats, 1)
+        variance = _variance_beside(rounding[clean], fit)
+    return replace(data, weights=variance / (variance + rounding), least_sigma=math.sqrt(variance))
+
+
+def _variance_beside(known: Array, fit: CurveFit) -> float:
+    """Return the variance that all runs share beside their `known` ones (n,), by the residuals of a fit."""
+
+    def excess(variance: float) -> float:
+        return float(np.sum(fit.resid**2 / (variance + known))) - max(fit.data.df, 1)
+
+    low, high = LEAST_NOISE**2, float(np.mean(fit.resid**2)) * len(known) / max(fit.data.df, 1) + 2 * LEAST_NOISE**2
+    return low if excess(low) <= 0 else float(root_scalar(excess, bracket=(low, high)).root)
+
+
+def _with_or_without_costs_apart(wide: CurveFit) -> tuple[CurveFit, float | None]:
+    """Return the curve with costs per sample and per epoch if the runs show them (p < APART_P), else without; and p."""
+    free = int((wide.once > BOUNDARY).sum())
+    if not wide.data.once:
+        return wide, None
+    plain = fit_curve(replace(wide.data, once=False))
+    p = _f_test(plain.rss, wide.rss, free, wide.data.df) if free else 1.0
+    return (wide, p) if p is not None and p < APART_P else (plain, p)
+
+
+def _idle_apart(data: CurveData) -> float | None:
+    """Test runs of zero steps against the curve of those that trained: p of a level of their own; None without any.
+
+    Training may bring a cost that does not depend on its length and that runs without steps are spared.
+    """
+    if not data.zero.any() or data.zero.all():
+        return None
+    own = np.equal.outer(data.cell, np.unique(data.cell[data.zero])) & data.zero[:, None]
+    free = replace(data, nuisance=np.concatenate([data.nuisance, own], axis=1))
+    return _f_test(fit_curve(data).rss, fit_curve(free).rss, own.shape[1], free.df)
+
+
+def _f_test(rss: float, rss_free: float, k: int, df: int) -> float | None:
+    """Return the p of k further parameters; None where the runs are too few or exact."""
+    if df < 2 or rss < EXACT:
+        return None
+    return float(fdtrc(k, df, max(rss - rss_free, 0.0) / k / (max(rss_free, EXACT) / df)))
 
 
 def _outlier(design: CurveDesign, fit: CurveFit) -> tuple[int | None, float | None]:
@@ -276,16 +388,17 @@ def _outlier(design: CurveDesign, fit: CurveFit) -> tuple[int | None, float | No
     from_level = (log_y - log_y.groupby(level).transform("median")).to_numpy()
     judged = size >= 3
     gaps = np.abs(from_level[judged & (from_level != 0)])
+    rounding = design.frame["y_step"].to_numpy() / design.frame["y"].to_numpy()  # nothing within a step is far off
     if judged.all() and len(gaps) >= 6:
-        distance = np.abs(from_level) / (1.4826 * float(np.median(gaps)) + 1e-9)
+        distance = np.abs(from_level) / np.hypot(1.4826 * float(np.median(gaps)) + 1e-9, rounding)
         worst = int(np.argmax(distance))
         return (worst, float(distance[worst])) if distance[worst] > OUTLIER_MADS else (None, None)
     curve = np.abs(robust_residuals(fit))
     curve_scale = 1.4826 * float(np.median(curve)) + 1e-9
     scale = 1.4826 * float(np.median(gaps)) + 1e-9 if len(gaps) >= 6 else curve_scale
-    distance = np.where(judged, np.abs(from_level) / scale, 0.0)
+    distance = np.where(judged, np.abs(from_level) / np.hypot(scale, rounding), 0.0)
     alone = ~judged & ((size == 1) | (2 * np.abs(from_level) > OUTLIER_MADS * scale))
-    distance = np.where(alone, curve / curve_scale, distance)
+    distance = np.where(alone, curve / np.hypot(curve_scale, rounding), distance)
     worst = int(np.argmax(distance))
     return (worst, float(distance[worst])) if distance[worst] > OUTLIER_MADS else (None, None)
 
@@ -388,8 +501,8 @@ def lack_of_fit(design: CurveDesign, fit: CurveFit, spent: int = 0) -> LackOfFit
         solution, _, rank, _ = np.linalg.lstsq(centred, pure, rcond=1e-9)
         pure = pure - centred @ solution
         df_pure -= int(rank)
-    ss_pure = float(pure @ pure)
-    df_lack = fit.data.df + spent - df_pure
+    ss_pure = max(float(pure @ pure), df_pure * fit.data.least_sigma**2)  # repeats may share their rounding
+    df_lack = fit.data.df + int((~_free(fit)).sum()) + spent - df_pure  # what lies on its boundary fits nothing
     if df_pure < 2 or df_lack < 1 or ss_pure < 1e-14:
         return None
     F = max(fit.rss - ss_pure, 0.0) / df_lack / (ss_pure / df_pure)
@@ -402,7 +515,7 @@ def lack_of_fit(design: CurveDesign, fit: CurveFit, spent: int = 0) -> LackOfFit
         deviation=float(np.expm1(abs(mean[worst]))),
         se=math.sqrt(ss_pure / df_pure / weight[worst]),
         levels=groups,
-        level={"samples": float(row["samples"]), "epochs": float(row["epochs"])},
+        level={name: float(row[name]) for name in ("samples", "epochs", "samples_seen")},
     )
 
 
@@ -485,23 +598,42 @@ def mean_elasticity(analysis: Analysis, factor: str) -> IntervalEstimate:
             weights.append(len(values))
     share = np.asarray(weights) / np.sum(weights)
 
-    def elasticity(theta: Array) -> float:
-        exponents, shares = theta[: data.log_x.shape[1]], theta[data.log_x.shape[1] :]
-        total = 0.0
-        for (cell, low, high), part in zip(ends, share, strict=True):
-            u = shares[cell]
-            m_low, m_high = (max(u + (1 - u) * np.exp(exponents[j] * end), 1e-12) for end in (low, high))
-            total += part * (np.log(m_high) - np.log(m_low)) / (high - low)
-        return float(total)
+    places = np.zeros((2 * len(ends), data.log_x.shape[1]))
+    places[:, j] = [end for _, *pair in ends for end in pair]
+    cells = np.repeat([cell for cell, _, _ in ends], 2)
+    widths = np.array([high - low for _, low, high in ends])
 
-    theta = np.concatenate([fit.exponents, fit.shares])
-    covariance = _covariance(fit)
+    def elasticity(theta: Array) -> float:
+        log_e = log_energy(data, theta, places, np.zeros(len(places), dtype=bool), cells)
+        return float(share @ ((log_e[1::2] - log_e[::2]) / widths))
+
+    return _by_delta_method(fit, elasticity)
+
+
+def epochs_for_samples(analysis: Analysis) -> IntervalEstimate:
+    """Estimate log₂ of the energy ratio for twice the epochs on half the samples, averaged over the trained runs."""
+    fit, data = analysis.fit, analysis.fit.data
+    trained = ~data.zero
+    s, e = (analysis.design.factors.index(name) for name in ("samples", "epochs"))
+    step = np.zeros(2)
+    step[[s, e]] = -math.log(2) / 2, math.log(2) / 2
+    none, cell = np.zeros(int(trained.sum()), dtype=bool), data.cell[trained]
+
+    def ratio(theta: Array) -> float:
+        ends = [log_energy(data, theta, data.centred[trained] + way * step, none, cell) for way in (1, -1)]
+        return float(np.mean(ends[0] - ends[1])) / math.log(2)
+
+    return _by_delta_method(fit, ratio)
+
+
+def _by_delta_method(fit: CurveFit, quantity: Callable[[Array], float]) -> IntervalEstimate:
+    """Estimate a quantity of all the curve's parameters, with a standard error from the tangent model."""
+    theta = fit.theta
     gradient = np.array(
-        [(elasticity(theta + step) - elasticity(theta - step)) / 2e-6 for step in 1e-6 * np.eye(len(theta))]
+        [(quantity(theta + step) - quantity(theta - step)) / 2e-6 for step in 1e-6 * np.eye(len(theta))]
     )
-    return IntervalEstimate(
-        value=elasticity(theta), se=float(np.sqrt(max(gradient @ covariance @ gradient, 0.0))), df=data.df
-    )
+    se = float(np.sqrt(max(gradient @ _covariance(fit) @ gradient, 0.0)))
+    return IntervalEstimate(value=quantity(theta), se=se, df=fit.data.df)
 
 
 def tangent_basis(fit: CurveFit) -> Array:
@@ -512,8 +644,10 @@ def tangent_basis(fit: CurveFit) -> Array:
 
 def _free(fit: CurveFit) -> NDArray[np.bool_]:
     """Return which of (exponents, shares) are not held at a boundary."""
-    free_shares = (fit.shares > 1e-9) & (fit.shares < 1 - 1e-6)
-    return np.concatenate([np.ones(fit.data.log_x.shape[1], dtype=bool), free_shares])
+    shares = np.concatenate([fit.shares, fit.once])
+    return np.concatenate(
+        [np.ones(fit.data.log_x.shape[1], dtype=bool), (np.abs(shares) > BOUNDARY) & (shares < 1 - 1e-6)]
+    )
 
 
 def _covariance(fit: CurveFit) -> Array:

@@ -34,7 +34,8 @@ class Tangent:
     @cached_property
     def _fit(self) -> CurveFit:
         fit = self.analysis.fit
-        return replace(fit, shares=np.maximum(fit.shares, LEAST_SHARE))
+        shares = np.where(np.abs(fit.shares) < LEAST_SHARE, LEAST_SHARE, fit.shares)
+        return replace(fit, shares=shares, once=np.maximum(fit.once, LEAST_SHARE))
 
     @cached_property
     def _shifts(self) -> Array:

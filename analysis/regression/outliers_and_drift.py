@@ -183,6 +183,7 @@ def _on_curves(design: CurveDesign) -> _Curve | None:
     if len(design.frame) - len(design.factors) - 2 * (int(design.frame["cell"].max()) + 1) < 5:
         return None
     analysis = analyse(design, per_token=True)
+    design = analysis.design
     ranks = _rank_column(design.frame)
 
     def data(*, drift: bool, sessions: bool) -> CurveData:

@@ -92,19 +92,14 @@ def _impossible(frame: pd.DataFrame) -> list[RunWarning]:
 
 
 def _coarse(frame: pd.DataFrame) -> list[RunWarning]:
-    """All readings are multiples of one step that is more than 2 % of the smallest."""
-    y = frame["y"].to_numpy(dtype=float)
-    distinct = np.unique(y)
-    works = len(frame[["samples", "epochs", "samples_seen"]].drop_duplicates())
-    if len(distinct) <= works or len(distinct) > 0.8 * len(y) or len(y) < 6:
+    """Warn that readings move in steps of more than 2 % of the smallest."""
+    coarse = frame[frame["y_step"] > 0]
+    if coarse.empty:
         return []
-    step = float(np.diff(distinct).min())
-    multiples = np.abs(y / step - np.round(y / step)) < 1e-3 * np.maximum(1.0, y / step * 1e-3)
-    if step / distinct[0] < 0.02 or not multiples.all():
-        return []
+    step, smallest = coarse["y_step"].max(), coarse["y"].min()
     message = (
-        f"The readings move in steps of {step:.3g}, {100 * step / distinct[0]:.0f} % of the smallest run: "
-        "small runs are known only that well."
+        f"The readings move in steps of {step:.3g}, {100 * step / smallest:.0f} % of the smallest run: "
+        "small runs are known only that well, and count for less."
     )
     return [RunWarning(kind="coarse_meter", message=message)]
 

@@ -1,6 +1,6 @@
 """Which number is explained: total energy, a part of it, or time; and what of it was measured."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import pandas as pd
 from lora_scaling.records.sources import SourceKind, source_kind
 from lora_scaling.records.timeline import COMPONENTS
 
+from .meter_step import meter_steps
 from .parsing import RunWarning
 from .table import RunTable
 
@@ -17,7 +18,8 @@ from .table import RunTable
 class Response:
     """`frame` is the table with the response in `y` (and the measured part in `y_measured`, NaN if none).
 
-    `noun` names it in sentences, `column` is where it comes from. `modelled`: no component was measured.
+    `y_step` is the step of its meter, 0 where none shows. `noun` names it in sentences, `column` is its source.
+    `modelled`: no component was measured.
     """
 
     frame: pd.DataFrame
@@ -36,7 +38,12 @@ class Response:
 
 
 def choose_response(table: RunTable) -> Response:
-    """The response column of `table`, without the setup phase where a cache made that unequal."""
+    """Choose the response column of `table`, without the setup phase where a cache made that unequal."""
+    response = _choose(table)
+    return replace(response, frame=response.frame.assign(y_step=meter_steps(response.frame)))
+
+
+def _choose(table: RunTable) -> Response:
     frame = table.frame.copy()
     frame["y"] = frame[table.response]
     frame["y_measured"] = np.nan
