@@ -9,7 +9,7 @@ from scipy.special import stdtr
 
 from lora_scaling.text import counted
 
-from ..regression.curve_analysis import Analysis, analyse, build_design, gate, lack_of_fit
+from ..regression.curve_analysis import LEAST_STEPS, Analysis, analyse, build_design, gate, lack_of_fit
 from ..regression.least_squares import wls
 from ..tables.response import measured_sentence
 from .context import (
@@ -183,6 +183,8 @@ def curve_tests(context: ClaimContext, factor: str, decision: Decision) -> dict[
         "weighted": analysis.weighted,
         "order_p": analysis.order_p,
         "drift_removed": analysis.drift,
+        "meter_step_share": float((design.frame["y_step"] / design.frame["y"]).max()),
+        "runs_unresolved": design.unresolved,
         "length_slope": length_slope(context, factor),
         "half_width": (decision.ci[1] - decision.ci[0]) / 2,
     }
@@ -279,6 +281,10 @@ def _further_costs(tests: dict[str, Any]) -> str:
         share = tests[f"per_{name}_share_smallest"]
         if share > LEAST_SHARE_SHOWN:
             text += f" Up to {100 * share:.0f} % of a run comes {words}."
+    if tests["meter_step_share"] > 0:
+        text += f" The meter moves in steps of {100 * tests['meter_step_share']:.0f} % of the smallest of these runs"
+        unresolved = counted(tests["runs_unresolved"], "run")
+        text += f"; {unresolved} of less than {LEAST_STEPS} steps left out." if tests["runs_unresolved"] else "."
     if tests["zero_step_runs_left_out"]:
         left_out = counted(tests["zero_step_runs_left_out"], "run")
         text += f" Left out: {left_out} without training, off the curve of the others (p = {tests['zero_step_p']:.2g})."

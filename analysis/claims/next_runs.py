@@ -400,6 +400,7 @@ def _runs(
 
 
 MAX_RUNS = 60
+STEPS_WANTED = 10  # of the meter in the smallest run that is asked for: rounding is then 3 % of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -522,7 +523,7 @@ def gate_needs(context: ClaimContext, factor: str) -> Needs | None:
     trained = frame[frame["samples_seen"] > 0]
     if trained.empty:
         return None
-    smallest = max(1, int(trained["samples"].min()))
+    smallest = _smallest_seen(trained)
     if factor == "epochs":
         levels, samples = [1, 2, 4, 8, 16], [smallest]
     else:
@@ -532,7 +533,8 @@ def gate_needs(context: ClaimContext, factor: str) -> Needs | None:
     zero_runs = _zero_runs(context, anew=apart)
     needs = sweep_needs(
         frame,
-        message=f"Runs over a wider range of {factor}, three of each in shuffled order"
+        message=_large_enough(context)
+        + f"Runs over a wider range of {factor}, three of each in shuffled order"
         + (", and three without training." if zero_runs else "."),
         samples=samples,
         epochs=levels,
@@ -541,6 +543,28 @@ def gate_needs(context: ClaimContext, factor: str) -> Needs | None:
         together=apart,
     )
     return needs if needs.runs else None
+
+
+def _large_enough(context: ClaimContext) -> str:
+    """Ask for a finer meter or larger runs, where the meter hardly sees the small ones; empty otherwise."""
+    few = (context.response.frame["y"] < STEPS_WANTED * context.response.frame["y_step"]).any()
+    return "A finer meter, or runs of many steps of this one. " if few else ""
+
+
+def _rounding_dominates(analysis: Analysis) -> bool:
+    """Return whether the meter's rounding is the larger part of some run's variance: repeats may not lessen it."""
+    data = analysis.fit.data
+    return data.least_sigma > 0 and float(data.weights.min()) < 0.5
+
+
+def _smallest_seen(trained: pd.DataFrame) -> int:
+    """Return the least number of samples that was run and that the meter sees, or else that it would see."""
+    wanted = STEPS_WANTED * trained["y_step"]
+    seen = trained[trained["y"] >= wanted]
+    if len(seen):
+        return max(1, int(seen["samples"].min()))
+    largest = trained.loc[trained["y"].idxmax()]
+    return max(1, math.ceil(largest["samples"] * STEPS_WANTED * largest["y_step"] / largest["y"]))
 
 
 def _zero_runs(context: ClaimContext, *, anew: bool = False) -> int:
@@ -599,6 +623,8 @@ def more_runs(
     if veto is not None:
         what = "why the two differ" if veto.kind == "witnesses" else "what is different about the runs named"
         return Needs(message=f"Find {what}; more runs alone do not settle it.")
+    if _rounding_dominates(analysis) and (larger := gate_needs(context, factor)) is not None:
+        return larger
     df = analysis.fit.data.df
     half = (decision.ci[1] - decision.ci[0]) / 2
     se = half / float(stdtrit(df, 0.5 + context.options.ci_level / 2))
@@ -608,7 +634,7 @@ def more_runs(
     plan = plan_exponent(context, factor, decision.estimate, low, high) if of_exponent else None
     if plan is not None:
         needs = Needs(
-            message=f"{plan.runs} runs where they tell most per kWh{like}.",
+            message=f"{_large_enough(context)}{plan.runs} runs where they tell most per kWh{like}.",
             runs=plan.runs,
             settings=plan.settings,
             energy_kwh=plan.energy_kwh,

@@ -19,6 +19,7 @@ from .verdicts import Claim, Decision, Needs, decided, undecided
 from .vetoes import FarthestRun, Veto, vetoed
 
 LEAST_SIZE_RANGE = 4  # of FLOPs per token
+STEPS_NEEDED = 10  # of a coarse meter in a run: its repeats share the rounding, 3 % then
 MOSTLY_TRAINING = 0.9  # of a run's energy
 LEAST_SIZES = 3
 
@@ -169,6 +170,8 @@ def _size_rows(trained: pd.DataFrame, suspects: tuple[str, ...]) -> tuple[pd.Dat
     if missing:
         return trained, f"the table does not tell {' and '.join(f'`{name}`' for name in missing)}"
     rows = trained[(trained["flops"] > 0) & (trained["tokens_seen"] > 0) & (trained["energy"] > 0)]
+    level = rows["energy"].groupby([rows["flops"], rows["tokens_seen"]]).transform("mean")
+    rows = rows[level >= STEPS_NEEDED * rows["y_step"]]
     x = np.log(rows["flops"] / rows["tokens_seen"])
     columns = [name for name in CELL_COLUMNS if name not in ("model", "rank", "weights") and rows[name].notna().any()]
     keys = rows[columns].apply(lambda column: pd.factorize(column.astype(object))[0])

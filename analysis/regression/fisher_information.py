@@ -66,10 +66,16 @@ class Tangent:
         return rows * np.sqrt(self._weight(self._fit.log_size(log_x, zero, cell)))[:, None]
 
     def _weight(self, log_size: Array) -> Array:
-        """Return weights (m,) of runs of such a size: if small runs scatter more, log weight is a line in log size."""
+        """Return weights (m,) of runs of such a size: if small runs scatter more, log weight is a line in log size.
+
+        A meter's rounding adds a variance that falls with the square of the size.
+        """
+        data = self._fit.data
+        if data.least_sigma > 0:
+            size = self._fit.log_size(data.log_x, data.zero, data.cell)
+            return 1 / (1 + float(np.median((1 / data.weights - 1) * np.exp(2 * size))) * np.exp(-2 * log_size))
         if not self.analysis.weighted:
             return np.ones(len(log_size))
-        data = self._fit.data
         slope, level = np.polyfit(self._fit.log_size(data.log_x, data.zero, data.cell), np.log(data.weights), 1)
         return np.exp(level + slope * log_size)
 
