@@ -30,8 +30,8 @@ def doubling(context: ClaimContext) -> Claim:
     def decision_on(analysis: Analysis) -> Decision:
         return decided(mean_elasticity(analysis, factor), low, high, options)
 
-    decision, holds_from = decision_on(analysis), _holds_from(analysis, factor, options)
-    growth = linear(context, factor).verdict
+    decision, growth = decision_on(analysis), linear(context, factor).verdict
+    holds_from = None if growth == "refuted" else _holds_from(analysis, factor, options)
     tests: dict[str, Any] = {
         "factor": factor,
         "df": analysis.fit.data.df,
@@ -85,7 +85,7 @@ def _vetoes(context: ClaimContext, analysis: Analysis, factor: str, decision: De
 def _holds_from(analysis: Analysis, factor: str, options: Options) -> float | None:
     """Return the number of `factor` from which the local elasticity b·(1 − fixed share) is within 1 ± margin.
 
-    None where the growth itself is outside the margin, 0 where it always is inside, infinite where the fixed cost is
+    None if the growth itself is outside the margin, 0 where it always is inside, infinite where the fixed cost is
     all there is to see. Growth that may be linear is taken as exactly so.
     """
     fit, data = analysis.fit, analysis.fit.data

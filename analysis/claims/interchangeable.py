@@ -25,6 +25,8 @@ def interchangeable(context: ClaimContext) -> Claim:
     blocked = _pair_block(context)
     if blocked:
         return undecided(claim_id, quantity, blocked, pair_needs(context))
+    if context.total.fit.data.once:
+        quantity = f"log₂ of the ratio in {noun} of twice the epochs on half the samples"
     margin = options.margin
     pairs, exponents = matched_pairs(context.total), _exponents(context.total, options)
     decision = _witnesses(exponents, pairs, options)

@@ -620,6 +620,8 @@ def more_runs(
             extra=("padding=max_length",),
             together=True,
         )
+    if veto is not None and veto.kind == "growth":
+        return Needs(message=f"No more runs settle it: what twice the {factor} cost depends on where in the range.")
     if veto is not None:
         what = "why the two differ" if veto.kind == "witnesses" else "what is different about the runs named"
         return Needs(message=f"Find {what}; more runs alone do not settle it.")

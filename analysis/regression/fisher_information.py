@@ -63,6 +63,7 @@ class Tangent:
         shift = np.zeros((len(zero), data.nuisance.shape[1]))
         shift[np.arange(len(zero)), cell] = 1.0  # the cells come first; no other session, the middle of the order
         rows = np.column_stack([self._fit.slopes(log_x, zero, cell), shift @ self._shifts])
+        rows[zero & (self.analysis.idle_left_out | (self._fit.shares[cell] <= 0))] = 0.0  # such runs tell nothing
         return rows * np.sqrt(self._weight(self._fit.log_size(log_x, zero, cell)))[:, None]
 
     def _weight(self, log_size: Array) -> Array:
