@@ -157,28 +157,37 @@ def length_words(slope: float, factor: str) -> str:
     )
 
 
-def misfit_words(context: ClaimContext, analysis: Analysis, lack: LackOfFit) -> str:
+def misfit_words(analysis: Analysis, lack: LackOfFit) -> str:
     """Say that no curve fits, where the runs lie farthest off it, and what that looks like."""
-    work = analysis.design.trained["samples_seen"]
-    here = lack.level["samples_seen"]
-    if here <= 0:
-        place, looks = "runs without training", "training has a fixed cost that they are spared, or the reverse"
-    else:
-        place = f"runs at {level_words(lack.level)}"
-        looks = (
-            "another regime of the device begins there"
-            if here >= work.max()
-            else "the smallest runs have a cost that the others are spared, or the reverse"
-            if here <= work.min()
-            else "levels were run under different conditions, or a cost comes in steps"
-        )
+    place = f"runs at {level_words(lack.level)}" if lack.level["samples_seen"] > 0 else "runs without training"
     return (
         f"no smooth curve fits: {place} lie {100 * lack.deviation:.1f} % off it, more than repeats scatter "
-        f"(p = {lack.p:.2g}), as if {looks}"
+        f"(p = {lack.p:.2g}), as if {_misfit_looks(analysis, lack)}"
     )
 
 
-def level_words(level: Mapping[str, float]) -> str:
+def _misfit_looks(analysis: Analysis, lack: LackOfFit) -> str:
+    """Say which level the misfit comes from: the one without which the curve fits best."""
+    frame, data = analysis.design.frame, analysis.fit.data
+    work = frame["samples_seen"].to_numpy(dtype=float)
+    largest, smallest = work.max(), work[work > 0].min()
+
+    def rss_without(amount: float) -> float:
+        own = (work == amount).astype(float)[:, None]
+        return fit_curve(replace(data, nuisance=np.concatenate([data.nuisance, own], axis=1))).rss
+
+    source = min({largest, smallest, lack.level["samples_seen"]}, key=rss_without)
+    words = level_words(frame[work == source].iloc[0])
+    if source <= 0:
+        return "training had a fixed cost that runs without it are spared, or the reverse"
+    if source == largest:
+        return f"another regime of the device began at {words}"
+    if source == smallest:
+        return f"the smallest runs, {words}, had a cost that the others are spared, or the reverse"
+    return f"{words} were run under other conditions, or a cost came in steps"
+
+
+def level_words(level: Mapping[str, float] | pd.Series) -> str:
     """Format a level as 64 samples × 2 epochs."""
     return f"{counted(level['samples'], 'sample')} × {counted(level['epochs'], 'epoch')}"
 

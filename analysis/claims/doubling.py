@@ -68,11 +68,9 @@ def doubling(context: ClaimContext) -> Claim:
 
 def _vetoes(context: ClaimContext, analysis: Analysis, factor: str, decision: Decision, growth: Verdict) -> list[Veto]:
     """Collect vetoes: no curve fits, or twice the energy on average only, because the growth itself is not linear."""
-    if decision.verdict == "undecided":
-        return []
     lack = context.misfit(analysis, factor)
     if lack is not None:
-        return [Veto(kind="lack_of_fit", why=misfit_words(context, analysis, lack))]
+        return [Veto(kind="lack_of_fit", why=misfit_words(analysis, lack))]
     if decision.verdict == "supported" and growth == "refuted":
         why = (
             f"on average over the range run twice the {factor} {_cost(decision)}, but the growth is not linear: it is "

@@ -103,10 +103,10 @@ def _vetoes(context: ClaimContext, factor: str, decision: Decision, tests: dict[
     """Collect vetoes: lack of fit, a missing second witness, the samples' lengths."""
     verdict, options = decision.verdict, context.options
     found: list[Veto] = []
-    if verdict != "undecided" and tests["broken_level"] is None:
+    if tests["broken_level"] is None:
         lack = context.misfit(context.total, factor, wide=verdict == "refuted")
         if lack is not None:
-            found.append(Veto(kind="lack_of_fit", why=misfit_words(context, context.total, lack)))
+            found.append(Veto(kind="lack_of_fit", why=misfit_words(context.total, lack)))
         elif verdict == "refuted" and not _curved(tests):
             why = "the exponent lies outside the margin, but no test shows the curve itself"
             found.append(Veto(kind="witness", why=why))
@@ -159,7 +159,7 @@ def curve_tests(context: ClaimContext, factor: str, decision: Decision) -> dict[
     column = COLUMN[factor]
     quadratic = _quadratic(analysis)
     straight = context.straight(factor)
-    smallest = _smallest_shares(analysis)
+    shares = _largest_shares(analysis)
     return {
         "runs": len(design.frame),
         "zero_step_runs": int(fit.data.zero.sum()),
@@ -170,10 +170,10 @@ def curve_tests(context: ClaimContext, factor: str, decision: Decision) -> dict[
         "range": design.range(column),
         "df": fit.data.df,
         "noise_cv": fit.sigma,
-        "fixed_share_smallest": smallest["fixed"],
+        "fixed_share_smallest": shares["fixed"],
         "fixed_share_largest": _largest_share(analysis),
-        "per_sample_share_smallest": smallest["sample"],
-        "per_epoch_share_smallest": smallest["epoch"],
+        "per_sample_share": shares["sample"],
+        "per_epoch_share": shares["epoch"],
         "costs_apart_p": analysis.apart_p,
         "lack_of_fit": None if lack is None else lack,
         "quadratic": quadratic,
@@ -190,8 +190,11 @@ def curve_tests(context: ClaimContext, factor: str, decision: Decision) -> dict[
     }
 
 
-def _smallest_shares(analysis: Analysis) -> dict[str, float]:
-    """Return what of the smallest run is fixed, and comes once per sample and per epoch (each the farthest from 0)."""
+def _largest_shares(analysis: Analysis) -> dict[str, float]:
+    """Return the shares that are fixed and that come once per sample and per epoch, each of the run where it is most.
+
+    The fixed one is that of the smallest run; it may be below 0.
+    """
     trained = ~analysis.fit.data.zero
     parts = {name: share[trained] for name, share in analysis.fit.parts().items()}
     return {name: float(share[np.argmax(np.abs(share))]) for name, share in parts.items()}
@@ -278,7 +281,7 @@ def _further_costs(tests: dict[str, Any]) -> str:
         text += f"{below}, as where idle power was subtracted."
     once = {"sample": "once per sample, however many epochs", "epoch": "once per epoch, however many samples"}
     for name, words in once.items():
-        share = tests[f"per_{name}_share_smallest"]
+        share = tests[f"per_{name}_share"]
         if share > LEAST_SHARE_SHOWN:
             text += f" Up to {100 * share:.0f} % of a run comes {words}."
     if tests["meter_step_share"] > 0:

@@ -491,6 +491,7 @@ def _candidates(analysis: Analysis, *, zero: bool) -> list[Candidate]:
         run = sorted(float(value) for value in trained[column].unique())
         run = [*run, 2 * run[-1]] if name in analysis.design.factors else run[:1]
         levels[name] = [int(value) if value == int(value) else value for value in run]
+    zero = zero and not analysis.idle_left_out
     points = [(samples, epochs, False) for samples in levels["samples"] for epochs in levels["epochs"]]
     if zero:
         points.append((math.ceil(levels["samples"][0]), math.ceil(levels["epochs"][0]), True))

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import least_squares, root_scalar
 from scipy.special import stdtr, stdtrit
@@ -25,6 +26,7 @@ MAX_EVALUATIONS = 200
 SEARCH_WIDTH = 3.0  # exponents further than this from the estimate count as unbounded
 SHARE_CEILING = 1 - 1e-9
 SMALLEST_MIXTURE = 1e-60  # of the centre's energy; its inverse still squares without overflow
+MERGED_FROM = 500  # runs: fewer are fitted as fast one by one
 LEAST_RUN = 1e-3  # of what training adds to the smallest run: a start leaves every run at least so much
 FLATTEST = 0.5  # exponent at which the most negative fixed cost still leaves every run some energy
 
@@ -37,7 +39,7 @@ class CurveData:
     shifts log E (at least the cells' constants). `weights` (n,) are inverse variances of log E.
     `once` lets samples and epochs (p = 2) have costs of their own beside the product. `turn` (p, p) gives the factors'
     exponents from the parameters searched for: the identity unless stated. `least_sigma` bounds the residual standard
-    deviation from below where the weights already know it.
+    deviation from below where the weights already know it. `middle` (p,) is the centre, if not that of these runs.
     """
 
     log_y: Array
@@ -49,10 +51,13 @@ class CurveData:
     once: bool = False
     turn: Array | None = None
     least_sigma: float = 0.0
+    middle: Array | None = None
 
     @cached_property
     def centre(self) -> Array:
-        """Mean of log_x (p,) over the runs that trained."""
+        """Mean of log_x (p,) over the runs that trained, or `middle`."""
+        if self.middle is not None:
+            return self.middle
         return self.log_x[~self.zero].mean(axis=0)
 
     @cached_property
@@ -87,6 +92,23 @@ class CurveData:
         least = -1 / np.expm1(np.maximum(-smallest, 1e-6))
         least[self.cell[self.zero]] = 0.0
         return least
+
+    @cached_property
+    def merged(self) -> "tuple[CurveData, NDArray[np.intp]] | None":
+        """Merge runs that are alike in all but their response, with the merged row of each; None where few are.
+
+        The curve is the same for each of them, so that their mean with the sum of their weights tells as much.
+        """
+        if len(self.log_y) < MERGED_FROM:
+            return None
+        keys = pd.DataFrame(np.column_stack([self.log_x, self.cell, self.zero, self.nuisance, self.weights]))
+        row = keys.groupby(list(keys.columns), sort=False).ngroup().to_numpy(dtype=np.intp)
+        _, first = np.unique(row, return_index=True)
+        if 2 * len(first) > len(row):
+            return None
+        few, weights = self.subset(first), np.bincount(row, self.weights)
+        mean = np.bincount(row, self.weights * self.log_y) / weights
+        return replace(few, log_y=mean, weights=weights, middle=self.centre), row
 
     def turned(self, parameters: Array) -> Array:
         """Return the factors' exponents (p,) of the parameters searched for."""
@@ -221,6 +243,11 @@ def _minimise(data: CurveData, theta: Array, held: int | None) -> CurveFit:
 
     `dogbox` rather than `trf`: it reaches a share of exactly 0, which a run without a fixed cost has.
     """
+    if data.merged is not None:
+        few, row = data.merged
+        fit = _minimise(few, theta, held)
+        resid = data.log_y - (few.log_y - fit.resid)[row]
+        return replace(fit, data=data, resid=resid, rss=float(data.weights @ resid**2))
     p, cells, root = data.log_x.shape[1], data.cells, np.sqrt(data.weights)
     free = np.arange(len(theta)) != held
     low = np.concatenate([np.full(p, -np.inf), data.least_shares, np.zeros(len(theta) - p - cells)])
