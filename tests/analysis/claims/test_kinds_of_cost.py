@@ -90,7 +90,7 @@ def test_no_curve_no_verdict_on_doubling() -> None:
     found = claims(frame)
     assert found["linear_in_samples"].verdict == "refuted"
     assert found["doubling_doubles"].verdict == "undecided"
-    assert "as if another regime of the device began at 2,048 samples × 1 epoch" in found["doubling_doubles"].reason
+    assert "as if another regime of the device began at 2048 samples × 1 epoch" in found["doubling_doubles"].reason
 
 
 def test_doubling_on_average_is_none_if_the_growth_bends() -> None:
