@@ -184,7 +184,8 @@ def comparable_context(study: Study, table: RunTable) -> ClaimContext:
         table = replace(table, frame=frame[~zero].reset_index(drop=True))
     response = choose_response(table)
     options = Options(margin=study.margin, level=study.look_level)
-    return ClaimContext(response, options, suspicious(check_rows(response.frame), len(response.frame)))
+    suspects = suspicious(check_rows(response.frame), len(response.frame))
+    return ClaimContext(response, options, suspects, idle_alike=True)  # these evaluate and warm up like the others
 
 
 def _look(study: Study, context: ClaimContext, usable: int) -> tuple[Look, str | None]:

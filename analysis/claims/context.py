@@ -37,6 +37,7 @@ class ClaimContext:
     response: Response
     options: Options
     suspects: tuple[str, ...]
+    idle_alike: bool = False  # whether runs without training are known to cost all that does not depend on its length
 
     @cached_property
     def design(self) -> CurveDesign:

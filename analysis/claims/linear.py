@@ -11,6 +11,7 @@ from lora_scaling.text import counted
 
 from ..regression.curve_analysis import LEAST_STEPS, Analysis, analyse, build_design, gate, lack_of_fit
 from ..regression.least_squares import wls
+from ..regression.power_law import Profile
 from ..tables.response import measured_sentence
 from .context import (
     COLUMN,
@@ -29,6 +30,7 @@ from .next_runs import gate_needs, more_runs
 from .verdicts import Claim, Decision, Verdict, undecided
 from .vetoes import Veto, vetoed
 
+WITNESS_P = 0.05
 LEAST_SHARE_SHOWN = 0.005  # of the smallest run's energy
 
 
@@ -109,6 +111,8 @@ def _vetoes(context: ClaimContext, factor: str, decision: Decision, tests: dict[
             found.append(Veto(kind="lack_of_fit", why=misfit_words(context.total, lack)))
         elif verdict == "refuted" and not _curved(tests):
             why = "the exponent lies outside the margin, but no test shows the curve itself"
+            if tests["trained_p"] is not None and tests["trained_p"] >= WITNESS_P:
+                why += " in the runs that trained: those without training may lack a cost that these have"
             found.append(Veto(kind="witness", why=why))
     slope = tests["length_slope"]
     if slope is not None and abs(slope) > options.margin / 2:
@@ -147,8 +151,24 @@ def _curved(tests: dict[str, Any]) -> bool:
 
     The quadratic term is one in samples × epochs: it says nothing where costs may come once per sample or per epoch.
     """
+    if tests["trained_p"] is not None and tests["trained_p"] >= WITNESS_P:
+        return False
     witnesses = [tests["affine_p"], tests["quadratic"]["p"] if tests["costs_apart_p"] is None else None]
-    return any(p is not None and p < 0.05 for p in witnesses) or all(p is None for p in witnesses)
+    return any(p is not None and p < WITNESS_P for p in witnesses) or all(p is None for p in witnesses)
+
+
+def _bent_alone(context: ClaimContext, factor: str, decision: Decision) -> float | None:
+    """Return the one-sided p of a straight line through the trained runs alone, against bending as the exponent says.
+
+    Runs without training may be spared a cost that all others have, which bends the curve. None where all trained, or
+    where the others are known to be alike.
+    """
+    analysis = context.total
+    if context.idle_alike or not analysis.wide.data.zero.any():
+        return None
+    profile = Profile(fit=analysis.trained, index=analysis.design.factors.index(factor))
+    same_side = (profile.estimate - 1) * (decision.estimate - 1) > 0
+    return profile.p_beyond(1.0) if same_side else 1.0
 
 
 def curve_tests(context: ClaimContext, factor: str, decision: Decision) -> dict[str, Any]:
@@ -179,6 +199,7 @@ def curve_tests(context: ClaimContext, factor: str, decision: Decision) -> dict[
         "quadratic": quadratic,
         "affine_p": 2 * float(stdtr(wide.fit.data.df, -wide.t_at(1.0))),
         "affine_lack_of_fit": straight,
+        "trained_p": _bent_alone(context, factor, decision) if decision.verdict == "refuted" else None,
         "unequal_noise_p": analysis.variance_p,
         "weighted": analysis.weighted,
         "order_p": analysis.order_p,

@@ -621,6 +621,8 @@ def more_runs(
             extra=("padding=max_length",),
             together=True,
         )
+    if veto is not None and veto.kind == "witness":
+        return _as_many_again(context)
     if veto is not None and veto.kind == "growth":
         return Needs(message=f"No more runs settle it: what twice the {factor} cost depends on where in the range.")
     if veto is not None:
@@ -667,6 +669,21 @@ def more_runs(
         epochs=epochs,
         replicates=replicates + more,
         zero_runs=_zero_runs(context),
+    )
+
+
+def _as_many_again(context: ClaimContext) -> Needs:
+    """Ask for as many runs again of all levels that trained, and for the same of twice the largest."""
+    trained = context.design.trained
+    levels = {name: sorted(trained[name].unique()) for name in ("samples", "epochs")}
+    for name in context.design.factors:
+        levels[name] = [*levels[name], 2 * levels[name][-1]]
+    points = max(1, trained[["samples", "epochs"]].drop_duplicates().shape[0])
+    return _sweep(
+        context.response.frame,
+        message="As many runs again with training, over a wider range.",
+        replicates=2 * math.ceil(len(trained) / points),
+        **levels,
     )
 
 

@@ -262,6 +262,12 @@ class Analysis:
         """Return the same on the curve with costs apart, if the runs can tell these."""
         return self.profile(factor) if self.wide is self.fit else self._wide_profiles[factor]
 
+    @cached_property
+    def trained(self) -> CurveFit:
+        """The wide curve of the runs that trained, alone: whatever it costs not to train."""
+        data = self.wide.data
+        return fit_curve(data.subset(~data.zero)) if data.zero.any() else self.wide
+
     @property
     def idle_left_out(self) -> bool:
         """Whether runs of zero steps were left out, because they lie off the curve of the others."""
