@@ -5,7 +5,7 @@ from itertools import chain
 
 import pytest
 
-from benchmarks.simulated_tables import PROCESSES
+from benchmarks.simulated_tables import COSTS_APART, PROCESSES
 from benchmarks.verdict_battery import main, render, run_battery
 
 
@@ -16,12 +16,12 @@ def test_there_are_enough_processes() -> None:
 
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda process: process.name)
 def test_no_process_is_misjudged_at_three_seeds(process) -> None:
-    """The seeds are fixed, so that the outcome is as well.
+    """The seeds are fixed, so that the outcome is as well. The many kinds of cost have one seed each.
 
     Where the design has the power, a wrong verdict comes in less than 1 of 200 draws: here it must not come at all. On
     the margin's edge one wrong verdict in three draws has a chance of 0.14, two have 0.007.
     """
-    for row in chain.from_iterable(run_battery(3, processes=[process])):
+    for row in chain.from_iterable(run_battery(1 if process in COSTS_APART else 3, processes=[process])):
         assert row.wrong == 0 if row.powered else row.wrong <= 1 / 3, row
         assert not row.powered or row.right == 1, row
         assert row.warned is None or row.warned == 1, row
