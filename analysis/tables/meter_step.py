@@ -10,23 +10,35 @@ from ..arrays import Array
 MOST_STEPS = 50  # in the smallest reading: a finer step adds less scatter than any meter has
 COUNTED_STEPS = 1000  # beyond, a reading's digits do not tell a multiple from its neighbours
 ROUNDING = 0.01  # of a step
+EXACT_LINE = 0.02  # of a step
 LEAST_READINGS, LEAST_DISTINCT = 6, 4
+_COMPONENT_COLUMNS = [f"energy_{name}_kwh" for name in COMPONENTS]
 
 
-def meter_step(readings: Array, works: int) -> float | None:
-    """Return the step of positive `readings` (n,) of so many different `works`; None where none shows.
+def meter_step(readings: Array, work: Array) -> float | None:
+    """Return the step of positive `readings` (n,) of runs of such `work` (n, k); None where none shows.
 
-    Readings that repeat exactly at each work show none: they may be computed.
+    Where repeats of a work never differ and a straight line gives every reading, these are computed, not read.
     """
     distinct = np.unique(readings)
-    if len(readings) < LEAST_READINGS or len(distinct) <= works or distinct[0] <= 0:
+    if len(readings) < LEAST_READINGS or len(distinct) < LEAST_DISTINCT or distinct[0] <= 0:
         return None
     for steps in range(1, MOST_STEPS + 1):
         step = float(distinct[0]) / steps
         counts = distinct[distinct <= COUNTED_STEPS * step] / step
         if len(counts) >= LEAST_DISTINCT and (np.abs(counts - np.round(counts)) < ROUNDING).all():
-            return step
+            return None if _computed(readings, work, step) else step
     return None
+
+
+def _computed(readings: Array, work: Array, step: float) -> bool:
+    """Return whether readings are a straight line in the work, to a small part of a step, without any scatter."""
+    levels, first, level = np.unique(work, axis=0, return_index=True, return_inverse=True)
+    if (readings != readings[first][level]).any():
+        return False
+    line = np.column_stack([np.ones(len(levels)), levels])
+    rest = readings[first] - line @ np.linalg.lstsq(line, readings[first], rcond=None)[0]
+    return bool(np.abs(rest).max() < EXACT_LINE * step)
 
 
 def meter_steps(frame: pd.DataFrame) -> pd.Series:
@@ -36,16 +48,15 @@ def meter_steps(frame: pd.DataFrame) -> pd.Series:
     """
     steps = pd.Series(0.0, index=frame.index)
     for _, runs in frame.groupby(frame["hardware"].astype(object).fillna("")):
-        works = len(runs[["samples", "epochs", "samples_seen"]].drop_duplicates())
-        step = meter_step(runs["y"].to_numpy(dtype=float), works)
-        if step is None:
-            parts = [_of_component(runs[f"energy_{name}_kwh"], works) for name in COMPONENTS]
-            step = float(np.hypot.reduce(parts)) if (runs["y"] == runs["energy_kwh"]).all() else 0.0
+        step = _step_of(runs, "y")
+        if step is None and (runs["y"] == runs["energy_kwh"]).all():
+            parts = [_step_of(runs[runs[name] > 0], name) or 0.0 for name in _COMPONENT_COLUMNS]
+            step = float(np.hypot.reduce(parts))
             step = step if step * MOST_STEPS >= runs["y"].min() else 0.0
-        steps[runs.index] = step
+        steps[runs.index] = step or 0.0
     return steps
 
 
-def _of_component(energy: pd.Series, works: int) -> float:
-    known = energy[energy > 0].to_numpy(dtype=float)
-    return (meter_step(known, works) or 0.0) if len(known) else 0.0
+def _step_of(runs: pd.DataFrame, column: str) -> float | None:
+    work = runs[["samples", "epochs", "samples_seen"]].to_numpy(dtype=float)
+    return meter_step(runs[column].to_numpy(dtype=float), work)

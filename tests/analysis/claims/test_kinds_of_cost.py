@@ -55,11 +55,13 @@ def test_a_straight_line_may_start_below_zero() -> None:
 
 def test_the_step_of_a_meter_is_found() -> None:
     rng = np.random.default_rng(0)
-    readings = noisy(rng, np.repeat([5.0, 20.0, 80.0], 4), 0.05)
-    assert meter_step(np.round(readings / 0.7) * 0.7, 3) == pytest.approx(0.7)
-    assert meter_step(readings, 3) is None
-    assert meter_step(np.repeat([2.0, 3.0, 5.0, 9.0], 3), 4) is None  # exact repeats: computed, not read
-    assert meter_step(np.round(readings / 0.01) * 0.01, 3) is None  # far below what the smallest run takes
+    work = np.repeat([5.0, 20.0, 80.0, 160.0], 4)
+    readings = noisy(rng, work, 0.05)
+    assert meter_step(np.round(readings / 0.7) * 0.7, work[:, None]) == pytest.approx(0.7)
+    assert meter_step(readings, work[:, None]) is None
+    assert meter_step(2 + 3 * work, work[:, None]) is None  # exactly on a line: computed, not read
+    assert meter_step(np.round(work / 6) * 6, work[:, None]) == pytest.approx(6)  # 6, 18, 78, 162: repeats agree
+    assert meter_step(np.round(readings / 0.01) * 0.01, work[:, None]) is None  # far below what the smallest run takes
 
 
 @pytest.mark.parametrize(("step", "verdict", "left_out"), [(0.5, "supported", 7), (1.5, "undecided", 11)])
