@@ -580,7 +580,7 @@ PROCESSES: tuple[Process, ...] = (
     *COSTS_APART,
     Process(name="rank effect absent", make=_ranks(0.0), truths={"rank_effect": yes()}),
     Process(name="rank effect 10 % a doubling", make=_ranks(0.10), truths={"rank_effect": no()}),
-    Process(name="rank effect 5 % a doubling, on the edge", make=_ranks(0.05), truths={"rank_effect": edge()}),
+    Process(name="rank effect 5 % a doubling", make=_ranks(0.05), truths={"rank_effect": no()}),
     Process(name="sizes, γ = 0.8", make=_sizes(0.8), truths={"size_exponent": no()}),
     Process(name="sizes, γ = 1", make=_sizes(1.0), truths={"size_exponent": yes()}),
     Process(name="sizes, γ = 1.2", make=_sizes(1.2), truths={"size_exponent": no()}),

@@ -19,8 +19,11 @@ from analysis.claims.decide import decide
 from analysis.claims.verdicts import Options
 from analysis.jsonout import dumps
 from analysis.tables.table import table_from_frame
-from benchmarks.simulated_tables import PROCESSES, ClaimTruth, Process
+from benchmarks.simulated_tables import PROCESSES as TABLES
+from benchmarks.simulated_tables import ClaimTruth, Process
+from benchmarks.tables_in_groups import IN_GROUPS
 
+PROCESSES = (*TABLES, *IN_GROUPS)
 MIN_RIGHT, MAX_WRONG = 0.95, 0.05
 CHANCE = 1e-3  # 5 % over all rows of the table
 

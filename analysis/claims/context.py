@@ -17,11 +17,13 @@ from ..regression.curve_analysis import (
     LackOfFit,
     analyse,
     build_design,
+    by_session,
     gate,
     lack_of_fit,
     relative_length,
 )
 from ..regression.power_law import Profile, fit_curve
+from ..tables.checks import doubt_about
 from ..tables.response import Response
 from .verdicts import Decision, Options
 from .vetoes import FarthestRun
@@ -40,8 +42,25 @@ class ClaimContext:
     idle_alike: bool = False  # whether runs without training are known to cost all that does not depend on its length
 
     @cached_property
+    def _parts(self) -> dict[str, dict[str, "ClaimContext"]]:
+        return {}
+
+    def parts(self, column: str) -> dict[str, "ClaimContext"]:
+        """Return a context for the runs of each value of a column; empty unless the runs have several."""
+        if column not in self._parts:
+            frame = self.response.frame
+            names = frame[column].map(lambda value: f"{value:g}" if isinstance(value, float) else str(value))
+            names = names.where(frame[column].notna())
+            self._parts[column] = {
+                str(name): replace(self, response=replace(self.response, frame=rows.reset_index(drop=True)))
+                for name, rows in frame.groupby(names, sort=False)
+                if names.nunique() > 1
+            }
+        return self._parts[column]
+
+    @cached_property
     def design(self) -> CurveDesign:
-        return build_design(self.response.frame)
+        return by_session(build_design(self.response.frame))
 
     @cached_property
     def total(self) -> Analysis:
@@ -106,9 +125,8 @@ def decide_profile(profile: Profile, low: float, high: float, options: Options) 
 
 def _curve_block(context: ClaimContext, factor: str) -> str | None:
     """Say why no curve is fitted: suspicious rows, too few runs, or a design that cannot decide."""
-    if context.suspects:
-        shown = ", ".join(context.suspects[:5]) + (" …" if len(context.suspects) > 5 else "")
-        return f"the unit of run {shown} is in doubt: correct it, or leave it out with --exclude"
+    if doubt := doubt_about(context.design.frame, context.suspects):
+        return doubt
     frame = context.response.frame
     if len(frame) < 2:
         return "no usable run" if frame.empty else "there is only one usable run"

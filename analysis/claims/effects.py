@@ -10,14 +10,17 @@ import pandas as pd
 
 from lora_scaling.settings import POINT_COLUMNS
 
-from ..regression.curve_analysis import CELL_COLUMNS, LEAST_WITHIN_SESSIONS, apart_gate, order_gate, placed_in_sessions
+from ..regression.curve_analysis import CELL_COLUMNS, apart_gate, order_gate
 from ..regression.estimate import IntervalEstimate
 from ..regression.least_squares import Array
-from ..regression.within_groups import within_rows, within_slope
+from ..regression.sessions import LEAST_WITHIN_SESSIONS, placed_in_sessions, session_means
+from ..regression.within_groups import Within, within_rows
+from ..tables.checks import doubt_about
 from .verdicts import Decision, Options, Verdict, equivalence
 
 WORK_COLUMNS = (*POINT_COLUMNS, "samples_seen")
 LEAST_DF = 3  # to know the noise
+LEVELS_P = 0.05  # of the levels' line: below it each level is judged by itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +51,22 @@ class Effect:
         """The column in sentences."""
         return self.column.replace("_", " ")
 
-    def judge(self, estimate: IntervalEstimate, options: Options) -> tuple[Verdict, float | None]:
+    def bounds(self, span: float, options: Options) -> tuple[float, float]:
+        """Return what of the slope of log y on the factor lies within the margin, over a factor that spans so much.
+
+        The margin is for the whole change over the range that was run: four doublings may each do a quarter of it. A
+        claim that one kind costs more has no lower bound.
+        """
+        if self.costs_more:
+            return -math.inf, math.log1p(options.margin)
+        return math.log1p(-options.margin) / span, math.log1p(options.margin) / span
+
+    def judge(self, estimate: IntervalEstimate, span: float, options: Options) -> tuple[Verdict, float | None]:
         """Decide: within the margin or outside it; for a claim that one costs more, above the margin or below it."""
-        bound = math.log1p(options.margin)
+        low, high = self.bounds(span, options)
         if not self.costs_more:
-            return equivalence(estimate, math.log1p(-options.margin), bound, options)
-        above, below = estimate.p_above(bound), estimate.p_below(bound)
+            return equivalence(estimate, low, high, options)
+        above, below = estimate.p_above(high), estimate.p_below(high)
         if above <= options.alpha:
             return "supported", above
         return ("refuted", below) if below <= options.alpha else ("undecided", None)
@@ -65,15 +78,42 @@ def doublings(column: str) -> Callable[[pd.DataFrame], pd.Series]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LevelFinding:
+    """The levels of a numeric setting against its lowest, each within the margin or not.
+
+    line_p: F test of a straight line through the levels. inside: whether every level is shown to be within the margin.
+    beyond: whether the estimate of one of them is not.
+    worst, ratio, ci: the level that lies farthest off, and its ratio to the lowest. outside_p: of the level that is
+    most clearly beyond the margin, Bonferroni over the levels, and doubled, because it is a second look at these runs.
+    """
+
+    line_p: float
+    inside: bool
+    beyond: bool
+    worst: float
+    ratio: float
+    ci: tuple[float, float]
+    outside_p: float
+
+    @property
+    def depart(self) -> bool:
+        """Whether levels that follow no line, or lie beyond the margin, stop a verdict on the slope."""
+        return not self.inside and (self.beyond or self.line_p <= LEVELS_P)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EffectFinding:
     """What matched runs say, all models together and (`by_model`, where there are several) each alone.
 
     alike_p: F test of one effect for all models. Where it rejects (`depends`), the decision is what they agree on.
+    span: of the factor. levels: what each level does against the lowest, where that could stop or make a verdict.
     """
 
     decision: Decision
     estimate: IntervalEstimate
     resid: Array
+    span: float
+    levels: "LevelFinding | None"
     by_model: dict[str, dict[str, Any]]
     alike_p: float | None
     depends: bool
@@ -84,7 +124,8 @@ def matched_runs(effect: Effect, frame: pd.DataFrame) -> pd.DataFrame:
     factor = effect.factor(frame) if len(frame) else pd.Series(dtype=float)
     rows = frame.assign(factor=factor, of_model=frame["model"].fillna("the model that is not named"))
     rows = rows[rows["factor"].notna() & (rows["samples_seen"] > 0)]
-    return informative(rows.assign(group=_group_of(rows, (effect.column, *effect.along))))
+    rows = informative(rows.assign(group=_group_of(rows, (effect.column, *effect.along))))
+    return informative(session_means(rows, ["y", "y_measured"]))
 
 
 def _group_of(frame: pd.DataFrame, without: tuple[str, ...]) -> pd.Series:
@@ -104,8 +145,8 @@ def informative(rows: pd.DataFrame) -> pd.DataFrame:
 
 def block(effect: Effect, frame: pd.DataFrame, rows: pd.DataFrame, suspects: tuple[str, ...]) -> str | None:
     """Say why these runs cannot decide: none to compare, too few, or the setting followed the order or the sessions."""
-    if suspects:
-        return f"the unit of run {', '.join(suspects[:5])} is in doubt: correct it or leave it out"
+    if doubt := doubt_about(rows, suspects):
+        return doubt
     if len(frame) < 2:
         return "no usable run" if frame.empty else "there is only one usable run"
     if rows.empty:
@@ -125,16 +166,18 @@ def find(effect: Effect, rows: pd.DataFrame, y: str, options: Options) -> Effect
     Models that truly differ have a mean that is true of none: where the F test says that they do, a verdict stands only
     if each model alone has it, with the largest p (intersection and union).
     """
-    estimate, resid = within_slope(rows, y)
-    verdict, p = effect.judge(estimate, options)
+    matched, span = within_rows(rows, y), _span(rows)
+    (estimate, resid), levels = matched.slope(), None if effect.costs_more else _levels(effect, matched, rows, options)
+    verdict, p = _judged(effect, estimate, span, levels, options)
     by_model: dict[str, dict[str, Any]] = {}
     if rows["of_model"].nunique() > 1:
         for name, mine in rows.sort_values("params", kind="stable").groupby("of_model", sort=False):
             by_model[str(name)] = _alone(effect, mine.reset_index(drop=True), y, options)
-    alike_p = within_rows(rows, y).equal_slopes_p(pd.factorize(rows["of_model"])[0]) if by_model else None
-    depends = alike_p is not None and alike_p <= options.alpha
+    alike_p = matched.equal_slopes_p(pd.factorize(rows["of_model"])[0]) if by_model else None
+    verdicts: set[Verdict] = {own["verdict"] for own in by_model.values()}
+    contrary = {"supported", "refuted"} <= {*verdicts, verdict}
+    depends = (alike_p is not None and alike_p <= options.alpha) or contrary
     if depends:
-        verdicts: set[Verdict] = {own["verdict"] for own in by_model.values()}
         verdict = verdicts.pop() if len(verdicts) == 1 else "undecided"
         p = None if verdict == "undecided" else max(own["p"] for own in by_model.values())
     ci = estimate.interval(options.ci_level)
@@ -142,6 +185,8 @@ def find(effect: Effect, rows: pd.DataFrame, y: str, options: Options) -> Effect
         decision=Decision(verdict=verdict, estimate=estimate.value, ci=ci, p_value=p),
         estimate=estimate,
         resid=resid,
+        span=span,
+        levels=levels,
         by_model=by_model,
         alike_p=alike_p,
         depends=depends,
@@ -150,7 +195,50 @@ def find(effect: Effect, rows: pd.DataFrame, y: str, options: Options) -> Effect
 
 def _alone(effect: Effect, rows: pd.DataFrame, y: str, options: Options) -> dict[str, Any]:
     """Decide on one model's runs alone."""
-    own, _ = within_slope(rows, y)
-    verdict, p = effect.judge(own, options)
+    matched, span = within_rows(rows, y), _span(rows)
+    own, levels = matched.slope()[0], None if effect.costs_more else _levels(effect, matched, rows, options)
+    verdict, p = _judged(effect, own, span, levels, options)
     ends = [math.exp(end) for end in own.interval(options.ci_level)]
     return {"verdict": verdict, "p": p, "ratio": math.exp(own.value), "ci": ends, "df": own.df}
+
+
+def _span(rows: pd.DataFrame) -> float:
+    """Return the range of the factor."""
+    return float(np.ptp(rows["factor"]))
+
+
+def _judged(
+    effect: Effect, estimate: IntervalEstimate, span: float, levels: LevelFinding | None, options: Options
+) -> tuple[Verdict, float | None]:
+    """Decide by the slope; what single levels show can stop support, or refute where the slope decides nothing."""
+    verdict, p = effect.judge(estimate, span, options)
+    if levels is None:
+        return verdict, p
+    if verdict == "supported" and levels.depart:
+        verdict, p = "undecided", None
+    if verdict == "undecided" and levels.outside_p <= options.alpha:
+        return "refuted", levels.outside_p
+    return verdict, p
+
+
+def _levels(effect: Effect, matched: Within, rows: pd.DataFrame, options: Options) -> LevelFinding | None:
+    """Compare each level with the lowest; None if there are two, which the slope compares, or runs cannot tell."""
+    values = np.unique(rows["factor"])
+    level = np.searchsorted(values, rows["factor"])
+    if len(values) < 3 or (found := matched.level_effects(level)) is None:
+        return None
+    low, high = math.log1p(-options.margin), math.log1p(options.margin)
+    inside = all(max(one.p_above(low), one.p_below(high)) <= options.alpha for one in found.effects)
+    outside = min(min(one.p_below(low), one.p_above(high)) for one in found.effects)
+    worst = int(np.argmax([abs(one.value) for one in found.effects]))
+    farthest = found.effects[worst]
+    ends = farthest.interval(options.ci_level)
+    return LevelFinding(
+        line_p=found.line_p,
+        inside=inside,
+        beyond=not low <= farthest.value <= high,
+        worst=float(rows[effect.column][level == worst + 1].iloc[0]),
+        ratio=math.exp(farthest.value),
+        ci=(math.exp(ends[0]), math.exp(ends[1])),
+        outside_p=min(1.0, 2 * len(found.effects) * outside),
+    )

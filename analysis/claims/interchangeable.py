@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..regression.curve_analysis import MAX_FACTOR_CORRELATION, Analysis, epochs_for_samples, order_gate
+from ..regression.curve_analysis import MAX_FACTOR_CORRELATION, Analysis, epochs_for_samples, follows_order
 from ..regression.estimate import IntervalEstimate
 from ..regression.power_law import Profile, fit_curve
 from ..regression.within_groups import within
+from ..tables.checks import doubt_about
 from ..tables.response import measured_sentence
 from .context import ClaimContext, decide_profile, outlier_of, without_outlier
 from .next_runs import more_runs, pair_needs
@@ -154,8 +155,8 @@ def matched_pairs(analysis: Analysis) -> IntervalEstimate | None:
 
 
 def _pair_block(context: ClaimContext) -> str | None:
-    if context.suspects:
-        return context.blocks["samples"]
+    if doubt := doubt_about(context.design.frame, context.suspects):
+        return doubt
     frame, design = context.response.frame, context.design
     if len(frame) < 2:
         return context.blocks["samples"]
@@ -170,4 +171,4 @@ def _pair_block(context: ClaimContext) -> str | None:
         return "fewer than 5 combinations of samples and epochs were run"
     if len(design.frame) < int(design.frame["cell"].max()) + 8:
         return f"{len(design.frame)} runs are too few"
-    return order_gate(trained, "epochs_seen") or order_gate(trained, "samples")
+    return follows_order(design, "epochs") or follows_order(design, "samples")

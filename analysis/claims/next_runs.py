@@ -336,34 +336,36 @@ def _apart(rows: pd.DataFrame, found: EffectFinding) -> str:
     return message + "."
 
 
-def _more(effect: Effect, options: Options, runs: int, estimate: IntervalEstimate) -> float | None:
+def _more(effect: Effect, options: Options, rows: pd.DataFrame, estimate: IntervalEstimate) -> float | None:
     """Return how many more runs like these decide with 80 % power; None if the margin's edge is too close."""
-    low = -math.inf if effect.costs_more else math.log1p(-options.margin)
-    return runs_needed(runs, estimate, low, math.log1p(options.margin), options)
+    return runs_needed(len(rows), estimate, *effect.bounds(float(np.ptp(rows["factor"])), options), options)
 
 
 def _more_runs(
     effect: Effect, options: Options, rows: pd.DataFrame, estimate: IntervalEstimate, name: str = ""
 ) -> Needs:
     """Ask for more of the runs compared, unless the effect is known to lie on the margin's edge."""
-    more = _more(effect, options, len(rows), estimate)
-    message = name + _asked(effect, options, estimate, more)
-    if _on_the_edge(effect, options, estimate, more):
+    more = _more(effect, options, rows, estimate)
+    on_the_edge = more is None and _on_the_edge(effect, options, rows, estimate)
+    message = name + _asked(effect, options, estimate, more, on_the_edge=on_the_edge)
+    if on_the_edge:
         return Needs(message=message)
     return _more_like(effect, rows, message, more or len(rows))
 
 
-def _on_the_edge(effect: Effect, options: Options, estimate: IntervalEstimate, more: float | None) -> bool:
+def _on_the_edge(effect: Effect, options: Options, rows: pd.DataFrame, estimate: IntervalEstimate) -> bool:
     """Return whether the effect is known to lie on the margin's edge, where no number of runs decides."""
     low, high = estimate.interval(options.ci_level)
-    return more is None and (high - low) / 2 < LEAST_HALF_WIDTH * math.log1p(options.margin)
+    return (high - low) / 2 < LEAST_HALF_WIDTH * effect.bounds(float(np.ptp(rows["factor"])), options)[1]
 
 
-def _asked(effect: Effect, options: Options, estimate: IntervalEstimate, more: float | None) -> str:
+def _asked(
+    effect: Effect, options: Options, estimate: IntervalEstimate, more: float | None, *, on_the_edge: bool
+) -> str:
     if more is not None:
         return f"About {more:.0f} more runs that differ in {effect.noun} alone."
     low, high = (100 * math.expm1(end) for end in estimate.interval(options.ci_level))
-    if _on_the_edge(effect, options, estimate, more):
+    if on_the_edge:
         return f"The estimate {ON_THE_EDGE}."
     known = f" ±{(high - low) / 2:.2g} %" if math.isfinite(high - low) else " roughly"
     return f"The estimate {NEAR_THE_EDGE}{known}: {MAY_MOVE}."

@@ -1,6 +1,7 @@
 """Claims on what one setting does to runs that are alike in everything else: the LoRA rank, the method."""
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -22,15 +23,34 @@ from .vetoes import FarthestRun, Veto, vetoed
 
 # Full fine-tuning has no adapter: it differs from LoRA in these as well.
 ADAPTER_COLUMNS = tuple(s.column for s in SETTINGS if s.name.startswith("lora.") and s.column is not None)
-# The rank of other adapters (VeRA, LoHa …) is another quantity; a run that names no method may be LoRA's.
-LORA_METHODS = frozenset("lora qlora dora qdora rslora adalora lora+ pissa olora eva loftq".split())
+# LoRA under its names and those of its variants. The rank of other adapters (VeRA, LILY, OFT …) is another quantity.
+LORA_METHODS = frozenset(
+    "lora qlora dora qdora rslora qrslora adalora lora+ loraplus lorafa pissa qpissa olora eva loftq corda loraga "
+    "peftlora".split()
+)
+OTHER_ADAPTERS = re.compile(
+    r"(?<![a-z])(?:p?vera|vb-?lora|lily|c?oft|boft|psoft|ia3|loha|lokr|hra|fourierft|c3a|shira|rand-?lora|delora|"
+    r"waveft|x-?lora|p-?tuning|ln-?tuning|bitfit|galore)(?![a-z])"
+)
+
+
+def is_lora(runs: pd.DataFrame) -> pd.Series:
+    """Return whether each run (n,) is LoRA's or a named variant's, so that its rank is a LoRA rank.
+
+    A run that names no method may be LoRA's, unless its name or its study's is that of another adapter.
+    """
+    named = runs["method"].map(lambda text: re.sub(r"[^a-z0-9+]", "", str(text).lower()) in LORA_METHODS)
+    text = runs["study"].fillna("").astype(str).str.lower() + " " + runs["run_id"].astype(str).str.lower()
+    return named.where(runs["method"].notna(), ~text.str.replace("_", " ").str.contains(OTHER_ADAPTERS)).astype(bool)
+
+
 RANK = Effect(
     id="rank_effect",
     title="{} does not depend on the LoRA rank",
     quantity="relative change of {} for each doubling of the LoRA rank",
     noun="the LoRA rank",
     column="rank",
-    factor=lambda runs: doublings("rank")(runs).where(runs["method"].isna() | runs["method"].isin(LORA_METHODS)),
+    factor=lambda runs: doublings("rank")(runs).where(is_lora(runs)),
     vary="lora.r=4,8,16,64",
 )
 METHOD = Effect(
@@ -54,7 +74,7 @@ def decide_effect(effect: Effect, context: ClaimContext) -> Claim:
     if blocked := block(effect, frame, rows, context.suspects):
         return undecided(effect.id, quantity, blocked, first_runs(effect, context))
     found = find(effect, rows, "y", options)
-    off, tests = _worst(rows), _tests(rows, found)
+    off, tests = _worst(rows), _tests(rows, found, options)
     rest = rows if off is None else informative(rows.drop(index=off.row))
     verdict, veto = vetoed(
         found.decision,
@@ -81,7 +101,7 @@ def decide_effect(effect: Effect, context: ClaimContext) -> Claim:
     )
 
 
-def _tests(rows: pd.DataFrame, found: EffectFinding) -> dict[str, Any]:
+def _tests(rows: pd.DataFrame, found: EffectFinding, options: Options) -> dict[str, Any]:
     df, resid = found.estimate.df, found.resid
     return {
         "runs": len(rows),
@@ -92,7 +112,15 @@ def _tests(rows: pd.DataFrame, found: EffectFinding) -> dict[str, Any]:
         "by_model": found.by_model,
         "models_alike_p": found.alike_p,
         "depends_on_model": found.depends,
+        "over_range": _over_range(found, options),
+        "levels": found.levels,
     }
+
+
+def _over_range(found: EffectFinding, options: Options) -> dict[str, Any]:
+    """Return the whole change over the range run, as a ratio with its interval."""
+    low, high = (math.exp(found.span * end) for end in found.estimate.interval(options.ci_level))
+    return {"factor": found.span, "ratio": math.exp(found.span * found.estimate.value), "ci": (low, high)}
 
 
 def _worst(rows: pd.DataFrame) -> FarthestRun | None:
@@ -129,15 +157,18 @@ def _vetoes(
     """Collect vetoes: models that differ, and a level that departs from the trend."""
     vetoes: list[Veto] = []
     if found.depends and found.decision.verdict == "undecided":
-        why = f"it depends on the model (p = {found.alike_p:.2g}): {_by_model(effect, found)}"
+        why = f"it depends on the model (p = {shown(found.alike_p or 0.0, '.2g')}): {_by_model(effect, found)}"
         vetoes.append(Veto(kind="models", why=why))
     if effect.costs_more:
         return vetoes
-    tests["level_jump"] = jump = _level_jump(effect, rows, found)
-    departs = jump is not None and jump["p"] < 0.01 and jump["deviation"] > options.margin
-    if found.decision.verdict == "supported" and jump is not None and departs:
-        level = f"{effect.words} {jump[effect.column]:g}"
-        vetoes.append(Veto(kind="level", why=f"{level} departs from the trend by {100 * jump['deviation']:.1f} %"))
+    tests["level_jump"] = _level_jump(effect, rows, found)
+    levels = found.levels
+    if found.depends or levels is None or not levels.depart or found.decision.verdict != "undecided":
+        return vetoes
+    if effect.judge(found.estimate, found.span, options)[0] == "supported":
+        change = _size(effect, levels.ratio, *levels.ci)
+        words = f"{effect.words} {levels.worst:g} costs {change} against the lowest"
+        vetoes.append(Veto(kind="level", why=f"{words}, though the trend over all levels is within the margin"))
     return vetoes
 
 
@@ -176,9 +207,9 @@ def _reason(effect: Effect, context: ClaimContext, rows: pd.DataFrame, found: Ef
     size = _size(effect, math.exp(estimate.value), low, high)
     words = {"times": size, "percent": size, "response": context.response.noun, "column": effect.words}
     if not effect.costs_more:
-        over = 100 * math.expm1(estimate.value * float(np.ptp(rows["factor"])))
+        whole = _over_range(found, context.options)
         ends = float(rows[effect.column].min()), float(rows[effect.column].max())
-        words |= {"low": f"{ends[0]:g}", "high": f"{ends[1]:g}", "over": f"{over:+.0f} %"}
+        words |= {"low": f"{ends[0]:g}", "high": f"{ends[1]:g}", "over": _size(effect, whole["ratio"], *whole["ci"])}
     change = effect.says.format(**words)
     subject = effect.noun[0].upper() + effect.noun[1:]
     text = {
@@ -187,7 +218,10 @@ def _reason(effect: Effect, context: ClaimContext, rows: pd.DataFrame, found: Ef
         ("supported", True): f"Yes: {change}.",
         ("refuted", True): f"No: {change}, no more than the margin above it.",
     }.get((verdict, effect.costs_more), f"Not precise enough: {change}.")
+    if found.levels is not None and found.decision.p_value == found.levels.outside_p and verdict == "refuted":
+        step = _size(effect, found.levels.ratio, *found.levels.ci)
+        text += f" {effect.words.capitalize()} {found.levels.worst:g} costs {step} against the lowest."
     if not found.by_model:
         return text
-    differ = f" (they differ, p = {found.alike_p:.2g})" if found.depends else ""
+    differ = f" (they differ, p = {shown(found.alike_p or 0.0, '.2g')})" if found.depends else ""
     return f"{text} By model{differ}: {_by_model(effect, found)}."

@@ -2,8 +2,11 @@
 
 import pandas as pd
 
-from ..regression.curve_analysis import MAX_ORDER_CORRELATION, Analysis, placed_in_sessions
+from lora_scaling.text import counted
+
+from ..regression.curve_analysis import MAX_ORDER_CORRELATION, Analysis
 from ..regression.outliers_and_drift import Disturbances, find_disturbances
+from ..regression.sessions import ALONE, MOST_LONE_RUNS, placed_in_sessions, shared_sessions
 from ..tables.checks import apart_in_time, rank_correlation
 from ..tables.parsing import RunWarning
 from .context import ClaimContext
@@ -19,6 +22,7 @@ def run_warnings(context: ClaimContext, claims: list[Claim]) -> list[RunWarning]
     analysis = context.total if fitted else None
     found = find_disturbances(frame)
     warnings = [*_order_warnings(frame), *_outlier_warnings(context, claims, found)]
+    warnings += _session_warnings(frame)
     if drift := _drift_warning(context.response.noun, analysis, found):
         warnings.append(drift)
     if analysis is not None and analysis.weighted:
@@ -38,14 +42,33 @@ def _order_warnings(frame: pd.DataFrame) -> list[RunWarning]:
         if abs(r) > MAX_ORDER_CORRELATION:
             messages.append(f"The runs were made in order of {factor} (rank correlation {r:.2f}); shuffle them.")
     placed = placed_in_sessions(trained)
-    for factor in ("rank", "method", "model"):
+    for factor in ("samples", "epochs", "rank", "method", "model"):
         share = apart_in_time(placed["position"], placed[factor])
-        if share is not None:
+        if share is not None and not any(f"in order of {factor} " in message for message in messages):
             messages.append(
                 f"Runs that differ in {factor} were made at different times, which explain {100 * share:.0f} % of the "
                 f"run order: drift would look like an effect of {factor}; shuffle them."
             )
     return [RunWarning(kind="order_confounded", message=message) for message in messages]
+
+
+def _session_warnings(frame: pd.DataFrame) -> list[RunWarning]:
+    """Say whether the sessions are known, and which runs cannot be compared within one."""
+    if frame["session"].isna().any():
+        message = (
+            "The table does not say which runs share a session (`session`: a process or a day), so runs are taken as "
+            "independent. If each level had a session of its own, what differs between sessions looks like an effect."
+        )
+        return [RunWarning(kind="session_unknown", message=message)]
+    labels = shared_sessions(frame)
+    lone = frame["run_id"][labels == ALONE] if labels is not None else frame["run_id"][:0]
+    if not len(lone) or len(lone) > MOST_LONE_RUNS * len(frame):
+        return []
+    message = (
+        f"{counted(len(lone), 'run')} had a session alone: nothing can be compared with it there, and no verdict on "
+        "samples and epochs rests on it."
+    )
+    return [RunWarning(kind="alone_in_session", message=message, run_ids=tuple(lone))]
 
 
 def _drift_warning(noun: str, analysis: Analysis | None, found: Disturbances) -> RunWarning | None:

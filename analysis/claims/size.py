@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ..regression.curve_analysis import CELL_COLUMNS, apart_gate, order_gate, placed_in_sessions
+from ..regression.curve_analysis import CELL_COLUMNS, apart_gate, order_gate
 from ..regression.estimate import IntervalEstimate
 from ..regression.least_squares import CollinearError, influence, ols, wls
+from ..regression.sessions import placed_in_sessions
+from ..tables.checks import doubt_about
 from ..tables.response import Response, measured_sentence
 from .context import ClaimContext
 from .next_runs import repeat_needs, sweep_needs, typical_work
@@ -164,8 +166,6 @@ def linked(model: NDArray[np.intp], group: NDArray[np.intp]) -> NDArray[np.intp]
 
 def _size_rows(trained: pd.DataFrame, suspects: tuple[str, ...]) -> tuple[pd.DataFrame, str | None]:
     """Select the rows for `size_fit`, or say why none can be used."""
-    if suspects:
-        return trained, f"the unit of run {', '.join(suspects[:5])} is in doubt: correct it or leave it out"
     missing = [name for name in ("flops", "tokens_seen") if not (trained[name] > 0).any()]
     if missing:
         return trained, f"the table does not tell {' and '.join(f'`{name}`' for name in missing)}"
@@ -179,6 +179,8 @@ def _size_rows(trained: pd.DataFrame, suspects: tuple[str, ...]) -> tuple[pd.Dat
     rows = rows.assign(x=x, x_round=x.round(1), z=np.log(rows["energy"] / rows["tokens_seen"]), group=group)
     rows["model_no"] = rows["model"].fillna(rows["x_round"].map("{:g}".format))
     rows = _sizes_side_by_side(rows).reset_index(drop=True)
+    if doubt := doubt_about(rows, suspects):
+        return rows, doubt
     if rows.empty or rows["x_round"].nunique() < LEAST_SIZES:
         return rows, f"fewer than {LEAST_SIZES} sizes of model were run with everything else equal"
     span = float(rows.groupby("group")["x"].agg(np.ptp).max())

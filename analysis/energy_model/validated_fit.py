@@ -13,6 +13,7 @@ from ..tables.table import RunTable
 from .backtest import Backtest, backtest, summary
 from .diagnostics import order_correlation
 from .energy_fit import EnergyFit, between_sessions, fit_table
+from .groups import differing_groups, sentence
 
 FILE_NAME = "fit.json"
 # Spread added for each factor e beyond the data even if the backtest found no excess, because the family is finite.
@@ -52,6 +53,10 @@ def validated_fit(table: RunTable) -> ValidatedFit:
     document["session"] = between_sessions(table.frame)
     document["backtest"] = graded.to_dict(runs=False)
     document["sources"] = list(table.sources)
+    document["groups"] = differing_groups(table)
+    if document["groups"]:
+        alone = f"The forms share one: fit each {document['groups']['noun']} alone to predict."
+        document["notes"].append(f"{sentence(document['groups'])} {alone}")
     document["diagnostics"]["energy"]["order_correlation"] = _drift(fitted, table.frame)
     fitted = dataclasses.replace(fitted, fit=fit_from_dict(document, FILE_NAME))
     return ValidatedFit(table=table, fitted=fitted, backtest=graded)

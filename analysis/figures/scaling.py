@@ -4,6 +4,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 
+from ..energy_model.groups import sentence
 from .style import (
     INK,
     MARKERS,
@@ -71,7 +72,12 @@ def energy_against(view: View, factor: Factor) -> DrawnFigure | SkippedFigure:
             for i, s in enumerate(groups)
         ]
         label_lines(axes[-1], ends)
-    caption = view.caption(f"{view.noun} against {factor.noun}. {BANDS} {held}{note}".strip())
+    split = ""
+    if view.split is not None:
+        split = (
+            f" {sentence(view.split)} Each {view.split['noun']} has a fit of its own where it has a line of its own."
+        )
+    caption = view.caption(f"{view.noun} against {factor.noun}. {BANDS} {held}{note}{split}".strip())
     return DrawnFigure(name=name, title=title, figure=figure, caption=caption)
 
 

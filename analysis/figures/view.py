@@ -1,5 +1,6 @@
 """What the figures draw: runs with their fit, and the fit as a curve in one variable with the others held."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from lora_scaling.errors import UserError
 from lora_scaling.estimate.fit_file import Bands, training_bands
 from lora_scaling.estimate.terms import Target
 from lora_scaling.text import counted
@@ -16,6 +18,7 @@ from lora_scaling.units import JOULES_PER_KWH
 
 from ..arrays import Array
 from ..claims.verdicts import Options
+from ..energy_model.energy_fit import fit_table
 from ..energy_model.validated_fit import ValidatedFit
 from ..tables.run_quantities import Work, group_levels
 from ..tables.table import RunTable
@@ -71,6 +74,25 @@ class View:
         names = [name.rstrip("/").rsplit("/", 1)[-1] for name in self.table.sources]
         return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
+    @property
+    def split(self) -> dict[str, Any] | None:
+        """The setting whose groups do not share an exponent: they are drawn and fitted apart."""
+        return self.result.fitted.document.get("groups")
+
+    def alone(self, name: str) -> "View | None":
+        """Return the view of one group of `split`, with a fit of its runs alone; None where they are too few."""
+        assert self.split is not None
+        rows = self.table.frame[self.table.frame[self.split["column"]].astype(str) == name]
+        table = dataclasses.replace(self.table, frame=rows.reset_index(drop=True))
+        try:
+            fitted = fit_table(table.frame)
+        except UserError:
+            return None
+        fitted.document["groups"] = None
+        return dataclasses.replace(
+            self, table=table, result=dataclasses.replace(self.result, table=table, fitted=fitted)
+        )
+
     def caption(self, text: str) -> str:
         """Write a caption: `text`, then n, model and source."""
         models = self.result.fitted.document["models"]
@@ -122,6 +144,16 @@ def _counts(runs: pd.DataFrame, column: str) -> pd.Series:
     return pd.Series([counted(number, column.removesuffix("s")) for number in numbers], index=runs.index)
 
 
+def ruled_out_of(factor: str) -> set[str]:
+    """Return the columns that move with a factor, and cannot colour a plot against it."""
+    return {
+        "params": {"model"},
+        "flops_per_token": {"model", "rank"},
+        "rank": {"rank", "method"},
+        "tokens": {"samples", "epochs"},
+    }.get(factor, {factor})
+
+
 def hue_of(view: View, factor: str) -> tuple[str | None, pd.Series]:
     """Choose the column that colours the runs in a plot against `factor`, or None, with its value for each run."""
     runs = view.runs
@@ -133,12 +165,9 @@ def hue_of(view: View, factor: str) -> tuple[str | None, pd.Series]:
         "samples": _counts(runs, "samples"),
         "rank": runs["rank"].map(lambda rank: f"rank {rank:g}" if np.isfinite(rank) else "no adapter"),
     }
-    ruled_out = {
-        "params": {"model"},
-        "flops_per_token": {"model", "rank"},
-        "rank": {"rank", "method"},
-        "tokens": {"samples", "epochs"},
-    }.get(factor, {factor})
+    ruled_out = ruled_out_of(factor)
+    if view.split is not None and (column := view.split["column"]) not in ruled_out_of(factor):
+        candidates = {column: runs[column].astype(str)} | candidates
     for name, values in candidates.items():
         if name in ruled_out or values.isna().any():
             continue
@@ -157,7 +186,12 @@ def run_groups(view: View, factor: str) -> tuple[list[RunGroup], str]:
     held: dict[str, list[str]] = {}
     like = {name: value for name, value in _typical(view.work, factor).items() if name != column}  # a hue stays its own
     order = list(dict.fromkeys(hues[np.argsort(view.work.values["params"], kind="stable")])) if column else ["all runs"]
+    apart = view.split is not None and column == view.split["column"]
+    whole, all_hues = view, hues
     for name in order:
+        view, hues = whole, all_hues
+        if apart and (own := whole.alone(name)) is not None:
+            view, hues = own, pd.Series([name] * len(own.runs))
         rows = np.flatnonzero((hues == name).to_numpy() & np.isfinite(view.work.values[factor]))
         if len(rows) == 0 or np.ptp(np.log(view.work.values[factor][rows])) < LEAST_RANGE:
             continue

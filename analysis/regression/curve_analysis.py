@@ -24,12 +24,18 @@ from ..tables.checks import apart_in_time, rank_correlation
 from .estimate import IntervalEstimate
 from .least_squares import Array, span
 from .power_law import CurveData, CurveFit, Profile, fit_curve, log_energy
+from .sessions import (
+    LEAST_WITHIN_SESSIONS,
+    placed_in_sessions,
+    session_columns,
+    sessions_counted_once,
+    without_lone_runs,
+)
 
 # Runs that differ in one of these are in different cells.
 CELL_COLUMNS = (*SEPARATING_COLUMNS, "work_settings", *(f"energy_source_{name}" for name in COMPONENTS))
 MIN_REPLICATED = 3
 MAX_FACTOR_CORRELATION, MAX_ORDER_CORRELATION = 0.9, 0.7
-LEAST_WITHIN_SESSIONS = 0.05  # of a factor's variance: with less, its effect is that of the sessions
 OUTLIER_MADS = 6.0
 DIAGNOSTIC_P = 0.01
 LEAST_STEPS = 3  # of a meter: with less, rounding is no small noise on the log scale, and readings of 0 are missing
@@ -129,36 +135,19 @@ def _resolved(frame: pd.DataFrame) -> NDArray[np.bool_]:
     return (level >= LEAST_STEPS * frame["y_step"]).to_numpy()
 
 
+def by_session(design: CurveDesign) -> CurveDesign:
+    """Count each session once that holds one level, if sessions were replicated; leave out the few lone runs."""
+    frame = design.frame.assign(level=design.level)
+    frame = sessions_counted_once(frame, ["level"], ["y", "y_measured"])
+    frame = without_lone_runs(frame, ["level"])
+    return replace(design, frame=frame.drop(columns="level"))
+
+
 def _epochs_seen(frame: pd.DataFrame) -> pd.Series:
     """Return the epochs really done: those asked for, unless more than 1 % was not done (early stop)."""
     done = frame["samples_seen"] / frame["samples"].where(frame["samples"] > 0)
     close = (done - frame["epochs"]).abs() <= 0.01 * frame["epochs"]
     return frame["epochs"].where(close | (frame["samples_seen"] == 0), done)
-
-
-def session_columns(frame: pd.DataFrame) -> Array:
-    """Return indicator columns (n, k−1) of the sessions, if several have several runs each."""
-    session = _sessions(frame)
-    if session is None:
-        return np.zeros((len(frame), 0))
-    return np.equal.outer(session.to_numpy(), np.unique(session.astype(str))[1:]).astype(float)
-
-
-def _sessions(frame: pd.DataFrame) -> pd.Series | None:
-    for column in ("session", "host"):
-        values = frame[column]
-        if values.notna().all() and 1 < values.nunique() <= len(frame) / 3:
-            return values
-    return None
-
-
-def placed_in_sessions(frame: pd.DataFrame) -> pd.DataFrame:
-    """Replace `position` by its share of the session's own order, if sessions are effects of their own.
-
-    What changed between sessions cannot then pass for a factor's effect; what changed within one can.
-    """
-    session = _sessions(frame)
-    return frame if session is None else frame.assign(position=frame["position"].groupby(session).rank(pct=True))
 
 
 def relative_length(frame: pd.DataFrame) -> Array | None:
@@ -555,7 +544,8 @@ def follows_order(design: CurveDesign, factor: str) -> str | None:
     """Whether what changes between sessions, or drift, would look like the effect of `factor`."""
     if _confounded_with_session(design, factor):
         return f"different numbers of {factor} were run in different sessions, whose effects look alike"
-    return order_gate(design.trained, {"samples": "samples", "epochs": "epochs_seen"}[factor])
+    placed, column = placed_in_sessions(design.trained), {"samples": "samples", "epochs": "epochs_seen"}[factor]
+    return order_gate(placed, column) or apart_gate(placed, column, f"the number of {factor}")
 
 
 def _confounded_with_session(design: CurveDesign, factor: str) -> bool:

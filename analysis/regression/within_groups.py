@@ -9,24 +9,33 @@ import pandas as pd
 from numpy.typing import NDArray
 from statsmodels.regression.linear_model import OLS
 
-from .curve_analysis import session_columns
 from .estimate import IntervalEstimate
 from .least_squares import Array, Results, span
+from .sessions import session_columns
 
 ROUNDING = 1e-12  # of a factor's variance: what is left of it is no variation
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelEffects:
+    """The log effect of each further level of a factor against its lowest, and the F test's p of their line."""
+
+    effects: tuple[IntervalEstimate, ...]
+    line_p: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Within:
     """n runs about the means of their groups: a factor `x`, log response `y` (n,), and what else shifts a run.
 
-    `shifts` (n, r) is an orthonormal basis: sessions within a few groups are often alike. `size` (n,) counts the runs
-    of a run's group.
+    `shifts` (n, r) is an orthonormal basis: sessions within a few groups are often alike. `group` (n,) numbers the
+    groups, `size` (n,) counts the runs of a run's group.
     """
 
     x: Array
     y: Array
     shifts: Array
+    group: NDArray[np.intp]
     size: Array
 
     def _project_out(self, column: Array) -> Array:
@@ -92,20 +101,45 @@ class Within:
         basis = self._slopes_of(kind)
         if basis.shape[1] < 2 or self._df_of(basis.shape[1]) < 1:
             return None
-        apart, together = self._regress(basis), self._regress(self.x[:, None])
+        return self._nested_p(self._regress(basis), self._regress(self.x[:, None]))
+
+    def _nested_p(self, larger: Results, smaller: Results) -> float:
+        """Return the F test's p of a regression that is nested in a larger one."""
         most = ROUNDING * float(self.y @ self.y)
-        if apart.ssr <= most:  # exact data
-            return 0.0 if together.ssr - apart.ssr > most else 1.0
-        return float(apart.compare_f_test(together)[1])
+        if larger.ssr <= most:  # exact data
+            return 0.0 if smaller.ssr - larger.ssr > most else 1.0
+        return float(larger.compare_f_test(smaller)[1])
+
+    def level_effects(self, level: NDArray[np.intp]) -> LevelEffects | None:
+        """Estimate each level (n,) of the factor against level 0; None where the runs cannot tell them all apart."""
+        indicators = np.equal.outer(level, np.arange(1, level.max(initial=0) + 1)).astype(float)
+        indicators = _about_means(indicators, self.group)
+        df, columns = self._df_of(indicators.shape[1]), np.concatenate([indicators, self.shifts], axis=1)
+        if df < 1 or span(columns).shape[1] < columns.shape[1]:
+            return None
+        fit = self._regress(indicators)
+        effects = tuple(
+            IntervalEstimate(value=float(value), se=float(se), df=df)
+            for value, se in zip(fit.params[: indicators.shape[1]], fit.bse, strict=False)
+        )
+        straight = indicators.shape[1] < 2
+        return LevelEffects(
+            effects=effects, line_p=1.0 if straight else self._nested_p(fit, self._regress(self.x[:, None]))
+        )
+
+
+def _about_means(columns: Array, group: NDArray[np.intp]) -> Array:
+    """Return columns (n, k) about their means in each group (n,)."""
+    count = np.bincount(group)
+    means = np.column_stack([np.bincount(group, column, len(count)) / np.maximum(count, 1) for column in columns.T])
+    return columns - means[group]
 
 
 def within(x: Array, y: Array, shifts: Array, group: NDArray[np.intp]) -> Within:
     """Take runs about the means of their groups; `shifts` (n, q) are any columns that shift a run."""
-    count = np.bincount(group)
-    columns = np.column_stack([x, y, shifts])
-    means = np.column_stack([np.bincount(group, column, len(count)) / np.maximum(count, 1) for column in columns.T])
-    columns = columns - means[group]
-    return Within(x=columns[:, 0], y=columns[:, 1], shifts=span(columns[:, 2:]), size=count[group].astype(float))
+    columns = _about_means(np.column_stack([x, y, shifts]), group)
+    size = np.bincount(group)[group].astype(float)
+    return Within(x=columns[:, 0], y=columns[:, 1], shifts=span(columns[:, 2:]), group=group, size=size)
 
 
 def within_rows(rows: pd.DataFrame, y: str) -> Within:

@@ -9,7 +9,7 @@ from ..energy_model.extrapolate import Extrapolation
 from .estimates import sentence
 from .findings import Findings
 from .page import Section, section
-from .sections import WORDS, basis, distance_from_data, interval_of, plain_reason, split_of
+from .sections import WORDS, basis, distance_from_data, interval_of, plain_reason, split_noun, split_of
 
 MOST_COSTS = 8  # the others are in their own section
 QUESTIONS = {
@@ -48,7 +48,7 @@ def _answer(claim: Claim) -> dict[str, str]:
         each = "; ".join(
             f"{WORDS[one['verdict']].lower()} for {name}: {_size(claim, one)}" for name, one in own.items()
         )
-        return {"word": "It depends on the model", "detail": f"{each[0].upper() + each[1:]}."}
+        return {"word": f"It depends on the {split_noun(claim)}", "detail": f"{each[0].upper() + each[1:]}."}
     word = WORDS[claim.verdict]
     if claim.id != "doubling_doubles" or claim.verdict == "undecided":
         return {"word": word, "detail": ""}
@@ -57,7 +57,13 @@ def _answer(claim: Claim) -> dict[str, str]:
 
 
 def _size(claim: Claim, own: dict[str, Any]) -> str:
-    """Write one model's ratio, or its change in per cent for each doubling of the rank, with the interval."""
+    """Write one group's ratio, its change in per cent for each doubling of the rank, or exponent, with the interval."""
+    if "ratio" not in own:
+        if own["estimate"] is None or own["ci"] is None:
+            return "not enough runs"
+        form = "+.3f" if claim.id == "rank_effect" else ".2f"
+        value, low, high = (shown(number, form) for number in (own["estimate"], *own["ci"]))
+        return f"{value} ({low} to {high})"
     numbers = (own["ratio"], *own["ci"])
     if claim.id == "rank_effect":
         change, low, high = (shown(100 * (number - 1), "+.1f") for number in numbers)

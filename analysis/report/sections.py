@@ -14,6 +14,7 @@ from ..claims.verdicts import Claim, Options
 from ..energy_model.backtest import summary
 from ..energy_model.extrapolate import Extrapolation
 from ..figures.style import DrawnFigure
+from ..tables.checks import group_noun
 from ..tables.response import source_kinds
 from .findings import Findings
 from .page import Section, picture, section
@@ -49,7 +50,7 @@ def _card(claim: Claim, options: Options) -> dict[str, str | None]:
     cost = "" if needs is None or needs.energy_kwh is None else f" About {ENERGY.show(needs.energy_kwh)}."
     return {
         "verdict": claim.verdict,
-        "word": "Depends on the model" if split_of(claim) else WORDS[claim.verdict],
+        "word": f"Depends on the {split_noun(claim)}" if split_of(claim) else WORDS[claim.verdict],
         "title": claim.title,
         "interval": None if interval is None else f"{claim.quantity}: {interval[0]} ({interval[1]})",
         "reason": plain_reason(claim),
@@ -59,8 +60,15 @@ def _card(claim: Claim, options: Options) -> dict[str, str | None]:
 
 
 def split_of(claim: Claim) -> dict[str, dict[str, Any]]:
-    """Return each model's own answer if a claim is undecided because the models differ, and otherwise nothing."""
-    return claim.tests["by_model"] if claim.reason.startswith("Undecided: it depends on the model") else {}
+    """Return each group's own answer if a claim is undecided because groups differ, and otherwise nothing."""
+    if not claim.reason.startswith(f"Undecided: it depends on the {split_noun(claim)} "):
+        return {}
+    return claim.tests.get("by_group") or claim.tests["by_model"]
+
+
+def split_noun(claim: Claim) -> str:
+    """Return what the groups are that a claim may depend on: models, unless it was tested for another setting."""
+    return group_noun(claim.tests.get("group_by", "model"))
 
 
 def interval_of(claim: Claim, options: Options) -> tuple[str, str] | None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.special import chdtrc, ndtr
+from scipy.special import fdtrc, ndtr
 
 from lora_scaling.units import JOULES_PER_KWH
 
@@ -22,6 +22,8 @@ UNIT_TOLERANCE = 0.25  # in logs, besides the noise of the rest
 MAX_FLOPS_PER_JOULE = 1e13  # FLOPs a joule buys: the best accelerator of 2026 stays below 5e12
 MOST_OF_ORDER, ONE_SIDED = 0.5, 0.9
 POWER_RANGE_W = (0.5, 5000.0)  # per device, all components
+DEVICES_OF_A_NODE = 8  # where their number is unknown
+GROUP_NOUNS = {"hardware": "device", "data": "data set", "gpu_count": "number of devices", "work_settings": "settings"}
 MIXED_COLUMNS = {
     "hardware": ("mixed_hardware", "hardware"),
     "energy_source_gpu": ("mixed_energy_source", "GPU energy sources"),
@@ -53,6 +55,20 @@ def suspicious(warnings: Sequence[RunWarning], runs: int) -> tuple[str, ...]:
     return ids if len(ids) < 0.5 * runs else ()
 
 
+def group_noun(column: str) -> str:
+    """Return what the runs are grouped by, in sentences, where they differ in a column."""
+    return GROUP_NOUNS.get(column, column.replace("_", " "))
+
+
+def doubt_about(rows: pd.DataFrame, suspects: Sequence[str]) -> str | None:
+    """Say that the unit of some of the rows that a claim uses is in doubt; None if no suspect is among them."""
+    touched = [run_id for run_id in suspects if (rows["run_id"] == run_id).any()] if suspects else []
+    if not touched:
+        return None
+    shown = ", ".join(touched[:5]) + (" …" if len(touched) > 5 else "")
+    return f"the unit of run {shown} is in doubt: correct it, or leave it out with --exclude"
+
+
 def _mixtures(frame: pd.DataFrame) -> list[RunWarning]:
     found = []
     for column, (kind, noun) in MIXED_COLUMNS.items():
@@ -68,14 +84,30 @@ def _mixtures(frame: pd.DataFrame) -> list[RunWarning]:
     return found
 
 
-def _impossible(frame: pd.DataFrame) -> list[RunWarning]:
-    """A whole table in the wrong unit shows in what it implies: FLOPs per joule, or watts."""
+def _implied_power(frame: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """Return bounds (n,) of each run's mean power in W: at most, and at least; NaN where its time is unknown.
+
+    The whole energy over the training time alone is more than the power, because the energy holds the set-up. Set-up
+    took no more than the cheapest run did in all, so what a run took beyond that is a lower bound.
+    """
     joules = frame["energy_kwh"] * JOULES_PER_KWH
-    count = frame["gpu_count"].fillna(1).clip(lower=1)
-    power = joules / frame["total_s"].fillna(frame["train_s"]).where(lambda s: s > 0) / count
+    whole, train = (frame[name].where(frame[name] > 0) for name in ("total_s", "train_s"))
+    at_most = joules / whole.fillna(train)
+    beyond = ((joules - joules.min()) / train).where(whole.isna(), joules / whole)
+    trained = (frame["energy_train_kwh"] * JOULES_PER_KWH / train).where(whole.isna())
+    return trained.fillna(at_most), trained.fillna(beyond)
+
+
+def _impossible(frame: pd.DataFrame) -> list[RunWarning]:
+    """Find a whole table in the wrong unit by what it implies: FLOPs per joule, or watts."""
+    joules = frame["energy_kwh"] * JOULES_PER_KWH
+    at_most, at_least = _implied_power(frame)
+    count = frame["gpu_count"].clip(lower=1)
     found = []
-    strange = (power < POWER_RANGE_W[0]) | (power > POWER_RANGE_W[1])
+    low, high = at_most / count.fillna(1), at_least / count.fillna(DEVICES_OF_A_NODE)
+    strange = (low < POWER_RANGE_W[0]) | (high > POWER_RANGE_W[1])
     if strange.any():
+        power = low.where(low < POWER_RANGE_W[0], high)
         message = (
             f"Energy ÷ time implies {power[strange].median():.3g} W per device in {int(strange.sum())} runs, "
             "which no device draws: is `energy_kwh` in kWh?"
@@ -178,11 +210,12 @@ def rank_correlation(a: Sequence[float] | Array, b: Sequence[float] | Array) -> 
 
 
 def apart_in_time(position: pd.Series, level: pd.Series) -> float | None:
-    """The share of the run order that `level` explains, where its levels were run apart and not by chance; else None.
+    """Return the share of the run order that `level` explains if its levels were run apart, else None.
 
-    Apart: levels explain most of the order (Kruskal and Wallis: H = (n − 1)·η² on ranks), or all but a few runs
-    of one level lie on one side of the others (Mann and Whitney). Levels made in blocks, in whatever order,
-    differ by whatever changed between the blocks.
+    Apart, and not by chance: levels explain most of the order (analysis of variance on ranks, which unlike Kruskal and
+    Wallis's χ² holds for two runs of each level: Iman and Davenport 1976), or all but a few runs of one level lie on
+    one side of the others (Mann and Whitney). Levels made in blocks, in whatever order, differ by whatever changed
+    between the blocks.
     """
     known = position.notna() & level.notna()
     place, level = position[known].rank(), level[known]
@@ -192,7 +225,8 @@ def apart_in_time(position: pd.Series, level: pd.Series) -> float | None:
     groups = place.groupby(level)
     between = groups.transform("mean") - place.mean()
     share = float((between**2).sum() / ((place - place.mean()) ** 2).sum())
-    if share > MOST_OF_ORDER and float(chdtrc(levels - 1, (n - 1) * share)) < 0.01:
+    ratio = share / max(1 - share, 1e-12) * (n - levels) / (levels - 1)
+    if share > MOST_OF_ORDER and float(fdtrc(levels - 1, n - levels, ratio)) < 0.01:
         return share
     size = groups.size().to_numpy(dtype=float)
     lead = np.abs(groups.mean().to_numpy() - (n + 1) / 2)  # of the mean rank; n/2 − size/2 where all lie on one side

@@ -5,6 +5,7 @@ reason, every value that had to be interpreted is in `RunTable.warnings`.
 """
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from .unknown_columns import column_warnings, remainders, separating_columns, un
 NUMERIC_COLUMNS = (*records.NUMERIC_COLUMNS, "samples_end")
 OUR_COLUMNS = (*NUMERIC_COLUMNS, *TEXT_COLUMNS, *TRUTH_COLUMNS)
 LEAST_ORDERS = 1000  # of the rows of all runs: so improbable must it be that they rise by chance
+INDEX_NAME = re.compile(r"(unnamed: ?\d+|index|level_\d+|)", re.IGNORECASE)  # a data frame's own row numbers
 PLAIN = ColumnOptions()
 MOST_ROWS = 50_000  # of a table; a random choice of so many says as much as all
 SMALLEST, LARGEST = 1e-15, 1e15  # of a response, in kWh or s: no run lies beyond, but a slip of the pen does
@@ -143,7 +145,7 @@ def _make_table(rows: ReadRows, *, response: str | None, exclude: Sequence[str],
     excluded += bad
     frame, snapshots, cumulative = _keep_last_snapshots(frame, columns, RESPONSES[response])
     excluded += snapshots
-    frame, duplicates, duplicate_warnings = _drop_duplicates(frame, columns, RESPONSES[response])
+    frame, duplicates, duplicate_warnings = _drop_duplicates(frame, raw, columns, RESPONSES[response])
     excluded += duplicates
     frame, chosen = _drop_chosen(frame, exclude)
     excluded += chosen
@@ -338,23 +340,27 @@ def _keep_last_snapshots(
 
 
 def _drop_duplicates(
-    frame: pd.DataFrame, columns: Sequence[str], response: str
+    frame: pd.DataFrame, raw: pd.DataFrame, columns: Sequence[str], response: str
 ) -> tuple[pd.DataFrame, list[Excluded], list[RunWarning]]:
     """A run that is in the table twice counts once: a copy is no replicate.
 
-    A copy has the same run_id and reading; in a table without run ids, all columns alike and a reading of
-    more than six digits (a rounded one can coincide by chance and stays, with a warning).
+    A copy has the same run_id, work and reading; in a table without run ids, all columns alike and a reading of
+    more than six digits (a rounded one can coincide by chance and stays, with a warning). Rows that differ in a column
+    of `raw` that this program does not know are no copies: that column may be what was varied.
     """
     named = "run_id" in columns
     work = [name for name in (*POINT_COLUMNS, *SEPARATING_COLUMNS) if name in columns]
     same_work = frame.duplicated([*work, response])
+    unknown = [name for name in raw.columns if name not in frame.columns and not INDEX_NAME.fullmatch(str(name))]
+    others = raw.loc[frame.index, unknown].astype(str)
     if named:
-        copies = frame.duplicated(["run_id", response])
+        keys = pd.concat([frame[["run_id", response, *(name for name in work if name != "run_id")]], others], axis=1)
+        copies = keys.duplicated()
     else:
         energy = frame[response].to_numpy(dtype=float)
         scaled = energy * 10.0 ** (5 - np.floor(np.log10(energy)))
         known = [name for name in columns if name in frame.columns]
-        copies = frame.duplicated(known) & (np.abs(scaled - np.round(scaled)) > 1e-6)
+        copies = pd.concat([frame[known], others], axis=1).duplicated() & (np.abs(scaled - np.round(scaled)) > 1e-6)
     first = frame.groupby([*work, response], dropna=False)["run_id"].transform("first")
     excluded = [
         Excluded(run_id=run_id, reason=f"the same numbers as run {other}: a copy, counted once")

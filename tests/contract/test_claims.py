@@ -103,7 +103,8 @@ def test_each_kind_of_warning_is_given_where_it_is_due(kind: str, claims: Callab
 
 
 def test_a_clean_table_brings_no_warning(claims: Callable[..., dict[str, Any]]) -> None:
-    assert claims(draw("proportional"))["warnings"] == []
+    assert claims(draw("proportional").assign(session="monday"))["warnings"] == []
+    assert [warning["kind"] for warning in claims(draw("proportional"))["warnings"]] == ["session_unknown"]
 
 
 def test_an_adaptive_study_asks_for_claims_that_exist_with_the_defaults_of_all_commands() -> None:

@@ -178,6 +178,45 @@ def test_rank_may_matter_for_one_model_and_not_for_another() -> None:
     assert found.tests["by_model"]["large"]["ratio"] == pytest.approx(1.12, abs=0.01)
 
 
+def test_the_rank_is_judged_over_the_range_that_was_run() -> None:
+    """Each doubling adds 3 %, which is within the margin; over four doublings they add 13 %."""
+    found = claim(ranks(0.03), "rank_effect")
+    assert found.verdict == "refuted"
+    assert found.estimate == pytest.approx(0.03, abs=0.005)  # of a doubling, as before
+    assert found.tests["over_range"]["ratio"] == pytest.approx(1.03**4, abs=0.02)
+
+
+def test_one_rank_that_costs_more_refutes_though_the_trend_does_not() -> None:
+    found = claim(ranks(0.0, jump=0.1), "rank_effect")
+    assert found.verdict == "refuted"
+    assert "Rank 16 costs +1" in found.reason
+    assert found.p_value == found.tests["levels"].outside_p
+    unclear = claim(ranks(0.0, jump=0.055, cv=0.02), "rank_effect")
+    assert unclear.verdict == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("method", "tested"), [("LoRA", True), ("rs-LoRA", True), ("pvera", False), ("LILY", False), ("OFT", False)]
+)
+def test_only_loras_rank_is_the_lora_rank(method: str, tested: bool) -> None:
+    found = claim(ranks(0.0).assign(method=method), "rank_effect")
+    assert (found.estimate is not None) == tested
+    unnamed = ranks(0.0).drop(columns="method")
+    named = unnamed.assign(run_id=[f"{method.lower()}-{i}" for i in range(len(unnamed))])
+    assert (claim(named, "rank_effect").estimate is not None) == tested
+
+
+def test_ranks_with_a_session_each_are_not_compared_and_with_several_they_are() -> None:
+    frame = ranks(0.12)
+    alone = claim(frame.assign(session="s" + frame["rank"].astype(str)), "rank_effect")
+    assert "changed only from session to session" in alone.reason
+    several = claim(
+        frame.assign(session=frame["rank"].astype(str) + "/" + (frame["replicate"] % 3).astype(str)), "rank_effect"
+    )
+    assert several.verdict == "refuted"
+    assert several.tests["runs"] == 15  # sessions
+
+
 def test_the_departing_rank_is_judged_with_the_degrees_of_freedom_there_are() -> None:
     """Independently: dummies for each work and a slope; n − works − 1 degrees of freedom."""
     frame = ranks(0.02, cv=0.03, jump=0.03)

@@ -1,0 +1,74 @@
+"""Whether devices, models or data sets share an exponent, which the forms of a fit assume."""
+
+from typing import Any
+
+import pandas as pd
+
+from lora_scaling.text import shown
+
+from ..regression.curve_analysis import CELL_COLUMNS, CurveDesign, analyse, build_design
+from ..regression.estimate import POOLING_P, IntervalEstimate, from_interval, welch_p
+from ..tables.checks import group_noun
+from ..tables.response import choose_response
+from ..tables.table import RunTable
+
+LEVEL = 0.9
+MOST_GROUPS = 20
+LEAST_LEVELS = 3
+
+
+def differing_groups(table: RunTable) -> dict[str, Any] | None:
+    """Return the setting whose groups of runs do not share an exponent of samples or epochs; None if all may.
+
+    The exponent is that of E = F + a·samples^b, fitted to each group alone, as the claims test it (Welch's test at
+    POOLING_P). Returns the `column`, what its groups are called (`noun`), the `factor`, p and each group's `exponents`
+    with their 90 % intervals.
+    """
+    frame = choose_response(table).frame
+    worst: dict[str, Any] | None = None
+    divided: set[bytes] = set()
+    tested = 0
+    for column in CELL_COLUMNS:
+        division = pd.factorize(frame[column].astype(object))[0].tobytes()
+        if division in divided or not 1 < frame[column].nunique() <= MOST_GROUPS:
+            continue
+        divided.add(division)
+        designs = {str(name): build_design(rows.reset_index(drop=True)) for name, rows in frame.groupby(column)}
+        for factor in ("samples", "epochs"):
+            found = {name: one for name, design in designs.items() if (one := _exponent(design, factor)) is not None}
+            p = welch_p(list(found.values()))
+            if p is None:
+                continue
+            tested += 1
+            if worst is None or p < worst["p"]:
+                worst = {"column": column, "noun": group_noun(column), "factor": factor, "p": p, "found": found}
+    if worst is None or (p := min(1.0, tested * worst["p"])) > POOLING_P:
+        return None
+    exponents = {
+        name: {"estimate": one.value, "low": one.interval(LEVEL)[0], "high": one.interval(LEVEL)[1]}
+        for name, one in worst.pop("found").items()
+    }
+    return worst | {"p": p, "exponents": exponents}
+
+
+def _exponent(design: CurveDesign, factor: str) -> IntervalEstimate | None:
+    """Estimate a group's own exponent; None where its runs cannot tell."""
+    column = {"samples": "samples", "epochs": "epochs_seen"}[factor]
+    if factor not in design.factors or design.levels(column) < LEAST_LEVELS:
+        return None
+    parameters = len(design.factors) + 2 * (int(design.frame["cell"].max()) + 1)
+    if len(design.frame) < parameters + 3:
+        return None
+    analysis = analyse(design, per_token=True)
+    profile = analysis.profile(factor)
+    return from_interval(profile.estimate, profile.interval(LEVEL), analysis.fit.data.df, LEVEL)
+
+
+def sentence(groups: dict[str, Any]) -> str:
+    """Say that groups differ, for notes and captions."""
+    each = ", ".join(
+        f"{name} {shown(one['estimate'])} ({shown(one['low'])} to {shown(one['high'])})"
+        for name, one in groups["exponents"].items()
+    )
+    verb = "depends" if groups["p"] <= 0.05 else "may depend"
+    return f"The exponent of {groups['factor']} {verb} on the {groups['noun']} (p = {groups['p']:.2g}): {each}."
