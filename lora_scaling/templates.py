@@ -11,6 +11,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_scaling.text import printable_lines
+
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
@@ -36,6 +38,7 @@ def environment(package: str) -> "Environment":
     made = Environment(
         loader=FileSystemLoader(folder),
         autoescape=True,
+        finalize=_printable,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -48,6 +51,11 @@ def environment(package: str) -> "Environment":
     made.tests["numeric_text"] = _is_numeric_text
     made.globals["text_of"] = functools.partial(_text_of, folder)
     return made
+
+
+def _printable(value: Any) -> Any:
+    """Escape control characters and marks of direction in text that is inserted, but for text that is HTML already."""
+    return printable_lines(value) if type(value) is str else value
 
 
 def templates_dir(package: str) -> Path:

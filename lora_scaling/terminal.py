@@ -4,22 +4,28 @@ import codecs
 import contextlib
 import io
 import os
+import re
 import sys
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from lora_scaling.text import columns
+from lora_scaling.text import columns, printable, printable_lines
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 WIDEST_PROSE = 100
+_STYLES = re.compile(r"\x1b\[(?:0|1|1;3[1-3])m")  # those that `styled` and the headers of tables make
 
 
 def open_console(file: TextIO) -> "Console":
-    """Return rich's console on a stream; it prints text as it is, without markup or guessed highlights."""
+    """Return rich's console on a stream; it prints text as it is, without markup or guessed highlights.
+
+    The console moves the cursor, so what is given to it must be printable.
+    """
     from rich.console import Console
 
+    file = file.stream if isinstance(file, _Guard) else file
     return Console(file=file, highlight=False, markup=False, emoji=False)
 
 
@@ -49,6 +55,40 @@ def _spell(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("lora_scaling.plain", _spell)
 
 
+@contextlib.contextmanager
+def guarded_output() -> Iterator[None]:
+    """Let nothing reach stdout and stderr that a terminal would obey: names and answers come from other people."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (cast(TextIO, _Guard(stream)) for stream in before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+class _Guard:
+    """A text stream that escapes what a terminal would obey, except this module's own styles."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        styles = _STYLES.findall(text) if self.stream.isatty() else ()
+        parts = _STYLES.split(text) if styles else [text]
+        start = "\r" if text.startswith("\r") else ""  # of the bar of a download, which redraws its line
+        safe = [printable_lines(part) for part in (parts[0].removeprefix(start), *parts[1:])]
+        between = (*styles, "")
+        self.stream.write(start + "".join(f"{a}{b}" for a, b in zip(safe, between, strict=True)))
+        return len(text)
+
+    def writelines(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
 def prose_width() -> int:
     """Return the number of columns for running text: the terminal's, and at most 100."""
     return min(WIDEST_PROSE, open_console(sys.stdout).width) if sys.stdout.isatty() else WIDEST_PROSE
@@ -58,6 +98,7 @@ def styled(text: str, style: str) -> str:
     """Return the text in a style of rich's ("bold green") where stdout is a terminal, and else as it is."""
     from rich.text import Text
 
+    text = printable(text)
     return _rendered(Text(text, style=style)) if sys.stdout.isatty() else text
 
 
@@ -67,6 +108,7 @@ def table(rows: Sequence[Sequence[str]], *, left: int = 1, right: Collection[int
     A table that is too wide first states the columns that are the same in all rows once, above; if that does not
     suffice, each row becomes a list of its cells.
     """
+    rows = [[printable(cell) for cell in row] for row in rows]
     figures = set(range(left, len(rows[0]))) if right is None else set(right)
     if not sys.stdout.isatty():
         return "\n".join(columns(rows, right=figures))

@@ -1,10 +1,22 @@
 """Figures as people read them: three digits, no powers of ten, one unit for an interval and for a column; tables."""
 
 import math
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 UNKNOWN = "unknown"
+
+# What a terminal obeys or hides instead of showing it: control characters (escape sequences begin with one), marks that
+# reverse the direction of text, invisible characters, lone surrogates. Line feed and tab are apart: text has them.
+_UNPRINTABLE = (
+    "\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"
+)
+_STARTS_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_NUMBER = re.compile(r"[+-]?(\d[\d,]*\.?\d*|\.\d+)([eE][+-]?\d+)?|-|[+-]?(inf|nan)", re.ASCII)
+_IN_A_CELL = re.compile(f"[\t\n{_UNPRINTABLE}]")
+_IN_LINES = re.compile(f"(?!\r\n)[{_UNPRINTABLE}]")
 
 
 def number(x: float, digits: int = 3) -> str:
@@ -89,6 +101,32 @@ def duration(seconds: float | None) -> str:
 def counted(count: float, noun: str) -> str:
     """Format a count with its noun: 1 epoch, 2 epochs."""
     return f"{count:g} {noun}" + ("" if count == 1 else "s")
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal would obey or hide, as in JSON (`\\u001b`): for text from elsewhere within one line."""
+    return text if text.isascii() and text.isprintable() else _IN_A_CELL.sub(_escaped, text)
+
+
+def printable_lines(text: str) -> str:
+    """Escape the same in text of several lines: line feeds, tabs and carriage returns at the end of a line stay."""
+    return _IN_LINES.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if code > 0xFFFF:  # as JSON writes it, so that the text of a JSON document stays one
+        code -= 0x10000
+        return f"\\u{0xD800 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}"
+    return f"\\u{code:04x}"
+
+
+def inert(cell: str) -> str:
+    """Put an apostrophe before text that a spreadsheet would run as a formula; numbers, such as -3.2, stay as they are.
+
+    For every table that is written for other programs (OWASP, "CSV injection").
+    """
+    return f"'{cell}" if cell.lstrip(" ").startswith(_STARTS_FORMULA) and not _NUMBER.fullmatch(cell.strip()) else cell
 
 
 def shown(x: float, form: str = ".2f") -> str:

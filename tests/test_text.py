@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora_scaling.text import ENERGY, MASS, POWER, TIME, columns, counted, duration, number
+from lora_scaling.text import ENERGY, MASS, POWER, TIME, columns, counted, duration, inert, number, printable
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,22 @@ def test_figures_stand_on_the_right_of_their_column() -> None:
 
 def test_a_count_has_the_number_of_its_noun() -> None:
     assert (counted(1, "epoch"), counted(2, "epoch")) == ("1 epoch", "2 epochs")
+
+
+def test_text_from_elsewhere_shows_what_a_terminal_would_obey() -> None:
+    assert printable("a\x1b[31mb\x9b2Jc\u202ed\te\r\nf\ud800\U000e0041") == (
+        r"a\u001b[31mb\u009b2Jc\u202ed\u0009e\u000d\u000af\ud800\udb40\udc41"
+    )
+    assert printable("Qwen2.5 – 7B·é\u00a0漢字 🙂") == "Qwen2.5 – 7B·é\u00a0漢字 🙂"
+
+
+@pytest.mark.parametrize(
+    "cell", ["=1+1", "+SUM(A1)", "-cmd|' /C calc'!A0", "@SUM(1)", "\t=1", "\r=1", " =1", "＝1", "-2+3"]
+)
+def test_a_cell_that_a_spreadsheet_would_run_is_text(cell: str) -> None:
+    assert inert(cell) == f"'{cell}"
+
+
+@pytest.mark.parametrize("cell", ["-3.2", "+4", "-1e-9", "-.5", "1,200", "-1,200.5", "-", "", "lora", "a=b", "r-1"])
+def test_a_number_or_a_name_is_no_formula(cell: str) -> None:
+    assert inert(cell) == cell

@@ -8,6 +8,7 @@ from typing import Any
 
 from lora_scaling.errors import LoraScalingError
 from lora_scaling.records import find_records, read_record
+from lora_scaling.text import printable
 
 MOST = 500
 
@@ -42,7 +43,7 @@ def provenance_of(sources: Sequence[str]) -> Provenance:
         read += 1
         for name, value in _facts(record).items():
             if value:
-                counts[name][value] += 1
+                counts[name][printable(value)] += 1
     return Provenance(
         read=read, found=len(paths), **{name: tuple(counter.most_common(8)) for name, counter in counts.items()}
     )

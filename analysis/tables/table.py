@@ -17,6 +17,7 @@ from lora_scaling.errors import UserError
 from lora_scaling.records import row as records
 from lora_scaling.records.row import TEXT_COLUMNS, TRUTH_COLUMNS
 from lora_scaling.settings import POINT_COLUMNS, SEPARATING_COLUMNS
+from lora_scaling.text import printable
 
 from .column_names import OK_STATUSES, rename_columns
 from .column_options import ColumnOptions, apply_options
@@ -124,8 +125,9 @@ def _check_response(response: str | None) -> None:
 
 
 def _make_table(rows: ReadRows, *, response: str | None, exclude: Sequence[str], options: ColumnOptions) -> RunTable:
-    excluded = [Excluded(run_id=name, reason=reason) for name, reason in rows.unreadable]
-    raw, named = apply_options(rows.frame, options, OUR_COLUMNS)
+    excluded = [Excluded(run_id=printable(name), reason=printable(reason)) for name, reason in rows.unreadable]
+    raw = rows.frame.set_axis([printable(str(column)) for column in rows.frame.columns], axis=1)
+    raw, named = apply_options(raw, options, OUR_COLUMNS)
     raw, renamed = rename_columns(raw, OUR_COLUMNS)
     raw, assumed = with_epochs(raw, known=bool(rows.kinds) or options.samples_from is not None)
     columns = tuple(str(column) for column in raw.columns if column != "_place")
@@ -213,7 +215,7 @@ def _name_runs(raw: pd.DataFrame) -> pd.DataFrame:
     if "run_id" not in raw:
         raw["run_id"] = None
     blank = raw["run_id"].isna() | (raw["run_id"].astype(str).str.strip() == "")
-    raw["run_id"] = raw["run_id"].astype(str).where(~blank, raw["_place"])
+    raw["run_id"] = raw["run_id"].astype(str).where(~blank, raw["_place"]).map(printable)
     return raw.drop(columns="_place")
 
 
@@ -226,7 +228,7 @@ def _split_by_status(raw: pd.DataFrame) -> tuple[pd.DataFrame, list[Excluded]]:
     failed = [
         Excluded(
             run_id=str(run_id),
-            reason=f"status {state}" + ("" if pd.isna(error) or not error else f": {error}"),
+            reason=printable(f"status {state}" + ("" if pd.isna(error) or not error else f": {error}")),
         )
         for run_id, state, error in zip(raw["run_id"][~finished], status[~finished], errors[~finished], strict=True)
     ]
@@ -275,7 +277,7 @@ def _to_types(raw: pd.DataFrame, needed: Sequence[str]) -> tuple[pd.DataFrame, l
 
 def _text(values: pd.Series, *, blank: str | None) -> pd.Series:
     text = values.astype(object).where(values.notna(), None)
-    return text.map(lambda value: None if value is None else str(value).strip() or blank)
+    return text.map(lambda value: None if value is None else printable(str(value).strip()) or blank)
 
 
 def _derive(frame: pd.DataFrame) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from lora_scaling import terminal
 from lora_scaling.errors import LoraScalingError, UserError
 from lora_scaling.ranks import rank
 from lora_scaling.signals import ended_like_ctrl_c
+from lora_scaling.text import printable
 
 INTERRUPTED = 130
 # What a file or pipe answers that takes no more output.
@@ -38,7 +39,7 @@ def command(*, when_interrupted: str = "") -> Callable[[Callable[[list[str]], in
         @functools.wraps(main)
         def run(words: Sequence[str] | None = None) -> int:
             terminal.make_printable()
-            with ignore_broken_pipe(), ended_like_ctrl_c():
+            with terminal.guarded_output(), ignore_broken_pipe(), ended_like_ctrl_c():
                 status = _status(main, list(sys.argv[1:] if words is None else words), when_interrupted)
                 return _flushed(status)
             return 0  # the reader had seen enough
@@ -105,7 +106,7 @@ def _print_error(sentence: str) -> None:
         return
     if os.environ.get("LORA_SCALING_DEBUG"):
         traceback.print_exc()
-    print(f"lora-scaling: {sentence}", file=sys.stderr)
+    print(f"lora-scaling: {printable(' '.join(sentence.splitlines()))}", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ def _slots(document: Any, key: str, forecast_only: bool) -> list[Slot]:
     rows = rows_of(document, key, NAME)
     step = STEPS.get(document.get("temporalGranularity", "hourly"))
     if step is None:
-        raise GridError(f"{NAME} answered an unknown step {document.get('temporalGranularity')!r}")
+        raise GridError(f"{NAME} answered an unknown step {document.get('temporalGranularity')!r:.60}")
     slots = []
     for row in rows:
         value = intensity(row.get("carbonIntensity"), NAME)

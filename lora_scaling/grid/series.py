@@ -7,11 +7,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from lora_scaling.text import printable
+
 KINDS = ("actual", "estimated", "forecast", "static")
 
 
 class GridError(Exception):
-    """A grid service failed; the text is the reason that a record keeps (it contains no secrets)."""
+    """A grid service failed; the text is the reason that a record keeps (it contains no secrets, and is printable)."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(printable(reason))
 
 
 class GridBusyError(GridError):

@@ -6,6 +6,7 @@ from typing import Any
 from lora_scaling.records.schema import PhaseSection
 from lora_scaling.records.timeline import COMPONENTS
 from lora_scaling.settings import SETTINGS, value_at
+from lora_scaling.text import printable
 from lora_scaling.units import JOULES_PER_KWH
 
 _PHASES = ("setup", "warmup", "train", "eval")
@@ -68,7 +69,9 @@ def _setting_columns(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cell(value: Any) -> Any:
-    """Return a value that fits into a cell; leave out lists and objects, which other programs may note."""
+    """Return a value that fits into a cell, text as it may be shown; leave out lists and objects of other programs."""
+    if isinstance(value, str):
+        return printable(value)
     return None if isinstance(value, (dict, list)) else value
 
 
@@ -84,7 +87,7 @@ def _energy_columns(record: Mapping[str, Any]) -> dict[str, Any]:
     for name in COMPONENTS:
         component = _section(components, name)
         columns[f"energy_{name}_kwh"] = _kwh(component.get("joules"))
-        columns[f"energy_source_{name}"] = component.get("source")
+        columns[f"energy_source_{name}"] = _cell(component.get("source"))
     conditions, idle = _section(energy, "conditions"), _section(energy, "idle")
     return columns | {
         "energy_kwh": _kwh(energy.get("joules")) if _is_whole(record) else None,
@@ -100,8 +103,8 @@ def _emission_columns(record: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "emissions_g": emissions.get("grams") if _is_whole(record) else None,
         "intensity_g_per_kwh": emissions.get("intensity_g_per_kwh"),
-        "intensity_source": emissions.get("provider"),
-        "intensity_status": emissions.get("status"),
+        "intensity_source": _cell(emissions.get("provider")),
+        "intensity_status": _cell(emissions.get("status")),
     }
 
 

@@ -12,7 +12,7 @@ from lora_scaling import terminal
 from lora_scaling.records import Record, record_to_row
 from lora_scaling.records.sources import source_kind
 from lora_scaling.runs.run import Listener, RunOutcome
-from lora_scaling.text import ENERGY, MASS, counted, duration
+from lora_scaling.text import ENERGY, MASS, counted, duration, printable
 from lora_scaling.units import JOULES_PER_KWH
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Display:
         left = self._seconds_left(now, step / steps if steps else 0.0)
         if left is not None:
             parts.append(f"about {duration(left)} left")
-        text = Text(" · ".join(parts), no_wrap=True, overflow="ellipsis")
+        text = Text(printable(" · ".join(parts)), no_wrap=True, overflow="ellipsis")
         assert self._live is not None
         room = self._live.console.width - text.cell_len - 1
         if not steps or room < _LEAST_BAR:
@@ -103,11 +103,11 @@ class Display:
         """Print one line: what ran, what it took, or why it did not."""
         if outcome.record is not None and outcome.skipped is None:
             self.energy_kwh += ((outcome.record.get("energy") or {}).get("joules") or 0.0) / JOULES_PER_KWH
-        print(self._place() + describe(outcome), file=self.out, flush=True)
+        print(self._place() + printable(describe(outcome)), file=self.out, flush=True)
         if outcome.record is not None and outcome.skipped is None:
             for kind, message in warnings_of(outcome.record):
                 if kind not in self._warned:  # the closing lines count the runs
-                    print(f"  warning: {message}", file=self.out, flush=True)
+                    print(f"  warning: {printable(message)}", file=self.out, flush=True)
                     self._warned.add(kind)
         self.done += 1
 
