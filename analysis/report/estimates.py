@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_scaling.errors import UserError
+from lora_scaling.records import read_text
 from lora_scaling.text import ENERGY, number
 
 from .page import Section, section
@@ -33,11 +34,11 @@ def read_estimates(paths: Sequence[str | Path]) -> tuple[Quote, ...]:
     quotes: list[Quote] = []
     for path in paths:
         try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
+            document = json.loads(read_text(Path(path)))
             quotes += [_quote(row) for row in document.get("rows") or document.get("runs") or [document]]
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"estimates: got {path}, which cannot be read ({error}); give a file") from None
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise UserError(
                 f"estimates: got {path}, which holds no estimate; give what "
                 "`python -m lora_scaling.estimate … --json` printed"

@@ -15,7 +15,7 @@ import pandas as pd
 
 from lora_scaling.errors import UserError
 from lora_scaling.records import row as records
-from lora_scaling.records.row import TEXT_COLUMNS, TRUTH_COLUMNS
+from lora_scaling.records.row import OVERRIDE_COLUMNS, TEXT_COLUMNS, TRUTH_COLUMNS
 from lora_scaling.settings import POINT_COLUMNS, SEPARATING_COLUMNS
 from lora_scaling.text import printable
 
@@ -260,7 +260,8 @@ def _to_types(raw: pd.DataFrame, needed: Sequence[str]) -> tuple[pd.DataFrame, l
             columns[name] = pd.Series(parse_truth(raw[name]), index=raw.index, dtype=object)
     for name in TEXT_COLUMNS:
         if name in raw:  # no further setting is an answer: all are at their defaults
-            columns[name] = _text(raw[name], blank="" if name == "settings_override" else None)
+            text = _text(raw[name], blank="" if name == "settings_override" else None)
+            columns[name] = text if name in OVERRIDE_COLUMNS else text.map(printable, na_action="ignore")
     if "method" in columns:
         columns["method"] = columns["method"].map(str.lower, na_action="ignore")
     absent = [name for name in NUMERIC_COLUMNS if name not in columns]
@@ -277,7 +278,7 @@ def _to_types(raw: pd.DataFrame, needed: Sequence[str]) -> tuple[pd.DataFrame, l
 
 def _text(values: pd.Series, *, blank: str | None) -> pd.Series:
     text = values.astype(object).where(values.notna(), None)
-    return text.map(lambda value: None if value is None else printable(str(value).strip()) or blank)
+    return text.map(lambda value: None if value is None else str(value).strip() or blank)
 
 
 def _derive(frame: pd.DataFrame) -> pd.DataFrame:

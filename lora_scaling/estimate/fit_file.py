@@ -21,7 +21,7 @@ staying above it: models that break through it at a target lose their weight the
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import NormalDist
@@ -33,7 +33,8 @@ from lora_scaling.config.devices import same_device
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.quantiles import Mixture, t_cdf, t_quantile
 from lora_scaling.estimate.result import LEVEL
-from lora_scaling.estimate.terms import Array, Target, contribution
+from lora_scaling.estimate.terms import Array, Target, contribution, parse_term
+from lora_scaling.records import read_text
 from lora_scaling.units import JOULES_PER_KWH
 
 __all__ = [
@@ -284,6 +285,24 @@ class Fit:
         log_floor: Array | None,
     ) -> Prediction:
         self._check_hardware(target)
+        with np.errstate(all="ignore"):  # what is beyond a double is refused below
+            prediction = self._prediction(models, fixed, target, level, log_floor)
+        ends = (prediction.low, prediction.estimate, prediction.high)
+        if not (all(map(math.isfinite, ends)) and 0 <= ends[0] <= ends[1] <= ends[2]):
+            raise UserError(
+                f"fit: got {self.path}, which predicts no possible number for this run; estimate without fit=, or fit "
+                "again"
+            )
+        return prediction
+
+    def _prediction(
+        self,
+        models: Sequence[FittedModel],
+        fixed: Spread | None,
+        target: Target,
+        level: float,
+        log_floor: Array | None,
+    ) -> Prediction:
         extrapolates = self.extrapolates(target)
         unseen = sum(item["factor"] is None for item in extrapolates)
         extra_sd = math.hypot(UNSEEN_LABEL_SD * math.sqrt(unseen), float(self.form_sd(target)))
@@ -377,22 +396,71 @@ def load_fit(path: str | Path) -> Fit:
         UserError: it is not there, not JSON, not a fit, or of a schema this version does not know.
     """
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = json.loads(read_text(Path(path)))
     except OSError as error:
         raise UserError(f"fit: got {path}, which cannot be read ({error.strerror}); give a fit.json") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"fit: got {path}, which is not JSON; make one with python -m analysis fit RUNS") from None
     if not isinstance(values, dict) or values.get("kind") != "energy_fit":
         raise UserError(f"fit: got {path}, which is not an energy fit; make one with python -m analysis fit RUNS")
     if values.get("schema_version") != SCHEMA_VERSION:
         raise UserError(
-            f"fit: got {path} with schema_version {values.get('schema_version')!r}; "
+            f"fit: got {path} with schema_version {values.get('schema_version')!r:.40}; "
             f"this version reads {SCHEMA_VERSION}: fit again"
         )
     try:
-        return fit_from_dict(values, str(path))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"fit: got {path}, which is damaged ({error!r}); fit again") from None
+        fit = fit_from_dict(values, str(path))
+        _check_possible(fit)
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise UserError(f"fit: got {path}, which is damaged ({error!r:.200}); fit again") from None
+    return fit
+
+
+def _check_possible(fit: Fit) -> None:
+    """Raise ValueError for numbers that no fit has: others may have written the file."""
+    spreads = [spread for spread in (fit.fixed_energy_j, fit.fixed_time_s) if spread is not None]
+    for models in (fit.energy, fit.time, *(spread.models for spread in spreads)):
+        for model in models:
+            _check_possible_model(model)
+        if models and not sum(model.weight for model in models) > 0:
+            raise ValueError("no model has weight")
+    for spread in spreads:
+        _check_numbers("fixed", (spread.mean, spread.sd), least=0.0)
+        if spread.n < 1:
+            raise ValueError("fixed.n is below 1")
+    _check_numbers("beyond", fit.beyond.values(), least=0.0)
+    _check_numbers("session, floor", (fit.session_sd, fit.floor_j_per_flop, fit.floor_s_per_flop), least=0.0)
+    for name, ends in fit.ranges.items():
+        _check_numbers(f"ranges.{name}", ends)
+        if name in fit.beyond and not ends[0] > 0:
+            raise ValueError(f"ranges.{name} is not above 0")
+    if not all(isinstance(label, str) for label in (*fit.methods, *fit.hardware, *fit.precisions)):
+        raise TypeError("methods, hardware and precisions are lists of texts")
+
+
+def _check_possible_model(model: FittedModel) -> None:
+    _check_numbers("weight, sigma", (model.weight, model.sigma), least=0.0)
+    _check_numbers("params", model.params.values())
+    size = len(model.param_names)
+    if [len(row) for row in model.covariance] != [size] * size:
+        raise ValueError(f"covariance is not {size} × {size}")
+    _check_numbers("covariance", (x for row in model.covariance for x in row))
+    if not model.df > 0:
+        raise ValueError("df is not above 0")
+    for text in model.terms.values():
+        if not parse_term(text).power > 0:
+            raise ValueError(f"the power of {text} is not above 0")
+    if model.noise is not None:
+        low, high = model.noise.range
+        _check_numbers("noise", (low, high, model.noise.reference, model.noise.exponent))
+        if not (0 < low <= high and model.noise.reference > 0):
+            raise ValueError("noise.range and noise.reference are not above 0")
+
+
+def _check_numbers(name: str, values: Iterable[float], least: float = -math.inf) -> None:
+    for value in values:
+        if not (math.isfinite(value) and value >= least):
+            raise ValueError(f"{name}: {value}")
 
 
 def fit_from_dict(values: Mapping[str, Any], path: str = "fit.json") -> Fit:

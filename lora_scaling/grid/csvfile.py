@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lora_scaling.grid.series import Definition, GridError, Series, Slot, ordered
 from lora_scaling.grid.timeline import parse_utc
+from lora_scaling.records import check_plain
 
 DEFINITION = Definition(
     gas=None,
@@ -25,9 +26,8 @@ def read_series(path: str | Path, zone: str | None) -> Series:
         GridError: the file cannot be used.
     """
     name = Path(path).name
-    if Path(path).exists() and not Path(path).is_file():  # reading a pipe or a device would never end
-        raise GridError(f"grid.file {name} is not a plain file")
     try:
+        check_plain(Path(path))
         with open(path, newline="", encoding="utf-8-sig") as stream:
             rows = csv.DictReader(stream)
             absent = {"start", "end", "g_per_kwh"} - set(rows.fieldnames or ())
@@ -40,7 +40,7 @@ def read_series(path: str | Path, zone: str | None) -> Series:
             ]
     except OSError as error:
         raise GridError(f"grid.file {name} cannot be read ({error.strerror})") from error
-    except (ValueError, TypeError, AttributeError, csv.Error) as error:
+    except (ValueError, OverflowError, TypeError, AttributeError, csv.Error) as error:
         raise GridError(f"grid.file {name} is not a series ({error})") from error
     return Series(
         slots=ordered(slots),

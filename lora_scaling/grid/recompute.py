@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -20,11 +21,12 @@ from lora_scaling.grid.revision import EmissionsRevision, compute_emissions
 from lora_scaling.grid.settings import GridSettings
 from lora_scaling.grid.timeline import EnergyBin, read_timeline
 from lora_scaling.records import TIMELINE_NAME, locked, missing_part, read_record, write_record
+from lora_scaling.text import printable
 
 # What may differ between two computations that found the same thing.
 INCIDENTAL = ("revision", "computed_at", "retrieved_at", "url", "reason", "settings", "warnings")
-# What a record holds for its own run alone: received from elsewhere, an address or a folder is not to be trusted.
-NOT_FOLLOWED = ("base_url", "cache_dir")
+# What a record holds for its own run alone: received from elsewhere, no address, path or time to wait is to be trusted.
+NOT_FOLLOWED = ("base_url", "cache_dir", "file", "timeout_s", "max_wait_s")
 # What chooses where intensities come from. Naming one of them anew leaves the others to the run's own configuration:
 # the number, the file or the address of before would otherwise stand in for the zone that is asked for now.
 CHOICE = ("provider", "zone", "file", "intensity_g_per_kwh")
@@ -64,6 +66,9 @@ def _revise(path: Path, record: dict[str, Any], overrides: Mapping[str, Any]) ->
     timeline = path.parent / TIMELINE_NAME
     if energy["timeline"] != TIMELINE_NAME or timeline.is_symlink():
         return outcome("skipped", old, note=f"its energy timeline is not a plain {TIMELINE_NAME} beside its record")
+    if file := unfollowed_file(record, overrides):
+        note = f"its intensities are of a file, and a record's paths are not followed: give grid.file={file}, or null"
+        return outcome("kept" if old else "skipped", old, note=note)
     try:
         settings = GridSettings.from_mapping(settings_for(record, overrides))
     except UserError as error:
@@ -85,15 +90,28 @@ def _revise(path: Path, record: dict[str, Any], overrides: Mapping[str, Any]) ->
 def settings_for(record: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return the `grid` settings of a recomputation: the last revision's, or the run's own before any; overridden.
 
-    An address and a folder are taken from the overrides alone, never from the record.
+    Those of `NOT_FOLLOWED` are taken from the overrides alone, never from the record.
     """
+    base = _settings_before(record, overrides)
+    return {name: value for name, value in base.items() if name not in NOT_FOLLOWED} | dict(overrides)
+
+
+def unfollowed_file(record: Mapping[str, Any], overrides: Mapping[str, Any]) -> str | None:
+    """Return the word for a shell of the file that the record's settings read; None if they or the overrides do not."""
+    base = {**_settings_before(record, overrides), **overrides}
+    if "file" in overrides or not base.get("file") or base.get("provider", "auto") not in ("auto", "file"):
+        return None
+    return shlex.quote(printable(str(base["file"])))
+
+
+def _settings_before(record: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     own = _mapping(_mapping(record.get("config")).get("grid"))
     base = _mapping(_mapping(record.get("emissions")).get("settings")) or own
     if any(name in overrides for name in CHOICE):
         anew = {*CHOICE} - (set() if base.get("file") else {"zone"})  # a file's zone is a mere label
         base = {name: value for name, value in base.items() if name not in anew}
         base |= {name: value for name, value in own.items() if name in anew}
-    return {name: value for name, value in base.items() if name not in NOT_FOLLOWED} | dict(overrides)
+    return base
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from lora_scaling.errors import RecordError
 from lora_scaling.grid.series import is_utc
+from lora_scaling.records import check_plain
 from lora_scaling.records.timeline import ENERGY_COLUMNS, TIMELINE_COLUMNS
 
 
@@ -44,9 +44,8 @@ def read_timeline(path: str | Path) -> list[EnergyBin]:
     Raises RecordError if the file is absent or is not a timeline.
     """
     bins: list[EnergyBin] = []
-    if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe or a device would never end
-        raise RecordError(f"{path}: not a plain file; expected a CSV file")
     try:
+        check_plain(Path(path))
         with open(path, newline="", encoding="utf-8") as stream:
             rows = csv.DictReader(stream)
             absent = {"start", "end", *ENERGY_COLUMNS} - set(rows.fieldnames or ())
@@ -59,7 +58,7 @@ def read_timeline(path: str | Path) -> list[EnergyBin]:
                     bins.append(EnergyBin(start, end, sum(joules)))
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror}); expected a CSV file") from error
-    except (ValueError, TypeError, AttributeError, csv.Error) as error:
+    except (ValueError, OverflowError, TypeError, AttributeError, csv.Error) as error:
         raise RecordError(
             f"{path}: not an energy timeline ({error}); "
             f"expected the columns {','.join(TIMELINE_COLUMNS)} with UTC times"

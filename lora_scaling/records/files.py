@@ -6,6 +6,7 @@ A file is written whole or not at all.
 import contextlib
 import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,6 +17,9 @@ from lora_scaling.records.schema import RunRecord, from_json, to_json
 
 RECORD_NAME = "run.json"
 TIMELINE_NAME = "timeline.csv"
+MOST_BYTES = (
+    64_000_000  # of a file from elsewhere; a record of ours has some 10 kB, and a timeline a row for each second
+)
 
 
 def record_path(runs_dir: str | Path, study: str, run_id: str) -> Path:
@@ -95,14 +99,32 @@ def read_record(path: Path) -> RunRecord:
         RecordError: it cannot be read, is not JSON, has a schema that this version does not know, or is damaged.
     """
     try:
-        if path.exists() and not path.is_file():  # reading a pipe would never end
-            raise RecordError(f"{path}: not a run record: not a plain file")
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise RecordError(f"{path}: not a run record: not valid JSON ({error})") from None
     return from_json(text, str(path))
+
+
+def read_text(path: Path) -> str:
+    """Read a file that may come from elsewhere.
+
+    Raises:
+        OSError: it cannot be read, is a pipe or a device, which may never end, or has more than `MOST_BYTES`.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    check_plain(path)
+    return path.read_text(encoding="utf-8")
+
+
+def check_plain(path: Path) -> None:
+    """Raise an OSError for a pipe, a device or a file of more than `MOST_BYTES`; follow links, as `open` does."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "not a plain file")
+    if found.st_size > MOST_BYTES:
+        raise OSError(errno.EFBIG, f"{found.st_size:,} bytes; at most {MOST_BYTES:,} are read")
 
 
 def find_records(paths: Iterable[str | Path]) -> list[Path]:

@@ -14,7 +14,7 @@ def locked(folder: Path) -> Iterator[bool]:
     """Hold a run for this process; yields False if another process holds it. The lock ends with its process."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except OSError as error:
         raise unwritable(folder, error) from None
     try:
