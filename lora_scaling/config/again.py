@@ -108,18 +108,23 @@ def _settings_override(config: Mapping[str, Any]) -> str | None:
     if "group_by_length" not in config:  # work of another program, or no work
         return None
     words = []
-    for setting in _WORDS:
-        if setting.field == "lora" and value_at(config, "method.name") == "full":
+    full = value_at(config, "method.name") == "full"
+    for name, default in _defaults().items():
+        if full and name.startswith("lora."):
             continue
-        default = value_at(_yaml("config"), setting.name)
-        value = value_at(config, setting.name, default)  # an earlier version did not have it
-        if setting.name == "device":
+        value = value_at(config, name, default)  # an earlier version did not have it
+        if name == "device":
             value = device_kind(str(value))
-        if "${" in str(value):
-            return None
         if value != default:
-            words.append(f"{setting.name}={_word(value)}")
+            if "${" in str(value):
+                return None
+            words.append(f"{name}={_word(value)}")
     return " ".join(words)
+
+
+@functools.cache
+def _defaults() -> Mapping[str, Any]:
+    return {setting.name: value_at(_yaml("config"), setting.name) for setting in _WORDS}
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

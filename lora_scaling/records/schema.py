@@ -252,7 +252,9 @@ def from_json(text: str, where: str) -> RunRecord:
             does not allow; the sentence begins with `where` and names the value.
     """
     try:
-        record = json.loads(text)
+        record = json.loads(text, parse_float=_double, parse_int=_whole_number, parse_constant=_double)
+    except _Mismatch as mismatch:
+        raise RecordError(f"{where}: not a run record: {mismatch}") from None
     except (ValueError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise RecordError(f"{where}: not a run record: not valid JSON ({why})") from None
@@ -266,8 +268,8 @@ def from_json(text: str, where: str) -> RunRecord:
     if record.get("status") not in STATUSES:
         raise RecordError(f"{where}: got status {_shown(record.get('status'))}; allowed: {', '.join(STATUSES)}")
     try:
-        if _SUSPICIOUS.search(text) or text.count("[") + text.count("{") > _MANY:
-            _check_values(record)
+        if "\\ud" in text or "\\uD" in text or text.count("[") + text.count("{") > _MANY:
+            _check_nesting_and_text(record)
         _checker(RunRecord)(record)
         _check_times(record)
     except _Mismatch as mismatch:
@@ -287,14 +289,29 @@ class _Mismatch(Exception):
         return f"{path}: {self.args[0]}" if path else str(self.args[0])
 
 
-# Escaped surrogates, numbers beyond a double, and words that are no JSON. Only these records are searched through.
-_SUSPICIOUS = re.compile(r"\\u[dD][89a-fA-F]|\d{300}|\d[eE]\+?\d{3}|NaN|Infinity")
-_MANY = 250  # brackets; fewer cannot nest too deeply
+def _double(text: str) -> float:
+    """Read a number with a fraction or an exponent, or one of the words that are no JSON, such as NaN."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise _Mismatch(_BEYOND)
+    return value
+
+
+def _whole_number(text: str) -> int:
+    value = int(text)
+    if not -_LARGEST <= value <= _LARGEST:
+        raise _Mismatch(_BEYOND)
+    return value
+
+
+_BEYOND = "it holds a number beyond the range of a double, or NaN"
+# Only records with escaped surrogates or many brackets are searched through: fewer brackets cannot nest too deeply.
+_MANY = 250
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def _check_values(record: Any) -> None:
-    """Refuse text that is not Unicode, numbers beyond a double, and nesting deeper than any record's."""
+def _check_nesting_and_text(record: Any) -> None:
+    """Refuse text that is not Unicode, and nesting deeper than any record's."""
     level = [record]
     for _ in range(_DEEPEST):
         below = []
@@ -304,11 +321,8 @@ def _check_values(record: Any) -> None:
                 below += value.values()
             elif isinstance(value, list):
                 below += value
-            elif isinstance(value, str):
-                if not value.isascii() and _SURROGATE.search(value):
-                    raise _Mismatch("it holds text that is not Unicode (a lone surrogate)")
-            elif isinstance(value, (int, float)) and not -_LARGEST <= value <= _LARGEST:
-                raise _Mismatch("it holds a number beyond the range of a double, or NaN")
+            elif isinstance(value, str) and not value.isascii() and _SURROGATE.search(value):
+                raise _Mismatch("it holds text that is not Unicode (a lone surrogate)")
         if not below:
             return
         level = below
@@ -320,8 +334,13 @@ def _checker(hint: Any) -> Callable[[Any], None]:
     """Make the function that raises `_Mismatch` for a value that is not of the hint."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):  # with None alone
-        inner = _checker(arguments[0])
-        return lambda value: None if value is None else inner(value)
+        hint = arguments[0]
+        if hint not in _NOUNS:
+            inner = _checker(hint)
+            return lambda value: None if value is None else inner(value)
+        nothing: tuple[type, ...] = (types.NoneType,)
+    else:
+        nothing = ()
     if typing.is_typeddict(hint):
         return _mapping_checker(
             {name: _checker(field) for name, field in typing.get_type_hints(hint).items()}, hint.__required_keys__
@@ -330,7 +349,7 @@ def _checker(hint: Any) -> Callable[[Any], None]:
         return _items_checker(dict, dict.items, ".{}", arguments[1])
     if origin is list:
         return _items_checker(list, enumerate, "[{}]", arguments[0])
-    allowed = (float, int) if hint is float else (hint,)
+    allowed = (float, int, *nothing) if hint is float else (hint, *nothing)
 
     def check(value: Any) -> None:
         if type(value) not in allowed:
@@ -367,7 +386,9 @@ def _items_checker(kind: type, pairs: Callable[[Any], Iterable[Any]], place: str
     def check(value: Any) -> None:
         if type(value) is not kind:
             raise _Mismatch(f"got {_shown(value)}; expected {'a list' if kind is list else 'an object'}")
-        for key, item in pairs(value) if hint is not Any else ():
+        if hint is Any:
+            return
+        for key, item in pairs(value):
             try:
                 inner(item)
             except _Mismatch as mismatch:
