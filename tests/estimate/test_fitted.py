@@ -1,6 +1,8 @@
 """Predictions from fit.json, and the quantiles they rest on."""
 
+import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -142,3 +144,33 @@ def test_a_missing_or_garbled_file_is_refused(tmp_path):
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(UserError, match="not JSON"):
         load_fit(tmp_path / "bad.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"sigma": -0.1}, "weight, sigma: -0.1"),
+        ({"weight": 0}, "no model has weight"),
+        ({"params": {"alpha": math.nan, "gamma": 1.0}}, "params: nan"),
+        ({"params": {"alpha": 10**400, "gamma": 1.0}}, "too large"),
+        ({"covariance": [[1.0]]}, "covariance is not 2 × 2"),
+        ({"df": 0}, "df is not above 0"),
+        ({"terms": {"gamma": "saturation(flops_per_token, 0.0.1)"}}, "0.0.1"),
+        ({"noise": {"variable": "tokens", "reference": 0, "exponent": 1, "range": [1, 2]}}, "noise.reference"),
+        ({"params": {"alpha": 5000.0, "gamma": 1.0}}, "no possible number"),
+    ],
+)
+def test_a_fit_from_elsewhere_predicts_possible_numbers_or_is_refused(change, said, tmp_path):
+    path = written(tmp_path)
+    values = json.loads(path.read_text())
+    values["models"][0] |= change
+    path.write_text(json.dumps(values))
+    with pytest.raises(UserError, match="fit: got .*" + re.escape(said)):
+        load_fit(path).predict(target())
+
+
+def test_a_fit_nested_beyond_measure_is_refused(tmp_path):
+    path = tmp_path / "fit.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(UserError, match="is not JSON"):
+        load_fit(path)

@@ -214,6 +214,40 @@ def test_a_record_s_own_address_and_folder_are_not_followed(
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("own", [True, False], ids=["configuration", "revision"])
+def test_the_file_of_a_record_is_not_read(
+    own: bool, store: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is named instead, quoted for a shell; the path that the user types is read."""
+    series = tmp_path / "some series.csv"
+    series.write_text("start,end,g_per_kwh\n2026-11-25T00:00Z,2026-11-26T00:00Z,10\n")
+    grid = {"provider": "file", "file": str(series), "timeout_s": 1e9}
+    emissions_section = json.loads(SOURCE.read_text())["emissions"] | {"settings": grid}
+    path = store(config__grid=grid, emissions=None) if own else store(emissions=emissions_section)
+    before = path.read_bytes()
+    assert emissions([str(tmp_path / "runs")]) == 0
+    assert path.read_bytes() == before
+    assert f"give grid.file='{series}'" in capsys.readouterr().out
+    assert emissions([str(tmp_path / "runs"), f"grid.file={series}"]) == 0
+    found = read_record(path)["emissions"]
+    assert found is not None
+    assert found["grams"] == pytest.approx(150 / 3.6e6 * 10)
+    assert found["settings"]["timeout_s"] < 100
+
+
+def test_a_lock_that_is_a_link_makes_no_file_elsewhere(store: Callable[..., Path], tmp_path: Path) -> None:
+    store().with_name(".lock").symlink_to(tmp_path / "elsewhere")
+    assert emissions([str(tmp_path / "runs"), "grid.zone=GB", "grid.provider=static"]) == 0
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_file_beyond_measure_is_not_read(store: Callable[..., Path]) -> None:
+    path = store()
+    os.truncate(path, 64_000_001)
+    with pytest.raises(RecordError, match="64,000,001 bytes; at most 64,000,000"):
+        read_record(path)
+
+
 def test_the_token_is_never_sent_in_the_clear(
     store: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
