@@ -15,6 +15,7 @@ from lora_scaling.grid.source import Fetch, Provider, chunks
 from lora_scaling.grid.zones import provider_code
 
 HORIZON = timedelta(hours=48)
+LONGEST = timedelta(days=400)  # of a history: a timeline from elsewhere may span all of time
 LEFT_ALONE_S = 60.0
 _busy: dict[str, tuple[float, str]] = {}  # base URL → (monotonic time, why)
 
@@ -30,6 +31,8 @@ def history(settings: GridSettings, start: datetime, end: datetime, now: datetim
     provider = settings.resolved_provider
     if provider == "file":
         return csvfile.read_series(settings.file or "", settings.zone)
+    if (length := end - start) > LONGEST:
+        raise GridError(f"the energy timeline spans {length.days:,} days; at most {LONGEST.days} are asked for")
     source, client, code = _connection(settings, provider)
     days = cache.DayCache(
         folder=settings.cache_path,

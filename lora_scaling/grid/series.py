@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from lora_scaling.text import printable
 
 KINDS = ("actual", "estimated", "forecast", "static")
+MOST_G_PER_KWH = 1e6  # burning coal gives some 1e3
 
 
 class GridError(Exception):
@@ -36,7 +36,7 @@ def is_utc(moment: datetime) -> bool:
 class Slot:
     """Carbon intensity of `[start, end)` in g/kWh; aware UTC; kind: actual, estimated, forecast or static.
 
-    Raises ValueError if a time is not aware UTC, the slot is empty, or the value is negative or not finite.
+    Raises ValueError if a time is not aware UTC, the slot is empty, or the value is negative or no grid's.
     """
 
     start: datetime
@@ -49,8 +49,8 @@ class Slot:
             raise ValueError(f"a slot's times must be aware UTC, got {self.start!r} to {self.end!r}")
         if not self.start < self.end:
             raise ValueError(f"a slot must end after it starts, got {self.start} to {self.end}")
-        if not (math.isfinite(self.g_per_kwh) and self.g_per_kwh >= 0):
-            raise ValueError(f"g/kWh must be finite and not negative, got {self.g_per_kwh} at {self.start}")
+        if not 0 <= self.g_per_kwh <= MOST_G_PER_KWH:
+            raise ValueError(f"g/kWh must be 0 to {MOST_G_PER_KWH:g}, got {self.g_per_kwh} at {self.start}")
         if self.kind not in KINDS:
             raise ValueError(f"a slot's kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
 

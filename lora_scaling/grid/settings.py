@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 from lora_scaling.errors import UserError
 from lora_scaling.grid.http import masked, without_login
 from lora_scaling.grid.providers import SOURCES
+from lora_scaling.grid.series import MOST_G_PER_KWH
 from lora_scaling.grid.zones import PROVIDERS, Place, choose_provider, find_place, provider_code
 from lora_scaling.paths import in_home, user_cache
 
@@ -58,11 +58,11 @@ class GridSettings:
     def __post_init__(self) -> None:
         _one_of("provider", self.provider, PROVIDERS)
         _one_of("fallback", self.fallback, FALLBACKS)
-        _number("pue", self.pue, minimum=1.0, what="a number of 1 or more (facility energy / metered energy)")
-        _number("timeout_s", self.timeout_s, minimum=1e-3, what="a number of seconds above 0")
-        _number("max_wait_s", self.max_wait_s, minimum=0.0, what="a number of seconds, 0 or more")
+        _number("pue", self.pue, 1.0, 100.0, what="a number from 1 to 100 (facility energy / metered energy)")
+        _number("timeout_s", self.timeout_s, 1e-3, 1e6, what="a number of seconds above 0, at most 1e6")
+        _number("max_wait_s", self.max_wait_s, 0.0, 1e6, what="a number of seconds from 0 to 1e6")
         if self.intensity_g_per_kwh is not None:
-            _number("intensity_g_per_kwh", self.intensity_g_per_kwh, minimum=0.0, what="g/kWh, 0 or more")
+            _number("intensity_g_per_kwh", self.intensity_g_per_kwh, 0.0, MOST_G_PER_KWH, what="g/kWh from 0 to 1e6")
         if self.provider == "file" and not self.file:
             raise UserError("grid.file: missing; provider file needs a CSV with start,end,g_per_kwh")
         source = SOURCES.get(self.provider)
@@ -140,7 +140,6 @@ def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
         raise UserError(f"grid.{name}: got {value!r}; choose one of {', '.join(allowed)}")
 
 
-def _number(name: str, value: object, *, minimum: float, what: str) -> None:
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or value < minimum:  # pyright: ignore[reportOperatorIssue]  (a number by now)
+def _number(name: str, value: object, least: float, most: float, *, what: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
         raise UserError(f"grid.{name}: got {value!r}; give {what}")

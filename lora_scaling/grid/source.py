@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from lora_scaling.grid.http import Client
-from lora_scaling.grid.series import Definition, GridError, Slot
+from lora_scaling.grid.series import MOST_G_PER_KWH, Definition, GridError, Slot
 from lora_scaling.grid.timeline import parse_utc
 
 HOUR = timedelta(hours=1)
@@ -116,10 +115,10 @@ def rows_of(document: Any, key: str, provider: str) -> list[Any]:
 
 
 def intensity(value: Any, provider: str) -> float | None:
-    """Return a JSON number as g/kWh, or None for null. Raises GridError for anything else, negative or not finite."""
+    """Return a JSON number as g/kWh, or None for null. Raises GridError for anything that no grid can have."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MOST_G_PER_KWH:
         raise GridError(f"{provider} answered {value!r:.60} where g/kWh belong")
     return float(value)
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from lora_scaling.errors import RecordError
 from lora_scaling.grid.series import is_utc
 from lora_scaling.records import check_plain
 from lora_scaling.records.timeline import ENERGY_COLUMNS, TIMELINE_COLUMNS
+
+MOST_JOULES = 1e21  # of a bin: more than the world uses in a year, and their sum is a finite number
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +29,8 @@ class EnergyBin:
             raise ValueError(f"a bin's times must be aware UTC, got {self.start!r} to {self.end!r}")
         if not self.start < self.end:
             raise ValueError(f"a bin must end after it starts, got {self.start} to {self.end}")
-        if not (math.isfinite(self.joules) and self.joules >= 0):
-            raise ValueError(f"joules must be finite and not negative, got {self.joules} at {self.start}")
+        if not 0 <= self.joules <= MOST_JOULES:
+            raise ValueError(f"joules must be 0 to {MOST_JOULES:g}, got {self.joules} at {self.start}")
 
 
 def parse_utc(text: str) -> datetime:
@@ -56,6 +58,8 @@ def read_timeline(path: str | Path) -> list[EnergyBin]:
                 start, end = parse_utc(row["start"]), parse_utc(row["end"])
                 if joules and start != end:
                     bins.append(EnergyBin(start, end, sum(joules)))
+        if _overlap(bins):
+            raise ValueError("its rows overlap, as those of one run do not")
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror}); expected a CSV file") from error
     except (ValueError, OverflowError, TypeError, AttributeError, csv.Error) as error:
@@ -64,3 +68,11 @@ def read_timeline(path: str | Path) -> list[EnergyBin]:
             f"expected the columns {','.join(TIMELINE_COLUMNS)} with UTC times"
         ) from error
     return bins
+
+
+def _overlap(bins: Sequence[EnergyBin]) -> bool:
+    """Return whether the bins cover their time many times over; once again they may, after a clock was set back."""
+    if not bins:
+        return False
+    covered = sum((b.end - b.start for b in bins), timedelta())
+    return covered > 10 * (max(b.end for b in bins) - min(b.start for b in bins))

@@ -27,6 +27,13 @@ Record = dict[str, Any]  # a record in the making, section by section
 _DEEPEST = 64  # levels of nesting
 _LARGEST = sys.float_info.max  # JSON has larger whole numbers
 _SHOWN = 40  # characters of a wrong value in a sentence
+# Fields, of whatever section, that are amounts.
+_NOT_NEGATIVE = frozenset(
+    ("joules", "uncertainty_joules", "seconds", "power_w", "grams", "energy_kwh", "intensity_g_per_kwh", "pue",
+     "total_s", "peak_memory_gb", "mfu", "samples_seen", "tokens_seen", "tokens_padded", "tokens_truncated",
+     "tokens_trained", "steps", "params", "trainable_params", "flops", "model_flops", "layers", "hidden_size",
+     "world_size", "revision")
+)  # fmt: skip
 
 
 class Component(TypedDict, total=False):
@@ -369,6 +376,8 @@ def _mapping_checker(fields: Mapping[str, Callable[[Any], None]], required: froz
             if name in value:
                 try:
                     field(value[name])
+                    if name in _NOT_NEGATIVE and (value[name] or 0) < 0:
+                        raise _Mismatch(f"got {_shown(value[name])}; expected 0 or more")
                 except _Mismatch as mismatch:
                     mismatch.path.append(f".{name}")
                     raise
