@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from lora_scaling.errors import LoraScalingError
-from lora_scaling.records import RECORD_NAME, TIMELINE_NAME
+from lora_scaling.records import RECORD_NAME, TIMELINE_NAME, check_plain
 
 from ..arrays import Array
 from .style import INK, SHADE, DrawnFigure, SkippedFigure, canvas, clip_name, linear_axis, palette, styled
@@ -35,8 +35,11 @@ def read_watts(path: Path) -> Timeline:
     """Read a timeline as power.
 
     Raises:
-        ValueError, OSError: the file cannot be read.
+        ValueError, OSError: the file cannot be read, or is a link: a record may come from elsewhere.
     """
+    if path.is_symlink():
+        raise ValueError(f"{path.name} is a link")
+    check_plain(path)
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows or not {"start", "end", "phase"} <= set(rows[0]):
@@ -92,7 +95,7 @@ def _find_timeline(view: View, run_id: str | None) -> tuple[str, Timeline] | Non
         for path in folders.get(name, []):
             try:
                 return name, read_watts(path)
-            except (OSError, ValueError, KeyError, LoraScalingError):
+            except (OSError, ValueError, OverflowError, KeyError, TypeError, csv.Error, LoraScalingError):
                 continue
     return None
 

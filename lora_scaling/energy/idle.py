@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import re
 import socket
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 from lora_scaling.energy.measurement import IdleBaseline
 from lora_scaling.energy.meter import EnergyMeter
 from lora_scaling.errors import UserError
-from lora_scaling.records import write_text
+from lora_scaling.records import read_text, write_text
 
 
 def measure_idle(meter: EnergyMeter, seconds: float) -> IdleBaseline:
@@ -72,9 +73,12 @@ def _cache_name(meter: EnergyMeter) -> str:
 
 def _load(path: Path) -> IdleBaseline | None:
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(read_text(path))
+        watts = [stored["power_w"], *stored["components_w"].values()]
+        if not all(w is None or 0 <= w < math.inf for w in watts):
+            return None
         return IdleBaseline(**{**stored, "measured_at": datetime.fromisoformat(stored["measured_at"])})
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -30,7 +30,9 @@ class EnergyBin:
         if not self.start < self.end:
             raise ValueError(f"a bin must end after it starts, got {self.start} to {self.end}")
         if not 0 <= self.joules <= MOST_JOULES:
-            raise ValueError(f"joules must be 0 to {MOST_JOULES:g}, got {self.joules} at {self.start}")
+            raise ValueError(
+                f"joules must be finite, not negative and at most {MOST_JOULES:g}, got {self.joules} at {self.start}"
+            )
 
 
 def parse_utc(text: str) -> datetime:

@@ -25,6 +25,7 @@ from lora_scaling.records import (
     is_finished,
     locked,
     read_record,
+    read_text,
     record_path,
     record_to_row,
     write_text,
@@ -138,9 +139,11 @@ class Conductor:
             write_text(self.path, json.dumps(state, indent=1) + "\n")
             return state
         try:
-            state = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RecordError(f"{self.path}: cannot be read ({error}); move it away to begin anew") from None
+            state = json.loads(read_text(self.path))
+            if not (isinstance(state["looks"], list) and isinstance(state["overwritten"], dict)):
+                raise TypeError("it is no state of a study")
+        except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+            raise RecordError(f"{self.path}: cannot be read ({error!r:.100}); move it away to begin anew") from None
         for key, value in question.items():
             if state.get(key) != value:
                 raise UserError(

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lora_scaling.commands.estimate import main
@@ -22,14 +22,14 @@ COMMON = st.sampled_from(
 
 @st.composite
 def words(draw: st.DrawFn) -> list[str]:
-    """Up to four words, most of the form NAME=VALUE with names and values that exist."""
+    """Up to three words, most of the form NAME=VALUE with names and values that exist."""
     names = st.sampled_from([*setting_names(), *OWN, "experiment", "sweeps"]).filter(
         lambda n: n not in ("page", "plot", "pilot")
     )
     made = []
-    for _ in range(draw(st.integers(1, 4))):
-        name = draw(names) if draw(st.integers(0, 9)) else draw(TEXTS)
-        prefix = draw(st.sampled_from(["", "", "", "", "+", "~", "++"]))
+    for _ in range(draw(st.integers(1, 3))):
+        name = draw(names) if draw(st.integers(0, 19)) else draw(TEXTS)
+        prefix = draw(st.sampled_from(["", "", "", "", "", "", "", "", "+", "~", "++"]))
         value = draw(COMMON | TEXTS | st.integers(-3, 10**20).map(str) | st.floats().map(str))
         made.append(f"{prefix}{name}={value}" if draw(st.integers(0, 19)) else draw(TEXTS))
     return made
@@ -41,6 +41,7 @@ def test_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answered = 0
 
     @tried(12)
+    @example(given_words=["samples=64", "compare=method"])
     @given(given_words=words())
     def check(given_words: list[str]) -> None:
         nonlocal answered

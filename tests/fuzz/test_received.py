@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.claims.decide import decide
+from analysis.claims.verdicts import Options
 from analysis.energy_model.target import own_settings
 from analysis.jsonout import dumps
 from analysis.tables.table import load_runs
@@ -20,6 +21,8 @@ from lora_scaling.config import compose
 from lora_scaling.errors import LoraScalingError, RecordError, UserError
 from lora_scaling.estimate.fit_file import load_fit
 from lora_scaling.grid import GridSettings, compute_emissions, read_timeline
+from lora_scaling.grid.http import Client
+from lora_scaling.grid.series import GridError
 from lora_scaling.records import find_records, is_finished, read_record
 from lora_scaling.runs.progress import table
 from tests.support.fit_files import target, written
@@ -48,10 +51,15 @@ AMOUNTS = [
 ]  # fmt: skip
 
 
+def unreachable(*_: object) -> None:
+    raise GridError("no grid service in a fuzz")
+
+
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("ELECTRICITYMAPS_TOKEN", raising=False)
+    monkeypatch.setattr(Client, "get_json", unreachable)
 
 
 def test_records(tmp_path: Path) -> None:
@@ -183,7 +191,7 @@ def test_tables(tmp_path: Path) -> None:
             for name in AMOUNTS:
                 assert_possible(*(value for value in runs.frame[name] if not np.isnan(value)))
             try:
-                document = decide(runs).document()
+                document = decide(runs, Options()).document()
             except LoraScalingError as error:
                 assert_sentence(error)
                 return
