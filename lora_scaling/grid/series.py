@@ -51,7 +51,7 @@ class Slot:
             raise ValueError(f"a slot must end after it starts, got {self.start} to {self.end}")
         if not 0 <= self.g_per_kwh <= MOST_G_PER_KWH:
             raise ValueError(
-                f"g/kWh must be finite, not negative and at most {MOST_G_PER_KWH:g}, got {self.g_per_kwh} at {self.start}"
+                f"g/kWh must be finite, not negative, at most {MOST_G_PER_KWH:g}, got {self.g_per_kwh} at {self.start}"
             )
         if self.kind not in KINDS:
             raise ValueError(f"a slot's kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
