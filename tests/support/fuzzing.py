@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 ASKED = os.environ.get("FUZZ")
@@ -22,10 +22,13 @@ UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069
 
 
 def tried(in_ci: int) -> settings:
-    """Hypothesis' settings: so many examples in CI, always the same ones; with FUZZ=N, N others."""
+    """Hypothesis' settings: so many examples in CI, always the same ones; with FUZZ=N, N others.
+
+    A failing example is shown as it was found: making it smaller would take minutes.
+    """
     return settings(
         max_examples=int(ASKED or in_ci), derandomize=ASKED is None, database=None, deadline=None,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=list(HealthCheck), phases=(Phase.explicit, Phase.generate),
     )  # fmt: skip
 
 
