@@ -8,6 +8,7 @@ kWh (c-optimality on the fitted curve, greedy).
 import itertools
 import math
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -332,7 +333,7 @@ def _apart(rows: pd.DataFrame, found: EffectFinding) -> str:
     message = "No more runs settle it: the models differ. Decide it for each alone, on a table of its runs"
     names = [name for name in found.by_model if rows["run_id"].str.startswith(f"{name}-").any()]
     if len(names) == len(found.by_model):  # run folders are called after their model
-        message += f" (of records: python -m analysis claims RUNS/{names[0]}-*)"
+        message += f" (of records: python -m analysis claims RUNS/{shlex.quote(names[0])}-*)"
     return message + "."
 
 

@@ -10,7 +10,7 @@ from ..claims.design import NextRunsPlan, plan
 from ..claims.verdicts import Options
 from ..jsonout import dumps
 from ..tables.table import load_runs
-from .arguments import add_options, add_runs, column_options
+from .arguments import add_options, add_runs, column_options, tell
 
 SCHEMA_VERSION = 1
 
@@ -24,9 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the plans, cheapest first."""
     options = Options(margin=args.margin, level=args.level)
-    report = decide(
-        load_runs(args.runs, response=args.response, exclude=args.exclude, options=column_options(args)), options
-    )
+    table = load_runs(args.runs, response=args.response, exclude=args.exclude, options=column_options(args))
+    tell(table)
+    report = decide(table, options)
     plans = plan(report)
     undecided = [claim.id for claim in report.claims if claim.verdict == "undecided"]
     if args.json:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from lora_scaling.config.compose import setting_names
+from lora_scaling.config.compose import is_single_value, setting_names
 from lora_scaling.paths import choices
 from lora_scaling.settings import SETTINGS
 
@@ -56,6 +56,8 @@ def _cleaned(text: str, allowed: frozenset[str]) -> str | None:
         if not equals or name not in allowed or "${" in value or not value.isprintable():
             return None
         if name in _GROUPS and value not in choices(name):
+            return None
+        if not is_single_value(word):
             return None
     return " ".join(map(_quoted, words))
 

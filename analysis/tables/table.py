@@ -29,6 +29,11 @@ from .unknown_columns import column_warnings, remainders, separating_columns, un
 
 NUMERIC_COLUMNS = (*records.NUMERIC_COLUMNS, "samples_end")
 OUR_COLUMNS = (*NUMERIC_COLUMNS, *TEXT_COLUMNS, *TRUTH_COLUMNS)
+# Numbers of which none is negative: all but losses, temperatures and what is relative to idling.
+AMOUNTS = frozenset(
+    name for name in NUMERIC_COLUMNS if not re.search("loss|temperature|above_idle|order|replicate|seed", name)
+)
+LARGEST_AMOUNT = 1e40  # its square is a number, too
 LEAST_ORDERS = 1000  # of the rows of all runs: so improbable must it be that they rise by chance
 INDEX_NAME = re.compile(r"(unnamed: ?\d+|index|level_\d+|)", re.IGNORECASE)  # a data frame's own row numbers
 PLAIN = ColumnOptions()
@@ -255,6 +260,9 @@ def _to_types(raw: pd.DataFrame, needed: Sequence[str]) -> tuple[pd.DataFrame, l
             ids = tuple(str(raw["run_id"][row]) for row in parsed.unreadable)
             reason = next(iter(parsed.unreadable.values()))
             warnings.append(RunWarning(kind="bad_value", message=f"{reason}; taken as unknown.", run_ids=ids))
+        if name in AMOUNTS and name not in needed:
+            columns[name], more = _possible(name, parsed.values, raw["run_id"])
+            warnings += more
     for name in TRUTH_COLUMNS:
         if name in raw:
             columns[name] = pd.Series(parse_truth(raw[name]), index=raw.index, dtype=object)
@@ -274,6 +282,16 @@ def _to_types(raw: pd.DataFrame, needed: Sequence[str]) -> tuple[pd.DataFrame, l
     frame = pd.concat(parts, axis=1)
     excluded = [Excluded(run_id=str(raw["run_id"][row]), reason=reason) for row, reason in bad.items()]
     return frame.drop(index=list(bad)), excluded, warnings
+
+
+def _possible(name: str, values: pd.Series, run_ids: pd.Series) -> tuple[pd.Series, list[RunWarning]]:
+    """Return the values with impossible amounts unknown, and a warning if any was."""
+    impossible = (values < 0) | (values > LARGEST_AMOUNT)
+    if not impossible.any():
+        return values, []
+    message = f"{name}: got {values[impossible].iloc[0]:g}; allowed is 0 or more, finite; taken as unknown."
+    ids = tuple(map(str, run_ids[impossible]))
+    return values.where(~impossible), [RunWarning(kind="bad_value", message=message, run_ids=ids)]
 
 
 def _text(values: pd.Series, *, blank: str | None) -> pd.Series:

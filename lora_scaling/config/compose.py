@@ -131,6 +131,19 @@ def _is_group(key: str) -> bool:
     return key in _FILES or (config_dir() / key).is_dir()
 
 
+def is_single_value(word: str) -> bool:
+    """Return whether a word is an override of one value in Hydra's grammar: no function of it, and no list to sweep."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    if len(word) > _LONGEST:
+        return False
+    try:
+        return not OverridesParser.create().parse_override(word).is_sweep_override()
+    except HydraException:
+        return False
+
+
 def register_plugins() -> None:
     """Tell Hydra where `sweeps/` is, and OmegaConf the functions that the YAML uses."""
     from hydra.core.plugins import Plugins

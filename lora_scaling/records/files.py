@@ -138,7 +138,9 @@ def find_records(paths: Iterable[str | Path]) -> list[Path]:
         if given.is_file():
             found.add(given)
         elif given.is_dir():
-            found.update(given.rglob(RECORD_NAME))
+            for folder, folders, files in os.walk(given):
+                if RECORD_NAME in files or RECORD_NAME in folders:  # whatever has the name, a broken link too, is named
+                    found.add(Path(folder, RECORD_NAME))
         else:
             raise UserError(f"RUNS: got {given}, which does not exist; give a folder of run records")
     return sorted(found)

@@ -8,6 +8,7 @@ question and the looks taken. The same request therefore continues a study that 
 import dataclasses
 import json
 import math
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -260,7 +261,7 @@ class Conductor:
             "looks": "undecided: all looks are taken; the truth may lie close to the margin's edge. ",
             "doubt": "undecided: the rows are in doubt. ",
         }.get(stop, f"{stop}: ")
-        records = f"Records: {self.folder}\nAnalyse: python -m analysis claims {self.folder}"
+        records = f"Records: {self.folder}\nAnalyse: python -m analysis claims {shlex.quote(str(self.folder))}"
         cost = f"{ENERGY.show(spent.kwh)}, {duration(spent.seconds)}, {self.order} runs"
         return f"\n{self.request.claim} {why}{reason}\nSpent: {cost}\n{records}"
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -229,5 +230,5 @@ def _print_summary(runs: Sequence[PlannedRun], where: str) -> list[str]:
         print(f"\n{console.table(records)}\n")
         for line in console.warning_lines(records):
             print(line)
-        print(f"Records: {where}\nAnalyse: python -m analysis report {where}", flush=True)
+        print(f"Records: {where}\nAnalyse: python -m analysis report {shlex.quote(str(where))}", flush=True)
     return failed

@@ -66,6 +66,7 @@ def test_records(tmp_path: Path) -> None:
     folder = tmp_path / "study" / "received"
     folder.mkdir(parents=True)
     path = folder / "run.json"
+    composed: set[tuple[str, ...]] = set()
     read = 0
 
     @tried(20)
@@ -88,8 +89,10 @@ def test_records(tmp_path: Path) -> None:
             for name in AMOUNTS:
                 assert_possible(*(value for value in runs.frame[name] if not np.isnan(value)))
             assert not UNPRINTABLE.search(dumps([runs.excluded, runs.warnings]))
-            with contextlib.suppress(UserError):
-                compose(own_settings(runs.frame))
+            if (words := tuple(own_settings(runs.frame))) not in composed:  # most are those of the record as it was
+                composed.add(words)
+                with contextlib.suppress(UserError):
+                    compose(words)
         out, err = io.StringIO(), io.StringIO()
         with soon(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             status = emissions([str(tmp_path), "--json"])

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import time
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_scaling.grid import GridSettings, compute_emissions, forecast_window
-from lora_scaling.grid.http import Client
+from lora_scaling.grid import GridSettings, compute_emissions, fetch, forecast_window
+from lora_scaling.grid.http import Answer, Client
+from tests.support.fuzzing import NASTY, UNPRINTABLE, assert_possible, tried
 from tests.support.grid_server import even_bins
 
 START = datetime(2026, 11, 10, 9, 0, tzinfo=UTC)
@@ -46,7 +50,7 @@ shaped = st.dictionaries(names, rows | st.lists(leaves, max_size=6), max_size=6)
 def test_no_answer_breaks_a_run(zone: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setenv("ELECTRICITYMAPS_TOKEN", "t")
 
-    @settings(deadline=None, max_examples=150)
+    @tried(150)
     @given(document=documents | shaped)
     def check(document: Any) -> None:
         monkeypatch.setattr(Client, "get_json", lambda *_: (document, "http://grid"))
@@ -61,8 +65,36 @@ def test_no_answer_breaks_a_run(zone: str, monkeypatch: pytest.MonkeyPatch, tmp_
         assert revision.grams >= 0
         if revision.status != "final":
             assert revision.reason or revision.warnings or revision.coverage["forecast"]
+        assert not UNPRINTABLE.search(f"{revision.reason} {revision.warnings}")
         advice = forecast_window(600, 0.1, chosen, now=START)
         assert advice is not None
         assert (advice.best_start is None) == (advice.reason is not None)
+
+    check()
+
+
+def test_no_body_breaks_a_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """Nor does what is no JSON, under any status, with any wait that is asked for."""
+    monkeypatch.setattr("lora_scaling.grid.http.time", SimpleNamespace(sleep=lambda _: None, monotonic=time.monotonic))
+    bodies = st.one_of(
+        st.text(max_size=40),
+        documents.map(json.dumps),
+        NASTY,
+        st.sampled_from(["[" * 99_999, "9" * 5000, '{"records": [']),
+    )
+    headers = st.fixed_dictionaries({}, optional={"Retry-After": NASTY, "Content-Type": NASTY})
+
+    @tried(100)
+    @given(status=st.sampled_from([200, 200, 204, 302, 404, 429, 500, 503]), body=bodies, headers=headers)
+    def check(status: int, body: str, headers: dict[str, str]) -> None:
+        fetch._busy.clear()
+        answer = Answer(status=status, headers=headers, url="http://user:hunter2@grid", body=body)
+        monkeypatch.setattr(Client, "_exchange", lambda *_: answer)
+        chosen = GridSettings(zone="DK1", cache_dir=str(tmp_path))
+        revision = compute_emissions(BINS, chosen, now=START + timedelta(days=9))
+        assert revision.energy_kwh == pytest.approx(0.2)
+        assert_possible(revision.grams, revision.intensity_g_per_kwh)
+        assert not UNPRINTABLE.search(f"{revision.reason} {revision.warnings} {revision.url}")
+        assert "hunter2" not in str(revision)
 
     check()

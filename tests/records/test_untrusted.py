@@ -26,6 +26,7 @@ from lora_scaling.records import find_records, is_finished, read_record, record_
 from lora_scaling.records.provenance import provenance
 from lora_scaling.runs.progress import table
 from lora_scaling.runs.study import _cost_of_attempt
+from tests.support.commands import command
 from tests.support.grid_server import Answer, in_turn, serving
 from tests.support.paths import STUDY_RUNS
 
@@ -163,6 +164,27 @@ def test_no_value_of_a_record_makes_a_reader_fail(tmp_path: Path) -> None:
     assert len(cases) > 100
     assert longest < 400
     assert 0 < read < len(cases)
+
+
+@pytest.mark.parametrize("reader", ["claims", "design", "export", "backtest"])
+def test_the_commands_skip_a_damaged_record_and_name_it(reader: str, tmp_path: Path) -> None:
+    """The answer is that of the good runs."""
+    answers = []
+    for damaged in (False, True):
+        for path in find_records([STUDY_RUNS / "linear"])[:12]:
+            folder = tmp_path / str(damaged) / path.parent.name
+            folder.mkdir(parents=True)
+            shutil.copy(path, folder)
+        if damaged:
+            (tmp_path / "True" / "link").mkdir()
+            (tmp_path / "True" / "link" / "run.json").symlink_to(tmp_path / "nowhere")
+            (tmp_path / "True" / "text").mkdir()
+            (tmp_path / "True" / "text" / "run.json").write_text("[" * 100_000)
+        answers.append(command("analysis", reader, str(tmp_path / str(damaged))))
+    good, bad = answers
+    assert (bad.returncode, bad.stdout) == (good.returncode, good.stdout.replace("/False", "/True"))
+    for name in ("link", "text"):
+        assert name in bad.stderr
 
 
 def test_a_pipe_is_no_record(tmp_path: Path) -> None:

@@ -25,6 +25,9 @@ def table_of(**cells: str) -> RunTable:
         ("settings_override", "padding=${oc.env:HOME}"),
         ("settings_override", "padding='longest"),
         ("settings_override", "padding=\x1b[2J"),
+        ("settings_override", "'padding=longest;touch x'"),  # not in the grammar of settings
+        ("settings_override", "padding=longest,none"),  # a sweep
+        ("settings_override", "padding='choice(longest,none)'"),
         ("model_override", "model=hub model.id=${oc.env:HOME}"),
         ("model_override", "model=../config"),
         ("model_override", "data=hub data.path=a/b"),
@@ -40,10 +43,10 @@ def test_a_cell_that_is_no_list_of_settings_is_unknown_and_named(column: str, te
 
 
 def test_words_of_a_table_are_quoted_in_a_command() -> None:
-    table = table_of(settings_override="'padding=longest;touch x' packing=true")
+    table = table_of(settings_override="'padding=longest|touch x' packing=true")
     words = " ".join(common_overrides(table.frame))
-    assert "padding='longest;touch x'" in words
-    assert {"padding=longest;touch x", "packing=true"} <= set(shlex.split(words))
+    assert "padding='longest|touch x'" in words
+    assert {"padding=longest|touch x", "packing=true"} <= set(shlex.split(words))
 
 
 def test_the_words_of_our_own_records_are_kept() -> None:

@@ -246,3 +246,15 @@ def test_of_very_many_rows_whole_runs_are_chosen_at_random(monkeypatch: pytest.M
     assert set(table.frame["energy_kwh"]) == {3.0}
     assert table.rows_read == 1200
     assert "sampled" in {warning.kind for warning in table.warnings}
+
+
+def test_amounts_that_cannot_be_are_unknown_and_named() -> None:
+    frame = pd.DataFrame({"samples": [8, 16, 32], "epochs": 1, "energy_kwh": [0.1, 0.2, 0.4]})
+    table = load_runs(frame.assign(train_s=[-1, 2, 3], emissions_g=[1, "1e999", 3], train_loss=[-0.5, 1, 2]))
+    assert table.frame["train_s"].isna().tolist() == [True, False, False]
+    assert table.frame["emissions_g"].isna().tolist() == [False, True, False]
+    assert table.frame["train_loss"].tolist() == [-0.5, 1, 2]
+    assert [w.message for w in table.warnings if w.kind == "bad_value"] == [
+        "train_s: got -1; allowed is 0 or more, finite; taken as unknown.",
+        "emissions_g: got inf; allowed is 0 or more, finite; taken as unknown.",
+    ]
