@@ -166,7 +166,7 @@ def test_no_value_of_a_record_makes_a_reader_fail(tmp_path: Path) -> None:
     assert 0 < read < len(cases)
 
 
-@pytest.mark.parametrize("reader", ["claims", "design", "export", "backtest"])
+@pytest.mark.parametrize("reader", ["design", "export", "backtest"])
 def test_the_commands_skip_a_damaged_record_and_name_it(reader: str, tmp_path: Path) -> None:
     """The answer is that of the good runs."""
     answers = []
