@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import warnings
 import zipfile
 from dataclasses import dataclass
@@ -82,6 +83,8 @@ def read_content(path: Path) -> FileContent:
 def _bytes_of(path: Path) -> bytes:
     try:
         size = path.stat().st_size
+        if path.is_char_device() or path.is_block_device():
+            raise RecordError(f"{path.name}: a device, not a table; give a file")
         if size > MOST_BYTES:
             raise RecordError(f"{path.name}: {size / 2**30:.1f} GiB; give at most 1 GiB, e.g. only the columns needed")
         data = path.read_bytes()
@@ -190,7 +193,15 @@ def _as_utf8(path: Path, data: bytes) -> tuple[bytes, tuple[RunWarning, ...]]:
     return (data if encoding == "utf-8" else text.encode()), ()
 
 
+# Half of a character, as JSON may escape it and no text can hold it.
+_LONE_SURROGATE = re.compile(
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
+
+
 def _read_json(path: Path, text: str, found: tuple[RunWarning, ...]) -> FileContent:
+    if "\\ud" in text or "\\uD" in text:
+        text = _LONE_SURROGATE.sub(r"\\ufffd", text)
     try:
         return FileContent(document=json.loads(text), warnings=found)
     except RecursionError as error:

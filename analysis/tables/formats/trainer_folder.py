@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from lora_scaling.errors import RecordError
+from lora_scaling.records import read_text
 
 from ..files import read_content
 from ..parsing import RunWarning
@@ -125,7 +126,7 @@ def _state(folder: Path) -> Mapping[str, Any]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
