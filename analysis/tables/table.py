@@ -38,7 +38,10 @@ LEAST_ORDERS = 1000  # of the rows of all runs: so improbable must it be that th
 INDEX_NAME = re.compile(r"(unnamed: ?\d+|index|level_\d+|)", re.IGNORECASE)  # a data frame's own row numbers
 PLAIN = ColumnOptions()
 MOST_ROWS = 50_000  # of a table; a random choice of so many says as much as all
-SMALLEST, LARGEST = 1e-15, 1e15  # of a response, in kWh or s: no run lies beyond, but a slip of the pen does
+SMALLEST, LARGEST = (
+    1e-15,
+    1e15,
+)  # of a response, in kWh or s, and of samples: no run lies beyond, but a slip of the pen does
 RESPONSES = {
     "total": "energy_kwh",
     "train": "energy_train_kwh",
@@ -323,8 +326,8 @@ def _drop_impossible(frame: pd.DataFrame, response: str) -> tuple[pd.DataFrame, 
         values = frame[name]
         reasons[values.isna()] = f"`{name}` is unknown"
         reasons[np.isinf(values)] = f"`{name}` is infinite"
-        wrong = ((values <= SMALLEST) | (values >= LARGEST)) if name == response else (values < 0)
-        allowed = "a positive number, none beyond measure" if name == response else "a number from 0 up"
+        wrong = (values <= SMALLEST if name == response else values < 0) | (values >= LARGEST)
+        allowed = f"a {'positive number' if name == response else 'number from 0 up'}, none beyond measure"
         for row in frame.index[wrong & np.isfinite(values)]:
             reasons[row] = f"{name}: got {values[row]:g}; allowed is {allowed}"
     bad = reasons != ""

@@ -18,6 +18,7 @@ log-scale spread that is added for each factor e outside the fitted range, since
 staying above it: models that break through it at a target lose their weight there.
 """
 
+import contextlib
 import json
 import math
 import re
@@ -285,15 +286,15 @@ class Fit:
         log_floor: Array | None,
     ) -> Prediction:
         self._check_hardware(target)
-        with np.errstate(all="ignore"):  # what is beyond a double is refused below
+        # What is beyond a double is refused below.
+        with np.errstate(all="ignore"), contextlib.suppress(ArithmeticError):
             prediction = self._prediction(models, fixed, target, level, log_floor)
-        ends = (prediction.low, prediction.estimate, prediction.high)
-        if not (all(map(math.isfinite, ends)) and 0 <= ends[0] <= ends[1] <= ends[2]):
-            raise UserError(
-                f"fit: got {self.path}, which predicts no possible number for this run; estimate without fit=, or fit "
-                "again"
-            )
-        return prediction
+            ends = (prediction.low, prediction.estimate, prediction.high)
+            if all(map(math.isfinite, ends)) and 0 <= ends[0] <= ends[1] <= ends[2]:
+                return prediction
+        raise UserError(
+            f"fit: got {self.path}, which predicts no possible number for this run; estimate without fit=, or fit again"
+        )
 
     def _prediction(
         self,
