@@ -34,7 +34,7 @@ def markdown(report: ClaimsReport) -> str:
             for name, row in zip(table.index, table.to_numpy(), strict=True)
         ]
         lines += ["", "# Coefficients", "", _form(fitted), "", *_pipe_table(head, cells)]
-    lines += ["", "# Methods", "", paragraph(report, cite="[@{}]"), "", "```bibtex", references(), "```", ""]
+    lines += ["", "# Methods", "", _plain(paragraph(report, cite="[@{}]")), "", "```bibtex", references(), "```", ""]
     return "\n".join(lines)
 
 
@@ -87,8 +87,13 @@ def _coefficients(fitted: EnergyFit) -> pd.DataFrame:
 
 
 def _pipe_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    shown = [[cell.replace("|", r"\|") for cell in row] for row in rows]
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *shown)]
+    shown = [[_plain(cell).replace("|", r"\|") for cell in row] for row in (head, *rows)]
+    return [f"| {' | '.join(row)} |" for row in (shown[0], ["---"] * len(head), *shown[1:])]
+
+
+def _plain(text: str) -> str:
+    """Return text in which Markdown sees no HTML: names come from the table."""
+    return text.replace("<", r"\<")
 
 
 def _tabular(head: Sequence[str], columns: str, rows: Sequence[Sequence[str]]) -> list[str]:

@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 
 from lora_scaling.errors import UserError
+from lora_scaling.text import inert
 from lora_scaling.units import JOULES_PER_KWH
 
 from ..energy_model.energy_fit import fit_table
 from ..tables.table import RunTable
 
 FIRST = ("study", "run_id", "samples", "epochs", "samples_seen")
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would compute
 
 
 def used_table(table: RunTable) -> pd.DataFrame:
@@ -50,9 +50,5 @@ def _fitted(table: RunTable) -> pd.DataFrame:
 def to_csv(rows: pd.DataFrame) -> str:
     """Write rows as CSV in which no cell is a formula to a spreadsheet."""
     texts = rows.select_dtypes(exclude="number").columns
-    return rows.assign(**{name: rows[name].map(plain_cell) for name in texts}).to_csv(index=False, lineterminator="\n")
-
-
-def plain_cell(cell: object) -> object:
-    """Return a cell with an apostrophe before text that a spreadsheet would take for a formula."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+    cells = {name: rows[name].map(lambda cell: inert(cell) if isinstance(cell, str) else cell) for name in texts}
+    return rows.assign(**cells).rename(columns=inert).to_csv(index=False, lineterminator="\n")

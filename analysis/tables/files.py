@@ -240,8 +240,8 @@ def _read_delimited(path: Path, data: bytes, found: tuple[RunWarning, ...]) -> F
     names = [name.strip() for name in first]
     while names and not names[-1]:
         names.pop()
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice and "" not in twice:
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
         raise RecordError(f"{path.name}: has the column `{twice[0]}` twice; give each a name of its own")
     if not names:
         raise RecordError(f"{path.name}: no column names in its first line; a table begins with them")

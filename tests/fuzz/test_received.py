@@ -114,7 +114,7 @@ CELLS = st.one_of(
 
 def test_timelines(tmp_path: Path) -> None:
     path = tmp_path / "timeline.csv"
-    rows = [line.split(",") for line in TIMELINE.splitlines()] * 2
+    rows = [str(line).split(",") for line in TIMELINE.splitlines()] * 2
 
     @tried(40)
     @given(
@@ -123,7 +123,7 @@ def test_timelines(tmp_path: Path) -> None:
         tail=TEXTS,
     )
     def check(cells: list[tuple[int, int, str]], more: list[list[str]], tail: str) -> None:
-        table = [list(row) for row in (rows[0], rows[1], rows[1], rows[3])] + more
+        table: list[list[str]] = [list(row) for row in (rows[0], rows[1], rows[1], rows[3])] + more
         for row, column, cell in cells:
             table[row][column] = cell
         write(path, "\n".join(",".join(row) for row in table) + tail)
