@@ -30,7 +30,7 @@ from .next_runs import gate_needs, more_runs
 from .verdicts import Claim, Decision, Verdict, undecided
 from .vetoes import Veto, vetoed
 
-WITNESS_P = 0.05
+WITNESS_P, STRAIGHT_P = 0.05, 0.02  # of a straight line: through the trained runs, one-sided; through all, two-sided
 LEAST_SHARE_SHOWN = 0.005  # of the smallest run's energy
 
 
@@ -109,7 +109,7 @@ def _vetoes(context: ClaimContext, factor: str, decision: Decision, tests: dict[
         lack = context.misfit(context.total, factor, wide=verdict == "refuted")
         if lack is not None:
             found.append(Veto(kind="lack_of_fit", why=misfit_words(context.total, lack)))
-        elif verdict == "refuted" and not _curved(tests):
+        elif verdict == "refuted" and not _curved(context, factor, decision, tests):
             why = "the exponent lies outside the margin, but no test shows the curve itself"
             if tests["trained_p"] is not None and tests["trained_p"] >= WITNESS_P:
                 why += " in the runs that trained: those without training may lack a cost that these have"
@@ -146,15 +146,15 @@ def _in_other_units(context: ClaimContext, low: float, high: float) -> dict[str,
     return found
 
 
-def _curved(tests: dict[str, Any]) -> bool:
-    """Return whether a second witness shows curvature: the straight line with costs apart, or the quadratic term.
+def _curved(context: ClaimContext, factor: str, decision: Decision, tests: dict[str, Any]) -> bool:
+    """Return whether the curve shows: no straight line fits, with a fixed cost of either sign and costs apart.
 
-    The quadratic term is one in samples × epochs: it says nothing where costs may come once per sample or per epoch.
+    It has to bend the way the exponent says, and in the trained runs alone, too.
     """
     if tests["trained_p"] is not None and tests["trained_p"] >= WITNESS_P:
         return False
-    witnesses = [tests["affine_p"], tests["quadratic"]["p"] if tests["costs_apart_p"] is None else None]
-    return any(p is not None and p < WITNESS_P for p in witnesses) or all(p is None for p in witnesses)
+    bends = (context.total.wide_profile(factor).estimate - 1) * (decision.estimate - 1) > 0
+    return bends and tests["affine_p"] < STRAIGHT_P
 
 
 def _bent_alone(context: ClaimContext, factor: str, decision: Decision) -> float | None:
@@ -194,7 +194,7 @@ def curve_tests(context: ClaimContext, factor: str, decision: Decision) -> dict[
         "fixed_share_largest": _largest_share(analysis),
         "per_sample_share": shares["sample"],
         "per_epoch_share": shares["epoch"],
-        "costs_apart_p": analysis.apart_p,
+        "plain_curve_p": analysis.apart_p,
         "lack_of_fit": None if lack is None else lack,
         "quadratic": quadratic,
         "affine_p": 2 * float(stdtr(wide.fit.data.df, -wide.t_at(1.0))),

@@ -198,6 +198,7 @@ def curve_data(
         weights=np.ones(len(frame)),
         zero=zero,
         once=_costs_apart(design),
+        signed=True,
     )
 
 
@@ -214,8 +215,8 @@ def _costs_apart(design: CurveDesign) -> bool:
 class Analysis:
     """A fitted curve with what its diagnostics say.
 
-    `wide` is the curve with costs per sample and per epoch of their own, if the runs can tell these (else `fit`);
-    `fit` is that one only where it fits better (`apart_p`).
+    `wide` is the curve with a fixed cost of either sign, and costs per sample and per epoch if the runs can tell these;
+    `fit` is the simplest one that fits as well, and `apart_p` tests the plain one, without any of these.
     `idle_p` tests runs of zero steps against the curve of the others; at p < APART_P they are left out of `design`.
     `outlier` is the row of the most extreme run beyond OUTLIER_MADS, `outlier_mads` how far off it lies.
     `order_p` tests residuals against run order, `variance_p` their spread against size (before weighting).
@@ -292,7 +293,7 @@ def analyse(design: CurveDesign, y: str = "y", per_token: bool = False) -> Analy
         fit = fit_curve(data)
 
     def analysis(design: CurveDesign, fit: CurveFit, without: Analysis | None) -> Analysis:
-        chosen, apart_p = _with_or_without_costs_apart(fit)
+        chosen, apart_p = _simplest(fit)
         return Analysis(
             design=design,
             fit=chosen,
@@ -341,14 +342,24 @@ def _variance_beside(known: Array, fit: CurveFit) -> float:
     return low if excess(low) <= 0 else float(root_scalar(excess, bracket=(low, high)).root)
 
 
-def _with_or_without_costs_apart(wide: CurveFit) -> tuple[CurveFit, float | None]:
-    """Return the curve with costs per sample and per epoch if the runs show them (p < APART_P), else without; and p."""
-    free = int((wide.once > BOUNDARY).sum())
-    if not wide.data.once:
-        return wide, None
-    plain = fit_curve(replace(wide.data, once=False))
-    p = _f_test(plain.rss, wide.rss, free, wide.data.df) if free else 1.0
-    return (wide, p) if p is not None and p < APART_P else (plain, p)
+def _simplest(wide: CurveFit) -> tuple[CurveFit, float | None]:
+    """Return the simplest curve that fits as well as the widest (p ≥ APART_P), and the p of the plain one.
+
+    Simpler: without costs per sample and per epoch, or with a fixed cost of 0 or more, or both (the plain one).
+    """
+    data = wide.data
+    below, once = int((wide.shares < -BOUNDARY).sum()), int((wide.once > BOUNDARY).sum())
+    plain_p: float | None = None
+    for may_once, signed in ((False, False), (False, True), (True, False)):
+        spared = once * (not may_once) + below * (not signed)
+        if (may_once and not once) or (signed and not below):
+            continue  # the same as one before
+        fit = fit_curve(replace(data, once=may_once and data.once, signed=signed))
+        p = _f_test(fit.rss, wide.rss, spared, data.df) if spared else 1.0
+        plain_p = p if not may_once and not signed else plain_p
+        if p is None or p >= APART_P:
+            return fit, plain_p
+    return wide, plain_p
 
 
 def _idle_apart(data: CurveData) -> float | None:

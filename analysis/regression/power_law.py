@@ -37,7 +37,8 @@ class CurveData:
 
     `cell` (n,) numbers the cells 0…C−1, each with a fixed cost of its own. `nuisance` (n, q) spans what
     shifts log E (at least the cells' constants). `weights` (n,) are inverse variances of log E.
-    `once` lets samples and epochs (p = 2) have costs of their own beside the product. `turn` (p, p) gives the factors'
+    `once` lets samples and epochs (p = 2) have costs of their own beside the product, `signed` lets the fixed cost be
+    below 0. `turn` (p, p) gives the factors'
     exponents from the parameters searched for: the identity unless stated. `least_sigma` bounds the residual standard
     deviation from below where the weights already know it. `middle` (p,) is the centre, if not that of these runs.
     """
@@ -49,6 +50,7 @@ class CurveData:
     weights: Array
     zero: NDArray[np.bool_]
     once: bool = False
+    signed: bool = False
     turn: Array | None = None
     least_sigma: float = 0.0
     middle: Array | None = None
@@ -86,7 +88,12 @@ class CurveData:
 
     @cached_property
     def least_shares(self) -> Array:
-        """Lower bounds (C,) of the fixed shares: 0 beside runs of zero steps, else such that every run has energy."""
+        """Lower bounds (C,) of the fixed shares: 0, or if `signed` such that every run has some energy.
+
+        Beside runs of zero steps, which are energies themselves, it is 0 anyhow.
+        """
+        if not self.signed:
+            return np.zeros(self.cells)
         smallest = np.zeros(self.cells)
         np.minimum.at(smallest, self.cell, FLATTEST * self.centred.sum(axis=1))
         least = -1 / np.expm1(np.maximum(-smallest, 1e-6))
