@@ -80,7 +80,7 @@ def test_a_coarse_meter_counts_as_noise_and_asks_for_larger_runs(step: float, ve
     assert found.tests["runs_unresolved"] == read - len(frame) + left_out
     if verdict == "undecided":
         assert found.needs is not None
-        assert found.needs.message.startswith("A finer meter, or runs of many steps of this one.")
+        assert "A finer meter, or runs of many steps of this one." in found.needs.message
         # ten steps are 15 smallest runs, which 891 samples exceed: these were run, and the next is 32^(1/5) times more
         assert found.needs.settings[0]["samples"] == 2 * 891
 
