@@ -431,7 +431,7 @@ COSTS_APART: tuple[Process, ...] = (
     *(
         Process(
             name=f"offset of {offset:g} smallest runs",
-            make=scaling(Sweep(zero=0), fixed=offset),
+            make=scaling(Sweep(replicates=4, zero=0), fixed=offset),
             truths={"linear_in_samples": yes()},
         )
         for offset in (-0.5, -0.2, 1.0)
@@ -615,7 +615,7 @@ PROCESSES: tuple[Process, ...] = (
     *(
         Process(
             name=f"meter with steps of {step:g} smallest runs",
-            make=rounded(step, scaling(Sweep(replicates=4), fixed=0.2)),
+            make=rounded(step, scaling(Sweep(samples=geometric(32, 128, 7), replicates=4), fixed=0.2)),
             truths={"linear_in_samples": truth},
             warnings=("coarse_meter",),
         )

@@ -50,7 +50,7 @@ class ClaimContext:
         if column not in self._parts:
             frame = self.response.frame
             names = frame[column].map(lambda value: f"{value:g}" if isinstance(value, float) else str(value))
-            names = names.where(frame[column].notna())
+            names = names.replace("", "the defaults").where(frame[column].notna())
             self._parts[column] = {
                 str(name): replace(self, response=replace(self.response, frame=rows.reset_index(drop=True)))
                 for name, rows in frame.groupby(names, sort=False)
