@@ -619,7 +619,7 @@ PROCESSES: tuple[Process, ...] = (
             truths={"linear_in_samples": truth},
             warnings=("coarse_meter",),
         )
-        for step, truth in ((0.15, yes()), (0.5, yes()), (1.0, not_refuted()), (2.0, not_refuted()))
+        for step, truth in ((0.15, yes()), (0.4, yes()), (1.0, not_refuted()), (2.0, not_refuted()))
     ),
     Process(
         name="meter that rounds down, steps of 0.4",
