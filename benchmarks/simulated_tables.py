@@ -119,19 +119,19 @@ def curve(
     b_epochs: float | None = None,
     per_sample: float = 0.0,
     per_epoch: float = 0.0,
-    idle_pays: bool = False,
+    idle_pays: float = 0.0,
     smallest: float = 32.0,
 ) -> np.ndarray:
     """kWh of F + c·samples + d·epochs + a·samples^b·epochs^b_epochs; F, c and d are in units of the smallest run's a.
 
     `fixed` is F (below 0: idle power was subtracted), `per_sample` is c, `per_epoch` is d. Runs of zero steps cost F,
-    and c and d as well where `idle_pays`.
+    and `idle_pays` of c and d.
     """
     unit, trained = KWH_PER_SAMPLE * smallest, frame["samples_seen"] > 0
     samples, epochs = frame["samples"] / smallest, frame["epochs"].astype(float)
     work = samples**b * epochs ** (b if b_epochs is None else b_epochs)
     once = per_sample * samples + per_epoch * epochs
-    return unit * (fixed + np.where(trained, work, 0.0) + np.where(trained | idle_pays, once, 0.0))
+    return unit * (fixed + np.where(trained, work, 0.0) + np.where(trained, once, idle_pays * once))
 
 
 def scaling(sweep: Sweep, *, cv: float = 0.02, **shape: float) -> Callable[[Generator], pd.DataFrame]:

@@ -567,7 +567,7 @@ def _smallest_seen(trained: pd.DataFrame) -> int:
     seen = trained[trained["y"] >= wanted]
     if len(seen):
         return max(1, int(seen["samples"].min()))
-    largest = trained.loc[trained["y"].idxmax()]
+    largest = trained.iloc[int(trained["y"].argmax())]
     return max(1, math.ceil(largest["samples"] * STEPS_WANTED * largest["y_step"] / largest["y"]))
 
 

@@ -109,9 +109,9 @@ class CurveData:
         if len(self.log_y) < MERGED_FROM:
             return None
         keys = pd.DataFrame(np.column_stack([self.log_x, self.cell, self.zero, self.nuisance, self.weights]))
-        row = keys.groupby(list(keys.columns), sort=False).ngroup().to_numpy(dtype=np.intp)
-        _, first = np.unique(row, return_index=True)
-        if 2 * len(first) > len(row):
+        row = np.asarray(keys.groupby(list(keys.columns), sort=False).ngroup(), dtype=np.intp)  # in order of appearance
+        first = ~keys.duplicated().to_numpy(dtype=bool)
+        if 2 * first.sum() > len(row):
             return None
         few, weights = self.subset(first), np.bincount(row, self.weights)
         mean = np.bincount(row, self.weights * self.log_y) / weights
@@ -308,12 +308,15 @@ def _feasible(data: CurveData, theta: Array) -> Array:
 def fit_curve(data: CurveData) -> CurveFit:
     """Fit the curve to log E by least squares, from two starts (no fixed cost, half fixed): the valley is curved."""
     p, cells = data.log_x.shape[1], data.cells
-    slopes, once = (
-        np.ones(p) if data.turn is None else np.linalg.solve(data.turn, np.ones(p)),
-        np.full(2 * data.once, 0.05),
-    )
-    starts = (np.concatenate([slopes, np.full(cells, share), once]) for share in (0.02, 0.5))
-    return min((_minimise(data, start, None) for start in starts), key=lambda fit: fit.rss)
+    start: Array = np.ones(p + cells + 2 * data.once)
+    if data.turn is not None:
+        start[:p] = np.linalg.solve(data.turn, np.ones(p))
+    start[p + cells :] = 0.05
+    fits = []
+    for share in (0.02, 0.5):
+        start[p : p + cells] = share
+        fits.append(_minimise(data, start.copy(), None))
+    return min(fits, key=lambda fit: fit.rss)
 
 
 @dataclass(frozen=True, kw_only=True)
