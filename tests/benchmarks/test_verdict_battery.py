@@ -35,6 +35,6 @@ def test_battery_passes_at_ten_seeds() -> None:
 
 
 def test_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--seeds", "2", "--workers", "1", "--only", "three runs", "--json"]) == 0
+    assert main(["--seeds", "2", "--workers", "1", "--only", "three runs only", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert {row["undecided"] for row in rows} == {1.0}
