@@ -77,7 +77,7 @@ def _umask() -> int:
 
 
 def remove_stale_temporary_files(folder: Path) -> None:
-    """Remove what killed processes left half-written in a run's folder, whose lock the caller holds."""
+    """Remove what killed processes left half-written in a folder, whose lock the caller holds."""
     for path in folder.glob(".*.tmp"):
         with contextlib.suppress(OSError):
             path.unlink()

@@ -330,7 +330,8 @@ def idle_after(config: RunConfig) -> str | None:
         return None
     path = Path(config.runs_dir) / config.study / "idle.json"
     try:
-        write_record(path, {"before": before.to_dict(), "after": after.to_dict()})
+        with locked(path.parent):
+            write_record(path, {"before": before.to_dict(), "after": after.to_dict()})
     except UnwritableError as error:  # the runs are finished and recorded
         print(f"lora-scaling: {path.name} was not written: {error}", file=sys.stderr, flush=True)
     for when, baseline in (("before", before), ("after", after)):

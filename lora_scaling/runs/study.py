@@ -29,6 +29,7 @@ from lora_scaling.records import (
     read_text,
     record_path,
     record_to_row,
+    remove_stale_temporary_files,
     write_text,
 )
 from lora_scaling.runs import progress as console
@@ -305,6 +306,7 @@ def conduct(request: StudyRequest, planner: Planner) -> str:
     with locked(folder) as mine:
         if not mine:
             raise UserError(f"study: got {config.study!r}, which another process is carrying out; wait for it to end")
+        remove_stale_temporary_files(folder)
         conductor = Conductor(request, config, folder, planner)
         stop = conductor.conduct()
         print(conductor.closing(stop), flush=True)

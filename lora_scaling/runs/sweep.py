@@ -4,6 +4,7 @@ import dataclasses
 import math
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.plugins import Plugins
@@ -14,11 +15,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lora_scaling.config import RunConfig
 from lora_scaling.config.sweep import PlannedRun, SweepDesign, plan
-from lora_scaling.errors import RecordError, RunFailure, UserError
+from lora_scaling.errors import RecordError, RunFailure, UnwritableError, UserError
 from lora_scaling.estimate import Estimate
 from lora_scaling.estimate.sweeps import Total, estimates_of, total_of
 from lora_scaling.ranks import world_size
-from lora_scaling.records import Record, read_record, record_path
+from lora_scaling.records import Record, locked, read_record, record_path, remove_stale_temporary_files
 from lora_scaling.runs import progress as console
 from lora_scaling.runs.run import idle_after
 from lora_scaling.runs.workers import WorkersLauncher
@@ -63,6 +64,10 @@ class DesignSweeper(Sweeper):
         if todo:
             print(_expected_cost_line(expected), flush=True)
         _check_limits(expected, runs[0].config, "sweep")
+        if not _runs_elsewhere(settings):
+            with locked(Path(where)) as alone:  # `idle_after` writes there under this lock
+                if alone:
+                    remove_stale_temporary_files(Path(where))
         launcher = self._launcher(estimates, todo)
         # Hydra loads its plugins' modules a second time, so that their classes are only alike by name.
         if type(launcher).__name__ == "BasicLauncher":  # its runs are this process's, which can count them
@@ -212,18 +217,30 @@ def _check_limits(expected: Total | str, config: RunConfig, what: str) -> None:
             )
 
 
+def _is_underway(folder: Path) -> bool:
+    """Return whether another process is making the run of this folder."""
+    try:
+        with locked(folder) as free:
+            return not free
+    except UnwritableError:  # then nobody can
+        return False
+
+
 def _print_summary(runs: Sequence[PlannedRun], where: str) -> list[str]:
     """Print the closing table; return what did not finish, each with its reason."""
     records: list[Record] = []
     failed: list[str] = []
     for run in runs:
         try:
-            record = read_record(record_path(run.config.runs_dir, run.config.study, run.run_id))
+            path = record_path(run.config.runs_dir, run.config.study, run.run_id)
+            record = read_record(path)
         except RecordError:
             failed.append(f"{run.run_id} (not started)")
             continue
         if record["status"] == "ok":
             records.append(dict(record))
+        elif _is_underway(path.parent):
+            failed.append(f"{run.run_id} (another process is running it)")
         else:
             failed.append(f"{run.run_id} ({record['status']}: {record.get('error')})")
     if records:

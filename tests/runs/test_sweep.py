@@ -13,7 +13,7 @@ from lora_scaling.config import compose, run_id
 from lora_scaling.config.compose import compose_by_hydra
 from lora_scaling.config.sweep import PlannedRun, SweepDesign, plan
 from lora_scaling.paths import choices, sweeps_dir
-from lora_scaling.records import find_records
+from lora_scaling.records import blank_record, find_records, locked, record_path, write_record
 from tests.support.commands import command as in_process
 from tests.support.processes import forked, wait_until
 from tests.support.runs import TINY, read_record
@@ -45,6 +45,20 @@ def test_the_order_is_that_of_its_seed() -> None:
     assert order(0) == order(0)
     assert sorted(order(0)) == sorted(order(1))
     assert order(0) != order(1)
+
+
+def test_a_run_of_another_process_is_left_to_it_and_not_called_interrupted(tmp_path: Path) -> None:
+    """Two sweeps of the same points at once: the record of a run that is underway says interrupted until it ends."""
+    words = [*TINY, f"runs_dir={tmp_path}", "study=s", "samples=8"]
+    path = record_path(tmp_path, "s", run_id(compose(words)))
+    write_record(path, blank_record(run_id=path.parent.name, study="s", config={}, provenance={}))
+    (tmp_path / "s" / ".x3f9.tmp").write_text("half of idle.json")  # of a killed process
+    with locked(path.parent):
+        ended = in_process("lora_scaling", "-m", *words)
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert ended.returncode == 1
+    assert f"{path.parent.name}: another process is running it" in ended.stdout
+    assert f"1 of 1 runs did not finish: {path.parent.name} (another process is running it)" in ended.stderr
 
 
 def test_extra_and_centre_points_join_the_design() -> None:

@@ -1,11 +1,15 @@
 """docs/study is what its sweeps make: the same runs by name, each finished, and commands that would join them."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 
 from analysis.claims.decide import decide
 from analysis.claims.verdicts import Options
 from analysis.tables.table import load_runs
-from lora_scaling.config import run_id
+from lora_scaling.config import compose, run_id
 from lora_scaling.estimate.sweeps import expand
 from lora_scaling.records import find_records
 from tests.support.paths import STUDY_RUNS
@@ -35,6 +39,24 @@ def test_the_command_that_would_decide_a_claim_repeats_the_settings_of_the_runs(
     there = {name for name in published("method") if name.startswith(("ladder-3m-lora-", "ladder-3m-full-"))}
     assert len(there) == 6
     assert there <= planned
+
+
+def test_records_of_two_versions_are_read_together(tmp_path: Path) -> None:
+    """The published records are of 0.1.0; every second one gets the settings that this version adds."""
+    shutil.copytree(STUDY_RUNS / "method", tmp_path / "method")
+    here = compose([]).to_dict()
+    for path in find_records([tmp_path])[::2]:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        config = record["config"]
+        assert "use_dora" not in config["lora"]
+        record["config"] = {**here, **config, "lora": {**here["lora"], **config["lora"]}}
+        path.write_text(json.dumps(record), encoding="utf-8")
+    old, mixed = (decide(load_runs([folder / "method"]), Options()).document() for folder in (STUDY_RUNS, tmp_path))
+    assert mixed["runs_used"] == old["runs_used"]
+    assert mixed["warnings"] == old["warnings"]
+    assert [(c["id"], c["verdict"], c["ci"]) for c in mixed["claims"]] == [
+        (c["id"], c["verdict"], c["ci"]) for c in old["claims"]
+    ]
 
 
 def test_full_fine_tuning_is_compared_with_lora_in_the_published_runs() -> None:
