@@ -161,7 +161,8 @@ def kill_once(number: int, kind_name: str, folder: Path) -> Trial:
     _check_files(trial, folder)
     if trial.signal != "SIGKILL" and trial.cut:
         trial.faults.append(f"{trial.cut} interrupted runs are not recorded")
-    if "Traceback" in (text := _output(processes[0], folder)):
+    text = _output(processes[0], folder)
+    if "Traceback" in text and "ChildFailedError" not in text:  # torchrun's own, of a rank that was killed
         trial.faults.append(f"traceback: {text.strip().splitlines()[-1]}")
     _finish(trial, kind, words, folder, before)
     return trial
@@ -325,7 +326,9 @@ def _wait(condition: Callable[[], Any], timeout_s: float) -> bool:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Carry out the trials and print a line for each, and a table of all."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.random_kills", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.random_kills", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--first", type=int, default=0, help="the number (seed) of the first trial")
     parser.add_argument("--only", choices=sorted(KINDS), help="one kind of command")

@@ -9,6 +9,7 @@ import functools
 import gc
 import os
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -143,12 +144,37 @@ def _run_as_leader(config: RunConfig, listen: Listener) -> RunOutcome:
         finally:
             with uninterrupted():
                 record["finished_at"] = now_after(record["started_at"])
-                write_record(path, record)
+                try:
+                    _save(path, record)
+                except UnwritableError as error:
+                    if record["status"] != "interrupted":
+                        raise
+                    print(f"lora-scaling: {error}", file=sys.stderr, flush=True)  # and the interruption goes on
         _add_emissions(config, record, path)
-        write_record(path, record)
+        try:
+            write_record(path, record)
+        except UnwritableError as error:  # the run is finished and recorded
+            print(f"lora-scaling: the grams were not recorded: {error}", file=sys.stderr, flush=True)
         if failure is None:
             _broadcast("recorded")
         return RunOutcome(path=path, record=record, failure=failure)
+
+
+def _save(path: Path, record: Record) -> None:
+    """Write the record; if its folder takes no more, save what was measured in the temporary folder.
+
+    Raises:
+        UnwritableError: the text says where the record is.
+    """
+    try:
+        write_record(path, record)
+    except UnwritableError as error:
+        saved = Path(tempfile.gettempdir()) / "lora-scaling-unsaved" / path.parent.name / path.name
+        try:
+            write_record(saved, record)
+        except UnwritableError:
+            raise error from None
+        raise UnwritableError(f"{error}; what was measured is saved as {saved}: move it to {path}") from None
 
 
 def _broadcast(word: str | UserError | None) -> None:
@@ -267,7 +293,11 @@ def _record_outcome(
     record["total_s"] = sum(phase.seconds for phase in account.phases)
     record["mfu"] = _utilisation(config, record)
     if rank() == 0:
-        account.write_timeline(path.parent / TIMELINE_NAME)
+        try:
+            account.write_timeline(path.parent / TIMELINE_NAME)
+        except UnwritableError as error:  # the record, which is smaller or saved elsewhere, still has the energy
+            record["energy"]["timeline"] = None
+            record["warnings"].append({"kind": "no_timeline", "message": f"The timeline was not written: {error}"})
 
 
 def _device_name(device: Mapping[str, Any]) -> str:
@@ -342,7 +372,7 @@ def idle_after(config: RunConfig) -> str | None:
 
 def _add_emissions(config: RunConfig, record: Record, path: Path) -> None:
     """Compute grams from the timeline. The energy is recorded by now; a grid that fails leaves its reason, no error."""
-    if not record["energy"] or not config.metering.enabled:
+    if not record["energy"] or not record["energy"]["timeline"] or not config.metering.enabled:
         return
     with contextlib.suppress(OSError, RecordError):
         bins = read_timeline(path.parent / TIMELINE_NAME)

@@ -1,5 +1,6 @@
 """A sweep as a Hydra sweeper, so that any Hydra launcher can carry its runs: planned, resumed, and summed up."""
 
+import contextlib
 import dataclasses
 import math
 import shlex
@@ -141,7 +142,8 @@ def _launch(launcher: Launcher, todo: Sequence[PlannedRun]) -> None:
     if not todo:
         return
     for result in launcher.launch([run.overrides for run in todo], initial_job_idx=0):
-        _ = result.return_value  # raises what the task could not record
+        with contextlib.redirect_stderr(None):  # on which Hydra prints a line of its own
+            _ = result.return_value  # raises what the task could not record
 
 
 def _to_python(value: Any) -> Any:

@@ -1,11 +1,13 @@
 """Real tiny fine-tunes: what they count, what they record, that they repeat, and what failing ones leave."""
 
+import errno
 import json
 import os
 import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +19,8 @@ import pytest
 from lora_scaling.config import RunConfig, compose, run_id
 from lora_scaling.config.again import override_columns
 from lora_scaling.data.samples import split_samples
-from lora_scaling.records import record_path, record_to_row
+from lora_scaling.errors import UserError
+from lora_scaling.records import find_records, record_path, record_to_row
 from lora_scaling.runs import run as running
 from lora_scaling.runs.run import run
 from lora_scaling.training.bytes_tokenizer import bytes_tokenizer
@@ -258,6 +261,36 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     assert "runs_dir:" in finished.stderr
     assert "Traceback" not in finished.stderr
     assert not list(tmp_path.rglob("run.json"))
+
+
+@pytest.mark.parametrize("refused", [("run.json",), ("timeline.csv",), ("run.json", "timeline.csv")])
+def test_a_disk_that_is_full_at_the_end_loses_nothing_that_was_measured(
+    tiny: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: tuple[str, ...]
+) -> None:
+    config = tiny(f"study=full-{'-'.join(refused)}")
+    path = record_path(config.runs_dir, config.study, run_id(config))
+    usual, begun = os.replace, []
+
+    def replace(source: str, target: Path) -> None:
+        begun.append(target)
+        if len(begun) > 1 and target.parent == path.parent and target.name in refused:  # the first is the run's start
+            raise OSError(errno.ENOSPC, "No space left on device")
+        usual(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    if "run.json" in refused:
+        with pytest.raises(UserError, match=r"is full; free some space .*; what was measured is saved as .*: move it"):
+            run(config)
+        [saved] = find_records([tmp_path])
+        usual(saved, path)
+    else:
+        run(config)
+    record = read_record(path)
+    assert record["status"] == "ok"
+    assert record["energy"]["joules"] > 0
+    assert record["energy"]["timeline"] == (None if "timeline.csv" in refused else "timeline.csv")
+    assert ("no_timeline" in {warning["kind"] for warning in record["warnings"]}) == ("timeline.csv" in refused)
 
 
 def test_what_a_killed_process_left_half_written_is_swept_by_the_next(tiny: Callable[..., RunConfig]) -> None:
