@@ -149,7 +149,6 @@ def _end(workers: "list[_Worker]") -> None:
 def _serve(pipe: Connection, parent: int, hydra_context: HydraContext, task_function: TaskFunction) -> NoReturn:
     """Make the runs that the parent sends, one after the other, until it wants no more or one is interrupted."""
     end_with_parent(parent)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     end_like_ctrl_c()
     with interrupted_once():
         try:
