@@ -174,7 +174,8 @@ def _save(path: Path, record: Record) -> None:
             write_record(saved, record)
         except UnwritableError:
             raise error from None
-        raise UnwritableError(f"{error}; what was measured is saved as {saved}: move it to {path}") from None
+        reason = str(error).removeprefix("runs_dir: ")
+        raise UnwritableError(f"runs_dir: {reason}; what was measured is saved as {saved}: move it to {path}") from None
 
 
 def _broadcast(word: str | UserError | None) -> None:
