@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import math
 import shlex
 from collections.abc import Sequence
@@ -142,7 +143,7 @@ def _launch(launcher: Launcher, todo: Sequence[PlannedRun]) -> None:
     if not todo:
         return
     for result in launcher.launch([run.overrides for run in todo], initial_job_idx=0):
-        with contextlib.redirect_stderr(None):  # on which Hydra prints a line of its own
+        with contextlib.redirect_stderr(io.StringIO()):  # on which Hydra prints a line of its own
             _ = result.return_value  # raises what the task could not record
 
 

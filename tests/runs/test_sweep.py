@@ -61,6 +61,17 @@ def test_a_run_of_another_process_is_left_to_it_and_not_called_interrupted(tmp_p
     assert f"1 of 1 runs did not finish: {path.parent.name} (another process is running it)" in ended.stderr
 
 
+def test_a_sweep_whose_runs_cannot_be_recorded_ends_with_one_sentence(tmp_path: Path) -> None:
+    """Hydra would print a line of its own before it."""
+    words = [*TINY, f"runs_dir={tmp_path}", "study=s", "samples=8"]
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / run_id(compose(words))).touch()  # a file in place of the run's folder
+    ended = in_process("lora_scaling", "-m", *words)
+    assert ended.returncode == 2
+    [sentence] = ended.stderr.splitlines()
+    assert sentence.startswith("lora-scaling: runs_dir: ")
+
+
 def test_extra_and_centre_points_join_the_design() -> None:
     design = SweepDesign(
         params={"samples": "8,16"}, extra=[["samples=8", "max_steps=0"]], centre=["samples=12"], centre_every=2
