@@ -162,7 +162,7 @@ def kill_once(number: int, kind_name: str, folder: Path) -> Trial:
     if trial.signal != "SIGKILL" and trial.cut:
         trial.faults.append(f"{trial.cut} interrupted runs are not recorded")
     text = _output(processes[0], folder)
-    if "Traceback" in text and "ChildFailedError" not in text:  # torchrun's own, of a rank that was killed
+    if "Traceback" in text and not ("ChildFailedError" in text or "SignalException" in text):  # torchrun's own
         trial.faults.append(f"traceback: {text.strip().splitlines()[-1]}")
     _finish(trial, kind, words, folder, before)
     return trial
