@@ -20,6 +20,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import random
 import signal
@@ -162,7 +163,11 @@ def kill_once(number: int, kind_name: str, folder: Path) -> Trial:
     if trial.signal != "SIGKILL" and trial.cut:
         trial.faults.append(f"{trial.cut} interrupted runs are not recorded")
     text = _output(processes[0], folder)
-    if "Traceback" in text and not ("ChildFailedError" in text or "SignalException" in text):  # torchrun's own
+    if (
+        "Traceback" in text
+        and trial.status != -signal.SIGINT
+        and not ("ChildFailedError" in text or "SignalException" in text)
+    ):  # torchrun's own
         trial.faults.append(f"traceback: {text.strip().splitlines()[-1]}")
     _finish(trial, kind, words, folder, before)
     return trial
@@ -187,8 +192,9 @@ def _finish(trial: Trial, kind: Kind, words: Sequence[str], folder: Path, before
         trial.faults.append("a finished run was made again")
     if trial.kind == "emissions":
         for record in records:
-            if record["emissions"]["intensity_g_per_kwh"] != 100 or len(record.get("emissions_history") or []) != 1:
-                trial.faults.append("grams were not computed exactly once")
+            found = (record["emissions"]["intensity_g_per_kwh"], len(record.get("emissions_history") or []))
+            if not math.isclose(found[0], 100) or found[1] != 1:
+                trial.faults.append(f"grams were not computed exactly once: intensity and revisions before are {found}")
                 break
 
 

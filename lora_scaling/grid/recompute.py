@@ -20,7 +20,14 @@ from lora_scaling.grid.report import GramsOutcome
 from lora_scaling.grid.revision import EmissionsRevision, compute_emissions
 from lora_scaling.grid.settings import GridSettings
 from lora_scaling.grid.timeline import EnergyBin, read_timeline
-from lora_scaling.records import TIMELINE_NAME, locked, missing_part, read_record, write_record
+from lora_scaling.records import (
+    TIMELINE_NAME,
+    locked,
+    missing_part,
+    read_record,
+    remove_stale_temporary_files,
+    write_record,
+)
 from lora_scaling.text import printable
 
 # What may differ between two computations that found the same thing.
@@ -42,6 +49,7 @@ def recompute(path: Path, overrides: Mapping[str, Any]) -> GramsOutcome:
         with locked(path.parent) as mine:
             if not mine:
                 return GramsOutcome(path=path, run_id=run_id, change="skipped", emissions=None, note="it is running")
+            remove_stale_temporary_files(path.parent)
             return _revise(path, dict(read_record(path)), overrides)
     except UnwritableError:
         note = f"{path.parent.parent} cannot be written: copy the runs to where they can be, to compute grams anew"

@@ -58,10 +58,12 @@ def write_text(path: Path, content: str | bytes, *, setting: str = "runs_dir") -
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+        if not isinstance(error, OSError):  # an interruption
+            raise
         if setting != "runs_dir":
             raise UnwritableError(
                 f"{setting}: got {path}, which cannot be written ({error.strerror}); give another path"

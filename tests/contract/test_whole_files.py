@@ -61,6 +61,16 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_of_the_new_one(
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == old
 
 
+def test_a_write_that_is_interrupted_leaves_no_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(handle: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_text(tmp_path / "run.json", "new")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_path_that_is_a_link_or_a_device_stays_what_it_is(tmp_path: Path) -> None:
     link, target = tmp_path / "link", tmp_path / "target"
     link.symlink_to(target)
