@@ -7,6 +7,7 @@ such sessions, the session is the unit of replication and its repeats are averag
 session are confounded.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -78,7 +79,9 @@ def sessions_counted_once(frame: pd.DataFrame, unit: Sequence[str], responses: S
     of_level = session.groupby(level).nunique()
     if not repeats.any() or not _replicated(of_level):
         return frame
-    means = {name: np.exp(frame[name].map(np.log).groupby(session).transform("mean")) for name in responses}
+    means: dict[str, pd.Series] = {
+        name: frame[name].map(math.log).groupby(session).transform("mean").map(math.exp) for name in responses
+    }
     means["position"] = frame["position"].groupby(session).transform("mean")
     averaged = frame.assign(**{name: frame[name].where(~repeats, mean) for name, mean in means.items()})
     return averaged[~repeats | ~session.duplicated()].reset_index(drop=True)

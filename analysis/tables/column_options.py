@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -83,17 +83,16 @@ def _join(raw: pd.DataFrame, options: ColumnOptions) -> pd.DataFrame:
             raise UserError(f"on: got {options.on!r} without a table to join; give --join FILE as well")
         return raw
     other = read_sources([Path(options.join)]).frame.drop(columns="_place")
-    if options.on is None:
-        options = replace(options, on=_common_id(raw, other, options))
+    on = options.on if options.on is not None else _common_id(raw, other, options)
     for table in (raw, other):
-        _check_present("on", options.on, table)
-    keys, others = (table[options.on].astype(str).str.strip() for table in (raw, other))
+        _check_present("on", on, table)
+    keys, others = (table[on].astype(str).str.strip() for table in (raw, other))
     if others.duplicated().any():
         first = others[others.duplicated()].iloc[0]
-        raise UserError(f"on: got {options.on!r}, which has {first!r} more than once in {options.join}; join by an id")
+        raise UserError(f"on: got {on!r}, which has {first!r} more than once in {options.join}; join by an id")
     if not keys.isin(set(others)).any():
         raise UserError(
-            f"join: got {str(options.join)!r}, of which no row has the same {options.on!r} as a run "
+            f"join: got {str(options.join)!r}, of which no row has the same {on!r} as a run "
             f"({keys.iloc[0]!r} against {others.iloc[0]!r}); join by another column"
         )
     new = [name for name in other.columns if name not in raw.columns]

@@ -10,6 +10,7 @@ from ..arrays import Array
 MOST_STEPS = 50  # in the smallest reading: a finer step adds less scatter than any meter has
 COUNTED_STEPS = 1000  # beyond, a reading's digits do not tell a multiple from its neighbours
 ROUNDING = 0.01  # of a step
+SAME = 1e-6  # of a step: a reading's change when it is converted and written
 EXACT_LINE = 0.02  # of a step
 LEAST_READINGS, LEAST_DISTINCT = 6, 4
 _COMPONENT_COLUMNS = [f"energy_{name}_kwh" for name in COMPONENTS]
@@ -26,9 +27,15 @@ def meter_step(readings: Array, work: Array) -> float | None:
     for steps in range(1, MOST_STEPS + 1):
         step = float(distinct[0]) / steps
         counts = distinct[distinct <= COUNTED_STEPS * step] / step
-        if len(counts) >= LEAST_DISTINCT and (np.abs(counts - np.round(counts)) < ROUNDING).all():
+        if len(counts) >= LEAST_DISTINCT and _whole(counts):
             return None if _computed(readings, work, step) else step
     return None
+
+
+def _whole(counts: Array) -> bool:
+    """Return whether sorted distinct `counts` are whole numbers, each of them once: so many steps have one reading."""
+    nearest = np.round(counts)
+    return bool((np.abs(counts - nearest) < ROUNDING).all() and (np.diff(nearest)[np.diff(counts) > SAME] > 0).all())
 
 
 def _computed(readings: Array, work: Array, step: float) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.special import gammaln
 
 from lora_scaling.errors import UserError
 from lora_scaling.records import row as records
@@ -349,7 +350,7 @@ def _keep_last_snapshots(
     change = groups.diff()
     rising = ((change > 0) | change.isna()).groupby(key).transform("all")
     several = key.duplicated(keep=False)
-    orders = sum(times * math.lgamma(count + 1) for count, times in key.value_counts().value_counts().items())
+    orders = float(gammaln(key.value_counts().to_numpy() + 1).sum())  # logarithm
     if not several.any() or not rising[several].all() or orders < math.log(LEAST_ORDERS):
         return frame, [], []
     earlier = key.duplicated(keep="last")

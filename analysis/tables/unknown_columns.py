@@ -5,12 +5,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.special import fdtrc
 
 from lora_scaling.settings import POINT_COLUMNS, SEPARATING_COLUMNS
 
 from ..arrays import Array
 from .parsing import RunWarning
+
+Levels = NDArray[np.intp]
 
 MOST_LEVELS = 50  # of a column that may be a setting; more are readings or names of rows
 MOST_FLOAT_LEVELS = 6
@@ -61,7 +64,7 @@ def separating_columns(frame: pd.DataFrame, raw: pd.DataFrame, names: Sequence[s
     if len(rows) < 3:
         return []
     columns = [name for name in (*POINT_COLUMNS, *SEPARATING_COLUMNS) if rows[name].notna().any()]
-    cell = rows.groupby(columns, dropna=False).ngroup().to_numpy()
+    cell = np.asarray(rows.groupby(columns, dropna=False).ngroup(), dtype=np.intp)
     log_y = np.log(rows[response].to_numpy(dtype=float))
     work = rows["samples_seen"].to_numpy(dtype=float)
     levels = {name: found for name in names if (found := _levels(raw.loc[rows.index, name], name)) is not None}
@@ -72,7 +75,7 @@ def separating_columns(frame: pd.DataFrame, raw: pd.DataFrame, names: Sequence[s
     ]
 
 
-def _levels(cells: pd.Series, name: str) -> tuple[Array, Array | None] | None:
+def _levels(cells: pd.Series, name: str) -> tuple[Levels, Array | None] | None:
     """Return each row's level of a column that may be a setting, and its numbers if it holds numbers; else None."""
     if OUTCOME.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", name)):
         return None
@@ -87,7 +90,7 @@ def _levels(cells: pd.Series, name: str) -> tuple[Array, Array | None] | None:
     return (level, numbers) if whole or len(found) <= min(MOST_FLOAT_LEVELS, len(text) / 3) else None
 
 
-def _separates(cell: Array, level: Array, values: Array | None, log_y: Array, work: Array, alpha: float) -> bool:
+def _separates(cell: Levels, level: Levels, values: Array | None, log_y: Array, work: Array, alpha: float) -> bool:
     dummies = np.eye(int(level.max()) + 1)[level]
     within = dummies - _means(dummies, cell)
     rank = int(np.linalg.matrix_rank(within))
@@ -107,7 +110,7 @@ def _separates(cell: Array, level: Array, values: Array | None, log_y: Array, wo
     return float(fdtrc(rank, df, (explained / rank) / (unexplained / df))) < alpha
 
 
-def _means(columns: Array, cell: Array) -> Array:
+def _means(columns: Array, cell: Levels) -> Array:
     """Return the mean of each row's cell, column by column."""
     return pd.DataFrame(columns).groupby(cell).transform("mean").to_numpy()
 

@@ -180,7 +180,7 @@ def _history(values: Mapping[str, Any]) -> tuple[Message, ...]:
     for i, pair in enumerate(pairs if isinstance(pairs, (list, tuple)) else [pairs]):
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
             raise RowError(f"has {_kind(pair)} as history[{i}]; give a list of [question, answer]")
-        texts = dict(zip(("question", "answer"), pair, strict=True))
+        texts: dict[str, Any] = dict(zip(("question", "answer"), pair, strict=True))
         turns += [Message("user", _text(texts, "question")), Message("assistant", _text(texts, "answer"))]
     return tuple(turns)
 

@@ -226,7 +226,7 @@ def keep_gpu_busy() -> Callable[[float], None] | None:
         a = torch.randn(4096, 4096, device="cuda", dtype=torch.float16)  # zeros would draw less power
         until_s = time.perf_counter() + seconds
         while time.perf_counter() < until_s:
-            a @ a
+            torch.mm(a, a)
             torch.cuda.synchronize()
 
     return busy

@@ -49,6 +49,6 @@ def _marked(sample: Sample, tokenizer: Any, template: str, text: str) -> list[tu
         return []
     if rendered[0].rstrip() != text:
         return []
-    spans = [(start, min(end, len(text))) for start, end in indices[0]]
+    spans = [(int(start), min(int(end), len(text))) for start, end in indices[0]]
     spans = [(start, end) for start, end in spans if end > start]
     return spans if all(first[1] <= second[0] for first, second in pairwise(spans)) else []

@@ -163,7 +163,7 @@ def _shared_emissions(frame: pd.DataFrame, root: Path) -> pd.DataFrame:
     if shared is None or "project_name" not in shared or shared["project_name"].duplicated().any():
         return frame
     rows = shared.set_index(shared["project_name"].astype(str).str.strip())
-    names = frame["run_id"].astype(str).map(lambda name: Path(name).name)
+    names = frame["run_id"].map(lambda name: Path(str(name)).name)
     if not names.isin(rows.index).any():
         return frame
     return frame.assign(**{name: names.map(rows[name]) for name in ENERGY if name in rows})

@@ -21,7 +21,7 @@ def is_zeus(raw: pd.DataFrame) -> bool:
     """Whether a table is the log of a ZeusMonitor, or holds its Measurements."""
     names = set(raw.columns)
     return {"window_name", "elapsed_time"} <= names or (
-        {"time", "gpu_energy"} <= names and raw["gpu_energy"].map(lambda cell: isinstance(cell, Mapping)).all()
+        {"time", "gpu_energy"} <= names and all(isinstance(cell, Mapping) for cell in raw["gpu_energy"])
     )
 
 

@@ -63,7 +63,7 @@ def test_the_test_of_poolability_is_welchs() -> None:
 
     def own(value: float, se: float, df: int) -> Claim:
         half = stats.t.ppf(0.95, df) * se
-        ends = (value - half, value + half)
+        ends = (float(value - half), float(value + half))
         return Claim(
             id="x", verdict="undecided", estimate=value, ci=ends, quantity="", reason="", tests={"df": df}
         )  # fmt: skip

@@ -62,6 +62,7 @@ def test_the_step_of_a_meter_is_found() -> None:
     assert meter_step(2 + 3 * work, work[:, None]) is None  # exactly on a line: computed, not read
     assert meter_step(np.round(work / 6) * 6, work[:, None]) == pytest.approx(6)  # 6, 18, 78, 162: repeats agree
     assert meter_step(np.round(readings / 0.01) * 0.01, work[:, None]) is None  # far below what the smallest run takes
+    assert meter_step(np.round(readings / 6) * 6 * (1 + 1e-3 * np.arange(len(work)) / len(work)), work[:, None]) is None
 
 
 @pytest.mark.parametrize(("step", "verdict", "left_out"), [(0.5, "supported", 7), (1.5, "undecided", 11)])

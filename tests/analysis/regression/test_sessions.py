@@ -52,7 +52,7 @@ def test_the_error_of_an_effect_between_sessions_is_that_of_session_means() -> N
     frame = frame.assign(of_model="m", host="h", y_measured=np.nan, position=np.arange(32.0))
     means = session_means(frame, ["y", "y_measured"])
     estimate, _ = within_slope(means, "y")
-    own = np.log(frame["y"]).groupby(frame["session"]).mean().to_numpy()
+    own = frame["y"].map(np.log).groupby(frame["session"]).mean().to_numpy()
     fit = OLS(own, np.column_stack([np.ones(8), [0, 1, 2, 3] * 2])).fit()
     assert (estimate.value, estimate.se, estimate.df) == pytest.approx((fit.params[1], fit.bse[1], 6))
     assert session_means(frame[frame["session"] < "e"], ["y"]) is not None

@@ -98,7 +98,7 @@ def test_a_gpu_without_its_energy_leaves_the_total_unknown_where_other_rows_have
 def test_logs_of_carbontracker_are_runs_with_their_actual_consumption() -> None:
     folder = WRITTEN / "carbontracker"
     table = load_runs(folder, options=named(r"run_id:n(\d+)"))
-    row = table.frame.set_index("run_id").loc["lora_n1000_670569_2026-11-29T021516Z_carbontracker_output"]
+    row = table.frame.set_index("run_id").to_dict("index")["lora_n1000_670569_2026-11-29T021516Z_carbontracker_output"]
     assert row["energy_kwh"] == 0.000010975613
     assert row["emissions_g"] == 0.004884147578
     assert row["hardware"] == "AMD EPYC 7713"
@@ -187,7 +187,7 @@ def test_peft_results_have_times_and_no_energy(tmp_path: Path) -> None:
 
 def test_a_folder_of_the_trainer_needs_no_option() -> None:
     table = load_runs(WRITTEN / "trainer")
-    row = table.frame.set_index("run_id").loc["n8192-0"]
+    row = table.frame.set_index("run_id").to_dict("index")["n8192-0"]
     folder = WRITTEN / "trainer" / "n8192-0"
     summary = json.loads((folder / "all_results.json").read_text())
     energy = pd.read_csv(folder / "emissions.csv")["energy_consumed"].iloc[-1]

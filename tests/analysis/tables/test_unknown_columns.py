@@ -1,5 +1,7 @@
 """Columns of unknown meaning are listed, and one that may have made a difference keeps every verdict undecided."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -52,7 +54,7 @@ def test_a_setting_that_changes_with_the_samples_cannot_be_told_from_them() -> N
         ("machine", "x"),
     ],
 )
-def test_what_makes_no_difference_is_listed_and_stops_nothing(name: str, cells: object) -> None:
+def test_what_makes_no_difference_is_listed_and_stops_nothing(name: str, cells: Any) -> None:
     table = load_runs(RUNS.assign(**{name: cells}))
     assert table.separating == ()
     [listed] = [warning.message for warning in table.warnings if warning.kind == "unknown_columns"]
