@@ -96,14 +96,22 @@ def explain_out_of_memory(config: RunConfig, device: Device) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not (isinstance(error, (torch.OutOfMemoryError, MemoryError)) or _is_out_of_memory(error)):
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemory(_out_of_memory(device, config, error)) from error
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error of torch or the system says that memory is exhausted."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
     text = str(error).lower()
-    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text
+        or "can't allocate memory" in text
+        or "not enough memory" in text
+        or "alloc_failed" in text  # cuBLAS and cuDNN
+    )
 
 
 def _out_of_memory(device: Device, config: RunConfig, error: BaseException) -> str:

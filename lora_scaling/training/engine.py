@@ -12,9 +12,10 @@ from torch import nn
 from lora_scaling.config import RunConfig
 from lora_scaling.energy import Recording
 from lora_scaling.training.batches import Collator
+from lora_scaling.training.checkpoints import quantization_of
 from lora_scaling.training.device import Device, explain_out_of_memory
 from lora_scaling.training.model_cache import ModelCache, Tokens
-from lora_scaling.training.models import BaseModel, attach, detach, parameter_counts
+from lora_scaling.training.models import BaseModel, attach, detach, parameter_counts, quantized_params
 from lora_scaling.training.ranks import gather_from_ranks
 from lora_scaling.training.sharding import held_params, shard
 from lora_scaling.training.tokens import TokenizedDataset
@@ -22,6 +23,7 @@ from lora_scaling.training.trainer import Counted, MeteredTrainer, make_trainer
 from lora_scaling.workload import ModelShape, training_flops
 
 transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()  # it would be drawn over our own
 
 
 @dataclass
@@ -115,8 +117,18 @@ def _describe_model(facts: RunFacts, config: RunConfig, network: nn.Module, base
         "layers": shape.layers if shape else getattr(network.config, "num_hidden_layers", None),
         "hidden_size": shape.hidden_size if shape else getattr(network.config, "hidden_size", None),
         "dtype": str(base.model.dtype).removeprefix("torch."),
-        "quantization": "nf4" if config.method.name == "qlora" else None,
+        "quantization": quantization_of(network),
     }
+    if facts.model["quantization"]:
+        facts.model["quantized_params"] = quantized_params(network)
+    if base.unused:
+        kept = ", ".join(base.unused[:3])
+        facts.warnings.append(
+            {
+                "kind": "unused_weights",
+                "message": f"{len(base.unused)} weights of the checkpoint belong to no part of the model: {kept}",
+            }
+        )
     if config.sharding == "fsdp":
         facts.model["held_params"] = gather_from_ranks(held_params(network))
     expected = (shape.params, config.tuning.trainable_params(shape)) if shape else (params, trainable)

@@ -1,8 +1,6 @@
 """Build base models from a shape or load them from a checkpoint, quantise them, and attach adapters."""
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -23,6 +20,15 @@ from transformers import (
 from lora_scaling.config import ModelConfig, RunConfig
 from lora_scaling.errors import UserError
 from lora_scaling.training.bytes_tokenizer import bytes_tokenizer
+from lora_scaling.training.checkpoints import (
+    checkpoint_config,
+    friendly_loading_errors,
+    load_pretrained,
+    local_folder,
+    quantization_of,
+    refuse_quantized,
+    source,
+)
 from lora_scaling.training.device import Device
 from lora_scaling.training.sharding import loads_weights, refuse_impossible_sharding
 from lora_scaling.workload import ARCHITECTURES, ModelShape, shape_of
@@ -34,12 +40,16 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 @dataclass(frozen=True, kw_only=True)
 class BaseModel:
-    """A model without adapters, its tokenizer, and its shape if the architecture is known."""
+    """A model without adapters, its tokenizer, and its shape if the architecture is known.
+
+    unused: names of weights in the checkpoint that the model has no place for.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     shape: ModelShape | None
     tokenizer_name: str
+    unused: tuple[str, ...] = ()
 
 
 def load_base(config: RunConfig, device: Device) -> BaseModel:
@@ -56,7 +66,9 @@ def load_base(config: RunConfig, device: Device) -> BaseModel:
         _require_bitsandbytes(device)
     hf_config = transformers_config(model)
     shape = _checked_shape(model, hf_config)
+    refuse_quantized(config, hf_config)
     dtype = DTYPES[_weight_precision(config, device)]
+    unused: list[str] = []
     if not loads_weights(config):
         with torch.device("meta"):
             network = AutoModelForCausalLM.from_config(hf_config, dtype=dtype, attn_implementation="sdpa")
@@ -64,16 +76,20 @@ def load_base(config: RunConfig, device: Device) -> BaseModel:
         set_seed(config.seed)
         network = AutoModelForCausalLM.from_config(hf_config, dtype=dtype, attn_implementation="sdpa")
     else:
-        network = _pretrained(config, dtype, device)
+        network, unused = load_pretrained(config, hf_config, dtype, device, attn_implementation="sdpa")
     if config.method.name == "qlora" and not getattr(network, "is_quantized", False):
         _quantize(network, dtype)
     if config.method.name == "qlora":
+        if quantization_of(network) is None:
+            raise UserError(
+                f"method: got qlora; none of the layers of {config.model.name} can be quantised here; use method=lora"
+            )
         _keep_trainable(network)
     network.config.use_cache = False  # samples packed into a row are kept apart only without a cache
     tokenizer, name = _tokenizer(model, hf_config)
     if config.sharding == "none":
         network.to(device.torch_device)  # pyright: ignore[reportArgumentType] - transformers wraps it
-    return BaseModel(model=network, tokenizer=tokenizer, shape=shape, tokenizer_name=name)
+    return BaseModel(model=network, tokenizer=tokenizer, shape=shape, tokenizer_name=name, unused=tuple(unused))
 
 
 def _weight_precision(config: RunConfig, device: Device) -> str:
@@ -132,14 +148,23 @@ def detach(network: nn.Module, base: BaseModel) -> None:
             del base.model.peft_config
 
 
+def quantized_params(network: nn.Module) -> int:
+    """Count the weights that are stored in 4 bits, as what they represent."""
+    return sum(_represented(p) for p in network.parameters() if p.__class__.__name__ == "Params4bit")
+
+
+def _represented(parameter: nn.Parameter) -> int:
+    state = getattr(parameter, "quant_state", None)
+    return state.shape.numel() if state is not None else 2 * parameter.numel()
+
+
 def parameter_counts(network: nn.Module) -> tuple[int, int]:
     """Return (all, trainable) parameters. 4-bit weights count as what they represent; `all` excludes adapters."""
     total = trainable = 0
     for name, parameter in network.named_parameters():
         count = parameter.numel()
         if parameter.__class__.__name__ == "Params4bit":
-            state = getattr(parameter, "quant_state", None)
-            count = state.shape.numel() if state is not None else 2 * count
+            count = _represented(parameter)
         if "lora_" not in name:
             total += count
         if parameter.requires_grad:
@@ -151,9 +176,7 @@ def transformers_config(model: ModelConfig) -> PretrainedConfig:
     """Return the configuration: from the stated shape for random weights, otherwise from the checkpoint."""
     if model.weights == "random" and model.shape is not None:
         return config_of_shape(model.shape)
-    source, options = _source(model)
-    with _friendly_hub_errors(model):
-        return AutoConfig.from_pretrained(source, **options)
+    return checkpoint_config(model)
 
 
 def config_of_shape(shape: ModelShape) -> PretrainedConfig:
@@ -205,71 +228,23 @@ def _checked_shape(model: ModelConfig, config: PretrainedConfig) -> ModelShape |
     return real
 
 
-def _pretrained(config: RunConfig, dtype: torch.dtype, device: Device) -> PreTrainedModel:
-    source, options = _source(config.model)
-    if config.method.name == "qlora" and config.model.gguf_file is None:
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        )
-        # Accelerate compares this with the device index of the process.
-        options["device_map"] = {"": torch.cuda.current_device() if device.kind == "cuda" else device.torch_device}
-    with _friendly_hub_errors(config.model):
-        network = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa", **options)
-    if config.model.gguf_file is not None:
-        _forget_quantization(network)
-    return network
-
-
-def _forget_quantization(network: PreTrainedModel) -> None:
-    """Mark a GGUF model as not quantised. Its weights are unpacked, but transformers would still refuse to train it."""
-    for owner, name in (
-        (network, "hf_quantizer"),
-        (network, "quantization_method"),
-        (network.config, "quantization_config"),
-    ):
-        if hasattr(owner, name):
-            delattr(owner, name)
-    network.is_quantized = False  # type: ignore[assignment]
-
-
-def _source(model: ModelConfig) -> tuple[str, dict[str, Any]]:
-    """Return the arguments of `from_pretrained` for this model."""
-    if model.gguf_file is not None:
-        path = Path(model.gguf_file).expanduser()
-        if not path.is_file():
-            raise UserError(f"model.gguf_file: got {model.gguf_file}, which does not exist; give a GGUF file")
-        try:
-            import gguf  # noqa: F401
-        except ImportError:
-            raise UserError(
-                "model.gguf_file: needs the packages gguf and sentencepiece; pip install 'lora-scaling[gguf]'"
-            ) from None
-        return str(path.parent), {"gguf_file": path.name}
-    if model.id is None:
-        raise UserError(
-            f"model.id: got null for {model.name}; give the id of the pretrained weights, or model.weights=random"
-        )
-    return model.id, {"revision": model.revision} if model.revision else {}
-
-
 def _tokenizer(model: ModelConfig, config: PretrainedConfig) -> tuple[PreTrainedTokenizerBase, str]:
     """Load the checkpoint's tokenizer, or the built-in byte tokenizer for random weights without one."""
     if model.id is not None or model.gguf_file is not None:
-        source, options = _source(model)
-        local = Path(source).is_dir()
+        name, options = source(model)
+        folder = local_folder(model)
         try:
-            with _friendly_hub_errors(model):
+            if folder is not None and model.gguf_file is None and not _holds_tokenizer(folder):
+                raise UserError(f"model.id: got {model.id}, which holds no tokenizer; add its files")
+            with friendly_loading_errors(model):
                 # Random weights must work offline, so look only at local files.
-                offline = model.weights == "random" and not local
-                tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=offline, **options)
+                offline = model.weights == "random" and folder is None
+                tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=offline, **options)
             if len(tokenizer) < _LEAST_VOCABULARY:
-                raise UserError(f"model.id: got {source}, which holds no tokenizer; add its files")
+                raise UserError(f"model.id: got {model.id or name}, which holds no tokenizer; add its files")
             if tokenizer.pad_token_id is None:
                 tokenizer.pad_token = tokenizer.eos_token
-            return tokenizer, model.gguf_file or source
+            return tokenizer, model.gguf_file or model.id or name
         except UserError:
             if model.weights != "random":
                 raise
@@ -281,30 +256,10 @@ def _tokenizer(model: ModelConfig, config: PretrainedConfig) -> tuple[PreTrained
     return tokenizer, "bytes"
 
 
-@contextmanager
-def _friendly_hub_errors(model: ModelConfig) -> Iterator[None]:
-    """Turn the errors of `from_pretrained` for a missing, gated or broken checkpoint into one sentence."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise UserError(_explain(model, error)) from None
-
-
-def _explain(model: ModelConfig, error: Exception) -> str:
-    name = model.gguf_file or model.id
-    field = "model.gguf_file" if model.gguf_file else "model.id"
-    text = str(error)
-    if "gated" in text.lower() or "401" in text or "403" in text:
-        return f"{field}: got {name}, which needs permission: accept its licence on the hub and set HF_TOKEN"
-    if "offline" in text.lower() or "connect" in text.lower() or "couldn't" in text.lower():
-        return (
-            f"{field}: got {name}, which is neither a local folder nor cached, and the hub cannot be reached; "
-            "download it first, or say model.weights=random for its shape alone"
-        )
-    first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-    return f"{field}: got {name}, which cannot be loaded: {first}"
+def _holds_tokenizer(folder: Path) -> bool:
+    """Return whether a folder has a file of a tokenizer; without one, transformers looks for it on the hub."""
+    patterns = ("tokenizer*", "vocab*", "merges*", "*.model", "*.tiktoken", "added_tokens*", "tekken*")
+    return any(any(folder.glob(pattern)) for pattern in patterns)
 
 
 def _require_bitsandbytes(device: Device) -> None:

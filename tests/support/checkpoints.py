@@ -1,0 +1,36 @@
+"""Checkpoints of a few thousand weights, made on the spot, with the byte tokenizer."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from lora_scaling.training.bytes_tokenizer import bytes_tokenizer
+
+State = dict[str, torch.Tensor]
+# The smallest of each architecture; the byte tokenizer has 262 tokens.
+SIZES: dict[str, dict[str, Any]] = {
+    "llama": {
+        "vocab_size": 272, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 256,
+    },
+    "gpt2": {"vocab_size": 272, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 256},
+}  # fmt: skip
+
+
+def small_config(kind: str, **changes: Any) -> Any:
+    return AutoConfig.for_model(kind, **(SIZES[kind] | changes))
+
+
+def save_checkpoint(
+    folder: Path, kind: str = "llama", *, change: Callable[[State], State] | None = None, **changes: Any
+) -> Path:
+    """Save a model of random weights and its tokenizer; `change` maps its weights to those that are stored."""
+    torch.manual_seed(0)
+    network = AutoModelForCausalLM.from_config(small_config(kind, **changes))
+    state = None if change is None else change({name: tensor.clone() for name, tensor in network.state_dict().items()})
+    network.save_pretrained(folder, state_dict=state)
+    bytes_tokenizer().save_pretrained(folder)
+    return folder
