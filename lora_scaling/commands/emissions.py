@@ -2,7 +2,8 @@
 
 Each changed result becomes a new revision of the run's record; the one before moves to `emissions_history`. What is
 not said on the command line is as it was for the last revision: looking at grams changes nothing.
-A grid that fails changes no exit status: the table says what stands in, and why.
+A grid that fails changes no exit status: the table says what stands in, and why. New grams
+that were asked for and cannot be written make it 1.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from lora_scaling.records import find_records
 
 @command(when_interrupted=RESUMES)
 def main(words: list[str]) -> int:
-    """Recompute and print grams; a grid that fails changes no exit status."""
+    """Recompute and print grams; return 1 where those asked for cannot be written, whatever a grid does."""
     arguments = parse(words)
     runs, settings = split_settings(arguments.words)
     overrides = parse_overrides(settings)
@@ -46,7 +47,7 @@ def main(words: list[str]) -> int:
         print(json.dumps(document(outcomes, advice), indent=1))
     else:
         print(render(outcomes, advice))
-    return 0
+    return int(bool(overrides) and any(outcome.unwritable for outcome in outcomes))  # an archive may be looked at
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:

@@ -53,9 +53,11 @@ def recompute(path: Path, overrides: Mapping[str, Any]) -> GramsOutcome:
             return _revise(path, dict(read_record(path)), overrides)
     except UnwritableError:
         note = f"{path.parent.parent} cannot be written: copy the runs to where they can be, to compute grams anew"
+        return GramsOutcome(
+            path=path, run_id=run_id, change="skipped", emissions=emissions, note=note, unwritable=True
+        )  # fmt: skip
     except RecordError as error:
-        note = str(error)
-    return GramsOutcome(path=path, run_id=run_id, change="skipped", emissions=emissions, note=note)
+        return GramsOutcome(path=path, run_id=run_id, change="skipped", emissions=emissions, note=str(error))
 
 
 def _revise(path: Path, record: dict[str, Any], overrides: Mapping[str, Any]) -> GramsOutcome:

@@ -19,7 +19,8 @@ from lora_scaling.text import ENERGY, MASS, UNKNOWN, Unit, number
 class GramsOutcome:
     """The outcome for one record; `change` is new, unchanged, kept or skipped (`note` says why).
 
-    lacks: components whose energy is missing from the timeline; refused: the settings do not fit the record.
+    lacks: components whose energy is missing from the timeline; refused: the settings do not fit the record;
+    unwritable: its folder cannot be written, so that new grams could not be kept.
     """
 
     path: Path
@@ -31,6 +32,7 @@ class GramsOutcome:
     started_at: str = ""
     lacks: str | None = None
     refused: bool = False
+    unwritable: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return one entry of `runs` in the JSON document."""
