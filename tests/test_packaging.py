@@ -67,7 +67,7 @@ def test_the_wheel_holds_all_that_the_commands_need(wheel: Path) -> None:
     assert not {name for name in held if name.startswith(("tests/", "benchmarks/"))}
     assert "License-Expression: Apache-2.0" in metadata
     assert f"Version: {lora_scaling.__version__}" in metadata
-    assert scripts.count("lora-scaling") == 5
+    assert scripts.count("lora-scaling") == 6
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from lora_scaling.text import inert
 from lora_scaling.units import JOULES_PER_KWH
 
 from ..energy_model.energy_fit import fit_table
-from ..tables.table import RunTable
+from ..tables.table import DERIVED_COLUMNS, RunTable
 
 FIRST = ("study", "run_id", "samples", "epochs", "samples_seen")
 
@@ -20,7 +20,7 @@ def used_table(table: RunTable) -> pd.DataFrame:
     did not train; `left_out` is the reason, empty for runs that were used.
     """
     frame = table.frame
-    known = [name for name in frame if frame[name].notna().any() and name not in ("position", "work_settings")]
+    known = [name for name in frame if frame[name].notna().any() and name not in DERIVED_COLUMNS]
     order = [*(name for name in FIRST if name in known), *(name for name in known if name not in FIRST)]
     rows = frame[order].assign(response=frame[table.response], response_column=table.response)
     rows = rows.join(_fitted(table)).assign(left_out="")

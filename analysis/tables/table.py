@@ -30,6 +30,7 @@ from .unknown_columns import column_warnings, remainders, separating_columns, un
 
 NUMERIC_COLUMNS = (*records.NUMERIC_COLUMNS, "samples_end")
 OUR_COLUMNS = (*NUMERIC_COLUMNS, *TEXT_COLUMNS, *TRUTH_COLUMNS)
+DERIVED_COLUMNS = ("position", "work_settings")  # of a frame that was read before
 # Numbers of which none is negative: all but losses, temperatures and what is relative to idling.
 AMOUNTS = frozenset(
     name for name in NUMERIC_COLUMNS if not re.search("loss|temperature|above_idle|order|replicate|seed", name)
@@ -39,10 +40,8 @@ LEAST_ORDERS = 1000  # of the rows of all runs: so improbable must it be that th
 INDEX_NAME = re.compile(r"(unnamed: ?\d+|index|level_\d+|)", re.IGNORECASE)  # a data frame's own row numbers
 PLAIN = ColumnOptions()
 MOST_ROWS = 50_000  # of a table; a random choice of so many says as much as all
-SMALLEST, LARGEST = (
-    1e-15,
-    1e15,
-)  # of a response, in kWh or s, and of samples: no run lies beyond, but a slip of the pen does
+# Of a response, in kWh or s, and of samples: no run lies beyond, but a slip of the pen does.
+SMALLEST, LARGEST = 1e-15, 1e15
 RESPONSES = {
     "total": "energy_kwh",
     "train": "energy_train_kwh",
@@ -160,7 +159,7 @@ def _make_table(rows: ReadRows, *, response: str | None, exclude: Sequence[str],
     excluded += duplicates
     frame, chosen = _drop_chosen(frame, exclude)
     excluded += chosen
-    unknown = unknown_columns(raw, OUR_COLUMNS, rows.understood | options.used)
+    unknown = unknown_columns(raw, (*OUR_COLUMNS, *DERIVED_COLUMNS), rows.understood | options.used)
     texts = remainders(raw, frame, [name for name in TEXTS if name != "run_id" and name not in unknown])
     separating = separating_columns(frame, raw.assign(**texts), [*unknown, *texts], RESPONSES[response])
     warnings += column_warnings(unknown, separating, raw)

@@ -64,6 +64,8 @@ def drawn(seed: int, **fixed):
         "grid.intensity_g_per_kwh": pick((None, None, 82.5)),
         "sharding": pick(("none", "none", "fsdp")),
     } | fixed
+    if case["method"] == "full":
+        del case["lora.r"], case["lora.target_modules"]
     if not case["packing"] and pick((True, False, False)):
         case["padding"] = "max_length"
     return case

@@ -251,7 +251,7 @@ def test_a_file_of_the_users_own(provider: str, tmp_path: Path) -> None:
     [
         ("a,b\n1,2\n", "columns end, g_per_kwh, start are absent"),
         ("start,end,g_per_kwh\n2026-11-10T10:00,2026-11-10T09:00,5\n", "must end after it starts"),
-        ("start,end,g_per_kwh\n2026-11-10T10:00,2026-11-10T11:00,-5\n", "finite and not negative"),
+        ("start,end,g_per_kwh\n2026-11-10T10:00,2026-11-10T11:00,-5\n", "finite, not negative"),
         ("start,end,g_per_kwh\nyesterday,today,5\n", "is not a series"),
         (None, "cannot be read"),
     ],

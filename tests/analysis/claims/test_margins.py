@@ -38,10 +38,11 @@ def powers(samples: float, epochs: float) -> pd.DataFrame:
 
 
 def ranks(effect: float) -> pd.DataFrame:
+    """Change by `effect` from the first rank to the last, over the whole range that was run."""
     rng = np.random.default_rng(0)
     sweep = Sweep(samples=(128, 512), replicates=4, zero=0)
     frame = named([sweep.draw(rng, {"rank": r, "method": "lora"}) for r in (4, 8, 16, 32, 64)], rng)
-    return frame.assign(energy_kwh=noisy(rng, curve(frame) * (1 + effect) ** np.log2(frame["rank"] / 4), CV))
+    return frame.assign(energy_kwh=noisy(rng, curve(frame) * (1 + effect) ** (np.log2(frame["rank"] / 4) / 4), CV))
 
 
 def sizes(gamma: float) -> pd.DataFrame:

@@ -291,7 +291,7 @@ def test_a_prediction_shows_the_energy_of_the_law_that_made_the_runs() -> None:
     truth = 2e-5 * 20480
     assert estimate == pytest.approx(truth, rel=0.03)
     assert low < truth < high
-    assert rows["Emissions, g"][0] == pytest.approx(475 * estimate, rel=1e-3)  # the world's mean: no zone, no intensity
+    assert rows["Emissions, g"][0] == pytest.approx(100 * estimate, rel=1e-3)  # the table's own grams and energies
     assert "samples=20480 epochs=1 model=ladder-1m method=lora lora.r=8" in html
 
 
