@@ -123,6 +123,7 @@ SETTINGS = (
     Setting(name="replicate", changes="nothing", column="replicate", kind="number", recorded="replicate", least=0),
     Setting(name="order", changes="nothing", column="order", kind="number", recorded="order"),
     Setting(name="session", changes="nothing", column="session", recorded="session"),
+    Setting(name="save_adapter", changes="nothing"),
     Setting(name="metering", changes="nothing"),
     Setting(name="grid", changes="nothing"),
     Setting(name="runs_dir", changes="nothing"),

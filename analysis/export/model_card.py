@@ -3,9 +3,8 @@
 https://huggingface.co/docs/hub/model-cards-co2
 """
 
-import json
-
 from lora_scaling.errors import UserError
+from lora_scaling.records.model_card import emissions_lines, how_obtained
 from lora_scaling.text import ENERGY, MASS, counted
 
 from ..tables.response import source_kinds
@@ -29,25 +28,11 @@ def model_card(table: RunTable) -> str:
     grams, energy = float(frame["emissions_g"].sum()), float(frame["energy_kwh"].sum())
     sources = sorted(set(frame["intensity_source"].dropna())) or ["the table's own grams"]
     hardware = sorted(set(one_name_each(frame["hardware"]).dropna()))
-    kinds = {kind for part in ("gpu", "cpu", "ram") for kind in source_kinds(frame, part)} - {"none"}
-    how = {frozenset({"measured"}): "measured", frozenset({"modelled"}): "modelled, not metered"}.get(
-        frozenset(kinds), "partly measured and partly modelled, or of unknown source"
-    )
-    lines = [
-        "co2_eq_emissions:",
-        f"  emissions: {grams:.6g}",
-        f"  source: {_quoted('; '.join(sources))}",
-        "  training_type: fine-tuning",
-        *([f"  hardware_used: {_quoted(', '.join(hardware))}"] if hardware else []),
-    ]
+    how = how_obtained({kind for part in ("gpu", "cpu", "ram") for kind in source_kinds(frame, part)})
+    lines = emissions_lines(grams=grams, source="; ".join(sources), hardware=", ".join(hardware) or None)
     sentence = (
         f"{counted(len(frame), 'run')} used {ENERGY.show(energy)} and caused {MASS.show(grams)} of CO2e "
         f"({grams / energy:.4g} g/kWh: {'; '.join(sources)}). The energy is {how}. Making of the hardware and failed "
         "or earlier runs that are not in the table are not counted."
     )
     return "\n".join(["---", *lines, "---", "", sentence, ""])
-
-
-def _quoted(text: str) -> str:
-    """Return a scalar of YAML; a string of JSON is one."""
-    return json.dumps(text, ensure_ascii=False)

@@ -145,6 +145,7 @@ class RunConfig:
     device: str
     seed: int
     replicate: int
+    save_adapter: bool
 
     model: ModelConfig
     method: MethodConfig
@@ -190,6 +191,11 @@ class RunConfig:
             raise UserError(
                 "sharding: got fsdp with method=qlora, whose 4-bit weights cannot be split here; "
                 "use method=lora or full, or sharding=none, where each device holds the 4-bit model"
+            )
+        if self.save_adapter:
+            raise UserError(
+                "save_adapter: got true with sharding=fsdp, where no process holds what was trained; "
+                "use sharding=none, or leave it out"
             )
         if self.optimizer == "adamw_8bit":
             raise UserError(

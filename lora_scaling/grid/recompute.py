@@ -6,6 +6,7 @@ that is not given stays as it was for the last revision, so that looking at gram
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import shlex
@@ -28,6 +29,7 @@ from lora_scaling.records import (
     remove_stale_temporary_files,
     write_record,
 )
+from lora_scaling.records.model_card import write_card
 from lora_scaling.text import printable
 
 # What may differ between two computations that found the same thing.
@@ -94,6 +96,8 @@ def _revise(path: Path, record: dict[str, Any], overrides: Mapping[str, Any]) ->
     record["emissions_history"] = [*(record.get("emissions_history") or []), *([old] if old else [])]
     record["emissions"] = new
     write_record(path, record)
+    with contextlib.suppress(UnwritableError):  # the record has the grams
+        write_card(path, record)
     return outcome("new", new, note=new["reason"], settings=settings)
 
 

@@ -167,6 +167,13 @@ class TrainingSection(TypedDict, total=False):
     eval_loss_after: float | None
 
 
+class SavedSection(TypedDict, total=False):
+    """What was kept of the training: a folder beside the record, one of `model_card.SAVED_FOLDERS`."""
+
+    folder: str
+    bytes: float | None
+
+
 class RunRecord(TypedDict, total=False):
     """One run. `config` is the composed configuration, or the settings noted by another program."""
 
@@ -192,6 +199,7 @@ class RunRecord(TypedDict, total=False):
     work: WorkSection
     training: TrainingSection
     setup_reused: list[str]
+    saved: SavedSection | None
     energy: Energy | None
     emissions: EmissionsSection | None
     emissions_history: list[EmissionsSection]
@@ -225,6 +233,7 @@ def blank_record(*, run_id: str, study: str, config: Mapping[str, Any], provenan
         "work": {},
         "training": {},
         "setup_reused": [],
+        "saved": None,
         "energy": None,
         "emissions": None,
         "emissions_history": [],

@@ -46,6 +46,7 @@ from lora_scaling.records import (
     remove_stale_temporary_files,
     write_record,
 )
+from lora_scaling.records.model_card import write_card
 from lora_scaling.records.provenance import host, provenance
 from lora_scaling.runs.device_locks import devices_held
 from lora_scaling.signals import interrupted_once, raise_if_interrupted, uninterrupted
@@ -122,6 +123,8 @@ def _run_as_leader(config: RunConfig, listen: Listener) -> RunOutcome:
                 remove_stale_temporary_files(path.parent)
             if mine and config.on_existing == "skip" and is_finished(path):
                 skipped = "finished before"
+                if config.save_adapter and not read_record(path).get("saved"):
+                    skipped += ", and nothing was saved; on_existing=rerun trains again"
             record = {} if skipped else _start_record(config, name, path)
         except UserError as error:
             _broadcast(error)
@@ -151,6 +154,7 @@ def _run_as_leader(config: RunConfig, listen: Listener) -> RunOutcome:
                         raise
                     print(f"lora-scaling: {error}", file=sys.stderr, flush=True)  # and the interruption goes on
         _add_emissions(config, record, path)
+        _add_card(record, path)
         try:
             write_record(path, record)
         except UnwritableError as error:  # the run is finished and recorded
@@ -378,6 +382,15 @@ def _add_emissions(config: RunConfig, record: Record, path: Path) -> None:
     with contextlib.suppress(OSError, RecordError):
         bins = read_timeline(path.parent / TIMELINE_NAME)
         record["emissions"] = compute_emissions(bins, config.grid).to_dict()
+
+
+def _add_card(record: Record, path: Path) -> None:
+    """Write the model card of what the run saved; if that fails, the adapter is there without one."""
+    try:
+        write_card(path, record)
+    except Exception as error:
+        text = f"The model card was not written: {_one_line(error)}"
+        record["warnings"] = [*record.get("warnings", []), {"kind": "no_card", "message": text}]
 
 
 def _utilisation(config: RunConfig, record: Record) -> float | None:

@@ -11,12 +11,15 @@ from torch import nn
 
 from lora_scaling.config import RunConfig
 from lora_scaling.energy import Recording
+from lora_scaling.ranks import rank
+from lora_scaling.signals import uninterrupted
 from lora_scaling.training.batches import Collator
 from lora_scaling.training.checkpoints import quantization_of
 from lora_scaling.training.device import Device, explain_out_of_memory
 from lora_scaling.training.model_cache import ModelCache, Tokens
 from lora_scaling.training.models import BaseModel, attach, detach, parameter_counts, quantized_params
 from lora_scaling.training.ranks import gather_from_ranks
+from lora_scaling.training.saving import save_trained
 from lora_scaling.training.sharding import held_params, shard
 from lora_scaling.training.tokens import TokenizedDataset
 from lora_scaling.training.trainer import Counted, MeteredTrainer, make_trainer
@@ -35,6 +38,7 @@ class RunFacts:
     work: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     setup_reused: list[str] = field(default_factory=list)
+    saved: dict[str, Any] | None = None
     peak_memory_gb: float | None = None
     warnings: list[dict[str, str]] = field(default_factory=list)
 
@@ -74,11 +78,23 @@ def execute(
                 _describe_model(facts, config, network, base)
                 trainer = _trainer(config, device, network, base, tokens, folder=folder, progress=progress)
             _phases(config, trainer, tokens.train, base.shape, recording, facts, progress)
+        if config.save_adapter and rank() == 0:
+            _save(network, base, folder, facts)
     finally:
         peak = device.peak_memory_bytes()
         facts.peak_memory_gb = None if peak is None else max(0, peak - models.idle_bytes) / 1e9
         if network is not None and base is not None and models.keeps(base):
             detach(network, base)
+
+
+def _save(network: nn.Module, base: BaseModel, folder: Path, facts: RunFacts) -> None:
+    """Save what was trained, between the windows. What was measured is worth more: a failure is a warning."""
+    try:
+        with uninterrupted():
+            facts.saved = save_trained(network, base, folder)
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        facts.warnings.append({"kind": "unsaved", "message": f"What was trained could not be saved: {reason}"})
 
 
 def _prepare(config: RunConfig, device: Device, models: ModelCache, facts: RunFacts) -> tuple[BaseModel, Tokens]:
