@@ -192,11 +192,6 @@ class RunConfig:
                 "sharding: got fsdp with method=qlora, whose 4-bit weights cannot be split here; "
                 "use method=lora or full, or sharding=none, where each device holds the 4-bit model"
             )
-        if self.save_adapter:
-            raise UserError(
-                "save_adapter: got true with sharding=fsdp, where no process holds what was trained; "
-                "use sharding=none, or leave it out"
-            )
         if self.optimizer == "adamw_8bit":
             raise UserError(
                 "optimizer: got adamw_8bit with sharding=fsdp, whose states cannot be split here; use optimizer=adamw"

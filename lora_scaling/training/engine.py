@@ -11,7 +11,6 @@ from torch import nn
 
 from lora_scaling.config import RunConfig
 from lora_scaling.energy import Recording
-from lora_scaling.ranks import rank
 from lora_scaling.signals import uninterrupted
 from lora_scaling.training.batches import Collator
 from lora_scaling.training.checkpoints import quantization_of
@@ -78,7 +77,7 @@ def execute(
                 _describe_model(facts, config, network, base)
                 trainer = _trainer(config, device, network, base, tokens, folder=folder, progress=progress)
             _phases(config, trainer, tokens.train, base.shape, recording, facts, progress)
-        if config.save_adapter and rank() == 0:
+        if config.save_adapter:
             _save(network, base, folder, facts)
     finally:
         peak = device.peak_memory_bytes()

@@ -6,27 +6,38 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.tensor import DTensor
 
+from lora_scaling.ranks import rank
 from lora_scaling.training.models import BaseModel
 
 
-def save_trained(network: nn.Module, base: BaseModel, folder: Path) -> dict[str, Any]:
+def save_trained(network: nn.Module, base: BaseModel, folder: Path) -> dict[str, Any] | None:
     """Save the adapters (or the whole model and its tokenizer) below a run's folder, whole or not at all.
 
+    Every process of a launch has to call it, since each may hold a part; the first one saves.
+
     Returns:
-        The section `saved` of the record.
+        The section `saved` of the record; None in other processes than the first.
     """
     saver: Any = network
     adapted = network is not base.model
+    options: dict[str, Any] = {}
+    if any(isinstance(parameter, DTensor) for parameter in network.parameters()):
+        whole = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=adapted)
+        options["state_dict"] = get_model_state_dict(network, options=whole)
+    if rank() > 0:
+        return None
     name = "adapter" if adapted else "model"
     part = folder / ".saved.tmp"
     shutil.rmtree(part, ignore_errors=True)
     try:
         if adapted:
             # "auto", the default, asks the hub about the base model's vocabulary. No run changes embeddings.
-            saver.save_pretrained(str(part), save_embedding_layers=False)
+            saver.save_pretrained(str(part), save_embedding_layers=False, **options)
         else:
-            saver.save_pretrained(str(part))
+            saver.save_pretrained(str(part), **options)
             base.tokenizer.save_pretrained(str(part))
         (part / "README.md").unlink(missing_ok=True)  # PEFT's own card is a form to fill in; ours follows
         size = sum(file.stat().st_size for file in part.iterdir())

@@ -11,9 +11,8 @@ from huggingface_hub import ModelCard
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lora_scaling.config import RunConfig, compose, run_id
+from lora_scaling.config import RunConfig, compose
 from lora_scaling.data.samples import split_samples
-from lora_scaling.errors import UserError
 from lora_scaling.grid.recompute import recompute
 from lora_scaling.records.model_card import adapter_card, write_card
 from lora_scaling.runs.run import run
@@ -160,12 +159,6 @@ def test_a_run_that_finished_without_its_adapter_says_so(tmp_path: Path) -> None
     assert run(compose(words)).skipped == "finished before"
     skipped = run(compose([*words, "save_adapter=true"])).skipped
     assert skipped == "finished before, and nothing was saved; on_existing=rerun trains again"
-
-
-def test_the_setting_names_no_run_and_is_refused_with_sharding() -> None:
-    assert run_id(compose(["save_adapter=true"])) == run_id(compose([]))
-    with pytest.raises(UserError, match=r"^save_adapter: got true with sharding=fsdp.*; use sharding=none"):
-        compose(["save_adapter=true", "sharding=fsdp"])
 
 
 def test_the_case_study_keeps_its_adapter() -> None:

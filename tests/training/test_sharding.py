@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from lora_scaling.config import RunConfig, compose, run_id
 from lora_scaling.errors import UserError
@@ -53,7 +55,7 @@ def test_two_processes_share_one_model(tmp_path: Path, method: str) -> None:
     overrides = (f"method={method}", "gradient_accumulation=4", "epochs=2", "gradient_checkpointing=true")
     overrides += ("lora.r=7",) if method == "lora" else ()
     one = alone(tmp_path / "one", *overrides)
-    status, _, errors = two_ranks(tmp_path / "two", *overrides, "sharding=fsdp")
+    status, _, errors = two_ranks(tmp_path / "two", *overrides, "sharding=fsdp", "save_adapter=true")
     assert status == 0, errors
     [two] = records(tmp_path / "two")
     same_outcome(one, two)
@@ -65,7 +67,11 @@ def test_two_processes_share_one_model(tmp_path: Path, method: str) -> None:
     assert two["energy"]["conditions"]["processes"] == 2
     watts = [r["energy"]["components"]["ram"]["joules"] / r["total_s"] for r in (one, two)]
     assert watts[1] == pytest.approx(watts[0], rel=0.3)  # the host's RAM once
-    assert not [w for w in two["warnings"] if w["kind"] == "parameter_count"]
+    assert not [w for w in two["warnings"] if w["kind"] in ("parameter_count", "unsaved")]
+    folder = next((tmp_path / "two").rglob("run.json")).parent / two["saved"]["folder"]
+    weights = load_file(next(folder.glob("*.safetensors")))
+    assert sum(tensor.numel() for tensor in weights.values()) == two["model"]["trainable_params"]
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
 
 
 @pytest.mark.slow
