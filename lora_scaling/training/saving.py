@@ -26,7 +26,9 @@ def save_trained(network: nn.Module, base: BaseModel, folder: Path) -> dict[str,
     options: dict[str, Any] = {}
     if any(isinstance(parameter, DTensor) for parameter in network.parameters()):
         whole = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=adapted)
-        options["state_dict"] = get_model_state_dict(network, options=whole)
+        names = {name for name, _ in (*network.named_parameters(), *network.named_buffers())}  # tied ones once
+        gathered = get_model_state_dict(network, options=whole)
+        options["state_dict"] = {name: tensor for name, tensor in gathered.items() if name in names}
     if rank() > 0:
         return None
     name = "adapter" if adapted else "model"
