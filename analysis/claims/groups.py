@@ -6,7 +6,7 @@ that matter where each group is known badly. If it rejects, a verdict stands onl
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -24,7 +24,23 @@ MOST_GROUPS = 20  # with more, groups are too small to be decided alone
 Ask = Callable[[ClaimContext], Claim]
 
 
-def in_groups(ask: Ask, without: tuple[str, ...] = (), pooling_at: float = POOLING_P) -> Ask:
+@dataclass(frozen=True, kw_only=True)
+class Wording:
+    """How the estimates of groups are listed: what they are, and how one is written."""
+
+    of: str
+    write: Callable[[float], str]
+
+
+EXPONENTS = Wording(of="exponents", write=lambda value: shown(value, ".3f"))
+DOUBLINGS = Wording(of="what a doubling multiplies it by", write=lambda value: shown(2**value, ".2f"))
+RATIOS = Wording(of="ratios", write=lambda value: shown(value, ".2f"))
+CHANGES = Wording(of="changes", write=lambda value: shown(100 * value, "+.1f") + " %")
+
+
+def in_groups(
+    ask: Ask, without: tuple[str, ...] = (), pooling_at: float = POOLING_P, wording: Wording = EXPONENTS
+) -> Ask:
     """Return a claim that is decided for all runs together only if no setting's groups differ in it.
 
     `without` are the columns whose groups the claim itself compares. A test with p at or below `pooling_at` keeps
@@ -33,12 +49,14 @@ def in_groups(ask: Ask, without: tuple[str, ...] = (), pooling_at: float = POOLI
 
     def decide(context: ClaimContext) -> Claim:
         claim = ask(context)
-        return claim if claim.estimate is None else _by_groups(ask, context, claim, without, pooling_at)
+        return claim if claim.estimate is None else _by_groups(ask, context, claim, without, pooling_at, wording)
 
     return decide
 
 
-def _by_groups(ask: Ask, context: ClaimContext, claim: Claim, without: tuple[str, ...], pooling_at: float) -> Claim:
+def _by_groups(
+    ask: Ask, context: ClaimContext, claim: Claim, without: tuple[str, ...], pooling_at: float, wording: Wording
+) -> Claim:
     """Decide each group of each setting alone; return the claim, or what the setting that matters most makes of it."""
     found: dict[str, dict[str, Claim]] = {}
     divided: set[bytes] = set()
@@ -58,7 +76,7 @@ def _by_groups(ask: Ask, context: ClaimContext, claim: Claim, without: tuple[str
     tests = claim.tests | {"group_by": column, "groups_alike_p": p, "by_group": groups}
     against = {"supported": "refuted", "refuted": "supported"}.get(claim.verdict)
     if p <= pooling_at or any(own.verdict == against for own in found[column].values()):
-        return _apart(context, replace(claim, tests=tests), column, found[column], p)
+        return _apart(context, replace(claim, tests=tests), column, found[column], p, wording)
     return replace(claim, tests=tests)
 
 
@@ -77,31 +95,38 @@ def _summary(claim: Claim) -> dict[str, Any]:
     return {"verdict": claim.verdict, "estimate": claim.estimate, "ci": claim.ci, "p": claim.p_value}
 
 
-def _apart(context: ClaimContext, claim: Claim, column: str, own: Mapping[str, Claim], p: float) -> Claim:
-    """Decide from the groups alone: a verdict stands if all have it, with the largest p."""
+def _apart(
+    context: ClaimContext, claim: Claim, column: str, groups: Mapping[str, Claim], p: float, wording: Wording
+) -> Claim:
+    """Decide from the groups alone: a verdict stands if all have it that can be judged alone, with the largest p.
+
+    Groups whose runs were not made for the question have no say, as they had none in the pooled estimate.
+    """
+    own = {name: each for name, each in groups.items() if each.estimate is not None}
     verdicts: set[Verdict] = {each.verdict for each in own.values()}
     verdict = verdicts.pop() if len(verdicts) == 1 else "undecided"
-    listed = ", ".join(f"{name} {_shown(each)}" for name, each in own.items())
+    listed = f"{wording.of}: " + ", ".join(f"{name} {_shown(each, wording)}" for name, each in own.items())
+    if others := [name for name in groups if name not in own]:
+        listed += f"; not judged, for want of such runs: {', '.join(others)}"
     sure = p <= context.options.alpha
     noun = group_noun(column)
     if verdict == "undecided":
-        reason = f"Undecided: it {'depends' if sure else 'may depend'} on the {noun} (p = {p:.2g}): {listed}."
+        reason = f"Undecided: it {'depends' if sure else 'may depend'} on the {noun} (p = {p:.2g}); {listed}."
         return replace(claim, verdict=verdict, reason=reason, p_value=None, needs=_needs(own, noun))
     differ = "differ" if sure else "may differ"
-    reason = f"{claim.reason} By {noun} (they {differ}, p = {p:.2g}): {listed}."
+    reason = f"{claim.reason} By {noun} (they {differ}, p = {p:.2g}); {listed}."
     p_value = max((each.p_value for each in own.values() if each.p_value is not None), default=None)
     if verdict != claim.verdict:
-        reason = f"Each {noun} alone is {verdict} (they {differ}, p = {p:.2g}): {listed}."
+        reason = f"On each {noun} alone it is {verdict} (they {differ}, p = {p:.2g}); {listed}."
     return replace(claim, verdict=verdict, reason=reason, p_value=p_value, needs=None)
 
 
-def _shown(claim: Claim) -> str:
+def _shown(claim: Claim, wording: Wording) -> str:
     """Write a group's own answer: its estimate, interval and verdict."""
     if claim.estimate is None or claim.ci is None:
-        return f"({claim.verdict}: {claim.tests.get('gate', 'not enough runs')})"
-    form = ".3f" if abs(claim.estimate) > 0.1 else "+.3f"
-    ends = " to ".join(shown(end, form) for end in claim.ci)
-    return f"{shown(claim.estimate, form)} ({ends}; {claim.verdict})"
+        return f"({claim.verdict})"
+    ends = " to ".join(map(wording.write, claim.ci))
+    return f"{wording.write(claim.estimate)} ({ends}; {claim.verdict})"
 
 
 def _needs(own: Mapping[str, Claim], noun: str) -> Needs:

@@ -9,7 +9,7 @@ from lora_scaling.claim_defaults import LEVEL
 from .context import ClaimContext
 from .doubling import doubling
 from .effects import Effect
-from .groups import in_groups
+from .groups import CHANGES, DOUBLINGS, RATIOS, in_groups
 from .interchangeable import interchangeable
 from .linear import linear
 from .rank_and_method import METHOD, RANK, decide_effect
@@ -31,7 +31,8 @@ class Question:
 def effect(asked: Effect) -> Question:
     """Make a question of a claim about what one setting does."""
     compared = ("model", asked.column, *asked.along)  # models are compared by the effect itself, at the same level
-    alone = in_groups(partial(decide_effect, asked), without=compared, pooling_at=ALPHA)
+    wording = RATIOS if asked.costs_more else CHANGES
+    alone = in_groups(partial(decide_effect, asked), without=compared, pooling_at=ALPHA, wording=wording)
     return Question(id=asked.id, title=asked.title, decide=alone)
 
 
@@ -39,14 +40,18 @@ CLAIMS: tuple[Question, ...] = (
     Question(
         id="linear_in_samples",
         title="{} is linear in the number of samples",
-        decide=in_groups(partial(linear, factor="samples")),
+        decide=in_groups(partial(linear, factor="samples"), wording=DOUBLINGS),
     ),
     Question(
         id="linear_in_epochs",
         title="{} is linear in the number of epochs",
-        decide=in_groups(partial(linear, factor="epochs")),
+        decide=in_groups(partial(linear, factor="epochs"), wording=DOUBLINGS),
     ),
-    Question(id="doubling_doubles", title="Twice the samples cost twice the {}", decide=in_groups(doubling)),
+    Question(
+        id="doubling_doubles",
+        title="Twice the samples cost twice the {}",
+        decide=in_groups(doubling, wording=DOUBLINGS),
+    ),
     Question(
         id="samples_epochs_interchangeable",
         title="Samples and epochs are interchangeable",

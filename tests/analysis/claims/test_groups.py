@@ -52,6 +52,15 @@ def test_groups_that_differ_and_agree_have_the_verdict_of_each() -> None:
     assert "By data set (they differ, p = " in found.reason
 
 
+def test_a_group_whose_runs_cannot_be_judged_alone_has_no_say() -> None:
+    frame = frame_of({"short": 0.92, "long": 0.75, "other": 0.8}, "data")
+    few = frame[(frame["data"] != "other") | (frame["samples"] == 64)]
+    found = linear_claim(few)
+    assert found.verdict == "refuted", found.reason
+    assert found.tests["by_group"]["other"]["verdict"] == "undecided"
+    assert "not judged, for want of such runs: other" in found.reason
+
+
 def test_groups_that_do_not_differ_are_decided_together() -> None:
     found = linear_claim(frame_of({"m1": 1.0, "m2": 1.0}, "model", cv=0.02, seed=2))
     assert found.verdict == "supported"
