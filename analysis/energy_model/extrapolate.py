@@ -21,6 +21,7 @@ from ..tables.run_quantities import Work
 from ..tables.table import RunTable
 from .backtest import HORIZON_LIMIT, Backtest
 from .energy_fit import EnergyFit
+from .fixed_part import GROWTH
 from .hull import hull_factor
 from .scenarios import Scenario, scenarios_of, too_large, widen
 from .target import Z_90, PlannedTarget, peak_memory, plan_target
@@ -210,5 +211,11 @@ def _assumptions(result: ValidatedFit, planned: PlannedTarget) -> list[str]:
             f"Set-up, warm-up and evaluation as these runs had them ({how}; {fixed['note']}), for as many held-out "
             "samples."
         )
+        if any(item["variable"] == "params" for item in fit.extrapolates(planned.target)):
+            found.append(
+                f"How they grow with the model's size beyond these is averaged over {len(fixed['models'])} forms: a "
+                f"constant, {GROWTH['energy_j'][0]:.0e} J more for each parameter (within a factor 10, assumed), and a "
+                "power of the size."
+            )
     found.append("The device's efficiency is as in the runs: same software, clocks, batch and kernels.")
     return found

@@ -1,6 +1,13 @@
-"""Fit what a run costs besides training: set-up, warm-up and evaluation."""
+"""Fit what a run costs besides training: set-up, warm-up and evaluation.
 
+How that grows with the model's size shows only if the runs' models differ much, and beyond them it matters most. So
+three forms are averaged: a constant, a constant with a share that is proportional to the parameters, and a power of the
+parameters. The last two take all values of their shape that the runs leave open, weighted by a prior.
+"""
+
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,12 +18,19 @@ from lora_scaling.units import JOULES_PER_KWH
 
 from ..arrays import Array
 from ..regression.least_squares import ols
-from ..tables.run_quantities import group_levels, one_name_each
+from ..tables.run_quantities import one_name_each
 
-LEAST_SIZES = 3
-LEAST_RUNS = 6
-# Used if model sizes vary too little: loading and evaluating cost between the same and in proportion.
-EXPONENT_PRIOR = (0.5, 0.3)
+# Joules or seconds that a set-up takes for each parameter, and the spread (log scale) of that: weights of two bytes,
+# read and moved at about 1 GB/s on a machine that draws 150 W. From a cached file to a network or a quantisation on the
+# way, it is a tenth to ten times as much (90 %).
+GROWTH = {"energy_j": (3e-7, 1.4), "time_s": (2e-9, 1.4)}
+EXPONENT = (0.5, 0.3)  # of the power of the parameters: between one cost for all and in proportion
+CONSTANT, GROWING, POWER = 0.25, 0.5, 0.25  # the forms' weights before any run
+GRID = 200  # values of a form's shape that are weighed
+VALUES_KEPT = 12  # of each form, in the document, each with the same share of its weight
+LEAST_SHARE = 0.01  # of the weight that a form must have
+LEAST_SCATTER = 1e-3  # of the log of repeated runs; the likelihood takes none to be less
+SCATTER_OF_ONE = 0.3  # assumed for the log of the fixed part if only one run tells of it
 
 
 def fixed_part(frame: pd.DataFrame, response: str, *, apart: bool) -> dict[str, Any]:
@@ -39,8 +53,8 @@ def fixed_part(frame: pd.DataFrame, response: str, *, apart: bool) -> dict[str, 
     note = _note(frame)
     labels = pd.DataFrame({"hardware": one_name_each(frame["hardware"]), "method": frame["method"]})
     return {
-        "energy_j": _spread(energy, rows, params, labels, note),
-        "time_s": _spread(seconds, trained, params, labels, note),
+        "energy_j": _spread(energy, rows, params, labels, note, GROWTH["energy_j"]),
+        "time_s": _spread(seconds, trained, params, labels, note, GROWTH["time_s"]),
     }
 
 
@@ -90,7 +104,7 @@ def _note(frame: pd.DataFrame) -> str:
 
 
 def _spread(
-    values: Array, rows: NDArray[np.bool_], params: Array, labels: pd.DataFrame, note: str
+    values: Array, rows: NDArray[np.bool_], params: Array, labels: pd.DataFrame, note: str, growth: tuple[float, float]
 ) -> dict[str, Any] | None:
     rows = rows & np.isfinite(values) & (values > 0)
     if not rows.any():
@@ -104,8 +118,10 @@ def _spread(
     }
     sized = bool(np.isfinite(params[rows]).all() and (params[rows] > 0).all())
     effects = _effects(labels[rows])
-    if len(chosen) >= 2 and (sized or effects):
-        document["models"] = [_model(np.log(chosen), params[rows] if sized else None, effects)]
+    if sized:
+        document["models"] = _sized_models(np.log(chosen), params[rows], effects, growth)
+    elif len(chosen) >= 2 and effects:
+        document["models"] = [_of_labels(np.log(chosen), effects)]
     return document
 
 
@@ -123,42 +139,146 @@ def _effects(labels: pd.DataFrame) -> dict[str, Array]:
     return terms
 
 
-def _model(log_y: Array, params: Array | None, effects: Mapping[str, Array]) -> Mapping[str, Any]:
-    """Fit log F = a + b·log(parameters) + effects. b is fitted if sizes vary enough, else taken from its prior."""
+def _named(form: str, effects: Mapping[str, Array]) -> str:
+    labels = dict.fromkeys(term.partition("=")[0] for term in effects)
+    return ", ".join(filter(None, (form, "by " + " and ".join(labels) if labels else "")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Form:
+    """log F = alpha + effects + shift of the run by the held parameter, for each `value` (m,) of a grid of it.
+
+    `shift` is (n, m). With `of_alpha`, the prior (mean, sd) is of alpha at each value, otherwise of the value itself.
+    """
+
+    name: str
+    per: str
+    held: str
+    term: str
+    value: Array
+    shift: Array
+    prior: tuple[float, float]
+    of_alpha: bool
+
+
+def _sized_models(
+    log_y: Array, params: Array, effects: Mapping[str, Array], growth: tuple[float, float]
+) -> list[dict[str, Any]]:
+    """Return models of both forms at the values that the runs leave open, by their share of the posterior.
+
+    A value's likelihood is that of the regression on constant and effects with it held.
+    """
+    n, design = len(log_y), np.column_stack([np.ones(len(log_y)), *effects.values()])
+    df = n - design.shape[1]
+    forms = (
+        (_constant(n), CONSTANT),
+        (_constant_and_growth(log_y, params, growth), GROWING),
+        (_power(params), POWER),
+    )
+    densities, fits = [], []
+    for form, prior in forms:
+        response = log_y[:, None] - form.shift
+        estimates = np.linalg.lstsq(design, response, rcond=None)[0]
+        rss = np.sum((response - design @ estimates) ** 2, axis=0)
+        z = ((estimates[0] if form.of_alpha else form.value) - form.prior[0]) / form.prior[1]
+        step = np.ptp(form.value) / (len(z) - 1) / form.prior[1] / math.sqrt(2 * math.pi) if len(z) > 1 else 1.0
+        densities.append(math.log(prior * step) - 0.5 * z**2 - 0.5 * df * np.log(rss + n * LEAST_SCATTER**2))
+        fits.append((estimates, rss))
+    largest = max(float(density.max()) for density in densities)
+    total = sum(float(np.exp(density - largest).sum()) for density in densities)
+    models = []
+    for (form, _), (estimates, rss), density in zip(forms, fits, densities, strict=True):
+        part = np.exp(density - largest) / total
+        if part.sum() < LEAST_SHARE:
+            continue
+        middles = part.sum() * (np.arange(VALUES_KEPT) + 0.5) / VALUES_KEPT
+        kept, count = np.unique(np.searchsorted(np.cumsum(part), middles), return_counts=True)
+        for i, times in zip(kept, count, strict=True):
+            # With no run to spare, the scatter is assumed.
+            sigma = math.sqrt(rss[i] / df) if df > 0 else SCATTER_OF_ONE
+            models.append(
+                {
+                    "name": _named(form.name, effects),
+                    "weight": float(part.sum() * times / VALUES_KEPT),
+                    "per": form.per,
+                    **_parameters(effects, estimates[:, i], sigma**2 * np.linalg.inv(design.T @ design)),
+                    "df": df if df > 0 else None,
+                    "sigma": sigma,
+                }
+            )
+            models[-1]["terms"][form.held] = form.term
+            models[-1]["params"][form.held] = float(form.value[i])
+            models[-1]["param_names"].append(form.held)
+            models[-1]["covariance"] = np.pad(models[-1]["covariance"], (0, 1)).tolist()
+    weight = sum(model["weight"] for model in models)
+    return sorted((m | {"weight": m["weight"] / weight} for m in models), key=lambda m: -m["weight"])
+
+
+def _parameters(effects: Mapping[str, Array], estimates: Array, covariance: Array) -> dict[str, Any]:
+    """Return terms, params, param_names and covariance of fit.json, for a constant and effects."""
     terms = {"alpha": "1"} | {term.replace("=", "[", 1) + "]": term for term in effects}
-    design = np.column_stack([np.ones(len(log_y)), *effects.values()])
-    named = "by " + " and ".join(dict.fromkeys(term.partition("=")[0] for term in effects)) if effects else ""
-    if params is None:
-        how, fit = named, ols(log_y, design, list(terms))
-        estimates, covariance = fit.params, fit.cov_params()
-    elif len(log_y) >= LEAST_RUNS and len(group_levels(params)[0]) >= LEAST_SIZES and _free(design, np.log(params)):
-        how = ", ".join(filter(None, ("power of parameters", named)))
-        terms["params_exponent"] = "log(params)"
-        fit = ols(log_y, np.column_stack([design, np.log(params)]), list(terms))
-        estimates, covariance = fit.params, fit.cov_params()
-    else:
-        b, b_sd = EXPONENT_PRIOR
-        x = np.log(params)
-        how = ", ".join(filter(None, (f"power of parameters, exponent {b} ± {b_sd} assumed", named)))
-        fit = ols(log_y - b * x, design, list(terms))
-        terms["params_exponent"] = "log(params)"
-        moved = np.append(-np.linalg.lstsq(design, x, rcond=None)[0], 1.0)  # change of the estimates per unit of b
-        estimates = np.append(fit.params, b)
-        covariance = np.pad(fit.cov_params(), (0, 1)) + b_sd**2 * np.outer(moved, moved)
     return {
-        "name": how,
-        "weight": 1.0,
-        "per": "run",
         "terms": terms,
         "params": dict(zip(terms, map(float, estimates), strict=True)),
         "param_names": list(terms),
         "covariance": covariance.tolist(),
-        "df": int(fit.df_resid),
-        "sigma": float(np.sqrt(fit.scale)),
     }
 
 
-def _free(design: Array, x: Array) -> bool:
-    """Return whether sizes vary beyond what the effects explain, with enough runs."""
-    wider = np.column_stack([design, x])
-    return len(x) > wider.shape[1] + 1 and bool(np.linalg.matrix_rank(wider) == wider.shape[1])
+def _constant(n: int) -> _Form:
+    """F = e^alpha, as a power of 0."""
+    return _Form(
+        name="a constant",
+        per="run",
+        held="params_exponent",
+        term="log(params)",
+        value=np.zeros(1),
+        shift=np.zeros((n, 1)),
+        prior=(0.0, 1.0),
+        of_alpha=False,
+    )
+
+
+def _constant_and_growth(log_y: Array, params: Array, growth: tuple[float, float]) -> _Form:
+    """F = e^alpha · (params + e^log_constant): from proportional to size in these runs to a growth that none show."""
+    log_n, prior = np.log(params), (math.log(growth[0]), growth[1])
+    high = max(log_n.max() + math.log(10.0), log_y.max() - (prior[0] - 2.5 * prior[1]))
+    value = np.linspace(log_n.min() - math.log(30.0), high, GRID)
+    return _Form(
+        name="a constant and a share that grows with the model's size",
+        per="params",
+        held="log_constant",
+        term="saturation(params)",
+        value=value,
+        shift=log_n[:, None] + np.logaddexp(0.0, value - log_n[:, None]),
+        prior=prior,
+        of_alpha=True,
+    )
+
+
+def _power(params: Array) -> _Form:
+    """F = e^alpha · params^b, with b up to three standard deviations from its prior."""
+    value = np.linspace(EXPONENT[0] - 3 * EXPONENT[1], EXPONENT[0] + 3 * EXPONENT[1], GRID)
+    return _Form(
+        name="power of the model's size",
+        per="run",
+        held="params_exponent",
+        term="log(params)",
+        value=value,
+        shift=np.log(params)[:, None] * value,
+        prior=EXPONENT,
+        of_alpha=False,
+    )
+
+
+def _of_labels(log_y: Array, effects: Mapping[str, Array]) -> dict[str, Any]:
+    """Return the model of fixed parts that differ by device and method, of models whose sizes are unknown."""
+    fit = ols(log_y, np.column_stack([np.ones(len(log_y)), *effects.values()]), ["alpha", *effects])
+    return {
+        "name": _named("", effects),
+        "weight": 1.0,
+        "per": "run",
+        **_parameters(effects, np.asarray(fit.params), np.asarray(fit.cov_params())),
+        "df": int(fit.df_resid),
+        "sigma": float(np.sqrt(fit.scale)),
+    }

@@ -235,7 +235,46 @@ def test_fixed_part_follows_the_size_of_the_model_and_leaves_cached_setups_out()
     own = (frame["energy_kwh"] - frame["energy_train_kwh"])[:-3] * 3.6e6
     assert fixed["n"] == len(frame) - 3
     assert fixed["mean"] == pytest.approx(own.mean())
-    assert fixed["models"][0]["params"]["params_exponent"] == pytest.approx(0.5, abs=0.05)
+    power = next(model for model in fixed["models"] if model["name"].startswith("power"))
+    assert power["params"]["params_exponent"] == pytest.approx(0.5, abs=0.05)
+
+
+LADDER = (1e6, 3e6, 1e7, 3e7, 1e8)
+
+
+def _setup_of_70b(joules_per_param: float) -> tuple[float, float, float]:
+    """Predict the set-up of 70B from a ladder of small models that take 300 J and a share for each parameter."""
+    frame = frame_of(law(), cv=0.02, sizes=LADDER)
+    joules = (300 + joules_per_param * frame["params"]) * np.random.default_rng(3).normal(1, 0.02, len(frame))
+    frame["energy_kwh"] = frame["energy_train_kwh"] + joules / 3.6e6
+    models = fit_table(frame).fit.fixed_energy_j
+    assert models is not None
+    found = training_bands(models.models, Target(values={"params": 7e10}, labels={"method": "lora"}))
+    return float(found.low[0]), float(found.estimate[0]), float(found.high[0])
+
+
+def test_the_fixed_part_grows_with_the_size_as_the_runs_show() -> None:
+    low, estimate, high = _setup_of_70b(2e-6)
+    assert low < 300 + 2e-6 * 7e10 < high < 1.5 * low
+    assert estimate == pytest.approx(300 + 2e-6 * 7e10, rel=0.1)
+
+
+@pytest.mark.parametrize("joules_per_param", [0.0, 2e-8])
+def test_growth_of_the_fixed_part_that_no_run_shows_is_left_open(joules_per_param: float) -> None:
+    low, _, high = _setup_of_70b(joules_per_param)
+    assert low < 300 + joules_per_param * 7e10 < high
+    assert high > 10 * low
+
+
+def test_one_run_leaves_the_fixed_part_of_other_sizes_open() -> None:
+    frame = frame_of(law(), cv=0.02, sizes=(1e9,), replicates=2)
+    frame["energy_kwh"] = (frame["energy_train_kwh"] + 300 / 3.6e6).where(frame.index == 0)
+    fixed = fit_table(frame).fit.fixed_energy_j
+    assert fixed is not None
+    bands = training_bands(fixed.models, Target(values={"params": np.array([1e9, 7e10])}, labels={"method": "lora"}))
+    assert bands.estimate[0] == pytest.approx(300, rel=1e-3)
+    assert bands.high[0] / bands.low[0] == pytest.approx(math.exp(2 * 1.645 * 0.3 * math.sqrt(2)), rel=0.01)
+    assert bands.high[1] / bands.low[1] > 20
 
 
 def test_sizes_that_never_varied_leave_their_slope_open() -> None:
@@ -408,7 +447,8 @@ def test_a_target_by_any_name_of_its_device_is_predicted_alike() -> None:
 def test_too_few_runs_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"^RUNS: got 2 that trained with a known energy; a fit needs at least 3"):
         fit_table(frame_of(law()).head(2))
-    frame_of(law()).head(2).to_csv(tmp_path / "t.csv", index=False)
+    known = frame_of(law()).drop(columns=["position", "work_settings"])  # of which `fit` would warn
+    known.head(2).to_csv(tmp_path / "t.csv", index=False)
     assert main(["fit", str(tmp_path / "t.csv")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
