@@ -15,6 +15,7 @@ from lora_scaling import templates
 from lora_scaling.estimate.fit_file import Fit, predictive_mixture
 from lora_scaling.estimate.result import LEVEL
 from lora_scaling.estimate.terms import Target
+from lora_scaling.units import JOULES_PER_KWH
 
 from ..arrays import Array
 from ..tables.run_quantities import Work
@@ -22,6 +23,7 @@ from ..tables.table import RunTable
 from .backtest import HORIZON_LIMIT, Backtest
 from .energy_fit import EnergyFit
 from .fixed_part import GROWTH
+from .floor import floor_of_device
 from .hull import hull_factor
 from .scenarios import Scenario, scenarios_of, too_large, widen
 from .target import Z_90, PlannedTarget, peak_memory, plan_target
@@ -62,7 +64,8 @@ def predict_target(table: RunTable, result: ValidatedFit, overrides: Sequence[st
     scenarios = scenarios_of(planned, fitted)
     if memory["fits"] is False:
         scenarios.append(too_large(memory, planned.config.hardware.count, fitted.document["gpu_counts"]))
-    energy = widen(fitted.fit.predict(planned.target, LEVEL), scenarios, "energy_factor")
+    least_j, least_s = _least(planned, fitted)
+    energy = widen(fitted.fit.predict(planned.target, LEVEL), scenarios, "energy_factor", least_j / JOULES_PER_KWH)
     time = fitted.fit.predict_time(planned.target, LEVEL)
     outside = _outside(fitted.fit, planned, fitted.energy.work)
     leverage = _leverage(result, planned)
@@ -73,7 +76,7 @@ def predict_target(table: RunTable, result: ValidatedFit, overrides: Sequence[st
         "schema_version": 1,
         "level": LEVEL,
         "basis": "fit",
-        "time_s": widen(time, scenarios, "time_factor") if time is not None else None,
+        "time_s": widen(time, scenarios, "time_factor", least_s) if time is not None else None,
         "energy_kwh": energy,
         "emissions_g": emissions(table, planned, overrides, energy),
         "peak_memory_gb": memory,
@@ -91,6 +94,20 @@ def predict_target(table: RunTable, result: ValidatedFit, overrides: Sequence[st
         "backtest": result.backtest.to_dict(runs=False),
     }
     return Extrapolation(document=document, planned=planned, validated=result)
+
+
+def _least(planned: PlannedTarget, fitted: EnergyFit) -> tuple[float, float]:
+    """Return the least joules and seconds that the target's FLOPs take on its own devices; 0 if that is not known.
+
+    Runs that contradict their own device's limit cast doubt on any, as they do in the fit.
+    """
+    flops, document = planned.target.values.get("flops"), fitted.document["floor"]
+    floor = floor_of_device(planned.device, planned.precision)
+    if flops is None or floor is None or document is None:
+        return 0.0, 0.0
+    joules = floor.energy_j_per_flop * flops if document["energy_j_per_flop"] > 0 else 0.0
+    seconds = floor.time_s_per_flop * flops / planned.config.hardware.count
+    return joules, seconds if document["time_s_per_flop"] > 0 else 0.0
 
 
 def _outside(fit: Fit, planned: PlannedTarget, work: Work) -> list[dict[str, Any]]:

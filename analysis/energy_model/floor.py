@@ -56,6 +56,14 @@ def floor_of(work: Work) -> Floor | None:
     )
 
 
+def floor_of_device(device: HardwareConfig | None, precision: str) -> Floor | None:
+    """Return the floor of one device at a precision; None if its sheet is not known."""
+    found = None if device is None else _per_flop(device, precision in EIGHT_BIT)
+    if device is None or found is None:
+        return None
+    return Floor(energy_j_per_flop=found[0], time_s_per_flop=found[1], source=f"data sheet of {device.name}")
+
+
 def contradicted(work: Work, per_flop: float, devices: Array | float = 1.0) -> bool:
     """Tell whether runs lie below a floor: their unit, FLOPs or device are then not what they seem."""
     least = per_flop * work.values["flops"] / devices

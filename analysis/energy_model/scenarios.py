@@ -148,14 +148,17 @@ def _sheet(facts: HardwareConfig | None, precision: str) -> tuple[float, float] 
     return (facts.board_power_w, peak) if peak else None
 
 
-def widen(prediction: Prediction, scenarios: Sequence[Scenario], factor_name: str) -> dict[str, float]:
+def widen(
+    prediction: Prediction, scenarios: Sequence[Scenario], factor_name: str, least: float = 0.0
+) -> dict[str, float]:
     """Apply the scenarios: factors to the estimate, stated spreads to the interval, in logs.
 
-    The fit itself has already widened unseen labels (`built_in`).
+    The fit itself has already widened unseen labels (`built_in`). Nothing goes below `least`, what the device can do.
     """
     factor = math.prod(getattr(scenario, factor_name) for scenario in scenarios)
     extra = Z_90 * math.hypot(*(s.spread_sd for s in scenarios if not s.built_in), 0.0)
     down = math.hypot(math.log(prediction.estimate / max(prediction.low, 1e-300)), extra)
     up = math.hypot(math.log(prediction.high / prediction.estimate), extra)
     estimate = prediction.estimate * factor
-    return {"estimate": estimate, "low": estimate * math.exp(-down), "high": estimate * math.exp(up)}
+    found = {"estimate": estimate, "low": estimate * math.exp(-down), "high": estimate * math.exp(up)}
+    return {name: max(value, least) for name, value in found.items()}

@@ -8,7 +8,7 @@ from statistics import NormalDist
 
 from lora_scaling.config import RunConfig
 from lora_scaling.errors import UserError
-from lora_scaling.estimate.fit_file import Fit
+from lora_scaling.estimate.fit_file import UNSEEN_LABEL_FACTOR, Fit
 from lora_scaling.estimate.from_priors import Modelled, model_run
 from lora_scaling.estimate.hardware import machine_of, resolve_hardware
 from lora_scaling.estimate.lengths import LengthBasis, lengths_of
@@ -198,7 +198,10 @@ def _from_fit(base: Estimate, config: RunConfig, plan: RunPlan, fit: Fit, level:
     unseen = [str(item["variable"]) for item in energy.extrapolates if item["factor"] is None]
     said = [f"fitted on {fit.n} runs of {', '.join(fit.hardware) or 'a device not named'}"]
     if unseen:
-        said.append(f"the fit has not seen this {' and '.join(unseen)}: its interval is widened 1.5 times for each")
+        said.append(
+            f"the fit has not seen this {' and '.join(unseen)}: "
+            f"its interval is widened {UNSEEN_LABEL_FACTOR:g} times for each"
+        )
     return dataclasses.replace(
         base,
         basis="fit",

@@ -20,6 +20,7 @@ from lora_scaling.estimate.fit_file import (
     EFFICIENCY_SD,
     LEAST_POSSIBLE,
     TYPICAL_EFFICIENCY,
+    UNSEEN_LABEL_FACTOR,
     UNSEEN_LABEL_SD,
     Fit,
     FittedModel,
@@ -124,6 +125,7 @@ def page_data(
         "compare": {"method": list(_METHODS), "hardware": list(_GPUS), "grid.zone": list(_ZONES)},
         "fit": None if fit is None else _fit(fit),
         "log_beta": {} if fit is None else _log_beta(fit),
+        "unseen_label_factor": UNSEEN_LABEL_FACTOR,
         "unseen_label_sd": UNSEEN_LABEL_SD,
         "floor": {
             "least_possible": LEAST_POSSIBLE,

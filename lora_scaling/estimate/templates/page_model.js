@@ -764,7 +764,7 @@ function loraEstimator(DATA) {
     const unseen = extrapolates.filter((x) => x.factor === null).map((x) => x.variable);
     const said = [`fitted on ${fit.n} runs of ${fit.hardware.join(", ") || "a device not named"}`];
     if (unseen.length) said.push(
-      `the fit has not seen this ${unseen.join(" and ")}: its interval is widened 1.5 times for each`);
+      `the fit has not seen this ${unseen.join(" and ")}: its interval is widened ${g(DATA.unseen_label_factor)} times for each`);
     return { ...base, basis: "fit", time_s, energy_kwh, extrapolates, assumptions: [...base.assumptions, ...said],
       mean_power_w: time_s === null ? null : (energy_kwh.estimate * DATA.joules_per_kwh) / time_s.estimate };
   }
