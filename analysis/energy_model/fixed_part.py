@@ -196,12 +196,13 @@ def _sized_models(
         for i, times in zip(kept, count, strict=True):
             # With no run to spare, the scatter is assumed.
             sigma = math.sqrt(rss[i] / df) if df > 0 else SCATTER_OF_ONE
+            covariance = np.asarray(sigma**2 * np.linalg.inv(design.T @ design), dtype=float)
             models.append(
                 {
                     "name": _named(form.name, effects),
                     "weight": float(part.sum() * times / VALUES_KEPT),
                     "per": form.per,
-                    **_parameters(effects, estimates[:, i], sigma**2 * np.linalg.inv(design.T @ design)),
+                    **_parameters(effects, estimates[:, i], covariance),
                     "df": df if df > 0 else None,
                     "sigma": sigma,
                 }
