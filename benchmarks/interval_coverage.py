@@ -234,7 +234,7 @@ def label_of(result: ValidatedFit, new: Work) -> str:
 def inside(fitted: EnergyFit, new: Work) -> tuple[Array, Array]:
     """Return whether each new run lay inside its interval (m,), and the width of the interval in logs (m,)."""
     target = target_of_runs(new)
-    bands = fitted.fit.training_energy(target)
+    bands = fitted.fit.training(target)
     observed = np.exp(new.log_y)
     held = (observed >= bands.low) & (observed <= bands.high)
     return held.astype(float), np.log(bands.high / bands.low)
@@ -266,7 +266,7 @@ def coverage_of(truth: EnergyLaw, *, seeds: int) -> dict[str, Any]:
             labels[label] = (runs + len(within), covered + int(within.sum()))
             target = target_of_runs(new)
             if (floor := fit.log_floor_j(target)) is not None:
-                below_floor += int(np.sum(fit.training_energy(target).low < np.exp(floor) * (1 - 1e-9)))
+                below_floor += int(np.sum(fit.training(target).low < np.exp(floor) * (1 - 1e-9)))
     return {
         "truth": truth.name,
         "inside_family": truth.inside_family,

@@ -3,7 +3,6 @@
 import argparse
 
 from lora_scaling import terminal
-from lora_scaling.text import ENERGY
 
 from .. import jsonout
 from ..energy_model.backtest import BacktestSplit, backtest, summary
@@ -20,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the backtest as JSON or as a table."""
     table = load(args)
-    result = backtest(table.frame)
+    result = backtest(table.frame, table.response)
     if args.json:
         excluded = [{"run_id": item.run_id, "reason": item.reason} for item in table.excluded]
         print(jsonout.dumps({"schema_version": 1, **result.to_dict(), "runs_excluded": excluded}))
@@ -35,8 +34,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _table(split: BacktestSplit) -> str:
-    """Format the predicted runs of a split, all energies in one unit."""
-    unit = ENERGY.column_unit(split.table["observed_kwh"])
+    """Format the predicted runs of a split, all values in one unit."""
+    unit = split.kind.quantity.column_unit(split.column("observed"))
+    observed, predicted, low, high = (
+        f"{name}_{split.kind.suffix}" for name in ("observed", "predicted", "low", "high")
+    )
     header = ("run", f"observed {unit.name}", f"predicted {unit.name}", "90 % interval", "error")
     return terminal.table(
         [
@@ -44,9 +46,9 @@ def _table(split: BacktestSplit) -> str:
             *(
                 (
                     str(row["run_id"])[:48],
-                    unit.number(row["observed_kwh"]),
-                    unit.number(row["predicted_kwh"]),
-                    f"{unit.number(row['low_kwh'])} to {unit.number(row['high_kwh'])}",
+                    unit.number(row[observed]),
+                    unit.number(row[predicted]),
+                    f"{unit.number(row[low])} to {unit.number(row[high])}",
                     f"{100 * row['error']:+.1f} %",
                 )
                 for row in split.table.head(MOST_SHOWN).to_dict("records")

@@ -30,17 +30,17 @@ def run(args: argparse.Namespace) -> int:
 def describe(result: Extrapolation) -> list[str]:
     """The prediction in a few sentences."""
     d = result.document
-    e, grams, memory = d["energy_kwh"], d["emissions_g"], d["peak_memory_gb"]
+    e, t, grams, memory = d["energy_kwh"], d["time_s"], d["emissions_g"], d["peak_memory_gb"]
     lines = [d["assumptions"][0], ""]
-    value, ends = ENERGY.interval(**{key: e[key] for key in ("estimate", "low", "high")})
-    lines.append(f"Energy     {value} (90 % interval {ends})")
-    if d["time_s"]:
-        t = d["time_s"]
-        lines.append(f"Time       {TIME.between(t['estimate'], t['low'], t['high'])}")
-    lines.append(
-        f"Emissions  {MASS.between(grams['estimate'], grams['low'], grams['high'])} at "
-        f"{grams['intensity_g_per_kwh']:.4g} g/kWh: {grams['definition']}"
-    )
+    for name, quantity, interval in (("Energy", ENERGY, e), ("Time", TIME, t)):
+        if interval:
+            value, ends = quantity.interval(**{key: interval[key] for key in ("estimate", "low", "high")})
+            lines.append(f"{name:<9}  {value} ({'90 % interval ' * (len(lines) == 2)}{ends})")
+    if grams:
+        lines.append(
+            f"Emissions  {MASS.between(grams['estimate'], grams['low'], grams['high'])} at "
+            f"{grams['intensity_g_per_kwh']:.4g} g/kWh: {grams['definition']}"
+        )
     fits = {True: "fits", False: "does NOT fit", None: "limit unknown"}[memory["fits"]]
     peak = (
         "unknown, as the model is"

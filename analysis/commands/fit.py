@@ -1,16 +1,16 @@
-"""`python -m analysis fit RUNS`: the energy model of a table, written as fit.json and printed."""
+"""`python -m analysis fit RUNS`: the model of energy or time of a table, written as fit.json and printed."""
 
 import argparse
 from pathlib import Path
 
 from lora_scaling.records import write_text
-from lora_scaling.text import ENERGY, counted
-from lora_scaling.units import JOULES_PER_KWH
+from lora_scaling.text import counted
 
 from .. import jsonout
 from ..energy_model.backtest import summary
 from ..energy_model.energy_fit import EnergyFit
 from ..energy_model.validated_fit import FILE_NAME, validated_fit
+from ..tables.response import response_noun
 from .arguments import add_runs, load
 
 MOST_SHOWN = 5
@@ -31,17 +31,25 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(text)
         return 0
-    print("\n".join([*describe(result.fitted), *summary(result.backtest), f"Written to {path}."]))
+    print(
+        "\n".join(
+            [
+                *describe(result.fitted, response_noun(result.table, result.fitted.response)),
+                *summary(result.backtest),
+                f"Written to {path}.",
+            ]
+        )
+    )
     return 0
 
 
-def describe(fitted: EnergyFit) -> list[str]:
+def describe(fitted: EnergyFit, noun: str) -> list[str]:
     """List the forms with their weights, the coefficients of the best, the fixed part, and what to doubt."""
-    document, best = fitted.document, fitted.energy.best
+    document, best, kind = fitted.document, fitted.explained.best, fitted.kind
     forms = document["models"]
     lines = [
-        f"Training energy ({document['response']}) of {document['n']} runs: {counted(len(forms), 'form')}, weighted by "
-        "AICc.",
+        f"{noun[0].upper()}{noun[1:]} ({document['response']}) of {document['n']} runs: "
+        f"{counted(len(forms), 'form')}, weighted by AICc.",
         "",
         f"{'weight':>6} {'n':>6} {'df':>6} {'scatter':>9} {'AICc':>9}  form",
     ]
@@ -56,22 +64,22 @@ def describe(fitted: EnergyFit) -> list[str]:
     held = "".join(f"; {name} held at {value:.4g}" for name, value in best.held.items())
     lines += ["", f"Coefficients of the form with the largest weight, {best.form.name}{held}:"]
     lines += [best.coefficient_table().as_text(), ""]
-    fixed = document["fixed"]["energy_j"]
+    fixed = document["fixed"][kind.fixed_key]
     if fixed:
         lines.append(
-            f"Besides training, a run cost {ENERGY.show(fixed['mean'] / JOULES_PER_KWH)} on average "
+            f"Besides training, a run took {kind.quantity.show(fixed['mean'] / kind.per_unit)} on average "
             f"({fixed['n']} runs, {fixed['note']})."
         )
-    energy = document["diagnostics"]["energy"]
-    misfit = energy["lack_of_fit"]
+    diagnosis = document["diagnostics"][kind.name]
+    misfit = diagnosis["lack_of_fit"]
     if misfit and misfit["p"] < 0.01:
         lines.append(f"The form does not fit: lack of fit p = {misfit['p']:.2g}; intervals hold the misfit as noise.")
-    for item in energy["outliers"][:5]:
+    for item in diagnosis["outliers"][:5]:
         lines.append(
             f"Run {item['run_id']} lies {abs(item['studentised']):.1f} standard errors off: "
             "look at it, or --exclude it."
         )
-    drift = energy.get("order_correlation")
+    drift = diagnosis.get("order_correlation")
     if drift and drift["p"] < 0.01:
         lines.append(f"Residuals follow the order of the runs (ρ = {drift['rho']:.2f}, p = {drift['p']:.2g}): drift.")
     return [*lines, *(f"Note: {note}" for note in document["notes"])]

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.result import LEVEL
-from lora_scaling.units import JOULES_PER_KWH
 
 from ..arrays import Array
 from ..tables.run_quantities import Work, group_levels, one_name_each, work_of
-from .energy_fit import EnergyFit, TrainingEnergy, between_sessions, fit_table, training_energy
+from .energy_fit import EnergyFit, TrainingResponse, between_sessions, fit_table, training_response
 from .family import target_of_runs
+from .response_kind import ENERGY_KIND, ResponseKind, kind_of
 from .target import Z_90
 
 LEAST_TRAINING = 4
@@ -34,11 +34,11 @@ LARGE_ERROR = 0.1
 class BacktestSplit:
     """One backtest.
 
-    `table` has a row for each predicted run: run_id, observed_kwh, predicted_kwh, low_kwh, high_kwh, error (relative),
-    z (log error over its predicted standard deviation, NaN if that is 0). `horizons` maps quantities to the largest
-    factor by which a predicted run lay beyond the fitted ones. `excess` maps quantities to the log-scale spread, for
-    each factor e beyond, by which the errors exceeded the prediction. `reason` says why a split could not be made; the
-    rest is then empty.
+    `table` has a row for each predicted run: run_id, observed_kwh, predicted_kwh, low_kwh, high_kwh (of a time: …_s),
+    error (relative), z (log error over its predicted standard deviation, NaN if that is 0). `horizons` maps quantities
+    to the largest factor by which a predicted run lay beyond the fitted ones. `excess` maps quantities to the log-scale
+    spread, for each factor e beyond, by which the errors exceeded the prediction. `reason` says why a split could not
+    be made; the rest is then empty.
     """
 
     name: str
@@ -48,16 +48,19 @@ class BacktestSplit:
     horizons: dict[str, float]
     excess: dict[str, float]
     reason: str | None = None
+    kind: ResponseKind = ENERGY_KIND
 
     @property
     def made(self) -> bool:
         return self.reason is None
 
+    def column(self, name: str) -> pd.Series:
+        """Return `observed`, `predicted`, `low` or `high` of each predicted run, in the response's unit."""
+        return self.table[f"{name}_{self.kind.suffix}"]
+
     @property
     def coverage(self) -> float:
-        inside = (self.table["observed_kwh"] >= self.table["low_kwh"]) & (
-            self.table["observed_kwh"] <= self.table["high_kwh"]
-        )
+        inside = self.column("observed").between(self.column("low"), self.column("high"))
         return float(inside.mean()) if len(inside) else float("nan")
 
     @property
@@ -82,7 +85,7 @@ class BacktestSplit:
             "n_predicted": len(self.table),
             "median_ape": self.median_ape,
             "worst": {"run_id": worst["run_id"], "error": float(worst["error"])},
-            "bias": float(np.expm1(np.median(np.log(self.table["predicted_kwh"] / self.table["observed_kwh"])))),
+            "bias": float(np.expm1(np.median(np.log(self.column("predicted") / self.column("observed"))))),
             "coverage": self.coverage,
             "level": LEVEL,
             "horizons": self.horizons,
@@ -127,14 +130,15 @@ class Backtest:
         return {"level": LEVEL, "splits": [split.to_dict(runs=runs) for split in self.splits]}
 
 
-def backtest(frame: pd.DataFrame) -> Backtest:
+def backtest(frame: pd.DataFrame, response: str = "energy_kwh") -> Backtest:
     """Backtest a table of runs (columns as `load_runs` gives them); splits that cannot be made say why."""
     frame = frame.assign(hardware=one_name_each(frame["hardware"]))
-    training = training_energy(frame)
-    work, _, _ = work_of(frame, training.joules)
-    energy = np.exp(work.log_y)
-    cheap = energy < np.median(energy) if len(work) else np.zeros(0, dtype=bool)
-    splits = [_split(frame, work, training, cheap, "energy", "fitted below the median energy, predicted from it up")]
+    training = training_response(frame, response)
+    kind = kind_of(response)
+    work, _, _ = work_of(frame, training.values)
+    cheap = work.log_y < np.median(work.log_y) if len(work) else np.zeros(0, dtype=bool)
+    rule = f"fitted below the median {kind.name}, predicted from it up"
+    splits = [_split(frame, work, training, cheap, kind.name, rule)]
     for name, noun in ((work.size, "size"), (work.per, "length")):
         if name is None:
             continue
@@ -152,7 +156,7 @@ def backtest(frame: pd.DataFrame) -> Backtest:
 
 
 def _split(
-    frame: pd.DataFrame, work: Work, training: TrainingEnergy, fitted: NDArray[np.bool_], name: str, rule: str
+    frame: pd.DataFrame, work: Work, training: TrainingResponse, fitted: NDArray[np.bool_], name: str, rule: str
 ) -> BacktestSplit:
     if fitted.sum() < LEAST_TRAINING or (~fitted).sum() < LEAST_TESTED:
         return _not_made(
@@ -164,7 +168,7 @@ def _split(
     except UserError as error:
         return _not_made(name, rule, str(error))
     test = work.take(~fitted)
-    if trained.energy.work.per != work.per or trained.energy.work.size != work.size:
+    if trained.explained.work.per != work.per or trained.explained.work.size != work.size:
         return _not_made(name, rule, "the two parts know different quantities")
     test = _same_labels(test, trained)
     if len(test) < LEAST_TESTED:
@@ -177,7 +181,7 @@ def _same_labels(test: Work, trained: EnergyFit) -> Work:
     """Return the runs whose labels the fit has seen. Other runs are scenarios, not extrapolations."""
     keep = np.ones(len(test), dtype=bool)
     for label, values in test.labels.items():
-        keep &= np.isin(values.astype(str), trained.energy.work.labels[label].astype(str))
+        keep &= np.isin(values.astype(str), trained.explained.work.labels[label].astype(str))
     return test.take(keep)
 
 
@@ -190,7 +194,7 @@ def _session_sd(frame: pd.DataFrame, fitted: pd.Series, test: Work) -> Array:
 
 def _score(trained: EnergyFit, test: Work, name: str, rule: str, session_sd: Array) -> BacktestSplit:
     target = target_of_runs(test)
-    bands = trained.fit.training_energy(target)
+    bands = trained.fit.training(target)
     low, high = (  # like `Fit.predict`, which adds the session
         bands.estimate * np.exp(side * np.hypot(np.log(end / bands.estimate), Z_90 * session_sd))
         for side, end in ((-1, bands.low), (1, bands.high))
@@ -198,18 +202,17 @@ def _score(trained: EnergyFit, test: Work, name: str, rule: str, session_sd: Arr
     sd = np.hypot(bands.sd, session_sd)
     observed = np.exp(test.log_y)
     log_error = np.log(observed / bands.estimate)
+    kind = trained.kind
+    columns = {"observed": observed, "predicted": bands.estimate, "low": low, "high": high}
     table = pd.DataFrame(
         {
             "run_id": test.run_ids,
-            "observed_kwh": observed / JOULES_PER_KWH,
-            "predicted_kwh": bands.estimate / JOULES_PER_KWH,
-            "low_kwh": low / JOULES_PER_KWH,
-            "high_kwh": high / JOULES_PER_KWH,
+            **{f"{column}_{kind.suffix}": values / kind.per_unit for column, values in columns.items()},
             "error": bands.estimate / observed - 1,
             "z": np.divide(log_error, sd, out=np.full(len(log_error), np.nan), where=sd > 0),
         }
     )
-    fitted = trained.energy.work
+    fitted = trained.explained.work
     distances = {key: _beyond(test.values[key], fitted.values[key]) for key in _quantities(fitted)}
     return BacktestSplit(
         name=name,
@@ -218,6 +221,7 @@ def _score(trained: EnergyFit, test: Work, name: str, rule: str, session_sd: Arr
         table=table,
         horizons={key: float(np.exp(distance.max())) for key, distance in distances.items()},
         excess=_excess(name, fitted, log_error, sd, distances),
+        kind=kind,
     )
 
 

@@ -22,9 +22,11 @@ from ..tables.run_quantities import Work
 from ..tables.table import RunTable
 from .backtest import HORIZON_LIMIT, Backtest
 from .energy_fit import EnergyFit
+from .family import target_of_runs
 from .fixed_part import GROWTH
 from .floor import floor_of_device
 from .hull import hull_factor
+from .response_kind import TIME_KIND
 from .scenarios import Scenario, scenarios_of, too_large, widen
 from .target import Z_90, PlannedTarget, peak_memory, plan_target
 from .target_emissions import emissions
@@ -65,9 +67,11 @@ def predict_target(table: RunTable, result: ValidatedFit, overrides: Sequence[st
     if memory["fits"] is False:
         scenarios.append(too_large(memory, planned.config.hardware.count, fitted.document["gpu_counts"]))
     least_j, least_s = _least(planned, fitted)
-    energy = widen(fitted.fit.predict(planned.target, LEVEL), scenarios, "energy_factor", least_j / JOULES_PER_KWH)
+    energy = None
+    if fitted.kind is not TIME_KIND:
+        energy = widen(fitted.fit.predict(planned.target, LEVEL), scenarios, "energy_factor", least_j / JOULES_PER_KWH)
     time = fitted.fit.predict_time(planned.target, LEVEL)
-    outside = _outside(fitted.fit, planned, fitted.energy.work)
+    outside = _outside(fitted.fit, planned, fitted.explained.work)
     leverage = _leverage(result, planned)
     if not outside and leverage["target"] > leverage["largest_in_fit"] * (1 + 1e-9):
         outside = [{"variable": "leverage", "factor": leverage["target"] / leverage["largest_in_fit"]}]
@@ -76,9 +80,10 @@ def predict_target(table: RunTable, result: ValidatedFit, overrides: Sequence[st
         "schema_version": 1,
         "level": LEVEL,
         "basis": "fit",
+        "response": table.response,
         "time_s": widen(time, scenarios, "time_factor", least_s) if time is not None else None,
         "energy_kwh": energy,
-        "emissions_g": emissions(table, planned, overrides, energy),
+        "emissions_g": emissions(table, planned, overrides, energy) if energy is not None else None,
         "peak_memory_gb": memory,
         "extrapolates": outside,
         "scenarios": [scenario.to_dict() for scenario in scenarios],
@@ -105,7 +110,7 @@ def _least(planned: PlannedTarget, fitted: EnergyFit) -> tuple[float, float]:
     floor = floor_of_device(planned.device, planned.precision)
     if flops is None or floor is None or document is None:
         return 0.0, 0.0
-    joules = floor.energy_j_per_flop * flops if document["energy_j_per_flop"] > 0 else 0.0
+    joules = floor.energy_j_per_flop * flops if (document["energy_j_per_flop"] or 0.0) > 0 else 0.0
     seconds = floor.time_s_per_flop * flops / planned.config.hardware.count
     return joules, seconds if document["time_s_per_flop"] > 0 else 0.0
 
@@ -126,8 +131,8 @@ def _outside(fit: Fit, planned: PlannedTarget, work: Work) -> list[dict[str, Any
 
 def _leverage(result: ValidatedFit, planned: PlannedTarget) -> dict[str, float]:
     """Return the leverage of the target in the best model (variance of its mean over σ²), and the fit's largest."""
-    best = result.fitted.energy.best
-    variance = float(result.fitted.fit.energy[0].mean_variance(planned.target))
+    best = result.fitted.explained.best
+    variance = float(result.fitted.fit.explained[0].mean_variance(planned.target))
     return {
         "target": variance / best.sigma**2 if best.sigma > 0 else float("nan"),
         "largest_in_fit": float(best.leverage.max()),
@@ -143,7 +148,7 @@ def validation(
     would not have been seen; NOT VALIDATED beyond, and for scenarios.
     """
     asked, tested, reasons, remarks = {}, {}, _other_regime(fitted, target), []
-    work = fitted.energy.work
+    work = fitted.explained.work
     for name in dict.fromkeys(n for n in (work.total, work.size, work.per) if n):
         value = target.values.get(name)
         if value is None or not value > 0:
@@ -176,17 +181,18 @@ def validation(
 
 def _other_regime(fitted: EnergyFit, target: Target) -> list[str]:
     """Say why the target lies in another regime than the runs: in how far it would exhaust the device."""
-    log_floor = fitted.fit.log_floor_j(target)
+    log_floor = fitted.fit.log_floor(target)
     if log_floor is None:
         return []
     reasons = []
-    below = float(predictive_mixture(fitted.fit.energy, target).cdf(log_floor)[0])
+    below = float(predictive_mixture(fitted.fit.explained, target).cdf(log_floor)[0])
     if below > MOST_BELOW_FLOOR:
         reasons.append(f"{100 * below:.0f} % of what the models predict is less than the device can do at its best")
-    work = fitted.energy.work
-    floor = fitted.fit.floor_j_per_flop * work.values["flops"]
-    reached = float(np.quantile(floor / np.exp(work.log_y), 0.95))
-    needed = float(np.exp(log_floor) / fitted.fit.training_energy(target).estimate[0])
+    work = fitted.explained.work
+    floors = fitted.fit.log_floor(target_of_runs(work))
+    assert floors is not None
+    reached = float(np.quantile(np.exp(floors - work.log_y), 0.95))
+    needed = float(np.exp(log_floor) / fitted.fit.training(target).estimate[0])
     if needed > REGIME_FACTOR * reached:
         reasons.append(
             f"the prediction reaches {100 * needed:.2g} % of the device's best efficiency, and the runs at most "
@@ -218,9 +224,11 @@ def _assumptions(result: ValidatedFit, planned: PlannedTarget) -> list[str]:
             f"The runs say little of how this target uses the device ({'; '.join(floor)}): the prediction leans on the "
             f"device's limits ({document['floor']['source']})."
         )
-    fixed = document["fixed"]["energy_j"]
+    kind = result.fitted.kind
+    fixed = document["fixed"][kind.fixed_key]
     if fixed is None:
-        if result.fitted.response == "energy_train_kwh":  # otherwise the model includes them, as the notes say
+        if result.fitted.response == "energy_train_kwh" != result.table.response or kind is TIME_KIND:
+            # Otherwise the model includes them, or nobody asked for them, as the notes say.
             found.append("Set-up, warm-up and evaluation are not added: the runs do not separate them from training.")
     elif fixed.get("models"):
         how = fixed["models"][0]["name"]
@@ -231,8 +239,8 @@ def _assumptions(result: ValidatedFit, planned: PlannedTarget) -> list[str]:
         if any(item["variable"] == "params" for item in fit.extrapolates(planned.target)):
             found.append(
                 f"How they grow with the model's size beyond these is averaged over {len(fixed['models'])} forms: a "
-                f"constant, {GROWTH['energy_j'][0]:.0e} J more for each parameter (within a factor 10, assumed), and a "
-                "power of the size."
+                f"constant, {GROWTH[kind.fixed_key][0]:.0e} {kind.base} more for each parameter (within a factor 10, "
+                "assumed), and a power of the size."
             )
     found.append("The device's efficiency is as in the runs: same software, clocks, batch and kernels.")
     return found

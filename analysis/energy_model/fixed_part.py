@@ -33,11 +33,12 @@ LEAST_SCATTER = 1e-3  # of the log of repeated runs; the likelihood takes none t
 SCATTER_OF_ONE = 0.3  # assumed for the log of the fixed part if only one run tells of it
 
 
-def fixed_part(frame: pd.DataFrame, response: str, *, apart: bool) -> dict[str, Any]:
+def fixed_part(frame: pd.DataFrame, response: str, *, apart: bool, alone: bool = False) -> dict[str, Any]:
     """Return `fixed` of fit.json: {"energy_j", "time_s"}, each {"mean", "sd", "n", "models", "note"} or None.
 
     `response` is the column that the training models explain. If that is the total, it includes the fixed part, unless
-    this was subtracted (`apart`) as measured by runs of zero steps.
+    this was subtracted (`apart`) as measured by runs of zero steps. If training `alone` is asked for, or its time, then
+    no energy is added to it.
     """
     params = frame["params"].to_numpy(dtype=float)
     trained = (frame["samples_seen"] > 0).to_numpy()
@@ -45,7 +46,11 @@ def fixed_part(frame: pd.DataFrame, response: str, *, apart: bool) -> dict[str, 
     total, took_s = (
         _on_its_own(frame, *names) for names in (("energy_kwh", "energy_setup_kwh"), ("total_s", "setup_s"))
     )
-    if response == "energy_train_kwh":
+    if response == "energy_gpu_kwh":
+        total = frame[response].to_numpy(dtype=float)
+    if alone or response == "train_s":
+        energy, rows = np.full(len(frame), np.nan), trained
+    elif response == "energy_train_kwh":
         energy, rows = (total - train) * JOULES_PER_KWH, trained
     else:
         energy, rows = total * JOULES_PER_KWH, ~trained & apart
@@ -58,13 +63,13 @@ def fixed_part(frame: pd.DataFrame, response: str, *, apart: bool) -> dict[str, 
     }
 
 
-def idle_kwh(frame: pd.DataFrame) -> Array | None:
+def idle_kwh(frame: pd.DataFrame, column: str = "energy_kwh") -> Array | None:
     """Return the mean energy (n,) of the runs of zero steps with each run's model, method and hardware.
 
     None if no run of zero steps matches some run that trained, or if only one exists.
     """
     trained = (frame["samples_seen"] > 0).to_numpy()
-    idle = frame["energy_kwh"].where(~trained & np.isfinite(frame["energy_kwh"]))
+    idle = frame[column].where(~trained & np.isfinite(frame[column]))
     keys = [frame["model"], frame["method"], one_name_each(frame["hardware"])]
     mean = idle.groupby(keys, dropna=False).transform("mean").to_numpy(dtype=float)
     return mean if idle.notna().sum() >= 2 and np.isfinite(mean[trained]).all() else None

@@ -72,7 +72,7 @@ def scenarios_of(planned: PlannedTarget, fitted: EnergyFit) -> list[Scenario]:
                 time_factor=max(gpu_counts) / count,
             )
         )
-    together = _together(planned, fitted.energy.work)
+    together = _together(planned, fitted.explained.work)
     return found if together is None else [*found, together]
 
 

@@ -56,8 +56,8 @@ def plan_target(overrides: Sequence[str], frame: pd.DataFrame, fitted: EnergyFit
     own = own_settings(frame, overrides)
     config = compose([*own, *overrides], given=overrides)
     named = given.keys() | settings_in(own).keys()
-    model = _model(config, named, frame, fitted.energy.work)
-    _refuse_unknown(config, given, named, frame, fitted.energy.work)
+    model = _model(config, named, frame, fitted.explained.work)
+    _refuse_unknown(config, given, named, frame, fitted.explained.work)
     lengths, sentence = _lengths(config, given, frame)
     workload = config.workload(lengths)
     if workload.steps == 0:
@@ -170,7 +170,7 @@ def _refuse_unknown(
 def _describe_like(config: RunConfig) -> str:
     return (
         f"The target: {config.samples:,} samples × {config.epochs} epoch{'s' * (config.epochs > 1)} of the runs' own "
-        "model and settings, which they do not name: energy is taken by the sample."
+        "model and settings, which they do not name: taken by the sample."
     )
 
 
@@ -223,7 +223,7 @@ def _precision(config: RunConfig, fitted: EnergyFit, assumptions: list[str]) -> 
         return seen[0]
     if not seen:
         return "bf16"
-    values, counts = np.unique(fitted.energy.work.labels["precision"].astype(str), return_counts=True)
+    values, counts = np.unique(fitted.explained.work.labels["precision"].astype(str), return_counts=True)
     common = str(values[int(np.argmax(counts))])
     assumptions.append(f"Precision {common}, the commonest of the runs (precision=… overrides it).")
     return common
@@ -239,7 +239,7 @@ def _device(
         if not seen:
             assumptions.append("The runs do not name their device: the target is taken to run on the same.")
             return True, None
-        values, counts = np.unique(fitted.energy.work.labels["hardware"].astype(str), return_counts=True)
+        values, counts = np.unique(fitted.explained.work.labels["hardware"].astype(str), return_counts=True)
         common = str(values[int(np.argmax(counts))])
         labels["hardware"] = common
         assumptions.append(f"On {common}, as {'the' if len(seen) == 1 else 'most'} runs were.")

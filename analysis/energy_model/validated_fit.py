@@ -30,7 +30,7 @@ class ValidatedFit:
 
     @property
     def results(self) -> Results:
-        """statsmodels' results object of the energy's best form: summary(), conf_int(), get_prediction() …"""
+        """statsmodels' results object of the response's best form: summary(), conf_int(), get_prediction() …"""
         return self.fitted.results
 
     def _repr_html_(self) -> str:
@@ -42,10 +42,10 @@ class ValidatedFit:
 def validated_fit(table: RunTable) -> ValidatedFit:
     """Fit all runs, backtest them, and widen predictions beyond the data by the error of the backtest.
 
-    Raises UserError if fewer than three runs trained with a known energy.
+    Raises UserError if fewer than three runs trained with a known response.
     """
-    fitted = fit_table(table.frame, table.excluded)
-    graded = backtest(table.frame)
+    fitted = fit_table(table.frame, table.excluded, response=table.response)
+    graded = backtest(table.frame, table.response)
     document = fitted.document
     document["beyond"] = {
         name: max(rate, LEAST_FORM_SD[name], graded.excess(name) or 0.0) for name, rate in document["beyond"].items()
@@ -57,11 +57,11 @@ def validated_fit(table: RunTable) -> ValidatedFit:
     if document["groups"]:
         alone = f"The forms share one: fit each {document['groups']['noun']} alone to predict."
         document["notes"].append(f"{sentence(document['groups'])} {alone}")
-    document["diagnostics"]["energy"]["order_correlation"] = _drift(fitted, table.frame)
+    document["diagnostics"][fitted.kind.name]["order_correlation"] = _drift(fitted, table.frame)
     fitted = dataclasses.replace(fitted, fit=fit_from_dict(document, FILE_NAME))
     return ValidatedFit(table=table, fitted=fitted, backtest=graded)
 
 
 def _drift(fitted: EnergyFit, frame: pd.DataFrame) -> dict[str, float] | None:
-    position = frame["position"].to_numpy(dtype=float)[fitted.energy.work.row]
-    return order_correlation(fitted.energy, np.asarray(position))
+    position = frame["position"].to_numpy(dtype=float)[fitted.explained.work.row]
+    return order_correlation(fitted.explained, np.asarray(position))

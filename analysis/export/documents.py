@@ -66,13 +66,13 @@ def _cells(row: dict[str, object]) -> list[str]:
 
 def _fit(table: RunTable) -> EnergyFit | None:
     try:
-        return fit_table(table.frame, table.excluded)
+        return fit_table(table.frame, table.excluded, response=table.response)
     except UserError:
         return None
 
 
 def _form(fitted: EnergyFit) -> str:
-    return f"{fitted.energy.best.form.name}: {fitted.energy.best.form.formula()}"
+    return f"{fitted.explained.best.form.name}: {fitted.explained.best.form.formula()}"
 
 
 def _coefficients(fitted: EnergyFit) -> pd.DataFrame:

@@ -5,7 +5,6 @@ import pandas as pd
 
 from lora_scaling.errors import UserError
 from lora_scaling.text import inert
-from lora_scaling.units import JOULES_PER_KWH
 
 from ..energy_model.energy_fit import fit_table
 from ..tables.table import DERIVED_COLUMNS, RunTable
@@ -16,7 +15,8 @@ FIRST = ("study", "run_id", "samples", "epochs", "samples_seen")
 def used_table(table: RunTable) -> pd.DataFrame:
     """Return one row for each run and for each row left out.
 
-    `fitted` and `ratio` (response ÷ fitted, 1 for a perfect fit) are empty where no form could be fitted, or the run
+    `explained` is the part of the response that the fit is of: without set-up and evaluation, where these are known.
+    `fitted` and `ratio` (explained ÷ fitted, 1 for a perfect fit) are empty where no form could be fitted, or the run
     did not train; `left_out` is the reason, empty for runs that were used.
     """
     frame = table.frame
@@ -32,19 +32,15 @@ def used_table(table: RunTable) -> pd.DataFrame:
 
 def _fitted(table: RunTable) -> pd.DataFrame:
     """Return the best form's fitted values, in the unit of the response, by row of the frame."""
-    empty = pd.DataFrame({"fitted": np.nan, "ratio": np.nan}, index=table.frame.index)
-    frame, timed = table.frame, table.response == "train_s"
+    rows = pd.DataFrame({"explained": np.nan, "fitted": np.nan, "ratio": np.nan}, index=table.frame.index)
     try:
-        fitted = fit_table(frame, table.excluded)
+        fit = fit_table(table.frame, table.excluded, response=table.response, with_time=False)
     except UserError:
-        return empty
-    of_response = fitted.time if timed else fitted.energy if fitted.response == table.response else None
-    if of_response is None:
-        return empty
-    values = np.exp(of_response.fitted) / (1.0 if timed else JOULES_PER_KWH)
-    empty.loc[frame.index[of_response.work.row], "fitted"] = values
-    empty["ratio"] = frame[table.response] / empty["fitted"]
-    return empty
+        return rows
+    used = table.frame.index[fit.explained.work.row]
+    rows.loc[used, "explained"] = np.exp(fit.explained.work.log_y) / fit.kind.per_unit
+    rows.loc[used, "fitted"] = np.exp(fit.explained.fitted) / fit.kind.per_unit
+    return rows.assign(ratio=rows["explained"] / rows["fitted"])
 
 
 def to_csv(rows: pd.DataFrame) -> str:

@@ -27,7 +27,6 @@ from .style import (
     SkippedFigure,
     canvas,
     clip_name,
-    energy_unit,
     linear_axis,
     log_axis,
     palette,
@@ -39,7 +38,7 @@ from .view import View
 
 @styled
 def interchangeability(view: View) -> DrawnFigure | SkippedFigure:
-    """Draw energy against samples × epochs coloured by epochs, and each run against the runs of the same product."""
+    """Draw the response against samples × epochs, coloured by epochs, and each run against its peers."""
     name, title = "samples_vs_epochs", "Are samples and epochs interchangeable?"
     runs, margin = view.runs, 100 * view.margin
     runs = runs.assign(product=(runs["samples"] * runs["epochs"]).round())
@@ -51,19 +50,19 @@ def interchangeability(view: View) -> DrawnFigure | SkippedFigure:
         return SkippedFigure(
             name=name, title=title, reason="no two runs have the same samples × epochs in different ways"
         )
-    peers = matched.groupby([*CELL_COLUMNS, "product"], dropna=False)["kwh"]
-    matched["percent"] = 100 * (matched["kwh"] / np.exp(peers.transform(lambda e: np.log(e).mean())) - 1)
+    peers = matched.groupby([*CELL_COLUMNS, "product"], dropna=False)["explained"]
+    matched["percent"] = 100 * (matched["explained"] / np.exp(peers.transform(lambda e: np.log(e).mean())) - 1)
     figure, axes = canvas()
     levels = sorted(matched["epochs"].unique())
     colours = dict(zip(levels, palette(len(levels)), strict=True))
     rows, note = thin(len(matched))
     drawn = matched.iloc[rows]
-    scale, unit = energy_unit(drawn["kwh"].to_numpy())
+    scale, unit = view.kind.best_unit(drawn["explained"].to_numpy())
     for i, epochs in enumerate(levels):
         some = drawn[drawn["epochs"] == epochs]
         sns.scatterplot(
             x=some["product"],
-            y=some["kwh"] * scale,
+            y=some["explained"] * scale,
             color=colours[epochs],
             marker=MARKERS[i % len(MARKERS)],
             s=34,
@@ -72,7 +71,9 @@ def interchangeability(view: View) -> DrawnFigure | SkippedFigure:
         )
     log_axis(axes[0], "x")
     log_axis(axes[0], "y")
-    axes[0].set(xlabel="Samples × epochs", ylabel=f"{view.noun} ({unit})", title="Energy by total shown")
+    axes[0].set(
+        xlabel="Samples × epochs", ylabel=f"{view.noun} ({unit})", title=f"{view.kind.name.capitalize()} by total shown"
+    )
     axes[0].legend(title=None, loc="best")
     axes[1].axhspan(-margin, margin, color=SHADE, zorder=0)
     zero_line(axes[1])
@@ -117,7 +118,7 @@ def _limit(ax: Axes, percent: np.ndarray, margin: float) -> str:
 
 @styled
 def lora_and_full(view: View) -> DrawnFigure | SkippedFigure:
-    """Energy per thousand tokens (or samples) by method and model, and full ÷ LoRA at matched work."""
+    """Energy or time per thousand tokens (or samples) by method and model, and full ÷ LoRA at matched work."""
     name, title = "lora_vs_full", "LoRA against full fine-tuning"
     runs = view.runs
     methods = [m for m in ("lora", "qlora", "full") if (runs["method"] == m).any()]
@@ -128,7 +129,7 @@ def lora_and_full(view: View) -> DrawnFigure | SkippedFigure:
     named = runs.assign(
         model=runs["model"].fillna("model not named").astype(str),
         flops=view.work.values["flops"],
-        j=1e3 * np.exp(view.work.log_y) / view.work.values[view.work.per],
+        base=1e3 * np.exp(view.work.log_y) / view.work.values[view.work.per],
     )
     ratios = _ratios(named, methods)
     if not ratios:
@@ -138,15 +139,16 @@ def lora_and_full(view: View) -> DrawnFigure | SkippedFigure:
     figure, axes = canvas(width=9.0, height=max(3.4, 1.6 + 0.45 * max(len(models), len(ratios))))
     colours = dict(zip(methods, palette(len(methods)), strict=True))
     sns.stripplot(
-        data=named.iloc[rows], y="model", x="j", hue="method", order=models, hue_order=methods, palette=colours,
+        data=named.iloc[rows], y="model", x="base", hue="method", order=models, hue_order=methods, palette=colours,
         dodge=True, jitter=0.08, size=5, ax=axes[0],
     )  # fmt: skip
     log_axis(axes[0], "x")
     unit_work = "token" if view.work.per == "tokens" else "sample"
-    axes[0].set(xlabel=f"{view.noun} per thousand {unit_work}s (J)", ylabel="", title="Energy for the same work")
+    axes[0].set(xlabel=f"{view.noun} per thousand {unit_work}s ({view.kind.base})", ylabel="",
+                title=f"{view.kind.name.capitalize()} for the same work")  # fmt: skip
     axes[0].set_yticks(range(len(models)), [clip_name(model, 20) for model in models])
     axes[0].legend(title=None, loc="best")
-    _draw_ratios(axes[1], ratios, models, colours, view.noun.lower())
+    _draw_ratios(axes[1], ratios, models, colours, view.noun_inside)
     alone = [ratio for ratio in ratios if math.isnan(ratio.low)]
     unsure = ", ".join(f"{clip_name(ratio.model, 20)} ({ratio.method})" for ratio in alone)
     text = (
@@ -158,7 +160,7 @@ def lora_and_full(view: View) -> DrawnFigure | SkippedFigure:
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """Full ÷ an adapter method for one model: energy with its 95 % interval (NaN if unknown), and FLOPs."""
+    """Full ÷ an adapter method for one model: energy or time with its 95 % interval (NaN if unknown), and FLOPs."""
 
     model: str
     method: str
@@ -192,7 +194,7 @@ def _draw_ratios(ax: Axes, ratios: Sequence[Ratio], models: Sequence[str], colou
 def _ratios(runs: pd.DataFrame, methods: Sequence[str]) -> list[Ratio]:
     """Compute full ÷ each adapter method, model by model, from the runs that `full_vs_lora` would compare.
 
-    The ratio is of the energy that the fit explains; the claim is about the whole run. The interval is from the scatter
+    The ratio is of what the fit explains; the claim is about the whole run. The interval is from the scatter
     within cells: Student's for repeats of one cell, the paired one for cells of single runs, none without repeats.
     """
     found: list[Ratio] = []
@@ -201,7 +203,7 @@ def _ratios(runs: pd.DataFrame, methods: Sequence[str]) -> list[Ratio]:
         effect = replace(METHOD, factor=lambda rows, places=places: rows["method"].map(places).astype(float))
         for model, rows in matched_runs(effect, runs).groupby("model", sort=False):
             rows = rows.reset_index(drop=True)
-            energy, _ = within_slope(rows, "kwh")
+            energy, _ = within_slope(rows, "explained")
             work = within_slope(rows, "flops")[0].value if rows["flops"].notna().all() else math.nan
             low, high = energy.interval(0.95) if energy.df > 0 else (math.nan, math.nan)
             found.append(
@@ -215,4 +217,4 @@ def _ratios(runs: pd.DataFrame, methods: Sequence[str]) -> list[Ratio]:
 
 def _data_caption(view: View, text: str, n: int) -> str:
     """Write the caption of a figure without a fit: n, source, and that no model was used."""
-    return f"{text} n = {n} runs. Model: none, observed energies. Source: {view.source}."
+    return f"{text} n = {n} runs. Model: none, observed values. Source: {view.source}."

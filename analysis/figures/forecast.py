@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from lora_scaling.estimate.fit_file import Bands
 from lora_scaling.estimate.result import LEVEL
 from lora_scaling.estimate.terms import Target
-from lora_scaling.units import JOULES_PER_KWH
 
 from ..arrays import Array
 from ..energy_model.backtest import BacktestSplit
@@ -24,7 +23,6 @@ from .style import (
     SkippedFigure,
     canvas,
     clip_name,
-    energy_unit,
     log_axis,
     palette,
     short,
@@ -38,7 +36,7 @@ PATH_POINTS = 80
 
 @styled
 def extrapolation_figure(view: View, result: Extrapolation) -> DrawnFigure:
-    """Draw energy along a path from the runs to the target, the data's range shaded, and energy per unit of work."""
+    """Draw the response along a path from the runs to the target, the data's range shaded, and per unit of work."""
     document = result.document
     values = {name: float(value) for name, value in result.planned.target.values.items()}
     total, work = view.work.total, view.work
@@ -46,35 +44,44 @@ def extrapolation_figure(view: View, result: Extrapolation) -> DrawnFigure:
     fitted = view.result.fitted
     extra_sd = np.hypot(fitted.fit.form_sd(target_of_runs(path)), fitted.fit.session_sd)
     bands = view.predict(path.values, path.labels, level=LEVEL, extra_sd=extra_sd)
-    energy = document["energy_kwh"]
+    kind = view.kind
+    predicted = document[f"{kind.name}_{kind.suffix}"]
     figure, axes = canvas()
     colour, accent = palette(4)[0], palette(4)[3]
     note = thin(len(work))[1]
-    scale, unit = energy_unit([energy["estimate"]])
-    kwh = np.exp(work.log_y) / JOULES_PER_KWH
+    scale, unit = kind.best_unit(np.array([predicted["estimate"]]))
+    observed = view.observed
     same = work.labels["method"] == result.planned.config.method.name
-    _draw_path(axes[0], work.values[total], kwh * scale, same, path.values[total], _times(bands, scale), colour)
-    _draw_target(axes[0], values[total], {key: value * scale for key, value in energy.items()}, accent)
-    axes[0].set(xlabel=_work_label(total), ylabel=f"{view.noun} ({unit})", title="Energy on the path to the target")
+    _draw_path(axes[0], work.values[total], observed * scale, same, path.values[total], _times(bands, scale), colour)
+    _draw_target(axes[0], values[total], {key: value * scale for key, value in predicted.items()}, accent)
+    axes[0].set(
+        xlabel=_work_label(total),
+        ylabel=f"{view.noun} ({unit})",
+        title=f"{kind.name.capitalize()} on the path to the target",
+    )
     size = work.size or work.per
-    per_work = JOULES_PER_KWH * 1e12 if total == "flops" else JOULES_PER_KWH * 1e3
+    per_work = kind.per_unit * (1e12 if total == "flops" else 1e3)
     scaled = _times(bands, per_work / path.values[total])
-    _draw_path(axes[1], work.values[size], kwh * per_work / work.values[total], same, path.values[size], scaled, colour)
+    _draw_path(
+        axes[1], work.values[size], observed * per_work / work.values[total], same, path.values[size], scaled, colour
+    )
     if same.any() and not same.all():
         axes[1].legend(title=None, loc="best")
     _draw_target(
-        axes[1], values[size], {key: value * per_work / values[total] for key, value in energy.items()}, accent
+        axes[1], values[size], {key: value * per_work / values[total] for key, value in predicted.items()}, accent
     )
-    of_work = "J per TFLOP" if total == "flops" else f"J per thousand {total.replace('_', ' ')}"
-    axes[1].set(xlabel=_work_label(size), ylabel=f"{view.noun} ({of_work})", title="Energy per unit of work")
+    of_work = f"{kind.base} per TFLOP" if total == "flops" else f"{kind.base} per thousand {total.replace('_', ' ')}"
+    axes[1].set(
+        xlabel=_work_label(size), ylabel=f"{view.noun} ({of_work})", title=f"{kind.name.capitalize()} per unit of work"
+    )
     for ax in axes:
         log_axis(ax, "x")
         log_axis(ax, "y")
     name = clip_name(f"{result.planned.model or 'the same model'}, {result.planned.config.method.name}", 34)
     axes[0].annotate(
-        f"{name}\n{_three(energy['estimate'] * scale)} {unit}\n"
-        f"({_three(energy['low'] * scale)} to {_three(energy['high'] * scale)})",
-        (values[total], energy["high"] * scale),
+        f"{name}\n{_three(predicted['estimate'] * scale)} {unit}\n"
+        f"({_three(predicted['low'] * scale)} to {_three(predicted['high'] * scale)})",
+        (values[total], predicted["high"] * scale),
         xytext=(0, 6),
         textcoords="offset points",
         ha="right" if values[total] > np.sqrt(np.prod(axes[0].get_xlim())) else "left",
@@ -178,20 +185,20 @@ def _three(value: float) -> str:
 
 @styled
 def backtest_figure(view: View) -> DrawnFigure | SkippedFigure:
-    """Draw predicted against observed energy of every split, with intervals."""
+    """Draw predicted against observed values of every split, with intervals."""
     name, title = "backtest", "Fitted on the cheaper runs, tested on the most expensive"
     splits = view.result.backtest.made
     if not splits:
         reasons = "; ".join(f"{split.name}: {split.reason}" for split in view.result.backtest.splits)
         return SkippedFigure(name=name, title=title, reason=f"no backtest could be made ({reasons})")
     figure, axes = canvas(len(splits), width=min(3.4 * len(splits) + 0.8, 10.5), height=3.9)
-    everything = np.concatenate([s.table[c] for s in splits for c in ("observed_kwh", "predicted_kwh")])
-    scale, unit = energy_unit(everything)
+    everything = np.concatenate([s.column(name) for s in splits for name in ("observed", "predicted")])
+    scale, unit = view.kind.best_unit(everything)
     note = ""
     for ax, split in zip(axes, splits, strict=True):
         note = _observed_predicted(ax, split, scale) or note
         ax.set_xlabel(f"Observed ({unit})")
-    axes[0].set_ylabel(f"Predicted {view.noun.lower()} ({unit})")
+    axes[0].set_ylabel(f"Predicted {view.noun_inside} ({unit})")
     text = " ".join(_split_sentence(split) for split in splits)
     missing = [split for split in view.result.backtest.splits if not split.made]
     text += "".join(f" No split by {split.name}: {split.reason}." for split in missing)
@@ -205,27 +212,24 @@ def backtest_figure(view: View) -> DrawnFigure | SkippedFigure:
 
 def _observed_predicted(ax: Axes, split: BacktestSplit, scale: float) -> str:
     rows, note = thin(len(split.table), 400)
-    table = split.table.iloc[rows]
-    observed, predicted = table["observed_kwh"] * scale, table["predicted_kwh"] * scale
-    inside = (table["observed_kwh"] >= table["low_kwh"]) & (table["observed_kwh"] <= table["high_kwh"])
+    columns = (split.column(name).iloc[rows] * scale for name in ("observed", "predicted", "low", "high"))
+    observed, predicted, low, high = columns
+    inside = (observed >= low) & (observed <= high)
     good, bad = palette(4)[0], palette(4)[3]
     for mask, colour in ((inside, good), (~inside, bad)):
         if not mask.any():
             continue
         error = [
-            (predicted - table["low_kwh"] * scale)[mask].clip(lower=0),
-            (table["high_kwh"] * scale - predicted)[mask].clip(lower=0),
+            (predicted - low)[mask].clip(lower=0),
+            (high - predicted)[mask].clip(lower=0),
         ]
         ax.errorbar(observed[mask], predicted[mask], yerr=error, fmt="o", color=colour, ms=4.5, lw=1, capsize=2)
-    ends = [
-        min(observed.min(), (table["low_kwh"] * scale).min()),
-        max(observed.max(), (table["high_kwh"] * scale).max()),
-    ]
+    ends = [min(observed.min(), low.min()), max(observed.max(), high.max())]
     margin = (ends[1] / ends[0]) ** 0.05
     ax.plot([ends[0] / margin, ends[1] * margin], [ends[0] / margin, ends[1] * margin], color=FAINT, lw=1, zorder=0)
     log_axis(ax, "x")
     log_axis(ax, "y")
-    ax.set_title({"energy": "By energy", "size": "By model size", "length": "By length"}[split.name])
+    ax.set_title({"energy": "By energy", "time": "By time", "size": "By model size", "length": "By length"}[split.name])
     ax.text(
         0.04,
         0.96,

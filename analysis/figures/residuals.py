@@ -1,11 +1,9 @@
-"""Residuals of the fit, against fitted energy and against the order of the runs."""
+"""Residuals of the fit, against fitted energy or time and against the order of the runs."""
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-
-from lora_scaling.units import JOULES_PER_KWH
 
 from ..energy_model.diagnostics import externally_studentised, order_correlation
 from .scaling import zero_line
@@ -15,7 +13,6 @@ from .style import (
     SkippedFigure,
     canvas,
     clip_name,
-    energy_unit,
     linear_axis,
     log_axis,
     palette,
@@ -30,36 +27,36 @@ SMOOTHED_FROM = 30
 
 @styled
 def residuals(view: View) -> DrawnFigure | SkippedFigure:
-    """Draw the best model's residuals in per cent against fitted energy and, if it is known, run order."""
-    energy = view.result.fitted.energy
-    if energy.best.df < 1 or energy.best.sigma < 1e-9:
+    """Draw the best model's residuals in per cent against the fitted response and, if it is known, run order."""
+    explained = view.result.fitted.explained
+    if explained.best.df < 1 or explained.best.sigma < 1e-9:
         return SkippedFigure(name="residuals", title=TITLE, reason="the fit passes through every run")
-    percent = 100 * np.expm1(energy.best.resid)
-    fitted = np.exp(energy.fitted) / JOULES_PER_KWH
+    percent = 100 * np.expm1(explained.best.resid)
+    fitted = np.exp(explained.fitted) / view.kind.per_unit
     position = view.runs["position"].to_numpy(dtype=float)
     ordered = bool(np.isfinite(position).all()) and len(np.unique(position)) > 2
     figure, axes = canvas(2 if ordered else 1, width=9.0 if ordered else 5.5)
     rows, note = thin(len(percent))
-    scale, unit = energy_unit(fitted)
+    scale, unit = view.kind.best_unit(fitted)
     colour, alarm = palette(4)[0], palette(4)[3]
     outlying = _outliers(view)
     _panel(axes[0], fitted * scale, percent, rows, colour)
-    axes[0].set_xlabel(f"Fitted {view.noun.lower()} ({unit})")
+    axes[0].set_xlabel(f"Fitted {view.noun_inside} ({unit})")
     axes[0].set_ylabel("Residual (% of the fit)")
     log_axis(axes[0], "x")
-    axes[0].set_title("Against fitted energy")
+    axes[0].set_title(f"Against fitted {view.kind.name}")
     drift = None
     if ordered:
         _panel(axes[1], position, percent, rows, colour)
         axes[1].set_xlabel("Order of the runs in time")
         linear_axis(axes[1], "x")
         axes[1].set_title("Against run order")
-        drift = order_correlation(energy, position)
+        drift = order_correlation(explained, position)
     for ax, x in zip(axes, (fitted * scale, position), strict=False):
         for i in outlying:
             ax.plot(x[i], percent[i], "o", color=alarm, ms=6, zorder=4)
             ax.annotate(
-                clip_name(str(energy.work.run_ids[i]), 26),
+                clip_name(str(explained.work.run_ids[i]), 26),
                 (x[i], percent[i]),
                 xytext=(0, 7),
                 textcoords="offset points",
@@ -97,8 +94,8 @@ def _panel(ax: Axes, x: np.ndarray, percent: np.ndarray, rows: np.ndarray, colou
 
 def _outliers(view: View) -> list[int]:
     """Find the runs that the diagnostics name as outliers, at most five."""
-    named = {item["run_id"] for item in view.result.fitted.document["diagnostics"]["energy"]["outliers"][:5]}
-    size = np.abs(externally_studentised(view.result.fitted.energy))
+    named = {item["run_id"] for item in view.result.fitted.document["diagnostics"][view.kind.name]["outliers"][:5]}
+    size = np.abs(externally_studentised(view.result.fitted.explained))
     order = np.argsort(-size)[:20]
     return [int(i) for i in order if str(view.work.run_ids[i]) in named][:5]
 

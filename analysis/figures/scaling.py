@@ -1,4 +1,4 @@
-"""Energy against one factor: runs, fit and bands, on linear and logarithmic axes."""
+"""Energy or time against one factor: runs, fit and bands, on linear and logarithmic axes."""
 
 import numpy as np
 import seaborn as sns
@@ -12,7 +12,6 @@ from .style import (
     SkippedFigure,
     canvas,
     clip_name,
-    energy_unit,
     label_lines,
     level_ticks,
     linear_axis,
@@ -28,13 +27,14 @@ BANDS = "Lines: fit; dark bands: 95 % interval of the mean; light bands: 90 % in
 
 def scaling_figures(view: View) -> list[DrawnFigure | SkippedFigure]:
     """Draw one figure for each factor, or say why it is missing."""
-    return [energy_against(view, factor) for factor in FACTORS]
+    return [response_against(view, factor) for factor in FACTORS]
 
 
 @styled
-def energy_against(view: View, factor: Factor) -> DrawnFigure | SkippedFigure:
-    """Draw energy against one factor, on linear and on logarithmic axes."""
-    name, title = f"energy_vs_{factor.name}", f"Energy against {factor.noun}"
+def response_against(view: View, factor: Factor) -> DrawnFigure | SkippedFigure:
+    """Draw what the fit explains against one factor, on linear and on logarithmic axes."""
+    response = view.kind.name
+    name, title = f"{response}_vs_{factor.name}", f"{response.capitalize()} against {factor.noun}"
     levels = varied(view, factor.name)
     if factor.name == "flops_per_token" and view.work.size != "flops_per_token":
         return SkippedFigure(name=name, title=title, reason="FLOPs of the runs are unknown")
@@ -44,7 +44,7 @@ def energy_against(view: View, factor: Factor) -> DrawnFigure | SkippedFigure:
     groups, held = run_groups(view, factor.name)
     if not groups:
         return SkippedFigure(name=name, title=title, reason=f"`{factor.name}` varied only together with other settings")
-    scale, unit = energy_unit(np.concatenate([s.kwh for s in groups]))
+    scale, unit = view.kind.best_unit(np.concatenate([s.y for s in groups]))
     figure, axes = canvas()
     colours = palette(len(groups))
     drawn, total = sum(len(one.x) for one in groups), sum(one.total for one in groups)
@@ -89,7 +89,7 @@ def _draw(ax: Axes, one: RunGroup, scale: float, colour: tuple, marker: str) -> 
     ax.plot(one.curve.x, one.curve.mean.estimate * scale, color=line, lw=1.5, zorder=4 if many else 2)
     sns.scatterplot(
         x=one.x,
-        y=one.kwh * scale,
+        y=one.y * scale,
         color=colour,
         marker=marker,
         s=9 if many else 26,

@@ -13,8 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from lora_scaling.text import ENERGY
-
 MOST_POINTS = 2000
 INK = "#222222"
 FAINT = "#8a8a8a"
@@ -136,12 +134,6 @@ def short(value: float, *, powers: bool = False, billions: bool = False) -> str:
     mantissa = value / 10.0**exponent
     power = "10" + str(exponent).translate(_SUPERSCRIPT)
     return power if abs(mantissa - 1) < 1e-6 else f"{mantissa:.3g}×{power}"
-
-
-def energy_unit(values_kwh: Sequence[float] | np.ndarray) -> tuple[float, str]:
-    """Choose the unit in which the largest of these energies is a plain number: (factor from kWh, name)."""
-    unit = ENERGY.unit(float(np.nanmax(np.asarray(values_kwh, dtype=float))))
-    return 1 / unit.size, unit.name
 
 
 def label_lines(axes: Axes, ends: Sequence[tuple[float, float, str, Any]], *, gap: float = 0.065) -> None:

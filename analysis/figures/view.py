@@ -14,12 +14,13 @@ from lora_scaling.errors import UserError
 from lora_scaling.estimate.fit_file import Bands, training_bands
 from lora_scaling.estimate.terms import Target
 from lora_scaling.text import counted
-from lora_scaling.units import JOULES_PER_KWH
 
 from ..arrays import Array
 from ..claims.verdicts import Options
 from ..energy_model.energy_fit import fit_table
+from ..energy_model.response_kind import ResponseKind
 from ..energy_model.validated_fit import ValidatedFit
+from ..tables.response import response_noun
 from ..tables.run_quantities import Work, group_levels
 from ..tables.table import RunTable
 from .style import clip_name, thin
@@ -57,17 +58,32 @@ class View:
 
     @property
     def work(self) -> Work:
-        return self.result.fitted.energy.work
+        return self.result.fitted.explained.work
+
+    @property
+    def kind(self) -> ResponseKind:
+        return self.result.fitted.kind
+
+    @property
+    def observed(self) -> Array:
+        """Return what the fit explains of each fitted run (n,), in the unit of its kind (kWh, s)."""
+        return np.exp(self.work.log_y) / self.kind.per_unit
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """Return the fitted runs' rows of the table, with `kwh`, the energy that the fit explains."""
+        """Return the fitted runs' rows of the table, with `explained`, the response that the fit explains."""
         frame = self.table.frame.iloc[self.work.row].reset_index(drop=True)
-        return frame.assign(kwh=np.exp(self.work.log_y) / JOULES_PER_KWH)
+        return frame.assign(explained=self.observed)
 
     @property
     def noun(self) -> str:
-        return "Training energy" if self.result.fitted.response == "energy_train_kwh" else "Energy"
+        noun = response_noun(self.table, self.result.fitted.response)
+        return noun[0].upper() + noun[1:]
+
+    @property
+    def noun_inside(self) -> str:
+        """The noun within a sentence."""
+        return response_noun(self.table, self.result.fitted.response)
 
     @property
     def source(self) -> str:
@@ -85,7 +101,7 @@ class View:
         rows = self.table.frame[self.table.frame[self.split["column"]].astype(str) == name]
         table = dataclasses.replace(self.table, frame=rows.reset_index(drop=True))
         try:
-            fitted = fit_table(table.frame)
+            fitted = fit_table(table.frame, response=table.response)
         except UserError:
             return None
         fitted.document["groups"] = None
@@ -101,11 +117,11 @@ class View:
         return f"{text} n = {len(self.work)} runs. Model: {mixture}{more}. Source: {self.source}."
 
     def predict(self, values: Mapping[str, Array], labels: Mapping[str, NDArray[np.object_]], **options: Any) -> Bands:
-        """Predict training energy by the fit's models, in kWh."""
+        """Predict what the fit explains by its models, in the unit of its kind."""
         target = Target(values=values, labels=labels)
         fit = self.result.fitted.fit
-        bands = training_bands(fit.energy, target, log_floor=fit.log_floor_j(target), **options)
-        scale = 1 / JOULES_PER_KWH
+        bands = training_bands(fit.explained, target, log_floor=fit.log_floor(target), **options)
+        scale = 1 / self.kind.per_unit
         return Bands(estimate=bands.estimate * scale, low=bands.low * scale, high=bands.high * scale, sd=bands.sd)
 
 
@@ -120,15 +136,15 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class RunGroup:
-    """Runs that share a hue: their x and energy (kWh) moved by the fit to the held settings, and the curve.
+    """Runs that share a hue: their x and response (kWh, s) moved by the fit to the held settings, and the curve.
 
-    `total` counts them all; x and kwh hold at most as many as are drawn.
+    `total` counts them all; x and y hold at most as many as are drawn.
     """
 
     name: str
     total: int
     x: Array
-    kwh: Array
+    y: Array
     curve: Curve
 
 
@@ -209,8 +225,8 @@ def run_groups(view: View, factor: str) -> tuple[list[RunGroup], str]:
             mean=view.predict(values, labels, level=0.95, noise=False),
             new=view.predict(values, labels, level=0.9),
         )
-        kwh = np.exp(member.log_y) / JOULES_PER_KWH * moved.estimate / actual.estimate
-        groups.append(RunGroup(name=name, x=member.values[factor], kwh=kwh, curve=curve, total=total))
+        y = np.exp(member.log_y) / view.kind.per_unit * moved.estimate / actual.estimate
+        groups.append(RunGroup(name=name, x=member.values[factor], y=y, curve=curve, total=total))
         held.setdefault(holder.held(), []).append(name)
     return groups, _held_sentence(held)
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lora_scaling.text import ENERGY, shown
+from lora_scaling.text import shown
 
 from ..claims.verdicts import Claim, Options
 from ..energy_model.extrapolate import Extrapolation
@@ -17,7 +17,7 @@ QUESTIONS = {
     "linear_in_epochs": "Is {} linear in the number of epochs?",
     "doubling_doubles": "Do twice the {factor} cost twice the {}?",
     "rank_effect": "Is {} the same at every LoRA rank?",
-    "size_exponent": "Is the energy of a token proportional to its FLOPs?",
+    "size_exponent": "Is the {} of a token proportional to its FLOPs?",
     "full_vs_lora": "Does full fine-tuning cost more than LoRA?",
 }
 
@@ -84,8 +84,9 @@ def _certainty(claim: Claim, options: Options) -> str:
 
 def _predicted(forecast: Extrapolation) -> str:
     document = forecast.document
-    energy, label = document["energy_kwh"], document["validation"]["label"]
-    value, ends = ENERGY.interval(energy["estimate"], energy["low"], energy["high"])
+    kind, label = forecast.validated.fitted.kind, document["validation"]["label"]
+    predicted = document[f"{kind.name}_{kind.suffix}"]
+    value, ends = kind.quantity.interval(predicted["estimate"], predicted["low"], predicted["high"])
     return (
         f"{' '.join(document['target']['overrides'])}, from these runs: {value} "
         f"({ends}, 90 % interval; {distance_from_data(document)}; {label})."

@@ -101,7 +101,10 @@ def render(findings: Findings) -> str:
         except Exception as error:
             sections.append(Section(title=title, reason=f"could not be made: {type(error).__name__}: {error}"))
     used = len(findings.table.frame)
+    response = "Time" if findings.table.response == "train_s" else "Energy"
     name = ", ".join(Path(source).name or source for source in findings.table.sources)
     return page(
-        title=f"Energy scaling: {name}", subtitle=f"{used} runs · lora-scaling {__version__}", sections=sections
+        title=f"{response} scaling: {name}",
+        subtitle=f"{used} runs · lora-scaling {__version__}",
+        sections=sections,
     )

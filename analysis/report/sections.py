@@ -90,7 +90,9 @@ def plain_reason(claim: Claim) -> str:
 
 
 def basis(findings: Findings) -> str:
-    """Say in one line what the energy consists of, for the place where it matters most: next to the verdicts."""
+    """Say in one line what the response consists of, for the place where it matters most: next to the verdicts."""
+    if findings.table.response == "train_s":
+        return f"The verdicts are about {findings.claims.response.noun}, not about energy."
     shares = _shares(findings.table.frame)
     measured, modelled = (f"{100 * shares[kind]:.3g} %" for kind in ("measured", "modelled"))
     if findings.claims.response.modelled or (shares["modelled"] > 0 and shares["measured"] + shares["unknown"] == 0):
@@ -188,6 +190,8 @@ def _interval_row(name: str, interval: dict[str, Any] | None) -> tuple[str, ...]
 def sources_section(findings: Findings) -> Section:
     """Write where the energy of each component came from, and how much it was."""
     frame = findings.table.frame
+    if frame[["energy_kwh", *(f"energy_{part}_kwh" for part in ("gpu", "cpu", "ram"))]].isna().all(axis=None):
+        return Section(title="Measured and modelled", reason="The table holds no energy.")
     rows = []
     for component, name in (("gpu", "GPU"), ("cpu", "CPU"), ("ram", "memory")):
         groups = frame.groupby(frame[f"energy_source_{component}"].fillna("unknown"))
@@ -205,6 +209,8 @@ def emissions_section(findings: Findings) -> Section:
     """Write the grams, their definition, and what they compare to."""
     frame = findings.table.frame
     energy, grams = frame["energy_kwh"], frame["emissions_g"]
+    if energy.isna().all():
+        return Section(title="Emissions", reason="Unknown: the table holds no energy.")
     known, origin = grams.notna(), findings.provenance
     lead, total = f"{_cell(energy.sum())} kWh in all", None
     if not known.any():

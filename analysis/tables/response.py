@@ -47,12 +47,12 @@ def _choose(table: RunTable) -> Response:
     frame = table.frame.copy()
     frame["y"] = frame[table.response]
     frame["y_measured"] = np.nan
+    noun = response_noun(table)
     if table.response == "train_s":
-        return _plain(frame, "training time", table.response)
+        return _plain(frame, noun, table.response)
     if table.response == "energy_gpu_kwh":
-        return _plain(frame, "GPU energy", table.response, modelled=_all_modelled(frame, ("gpu",)))
+        return _plain(frame, noun, table.response, modelled=_all_modelled(frame, ("gpu",)))
     warnings: list[RunWarning] = []
-    noun = _energy_noun(table) if table.response == "energy_kwh" else "training energy"
     setup_differs = False
     if table.response == "energy_kwh":
         frame, setup_differs, found = _without_unequal_setup(frame)
@@ -80,8 +80,13 @@ def _choose(table: RunTable) -> Response:
     )
 
 
-def _energy_noun(table: RunTable) -> str:
-    """Name the energy of a table by what its program recorded of it."""
+def response_noun(table: RunTable, column: str | None = None) -> str:
+    """Name the response of a table, or a `column` that is a part of it, in sentences."""
+    column = column or table.response
+    named = {"train_s": "training time", "energy_gpu_kwh": "GPU energy", "energy_train_kwh": "training energy"}
+    if column in named:
+        whole = column == "train_s" and any(warning.kind == "whole_time" for warning in table.warnings)
+        return "time" if whole else named[column]
     kinds = {warning.kind for warning in table.warnings}
     if "gpu_only" in kinds:
         return "GPU energy"

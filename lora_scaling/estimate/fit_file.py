@@ -44,6 +44,7 @@ __all__ = [
 ]  # fmt: skip
 
 SCHEMA_VERSION = 1
+TIME_FIT = "time_fit"  # the `kind` of a fit whose models are of seconds
 # Less is the same to every digit that is printed.
 _BEYOND = 1.005
 # A factor either way, at 90 %, that is added for a method or precision the fit has never seen. Runs of LoRA say little
@@ -225,6 +226,11 @@ class Fit:
     floor_j_per_flop: float = 0.0
     floor_s_per_flop: float = 0.0
 
+    @property
+    def explained(self) -> tuple[FittedModel, ...]:
+        """The models of what the fit explains: energy, or time in a fit without models of energy."""
+        return self.energy or self.time
+
     def predict(self, target: Target, level: float = LEVEL) -> Prediction:
         """Energy of the whole run in kWh: training by the mixture, plus the fixed part.
 
@@ -245,11 +251,18 @@ class Fit:
             return None
         return self._predict(self.time, self.fixed_time_s, target, level, self.log_floor_s(target))
 
-    def training_energy(self, target: Target, level: float = LEVEL) -> Bands:
-        """Return medians and intervals of the joules of training alone, without set-up and spread between sessions."""
+    def training(self, target: Target, level: float = LEVEL) -> Bands:
+        """Return medians and intervals of training alone, without set-up and spread between sessions.
+
+        They are joules, or seconds in a fit of times.
+        """
         return training_bands(
-            self.energy, target, level=level, extra_sd=self.form_sd(target), log_floor=self.log_floor_j(target)
+            self.explained, target, level=level, extra_sd=self.form_sd(target), log_floor=self.log_floor(target)
         )
+
+    def log_floor(self, target: Target) -> Array | None:
+        """Return the log of the least that training can take of what the fit explains, () or (m,); None if unknown."""
+        return self.log_floor_j(target) if self.energy else self.log_floor_s(target)
 
     def log_floor_j(self, target: Target) -> Array | None:
         """Return the log of the least joules that training can take, () or (m,); None if it is not known."""
@@ -405,6 +418,11 @@ def load_fit(path: str | Path) -> Fit:
         raise UserError(f"fit: got {path}, which cannot be read ({error.strerror}); give a fit.json") from None
     except (ValueError, RecursionError):
         raise UserError(f"fit: got {path}, which is not JSON; make one with python -m analysis fit RUNS") from None
+    if isinstance(values, dict) and values.get("kind") == TIME_FIT:
+        raise UserError(
+            f"fit: got {path}, which is fitted to times and knows no energy; predict the time with python -m analysis "
+            "extrapolate RUNS --response time, or estimate without fit="
+        )
     if not isinstance(values, dict) or values.get("kind") != "energy_fit":
         raise UserError(f"fit: got {path}, which is not an energy fit; make one with python -m analysis fit RUNS")
     if values.get("schema_version") != SCHEMA_VERSION:
@@ -471,12 +489,14 @@ def fit_from_dict(values: Mapping[str, Any], path: str = "fit.json") -> Fit:
     """The dataclasses from the parsed JSON; KeyError, TypeError or ValueError where something is amiss."""
     fixed = values.get("fixed") or {}
     time = values.get("time") or []
-    energy = tuple(_model(item) for item in values["models"])
-    if not energy:
+    explained = tuple(_model(item) for item in values["models"])
+    if not explained:
         raise ValueError("it holds no model")
+    beside = tuple(_model(item) for item in (time.get("models", []) if isinstance(time, dict) else time))
+    of_time = values.get("kind") == TIME_FIT
     return Fit(
-        energy=energy,
-        time=tuple(_model(item) for item in (time.get("models", []) if isinstance(time, dict) else time)),
+        energy=() if of_time else explained,
+        time=explained if of_time else beside,
         fixed_energy_j=_spread(fixed.get("energy_j")),
         fixed_time_s=_spread(fixed.get("time_s")),
         ranges={

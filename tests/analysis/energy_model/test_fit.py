@@ -88,7 +88,7 @@ def test_results_are_statsmodels_own(phi) -> None:
     fitted = fit_table(frame_of(law(phi), cv=0.02, replicates=2))
     model = best(fitted.document)
     assert isinstance(fitted.results._results, RegressionResults)
-    assert fitted.results is fitted.energy.results
+    assert fitted.results is fitted.explained.results
     assert fitted.results.model.exog_names == model["param_names"]
     assert list(fitted.results.params) == pytest.approx([model["params"][name] for name in model["param_names"]])
     assert list(fitted.results.bse) == pytest.approx([model["se"][name] for name in model["param_names"]])
@@ -125,11 +125,11 @@ def test_the_coefficient_table_is_printed_as_statsmodels_does(
 def test_a_prediction_interval_is_statsmodels_own() -> None:
     """Of one form: the interval of a new run at a setting of the data."""
     fitted = fit_table(frame_of(law(lambda f: (f / 1e9) ** -0.2), cv=0.05, replicates=2, seed=4))
-    form = next(model for model in fitted.fit.energy if model.name == fitted.energy.best.form.name)
-    target = Target(values={name: column[0] for name, column in fitted.energy.work.values.items()}, labels={})
+    form = next(model for model in fitted.fit.energy if model.name == fitted.explained.best.form.name)
+    target = Target(values={name: column[0] for name, column in fitted.explained.work.values.items()}, labels={})
     bands = training_bands([form], target, level=0.9)
     new = fitted.results.get_prediction(fitted.results.model.exog[:1], weights=[1.0]).summary_frame(alpha=0.1)
-    per = math.log(fitted.energy.work.values[form.per][0])
+    per = math.log(fitted.explained.work.values[form.per][0])
     assert np.log([bands.low[0], bands.high[0]]) - per == pytest.approx(
         [new["obs_ci_lower"][0], new["obs_ci_upper"][0]], rel=1e-9
     )
@@ -395,9 +395,9 @@ def test_each_model_has_a_fixed_part_of_its_own() -> None:
     frame = frame_of(law(), cv=0.0)
     own = {model: 1e-3 * 10 ** (i / 5) for i, model in enumerate(frame["model"].unique())}
     fitted = fit_table(without_phases(frame, idle_runs(frame, own), own))
-    joules = np.exp(fitted.energy.work.log_y)
+    joules = np.exp(fitted.explained.work.log_y)
     assert joules == pytest.approx(3.6e6 * frame["energy_train_kwh"].to_numpy(), rel=1e-9)
-    assert fitted.energy.best.sigma < 1e-6
+    assert fitted.explained.best.sigma < 1e-6
 
 
 def test_a_model_without_runs_of_zero_steps_has_its_total_modelled() -> None:
@@ -407,7 +407,7 @@ def test_a_model_without_runs_of_zero_steps_has_its_total_modelled() -> None:
     whole = without_phases(frame, idle_runs(frame, told), own)
     fitted = fit_table(whole)
     assert fitted.document["fixed"]["energy_j"] is None  # it is in the total, and must not be added again
-    assert np.exp(fitted.energy.work.log_y) == pytest.approx(3.6e6 * whole["energy_kwh"].to_numpy()[: len(frame)])
+    assert np.exp(fitted.explained.work.log_y) == pytest.approx(3.6e6 * whole["energy_kwh"].to_numpy()[: len(frame)])
     assert any("its fixed part included" in note for note in fitted.document["notes"])
     graded = backtest(whole)  # its parts explain the same as the whole, whatever they know of zero steps
     for split in graded.made:
@@ -432,14 +432,14 @@ def test_a_target_by_any_name_of_its_device_is_predicted_alike() -> None:
     frame.loc[frame.index % 6 == 0, "hardware"] = "H100-SXM"
     frame["energy_train_kwh"] *= np.where(frame.index % 3 == 0, 2.0, 1.0)
     fitted = fit_table(frame)
-    values = {name: float(column[0]) for name, column in fitted.energy.work.values.items()}
+    values = {name: float(column[0]) for name, column in fitted.explained.work.values.items()}
     for name in ("NVIDIA H100 80GB HBM3", "h100-sxm", "NVIDIA A100-SXM4-80GB", "a100-80gb"):
         target = Target(values=values, labels={"method": "lora", "hardware": name, "precision": "bf16"})
         known = next(seen for seen in fitted.fit.hardware if same_device(seen, name))
         by_own_name = dataclasses.replace(target, labels={**target.labels, "hardware": known})
         bands, same = (training_bands(fitted.fit.energy, each) for each in (target, by_own_name))
         assert bands.estimate == pytest.approx(same.estimate, rel=1e-9)
-        assert bands.estimate[0] / np.exp(fitted.energy.work.log_y[0]) == pytest.approx(
+        assert bands.estimate[0] / np.exp(fitted.explained.work.log_y[0]) == pytest.approx(
             1.0 if "H100" in known else 0.5, rel=0.1
         )
 

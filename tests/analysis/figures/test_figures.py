@@ -15,13 +15,14 @@ from matplotlib.container import ErrorbarContainer
 from scipy import stats
 
 from analysis.cli import main
+from analysis.energy_model.response_kind import ENERGY_KIND, TIME_KIND
 from analysis.energy_model.validated_fit import validated_fit
 from analysis.figures.compare import interchangeability, lora_and_full
 from analysis.figures.plot import figures, save
 from analysis.figures.power import power_figure, read_watts, spans
 from analysis.figures.residuals import residuals
-from analysis.figures.scaling import energy_against
-from analysis.figures.style import DrawnFigure, SkippedFigure, energy_unit, label_lines, short, thin
+from analysis.figures.scaling import response_against
+from analysis.figures.style import DrawnFigure, SkippedFigure, label_lines, short, thin
 from analysis.figures.view import FACTORS, View, run_groups
 from benchmarks.interval_coverage import as_table
 from tests.support.fit_tables import frame_of, law
@@ -111,7 +112,7 @@ def test_axes_carry_units(drawn: dict[str, DrawnFigure | SkippedFigure]) -> None
 def test_points_are_drawn_at_their_energies_in_the_unit_of_the_axis() -> None:
     """With nothing but the samples varied no run is moved: the points are the table's own numbers."""
     frame = frame_of(law(), cv=0.02, sizes=(1e9,), tokens=(1e5, 2e5, 4e5, 8e5), replicates=2)
-    item = energy_against(View(table=as_table(frame), result=validated_fit(as_table(frame))), FACTORS[0])
+    item = response_against(View(table=as_table(frame), result=validated_fit(as_table(frame))), FACTORS[0])
     assert isinstance(item, DrawnFigure)
     per_kwh = {"kWh": 1, "Wh": 1e3, "mWh": 1e6, "J": 3.6e6}
     scale = per_kwh[item.figure.axes[0].get_ylabel().split("(")[1].rstrip(")")]
@@ -238,7 +239,7 @@ def test_runs_are_moved_along_the_fit_by_their_own_ratio(view: View) -> None:
     assert "epochs" in held
     for one in series:
         fitted = np.interp(np.log(one.x), np.log(one.curve.x), np.log(one.curve.mean.estimate))
-        assert np.abs(np.log(one.kwh) - fitted).max() < 0.12
+        assert np.abs(np.log(one.y) - fitted).max() < 0.12
 
 
 def put_together() -> pd.DataFrame:
@@ -303,7 +304,7 @@ def test_names_from_outside_stay_text(tmp_path: Path) -> None:
     frame["energy_train_kwh"] *= np.where(frame.index == 3, 4.0, 1.0)
     frame.loc[3, "run_id"] = NASTY
     view = View(table=as_table(frame), result=validated_fit(as_table(frame)))
-    for item in (energy_against(view, FACTORS[0]), lora_and_full(view), residuals(view)):
+    for item in (response_against(view, FACTORS[0]), lora_and_full(view), residuals(view)):
         assert isinstance(item, DrawnFigure)
         svg, _ = save(item, tmp_path)
         ElementTree.parse(svg)
@@ -371,8 +372,9 @@ def test_numbers_read_as_people_write_them() -> None:
     assert [short(v) for v in (0, 0.002, 250, 1.6e6, 3e-7, 1e-6)] == ["0", "0.002", "250", "1.6 M", "3×10⁻⁷", "10⁻⁶"]
     assert short(7e9, billions=True) == "7 B"
     assert short(1e18) == "10¹⁸"
-    assert energy_unit([0.002]) == (1e3, "Wh")
-    assert energy_unit([3.0]) == (1.0, "kWh")
+    assert ENERGY_KIND.best_unit(np.array([0.002])) == (1e3, "Wh")
+    assert ENERGY_KIND.best_unit(np.array([3.0, 1e-9])) == (1.0, "kWh")
+    assert TIME_KIND.best_unit(np.array([7200.0])) == (1 / 3600, "h")
 
 
 def test_labels_of_lines_do_not_overlap() -> None:
