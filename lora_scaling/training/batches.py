@@ -15,11 +15,13 @@ TokenRow = dict[str, list[int]]
 
 @dataclass(frozen=True, kw_only=True)
 class BatchCounts:
-    """`tokens` of samples, `padding` tokens, and `pairs` = rows x length², which attention computes."""
+    """`tokens` of samples, `padding` tokens, `pairs` = rows x length², which attention computes, and `labels`, which
+    are predicted."""
 
     tokens: int
     padding: int
     pairs: int
+    labels: int
 
 
 def pack(rows: Sequence[TokenRow], limit: int) -> list[TokenRow]:
@@ -102,4 +104,5 @@ def batch_counts(batch: dict[str, torch.Tensor]) -> BatchCounts:
         # The last token of a row's samples is the last whose position is not 0.
         ends = (batch["position_ids"] != 0) * torch.arange(1, length + 1, device=batch["position_ids"].device)
         tokens = int(ends.amax(dim=1).sum())
-    return BatchCounts(tokens=tokens, padding=rows * length - tokens, pairs=rows * length * length)
+    labels = int((batch["labels"][:, 1:] != IGNORED).sum())  # nothing precedes the first
+    return BatchCounts(tokens=tokens, padding=rows * length - tokens, pairs=rows * length * length, labels=labels)

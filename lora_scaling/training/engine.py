@@ -1,6 +1,6 @@
 """Carry out one run: load, tokenise, evaluate, warm up, train, evaluate; each in its own measured window."""
 
-import statistics
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,9 +200,10 @@ def _phases(
         if config.max_steps != 0:
             progress("train", 0, 0)
             with recording.phase("train"):
-                local_loss = trainer.train().training_loss
-            facts.training["train_loss"] = statistics.fmean(gather_from_ranks(local_loss))
+                trainer.train()
         counted = trainer.counted_everywhere()
+        if config.max_steps != 0:
+            _enter_loss(facts, "train_loss", counted.mean_loss)
     finally:
         # A process that failed must not wait for the others, which do not know about the failure.
         facts.work |= _work(config, trainer, dataset, shape, counted or trainer.counted)
@@ -221,7 +222,22 @@ def _evaluate(
         return
     progress("eval", 0, 0)
     with recording.phase("eval"):
-        facts.training[key] = trainer.evaluation_loss()
+        loss = trainer.evaluation_loss()
+    _enter_loss(facts, key, loss)
+
+
+def _enter_loss(facts: RunFacts, key: str, loss: float | None) -> None:
+    """Enter a loss, which is null if it is unknown or not finite; the latter is also a warning."""
+    finite = loss is None or math.isfinite(loss)
+    facts.training[key] = loss if finite else None
+    if not finite and "not_finite" not in [warning["kind"] for warning in facts.warnings]:
+        facts.warnings.append(
+            {
+                "kind": "not_finite",
+                "message": f"{key} is {loss}: the training diverged, and what it learned is no result; "
+                "try a smaller learning_rate, or precision=bf16 in place of fp16",
+            }
+        )
 
 
 def _work(
@@ -247,7 +263,7 @@ def _work(
         "tokens_seen": counted.tokens,
         "tokens_padded": counted.padding,
         "tokens_truncated": round(dataset.truncated * share),
-        "tokens_trained": round(dataset.trained * share),
+        "tokens_trained": counted.labels,
         "steps": trainer.state.global_step,
         "micro_steps": counted.micro_steps,
         "flops": flops.total if flops else None,

@@ -129,6 +129,8 @@ def attach(base: BaseModel, config: RunConfig) -> nn.Module:
         with warnings.catch_warnings():
             # PEFT 0.21 uses the old name of a property that transformers 5.23 renamed.
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+            # It tells which way a Conv1D stores its weights from the module, and warns.
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
             return get_peft_model(network, lora)  # type: ignore[arg-type]
     except ValueError as error:
         names = sorted({n.rpartition(".")[2] for n, m in network.named_modules() if isinstance(m, nn.Linear)})

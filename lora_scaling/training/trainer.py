@@ -1,5 +1,6 @@
 """Adapt `transformers.Trainer` to measured runs: it counts its input and reports to no service."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,9 @@ from transformers import (
 from lora_scaling.config import RunConfig
 from lora_scaling.errors import UserError
 from lora_scaling.ranks import world_size
-from lora_scaling.training.batches import IGNORED, Collator, batch_counts
+from lora_scaling.training.batches import BatchCounts, Collator, batch_counts
 from lora_scaling.training.device import Device
+from lora_scaling.training.models import shape_of_config
 from lora_scaling.workload import step_count
 
 _COUNTS = "batch_counts"
@@ -31,24 +33,43 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class Counted:
-    """The tokens, padding, query-key pairs and micro-batches that this process handled in the training phase."""
+    """The tokens, padding, query-key pairs and micro-batches that this process handled in the training phase.
+
+    labels: tokens that were predicted; loss: the sum of their losses, which stays on the device until it is asked for.
+    """
 
     tokens: int = 0
     padding: int = 0
     pairs: int = 0
     rows: int = 0
+    labels: int = 0
     micro_steps: int = 0
+    loss: torch.Tensor | float = 0.0
+
+    @property
+    def mean_loss(self) -> float | None:
+        """The mean loss of a predicted token; None if none was predicted."""
+        return float(self.loss) / self.labels if self.labels else None
 
 
 class CountingCollator:
-    """A collator that also counts each batch while it is still in host memory."""
+    """A collator that also counts each batch while it is still in host memory.
 
-    def __init__(self, collator: Collator) -> None:
+    masked: whether the model needs to be told what is padding. A causal model that is padded on the right does not,
+        because no token attends to what follows it; without a mask, attention has faster kernels and nothing waits for
+        the device.
+    """
+
+    def __init__(self, collator: Collator, *, masked: bool) -> None:
         self.collator = collator
+        self.masked = masked
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         batch = self.collator(rows)
-        return {**batch, _COUNTS: batch_counts(batch)}
+        counts = batch_counts(batch)
+        if not self.masked:
+            batch.pop("attention_mask", None)
+        return {**batch, _COUNTS: counts}
 
 
 class MeteredTrainer(Trainer):
@@ -57,17 +78,48 @@ class MeteredTrainer(Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.counted = Counted()
+        self._warming_up = False
         self.remove_callback(PrinterCallback)
 
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Compute the loss as the parent does, and add up what it is the loss of.
+
+        A step whose samples have no answer left has no loss, where the parent would divide by 0.
+        """
         counts = inputs.pop(_COUNTS)
+        if num_items_in_batch is not None:
+            num_items_in_batch = torch.as_tensor(num_items_in_batch).clamp(min=1)
+        result: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if model.training:
-            self.counted.tokens += counts.tokens
-            self.counted.padding += counts.padding
-            self.counted.pairs += counts.pairs
-            self.counted.rows += len(inputs["input_ids"])
-            self.counted.micro_steps += 1
-        return super().compute_loss(model, inputs, *args, **kwargs)
+            self._count(counts, len(inputs["input_ids"]), result[0] if return_outputs else result, num_items_in_batch)
+        return result
+
+    def _count(self, counts: BatchCounts, rows: int, loss: torch.Tensor, items: torch.Tensor | None) -> None:
+        done = self.counted
+        done.tokens += counts.tokens
+        done.padding += counts.padding
+        done.pairs += counts.pairs
+        done.labels += counts.labels
+        done.rows += rows
+        done.micro_steps += 1
+        if counts.labels:
+            # The parent gives each process's loss as if it were that of all: it is averaged over them afterwards.
+            share = counts.labels if items is None else items / world_size()
+            precise = torch.float32 if loss.device.type == "mps" else torch.float64
+            done.loss = done.loss + loss.detach().to(precise) * share
+
+    def compute_loss_context_manager(self) -> contextlib.ExitStack:
+        """Compute in the types of training, which the parent sets up only as training starts."""
+        stack = super().compute_loss_context_manager()
+        if self._warming_up:
+            stack.enter_context(self.accelerator.autocast())
+        return stack
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         # The parent visits all parameters on every step for an estimate; ours is exact and made once, from `counted`.
@@ -85,12 +137,14 @@ class MeteredTrainer(Trainer):
             )
         self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
         done = 0
+        self._warming_up = True
         while done < steps:
             for inputs in self.get_train_dataloader():
                 self.training_step(model, inputs)
                 done += 1
                 if done >= steps:
                     break
+        self._warming_up = False
         model.zero_grad()
         if self.args.activation_checkpointing:
             # Turning it on twice in a row would leave hooks behind.
@@ -101,9 +155,19 @@ class MeteredTrainer(Trainer):
     def counted_everywhere(self) -> Counted:
         """Sum the counts over all processes of a launch (except micro-steps, which are those of this process)."""
         mine = self.counted
-        sums = _over_processes(torch.tensor([mine.tokens, mine.padding, mine.pairs, mine.rows]), self.args.device)
-        tokens, padding, pairs, rows = (int(value) for value in sums)
-        return Counted(tokens=tokens, padding=padding, pairs=pairs, rows=rows, micro_steps=mine.micro_steps)
+        counts = torch.tensor([mine.tokens, mine.padding, mine.pairs, mine.rows, mine.labels])
+        sums = _over_processes(counts, self.args.device)
+        tokens, padding, pairs, rows, labels = (int(value) for value in sums)
+        loss = _over_processes(torch.tensor([float(mine.loss)]), self.args.device)
+        return Counted(
+            tokens=tokens,
+            padding=padding,
+            pairs=pairs,
+            rows=rows,
+            labels=labels,
+            micro_steps=mine.micro_steps,
+            loss=float(loss),
+        )
 
     @torch.no_grad()
     def evaluation_loss(self) -> float | None:
@@ -114,12 +178,13 @@ class MeteredTrainer(Trainer):
         self.model.eval()
         total = torch.zeros(2, dtype=torch.float64)
         for inputs in self.get_eval_dataloader():
-            inputs.pop(_COUNTS)
+            labels = inputs.pop(_COUNTS).labels
+            # With one item per batch, the model returns the sum over its label tokens instead of their mean.
+            one_item = {"num_items_in_batch": 1} if self.model_accepts_loss_kwargs else {}
             with self.accelerator.autocast():
-                # With one item per batch, the model returns the sum over its label tokens instead of their mean.
-                loss = self.model(**inputs, num_items_in_batch=1).loss
-            labels = int((inputs["labels"][:, 1:] != IGNORED).sum())
-            total += torch.tensor([float(loss), float(labels)], dtype=torch.float64)
+                loss = float(self.model(**inputs, **one_item).loss)
+            if labels:
+                total += torch.tensor([loss if one_item else loss * labels, float(labels)], dtype=torch.float64)
         total = _over_processes(total, self.args.device)
         return float(total[0] / total[1]) if total[1] else None
 
@@ -160,7 +225,7 @@ def make_trainer(
         args=args,
         train_dataset=rows,  # type: ignore[arg-type]
         eval_dataset=held_out or None,  # type: ignore[arg-type]
-        data_collator=CountingCollator(collator),
+        data_collator=CountingCollator(collator, masked=shape_of_config(network.config) is None),  # type: ignore[arg-type]
         callbacks=[_Reporting(progress)],
     )
 
@@ -205,6 +270,7 @@ def training_arguments(config: RunConfig, device: Device, folder: Path) -> Train
         data_seed=config.seed,
         prediction_loss_only=True,
         logging_strategy="no",
+        logging_nan_inf_filter=False,  # a loss that is no number shall be seen, and looking for it waits for the device
         save_strategy="no",
         eval_strategy="no",
         report_to="none",
