@@ -5,7 +5,7 @@ reader needs to doubt it: n, ranges, covariances, diagnostics, and what was left
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -111,6 +111,7 @@ def fit_table(
         },
         "fixed": fixed_part(frame, training.response, apart=training.apart, alone=training.alone),
         "floor": floor,
+        "counting": asdict(work.counting),
         "ranges": ranges_of(work),
         "beyond": beyond_rates(work),
         "methods": _seen(work, "method"),

@@ -11,6 +11,7 @@ import pandas as pd
 
 from lora_scaling.config import HardwareConfig, RunConfig, compose
 from lora_scaling.config.devices import listed_as, preset, same_device
+from lora_scaling.config.model_names import preset_model
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.plan import make_plan
 from lora_scaling.estimate.priors import load_priors
@@ -18,7 +19,7 @@ from lora_scaling.estimate.result import LEVEL, Interval
 from lora_scaling.estimate.target import target_of
 from lora_scaling.estimate.terms import Target
 from lora_scaling.paths import choices, presets
-from lora_scaling.workload import Lengths, Workload
+from lora_scaling.workload import Counting, Lengths, Workload
 
 from ..tables.overrides import NUMBER_OF, TRUTH_OF, commonest, further_overrides
 from ..tables.run_quantities import Work, group_levels
@@ -64,13 +65,13 @@ def plan_target(overrides: Sequence[str], frame: pd.DataFrame, fitted: EnergyFit
         raise UserError(
             "max_steps: got 0, which leaves no training to extrapolate to; give a target of at least one step"
         )
-    target = target_of(config, workload)
+    target = target_of(config, workload, counting=fitted.energy.work.counting)
     values = dict(target.values)
     if model is None:
         values = {name: value for name, value in values.items() if name not in OF_A_MODEL}
         assumptions = [_describe_like(config)]
     else:
-        assumptions = [_describe(config, workload), sentence]
+        assumptions = [_describe(config, workload, target, fitted.energy.work.counting), sentence]
     labels = dict(target.labels)
     precision = _precision(config, fitted, assumptions)
     labels["precision"] = precision
@@ -99,7 +100,7 @@ def own_settings(frame: pd.DataFrame, overrides: Sequence[str] = ()) -> list[str
     if "experiment" in given:  # it states a whole run
         return []
     for column in ("model", "method"):
-        alike = frame[column] == (given[column] if column in given else commonest(frame[column]))
+        alike = frame[column].isin(_same_names(frame[column], given.get(column) or commonest(frame[column])))
         frame = frame[alike] if alike.any() else frame
     words: list[str] = []
     for group in ("model", "data", "method"):
@@ -107,7 +108,9 @@ def own_settings(frame: pd.DataFrame, overrides: Sequence[str] = ()) -> list[str
         name = commonest(frame[group])
         if again is not None:  # records say how to choose a file or a checkpoint again, which a name does not
             words += shlex.split(again)
-        elif group != "data" and name in choices(group):
+        elif group == "model" and isinstance(name, str) and (preset := preset_model(name)) is not None:
+            words.append(f"model={preset}")
+        elif group == "method" and name in choices(group):
             words.append(f"{group}={name}")
     for name, column in NUMBER_OF.items():
         if (number := commonest(frame[column])) is not None and number > 0:
@@ -122,6 +125,12 @@ def own_settings(frame: pd.DataFrame, overrides: Sequence[str] = ()) -> list[str
         for name, text in settings.items()
         if name not in given and not (name.partition(".")[0] in given and name.startswith(("model.", "data.")))
     ]
+
+
+def _same_names(column: pd.Series, name: str | None) -> list[str]:
+    """Return the values of a column that mean this model or method."""
+    wanted = None if name is None else preset_model(name) or name
+    return [value for value in column.dropna().unique() if (preset_model(value) or value) == wanted]
 
 
 def _model(config: RunConfig, named: Set[str], frame: pd.DataFrame, work: Work) -> str | None:
@@ -139,7 +148,7 @@ def _model(config: RunConfig, named: Set[str], frame: pd.DataFrame, work: Work) 
         raise UserError(f"model: missing, and {theirs}; give model=NAME of the run to predict")
     if not chosen and len(seen) < 2:
         return None
-    if seen == [config.model.name]:
+    if seen and {preset_model(name) or name for name in seen} == {config.model.name}:
         return config.model.name
     name = config.model.name if chosen else "not given"
     of = f"are of {', '.join(seen)}" if seen else "do not name their model"
@@ -174,12 +183,13 @@ def _describe_like(config: RunConfig) -> str:
     )
 
 
-def _describe(config: RunConfig, workload: Workload) -> str:
+def _describe(config: RunConfig, workload: Workload, target: Target, counting: Counting) -> str:
     tuned = config.method.name + (f" of rank {config.lora.r}" if config.tuning.adapted else " fine-tuning")
     return (
         f"The target: {config.model.name} ({workload.shape.params / 1e9:.3g} B parameters), {tuned}, "
         f"{config.samples:,} samples × {config.epochs} epoch{'s' * (config.epochs > 1)}, batch {config.batch_size}, "
-        f"{workload.tokens_seen + workload.tokens_padded:,.0f} tokens with padding, {workload.flops.total:.3g} FLOPs. "
+        f"{target.values['tokens']:,.0f} tokens {'with' if counting.padding else 'without'} padding, "
+        f"{target.values['flops']:.3g} FLOPs. "
         "Settings that were not given are the runs' own, or else the configuration's defaults."
     )
 

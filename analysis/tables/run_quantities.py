@@ -5,15 +5,17 @@ position: the same definitions as `lora_scaling.estimate.target.target_of`, so t
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from lora_scaling.config.devices import same_device
+from lora_scaling.workload import Counting, flops_per_param_token
 
 from ..arrays import Array
+from .preset_flops import flops_by_preset
 from .table import Excluded
 
 LABELS = ("method", "hardware", "precision")
@@ -27,7 +29,7 @@ class Work:
     `values` and `labels` hold (n,) arrays by name (NaN and "" where unknown). The response is modelled per
     `per` (`tokens`, or `samples_seen` where tokens are unknown); `size` is the quantity that says how much
     work that is (`flops_per_token`, or `params`), None where neither is known. `row` (n,) are the rows of
-    the table that these runs came from.
+    the table that these runs came from. `counting` says how tokens and FLOPs were counted, as a target's must be.
     """
 
     log_y: Array
@@ -37,6 +39,7 @@ class Work:
     size: str | None
     run_ids: NDArray[np.object_]
     row: NDArray[np.int64]
+    counting: Counting = field(default_factory=Counting)
 
     def __len__(self) -> int:
         return len(self.log_y)
@@ -76,25 +79,22 @@ def group_levels(values: Array, tolerance: float = 0.02) -> tuple[Array, NDArray
     return np.exp(np.bincount(index, weights=logs, minlength=len(starts)) / counts), index
 
 
-def quantities(frame: pd.DataFrame) -> tuple[dict[str, Array], dict[str, NDArray[np.object_]], list[str]]:
-    """The work of every row of a table, by name, its labels, and what had to be assumed."""
+def quantities(frame: pd.DataFrame) -> tuple[dict[str, Array], dict[str, NDArray[np.object_]], Counting, list[str]]:
+    """The work of every row of a table, by name, its labels, how it was counted, and what had to be assumed."""
     notes: list[str] = []
     values = {name: _numbers(frame, name) for name in ("samples", "epochs", "samples_seen", "steps", "params")}
     values |= {name: _numbers(frame, name) for name in ("rank", "batch_size", "max_seq_len", "trainable_params")}
     seen, padded = _numbers(frame, "tokens_seen"), _numbers(frame, "tokens_padded")
-    values["tokens"] = seen + np.where(np.isnan(padded), 0.0, padded)
-    if np.isfinite(seen).any() and np.isnan(padded[np.isfinite(seen)]).any():
-        notes.append("`tokens_padded` is unknown for some runs: taken as no padding.")
-    method = frame["method"].fillna("").astype(str).str.lower().to_numpy()
-    flops = _numbers(frame, "flops")
-    per_param = np.array([flops_per_param_token(m) for m in method], dtype=float)
-    rough = np.isnan(flops) & np.isfinite(values["params"] * values["tokens"]) & (values["tokens"] > 0)
-    if rough.any():
-        flops = np.where(rough, per_param * values["params"] * values["tokens"], flops)
+    trained = np.isfinite(seen) & (seen > 0)
+    padding = not np.isnan(padded[trained]).any()
+    values["tokens"] = seen + (np.where(np.isnan(padded), 0.0, padded) if padding else 0.0)
+    if not padding:
         notes.append(
-            f"`flops` is unknown for {int(rough.sum())} runs: taken as 4 × parameters × tokens (LoRA) or 6 × (full)."
+            "`tokens_padded` is unknown for some runs: padding is left out, of the runs and of what is predicted."
         )
-    values["flops"] = flops
+    method = frame["method"].fillna("").astype(str).str.lower().to_numpy()
+    values["flops"], by_parameters = _with_flops(frame, values, method, notes)
+    flops = values["flops"]
     with np.errstate(divide="ignore", invalid="ignore"):
         values["flops_per_token"] = flops / values["tokens"]
     values["params_samples_seen"] = values["params"] * values["samples_seen"]
@@ -102,15 +102,35 @@ def quantities(frame: pd.DataFrame) -> tuple[dict[str, Array], dict[str, NDArray
     values["gpu_count"] = np.fmax(1.0, np.nan_to_num(_numbers(frame, "gpu_count"), nan=1.0))
     named = frame.assign(hardware=one_name_each(frame["hardware"]))
     labels = {name: named[name].fillna("").astype(str).to_numpy(dtype=object) for name in LABELS}
-    return values, labels, notes
+    return values, labels, Counting(padding=padding, by_parameters=by_parameters), notes
 
 
-def flops_per_param_token(method: str) -> float:
-    """2 forward and 2 backward, and 2 more for the gradients of weights that are trained.
+def _with_flops(
+    frame: pd.DataFrame, values: Mapping[str, Array], method: NDArray, notes: list[str]
+) -> tuple[Array, bool]:
+    """Return FLOPs (n,), those that are missing counted from the models' presets, or else by the parameters.
 
-    Kaplan et al. 2020, sec. 2.1 (6 N a token for full training) and Hu et al. 2021 (no weight gradients: 4 N).
+    The flag says that all were counted by the parameters. If one of those that are missing has to be, all of them are.
     """
-    return 6.0 if method.lower() == "full" else 4.0
+    flops = _numbers(frame, "flops")
+    missing = np.isnan(flops) & (values["tokens"] > 0)
+    exact = flops_by_preset(frame.loc[missing], values["tokens"][missing])
+    if missing.any() and np.isfinite(exact).all():
+        flops = flops.copy()
+        flops[missing] = exact
+        notes.append(f"`flops` is unknown for {int(missing.sum())} runs: counted from their models' presets.")
+        return flops, False
+    per_param = np.array([flops_per_param_token(m) for m in method], dtype=float)
+    rough = missing & np.isfinite(values["params"])
+    if not rough.any():
+        return flops, False
+    alone = not (np.isfinite(flops) & (values["tokens"] > 0)).any()
+    flops = np.where(rough, per_param * values["params"] * values["tokens"], flops)
+    notes.append(
+        f"`flops` is unknown for {int(rough.sum())} runs: taken as 4 × parameters × tokens (LoRA) or 6 × (full)"
+        f"{', of what is predicted as well' if alone else ''}."
+    )
+    return flops, alone
 
 
 def one_name_each(hardware: pd.Series) -> pd.Series:
@@ -129,7 +149,7 @@ def work_of(frame: pd.DataFrame, response: Array) -> tuple[Work, list[Excluded],
     A quantity known for at least half of the runs is used, and those that lack it are left out by name;
     otherwise the next coarser one: FLOPs and tokens, tokens, samples.
     """
-    values, labels, notes = quantities(frame)
+    values, labels, counting, notes = quantities(frame)
     keep = np.asarray(values["samples_seen"] > 0) & (values["steps"] != 0)
     excluded: list[Excluded] = []
     known = keep & np.isfinite(response) & (response > 0)
@@ -155,6 +175,7 @@ def work_of(frame: pd.DataFrame, response: Array) -> tuple[Work, list[Excluded],
         size=size,
         run_ids=frame["run_id"].to_numpy(dtype=object)[row],
         row=row,
+        counting=counting,
     )
     return work, excluded, notes
 

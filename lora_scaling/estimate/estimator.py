@@ -191,7 +191,8 @@ def _from_fit(base: Estimate, config: RunConfig, plan: RunPlan, fit: Fit, level:
         fit.refuse_unrecognised()
     fit.refuse_count(config.hardware.count)
     # For an unrecognised device, the precision that precision=auto becomes is unknown.
-    target = target_of(config, plan.workload, None if config.hardware.kind == "auto" else plan.precision)
+    precision = None if config.hardware.kind == "auto" else plan.precision
+    target = target_of(config, plan.workload, precision, fit.counting)
     energy, seconds = fit.predict(target, level), fit.predict_time(target, level)
     kwh = Interval(estimate=energy.estimate, low=energy.low, high=energy.high)
     time_s = None if seconds is None else Interval(estimate=seconds.estimate, low=seconds.low, high=seconds.high)

@@ -14,6 +14,8 @@ spread, by its own models where it varied with the runs.
 `noise` (optional): sigma grows or shrinks with a quantity of the work. `beyond` (optional): for each quantity, the
 log-scale spread that is added for each factor e outside the fitted range, since no fit knows its own form there.
 `session` (optional): the log-scale spread between sessions, of which the runs had too few to show it.
+`counting` (optional): whether the runs' tokens and FLOPs include padding, and whether FLOPs were counted by parameters.
+The target is counted in the same way.
 `floor` (optional): the least joules and device-seconds that a FLOP takes on the device. Predictions are conditional on
 staying above it: models that break through it at a target lose their weight there.
 """
@@ -37,6 +39,7 @@ from lora_scaling.estimate.result import LEVEL
 from lora_scaling.estimate.terms import Array, Target, contribution, parse_term
 from lora_scaling.records import read_text
 from lora_scaling.units import JOULES_PER_KWH
+from lora_scaling.workload import Counting
 
 __all__ = [
     "Bands", "Fit", "FittedModel", "Prediction", "Spread", "Target", "fit_from_dict", "load_fit", "predictive_mixture",
@@ -225,6 +228,7 @@ class Fit:
     session_sd: float = 0.0
     floor_j_per_flop: float = 0.0
     floor_s_per_flop: float = 0.0
+    counting: Counting = field(default_factory=Counting)
 
     @property
     def explained(self) -> tuple[FittedModel, ...]:
@@ -512,7 +516,15 @@ def fit_from_dict(values: Mapping[str, Any], path: str = "fit.json") -> Fit:
         session_sd=float((values.get("session") or {}).get("sd") or 0.0),
         floor_j_per_flop=float((values.get("floor") or {}).get("energy_j_per_flop") or 0.0),
         floor_s_per_flop=float((values.get("floor") or {}).get("time_s_per_flop") or 0.0),
+        counting=_counting(values.get("counting")),
     )
+
+
+def _counting(item: Mapping[str, Any] | None) -> Counting:
+    found = dict(item or {})
+    if not all(isinstance(flag, bool) for flag in found.values()):
+        raise TypeError("counting holds true or false")
+    return Counting(**found)
 
 
 def _model(item: Mapping[str, Any]) -> FittedModel:

@@ -2,18 +2,20 @@
 
 from lora_scaling.config import RunConfig
 from lora_scaling.estimate.terms import Target
-from lora_scaling.workload import Workload
+from lora_scaling.workload import Counting, Workload
 
 
-def target_of(config: RunConfig, workload: Workload, precision: str | None = None) -> Target:
+def target_of(
+    config: RunConfig, workload: Workload, precision: str | None = None, counting: Counting | None = None
+) -> Target:
     """Build the target of a fit from a planned run.
 
-    `tokens` are the positions processed, padding included, because padding costs as much as data; `flops_per_token` is
-    per such position. `adapter_rank` is 1 without an adapter. Unknown labels are left out: the hardware if it is
-    `auto`, and the precision if the configuration says `auto` and `precision` (its resolved value) is None.
+    `tokens` are the positions processed, padding included, because padding costs as much as data, unless the runs of
+    the fit were counted otherwise (`counting`); `flops_per_token` is per such position. `adapter_rank` is 1 without an
+    adapter. Unknown labels are left out: the hardware if it is `auto`, and the precision if the configuration says
+    `auto` and `precision` (its resolved value) is None.
     """
-    tokens = workload.tokens_seen + workload.tokens_padded
-    flops = float(workload.flops.total)
+    tokens, flops = (counting or Counting()).tokens_and_flops(workload)
     adapted = config.tuning.adapted
     values = {
         "samples": float(config.samples),

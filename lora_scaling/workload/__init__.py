@@ -4,6 +4,7 @@ Standard library only: no model is built and nothing is downloaded.
 """
 
 from lora_scaling.workload.architectures import ARCHITECTURES, shape_of
+from lora_scaling.workload.counting import Counting, flops_per_param_token
 from lora_scaling.workload.flops import Flops, training_flops
 from lora_scaling.workload.lengths import Batching, BatchStatistics, Lengths, epochs_and_passes, step_count
 from lora_scaling.workload.memory import MemorySetup, MemoryUse, largest_batch, training_memory
@@ -17,6 +18,7 @@ __all__ = [
     "MLP",
     "BatchStatistics",
     "Batching",
+    "Counting",
     "Flops",
     "Lengths",
     "Matmul",
@@ -26,6 +28,7 @@ __all__ = [
     "Tuning",
     "Workload",
     "epochs_and_passes",
+    "flops_per_param_token",
     "largest_batch",
     "shape_of",
     "step_count",

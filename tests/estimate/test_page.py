@@ -230,12 +230,21 @@ FIT = {
 
 @needs_node
 @pytest.mark.parametrize(
-    "floor", [None, FIT["floor"], {"energy_j_per_flop": 1e-9, "time_s_per_flop": 1e-11}], ids=["none", "near", "above"]
+    ("floor", "counting"),
+    [
+        (None, None),
+        (FIT["floor"], {"padding": False, "by_parameters": False}),
+        ({"energy_j_per_flop": 1e-9, "time_s_per_flop": 1e-11}, {"padding": False, "by_parameters": True}),
+    ],
+    ids=["none", "near", "above"],
 )
-def test_an_embedded_fit_answers_as_the_command_does(tmp_path, floor):
-    """Without a physical floor, with one amid the predictions, and with one that overrules the models."""
+def test_an_embedded_fit_answers_as_the_command_does(tmp_path, floor, counting):
+    """Without a physical floor, with one amid the predictions, and with one that overrules the models.
+
+    With all work counted, without padding, and by the parameters.
+    """
     path = tmp_path / "fit.json"
-    path.write_text(json.dumps(FIT | {"floor": floor}))
+    path.write_text(json.dumps(FIT | {"floor": floor, "counting": counting}))
     fit = load_fit(path)
     cases = [{}, *(drawn(i, hardware=GPUS[3 * (i % 3 > 0)], max_steps=None) for i in range(12)), {"hardware": "t4"}]
     cases += [{"hardware.count": 16}, {"max_steps": 0}, {"precision": "fp16"}]

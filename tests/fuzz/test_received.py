@@ -223,6 +223,7 @@ def test_fit_files(tmp_path: Path) -> None:
         "fixed": {"energy_j": {"mean": 10.0, "sd": 2.0, "n": 5}, "time_s": {"mean": 1.0, "sd": 0.1, "n": 5}},
         "beyond": {"flops_per_token": 0.1}, "session": {"sd": 0.02}, "gpu_counts": [1], "precisions": ["bf16"],
         "floor": {"energy_j_per_flop": 1e-13, "time_s_per_flop": 1e-15},
+        "counting": {"padding": True, "by_parameters": False},
     }  # fmt: skip
     predicted = 0
 

@@ -573,9 +573,10 @@ function loraEstimator(DATA) {
   }
 
   // ---- estimate/fitted.py, terms.py, target.py
-  function targetOf(state, hw, plan, shape, tuning) {
+  function targetOf(state, hw, plan, shape, tuning, lengths, counting) {
     const w = plan.workload;
-    const tokens = w.tokensSeen + w.tokensPadded, flops = w.flops.total, rank = state["lora.r"];
+    const rank = state["lora.r"];
+    const [tokens, flops] = countedWork(state, w, shape, tuning, lengths, counting);
     const values = { run: 1, samples: state.samples, epochs: state.epochs, samples_seen: w.seen, steps: w.steps, tokens,
       flops, params: shape.params, params_samples_seen: shape.params * w.seen, trainable_params: tuning.trainable,
       adapter_rank: tuning.adapted ? rank : 1,
@@ -586,6 +587,19 @@ function loraEstimator(DATA) {
       precision: hw.kind === "auto" ? state.precision : plan.precision };
     for (const key of Object.keys(labels)) if (labels[key] === "auto") delete labels[key];
     return { values, labels };
+  }
+
+  // ---- workload/counting.py
+  function countedWork(state, w, shape, tuning, lengths, { padding, by_parameters }) {
+    let tokens = w.tokensSeen + w.tokensPadded, flops = w.flops.total;
+    if (!padding) {
+      const alone = { ...state, padding: "longest", group_by_length: false };
+      const stats = state.packing ? w.stats : statistics(lengths.values, alone, 1);
+      tokens = w.tokensSeen;
+      flops = trainingFlops(shape, tuning, { tokens: round(w.seen * stats.tokens), pairs: round(w.seen * stats.pairs),
+        checkpointing: state.gradient_checkpointing }).total;
+    }
+    return [tokens, by_parameters ? (tuning.adapted ? 4 : 6) * shape.params * tokens : flops];
   }
 
   function valueOf(target, name) {
@@ -741,7 +755,7 @@ function loraEstimator(DATA) {
     return { ...answer, emissions_g, assumptions: [...answer.assumptions, ...notes] };
   }
 
-  function fromFit(base, state, hw, plan, shape, tuning) {
+  function fromFit(base, state, hw, plan, shape, tuning, lengths) {
     const fit = DATA.fit, level = state.level;
     if (plan.workload.steps === 0) throw new EstimateError("max_steps: got 0; a fit speaks of training: estimate a run " +
       "without steps by priors, without fit=");
@@ -750,7 +764,7 @@ function loraEstimator(DATA) {
     if (fit.gpu_counts.length && !fit.gpu_counts.includes(hw.count)) throw new EstimateError("hardware.count: got " +
       `${hw.count}; ${fit.path} was fitted on runs of ${fit.gpu_counts.join(", ")}: estimate without fit=, or ` +
       "fit runs on as many, or see python -m analysis extrapolate, which states a spread for it");
-    const target = targetOf(state, hw, plan, shape, tuning);
+    const target = targetOf(state, hw, plan, shape, tuning, lengths, fit.counting);
     const { extrapolates, ...joules } = predict(fit, fit.energy, fit.fixed_energy_j, target, level,
       logFloor(fit.floor_j_per_flop, target, 1));
     const energy_kwh = scaled(joules, 1 / DATA.joules_per_kwh);
@@ -828,7 +842,7 @@ function loraEstimator(DATA) {
       assumptions: assumptionsOf(state, hw, plan, shape, lengths), time_s: null, energy_kwh: null, emissions_g: null,
       mean_power_w: null, parts: {}, drivers: {}, extrapolates: [], reason: null,
     };
-    if (DATA.fit && state.basis !== "priors") return withGrams(fromFit(base, state, hw, plan, shape, tuning), state, z);
+    if (DATA.fit && state.basis !== "priors") return withGrams(fromFit(base, state, hw, plan, shape, tuning, lengths), state, z);
     const [machine, missing] = machineOf(hw, precision);
     if (machine === null) return { ...base, reason: missing };
     return withGrams(fromPriors(base, state, plan, machine, shape, lengths, z), state, z);

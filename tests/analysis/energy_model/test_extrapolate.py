@@ -126,6 +126,29 @@ def test_no_scenario_goes_below_the_limit_of_its_own_device() -> None:
     assert found["time_s"]["low"] >= flops / 71e12 * (1 - 1e-9)
 
 
+OWN_SETTINGS = {"batch_size": 8.0, "max_seq_len": 512.0, "rank": 8.0}
+
+
+@pytest.mark.parametrize("model", ["meta-llama/Llama-3.2-1B", "the company's own"])
+def test_the_same_settings_are_predicted_at_what_they_took(model: str) -> None:
+    """Runs that tell neither FLOPs nor padding: the target is counted as they are, whichever way that is."""
+    frame = frame_of(law(), cv=0.01, sizes=(1.2358e9,), replicates=4).assign(
+        model=model, flops=np.nan, tokens_padded=np.nan, **OWN_SETTINGS
+    )
+    longest = frame["tokens_seen"] > 1e6
+    took = float(frame.loc[longest, "energy_train_kwh"].mean() / frame.loc[longest, "tokens_seen"].mean())
+    document = extrapolate(as_table(frame), ["model=llama-3.2-1b", "samples=16000", "eval_samples=0"]).document
+    values = document["target"]["values"]
+    assert values["tokens"] == pytest.approx(1.6e6, rel=0.01)
+    setup = float((frame["energy_kwh"] - frame["energy_train_kwh"]).mean())
+    assert document["energy_kwh"]["estimate"] == pytest.approx(took * values["tokens"] + setup, rel=0.02)
+    said = " ".join(document["assumptions"])
+    assert "tokens without padding" in said
+    own = model == "the company's own"
+    assert (values["flops"] == pytest.approx(4 * 1_235_814_400 * values["tokens"])) == own
+    assert ("of what is predicted as well" if own else "counted from their models' presets") in said
+
+
 def _ratio(document: dict) -> float:
     return document["energy_kwh"]["high"] / document["energy_kwh"]["low"]
 
