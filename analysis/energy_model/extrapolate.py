@@ -238,8 +238,8 @@ def _assumptions(result: ValidatedFit, planned: PlannedTarget) -> list[str]:
         )
         if any(item["variable"] == "params" for item in fit.extrapolates(planned.target)):
             found.append(
-                f"How they grow with the model's size beyond these is averaged over {len(fixed['models'])} forms: a "
-                f"constant, {GROWTH[kind.fixed_key][0]:.0e} {kind.base} more for each parameter (within a factor 10, "
+                f"How they grow with the model's size beyond these is averaged over three forms: a constant, "
+                f"{GROWTH[kind.fixed_key][0]:.0e} {kind.base} more for each parameter (within a factor 10, "
                 "assumed), and a power of the size."
             )
     found.append("The device's efficiency is as in the runs: same software, clocks, batch and kernels.")

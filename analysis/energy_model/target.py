@@ -65,13 +65,13 @@ def plan_target(overrides: Sequence[str], frame: pd.DataFrame, fitted: EnergyFit
         raise UserError(
             "max_steps: got 0, which leaves no training to extrapolate to; give a target of at least one step"
         )
-    target = target_of(config, workload, counting=fitted.energy.work.counting)
+    target = target_of(config, workload, counting=fitted.explained.work.counting)
     values = dict(target.values)
     if model is None:
         values = {name: value for name, value in values.items() if name not in OF_A_MODEL}
         assumptions = [_describe_like(config)]
     else:
-        assumptions = [_describe(config, workload, target, fitted.energy.work.counting), sentence]
+        assumptions = [_describe(config, workload, target, fitted.explained.work.counting), sentence]
     labels = dict(target.labels)
     precision = _precision(config, fitted, assumptions)
     labels["precision"] = precision
