@@ -11,7 +11,7 @@ The settings are those of a run (python -m lora_scaling --help), and of an estim
     plot=compare.svg      draw the comparison
     page=estimator.html   write a page with sliders that computes all this in a browser, opened at this run
     price.per_hour=2.5    money for an hour of all devices, or price.per_kwh=0.3
--m adds up a sweep: samples=32,64 lora.r=4,16, or +sweeps=NAME.
+-m adds up a sweep: samples=32,64 lora.r=4,16. +sweeps=NAME is one without it.
 """
 
 import argparse
@@ -35,6 +35,7 @@ from lora_scaling.estimate.pilot import PilotMeasurement, refuse_several
 from lora_scaling.estimate.result import LEVEL, SCHEMA_VERSION, Estimate
 
 _OWN = ("fit", "pilot", "compare", "plot", "page", "level", "at", "price.per_hour", "price.per_kwh")
+_NAMED_SWEEP = re.compile(r"\+{0,2}sweeps=")  # is run as a sweep without -m, too
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
@@ -81,10 +82,11 @@ def parse(arguments: Sequence[str]) -> EstimateRequest:
     if not 0 < level < 1:
         raise UserError(f"level: got {level:g}; give a number between 0 and 1, such as {LEVEL:g}")
     prices = {key[6:]: _number(key, own[key]) for key in ("price.per_hour", "price.per_kwh") if key in own}
-    _refuse_conflicts(own, multirun=given.multirun)
+    sweep = "-m" if given.multirun else next((word for word in rest if _NAMED_SWEEP.match(word)), None)
+    _refuse_conflicts(own, sweep)
     return EstimateRequest(
         overrides=tuple(rest),
-        multirun=given.multirun,
+        multirun=sweep is not None,
         json=given.json,
         level=level,
         fit=own.get("fit"),
@@ -97,9 +99,9 @@ def parse(arguments: Sequence[str]) -> EstimateRequest:
     )
 
 
-def _refuse_conflicts(own: Mapping[str, str], *, multirun: bool) -> None:
-    if multirun and (single := own.keys() & {"compare", "pilot", "at", "page"}):
-        raise UserError(f"-m: adds up a sweep, and {min(single)}= is for one run; leave one of the two out")
+def _refuse_conflicts(own: Mapping[str, str], sweep: str | None) -> None:
+    if sweep is not None and (single := own.keys() & {"compare", "pilot", "at", "page"}):
+        raise UserError(f"{sweep}: adds up a sweep, and {min(single)}= is for one run; leave one of the two out")
     if "page" in own and (other := own.keys() & {"compare", "pilot", "at", "price.per_hour", "price.per_kwh"}):
         raise UserError(f"page: computes from priors or a fit alone; leave {min(other)}= out")
     if "compare" in own and (other := own.keys() & {"pilot", "at"}):

@@ -1,13 +1,14 @@
 """Compose a configuration from YAML and overrides. Outside the command line, only this module knows Hydra."""
 
+import contextlib
 import copy
 import dataclasses
 import functools
+import importlib.util
 import os
 import re
 import typing
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import PurePath
 from typing import Any
 
@@ -118,12 +119,45 @@ def check_overrides(overrides: Sequence[str]) -> None:
             if not override.key_or_group:
                 raise UserError(f"{override.input_line}: names no setting; write name=value, such as samples=64")
             value = override.value()
+            if isinstance(value, str):
+                _check_plugin(override.key_or_group, value)
             if override.is_sweep_override() or override.is_delete() or not _is_group(override.key_or_group):
                 continue
             if not isinstance(value, str if override.key_or_group in _FILES else (str, list, dict)):
                 text = (override.input_line or "").partition("=")[2]
                 allowed = ", ".join(choices(override.key_or_group))
                 raise UserError(f"{override.key_or_group}: got {text}; choose one of {allowed}")
+
+
+# Hydra's launchers and sweepers that come with packages of their own, and how these are installed.
+_SLURM = ("hydra_plugins.hydra_submitit_launcher", "'lora-scaling[slurm]'")
+_PLUGINS = {
+    ("hydra/launcher", "slurm"): _SLURM,
+    ("hydra/launcher", "slurm_local"): _SLURM,
+    ("hydra/launcher", "submitit_slurm"): _SLURM,
+    ("hydra/launcher", "submitit_local"): _SLURM,
+    ("hydra/launcher", "joblib"): ("hydra_plugins.hydra_joblib_launcher", "'lora-scaling[joblib]'"),
+    ("hydra/launcher", "ray"): ("hydra_plugins.hydra_ray_launcher", "'lora-scaling[ray]'"),
+    ("hydra/sweeper", "optuna"): ("hydra_plugins.hydra_optuna_sweeper", "hydra-optuna-sweeper"),
+    ("hydra/sweeper", "ax"): ("hydra_plugins.hydra_ax_sweeper", "hydra-ax-sweeper"),
+    ("hydra/sweeper", "nevergrad"): ("hydra_plugins.hydra_nevergrad_sweeper", "hydra-nevergrad-sweeper"),
+}
+
+
+def _plugins(group: str) -> list[str]:
+    """List what the packages of Hydra's plugins add to a group, and what Hydra has itself."""
+    return ["basic"] * (group in ("hydra/launcher", "hydra/sweeper")) + [name for of, name in _PLUGINS if of == group]
+
+
+def _check_plugin(group: str, name: str) -> None:
+    """Raise UserError for a launcher or sweeper whose package is not installed, naming the package."""
+    if (group, name) not in _PLUGINS:
+        return
+    module, package = _PLUGINS[group, name]
+    with contextlib.suppress(ModuleNotFoundError):  # of the namespace that all of Hydra's plugins share
+        if importlib.util.find_spec(module) is not None:
+            return
+    raise UserError(f"{group}: got {name}, which is not installed; pip install {package}")
 
 
 def _is_group(key: str) -> bool:
@@ -189,7 +223,7 @@ def from_omegaconf(node: Any) -> RunConfig:
     return build(RunConfig, {str(key): value for key, value in values.items()}, "")
 
 
-@contextmanager
+@contextlib.contextmanager
 def friendly_hydra_errors() -> Iterator[None]:
     """Turn Hydra's and OmegaConf's errors about overrides into a `UserError` of one sentence."""
     from hydra.errors import HydraException
@@ -210,10 +244,10 @@ def _explain(error: BaseException) -> str:
     if several := re.search(r"Ambiguous value for argument '([^=']+)=(.*?)' 1\.", text):
         key, values = several.groups()
         return f"{key}: got {values}; give one value, [{values}] for a list, or -m for a sweep over them"
-    missing = re.search(r"Could not find '([\w-]+)/([^']+)'", text)
+    missing = re.search(r"Could not find '([\w-]+(?:/[\w-]+)*)/([^'/]+)'", text)
     if missing:
         group, name = missing.groups()
-        return f"{group}: got {name!r}; {suggest(name, choices(group))}"
+        return f"{group}: got {name!r}; {suggest(name, list(dict.fromkeys([*choices(group), *_plugins(group)])))}"
     unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '\w+')", text) or re.search(
         r"Could not override '([^']+)'", text
     )

@@ -9,13 +9,11 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from multiprocessing import connection, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NoReturn
 
 from hydra import version
 from hydra.core.hydra_config import HydraConfig
@@ -146,7 +144,7 @@ def _end(workers: "list[_Worker]") -> None:
         worker.pipe.close()
 
 
-def _serve(pipe: Connection, parent: int, hydra_context: HydraContext, task_function: TaskFunction) -> NoReturn:
+def _serve(pipe: Connection, parent: int, hydra_context: HydraContext, task_function: TaskFunction) -> None:
     """Make the runs that the parent sends, one after the other, until it wants no more or one is interrupted."""
     end_with_parent(parent)
     end_like_ctrl_c()
@@ -171,6 +169,5 @@ def _serve(pipe: Connection, parent: int, hydra_context: HydraContext, task_func
                 pipe.send(stop)
         except (EOFError, BrokenPipeError):  # the parent is gone
             pass
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)  # an interpreter that winds down would print the traceback of a further signal
+        # An interpreter that winds down would print the traceback of a further signal.
+        signal.pthread_sigmask(signal.SIG_BLOCK, FROM_OUTSIDE)

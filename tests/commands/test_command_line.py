@@ -64,6 +64,7 @@ def said(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         (["r=8"], "r: not a setting; did you mean lora.r? "),
         (["lr=1e-4"], "lr: not a setting; did you mean learning_rate? "),
         (["-m", "sweep=quick"], "sweep: not a setting; did you mean +sweeps? "),
+        (["-m", "hydra/launcher=nonsense"], "hydra/launcher: got 'nonsense'; Allowed: slurm"),
         (["samples=1e4"], "samples: got 10000.0; give a whole number, written 10000"),
         (["hardware=a100"], "hardware: got 'a100'; did you mean a100-40gb or a100-80gb or a100-pcie? "),
         (["order=1", "max_kwh=1e-12"], "max_kwh: got 1e-12; this run is expected to take"),
@@ -80,6 +81,24 @@ def test_a_mistake_is_one_sentence(
     assert text.startswith("lora-scaling: ")
     assert text.count("\n") == 1
     assert "hydra.cc" not in text
+
+
+@pytest.mark.parametrize(
+    ("word", "module", "package"),
+    [
+        ("hydra/launcher=slurm_local", "hydra_submitit_launcher", "'lora-scaling[slurm]'"),
+        ("hydra/launcher=joblib", "hydra_joblib_launcher", "'lora-scaling[joblib]'"),
+        ("hydra/launcher=ray", "hydra_ray_launcher", "'lora-scaling[ray]'"),
+        ("hydra/sweeper=optuna", "hydra_optuna_sweeper", "hydra-optuna-sweeper"),
+    ],
+)
+def test_a_launcher_that_is_not_installed_is_named_with_its_package(
+    word: str, module: str, package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, f"hydra_plugins.{module}", None)  # what Python itself takes for: not there
+    group, name = word.split("=")
+    text = said(["-m", word], monkeypatch, capsys)
+    assert text == f"lora-scaling: {group}: got {name}, which is not installed; pip install {package}\n"
 
 
 @pytest.mark.parametrize("command", [estimate, emissions, analysis])

@@ -70,6 +70,7 @@ def test_a_sweep_over_groups_and_a_run_alone_agree(capsys):
 def test_a_named_sweep_is_read(capsys):
     found = answer(capsys, "-m", "+sweeps=quick", "hardware=t4")
     assert len(found["runs"]) >= 8
+    assert found == answer(capsys, "+sweeps=quick", "hardware=t4")  # which is run as a sweep without -m, too
     assert found["total"]["runs"] == len(found["runs"])
 
 
@@ -177,6 +178,7 @@ def test_advice_that_was_asked_for_is_given_or_refused_with_the_reason(capsys):
         (["compare=colours"], "compare: got 'colours'"),
         (["compare=gpus:nothing"], "hardware: got 'nothing'"),
         (["-m", "compare=method"], "-m: adds up a sweep"),
+        (["+sweeps=quick", "compare=method"], "+sweeps=quick: adds up a sweep, and compare= is for one run"),
         (["-m", "+sweeps=none"], "sweeps: got 'none'"),
         (["fit=/nowhere/fit.json"], "fit: got /nowhere/fit.json"),
         (["price.per_kwh=cheap"], "price.per_kwh: got 'cheap'"),
