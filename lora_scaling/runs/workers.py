@@ -148,7 +148,7 @@ def _serve(pipe: Connection, parent: int, hydra_context: HydraContext, task_func
     """Make the runs that the parent sends, one after the other, until it wants no more or one is interrupted."""
     end_with_parent(parent)
     end_like_ctrl_c()
-    with interrupted_once():
+    with contextlib.suppress(KeyboardInterrupt), interrupted_once():  # sent to the parent, or lost on the way to it
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, FROM_OUTSIDE)
             version.setbase("1.3")
@@ -169,5 +169,5 @@ def _serve(pipe: Connection, parent: int, hydra_context: HydraContext, task_func
                 pipe.send(stop)
         except (EOFError, BrokenPipeError):  # the parent is gone
             pass
-        # An interpreter that winds down would print the traceback of a further signal.
-        signal.pthread_sigmask(signal.SIG_BLOCK, FROM_OUTSIDE)
+        finally:  # an interpreter that winds down would print the traceback of a further signal
+            signal.pthread_sigmask(signal.SIG_BLOCK, FROM_OUTSIDE)
