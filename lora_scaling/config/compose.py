@@ -121,6 +121,8 @@ def check_overrides(overrides: Sequence[str]) -> None:
             value = override.value()
             if isinstance(value, str):
                 _check_plugin(override.key_or_group, value)
+            elif override.is_delete() and value is not None and _is_group(override.key_or_group):  # Hydra fails on it
+                raise UserError(f"{override.input_line}: cannot be read; write ~{override.key_or_group}")
             if override.is_sweep_override() or override.is_delete() or not _is_group(override.key_or_group):
                 continue
             if not isinstance(value, str if override.key_or_group in _FILES else (str, list, dict)):
@@ -244,6 +246,10 @@ def _explain(error: BaseException) -> str:
     if several := re.search(r"Ambiguous value for argument '([^=']+)=(.*?)' 1\.", text):
         key, values = several.groups()
         return f"{key}: got {values}; give one value, [{values}] for a list, or -m for a sweep over them"
+    if absent := re.search(r"Could not delete (?:from config\. )?'([^']+)'", text):
+        return f"~{absent[1]}: names nothing that could be deleted; leave it out"
+    if other := re.search(r"Could not delete from config. The value of '([^']+)' is (.*) and not ", text):
+        return f"~{other[1]}: got another value than the {other[2]} that it has; write ~{other[1]}"
     missing = re.search(r"Could not find '([\w-]+(?:/[\w-]+)*)/([^'/]+)'", text)
     if missing:
         group, name = missing.groups()
