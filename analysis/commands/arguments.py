@@ -20,6 +20,7 @@ def add_runs(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
         help="leave a run out, as RUN_ID or STUDY/RUN_ID (may be repeated)",
     )  # fmt: skip
     add_column_options(parser)
+    parser.epilog = "Settings beside RUNS say what the runs of a table were: model=llama-3.2-1b max_seq_len=1024"
     if json:
         parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
@@ -37,7 +38,9 @@ def add_column_options(parser: argparse.ArgumentParser) -> None:
             f"--{name}-from", default=None, metavar="COLUMN:REGEX",
             help=f"read {name} from a column of text; the first group is the number",
         )  # fmt: skip
-    group.add_argument("--set", action="append", default=[], metavar="COLUMN=VALUE", help="one value for all rows")
+    group.add_argument(
+        "--set", action="append", default=[], metavar="COLUMN=VALUE", help="one value, or a setting, for all rows"
+    )
     group.add_argument(
         "--column", action="append", default=[], metavar="OURS=THEIRS[:UNIT]", help="the table's name of a column"
     )
@@ -60,7 +63,7 @@ def split_overrides(given: Sequence[str]) -> tuple[list[str], list[str]]:
     return runs, overrides
 
 
-def column_options(args: argparse.Namespace) -> ColumnOptions:
+def _column_options(args: argparse.Namespace, settings: Sequence[str]) -> ColumnOptions:
     """Read what `args` say about the columns."""
     return ColumnOptions(
         samples_from=args.samples_from,
@@ -70,14 +73,22 @@ def column_options(args: argparse.Namespace) -> ColumnOptions:
         join=args.join,
         on=args.on,
         ignore=args.ignore,
+        settings=settings,
     )
 
 
 def load(args: argparse.Namespace) -> RunTable:
     """Read the runs that `args` name; print to stderr what was left out or had to be interpreted."""
-    table = load_runs(args.runs, response=args.response, exclude=args.exclude, options=column_options(args))
+    table = load_quietly(args)
     tell(table)
     return table
+
+
+def load_quietly(args: argparse.Namespace) -> RunTable:
+    """Read the runs that `args` name. Settings beside them say what the runs were, unless a command took them."""
+    runs, settings = split_overrides(args.runs)
+    options = _column_options(args, settings)
+    return load_runs(runs, response=args.response, exclude=args.exclude, options=options)
 
 
 def tell(table: RunTable) -> None:

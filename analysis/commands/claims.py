@@ -6,8 +6,7 @@ from ..claims.decide import decide
 from ..claims.text import render
 from ..claims.verdicts import Options
 from ..jsonout import dumps
-from ..tables.table import load_runs
-from .arguments import add_options, add_runs, column_options
+from .arguments import add_options, add_runs, load_quietly
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Decide the claims and print them."""
     options = Options(margin=args.margin, level=args.level)
-    table = load_runs(args.runs, response=args.response, exclude=args.exclude, options=column_options(args))
+    table = load_quietly(args)
     report = decide(table, options)
     print(dumps(report.document()) if args.json else render(report.document(), report.table.sources))
     return 0

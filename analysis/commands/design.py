@@ -9,8 +9,7 @@ from ..claims.decide import decide
 from ..claims.design import NextRunsPlan, plan
 from ..claims.verdicts import Options
 from ..jsonout import dumps
-from ..tables.table import load_runs
-from .arguments import add_options, add_runs, column_options, tell
+from .arguments import add_options, add_runs, load
 
 SCHEMA_VERSION = 1
 
@@ -24,8 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the plans, cheapest first."""
     options = Options(margin=args.margin, level=args.level)
-    table = load_runs(args.runs, response=args.response, exclude=args.exclude, options=column_options(args))
-    tell(table)
+    table = load(args)
     report = decide(table, options)
     plans = plan(report)
     undecided = [claim.id for claim in report.claims if claim.verdict == "undecided"]

@@ -145,7 +145,9 @@ def _model(config: RunConfig, named: Set[str], frame: pd.DataFrame, work: Work) 
             return config.model.name
         usual = commonest(frame["model"])
         theirs = "the runs do not name theirs" if usual is None else f"the runs' own, {usual}, is none of the presets"
-        raise UserError(f"model: missing, and {theirs}; give model=NAME of the run to predict")
+        raise UserError(
+            f"model: missing, and {theirs}; give model=NAME of the run to predict, or --set model=NAME of the runs"
+        )
     if not chosen and len(seen) < 2:
         return None
     if seen and {preset_model(name) or name for name in seen} == {config.model.name}:
@@ -154,7 +156,7 @@ def _model(config: RunConfig, named: Set[str], frame: pd.DataFrame, work: Work) 
     of = f"are of {', '.join(seen)}" if seen else "do not name their model"
     raise UserError(
         f"model: got {name}; the runs {of} and tell no sizes, so that nothing is known of another: add `params`, or "
-        "`tokens_seen` and `flops`, to the table"
+        "`tokens_seen` and `flops`, to the table, or say with --set model=NAME of what preset they are"
         + ("" if len(seen) > 1 else ", or leave model= out to predict a run of the same model")
     )
 

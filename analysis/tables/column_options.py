@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from lora_scaling.config.compose import setting_names
 from lora_scaling.errors import UserError
+from lora_scaling.paths import presets
 
 from .column_names import Meaning, apply_meanings, unit_factor
 from .parsing import RunWarning
 from .readers import read_sources
+from .run_settings import COLUMN_OF, fill_columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +23,7 @@ class ColumnOptions:
 
     constants: our columns with one value for all rows. columns: our columns with the table's, and the unit after a
     colon if it is not ours (`{"energy_kwh": "used:Wh"}`). join, on: a table to join by a column that both have.
-    ignore: columns that do not matter.
+    ignore: columns that do not matter. settings: what the runs were, as a run's own settings (`model=llama-3.2-1b`).
     """
 
     samples_from: str | None = None
@@ -30,6 +33,17 @@ class ColumnOptions:
     join: str | Path | None = None
     on: str | None = None
     ignore: Sequence[str] = ()
+    settings: Sequence[str] = ()
+
+    @property
+    def all_settings(self) -> tuple[str, ...]:
+        """The settings, and those among the constants that have no column, or name the preset of a model."""
+        named = [
+            f"{name}={value}"
+            for name, value in self.constants.items()
+            if (name in setting_names() and name not in COLUMN_OF) or (name == "model" and value in presets("model"))
+        ]
+        return *named, *self.settings
 
     @property
     def used(self) -> frozenset[str]:
@@ -69,9 +83,13 @@ def apply_options(
     for column, source in (("samples", options.samples_from), ("epochs", options.epochs_from)):
         if source is not None:
             raw = raw.assign(**{column: _extracted(original, column, source)})
-    for column, value in options.constants.items():
-        _check_ours("set", column, ours)
-        raw = raw.assign(**{column: value})
+    for name, value in options.constants.items():
+        column = COLUMN_OF.get(name, name)
+        if column in ours:
+            raw = raw.assign(**{column: value})
+        elif name not in setting_names():
+            _check_ours("set", column, ours)
+    raw = fill_columns(raw, options.all_settings)
     for column in options.ignore:
         _check_present("ignore", column, raw)
     return raw.drop(columns=list(options.ignore)), warnings

@@ -26,6 +26,7 @@ from .missing_columns import TEXTS, require_columns, with_epochs
 from .overrides import clean_overrides, of_work
 from .parsing import RunWarning, has_decimal_commas, has_decimal_points, parse_numbers, parse_truth
 from .readers import ReadRows, read_sources, recognise
+from .run_settings import fill_sizes
 from .unknown_columns import column_warnings, remainders, separating_columns, unknown_columns
 
 NUMERIC_COLUMNS = (*records.NUMERIC_COLUMNS, "samples_end")
@@ -153,6 +154,8 @@ def _make_table(rows: ReadRows, *, response: str | None, exclude: Sequence[str],
     warnings += doubtful
     frame, bad = _drop_impossible(_derive(frame), RESPONSES[response])
     excluded += bad
+    frame, computed = fill_sizes(frame, options.all_settings)
+    warnings += computed
     frame, snapshots, cumulative = _keep_last_snapshots(frame, columns, RESPONSES[response])
     excluded += snapshots
     frame, duplicates, duplicate_warnings = _drop_duplicates(frame, raw, columns, RESPONSES[response])
