@@ -4,7 +4,7 @@ Every list of settings in this project is derived from this table. A new setting
 dataclass of the configuration, its default in `conf/`, and the line of code that uses it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,8 +28,10 @@ class Setting:
         or among the further `words` (`settings_override`) that differ from the defaults.
     tokens, base_model: whether the setting changes the token ids of the samples, or the base model as it is loaded.
     counted: whether the arithmetic of estimates counts the setting's effect.
-    uncounted: what an estimate says about the setting when it is on, if it changes the work but is not counted.
+    uncounted: what an estimate says about the setting at the value `uncounted_at`, if it changes the work but is not
+        counted.
     older: the value of all runs that were made before the setting existed. It is left out of a run's name.
+    had: what the record of such a run tells of the setting, where that is another value than `older`.
     aliases: what other programs call the setting.
     least, above, most: bounds of the value.
     """
@@ -44,7 +46,9 @@ class Setting:
     base_model: bool = False
     counted: bool = False
     uncounted: str | None = None
+    uncounted_at: Any = True
     older: Any = _ALWAYS_WRITTEN
+    had: Callable[[Mapping[str, Any]], Any] | None = None
     aliases: tuple[str, ...] = ()
     least: float | None = None
     above: float | None = None
@@ -68,6 +72,10 @@ class Setting:
     def is_older(self, value: Any) -> bool:
         """Return whether a value is that of the runs from before the setting existed."""
         return self.has_older and value == self.older
+
+    def before(self, record: Mapping[str, Any]) -> Any:
+        """Return the value that a run from before the setting existed had, given its record."""
+        return self.older if self.had is None else self.had(record)
 
 
 # The upper bounds are far beyond any real run: a larger value is a typing mistake.
@@ -107,6 +115,11 @@ SETTINGS = (
             "time, energy and memory will be higher"),
     Setting(name="precision", changes="work", column="precision", recorded="training.precision", repeat="words",
             counted=True),
+    Setting(name="attn_implementation", changes="work", column="attn_implementation",
+            recorded="training.attn_implementation", repeat="words", base_model=True, older="auto",
+            had=lambda record: "sdpa", aliases=("attention", "attn", "use_flash_attention_2", "flash_attention"),
+            uncounted="eager attention keeps the scores of all pairs of positions, which are not counted: memory and "
+            "time will be higher", uncounted_at="eager"),
     Setting(name="gradient_checkpointing", changes="work", column="gradient_checkpointing", kind="truth",
             repeat="words", counted=True),
     Setting(name="sharding", changes="work", repeat="words", counted=True, older="none"),

@@ -133,6 +133,7 @@ class RunConfig:
     loss_on: Literal["answers", "all"]
     chat_template: bool
     precision: Literal["auto", "bf16", "fp16", "fp32"]
+    attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
     gradient_checkpointing: bool
     sharding: Literal["none", "fsdp"]
     optimizer: Literal["adamw", "adamw_8bit"]

@@ -159,7 +159,7 @@ def _assumptions(config: RunConfig, plan: RunPlan, lengths: LengthBasis, asked: 
         said.append(f"padding adds {w.statistics.padding / w.statistics.tokens:.0%} to the tokens processed")
     if config.method.name == "qlora" and w.shape.experts > 1:
         said.append("the experts stay in 16 bit: they are held in fused tensors, which bitsandbytes does not quantise")
-    said += [s.uncounted for s in SETTINGS if s.uncounted and attrgetter(s.name)(config)]
+    said += [s.uncounted for s in SETTINGS if s.uncounted and attrgetter(s.name)(config) == s.uncounted_at]
     if config.precision == "auto":
         said.append(f"precision auto taken as {plan.precision}")
     if config.method.name == "full" and plan.precision == "bf16":

@@ -61,8 +61,8 @@ def _setting_columns(record: Mapping[str, Any]) -> dict[str, Any]:
         if setting.column is None:
             continue
         value = value_at(record, setting.recorded or f"config.{setting.name}")
-        if value is None and own and setting.has_older:
-            value = setting.older
+        if value is None and own and setting.has_older and value_at(config, setting.name) is None:
+            value = setting.before(record)
         unused = method == "full" and setting.field == "lora"
         columns[setting.column] = None if unused else _cell(value)
     return columns | {"method": _cell(method)}

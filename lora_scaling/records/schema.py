@@ -161,6 +161,7 @@ class TrainingSection(TypedDict, total=False):
     """How it was computed, and what was learned."""
 
     precision: str | None
+    attn_implementation: str | None
     gradient_checkpointing: bool | None
     train_loss: float | None
     eval_loss_before: float | None

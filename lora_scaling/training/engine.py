@@ -12,6 +12,7 @@ from torch import nn
 from lora_scaling.config import RunConfig
 from lora_scaling.energy import Recording
 from lora_scaling.signals import uninterrupted
+from lora_scaling.training.attention import used_kernel
 from lora_scaling.training.batches import Collator
 from lora_scaling.training.checkpoints import quantization_of
 from lora_scaling.training.device import Device, explain_out_of_memory
@@ -123,6 +124,7 @@ def _describe_model(facts: RunFacts, config: RunConfig, network: nn.Module, base
     """Count the parameters of the network itself. If its shape is known, the computed numbers must agree exactly."""
     params, trainable = parameter_counts(network)
     shape = base.shape
+    facts.training["attn_implementation"] = used_kernel(base.model)
     facts.model = {
         "name": config.model.name,
         "id": config.model.id or config.model.gguf_file,

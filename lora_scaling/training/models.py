@@ -19,6 +19,7 @@ from transformers import (
 
 from lora_scaling.config import ModelConfig, RunConfig
 from lora_scaling.errors import UserError
+from lora_scaling.training.attention import attention_kernel
 from lora_scaling.training.bytes_tokenizer import bytes_tokenizer
 from lora_scaling.training.checkpoints import (
     checkpoint_config,
@@ -68,15 +69,16 @@ def load_base(config: RunConfig, device: Device) -> BaseModel:
     shape = _checked_shape(model, hf_config)
     refuse_quantized(config, hf_config)
     dtype = DTYPES[_weight_precision(config, device)]
+    kernel = attention_kernel(config, hf_config, device)
     unused: list[str] = []
     if not loads_weights(config):
         with torch.device("meta"):
-            network = AutoModelForCausalLM.from_config(hf_config, dtype=dtype, attn_implementation="sdpa")
+            network = AutoModelForCausalLM.from_config(hf_config, dtype=dtype, attn_implementation=kernel)
     elif model.weights == "random":
         set_seed(config.seed)
-        network = AutoModelForCausalLM.from_config(hf_config, dtype=dtype, attn_implementation="sdpa")
+        network = AutoModelForCausalLM.from_config(hf_config, dtype=dtype, attn_implementation=kernel)
     else:
-        network, unused = load_pretrained(config, hf_config, dtype, device, attn_implementation="sdpa")
+        network, unused = load_pretrained(config, hf_config, dtype, device, attn_implementation=kernel)
     if config.method.name == "qlora" and not getattr(network, "is_quantized", False):
         _quantize(network, dtype)
     if config.method.name == "qlora":

@@ -64,7 +64,7 @@ def test_a_setting_that_came_later_names_only_runs_that_use_it(setting: Any) -> 
     config = compose([])
     assert value_at(config.to_dict(), setting.name) == setting.older
     field, _, leaf = setting.name.rpartition(".")
-    other = "fsdp" if setting.older == "none" else not setting.older
+    other = {"none": "fsdp", "auto": "eager"}.get(setting.older, not setting.older)
     if field:
         changed = dataclasses.replace(config, **{field: dataclasses.replace(getattr(config, field), **{leaf: other})})
     else:

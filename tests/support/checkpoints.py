@@ -17,6 +17,16 @@ SIZES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 256,
     },
     "gpt2": {"vocab_size": 272, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 256},
+    "gemma2": {
+        "vocab_size": 272, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 16,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "query_pre_attn_scalar": 16,
+    },
+    "gpt_neo": {
+        "vocab_size": 272, "hidden_size": 32, "num_layers": 2, "num_heads": 2, "attention_types": [[["global"], 2]],
+        "max_position_embeddings": 256,
+    },
+    "bloom": {"vocab_size": 272, "hidden_size": 32, "n_layer": 2, "n_head": 2},
+    "mamba": {"vocab_size": 272, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
 }  # fmt: skip
 
 
