@@ -137,6 +137,8 @@ SETTINGS = (
     Setting(name="order", changes="nothing", column="order", kind="number", recorded="order"),
     Setting(name="session", changes="nothing", column="session", recorded="session"),
     Setting(name="save_adapter", changes="nothing"),
+    Setting(name="resume", changes="nothing"),
+    Setting(name="checkpoint_minutes", changes="nothing", above=0),
     Setting(name="metering", changes="nothing"),
     Setting(name="grid", changes="nothing"),
     Setting(name="runs_dir", changes="nothing"),

@@ -147,6 +147,8 @@ class RunConfig:
     seed: int
     replicate: int
     save_adapter: bool
+    resume: Literal["never", "auto"]
+    checkpoint_minutes: float
 
     model: ModelConfig
     method: MethodConfig

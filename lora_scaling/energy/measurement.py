@@ -164,6 +164,7 @@ class EnergyAccount:
     exclusive: bool | None = None
     conditions: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[dict[str, str], ...] = ()
+    parts: tuple[dict[str, Any], ...] = ()  # of a run that was continued by other processes
 
     @property
     def components(self) -> dict[str, ComponentEnergy]:
@@ -229,6 +230,7 @@ class EnergyAccount:
             "exclusive": self.exclusive,
             "conditions": self.conditions,
             "timeline": TIMELINE_NAME if self.bins else None,
+            **({"parts": [dict(part) for part in self.parts]} if self.parts else {}),
             "warnings": [dict(warning) for warning in self.warnings],
         }
 

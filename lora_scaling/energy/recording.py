@@ -8,6 +8,7 @@ window.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from types import TracebackType
 
 from lora_scaling.energy import host
@@ -20,6 +21,7 @@ from lora_scaling.energy.sampler import CHECK_S, POWER_S, WATCH_S, Sampler
 from lora_scaling.energy.sensors import Sensors
 from lora_scaling.energy.tracker import TaskEnergy
 from lora_scaling.energy.windows import make_account, rough_joules
+from lora_scaling.records.timeline import COMPONENTS
 
 CONDITIONS_S = 5.0  # temperature, clocks and processes change slowly and cost more to read
 
@@ -105,6 +107,50 @@ class Recording:
         """
         windows = [*self._windows, self._open] if self._open else list(self._windows)
         return rough_joules(windows, self._meter)
+
+    def so_far(self) -> EnergyAccount:
+        """Return the energy up to now, with the open window as if it ended here; it stays open.
+
+        CodeCarbon gives the energy of its models only when a window ends: those of the open one are taken at the mean
+        power of the windows before, and are unknown without any.
+        """
+        if self._account is not None:
+            return self._account
+        windows = list(self._windows)
+        if self._open is not None:
+            windows.append(self._ended_here(self._open))
+        return make_account(
+            self._meter,
+            windows,
+            idle=self._meter.idle,
+            exclusive=None,
+            conditions={},
+            warnings=list(self.warnings),
+        )
+
+    def _ended_here(self, window: Window) -> Window:
+        meters = self._meter.gpu_meters
+        with self._sampler.lock:
+            end = self._sample(*_both_clocks(), edge_of_phase=False)
+            ended = replace(window, ticks=list(window.ticks), end=end, apart_j=list(window.apart_j))
+            ended.bounds_j = tuple(b + m.bound_j for b, m in zip(window.bounds_j, meters, strict=True))
+            ended.lost = tuple(m.lost for m in meters)
+        if self._meter.tracker is not None and ended.task is None:
+            seconds = ended.end.at_s - ended.start.at_s if ended.end is not None else 0.0
+            joules = {name: None if w is None else w * seconds for name, w in self._mean_powers_w().items()}
+            ended.task = TaskEnergy(joules=joules)
+            ended.sources = self._meter.tracker.sources()
+        return ended
+
+    def _mean_powers_w(self) -> dict[str, float | None]:
+        """Return the mean power of each component by CodeCarbon, over the windows that have ended."""
+        powers_w: dict[str, float | None] = {}
+        for name in COMPONENTS:
+            known = [w for w in self._windows if w.end is not None and w.task and w.task.joules.get(name) is not None]
+            seconds = sum(w.end.at_s - w.start.at_s for w in known if w.end is not None)
+            joules = sum(w.task.joules[name] or 0.0 for w in known if w.task is not None)
+            powers_w[name] = joules / seconds if seconds > 0 else None
+        return powers_w
 
     def close(self, idle: IdleBaseline | None = None) -> EnergyAccount:
         """Return the energy of the run. `idle` defaults to the meter's last baseline. May be called again."""

@@ -54,6 +54,8 @@ def make_account(
         bins.extend(_bins(window, phase))
     warnings.extend(_clock_warnings(windows))
     if meter.settings.enabled:
+        warnings.extend(short_window_warnings(phases))
+    if meter.settings.enabled:
         warnings.extend(_pause_warnings(windows, max(PAUSE_S, 3 * meter.settings.interval_s)))
     return EnergyAccount(
         host=socket.gethostname(),
@@ -64,6 +66,17 @@ def make_account(
         conditions=conditions,
         warnings=tuple(warnings),
     )
+
+
+def short_window_warnings(phases: Sequence[PhaseEnergy]) -> list[dict[str, str]]:
+    """Warn if training was too short to be measured; evaluations and checkpoints may divide it into several windows."""
+    seconds = [phase.seconds for phase in phases if phase.name == "train"]
+    if not seconds or sum(seconds) >= WARN_S:
+        return []
+    text = f"The train window lasted {sum(seconds):.1f} s; aim for 10 s, at least 5 s."
+    if sum(seconds) < SHORT_S:
+        text = f"The train window lasted {sum(seconds):.2f} s: under 1 s it is not called measured."
+    return [{"kind": "short_window", "message": text}]
 
 
 def rough_joules(windows: Sequence[Window], meter: Sensors) -> float | None:
@@ -246,13 +259,6 @@ def _unread_gpu(meter: Sensors, reason: str | None) -> ComponentEnergy:
 
 def _phase_warnings(meter: Sensors, window: Window, phase: PhaseEnergy) -> list[dict[str, str]]:
     warnings = []
-    if meter.settings.enabled and phase.name == "train":
-        if phase.seconds < SHORT_S:
-            text = f"The train window lasted {phase.seconds:.2f} s: under 1 s it is not called measured."
-            warnings.append({"kind": "short_window", "message": text})
-        elif phase.seconds < WARN_S:
-            text = f"The train window lasted {phase.seconds:.1f} s; aim for 10 s, at least 5 s."
-            warnings.append({"kind": "short_window", "message": text})
     assert window.end is not None
     for i, (gpu, device) in enumerate(zip(phase.gpus, meter.gpu_meters, strict=False)):
         apart_j = _apart_j(meter, window, i)

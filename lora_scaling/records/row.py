@@ -9,7 +9,7 @@ from lora_scaling.settings import SETTINGS, value_at
 from lora_scaling.text import printable
 from lora_scaling.units import JOULES_PER_KWH
 
-_PHASES = ("setup", "warmup", "train", "eval")
+_PHASES = ("setup", "warmup", "train", "eval")  # further ones: checkpoint, lost, score
 _IDENTITY = ("run_id", "study", "status", "error", "replicate", "order", "session", "started_at", "host", "exclusive")
 # The words of a command line that choose the run's model, data and other settings again; `config.again` makes them.
 OVERRIDE_COLUMNS = ("model_override", "data_override", "settings_override")

@@ -29,6 +29,7 @@ from lora_scaling.energy import (
     open_meter,
     settings_for_rank,
 )
+from lora_scaling.energy.parts import PARTS_NAME, Parts, forget_parts
 from lora_scaling.errors import LoraScalingError, OutOfMemory, RecordError, RunFailure, UnwritableError, UserError
 from lora_scaling.grid import compute_emissions, read_timeline
 from lora_scaling.paths import presets
@@ -125,6 +126,8 @@ def _run_as_leader(config: RunConfig, listen: Listener) -> RunOutcome:
                 skipped = "finished before"
                 if config.save_adapter and not read_record(path).get("saved"):
                     skipped += ", and nothing was saved; on_existing=rerun trains again"
+            if not skipped and is_finished(path):
+                forget_parts(path.parent)
             record = {} if skipped else _start_record(config, name, path)
         except UserError as error:
             _broadcast(error)
@@ -153,6 +156,8 @@ def _run_as_leader(config: RunConfig, listen: Listener) -> RunOutcome:
                     if record["status"] != "interrupted":
                         raise
                     print(f"lora-scaling: {error}", file=sys.stderr, flush=True)  # and the interruption goes on
+        if record["status"] == "ok" and config.resume == "auto":
+            forget_parts(path.parent)
         _add_emissions(config, record, path)
         _add_card(record, path)
         try:
@@ -249,6 +254,9 @@ def _measure(
     from lora_scaling.training.engine import RunFacts, execute
     from lora_scaling.training.ranks import gather_from_ranks
 
+    parts = _open_parts(config, path) if config.resume == "auto" else None
+    if parts is not None:
+        record["started_at"] = parts.started_at
     baseline = None
     if config.metering.idle_s > 0 and world_size() == 1:  # of several processes none sees all that idles
         baseline = idle_baseline(meter, config.metering.idle_s, Path(config.runs_dir) / ".idle")
@@ -268,18 +276,43 @@ def _measure(
             facts,
             folder=path.parent,
             progress=progress,
+            parts=parts,
         )
         record |= {"status": "ok", "error": None}
     finally:
         together = world_size() > 1
         with uninterrupted():
             account = recording.close(baseline)
+            if parts is not None:
+                account = _end_part(parts, account, record, facts)
             _record_outcome(config, record, path, facts, account, [_FIRST_ONLY] if together else [])
         if together and record.get("status") == "ok":  # otherwise another process may never give its account
             account = combine(gather_from_ranks(account))
             peaks = gather_from_ranks(facts.peak_memory_gb)  # of the process that needed most, where all are known
             facts.peak_memory_gb = None if None in peaks else max(peak for peak in peaks if peak is not None)
             _record_outcome(config, record, path, facts, account, [])
+
+
+def _open_parts(config: RunConfig, path: Path) -> Parts:
+    """Begin a part of a run whose earlier parts were killed, if there are any.
+
+    Raises:
+        UserError: several processes share the run, or an earlier part cannot be read.
+    """
+    if world_size() > 1:
+        raise UserError(
+            f"resume: got auto in {world_size()} processes, whose checkpoints are not supported; use resume=never"
+        )
+    return Parts(path.parent / PARTS_NAME, host())
+
+
+def _end_part(parts: Parts, account: EnergyAccount, record: Record, facts: "RunFacts") -> EnergyAccount:
+    """Keep what this part measured, and return the account of all parts."""
+    ended = "finished" if record.get("status") == "ok" else "ended"
+    parts.note(account, facts.work.get("steps") or parts.step, ended)
+    if parts.warning is not None:
+        facts.warnings.append({"kind": "unkept", "message": parts.warning})
+    return parts.joined(account, ended)
 
 
 def _record_outcome(

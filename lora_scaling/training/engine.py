@@ -11,6 +11,7 @@ from torch import nn
 
 from lora_scaling.config import RunConfig
 from lora_scaling.energy import Recording
+from lora_scaling.energy.parts import Parts
 from lora_scaling.signals import uninterrupted
 from lora_scaling.training.attention import used_kernel
 from lora_scaling.training.batches import Collator
@@ -19,6 +20,7 @@ from lora_scaling.training.device import Device, explain_out_of_memory
 from lora_scaling.training.model_cache import ModelCache, Tokens
 from lora_scaling.training.models import BaseModel, attach, detach, parameter_counts, quantized_params
 from lora_scaling.training.ranks import gather_from_ranks
+from lora_scaling.training.resuming import Resuming, newest_checkpoint
 from lora_scaling.training.saving import save_trained
 from lora_scaling.training.sharding import held_params, shard
 from lora_scaling.training.tokens import TokenizedDataset
@@ -55,8 +57,11 @@ def execute(
     *,
     folder: Path,
     progress: Progress,
+    parts: Parts | None = None,
 ) -> None:
     """Carry out the run, filling `facts` on the way. `progress` is called with (phase, steps done, all steps).
+
+    parts: what earlier processes did of this run, and where checkpoints are kept; None to begin and end in this one.
 
     Raises:
         UserError: the request cannot be carried out.
@@ -77,7 +82,8 @@ def execute(
                     shard(network, base.model, device)
                 _describe_model(facts, config, network, base)
                 trainer = _trainer(config, device, network, base, tokens, folder=folder, progress=progress)
-            _phases(config, trainer, tokens.train, base.shape, recording, facts, progress)
+            resuming = None if parts is None else _resuming(config, device, parts, recording, facts)
+            _phases(config, trainer, tokens.train, base.shape, recording, facts, progress, resuming)
         if config.save_adapter:
             _save(network, base, folder, facts)
     finally:
@@ -118,6 +124,30 @@ def _prepare(config: RunConfig, device: Device, models: ModelCache, facts: RunFa
         {"kind": kind, "message": text} for kind, text in (*tokens.train.warnings, *tokens.held_out.warnings)
     ]
     return base, tokens
+
+
+def _resuming(
+    config: RunConfig, device: Device, parts: Parts, recording: Recording, facts: RunFacts
+) -> Resuming | None:
+    """Find the checkpoint to continue from, and prepare to write others.
+
+    Raises:
+        UserError: it was made under other conditions, or cannot be read.
+    """
+    if config.max_steps == 0:
+        return None
+    same = {"precision": device.precision, "device": device.kind, "data": facts.data["fingerprint"]}
+    found = newest_checkpoint(parts.folder, same)
+    if found is not None:
+        parts.continue_from(found.step, found.kept)
+    return Resuming(
+        parts=parts,
+        recording=recording,
+        every_s=60 * config.checkpoint_minutes,
+        same=same,
+        training=facts.training,
+        found=found,
+    )
 
 
 def _describe_model(facts: RunFacts, config: RunConfig, network: nn.Module, base: BaseModel) -> None:
@@ -190,8 +220,13 @@ def _phases(
     recording: Recording,
     facts: RunFacts,
     progress: Progress,
+    resuming: Resuming | None,
 ) -> None:
-    _evaluate(config, trainer, recording, facts, "eval_loss_before", progress)
+    found = None if resuming is None else resuming.found
+    if found is None:
+        _evaluate(config, trainer, recording, facts, "eval_loss_before", progress)
+    else:
+        facts.training |= found.training
     if config.warmup_steps:  # also in runs of zero steps, which must cost the same as the others apart from training
         progress("warmup", 0, 0)
         with recording.phase("warmup"):
@@ -201,14 +236,15 @@ def _phases(
     try:
         if config.max_steps != 0:
             progress("train", 0, 0)
-            with recording.phase("train"):
-                trainer.train()
+            with recording.phase("train" if found is None else "checkpoint"):
+                trainer.continue_training(resuming)
         counted = trainer.counted_everywhere()
         if config.max_steps != 0:
             _enter_loss(facts, "train_loss", counted.mean_loss)
     finally:
         # A process that failed must not wait for the others, which do not know about the failure.
         facts.work |= _work(config, trainer, dataset, shape, counted or trainer.counted)
+        facts.warnings += [] if resuming is None else resuming.warnings
     _evaluate(config, trainer, recording, facts, "eval_loss_after", progress)
 
 

@@ -23,6 +23,7 @@ from lora_scaling.ranks import world_size
 from lora_scaling.training.batches import BatchCounts, Collator, batch_counts
 from lora_scaling.training.device import Device
 from lora_scaling.training.models import shape_of_config
+from lora_scaling.training.resuming import Resuming
 from lora_scaling.workload import step_count
 
 _COUNTS = "batch_counts"
@@ -79,6 +80,7 @@ class MeteredTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.counted = Counted()
         self._warming_up = False
+        self.resuming: Resuming | None = None
         self.remove_callback(PrinterCallback)
 
     def compute_loss(
@@ -120,6 +122,23 @@ class MeteredTrainer(Trainer):
         if self._warming_up:
             stack.enter_context(self.accelerator.autocast())
         return stack
+
+    def continue_training(self, resuming: Resuming | None) -> None:
+        """Train, from the checkpoint that was found, if any, and writing others."""
+        self.resuming = resuming
+        if resuming is None:
+            self.train()
+            return
+        self.add_callback(resuming)
+        self.train(resume_from_checkpoint=None if resuming.found is None else str(resuming.found.folder))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        assert self.resuming is not None  # only it asks for checkpoints
+        self.resuming.write(self)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        assert self.resuming is not None
+        self.resuming.load(self)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         # The parent visits all parameters on every step for an estimate; ours is exact and made once, from `counted`.
