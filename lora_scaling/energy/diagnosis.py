@@ -81,11 +81,11 @@ def _self_test(meter: EnergyMeter, seconds: float, load: Callable[[float], None]
     recording = meter.recording()
     wall_s, start_s = time.time(), time.perf_counter()
     with recording.phase("test"):
-        before = [(gpu.joules, gpu.power_j) for gpu in meter.gpu_meters]
+        before = [(gpu.joules, gpu.check.power_j) for gpu in meter.gpu_meters]
         (load or time.sleep)(seconds)
         for gpu in meter.gpu_meters:
             gpu.read()
-        after = [(gpu.joules, gpu.power_j) for gpu in meter.gpu_meters]
+        after = [(gpu.joules, gpu.check.power_j) for gpu in meter.gpu_meters]
     drift_s = (time.time() - wall_s) - (time.perf_counter() - start_s)
     account = recording.close()
     [phase] = account.phases

@@ -13,6 +13,8 @@ from typing import Any
 # nvml.h: nvmlReturn_t
 NOT_SUPPORTED, NOT_FOUND, DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND, GPU_IS_LOST = 3, 6, 9, 12, 15
 
+INSTANT_S, MEAN_S = 0.1, 1.0  # over how long a power reading is a mean
+
 # nvml.h: nvmlClocksEventReasons; the last column says whether it causes a warning.
 THROTTLE_REASONS = (
     (0x01, "idle", False),
@@ -58,6 +60,7 @@ class Nvml:
         self._nvml = library
         self.gpus = gpus
         self.missing = missing  # index → why this GPU cannot be read
+        self._instant: dict[int, bool] = {}  # index → whether it shows its power of the moment
 
     @classmethod
     def open(cls) -> Nvml:
@@ -88,8 +91,28 @@ class Nvml:
         return self._read(lambda: self._nvml.nvmlDeviceGetTotalEnergyConsumption(gpu.handle) / 1000.0)
 
     def power_w(self, gpu: Gpu) -> float:
-        """Read the power now. From Ampere on (except GA100), NVIDIA's figure is a mean over the last second."""
+        """Read the power: of the moment where the driver shows it, otherwise see `power_lag_s`."""
+        if self.power_lag_s(gpu) < MEAN_S:
+            watts = _optional(lambda: self._instant_power_w(gpu))
+            if watts is not None:
+                return watts
         return self._read(lambda: self._nvml.nvmlDeviceGetPowerUsage(gpu.handle) / 1000.0)
+
+    def power_lag_s(self, gpu: Gpu) -> float:
+        """Return over how many seconds the power readings may be a mean.
+
+        From Ampere on (except GA100), nvmlDeviceGetPowerUsage is a mean over the last second (nvml.h); drivers since
+        530 also show the power of the moment, which is sampled every 100 ms at the most (arXiv 2312.02741).
+        """
+        if gpu.index not in self._instant:
+            self._instant[gpu.index] = bool(_optional(lambda: self._instant_power_w(gpu)))
+        return INSTANT_S if self._instant[gpu.index] else MEAN_S
+
+    def _instant_power_w(self, gpu: Gpu) -> float | None:
+        """Return the power of the moment; None if the driver does not show it."""
+        [value] = self._nvml.nvmlDeviceGetFieldValues(gpu.handle, [self._nvml.NVML_FI_DEV_POWER_INSTANT])
+        known = value.nvmlReturn == 0 and value.valueType == self._nvml.NVML_VALUE_TYPE_UNSIGNED_INT
+        return value.value.uiVal / 1000.0 if known else None
 
     def mig_parent(self, uuid: str) -> Gpu | None:
         """Return the GPU that contains the MIG device with this UUID, or None if NVML does not know it."""

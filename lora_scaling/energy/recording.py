@@ -13,16 +13,19 @@ from types import TracebackType
 
 from lora_scaling.energy import host
 from lora_scaling.energy.conditions import ConditionsLog
+from lora_scaling.energy.gpu import SMOOTH_STEP_S
 from lora_scaling.energy.measurement import EnergyAccount, IdleBaseline
 from lora_scaling.energy.rapl import READ_S as RAPL_S
 from lora_scaling.energy.rapl import RaplCounter
 from lora_scaling.energy.readings import Tick, Window
-from lora_scaling.energy.sampler import CHECK_S, POWER_S, WATCH_S, Sampler
+from lora_scaling.energy.sampler import CHECK_S, CHECK_SHARE, LEAST_CHECK_S, POWER_S, WATCH_S, Sampler
 from lora_scaling.energy.sensors import Sensors
 from lora_scaling.energy.tracker import TaskEnergy
 from lora_scaling.energy.windows import make_account, rough_joules
 from lora_scaling.records.timeline import COMPONENTS
 
+GOLDEN_RATIO = 0.618
+LONGEST_CLOSE_S = 2.0
 CONDITIONS_S = 5.0  # temperature, clocks and processes change slowly and cost more to read
 
 
@@ -36,11 +39,11 @@ class Recording:
         self._open: Window | None = None
         self._last_conditions_s = 0.0
         self._rapl: list[RaplCounter] = []
-        self._last_rapl_s = self._last_poll_s = self._last_check_s = 0.0
+        self._last_rapl_s = self._last_poll_s = self._next_check_s = 0.0
+        self._checks = 0
         self._account: EnergyAccount | None = None
         for gpu in meter.gpu_meters:
-            gpu.bound_j = 0.0
-            gpu.resets = 0
+            gpu.begin()
         self._conditions = ConditionsLog(
             meter.nvml, meter.gpus, meter.constants, ranks=meter.settings.gpu_share is not None
         )
@@ -89,6 +92,7 @@ class Recording:
         self._sampler.stop_ticking()
         with self._sampler.lock:
             window.end = self._sample(*_both_clocks(), edge_of_phase=True)
+            window.gpu_faults = tuple(dict(gpu.faults) for gpu in self._meter.gpu_meters)
             window.rapl_faults = [f"{c.name}: {text}" for c in self._rapl for text in c.faults.values()]
             self._rapl = []
             self._open = None
@@ -180,13 +184,15 @@ class Recording:
             self.close()
 
     def _await_counters(self) -> None:
-        """Wait for the counters to move past the last edges: up to one step."""
-        deadline_s = time.perf_counter() + 2 * max((m.step_s for m in self._meter.gpu_meters), default=0.0)
+        """Wait for the counters to move past the last edges, and once more: up to two steps."""
+        longest_s = max((m.step_s for m in self._meter.gpu_meters), default=0.0)
+        deadline_s = time.perf_counter() + min(2.5 * longest_s, LONGEST_CLOSE_S)
         while time.perf_counter() < deadline_s:
             with self._sampler.lock:
-                if not any(m.watching for m in self._meter.gpu_meters):
+                if all(m.settled for m in self._meter.gpu_meters):
                     return
-                self._watch()
+                for meter in self._meter.gpu_meters:
+                    meter.watch()
             time.sleep(WATCH_S)
 
     def _start_task(self) -> str | None:
@@ -228,7 +234,7 @@ class Recording:
         if self._open is None:
             return
         tick = self._sample(*_both_clocks(), edge_of_phase=False)
-        self._open.add(tick, lambda i, a, b: self._meter.gpu_meters[i].bin_apart_j(a, b))
+        self._open.add(tick)
         if tick.at_s - self._last_conditions_s >= CONDITIONS_S:
             self._read_conditions()
 
@@ -243,10 +249,11 @@ class Recording:
             elif meter.watching:
                 meter.watch()
         now_s = time.perf_counter()
-        if self._open is not None and now_s - self._last_check_s >= CHECK_S:
-            self._last_check_s = now_s
+        if self._open is not None and now_s >= self._next_check_s:
+            self._next_check_s = now_s + self._check_interval()
             for meter in self._meter.gpu_meters:
-                meter.check()
+                if not meter.by_power:
+                    meter.read()
         if self._rapl and now_s - self._last_rapl_s >= RAPL_S:
             self._read_rapl(now_s)
         if self._rapl and now_s - self._last_poll_s >= CONDITIONS_S and self._meter.tracker is not None:
@@ -263,8 +270,18 @@ class Recording:
         if self._open is None:
             return None
         if any(not m.by_power and not m.lost for m in meters):
-            return CHECK_S
+            return max(self._next_check_s - time.perf_counter(), 0.001)
         return RAPL_S if self._rapl else None
+
+    def _check_interval(self) -> float:
+        """Return when to read counters and power next: irregularly, as the load may have a rhythm of its own.
+
+        A counter that moves in steps is read within each of them, so that each step is seen.
+        """
+        self._checks += 1
+        steps = [m.step_s for m in self._meter.gpu_meters if not m.by_power and m.step_s > SMOOTH_STEP_S]
+        shortest_s = min((max(CHECK_SHARE * step_s, LEAST_CHECK_S) for step_s in steps), default=CHECK_S)
+        return min(shortest_s, CHECK_S) * (0.85 + 0.3 * (self._checks * GOLDEN_RATIO % 1.0))
 
     def _warn(self, kind: str, message: str) -> None:
         if not any(w["kind"] == kind for w in self.warnings):

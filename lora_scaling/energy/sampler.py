@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 WATCH_S = 0.002  # how often a counter is read while an edge waits for it to move
 CHECK_S = 0.2  # how often power is read to hold a counter against it
-POWER_S = 0.05  # how often power is read if it has to be integrated
+CHECK_SHARE, LEAST_CHECK_S = 0.7, 0.05  # of a counter's step, in which it is to be read at least once
+POWER_S = 0.025  # how often power is read if it has to be integrated
 
 
 class Sampler:

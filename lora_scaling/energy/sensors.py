@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
+import re
 from collections.abc import Callable
 from typing import Any
 
+from lora_scaling.energy.counter_check import AGREE, AGREE_MODULE, CounterCheck
 from lora_scaling.energy.gpu import GpuEnergyMeter, probe_step
 from lora_scaling.energy.measurement import IdleBaseline
 from lora_scaling.energy.nvml import Gpu, Nvml, SensorError
 from lora_scaling.energy.settings import MeteringSettings
 from lora_scaling.energy.tracker import Tracker, amd_gpu_ids
 from lora_scaling.energy.visible_gpus import select_gpus
+
+SUPERCHIP = re.compile(r"\bG[HB][23]00\b")  # Grace with Hopper or Blackwell: GH200 480GB, GB200
+
+
+def is_superchip(name: str | None) -> bool:
+    """Return whether the counter of a GPU of this name covers the processor and memory beside it (zeus PR#172)."""
+    return bool(SUPERCHIP.search(name or ""))
 
 
 class Sensors:
@@ -67,7 +77,15 @@ class Sensors:
         if not self.gpus:
             self.gpu_reason = "no GPU is visible to this process"
         self.gpu_meters = tuple(
-            GpuEnergyMeter(sensor=self.nvml, gpu=gpu, limit_w=self.nvml.power_limit_w(gpu)) for gpu in self.gpus
+            GpuEnergyMeter(
+                sensor=self.nvml,
+                gpu=gpu,
+                read_limit=functools.partial(self.nvml.power_limit_w, gpu),
+                check=CounterCheck(
+                    agree=AGREE_MODULE if is_superchip(gpu.name) else AGREE, lag_s=self.nvml.power_lag_s(gpu)
+                ),
+            )
+            for gpu in self.gpus
         )
         for meter in self.gpu_meters:
             meter.open()

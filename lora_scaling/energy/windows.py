@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +23,7 @@ from lora_scaling.energy.measurement import (
 )
 from lora_scaling.energy.rapl import add_domains, tick_weights
 from lora_scaling.energy.readings import Tick, Window
-from lora_scaling.energy.sensors import Sensors
+from lora_scaling.energy.sensors import Sensors, is_superchip
 from lora_scaling.energy.tracker import ComponentSource
 from lora_scaling.records.sources import relative_bound, source_kind
 from lora_scaling.records.timeline import COMPONENTS
@@ -33,7 +32,6 @@ WARN_S = 5.0
 DISAGREEMENT = 0.02
 PAUSE_S = 10.0  # a thread that reads once per second waits for less on a busy machine
 CLOCK_JUMP_S = 1.0  # a clock that is adjusted (NTP) drifts by less between two ticks
-SUPERCHIP = re.compile(r"\bG[HB][23]00\b")  # Grace with Hopper or Blackwell: GH200 480GB, GB200
 MERGE_BELOW = 0.05  # a last bin shorter than this share of the interval is merged into the one before
 
 
@@ -106,7 +104,7 @@ def _phase(meter: Sensors, window: Window) -> tuple[PhaseEnergy, list[dict[str, 
     gpus = _gpus(meter, window)
     components = {name: _from_codecarbon(meter, window, name) for name in COMPONENTS}
     components.update(_from_rapl(meter, window))
-    if gpus and any(SUPERCHIP.search(device.gpu.name or "") for device in meter.gpu_meters):
+    if gpus and any(is_superchip(device.gpu.name) for device in meter.gpu_meters):
         components.update(_within_superchip(components))
     if gpus:
         components["gpu"] = add_components([gpu.component for gpu in gpus])
@@ -143,8 +141,8 @@ def _gpus(meter: Sensors, window: Window) -> tuple[GpuEnergy, ...]:
             continue
         start, end = window.start.edges[i], window.end.edges[i]
         first_w, last_w = _edge_powers(window, i)
-        start.extrapolate(first_w, device.step_s, opens=True)
-        end.extrapolate(last_w, device.step_s, opens=False)
+        start.settle(first_w, device.step_s, opens=True)
+        end.settle(last_w, device.step_s, opens=False)
         if (lie := device.implausible(start, end)) is not None:
             reason = f"GPU {device.gpu.index}: {lie}"
             found.append(
@@ -152,7 +150,7 @@ def _gpus(meter: Sensors, window: Window) -> tuple[GpuEnergy, ...]:
             )
             continue
         bound_j = window.bounds_j[i] + device.window_bound_j(start, end, first_w, last_w)
-        bound_j += _apart_j(meter, window, i) or 0.0
+        bound_j += device.disagreement_j(start, end, bound_j) or 0.0
         found.append(
             GpuEnergy(
                 index=device.gpu.index,
@@ -166,15 +164,6 @@ def _gpus(meter: Sensors, window: Window) -> tuple[GpuEnergy, ...]:
         reason = f"GPU {index} cannot be read: {why}"
         found.append(GpuEnergy(index=index, uuid=None, joules=None, source="unknown", reason=reason))
     return tuple(found)
-
-
-def _apart_j(meter: Sensors, window: Window, i: int) -> float | None:
-    """Return by how much counter and power of GPU i differ, if by more than both explain."""
-    assert window.end is not None
-    device = meter.gpu_meters[i]
-    bins_j = window.bins_apart_j(lambda k, a, b: meter.gpu_meters[k].bin_apart_j(a, b) if k == i else 0.0)[i]
-    before_j = window.apart_j[i] if window.apart_j else 0.0
-    return device.disagreement_j(window.start.edges[i], window.end.edges[i], before_j + bins_j)
 
 
 def _edge_powers(window: Window, i: int) -> tuple[float | None, float | None]:
@@ -261,16 +250,18 @@ def _phase_warnings(meter: Sensors, window: Window, phase: PhaseEnergy) -> list[
     warnings = []
     assert window.end is not None
     for i, (gpu, device) in enumerate(zip(phase.gpus, meter.gpu_meters, strict=False)):
-        apart_j = _apart_j(meter, window, i)
+        start, end = window.start.edges[i], window.end.edges[i]
+        edges_j = device.window_bound_j(start, end, *_edge_powers(window, i))
+        apart_j = device.disagreement_j(start, end, window.bounds_j[i] + edges_j)
         if gpu.joules is not None and apart_j is not None:
             text = (
-                f"GPU {gpu.index} in {phase.name}: {gpu.joules:.0f} J by its energy counter, {apart_j:.0f} J away from "
-                "what its power readings add up to; the bound covers both."
+                f"GPU {gpu.index} in {phase.name}: {gpu.joules:.0f} J by its energy counter, up to {apart_j:.0f} J "
+                "away from what its power readings add up to; the bound covers both."
             )
             warnings.append({"kind": "counter_and_power", "message": text})
-        if device.resets:
-            text = f"The energy counter of GPU {gpu.index} went backwards; power readings filled the gap."
-            warnings.append({"kind": "counter_reset", "message": text})
+        for kind, text in (window.gpu_faults[i] if window.gpu_faults else {}).items():
+            message = f"The energy counter of GPU {gpu.index} {text}; power readings filled the gap."
+            warnings.append({"kind": kind, "message": message})
     for name, part in phase.components.items():
         if part.joules is None and part.source != "none":
             warnings.append({"kind": f"{name}_unknown", "message": f"{name} energy is unknown: {part.reason}"})

@@ -24,7 +24,7 @@ pytestmark = [
 TRAIN_S = 5.3
 KINDS = (
     "constant", "constant_100ms", "step", "step_100ms", "ramp", "ramp_100ms", "two_gpus_100ms",
-    "reset", "reset_100ms", "no_counter", "no_counter_step", "lost", "lost_100ms",
+    "square_100ms", "reset", "reset_100ms", "no_counter", "no_counter_step", "lost", "lost_100ms",
 )  # fmt: skip
 
 
@@ -122,7 +122,8 @@ def test_no_lie_of_a_counter_passes_as_measured_with_a_tight_bound(reports: dict
         assert account["complete"] is False
     else:
         assert abs(gpu["joules"] - expected) <= gpu["uncertainty_joules"], gpu
-        assert said == ["counter_and_power"]
+        assert said
+        assert set(said) <= {"counter_and_power", "counter_jump"}
 
 
 def test_the_processor_of_a_superchip_is_not_counted_twice(reports: dict[str, Any]) -> None:

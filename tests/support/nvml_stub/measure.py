@@ -29,7 +29,9 @@ def law_at_rest(kind: str, epoch: float) -> list[Law]:
     if kind.startswith("superchip"):
         extras["name"] = "NVIDIA GH200 480GB"
     if kind == "liars":
-        always = {lie: {k: v for k, v in lies(lie, epoch + 5).items() if k in ("step", "scale")} for lie in LIES}
+        always = {
+            lie: {k: v for k, v in lies(lie, epoch + 5).items() if k in ("step", "scale", "average")} for lie in LIES
+        }
         return [Law(power=((epoch, IDLE_W),), extras=always[lie]) for lie in LIES]
     first = Law(power=((epoch, IDLE_W),), extras=extras)
     second = Law(power=((epoch, 2 * IDLE_W),), extras={**extras, "name": "Stub GPU"})
@@ -37,8 +39,9 @@ def law_at_rest(kind: str, epoch: float) -> list[Law]:
 
 
 LIES = (
-    "honest", "honest_100ms", "frozen", "frozen_100ms", "frozen_always", "frozen_at_the_edge", "frozen_twice_100ms",
-    "jump", "jump_100ms", "jump_small_100ms", "scaled_up_100ms", "scaled_down",
+    "honest", "honest_100ms", "honest_average_100ms", "frozen", "frozen_100ms", "frozen_always", "frozen_at_the_edge",
+    "frozen_twice_100ms", "frozen_to_the_end_100ms", "jump", "jump_100ms", "jump_small_100ms", "scaled_up_100ms",
+    "scaled_down", "scaled_little_100ms", "scaled_average_100ms",
 )  # fmt: skip
 
 
@@ -46,16 +49,20 @@ def lies(lie: str, start: float) -> dict[str, str]:
     """How one GPU of `liars` shows the law, in a window that begins at `start`."""
     change = start + CHANGE_S
     extras = {"step": "0.1"} if lie.endswith("_100ms") else {}
+    if "average" in lie:
+        extras["average"] = "1.0"
     if lie.startswith("frozen_always"):
         extras["frozen"] = f"{start + 0.02:.6f} {start + 60:.6f}"
     elif lie.startswith("frozen_at_the_edge"):
         extras["frozen"] = f"{start + 0.02:.6f} {start + 1.4:.6f}"
+    elif lie.startswith("frozen_to_the_end"):
+        extras["frozen"] = f"{start + 4.8:.6f} {start + 60:.6f}"
     elif lie.startswith("frozen"):
         extras["frozen"] = f"{start + 1.4:.6f} {start + 2.7:.6f}"
     if "jump" in lie or "twice" in lie:
         extras["jump"] = f"{change:.6f} {1e6 if lie in ('jump', 'jump_100ms') else 2000}"
     if lie.startswith("scaled"):
-        extras["scale"] = "1.75" if lie.startswith("scaled_up") else "0.6"
+        extras["scale"] = "0.6" if lie.startswith("scaled_down") else "1.25" if "little" in lie else "1.75"
     return extras
 
 
@@ -72,6 +79,11 @@ def law_of_the_run(kind: str, rest: list[Law], start: float) -> list[Law]:
         held = (*held, (change, IDLE_W), (change, BUSY_W))
     elif kind.startswith("ramp"):
         held = (*held, (start + 20, BUSY_W))
+    elif kind.startswith("square"):  # a second of each, from the edge on
+        waves = ((start + i + 0.25, IDLE_W if i % 2 else BUSY_W) for i in range(6))
+        watts = IDLE_W
+        for at, then in waves:
+            held, watts = (*held, (at, watts), (at, then)), then
     else:
         held = (*held, (start, BUSY_W))  # training begins: the power jumps at the edge
     if kind.startswith("reset"):

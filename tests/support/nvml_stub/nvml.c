@@ -7,6 +7,7 @@
  *   frozen 0 FROM TO      the counter shows its value of FROM until TO, and then goes on without what it missed
  *   jump 0 T J            from T on the counter shows J joules more
  *   scale 0 F             the counter moves F times as fast as the power says
+ *   average 0 S           power readings are means over the last S seconds, and the one of the moment is NOT_SUPPORTED
  *   nocounter 0           the counter is NOT_SUPPORTED (3)
  *   lost 0 T              from T on every call for this GPU gives GPU_IS_LOST (15)
  *   pids 0 P P ...        compute processes
@@ -21,13 +22,13 @@
 #include <time.h>
 
 #define MAX_GPUS 16
-#define MAX_POINTS 16
+#define MAX_POINTS 32
 #define MAX_PIDS 8
 enum { OK = 0, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, TOO_SMALL = 7, LOST = 15 };
 
 typedef struct {
   int points, counter, pid_count;
-  double at[MAX_POINTS], watts[MAX_POINTS], step, reset, lost, frozen, thawed, jump, jump_j, scale;
+  double at[MAX_POINTS], watts[MAX_POINTS], step, reset, lost, frozen, thawed, jump, jump_j, scale, average;
   unsigned pids[MAX_PIDS], throttle;
   char uuid[96], name[96], mig[96];
 } Gpu;
@@ -35,6 +36,12 @@ typedef struct {
 typedef struct { unsigned pid; unsigned long long memory; unsigned instance, compute; } Process;
 typedef struct { unsigned long long total, free, used; } Memory;
 typedef struct { unsigned gpu, memory; } Utilization;
+typedef struct {
+  unsigned field, scope;
+  long long timestamp, latency;
+  int type, status;
+  union { double number; unsigned milliwatts; unsigned long long wide; } value;
+} FieldValue;
 
 static double now(void) {
   struct timespec t;
@@ -45,7 +52,7 @@ static double now(void) {
 static int load(Gpu *gpus) {
   const char *path = getenv("NVML_STUB_LAW");
   FILE *file = path ? fopen(path, "r") : NULL;
-  char line[1024], key[32];
+  char line[2048], key[32];
   int index, used, count = 0;
   memset(gpus, 0, sizeof(Gpu) * MAX_GPUS);
   for (int i = 0; i < MAX_GPUS; i++) {
@@ -72,6 +79,7 @@ static int load(Gpu *gpus) {
     else if (!strcmp(key, "reset")) g->reset = atof(rest);
     else if (!strcmp(key, "frozen")) sscanf(rest, "%lf %lf", &g->frozen, &g->thawed);
     else if (!strcmp(key, "jump")) sscanf(rest, "%lf %lf", &g->jump, &g->jump_j);
+    else if (!strcmp(key, "average")) g->average = atof(rest);
     else if (!strcmp(key, "scale")) g->scale = atof(rest);
     else if (!strcmp(key, "lost")) g->lost = atof(rest);
     else if (!strcmp(key, "nocounter")) g->counter = 0;
@@ -189,7 +197,19 @@ int nvmlDeviceGetTotalEnergyConsumption(void *handle, unsigned long long *millij
 }
 int nvmlDeviceGetPowerUsage(void *handle, unsigned *milliwatts) {
   GPU_OR_RETURN(handle);
-  *milliwatts = (unsigned)lround(power(&g, now()) * 1000.0);
+  double t = now(), watts = power(&g, t);
+  if (g.average > 0) watts = (energy(&g, t) - energy(&g, t - g.average)) / g.average;
+  *milliwatts = (unsigned)lround(watts * 1000.0);
+  return OK;
+}
+/* Of all fields, only the power of the moment (186), an unsigned int (type 1). */
+int nvmlDeviceGetFieldValues(void *handle, int count, FieldValue *values) {
+  GPU_OR_RETURN(handle);
+  for (int i = 0; i < count; i++) {
+    values[i].status = values[i].field == 186 && !g.average ? OK : NOT_SUPPORTED;
+    values[i].type = 1;
+    values[i].value.milliwatts = (unsigned)lround(power(&g, now()) * 1000.0);
+  }
   return OK;
 }
 static int limit(void *handle, unsigned *milliwatts) {

@@ -1,0 +1,96 @@
+"""Hold the energy counter of a GPU against its power readings, stretch by stretch, on a clock of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# No board draws more than this share of its limit for long; the largest module of 2026 draws 2,700 W.
+LIMIT_FACTOR, UNKNOWN_LIMIT_W, LEAST_LIMIT_W = 1.5, 3000.0, 5.0
+STANDING_W = 1.0  # a board that is on draws more
+# Power is a mean over up to a second on many boards, and some sample it only a part of the time (arXiv 2312.02741): it
+# lags behind a change by up to LAG_S, and what remains may differ by a tenth.
+AGREE, LAG_S = 0.1, 1.0
+# The power of a superchip may be that of its GPU alone, while its counter covers the module.
+AGREE_MODULE = 0.5
+STRETCH_S = 1.0
+GAP_S = 1.0  # between two power readings this far apart anything may have happened
+
+
+@dataclass
+class CounterCheck:
+    """Sums of power and of what the counter differs from it.
+
+    power_j: trapezoid of the readings that followed each other closely; None before the first.
+    gap_j: what the counter rose by while no power was read.
+    apart_j: signed sum over the stretches in which counter and power differ by more than both explain; worst_j: the
+        largest of them since the last edge of a phase; slack_j: what both explain in these stretches.
+    """
+
+    agree: float = AGREE
+    lag_s: float = LAG_S
+    power_j: float | None = None
+    gap_j: float = 0.0
+    apart_j: float = 0.0
+    worst_j: float = 0.0
+    slack_j: float = 0.0
+    gaps: int = 0
+    _last: tuple[float, float, float] | None = None  # (moment, watts, the counter's joules)
+    _start: tuple[float, float, float] | None = None  # (moment, power_j, the counter's joules)
+    _highest_w: float = 0.0
+    _lowest_w: float = 0.0
+    _before_w: tuple[float, float] | None = None  # (lowest, highest) of the stretch before
+
+    def upto(self, now_s: float, watts: float) -> float | None:
+        """Return what `power_j` would be after a reading now; None after a gap."""
+        if self._last is None or self.power_j is None or now_s - self._last[0] > GAP_S:
+            return None
+        return self.power_j + (self._last[1] + watts) / 2 * (now_s - self._last[0])
+
+    def add(self, now_s: float, watts: float, counter_j: float, step_s: float) -> None:
+        """Take a power reading, and the joules that the counter has given until now."""
+        power_j = self.upto(now_s, watts)
+        if power_j is None:
+            if self._last is not None:
+                self.gap_j += counter_j - self._last[2]
+                self.gaps += 1
+            self.power_j = self.power_j or 0.0
+            self._last = (now_s, watts, counter_j)
+            self._begin()
+            return
+        self.power_j = power_j
+        self._last = (now_s, watts, counter_j)
+        self._highest_w, self._lowest_w = max(self._highest_w, watts), min(self._lowest_w, watts)
+        if self._start is not None and now_s - self._start[0] >= STRETCH_S:
+            self.close(step_s)
+
+    def close(self, step_s: float) -> None:
+        """End a stretch here, and begin the next. Counters are stale by up to a step at its ends."""
+        if self._last is None or self._start is None or self.power_j is None:
+            return
+        seconds = self._last[0] - self._start[0]
+        if seconds <= 0:
+            return
+        counted_j, power_j = self._last[2] - self._start[2], self.power_j - self._start[1]
+        lowest_w, highest_w = self._before_w or (self._lowest_w, self._highest_w)
+        range_w = max(highest_w, self._highest_w) - min(lowest_w, self._lowest_w)
+        explained_j = self.explained_j(counted_j, power_j, seconds, range_w)
+        explained_j += step_s * max(self._highest_w, highest_w)
+        if abs(counted_j - power_j) > explained_j:
+            self.apart_j += counted_j - power_j
+            self.worst_j = max(self.worst_j, abs(counted_j - power_j))
+            self.slack_j += explained_j
+        self._before_w = (self._lowest_w, self._highest_w)
+        self._begin()
+
+    def _begin(self) -> None:
+        assert self._last is not None
+        at_s, watts, counter_j = self._last
+        self._start = (at_s, self.power_j or 0.0, counter_j)
+        self._highest_w = self._lowest_w = watts
+
+    def explained_j(self, counted_j: float, power_j: float, seconds: float, range_w: float) -> float:
+        """Return by how much an honest counter and honest power readings may differ.
+
+        range_w: the highest minus the lowest of the readings.
+        """
+        return self.agree * max(counted_j, power_j) + self.lag_s * range_w + STANDING_W * seconds
