@@ -315,7 +315,7 @@ def test_a_real_recording_here() -> None:
     assert document["components"]["ram"]["joules"] > 0
     assert document["phases"][1]["short"] is True
     assert "short_window" in {warning["kind"] for warning in document["warnings"]}
-    assert spent_s - math.fsum(phase.seconds for phase in whole.phases) < 0.1
+    assert spent_s - math.fsum(phase.seconds for phase in whole.phases) < 0.5  # on a busy machine
     meter.close()
 
 
