@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lora_scaling.energy import host
+from lora_scaling.energy.amd import Amd
 from lora_scaling.energy.nvml import ALARMING, Gpu, Nvml
 
 
@@ -21,7 +22,7 @@ class GpuConditions:
     throttle: set[str] = field(default_factory=set)
     pids: set[int] = field(default_factory=set)
 
-    def read(self, nvml: Nvml) -> None:
+    def read(self, nvml: Nvml | Amd) -> None:
         for value, series in (
             (nvml.temperature_c(self.gpu), self.temperatures_c),
             (nvml.sm_clock_mhz(self.gpu), self.sm_clocks_mhz),
@@ -36,7 +37,7 @@ class GpuConditions:
 class ConditionsLog:
     """Collects readings over one recording; `summary` gives the `conditions` section, `exclusive` and warnings."""
 
-    def __init__(self, nvml: Nvml | None, gpus: tuple[Gpu, ...], constants: dict[str, Any], ranks: bool):
+    def __init__(self, nvml: Nvml | Amd | None, gpus: tuple[Gpu, ...], constants: dict[str, Any], ranks: bool):
         self._nvml = nvml
         self._gpus = [GpuConditions(gpu=gpu) for gpu in gpus]
         self._constants = constants

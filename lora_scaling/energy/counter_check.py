@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 
 # No board draws more than this share of its limit for long; the largest module of 2026 draws 2,700 W.
 LIMIT_FACTOR, UNKNOWN_LIMIT_W, LEAST_LIMIT_W = 1.5, 3000.0, 5.0
@@ -12,7 +13,7 @@ STANDING_W = 1.0  # a board that is on draws more
 AGREE, LAG_S = 0.1, 1.0
 # The power of a superchip may be that of its GPU alone, while its counter covers the module.
 AGREE_MODULE = 0.5
-STRETCH_S = 1.0
+STRETCH_S, LEAST_S = 1.0, 0.2
 GAP_S = 1.0  # between two power readings this far apart anything may have happened
 
 
@@ -36,9 +37,8 @@ class CounterCheck:
     gaps: int = 0
     _last: tuple[float, float, float] | None = None  # (moment, watts, the counter's joules)
     _start: tuple[float, float, float] | None = None  # (moment, power_j, the counter's joules)
-    _highest_w: float = 0.0
-    _lowest_w: float = 0.0
-    _before_w: tuple[float, float] | None = None  # (lowest, highest) of the stretch before
+    # (moment, watts) of the readings in this stretch, and before it for as long as a reading lags
+    _recent: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=256))
 
     def upto(self, now_s: float, watts: float) -> float | None:
         """Return what `power_j` would be after a reading now; None after a gap."""
@@ -46,9 +46,10 @@ class CounterCheck:
             return None
         return self.power_j + (self._last[1] + watts) / 2 * (now_s - self._last[0])
 
-    def add(self, now_s: float, watts: float, counter_j: float, step_s: float) -> None:
-        """Take a power reading, and the joules that the counter has given until now."""
+    def add(self, now_s: float, watts: float, counter_j: float, step_s: float, *, fresh: bool = True) -> None:
+        """Take a power reading, and the joules that the counter has given until now; not `fresh`: unreadable now."""
         power_j = self.upto(now_s, watts)
+        self._recent.append((now_s, watts))
         if power_j is None:
             if self._last is not None:
                 self.gap_j += counter_j - self._last[2]
@@ -59,8 +60,7 @@ class CounterCheck:
             return
         self.power_j = power_j
         self._last = (now_s, watts, counter_j)
-        self._highest_w, self._lowest_w = max(self._highest_w, watts), min(self._lowest_w, watts)
-        if self._start is not None and now_s - self._start[0] >= STRETCH_S:
+        if fresh and self._start is not None and now_s - self._start[0] >= STRETCH_S:
             self.close(step_s)
 
     def close(self, step_s: float) -> None:
@@ -68,25 +68,22 @@ class CounterCheck:
         if self._last is None or self._start is None or self.power_j is None:
             return
         seconds = self._last[0] - self._start[0]
-        if seconds <= 0:
-            return
-        counted_j, power_j = self._last[2] - self._start[2], self.power_j - self._start[1]
-        lowest_w, highest_w = self._before_w or (self._lowest_w, self._highest_w)
-        range_w = max(highest_w, self._highest_w) - min(lowest_w, self._lowest_w)
-        explained_j = self.explained_j(counted_j, power_j, seconds, range_w)
-        explained_j += step_s * max(self._highest_w, highest_w)
-        if abs(counted_j - power_j) > explained_j:
-            self.apart_j += counted_j - power_j
-            self.worst_j = max(self.worst_j, abs(counted_j - power_j))
-            self.slack_j += explained_j
-        self._before_w = (self._lowest_w, self._highest_w)
+        if seconds >= LEAST_S:
+            counted_j, power_j = self._last[2] - self._start[2], self.power_j - self._start[1]
+            watts = [w for _, w in self._recent]
+            explained_j = self.explained_j(counted_j, power_j, seconds, max(watts) - min(watts)) + step_s * max(watts)
+            if abs(counted_j - power_j) > explained_j:
+                self.apart_j += counted_j - power_j
+                self.worst_j = max(self.worst_j, abs(counted_j - power_j))
+                self.slack_j += explained_j
         self._begin()
 
     def _begin(self) -> None:
         assert self._last is not None
-        at_s, watts, counter_j = self._last
+        at_s, _, counter_j = self._last
         self._start = (at_s, self.power_j or 0.0, counter_j)
-        self._highest_w = self._lowest_w = watts
+        while self._recent[0][0] < at_s - self.lag_s:
+            self._recent.popleft()
 
     def explained_j(self, counted_j: float, power_j: float, seconds: float, range_w: float) -> float:
         """Return by how much an honest counter and honest power readings may differ.

@@ -107,7 +107,7 @@ def _self_test(meter: EnergyMeter, seconds: float, load: Callable[[float], None]
 def _gpus(meter: EnergyMeter) -> list[ComponentDiagnosis]:
     found = []
     for device in meter.gpu_meters:
-        source = "nvml_power" if device.by_power else "nvml_counter"
+        source = device.source
         advice = (NO_COUNTER,) if device.by_power else ()
         found.append(
             ComponentDiagnosis(

@@ -22,6 +22,7 @@ from lora_scaling.energy.counter_check import (
 )
 from lora_scaling.energy.edges import Edge
 from lora_scaling.energy.nvml import GPU_IS_LOST, Gpu, SensorError
+from lora_scaling.records.sources import relative_bound
 
 DEFAULT_STEP_S = 0.1
 SMOOTH_STEP_S = 0.01  # a counter that moves this often needs no interpolation
@@ -64,6 +65,7 @@ class GpuEnergyMeter:
     lost: str | None = None
     read_limit: Callable[[], float | None] = lambda: None  # the enforced power limit, watts
     check: CounterCheck = field(default_factory=CounterCheck)
+    library: str = "nvml"  # which the names of sources begin with
     readable: bool = False  # it was, when it was opened
     bridged_j: float = 0.0  # what power readings gave in the place of the counter
     faults: dict[str, str] = field(default_factory=dict)  # kind → what the counter did, for a warning
@@ -75,7 +77,8 @@ class GpuEnergyMeter:
     _failing_since_s: float | None = None
     _at_s: float | None = None
     _moved_s: float | None = None  # when the counter last moved, if seen precisely
-    _moved_after_s: float = 0.0  # the counter has not moved since its first reading after this moment
+    _seen_s: float = 0.0  # when the counter's value was first seen
+    _moved_after_s: float = 0.0  # the last reading before that
     _gap_s: float = 0.0  # longest time between two readings since the counter last moved
     _step_w: float | None = None  # mean power over the counter's last step, if every step was seen
     _power_then: tuple[float | None, int] = (None, 0)  # of the check, when the counter was last read
@@ -85,7 +88,7 @@ class GpuEnergyMeter:
 
     def open(self) -> None:
         """Take the first reading, and choose between counter and power."""
-        self._at_s = self._moved_after_s = self.clock()
+        self._at_s = self._seen_s = self._moved_after_s = self.clock()
         try:
             self._counter_j = self.sensor.energy_j(self.gpu)
         except SensorError as error:
@@ -99,6 +102,10 @@ class GpuEnergyMeter:
         if self.power_w is not None:
             self._compare(self.power_w)
         self.readable = self.lost is None
+
+    @property
+    def source(self) -> str:
+        return f"{self.library}_{'power' if self.by_power else 'counter'}"
 
     def begin(self) -> None:
         """Start a new recording: what was wrong in the one before is of no concern to it."""
@@ -121,6 +128,9 @@ class GpuEnergyMeter:
         fault = None if counter_j is None else self._fault(counter_j, now_s)
         steady = counter_j is not None and self._counter_j is not None and fault is None and not self._settling
         if counter_j is None and not self.by_power and not edge and not self.lost:
+            if with_power and (power_w := self._power()) is not None:
+                self.power_w = power_w
+                self._compare(power_w, fresh=False)
             return
         power_w = self._power() if with_power or not steady else None
         if self.lost or (not steady and power_w is None and self._waits(now_s, edge)):
@@ -157,7 +167,7 @@ class GpuEnergyMeter:
         power_w = self.limit_w if self.power_w is None else self.power_w
         late_j = power_w * max(read_s - at_s, 0.0)
         reading_j = power_w * max(self.clock() - at_s, 0.0)
-        stale_j = max(self.step_s, read_s - self._moved_after_s) * highest_w
+        stale_j = (self.step_s + read_s - self._seen_s) * highest_w
         stepped = not self.by_power and not self._settling and self.step_s > SMOOTH_STEP_S
         edge = Edge(
             at_s=at_s,
@@ -172,7 +182,7 @@ class GpuEnergyMeter:
             bridged_j=self.bridged_j,
             bound_j=reading_j + (0.0 if self.by_power else stale_j),
             pending=stepped and self.lost is None,
-            before_w=self._step_w if read_s - self._moved_after_s < 2 * self.step_s else None,
+            before_w=self._step_w if read_s - self._seen_s < 1.5 * self.step_s else None,
         )
         if edge.pending:
             self._edges.append(edge)
@@ -202,11 +212,13 @@ class GpuEnergyMeter:
         The bounds of the two edges are added. The calibration error of the board's sensor (NVIDIA: 5 %) is the same for
         every run on a GPU and is not included.
         """
+        used_j = end.joules - start.joules
+        assumed_j = (relative_bound(self.source) or 0.0) * used_j
         if self.by_power:
-            used_j = end.joules - start.joules
-            return start.bound_j + end.bound_j + POWER_LAG_S * end.range_w + POWER_RESOLUTION * used_j
+            lag_j = POWER_LAG_S * end.range_w + POWER_RESOLUTION * used_j
+            return start.bound_j + end.bound_j + lag_j + assumed_j
         first_w, last_w = start.inner_w(first_w, opens=True), end.inner_w(last_w, opens=False)
-        bound_j = start.bound(first_w, self.step_s) + end.bound(last_w, self.step_s)
+        bound_j = start.bound(first_w, self.step_s) + end.bound(last_w, self.step_s) + assumed_j
         if self.step_s > COARSE_STEP_S:  # the power may change more than once within a step
             bound_j += 2 * 0.25 * end.range_w * self.step_s
         return bound_j
@@ -268,7 +280,7 @@ class GpuEnergyMeter:
             for edge in self._followed:
                 edge.follows, edge.after_w = False, self._step_w
             self._followed = []
-            self._moved_after_s, self._gap_s = self._at_s, 0.0
+            self._moved_after_s, self._seen_s, self._gap_s = self._at_s, now_s, 0.0
             self.joules += moved_j
         seen_s = self.clock()
         for edge in self._edges:
@@ -277,8 +289,8 @@ class GpuEnergyMeter:
                 if edge.follows:
                     self._followed.append(edge)
 
-    def _compare(self, power_w: float) -> None:
-        self.check.add(self.clock(), power_w, self.joules, self.step_s)
+    def _compare(self, power_w: float, *, fresh: bool = True) -> None:
+        self.check.add(self.clock(), power_w, self.joules, self.step_s, fresh=fresh)
 
     def _counter(self) -> float | None:
         try:
@@ -342,7 +354,7 @@ class GpuEnergyMeter:
         self._followed, self._step_w = [], None
         if self.by_power:
             return
-        self._moved_after_s, self._gap_s = self._at_s, 0.0
+        self._moved_after_s, self._seen_s, self._gap_s = self._at_s, now_s, 0.0
         self.bound_j += BRIDGE_BOUND * gap_j
         self.bridged_j += gap_j
         if fault is None:

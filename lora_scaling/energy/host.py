@@ -28,6 +28,19 @@ def system_times() -> tuple[float, float]:
     return total_s - times.idle - getattr(times, "iowait", 0.0), total_s
 
 
+def sees_all_cores() -> bool:
+    """Return whether the load is that of all cores: some containers (lxcfs) see only their own."""
+    try:
+        import psutil
+
+        with open("/sys/devices/system/cpu/online", encoding="ascii") as file:
+            spans = [span.split("-") for span in file.read().strip().split(",")]
+        online = sum(int(span[-1]) - int(span[0]) + 1 for span in spans)
+        return online <= (psutil.cpu_count() or 0)
+    except (OSError, ValueError):
+        return False
+
+
 def relatives(ranks: bool) -> list[Any]:
     """Return the descendants of this process (psutil); with `ranks`, those of its launcher, the other ranks."""
     import psutil

@@ -56,6 +56,8 @@ class Gpu:
 class Nvml:
     """The opened library and its GPUs in NVML (PCI bus) order."""
 
+    name = "nvml"
+
     def __init__(self, library: Any, gpus: tuple[Gpu, ...], missing: dict[int, str]):
         self._nvml = library
         self.gpus = gpus

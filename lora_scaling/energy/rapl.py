@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lora_scaling.energy.measurement import ComponentEnergy
+from lora_scaling.energy.processor_check import most_dram_w
 from lora_scaling.records.sources import relative_bound
 
 READ_S = 1.0  # a counter of 262 kJ wraps after minutes, one of 65 kJ after a minute under heavy load
 LIMIT_FACTOR = 3.0  # short bursts reach twice the rated power
 UNKNOWN_PACKAGE_W = 500.0  # the largest server processors of 2026
-DRAM_W = 200.0  # the memory of one socket, 2 TB of it
+DRAM_W = 200.0  # the memory of one socket, 2 TB of it, if its size is not known
 STANDING_S = 1.0  # a working counter moves every millisecond
 SLOW_SHARE = 0.5  # after standing still, a step of less mean power than this share of the power before is a loss
 BRIDGED_SHARE = 0.5  # more of a window than this bridged: unknown
@@ -46,6 +47,7 @@ class RaplCounter:
     range_j: float | None
     limit_w: float
     kind: str = "package"
+    rated_w: tuple[float, float] | None = None  # the smallest and the largest figure that is known
     joules: float = 0.0
     bound_j: float = 0.0
     bridged_s: float = 0.0
@@ -144,27 +146,35 @@ class RaplCounter:
         self.faults.setdefault(kind, sentence)
 
 
-def counters_of(energy_files: Iterable[str], rated_w: float | None) -> list[RaplCounter]:
+def counters_of(
+    energy_files: Iterable[str], table_w: float | None, memory_gb: float | None = None
+) -> list[RaplCounter]:
     """Return a counter for each package domain that these files belong to, and for the memory domains below them.
 
-    rated_w: rated power of a package, if its own constraints do not say it.
+    table_w: rated power of a package by a table; its own constraints come first.
+    memory_gb: of the whole machine.
     """
     counters = []
-    for file in energy_files:
-        folder = Path(file).parent
-        if _text(folder / "name") == "dram":
-            continue  # found below its package
-        counters.append(_counter(folder, "package", LIMIT_FACTOR * (_rated_w(folder) or rated_w or UNKNOWN_PACKAGE_W)))
+    files = [Path(file).parent for file in energy_files]
+    packages = [folder for folder in files if _text(folder / "name") != "dram"]  # memory is found below its package
+    dram_w = most_dram_w(memory_gb, len(packages), DRAM_W)
+    for folder in packages:
+        known = _rated_w(folder)
+        rated_w = max(known, default=table_w or UNKNOWN_PACKAGE_W)
+        figures = [*known, *([table_w] if table_w else [])]
+        counter = _counter(folder, "package", LIMIT_FACTOR * rated_w)
+        counter.rated_w = (min(figures), max(figures)) if figures else None
+        counters.append(counter)
         for below in sorted(folder.glob("*:*")):
             if _text(below / "name") == "dram" and _text(below / "energy_uj") is not None:
-                counters.append(_counter(below, "dram", DRAM_W))
+                counters.append(_counter(below, "dram", dram_w))
     return counters
 
 
 def add_domains(
     counters: list[RaplCounter], starts: tuple[RaplMark, ...], ends: tuple[RaplMark, ...], kind: str, seconds: float
-) -> list[ComponentEnergy]:
-    """Return the energies of the domains of one kind; empty if memory is not measured for every package.
+) -> list[tuple[RaplCounter, ComponentEnergy]]:
+    """Return the domains of one kind with their energies; empty if memory is not measured for every package.
 
     Processors of several dies show one socket's counter once for each die (codecarbon#1274): files whose values are the
     same at both ends of a window are counted once.
@@ -179,7 +189,7 @@ def add_domains(
         if any(_same(start, a) and _same(end, b) and start.raw_j != end.raw_j for a, b in found):
             continue
         found.append((start, end))
-        energies.append(counter.energy(start, end, seconds))
+        energies.append((counter, counter.energy(start, end, seconds)))
     return energies
 
 
@@ -206,11 +216,10 @@ def _counter(folder: Path, kind: str, limit_w: float) -> RaplCounter:
     )
 
 
-def _rated_w(folder: Path) -> float | None:
-    """Return the largest long-term power that the domain's constraints name, watts; None if they name none."""
+def _rated_w(folder: Path) -> list[float]:
+    """Return the long-term powers that the domain's constraints name, watts."""
     named = [_number(folder / f"constraint_0_{name}_uw") for name in ("max_power", "power_limit")]
-    watts = [uw / 1e6 for uw in named if uw is not None and 1e6 <= uw <= 2e9]
-    return max(watts, default=None)
+    return [uw / 1e6 for uw in named if uw is not None and 1e6 <= uw <= 2e9]
 
 
 def _number(file: Path) -> float | None:

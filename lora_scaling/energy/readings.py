@@ -44,6 +44,8 @@ class Window:
     sources: dict[str, ComponentSource] = field(default_factory=dict)
     rapl: list[RaplCounter] = field(default_factory=list)
     rapl_faults: list[str] = field(default_factory=list)
+    memory_gb: float | None = None  # of the machine
+    whole_load: bool = False  # the CPU seconds of the ticks are those of all cores
 
     def add(self, tick: Tick) -> None:
         """Append a tick. Above MOST_TICKS, every second of the older ones is dropped, so a run of days stays small."""

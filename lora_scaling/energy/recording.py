@@ -20,7 +20,7 @@ from lora_scaling.energy.rapl import RaplCounter
 from lora_scaling.energy.readings import Tick, Window
 from lora_scaling.energy.sampler import CHECK_S, CHECK_SHARE, LEAST_CHECK_S, POWER_S, WATCH_S, Sampler
 from lora_scaling.energy.sensors import Sensors
-from lora_scaling.energy.tracker import TaskEnergy
+from lora_scaling.energy.tracker import TaskEnergy, memory_gb
 from lora_scaling.energy.windows import make_account, rough_joules
 from lora_scaling.records.timeline import COMPONENTS
 
@@ -77,6 +77,8 @@ class Recording:
             self._last_rapl_s = self._last_poll_s = at_s
             tick = self._sample(wall_s, at_s, edge_of_phase=True)
             self._open = Window(name=name, start_wall_s=wall_s, start=tick, rapl=self._rapl)
+            if self._rapl:
+                self._open.memory_gb, self._open.whole_load = memory_gb(), host.sees_all_cores()
             self._open.bounds_j = tuple(-gpu.bound_j for gpu in self._meter.gpu_meters)
             if task_failure:
                 self._open.task = TaskEnergy(joules={}, reason=task_failure)

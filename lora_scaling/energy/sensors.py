@@ -9,13 +9,14 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from lora_scaling.energy.amd import Amd, visible_amd_gpus
 from lora_scaling.energy.counter_check import AGREE, AGREE_MODULE, CounterCheck
 from lora_scaling.energy.gpu import GpuEnergyMeter, probe_step
 from lora_scaling.energy.measurement import IdleBaseline
 from lora_scaling.energy.nvml import Gpu, Nvml, SensorError
 from lora_scaling.energy.settings import MeteringSettings
-from lora_scaling.energy.tracker import Tracker, amd_gpu_ids
-from lora_scaling.energy.visible_gpus import select_gpus
+from lora_scaling.energy.tracker import Tracker
+from lora_scaling.energy.visible_gpus import select_gpus, share_of
 
 SUPERCHIP = re.compile(r"\bG[HB][23]00\b")  # Grace with Hopper or Blackwell: GH200 480GB, GB200
 
@@ -32,7 +33,7 @@ class Sensors:
         self.settings = settings
         self.synchronize = synchronize
         self.idle: IdleBaseline | None = None
-        self.nvml: Nvml | None = None
+        self.nvml: Nvml | Amd | None = None
         self.gpus: tuple[Gpu, ...] = ()
         self.unreadable: dict[int, str] = {}  # index → why, of the chosen GPUs
         self.gpu_expected = False
@@ -55,23 +56,31 @@ class Sensors:
         try:
             self.nvml = Nvml.open()
         except SensorError as error:
-            # With an empty CUDA_VISIBLE_DEVICES no GPU is this process's, whatever NVML knows.
-            self.gpu_hidden = not error.no_gpu and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
-            self.gpu_reason = f"{error}" if self.gpu_hidden else f"no GPU ({error})"
-            return
+            self._open_amd()
+            if self.nvml is None:
+                # With an empty CUDA_VISIBLE_DEVICES no GPU is this process's, whatever NVML knows.
+                hidden = self.gpu_hidden or not error.no_gpu
+                self.gpu_hidden = hidden and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+                self.gpu_reason = self.gpu_reason or (f"{error}" if self.gpu_hidden else f"no GPU ({error})")
+                return
         missing = self.nvml.missing
-        listed = [*self.nvml.gpus, *(Gpu(index=index, uuid=None, name=None, handle=None) for index in missing)]
-        selection = select_gpus(
-            sorted(listed, key=lambda gpu: gpu.index),
-            os.environ,
-            gpu_ids=self.settings.gpu_ids,
-            share=self.settings.gpu_share,
-            one_gpu=self.settings.one_gpu,
-            mig_parent=self.nvml.mig_parent,
-        )
-        self.gpus = tuple(gpu for gpu in selection.gpus if gpu.index not in missing)
-        self.unreadable = {gpu.index: missing[gpu.index] for gpu in selection.gpus if gpu.index in missing}
-        self.warnings.extend(selection.warnings)
+        if isinstance(self.nvml, Nvml):
+            listed = [*self.nvml.gpus, *(Gpu(index=index, uuid=None, name=None, handle=None) for index in missing)]
+            selection = select_gpus(
+                sorted(listed, key=lambda gpu: gpu.index),
+                os.environ,
+                gpu_ids=self.settings.gpu_ids,
+                share=self.settings.gpu_share,
+                one_gpu=self.settings.one_gpu,
+                mig_parent=self.nvml.mig_parent,
+            )
+            chosen = selection.gpus
+            self.warnings.extend(selection.warnings)
+        else:
+            chosen = visible_amd_gpus(self.nvml.gpus, os.environ, self.settings.gpu_ids)
+            chosen = share_of(chosen, self.settings.gpu_share, one_each=self.settings.one_gpu)
+        self.gpus = tuple(gpu for gpu in chosen if gpu.index not in missing)
+        self.unreadable = {gpu.index: missing[gpu.index] for gpu in chosen if gpu.index in missing}
         for index, why in missing.items():
             self.warnings.append({"kind": "gpu_unreadable", "message": f"GPU {index} cannot be read: {why}"})
         if not self.gpus:
@@ -80,6 +89,7 @@ class Sensors:
             GpuEnergyMeter(
                 sensor=self.nvml,
                 gpu=gpu,
+                library=self.nvml.name,
                 read_limit=functools.partial(self.nvml.power_limit_w, gpu),
                 check=CounterCheck(
                     agree=AGREE_MODULE if is_superchip(gpu.name) else AGREE, lag_s=self.nvml.power_lag_s(gpu)
@@ -91,10 +101,15 @@ class Sensors:
             meter.open()
         probe_step(self.gpu_meters)
 
+    def _open_amd(self) -> None:
+        try:
+            self.nvml = Amd.open()
+        except SensorError as error:
+            if not error.no_gpu:
+                self.gpu_hidden, self.gpu_reason = True, f"{error}"
+
     def _open_tracker(self) -> None:
         gpu_ids = [gpu.index for gpu in self.gpus]
-        if self.nvml is None and "gpu" in self.settings.components:
-            gpu_ids = amd_gpu_ids()
         try:
             self.tracker = Tracker(self.settings.country_iso, gpu_ids)
             if self.settings.cpu_power_w is not None:

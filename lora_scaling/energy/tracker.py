@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
 import platform
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -118,7 +117,7 @@ class Tracker:
                 rated_w = None
                 if parts:
                     rated_w = registered_power_w(parts[0]._model) if parts[0]._is_generic_tdp else parts[0]._tdp
-                self._rapl = (files, counters_of(files, rated_w))
+                self._rapl = (files, counters_of(files, rated_w, memory_gb()))
         except Exception:  # the attributes have moved: CodeCarbon's own figure is used then
             return []
         return self._rapl[1]
@@ -215,6 +214,16 @@ def _cpu_source(part: Any, cpu_power_w: float | None) -> ComponentSource:
     return ComponentSource(name=name, detail=f"{part._mode}, TDP {part._tdp:g} W")
 
 
+def memory_gb() -> float | None:
+    """Return the memory of this machine in GiB; None if the system does not say."""
+    try:
+        import psutil
+
+        return psutil.virtual_memory().total / 1024**3
+    except Exception:
+        return None
+
+
 @functools.cache
 def registered_power_w(model: str | None) -> float | None:
     """Return the rated power that CodeCarbon's table names for a processor; None if it does not know it."""
@@ -271,19 +280,3 @@ def hardware_of(tracker: Any) -> dict[str, Any]:
         "codecarbon_version",
     )
     return {key: conf.get(key) for key in keys}
-
-
-def amd_gpu_ids() -> list[int]:
-    """Return the indices of the AMD GPUs that ROCm would use. CodeCarbon itself would also read CUDA's variable."""
-    try:
-        import amdsmi  # pyright: ignore[reportMissingImports]
-
-        amdsmi.amdsmi_init()
-        count = len(amdsmi.amdsmi_get_processor_handles())
-    except Exception:
-        return []
-    for name in ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"):
-        listed = os.environ.get(name)
-        if listed is not None:
-            return [int(part) for part in listed.split(",") if part.strip().isdigit() and int(part) < count]
-    return list(range(count))

@@ -55,13 +55,17 @@ def select_gpus(
                     "CUDA_DEVICE_ORDER=PCI_BUS_ID or use UUIDs.",
                 )
             )
-    unique = list({gpu.index: gpu for gpu in chosen}.values())
-    if share is not None:
-        rank, ranks = share
-        # With fewer GPUs than ranks, each rank sees its own or all see the same; combining counts each once.
-        step = len(unique) if one_gpu and gpu_ids is None else ranks
-        unique = unique if len(unique) < ranks else unique[rank::step]
-    return Selection(gpus=tuple(unique), warnings=tuple(warnings))
+    unique = tuple({gpu.index: gpu for gpu in chosen}.values())
+    return Selection(gpus=share_of(unique, share, one_each=one_gpu and gpu_ids is None), warnings=tuple(warnings))
+
+
+def share_of(gpus: tuple[Gpu, ...], share: tuple[int, int] | None, *, one_each: bool) -> tuple[Gpu, ...]:
+    """Return the GPUs of one rank. With fewer GPUs than ranks, each sees its own or all see the same ones."""
+    if share is None:
+        return gpus
+    rank, ranks = share
+    step = len(gpus) if one_each else ranks
+    return gpus if len(gpus) < ranks else gpus[rank::step]  # combining counts each GPU once
 
 
 def _explicit(

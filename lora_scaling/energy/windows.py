@@ -6,6 +6,7 @@ import itertools
 import math
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from lora_scaling.energy import host
@@ -21,10 +22,21 @@ from lora_scaling.energy.measurement import (
     spread,
     utc,
 )
-from lora_scaling.energy.rapl import add_domains, tick_weights
+from lora_scaling.energy.processor_check import (
+    MOST_W,
+    Doubt,
+    Stretch,
+    beyond_any,
+    busy_of_each,
+    check_processor,
+    check_stretches,
+    stretches,
+    too_little_for_dram,
+)
+from lora_scaling.energy.rapl import RaplCounter, add_domains, tick_weights
 from lora_scaling.energy.readings import Tick, Window
 from lora_scaling.energy.sensors import Sensors, is_superchip
-from lora_scaling.energy.tracker import ComponentSource
+from lora_scaling.energy.tracker import ComponentSource, registered_power_w
 from lora_scaling.records.sources import relative_bound, source_kind
 from lora_scaling.records.timeline import COMPONENTS
 
@@ -103,7 +115,12 @@ def _seconds(window: Window) -> float:
 def _phase(meter: Sensors, window: Window) -> tuple[PhaseEnergy, list[dict[str, str]]]:
     gpus = _gpus(meter, window)
     components = {name: _from_codecarbon(meter, window, name) for name in COMPONENTS}
-    components.update(_from_rapl(meter, window))
+    by_rapl, doubts = _from_rapl(meter, window)
+    components.update(by_rapl)
+    if (doubt := _doubt_of_others(meter, window, components["cpu"])) is not None:
+        bound_j = round((components["cpu"].uncertainty_joules or 0.0) + doubt.joules, 6)
+        components["cpu"] = replace(components["cpu"], uncertainty_joules=bound_j)
+        doubts.append(f"The processor's sensor {doubt.reason}")
     if gpus and any(is_superchip(device.gpu.name) for device in meter.gpu_meters):
         components.update(_within_superchip(components))
     if gpus:
@@ -122,14 +139,17 @@ def _phase(meter: Sensors, window: Window) -> tuple[PhaseEnergy, list[dict[str, 
             if name != "gpu" or window.sources.get("gpu", ComponentSource(name="none")).name != "none"
         },
     )
-    return phase, _phase_warnings(meter, window, phase)
+    warnings = _phase_warnings(meter, window, phase)
+    for text in doubts:
+        warnings.append({"kind": "processor_load", "message": f"{text} in {phase.name}; the bound covers both."})
+    return phase, warnings
 
 
 def _gpus(meter: Sensors, window: Window) -> tuple[GpuEnergy, ...]:
     assert window.end is not None  # only closed windows get here
     found = []
     for i, device in enumerate(meter.gpu_meters):
-        source = "nvml_power" if device.by_power else "nvml_counter"
+        source = device.source
         if window.lost[i]:
             until_j = max(window.end.edges[i].raw_j - window.start.edges[i].raw_j, 0.0)
             reason = window.lost[i]
@@ -202,6 +222,8 @@ def _from_codecarbon(meter: Sensors, window: Window, name: str) -> ComponentEner
             source=source.name,
             reason=f"CodeCarbon gave {joules} J, which cannot be ({source.name})",
         )
+    if (reason := beyond_any(source.name, joules, _seconds(window))) is not None:
+        return ComponentEnergy(joules=None, source=source.name, reason=reason)
     bound = relative_bound(source.name) if source.relative_bound is None else source.relative_bound
     return ComponentEnergy(
         joules=round(joules, 6),
@@ -210,17 +232,70 @@ def _from_codecarbon(meter: Sensors, window: Window, name: str) -> ComponentEner
     )
 
 
-def _from_rapl(meter: Sensors, window: Window) -> dict[str, ComponentEnergy]:
-    """Return the CPU's energy, and the memory's if every package measures it, by our own reading of RAPL."""
+def _from_rapl(meter: Sensors, window: Window) -> tuple[dict[str, ComponentEnergy], list[str]]:
+    """Return the CPU's energy, and the memory's if every package measures it, by our own reading of RAPL; and doubts.
+
+    What a processor cannot have drawn under its load widens the bound.
+    """
     assert window.end is not None
-    found = {}
+    found, doubts, seconds = {}, [], _seconds(window)
     for name, kind in (("cpu", "package"), ("ram", "dram")):
         if not window.rapl or name not in meter.settings.components:
             continue
-        parts = add_domains(window.rapl, window.start.rapl, window.end.rapl, kind, _seconds(window))
-        if parts:
-            found[name] = add_components(parts)
-    return found
+        parts = add_domains(window.rapl, window.start.rapl, window.end.rapl, kind, seconds)
+        if not parts:
+            continue
+        whole = add_components([part for _, part in parts])
+        if whole.joules is not None and kind == "package":
+            doubt = _doubt(window, [counter for counter, _ in parts], [part.joules or 0.0 for _, part in parts])
+            if doubt is not None:
+                bound_j = round((whole.uncertainty_joules or 0.0) + doubt.joules, 6)
+                whole = replace(whole, uncertainty_joules=bound_j)
+                doubts.append(doubt.reason)
+        elif whole.joules is not None:
+            reason = too_little_for_dram(whole.joules, seconds, window.memory_gb)
+            whole = whole if reason is None else replace(whole, joules=None, uncertainty_joules=None, reason=reason)
+        found[name] = whole
+    return found, doubts
+
+
+def _doubt(window: Window, counters: Sequence[RaplCounter], joules: Sequence[float]) -> Doubt | None:
+    """Hold the packages of a window against the load of the machine: each alone and all together, also for seconds."""
+    cuts = _cuts(window)
+    if not window.whole_load:
+        cuts = [replace(cut, cpu_busy_s=None, cpu_total_s=None) for cut in cuts]
+    [over_all] = stretches([(c.at_s, 0.0, c.cpu_busy_s, c.cpu_total_s) for c in (cuts[0], cuts[-1])])
+    places = [next(i for i, c in enumerate(window.rapl) if c is counter) for counter in counters]
+    found: list[Doubt] = []
+    for counter, place, used_j in zip(counters, places, joules, strict=True):
+        least_w, most_w = counter.rated_w or (None, None)
+        busy = busy_of_each(over_all.busy, len(counters))
+        doubt = check_processor(used_j, over_all.seconds, busy=busy, least_rated_w=least_w, rated_w=most_w)
+        if doubt is None and least_w is not None:
+            doubt = check_stretches(_stretches(cuts, [place]), packages=len(counters), least_rated_w=least_w)
+        if doubt is not None:
+            found.append(Doubt(joules=doubt.joules, reason=f"RAPL {counter.name} {doubt.reason}"))
+    if not found and all(counter.rated_w is not None for counter in counters):
+        least_w = sum(counter.rated_w[0] for counter in counters if counter.rated_w)
+        doubt = check_stretches(_stretches(cuts, places), packages=1, least_rated_w=least_w)
+        found.extend([] if doubt is None else [Doubt(joules=doubt.joules, reason=f"RAPL {doubt.reason}")])
+    if not found:
+        return None
+    return Doubt(joules=sum(d.joules for d in found), reason="; ".join(d.reason for d in found))
+
+
+def _doubt_of_others(meter: Sensors, window: Window, part: ComponentEnergy) -> Doubt | None:
+    """Hold a processor's sensor that only CodeCarbon reads (Apple's, and others) against the load of the machine."""
+    if part.joules is None or part.source not in MOST_W or meter.tracker is None:
+        return None
+    rated_w = registered_power_w(meter.tracker.hardware.get("cpu_model"))
+    cuts = [window.start, window.end or window.start]
+    [whole] = stretches([(c.at_s, 0.0, c.cpu_busy_s, c.cpu_total_s) for c in cuts])
+    return check_processor(part.joules, whole.seconds, busy=whole.busy, least_rated_w=rated_w, rated_w=rated_w)
+
+
+def _stretches(cuts: Sequence[Tick], places: Sequence[int]) -> list[Stretch]:
+    return stretches([(c.at_s, sum(c.rapl[i].joules for i in places), c.cpu_busy_s, c.cpu_total_s) for c in cuts])
 
 
 def _within_superchip(components: dict[str, ComponentEnergy]) -> dict[str, ComponentEnergy]:
@@ -276,7 +351,7 @@ def _phase_warnings(meter: Sensors, window: Window, phase: PhaseEnergy) -> list[
         power_w = ours / phase.seconds if phase.seconds else 0.0
         stale_j = 2 * power_w * max((m.step_s for m in meter.gpu_meters), default=0.0)
         if abs(theirs - ours) > max(DISAGREEMENT * ours, stale_j):
-            text = f"GPU energy of {phase.name}: {ours:.1f} J by NVML, {theirs:.1f} J by CodeCarbon."
+            text = f"GPU energy of {phase.name}: {ours:.1f} J by our own readings, {theirs:.1f} J by CodeCarbon."
             warnings.append({"kind": "energy_disagreement", "message": text})
     return warnings
 

@@ -1,7 +1,6 @@
 """Whether a run had its machine to itself: said from who used the processor and the GPUs meanwhile."""
 
 import os
-import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 from lora_scaling.energy import host
 from lora_scaling.energy.conditions import ConditionsLog
 from lora_scaling.energy.nvml import Gpu
-from lora_scaling.energy.tracker import amd_gpu_ids
 
 QUIET, BUSY = 10.0, 20.0  # CPU seconds of all processes in ten seconds, of which ours took ten
 
@@ -104,28 +102,6 @@ def test_a_slowed_gpu_is_warned_of_and_still_ours(processor: Callable[[float | N
     processor(QUIET)
     _, exclusive, warned = summary(nvml(os.getpid(), throttle=("thermal_hardware",)), gpus=1)
     assert (exclusive, warned) == (True, ["throttled"])
-
-
-@pytest.mark.parametrize(
-    ("listed", "expected"),
-    [
-        ({}, [0, 1, 2]),
-        ({"ROCR_VISIBLE_DEVICES": "2,0"}, [2, 0]),
-        ({"HIP_VISIBLE_DEVICES": "1,7"}, [1]),
-        ({"CUDA_VISIBLE_DEVICES": ""}, []),
-        ({"ROCR_VISIBLE_DEVICES": "1", "CUDA_VISIBLE_DEVICES": "0"}, [1]),
-    ],
-)
-def test_amd_gpus_are_those_that_rocm_would_use(
-    monkeypatch: pytest.MonkeyPatch, listed: dict[str, str], expected: list[int]
-) -> None:
-    amdsmi = SimpleNamespace(amdsmi_init=lambda: None, amdsmi_get_processor_handles=lambda: ["a", "b", "c"])
-    monkeypatch.setitem(sys.modules, "amdsmi", amdsmi)  # type: ignore[arg-type]
-    for name in ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in listed.items():
-        monkeypatch.setenv(name, value)
-    assert amd_gpu_ids() == expected
 
 
 @pytest.mark.parametrize(("cores", "limit"), [(1, 0.2), (5, 0.5), (64, 1.0), (None, 0.2)])

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_scaling.energy import MeteringSettings, open_meter
+from lora_scaling.energy import EnergyAccount, MeteringSettings, open_meter
 from lora_scaling.energy.measurement import ComponentEnergy
 from lora_scaling.energy.rapl import RaplCounter, add_domains, counters_of
-from lora_scaling.energy.tracker import sources_of
+from lora_scaling.energy.readings import Tick, Window
+from lora_scaling.energy.tracker import ComponentSource, TaskEnergy, registered_power_w, sources_of
+from lora_scaling.energy.windows import make_account
 from tests.support.rapl import RANGE_J, Domain, use_rapl
 
 WATTS = 70.0
@@ -137,10 +142,192 @@ def test_dies_that_show_one_socket_are_counted_once_and_sockets_each(tmp_path: P
     for counter in counters:
         counter.read(10.0)
     ends = tuple(c.mark(10.0) for c in counters)
-    assert [part.joules for part in add_domains(counters, starts, ends, "package", 10.0)] == [
+    assert [part.joules for _, part in add_domains(counters, starts, ends, "package", 10.0)] == [
         pytest.approx(700),
         pytest.approx(500),
     ]
+
+
+def recorded(
+    folder: Path,
+    packages: Sequence[Callable[[float], float | None]],
+    *,
+    dram: Callable[[float], float | None] | None = None,
+    busy: Callable[[float], float] = lambda second: 1.0,
+    seconds: int = 10,
+    rated_w: float | None = 100.0,
+    memory_gb: float | None = 64.0,
+) -> EnergyAccount:
+    """A window on a machine of 8 cores, whose packages (and the memory of each) show these joules at each second."""
+    domains = [Domain(folder, number, dram=dram is not None) for number in range(len(packages))]
+    counters = counters_of([str(d.file) for d in domains], rated_w, memory_gb)
+    ticks, busy_s = [], 0.0
+    for second in range(seconds + 1):
+        for domain, shown in zip(domains, packages, strict=True):
+            joules, dram_j = shown(second), dram(second) if dram else None
+            other_j = 777.0 * (domain is not domains[0])  # the same value would be the same counter
+            domain.show(
+                None if joules is None else joules + other_j, dram_j=None if dram_j is None else dram_j + other_j
+            )
+        for counter in counters:
+            counter.read(second) if second else counter.begin(second)
+        busy_s += 8 * busy(second) if second else 0.0
+        ticks.append(
+            Tick(at_s=second, edges=(), cpu_busy_s=busy_s, cpu_total_s=8.0 * second, wall_s=1e9 + second,
+                 rapl=tuple(c.mark(second) for c in counters))
+        )  # fmt: skip
+    window = Window(
+        name="train", start_wall_s=1e9, start=ticks[0], ticks=ticks[1:-1], end=ticks[-1], rapl=counters,
+        rapl_faults=[f"{c.name}: {text}" for c in counters for text in c.faults.values()],
+        memory_gb=memory_gb, whole_load=True,
+    )  # fmt: skip
+    meter: Any = SimpleNamespace(
+        settings=MeteringSettings(components=("cpu", "ram")), nvml=None, gpu_meters=(), unreadable={},
+        gpu_expected=False, gpu_hidden=False, gpu_reason=None, tracker_reason=None,
+    )  # fmt: skip
+    return make_account(meter, [window], idle=None, exclusive=None, conditions={}, warnings=[])
+
+
+def warned(account: EnergyAccount) -> list[str]:
+    return [w["message"] for w in account.warnings if w["kind"] in ("rapl_counter", "processor_load")]
+
+
+def watts(power_w: float) -> Callable[[float], float]:
+    return lambda second: 1000.0 + power_w * second
+
+
+def test_a_processor_that_shows_idle_watts_under_full_load_is_doubted(tmp_path: Path) -> None:
+    account = recorded(tmp_path, [watts(6.0)])
+    assert holds(account.components["cpu"], 10 * 90.0)
+    assert "package-0 showed 6.0 W while 100% of the cores were busy, at a rated power of 100 W" in warned(account)[0]
+
+
+def test_one_of_two_processors_that_shows_idle_watts_is_doubted(tmp_path: Path) -> None:
+    account = recorded(tmp_path, [watts(80.0), watts(1.0)])
+    assert holds(account.components["cpu"], 10 * 160.0)
+    assert ["package-1" in text for text in warned(account)] == [True]
+
+
+def test_a_counter_that_trickles_for_some_seconds_of_a_long_window_is_doubted(tmp_path: Path) -> None:
+    account = recorded(tmp_path, [lambda s: 70.0 * min(s, 40) + 70.0 * max(s - 50, 0) + 0.01 * s], seconds=100)
+    assert holds(account.components["cpu"], 7000.0)
+    assert "(10 such readings)" in warned(account)[0]
+
+
+@pytest.mark.parametrize(("power_w", "doubted"), [(110.0, False), (190.0, False), (250.0, True)])
+def test_a_processor_that_shows_several_times_its_rated_power_is_doubted(
+    tmp_path: Path, power_w: float, doubted: bool
+) -> None:
+    account = recorded(tmp_path, [watts(power_w)])
+    assert bool(warned(account)) is doubted
+    assert holds(account.components["cpu"], 1000.0) or not doubted
+
+
+def test_three_times_its_rated_power_all_the_time_is_unknown(tmp_path: Path) -> None:
+    part = recorded(tmp_path, [watts(320.0)]).components["cpu"]
+    assert part.joules is None
+    assert "rose by 320 J in 1.0 s" in (part.reason or "")
+
+
+@pytest.mark.parametrize(
+    ("power_w", "busy", "packages"),
+    [(8.0, 0.02, 1), (25.0, 1.0, 1), (12.0, 0.4, 1), (8.0, 0.5, 2)],  # idle; slow clocks; half idle; one of two busy
+)
+def test_an_honest_processor_is_not_doubted(tmp_path: Path, power_w: float, busy: float, packages: int) -> None:
+    shown = [watts(power_w), *[watts(70.0)] * (packages - 1)]
+    account = recorded(tmp_path, shown, busy=lambda second: busy)
+    assert not warned(account)
+    part = account.components["cpu"]
+    assert part.uncertainty_joules == pytest.approx(0.05 * (part.joules or 0.0))
+
+
+def test_a_processor_of_unknown_rated_power_is_believed(tmp_path: Path) -> None:
+    assert not warned(recorded(tmp_path, [watts(6.0)], rated_w=None))
+
+
+@pytest.mark.parametrize(("power_w", "known"), [(6.0, True), (0.01, False), (0.0, False), (700.0, False)])
+def test_memory_that_draws_what_it_cannot_is_unknown(tmp_path: Path, power_w: float, known: bool) -> None:
+    """64 GB in one package: 6 W is usual."""
+    part = recorded(tmp_path, [watts(70.0)], dram=watts(power_w)).components["ram"]
+    assert (part.joules is not None) is known
+    assert known or part.reason
+
+
+@pytest.mark.parametrize(
+    ("shown_w", "busy", "known", "doubted"),
+    [
+        (25.0, 1.0, True, False),
+        (2.0, 1.0, True, True),  # idle watts under full load
+        (2.0, 0.1, True, False),
+        (90.0, 1.0, True, True),  # four times what the table says
+        (2000.0, 1.0, False, False),
+    ],
+)
+def test_the_sensor_of_an_apple_chip_is_held_against_its_load(
+    shown_w: float, busy: float, known: bool, doubted: bool
+) -> None:
+    """An M1, of which CodeCarbon's table says what it draws; ten seconds on eight cores."""
+    rated_w = registered_power_w("Apple M1")
+    assert rated_w is not None
+    ticks = [Tick(at_s=s, edges=(), cpu_busy_s=8 * busy * s, cpu_total_s=8 * s, wall_s=1e9 + s) for s in (0.0, 10.0)]
+    window = Window(
+        name="train", start_wall_s=1e9, start=ticks[0], end=ticks[1],
+        sources={"cpu": ComponentSource(name="powermetrics")},
+        task=TaskEnergy(joules={"cpu": 10 * shown_w * rated_w / 21, "ram": None, "gpu": None}),
+    )  # fmt: skip
+    meter: Any = SimpleNamespace(
+        settings=MeteringSettings(components=("cpu",)), nvml=None, gpu_meters=(), unreadable={}, gpu_expected=False,
+        gpu_hidden=False, gpu_reason=None, tracker_reason=None,
+        tracker=SimpleNamespace(hardware={"cpu_model": "Apple M1"}),
+    )  # fmt: skip
+    account = make_account(meter, [window], idle=None, exclusive=None, conditions={}, warnings=[])
+    part = account.components["cpu"]
+    assert (part.joules is not None) is known
+    assert bool(warned(account)) is doubted
+    if known:
+        assert ((part.uncertainty_joules or 0.0) > 0.5 * (part.joules or 0.0)) is doubted
+
+
+def test_lies_of_two_processors_and_their_memory_at_random_are_held_by_the_bound(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Twenty seconds at 70 W and 6 W under full load, with up to three lies."""
+
+    def shown(power_w: float, lies: Sequence[tuple[str, int, float]]) -> Callable[[float], float | None]:
+        def joules(second: float) -> float | None:
+            value = power_w * second
+            for kind, at_s, much in lies:
+                if kind == "frozen" and second >= at_s:
+                    value -= power_w * (min(second, at_s + much) - at_s)
+                elif kind == "jump" and second >= at_s:
+                    value += 1000 * much
+                elif kind == "restart" and second >= at_s:
+                    value = power_w * (second - at_s)
+                elif kind == "gone" and at_s <= second < at_s + much:
+                    return None
+                elif kind == "slow" and second >= at_s:
+                    value -= 0.95 * power_w * (second - at_s)
+            return (value + 5000.0) % RANGE_J
+
+        return joules
+
+    def drawn(draw: random.Random) -> list[tuple[str, int, float]]:
+        kinds = ("frozen", "jump", "restart", "gone", "slow")
+        return [(draw.choice(kinds), draw.randrange(1, 20), draw.choice([3, 6, 30])) for _ in range(draw.randrange(3))]
+
+    for seed in range(40):
+        draw = random.Random(seed)
+        packages, memory = [drawn(draw), drawn(draw)], drawn(draw)
+        account = recorded(
+            tmp_path_factory.mktemp("rapl"),
+            [shown(70.0, told) for told in packages],
+            dram=shown(6.0, [lie for lie in memory if lie[0] != "slow"]),
+            seconds=20,
+        )
+        cpu, ram = account.components["cpu"], account.components["ram"]
+        assert holds(cpu, 2 * 20 * 70.0), (seed, packages, cpu)
+        assert holds(ram, 2 * 20 * 6.0), (seed, memory, ram)
+        assert not any(packages) or cpu.joules is None or warned(account), (seed, packages)
 
 
 def test_a_run_measures_processor_and_memory_by_their_counters_whatever_the_interval(tmp_path: Path) -> None:
