@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 
 from lora_scaling import terminal
@@ -12,9 +13,11 @@ from lora_scaling.energy.meter import open_meter
 from lora_scaling.energy.settings import MeteringSettings
 from lora_scaling.text import POWER, duration, number
 
-IDLE_S, LOAD_S = 3.0, 8.0
+WITHOUT_GPU_S = 3.0
+IDLE_S, LOAD_S = 2.0, 8.0  # with a GPU: ten seconds, fewer if imports and sensors took long
+LEAST_LOAD_S, WHOLE_S = 4.0, 13.0
 CLOCK_DRIFT_S = 0.01
-FAR = 0.3  # counter and power readings further apart: the bound of a run covers both
+DOUBTED = "counter and power do not agree: stated for each run"
 
 
 @command()
@@ -26,14 +29,24 @@ def main(words: list[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     arguments = parser.parse_args(words)
+    diagnosis, loaded = examine()
+    print(json.dumps(diagnosis.to_dict(), indent=1) if arguments.json else render(diagnosis, loaded=loaded))
+    return 0
+
+
+def examine() -> tuple[Diagnosis, bool]:
+    """Look at the sensors and record; the second value says whether a GPU was kept busy meanwhile."""
+    began_s = time.perf_counter()
     meter = open_meter(MeteringSettings())
     try:
-        load = _gpu_load() if meter.gpu_meters else None
-        diagnosis = diagnose(meter, seconds=LOAD_S if meter.gpu_meters else IDLE_S, load=load)
+        if not meter.gpu_meters:
+            return diagnose(meter, seconds=WITHOUT_GPU_S), False
+        load = _gpu_load()
+        left_s = WHOLE_S - (time.perf_counter() - began_s) - IDLE_S
+        seconds = min(LOAD_S, max(left_s, LEAST_LOAD_S))
+        return diagnose(meter, seconds=seconds, idle_s=IDLE_S, load=load), load is not None
     finally:
         meter.close()
-    print(json.dumps(diagnosis.to_dict(), indent=1) if arguments.json else render(diagnosis, loaded=load is not None))
-    return 0
 
 
 def _gpu_load() -> Callable[[float], None] | None:
@@ -49,7 +62,8 @@ def render(diagnosis: Diagnosis, *, loaded: bool) -> str:
     rows = [["component", "energy is", "from", "error of its energy"]]
     for part in diagnosis.components:
         name = f"{part.component} {part.device}".strip()
-        rows.append([name, _kind(part), part.source, _error(part)])
+        doubted = part.component == "gpu" and part.device.partition(":")[0] in map(str, diagnosis.self_test.suspected)
+        rows.append([name, _kind(part), part.source, DOUBTED if doubted else _error(part)])
     lines = [terminal.table(rows, right=()), ""]
     for part in diagnosis.components:
         if part.reason:
@@ -85,16 +99,22 @@ def _error(part: ComponentDiagnosis) -> str:
 def _self_test(test: SelfTest, loaded: bool) -> list[str]:
     watts = ", ".join(f"{name} {POWER.show(w)}" for name, w in test.watts.items() if w is not None)
     state = "with the GPU busy" if loaded else "idle"
-    lines = [f"Self-test, {duration(round(test.seconds, 1))} {state}: {watts or 'no power is known'}."]
+    lines = []
+    idle = [f"GPU {index} {POWER.show(w)}" for index, w in test.idle_gpu_w.items() if w is not None]
+    if idle:
+        lines.append(f"Idle power: {', '.join(idle)}.")
+    lines.append(f"Self-test, {duration(round(test.seconds, 1))} {state}: {watts or 'no power is known'}.")
     for index, ratio in test.counter_over_power.items():
         if ratio is not None:
-            judged = "they agree" if abs(ratio - 1) <= FAR else "they do not agree, and runs will have a wide bound"
+            judged = "they do not agree, and runs have a wide bound" if index in test.suspected else "they agree"
             lines.append(
                 f"GPU {index}: its counter gave {number(ratio)} × what its power readings add up to: {judged}."
             )
     drift_s = test.clock_drift_s
     if abs(drift_s) > CLOCK_DRIFT_S:
         lines.append(f"Clock: adjusted by {drift_s:+.3f} s during the test; energy may be dated to the wrong hour.")
+    elif test.clock_synchronised is False:
+        lines.append("Clock: steady; no time service (chrony, ntpd) keeps it right, so hours may be the wrong ones.")
     else:
         lines.append("Clock: steady.")
     if test.exclusive is False:

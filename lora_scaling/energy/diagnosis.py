@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import glob
 import importlib.metadata
 import os
+import platform
 import re
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -18,6 +21,13 @@ from lora_scaling.records.sources import SourceKind, relative_bound, source_kind
 POWERCAP = "/sys/class/powercap"
 NVIDIA = "0x10de"  # its number as a vendor of PCI devices
 READ_RAPL = f"sudo chmod -R a+r {POWERCAP}/intel-rapl*  (until the next boot)"
+ZEUSD_SOCKET = "/var/run/zeusd.sock"
+ZEUSD = "zeusd runs here, but this program reads counters itself: make them readable"
+APPLE = "let `sudo powermetrics` run without a password, as CodeCarbon's documentation says: it then reads the chip"
+NO_SMI = (
+    "`nvidia-smi` is not on PATH: GPUs are measured all the same, but CodeCarbon's figure beside ours will be missing"
+)
+TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
 NO_COUNTER = "this GPU has no energy counter (Volta and newer have one): windows of 10 s and more keep the bound small"
 GPU_IN_CONTAINER = "start the container with --gpus all (Docker with nvidia-container-toolkit) or --nv (Apptainer)"
 
@@ -42,12 +52,19 @@ class ComponentDiagnosis:
 
 @dataclass(frozen=True, kw_only=True)
 class SelfTest:
-    """A short recording. Watts are means; `counter_over_power` compares each GPU's counter with its power readings."""
+    """A short recording, after a shorter one of the idle GPU. Watts are means.
+
+    counter_over_power: how each GPU's counter compares with its power readings; suspected: the GPUs of which runs would
+        say that they disagree. clock_synchronised: None if the system does not say.
+    """
 
     seconds: float
     watts: dict[str, float | None]
+    idle_gpu_w: dict[int, float | None]
     counter_over_power: dict[int, float | None]
+    suspected: tuple[int, ...]
     clock_drift_s: float
+    clock_synchronised: bool | None
     other_load_cores: float | None
     exclusive: bool | None
     warnings: tuple[str, ...]
@@ -65,43 +82,61 @@ class Diagnosis:
         return asdict(self)
 
 
-def diagnose(meter: EnergyMeter, *, seconds: float, load: Callable[[float], None] | None = None) -> Diagnosis:
-    """Look at each sensor and record for `seconds`, idle or under `load(seconds)`."""
-    test = _self_test(meter, seconds, load)
+def diagnose(
+    meter: EnergyMeter, *, seconds: float, idle_s: float = 0.0, load: Callable[[float], None] | None = None
+) -> Diagnosis:
+    """Look at each sensor and record: for `idle_s` the idle GPUs, then for `seconds`, idle or under `load(seconds)`."""
+    test = _self_test(meter, seconds, idle_s, load)
     return Diagnosis(
         components=(*_gpus(meter), _cpu(meter), _ram(meter)),
         self_test=test,
-        notes=tuple(_notes(meter)),
+        notes=tuple(notes_on(meter)),
         packages={name: _version(name) for name in ("torch", "transformers", "peft", "bitsandbytes", "codecarbon")},
         extras=_extras(),
     )
 
 
-def _self_test(meter: EnergyMeter, seconds: float, load: Callable[[float], None] | None) -> SelfTest:
+def _self_test(meter: EnergyMeter, seconds: float, idle_s: float, load: Callable[[float], None] | None) -> SelfTest:
     recording = meter.recording()
     wall_s, start_s = time.time(), time.perf_counter()
+    if idle_s > 0:
+        with recording.phase("idle"):
+            time.sleep(idle_s)
     with recording.phase("test"):
-        before = [(gpu.joules, gpu.check.power_j) for gpu in meter.gpu_meters]
         (load or time.sleep)(seconds)
-        for gpu in meter.gpu_meters:
-            gpu.read()
-        after = [(gpu.joules, gpu.check.power_j) for gpu in meter.gpu_meters]
     drift_s = (time.time() - wall_s) - (time.perf_counter() - start_s)
     account = recording.close()
-    [phase] = account.phases
-    ratios: dict[int, float | None] = {}
-    for gpu, (joules0, power0), (joules1, power1) in zip(meter.gpu_meters, before, after, strict=True):
-        by_power_j = None if power0 is None or power1 is None else power1 - power0
-        ratios[gpu.gpu.index] = (joules1 - joules0) / by_power_j if by_power_j and not gpu.by_power else None
+    phase = account.phases[-1]
+    said = [w["message"] for w in account.warnings if w["kind"] == "counter_and_power"]
+    ratios, idle_w = {}, {}
+    for i, (gpu, used) in enumerate(zip(meter.gpu_meters, phase.gpus, strict=False)):
+        power_j = recording.power_j(i)
+        ratios[gpu.gpu.index] = (
+            used.joules / power_j if power_j and used.joules is not None and not gpu.by_power else None
+        )
+        idle = account.phases[0].gpus[i] if idle_s > 0 else None
+        idle_w[gpu.gpu.index] = None if idle is None or idle.joules is None else idle.joules / account.phases[0].seconds
     return SelfTest(
         seconds=phase.seconds,
         watts={n: None if c.joules is None else c.joules / phase.seconds for n, c in phase.components.items()},
+        idle_gpu_w=idle_w,
         counter_over_power=ratios,
+        suspected=tuple(i for i in ratios if any(f"GPU {i} in test" in text for text in said)),
         clock_drift_s=drift_s,
+        clock_synchronised=clock_synchronised(),
         other_load_cores=account.conditions.get("other_cpu_load_cores"),
         exclusive=account.exclusive,
-        warnings=tuple(w["message"] for w in account.warnings),
+        warnings=tuple(w["message"] for w in account.warnings if w["kind"] != "short_window"),
     )
+
+
+def clock_synchronised() -> bool | None:
+    """Return whether the system keeps its clock by a time service; None if it does not say."""
+    try:
+        state = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512))  # larger than struct timex; reads only
+    except (OSError, AttributeError):
+        return None
+    return None if state < 0 else state != TIME_ERROR
 
 
 def _gpus(meter: EnergyMeter) -> list[ComponentDiagnosis]:
@@ -121,9 +156,7 @@ def _gpus(meter: EnergyMeter) -> list[ComponentDiagnosis]:
             )
         )
     for index, why in meter.unreadable.items():
-        found.append(
-            ComponentDiagnosis(component="gpu", device=f"{index}", source="unknown", kind="unknown", reason=why)
-        )
+        found.append(_unknown("gpu", f"{index}", why))
     if found:
         return found
     tracked = meter.tracker.sources()["gpu"] if meter.tracker else None
@@ -131,6 +164,8 @@ def _gpus(meter: EnergyMeter) -> list[ComponentDiagnosis]:
         return [_component("gpu", "", tracked.name, tracked.detail, tracked.relative_bound)]
     cards = _nvidia_cards()
     reason, advice = meter.gpu_reason, ()
+    if platform.system() == "Darwin" and platform.machine() == "arm64":
+        return [_unknown("gpu", "", tracked.reason if tracked else reason, APPLE)]
     if meter.gpu_hidden:
         advice = (
             (GPU_IN_CONTAINER, "restart a container that has lost its devices")
@@ -146,22 +181,17 @@ def _gpus(meter: EnergyMeter) -> list[ComponentDiagnosis]:
 
 def _cpu(meter: EnergyMeter) -> ComponentDiagnosis:
     if meter.tracker is None:
-        return ComponentDiagnosis(
-            component="cpu", device="", source="unknown", kind="unknown", reason=meter.tracker_reason
-        )
+        return _unknown("cpu", "", meter.tracker_reason)
     source = meter.tracker.sources()["cpu"]
     model = str(meter.tracker.hardware.get("cpu_model") or "unknown model")
-    advice = []
-    if source_kind(source.name) == "modelled":
-        advice.extend(_rapl_advice())
-    return _component("cpu", model, source.name, source.detail, source.relative_bound, advice)
+    if source_kind(source.name) == "measured":
+        return _component("cpu", model, source.name, source.reason, source.relative_bound)
+    return _component("cpu", model, source.name, source.detail, source.relative_bound, rapl_advice())
 
 
 def _ram(meter: EnergyMeter) -> ComponentDiagnosis:
     if meter.tracker is None:
-        return ComponentDiagnosis(
-            component="ram", device="", source="unknown", kind="unknown", reason=meter.tracker_reason
-        )
+        return _unknown("ram", "", meter.tracker_reason)
     size_gb = meter.tracker.hardware.get("ram_total_size")
     device = f"{size_gb:.0f} GB" if isinstance(size_gb, (int, float)) else ""
     if any(counter.kind == "dram" for counter in meter.tracker.rapl_counters()):
@@ -170,8 +200,10 @@ def _ram(meter: EnergyMeter) -> ComponentDiagnosis:
     return _component("ram", device, source.name, source.detail, source.relative_bound)
 
 
-def _unknown(component: str, device: str, reason: str | None) -> ComponentDiagnosis:
-    return ComponentDiagnosis(component=component, device=device, source="unknown", kind="unknown", reason=reason)
+def _unknown(component: str, device: str, reason: str | None, *advice: str) -> ComponentDiagnosis:
+    return ComponentDiagnosis(
+        component=component, device=device, source="unknown", kind="unknown", reason=reason, advice=advice
+    )
 
 
 def _component(
@@ -189,14 +221,15 @@ def _component(
     )
 
 
-def _rapl_advice() -> list[str]:
+def rapl_advice() -> list[str]:
     """Return what would open the processor's counter: nothing, if the machine shows none."""
     files = [*glob.glob(f"{POWERCAP}/intel-rapl:*/energy_uj"), *glob.glob(f"{POWERCAP}/intel-rapl/*/energy_uj")]
     if not files:
         where = "this container" if in_container() else "this machine (a virtual one?)"
         return [f"{where} shows no RAPL counter under {POWERCAP}; if you can, run on the host itself"]
     if any(not os.access(file, os.R_OK) for file in files):
-        return [f"the processor has a counter that only root may read: {READ_RAPL}"]
+        advice = [f"the processor has a counter that only root may read: {READ_RAPL}"]
+        return [*advice, ZEUSD] if os.path.exists(ZEUSD_SOCKET) else advice
     return []
 
 
@@ -213,7 +246,7 @@ def _nvidia_cards() -> int:
     return count
 
 
-def _notes(meter: EnergyMeter) -> list[str]:
+def notes_on(meter: EnergyMeter) -> list[str]:
     notes = []
     if os.environ.get("SLURM_JOB_ID"):
         notes.append("Slurm job: processor and memory of the whole node are counted, not the job's share.")
@@ -222,8 +255,14 @@ def _notes(meter: EnergyMeter) -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible:
         notes.append(f"CUDA_VISIBLE_DEVICES={visible}: only these GPUs are measured.")
-    if meter.nvml is not None and any(meter.nvml.mig_enabled(gpu) for gpu in meter.gpus):
-        notes.append("MIG: the counter is that of the whole board; slices used by others are in it.")
+    sliced = [gpu.index for gpu in meter.gpus if meter.nvml is not None and meter.nvml.mig_enabled(gpu)]
+    if sliced:
+        notes.append(
+            f"MIG: GPU {', '.join(map(str, sliced))} is divided; its counter is that of the whole board, with what "
+            "runs in other slices (sudo nvidia-smi -i NUMBER -mig 0 gives the board to one job)."
+        )
+    if meter.gpus and meter.nvml is not None and meter.nvml.name == "nvml" and shutil.which("nvidia-smi") is None:
+        notes.append(f"{NO_SMI}.")
     return notes
 
 

@@ -43,8 +43,7 @@ class Edge:
         if after_s - self.at_s > 2 * step_s:
             self.bound_j = max(self.bound_j, moved)  # seen too late to know which step it was
             return
-        share = min(max((self.moved_at_s - self.at_s) / step_s, 0.0), 1.0)
-        self.joules = now_j - moved * share
+        self.joules = self._interpolated(step_s)
         self.step_power_w = moved / step_s
         self.spread_s = (after_s - before_s) / 2
         self.follows = True
@@ -57,6 +56,7 @@ class Edge:
         """
         if self.step_power_w is None:
             return
+        self.joules = self._interpolated(step_s)  # not what an earlier look made of it
         begun_s = self.moved_at_s - step_s
         inner_w = self.inner_w(inside_w, opens=opens)
         if self.before_w is not None and self.after_w is not None:
@@ -75,6 +75,10 @@ class Edge:
         else:
             joules = self.raw_j + inner_w * (self.at_s - begun_s)
         self.joules = min(max(joules, self.raw_j), self.next_j)
+
+    def _interpolated(self, step_s: float) -> float:
+        share = min(max((self.moved_at_s - self.at_s) / step_s, 0.0), 1.0)
+        return self.next_j - (self.next_j - self.raw_j) * share
 
     def inner_w(self, inside_w: float | None, *, opens: bool) -> float | None:
         """Return the mean power next to the edge, inside the window."""

@@ -20,6 +20,7 @@ READ_S = 1.0  # a counter of 262 kJ wraps after minutes, one of 65 kJ after a mi
 LIMIT_FACTOR = 3.0  # short bursts reach twice the rated power
 UNKNOWN_PACKAGE_W = 500.0  # the largest server processors of 2026
 DRAM_W = 200.0  # the memory of one socket, 2 TB of it, if its size is not known
+UPDATE_S = 0.02  # a reading may be older by the time between two updates, which is about 1 ms
 STANDING_S = 1.0  # a working counter moves every millisecond
 SLOW_SHARE = 0.5  # after standing still, a step of less mean power than this share of the power before is a loss
 BRIDGED_SHARE = 0.5  # more of a window than this bridged: unknown
@@ -118,7 +119,7 @@ class RaplCounter:
     def _add(self, raw_j: float, seconds: float) -> None:
         assert self._raw_j is not None
         step_j = raw_j - self._raw_j
-        most_j = self.limit_w * seconds
+        most_j = self.limit_w * (seconds + UPDATE_S)
         if self.range_j is not None and most_j > self.range_j:
             self._bridge(seconds, "gap", f"no reading for {seconds:.0f} s, in which its counter may have wrapped twice")
             return

@@ -138,7 +138,8 @@ class Recording:
         meters = self._meter.gpu_meters
         with self._sampler.lock:
             end = self._sample(*_both_clocks(), edge_of_phase=False)
-            ended = replace(window, ticks=list(window.ticks), end=end, apart_j=list(window.apart_j))
+            ended = replace(window, ticks=list(window.ticks), end=end)
+            ended.gpu_faults = tuple(dict(m.faults) for m in meters)
             ended.bounds_j = tuple(b + m.bound_j for b, m in zip(window.bounds_j, meters, strict=True))
             ended.lost = tuple(m.lost for m in meters)
         if self._meter.tracker is not None and ended.task is None:
@@ -157,6 +158,14 @@ class Recording:
             joules = sum(w.task.joules[name] or 0.0 for w in known if w.task is not None)
             powers_w[name] = joules / seconds if seconds > 0 else None
         return powers_w
+
+    def power_j(self, gpu: int) -> float | None:
+        """Return what the power readings of a GPU add up to over the last phase, joules; None without readings."""
+        if not self._windows or self._windows[-1].end is None:
+            return None
+        window = self._windows[-1]
+        before_j, after_j = window.start.edges[gpu].power_j, self._windows[-1].end.edges[gpu].power_j
+        return None if before_j is None or after_j is None else after_j - before_j
 
     def close(self, idle: IdleBaseline | None = None) -> EnergyAccount:
         """Return the energy of the run. `idle` defaults to the meter's last baseline. May be called again."""
