@@ -6,6 +6,9 @@ The settings are those of a run (python -m lora_scaling --help), and of an estim
     level=0.9             of the intervals
     fit=PATH              a fit.json from your own sweep (python -m analysis fit RUNS)
     pilot=60s             run the real workload's own steps on this device for about that long, and scale
+    stack=hf              the software: hf (this program), unsloth, torchtune, litgpt, llm-foundry, megatron, other
+    measured='900 tokens/s'  a figure of an earlier run (also s/step, samples/s, MFU), of other settings after @:
+                          measured='0.9 s/step @ batch_size=2'; or the folder of its record
     compare=method        or gpus, zones, or a list: compare=gpus:rtx-4090,2xh100-sxm
     at=2026-11-24T02:00   grams of the hours of a run that starts then (or at=now); asks the grid's provider
     plot=compare.svg      draw the comparison
@@ -31,10 +34,24 @@ from lora_scaling.estimate.estimator import Price, estimate
 from lora_scaling.estimate.fit_file import Fit, load_fit
 from lora_scaling.estimate.hourly_emissions import advice, at_hours, parse_start
 from lora_scaling.estimate.lengths import LengthsUnknown
+from lora_scaling.estimate.measured import Measured, earlier_run, parse_measured
 from lora_scaling.estimate.pilot import PilotMeasurement, refuse_several
+from lora_scaling.estimate.priors import DEFAULT_STACK
 from lora_scaling.estimate.result import LEVEL, SCHEMA_VERSION, Estimate
 
-_OWN = ("fit", "pilot", "compare", "plot", "page", "level", "at", "price.per_hour", "price.per_kwh")
+_OWN = (
+    "fit",
+    "pilot",
+    "stack",
+    "measured",
+    "compare",
+    "plot",
+    "page",
+    "level",
+    "at",
+    "price.per_hour",
+    "price.per_kwh",
+)
 _NAMED_SWEEP = re.compile(r"\+{0,2}sweeps=")  # is run as a sweep without -m, too
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -49,6 +66,8 @@ class EstimateRequest:
     level: float
     fit: str | None
     pilot_s: float | None
+    stack: str
+    measured: Measured | None
     compare: str | None
     plot: str | None
     page: str | None
@@ -91,6 +110,8 @@ def parse(arguments: Sequence[str]) -> EstimateRequest:
         level=level,
         fit=own.get("fit"),
         pilot_s=_seconds(own["pilot"]) if "pilot" in own else None,
+        stack=own.get("stack", DEFAULT_STACK),
+        measured=earlier_run(parse_measured(own["measured"]), rest) if "measured" in own else None,
         compare=own.get("compare"),
         plot=own.get("plot"),
         page=own.get("page"),
@@ -153,7 +174,15 @@ def _single(request: EstimateRequest, config: RunConfig, fit: Fit | None) -> Est
     """The estimate of one run. A pilot's comes after one without it, which refuses what needs no measuring."""
 
     def answer(pilot: PilotMeasurement | None = None) -> Estimate:
-        return estimate(config, level=request.level, fit=fit, pilot=pilot, price=request.price)
+        return estimate(
+            config,
+            level=request.level,
+            fit=fit,
+            pilot=pilot,
+            price=request.price,
+            stack=request.stack,
+            measured=request.measured,
+        )
 
     if request.pilot_s is None:
         return answer()
@@ -170,7 +199,7 @@ def _single(request: EstimateRequest, config: RunConfig, fit: Fit | None) -> Est
 def _page(request: EstimateRequest, path: str, config: RunConfig, fit: Fit | None) -> int:
     from lora_scaling.estimate.page import write_page
 
-    written = write_page(path, config, overrides=request.overrides, fit=fit, level=request.level)
+    written = write_page(path, config, overrides=request.overrides, fit=fit, level=request.level, stack=request.stack)
     print(_document(page=str(written)) if request.json else f"Estimator page: {written}")
     return 0
 

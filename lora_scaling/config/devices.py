@@ -19,15 +19,28 @@ from lora_scaling.paths import choices, config_dir
 # matter, dashes are spaces, and the name of each preset matches its own line. The estimator page reads this table too.
 DRIVER_NAMES: tuple[tuple[str, str | None], ...] = (
     (r"\b(Laptop|Max Q|MIG)\b", None),  # slower than, or a slice of, what the rest of the name says
-    (r"\bH100\b.*PCIe", "h100-pcie"), (r"\bH100\b(?! NVL)", "h100-sxm"), (r"\bH200\b(?! NVL)", "h200"),
-    (r"\bB200\b", "b200"),
+    (r"\bH100\b.*PCIe", "h100-pcie"), (r"\bH100 NVL\b", "h100-nvl"), (r"\bH100\b", "h100-sxm"),
+    (r"\bGH200\b", "gh200"), (r"\bH200\b(?! NVL)", "h200"),
+    (r"\bGB200\b", "gb200"), (r"\bB300\b", "b300"), (r"\bB200\b", "b200"),
     (r"\bA100\b.*40GB", "a100-40gb"), (r"\bA100\b.*PCIe", "a100-pcie"), (r"\bA100\b", "a100-80gb"),
-    (r"\bV100", "v100"), (r"\bT4\b", "t4"), (r"\bA10G\b", "a10g"), (r"\bA10\b", "a10"), (r"\bL40S\b", "l40s"),
-    (r"\bL4\b", "l4"), (r"\bA4000\b", "rtx-a4000"), (r"\bA6000\b", "rtx-a6000"),
-    (r"\bRTX 3090\b(?! Ti)", "rtx-3090"), (r"\bRTX 4090\b(?! D)", "rtx-4090"), (r"\bRTX 4060\b(?! Ti)", "rtx-4060"),
-    (r"\bMI300X\b", "mi300x"),
-    (r"^Apple M1 Max$", "apple-m1-max"), (r"^Apple M2 Ultra$", "apple-m2-ultra"), (r"^Apple M3 Max$", "apple-m3-max"),
-    (r"^Apple M4 Max$", "apple-m4-max"), (r"^Apple M1$", "apple-m1"), (r"^Apple M4$", "apple-m4"),
+    (r"\bP100\b", "p100"), (r"\bV100", "v100"), (r"\bT4\b", "t4"), (r"\bA10G\b", "a10g"), (r"\bA10\b", "a10"),
+    (r"\bA30\b", "a30"), (r"\bA40\b", "a40"), (r"\bL40S\b", "l40s"), (r"\bL40\b", "l40"), (r"\bL4\b", "l4"),
+    (r"\bA4000\b", "rtx-a4000"), (r"\bA5000\b", "rtx-a5000"), (r"\bA6000\b", "rtx-a6000"),
+    (r"\bRTX 6000 Ada\b", "rtx-6000-ada"), (r"\bRTX PRO 6000\b", "rtx-pro-6000"),
+    (r"\bRTX 3060\b(?! Ti)", "rtx-3060"), (r"\bRTX 3070\b(?! Ti)", "rtx-3070"), (r"\bRTX 3080\b(?! Ti)", "rtx-3080"),
+    (r"\bRTX 3090 Ti\b", "rtx-3090-ti"), (r"\bRTX 3090\b", "rtx-3090"),
+    (r"\bRTX 4060 Ti\b", "rtx-4060-ti"), (r"\bRTX 4060\b", "rtx-4060"),
+    (r"\bRTX 4070 Ti SUPER\b", "rtx-4070-ti-super"), (r"\bRTX 4070\b(?! Ti| SUPER)", "rtx-4070"),
+    (r"\bRTX 4080\b(?! SUPER)", "rtx-4080"), (r"\bRTX 4090\b(?! D)", "rtx-4090"),
+    (r"\bRTX 5060 Ti\b", "rtx-5060-ti"), (r"\bRTX 5070 Ti\b", "rtx-5070-ti"), (r"\bRTX 5070\b", "rtx-5070"),
+    (r"\bRTX 5080\b", "rtx-5080"), (r"\bRTX 5090\b(?! D)", "rtx-5090"),
+    (r"\bMI300X\b", "mi300x"), (r"\bMI325X\b", "mi325x"), (r"\bMI355X\b", "mi355x"),
+    (r"\bAGX Orin\b|^Jetson Orin$", "jetson-orin"),
+    (r"^Apple M1 Max$", "apple-m1-max"), (r"^Apple M1 Pro$", "apple-m1-pro"), (r"^Apple M1$", "apple-m1"),
+    (r"^Apple M2 Ultra$", "apple-m2-ultra"), (r"^Apple M2 Max$", "apple-m2-max"), (r"^Apple M2 Pro$", "apple-m2-pro"),
+    (r"^Apple M2$", "apple-m2"), (r"^Apple M3 Ultra$", "apple-m3-ultra"), (r"^Apple M3 Max$", "apple-m3-max"),
+    (r"^Apple M3 Pro$", "apple-m3-pro"), (r"^Apple M3$", "apple-m3"), (r"^Apple M4 Max$", "apple-m4-max"),
+    (r"^Apple M4 Pro$", "apple-m4-pro"), (r"^Apple M4$", "apple-m4"), (r"^Apple M5$", "apple-m5"),
 )  # fmt: skip
 
 

@@ -4,8 +4,8 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,7 +87,12 @@ _MOST_DEVICES = 10**5  # beyond any machine
 
 @dataclass(frozen=True, kw_only=True)
 class HardwareConfig:
-    """A device for estimates; dense peaks. `auto` leaves everything else null: the device is recognised."""
+    """A device for estimates; dense peaks. `auto` leaves everything else null: the device is recognised.
+
+    matmul_share: the fastest matrix product that was measured, as a share of the peak, by precision.
+    link_gb_s, network_gb_s: rate per device in one direction, to the others in its machine and beyond it.
+    devices_per_node: devices in one machine. host_power_w: of the machine without its devices, per device.
+    """
 
     name: str
     kind: Literal["auto", "cuda", "rocm", "mps", "cpu"]
@@ -98,19 +103,41 @@ class HardwareConfig:
     board_power_w: float | None
     idle_power_w: float | None
     sources: Mapping[str, str]
+    # Sheets from before version 0.2 do not have these.
+    matmul_share: Mapping[str, float | None] = field(default_factory=dict)
+    link_gb_s: float | None = None
+    network_gb_s: float | None = None
+    devices_per_node: int = 8
+    host_power_w: float | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.count <= _MOST_DEVICES:
             raise UserError(f"hardware.count: got {self.count}; give 1 to {_MOST_DEVICES}")
-        peaks = {f"peak_tflops.{name}": value for name, value in self.peak_tflops.items()}
-        sheet = {name: getattr(self, name) for name in ("bandwidth_gb_s", "memory_gb", "board_power_w")}
-        for field, value in (peaks | sheet).items():
-            if value is not None and not value > 0:
-                raise UserError(f"hardware.{field}: got {value:g}; give a number above 0, or null where it is unknown")
+        if not 1 <= self.devices_per_node <= _MOST_DEVICES:
+            raise UserError(f"hardware.devices_per_node: got {self.devices_per_node}; give 1 to {_MOST_DEVICES}")
+        for name, value in self._numbers():
+            least, most = _SHEET_BOUNDS[name.partition(".")[0]]
+            if value is not None and not least <= value <= most:
+                allowed = "a number above 0" if least and value <= 0 else f"{least:g} to {most:g}"
+                raise UserError(f"hardware.{name}: got {value:g}; give {allowed}, or null where it is unknown")
         if self.idle_power_w is not None and self.idle_power_w < 0:
             raise UserError(
                 f"hardware.idle_power_w: got {self.idle_power_w:g}; give 0 or more, or null where it is unknown"
             )
+
+    def _numbers(self) -> Iterator[tuple[str, float | None]]:
+        """Yield every number of the sheet that has bounds, by its name."""
+        groups = ("peak_tflops", "matmul_share")
+        for group in groups:
+            yield from ((f"{group}.{name}", value) for name, value in getattr(self, group).items())
+        yield from ((name, getattr(self, name)) for name in _SHEET_BOUNDS if name not in groups)
+
+
+# Beyond any device, from a chip of some watts to one of the next decade: a value outside is a slip of the unit.
+_SHEET_BOUNDS = {
+    "peak_tflops": (1e-4, 1e6), "matmul_share": (0.01, 1.0), "bandwidth_gb_s": (0.1, 1e6), "memory_gb": (0.1, 1e5),
+    "board_power_w": (0.1, 1e5), "link_gb_s": (0.01, 1e5), "network_gb_s": (0.001, 1e5), "host_power_w": (0.0, 1e4),
+}  # fmt: skip
 
 
 _BASE_MODEL_FIELDS = tuple(setting.field for setting in SETTINGS if setting.base_model)
@@ -132,11 +159,12 @@ class RunConfig:
     packing: bool
     loss_on: Literal["answers", "all"]
     chat_template: bool
-    precision: Literal["auto", "bf16", "fp16", "fp32"]
+    precision: Literal["auto", "bf16", "fp16", "fp32", "fp8"]
     attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
     gradient_checkpointing: bool
     sharding: Literal["none", "fsdp"]
-    optimizer: Literal["adamw", "adamw_8bit"]
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit"]
+    use_liger_kernel: bool
     learning_rate: float | None
     lr_scheduler: Literal["constant", "linear", "cosine"]
     weight_decay: float
@@ -195,15 +223,16 @@ class RunConfig:
                 "sharding: got fsdp with method=qlora, whose 4-bit weights cannot be split here; "
                 "use method=lora or full, or sharding=none, where each device holds the 4-bit model"
             )
-        if self.optimizer == "adamw_8bit":
+        if self.optimizer != "adamw":
             raise UserError(
-                "optimizer: got adamw_8bit with sharding=fsdp, whose states cannot be split here; use optimizer=adamw"
+                f"optimizer: got {self.optimizer} with sharding=fsdp, whose states cannot be split here; "
+                "use optimizer=adamw"
             )
 
     @property
     def can_shard(self) -> bool:
         """Whether sharding=fsdp is allowed with these settings."""
-        return self.method.name != "qlora" and self.optimizer != "adamw_8bit"
+        return self.method.name != "qlora" and self.optimizer == "adamw"
 
     @property
     def shares_base_model(self) -> bool:

@@ -10,11 +10,13 @@ from lora_scaling.config import RunConfig
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.fit_file import UNSEEN_LABEL_FACTOR, Fit
 from lora_scaling.estimate.from_priors import Modelled, model_run
-from lora_scaling.estimate.hardware import machine_of, resolve_hardware
+from lora_scaling.estimate.hardware import machine_of, resolve_hardware, unknown_link
 from lora_scaling.estimate.lengths import LengthBasis, lengths_of
+from lora_scaling.estimate.measured import Measured, parse_measured, scale_to_measured
+from lora_scaling.estimate.physics import Machine
 from lora_scaling.estimate.pilot import PilotMeasurement, refuse_elsewhere, refuse_several, scale_pilot
 from lora_scaling.estimate.plan import RunPlan, make_plan, resolve_precision
-from lora_scaling.estimate.priors import Priors, load_priors
+from lora_scaling.estimate.priors import DEFAULT_STACK, Priors, load_priors
 from lora_scaling.estimate.remedies import remedy
 from lora_scaling.estimate.result import LEVEL, MEMORY_PARTS, Emissions, Estimate, Interval, Memory
 from lora_scaling.estimate.shapes import with_shape
@@ -35,6 +37,29 @@ class Price:
     per_kwh: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Planned:
+    """A run with its device and shape resolved, laid out, and the numbers of its machine (None: `missing` says why)."""
+
+    config: RunConfig
+    asked: int
+    lengths: LengthBasis
+    plan: RunPlan
+    machine: Machine | None
+    missing: str | None
+
+
+def _planned(config: RunConfig, priors: Priors, pilot: PilotMeasurement | None = None) -> _Planned:
+    asked = config.hardware.count
+    hardware = resolve_hardware(config.hardware, config.device)
+    config = dataclasses.replace(config, hardware=hardware, model=with_shape(config.model))
+    lengths = _lengths(config, priors, pilot)
+    precision = resolve_precision(config, hardware.kind, hardware.peak_tflops)
+    plan = make_plan(config, config.workload(lengths.lengths), precision, priors)
+    machine, missing = machine_of(hardware, precision, priors)
+    return _Planned(config=config, asked=asked, lengths=lengths, plan=plan, machine=machine, missing=missing)
+
+
 def estimate(
     config: RunConfig,
     *,
@@ -43,31 +68,31 @@ def estimate(
     pilot: PilotMeasurement | None = None,
     price: Price | None = None,
     reuses_model: bool = False,
+    stack: str = DEFAULT_STACK,
+    measured: Measured | str | None = None,
 ) -> Estimate:
     """Estimate what this run will cost, before it starts.
 
-    Nothing is loaded or run. For a model without a preset, only its config.json is fetched. Without `fit` and `pilot`,
-    the answer rests on priors; with both, it is the one with the narrower interval.
+    Nothing is loaded or run. For a model without a preset, only its config.json is fetched. Without `fit`, `pilot` and
+    `measured`, the answer rests on priors; with several of them, it is the one with the narrowest interval.
 
     reuses_model: an earlier run of the same process leaves its model to this one, so that almost no set-up remains
         (by priors; a fit has its own set-up).
+    stack: the software that will run it: hf, unsloth, torchtune, litgpt, llm-foundry, megatron or other.
+    measured: one figure of an earlier run of this stack, which replaces what `stack` says: "2300 tokens/s",
+        "0.9 s/step", "31 % MFU", or the path of a record.
 
     Raises:
         UserError: the model's shape or the data's lengths are unknown, the file has too few samples, the zone does not
             exist, or the fit or the pilot belongs to other hardware or another number of devices. A run that does not
             fit into memory is not an error: see `Estimate.memory`.
     """
-    priors = load_priors()
+    priors = load_priors().of_stack(stack)
     if pilot is not None:
         refuse_several(config)
         refuse_elsewhere(config, pilot.device, pilot.kind)
-    asked = config.hardware.count
-    hardware = resolve_hardware(config.hardware, config.device)
-    config = dataclasses.replace(config, hardware=hardware, model=with_shape(config.model))
-    lengths = _lengths(config, priors, pilot)
-    workload = config.workload(lengths.lengths)
-    precision = resolve_precision(config, hardware.kind, hardware.peak_tflops)
-    plan = make_plan(config, workload, precision, priors)
+    planned = _planned(config, priors, pilot)
+    config, plan, hardware = planned.config, planned.plan, planned.config.hardware
     z = NormalDist().inv_cdf(0.5 + level / 2)
     base = Estimate(
         name=_name(config),
@@ -75,23 +100,29 @@ def estimate(
         basis="priors",
         hardware=hardware.name,
         gpu_count=hardware.count,
+        stack=stack,
         work=_work(plan),
         memory=_memory(config, plan, priors, z),
-        assumptions=_assumptions(config, plan, lengths, asked),
+        assumptions=_assumptions(planned, priors),
         sources={"work": _COUNTED, "peak_memory_gb": "modelled: tensors counted, allocator overhead assumed"},
     )
-    machine, missing = machine_of(hardware, precision, priors)
     answers: list[Estimate] = []
     if fit is not None:
         answers.append(_from_fit(base, config, plan, fit, level))
     if pilot is not None:
         answers.append(_from_pilot(base, config, plan, pilot, level))
+    if measured is not None:
+        answers.append(_from_measured(base, planned, measured, priors, z, reuses_model=reuses_model))
     if not answers:
-        if machine is None:
-            return dataclasses.replace(base, reason=missing)
-        run = model_run(config, plan, machine, priors, lengths.log_sd, reuses_model=reuses_model)
+        if planned.machine is None:
+            return dataclasses.replace(base, reason=planned.missing)
+        log_sd = planned.lengths.log_sd
+        run = model_run(config, plan, planned.machine, priors, log_sd, reuses_model=reuses_model)
         answers.append(_from_priors(base, run, z, hardware.kind))
     best = min(answers, key=lambda answer: answer.energy_kwh.ratio if answer.energy_kwh else float("inf"))
+    if len(answers) > 1:
+        said = f"of {' and '.join(sorted(a.basis for a in answers))}, the narrower interval: {best.basis}"
+        best = dataclasses.replace(best, assumptions=(*best.assumptions, said))
     return _priced(_with_grams(best, config, priors, z), price)
 
 
@@ -133,11 +164,12 @@ def _work(plan: RunPlan) -> dict[str, float]:
 
 def _memory(config: RunConfig, plan: RunPlan, priors: Priors, z: float) -> Memory:
     use, available = plan.memory, config.hardware.memory_gb
-    peak = Interval.lognormal(plan.reserved_gb, priors.log_sd["memory"], z)
+    peak = _peak_interval(plan, priors, z)
     fits = None if available is None else peak.estimate <= available
     parts = {name: getattr(use, name) / 1e9 for name in MEMORY_PARTS}
     return Memory(
         peak_gb=peak,
+        allocated_gb=use.peak / 1e9,
         available_gb=available,
         fits=fits,
         largest_batch=None if plan.budget_bytes is None else plan.largest_batch(),
@@ -147,7 +179,17 @@ def _memory(config: RunConfig, plan: RunPlan, priors: Priors, z: float) -> Memor
     )
 
 
-def _assumptions(config: RunConfig, plan: RunPlan, lengths: LengthBasis, asked: int) -> tuple[str, ...]:
+def _peak_interval(plan: RunPlan, priors: Priors, z: float) -> Interval:
+    """Return the reserved memory. Its upper end is further away if lengths vary, because blocks of each are kept."""
+    quantized = plan.workload.tuning.method == "qlora"
+    log_sd = math.hypot(priors.log_sd["memory"], priors.log_sd["memory_qlora"] if quantized else 0.0)
+    upwards = math.hypot(log_sd, 0.0 if plan.same_lengths else priors.log_sd["memory_varying"])
+    gb = plan.reserved_gb
+    return Interval(estimate=gb, low=gb / math.exp(z * log_sd), high=gb * math.exp(z * upwards))
+
+
+def _assumptions(planned: _Planned, priors: Priors) -> tuple[str, ...]:
+    config, plan, lengths, asked = planned.config, planned.plan, planned.lengths, planned.asked
     w, hardware = plan.workload, config.hardware
     said = [lengths.sentence]
     if hardware.count != asked:
@@ -164,12 +206,15 @@ def _assumptions(config: RunConfig, plan: RunPlan, lengths: LengthBasis, asked: 
         said.append(f"precision auto taken as {plan.precision}")
     if config.method.name == "full" and plan.precision == "bf16":
         said.append("full fine-tuning in pure bf16: weights, gradients and AdamW's moments in 16 bit")
-    return (*said, *plan.notes)
+    if plan.precision == "fp8":
+        said.append("FP8 for the products of the layers' own matrices; weights, adapters, attention and head in 16 bit")
+    link = unknown_link(hardware, priors) if plan.load.comm_bytes else None
+    return (*said, *plan.notes, *([link] if link else []))
 
 
 def _from_priors(base: Estimate, run: Modelled, z: float, kind: str) -> Estimate:
     host = "CPU and RAM as CodeCarbon models them; no PUE, no losses of the power supply"
-    device = "processor measured here, " if kind == "cpu" else "dense peak and board power by the sheet, "
+    device = "processor measured here, " if kind == "cpu" else "peak and board power by the sheet, "
     return dataclasses.replace(
         base,
         time_s=Interval.lognormal(run.seconds, run.time_log_sd, z),
@@ -179,6 +224,33 @@ def _from_priors(base: Estimate, run: Modelled, z: float, kind: str) -> Estimate
         drivers=run.drivers,
         sources={**base.sources, "time_s": "modelled from priors", "energy_kwh": "modelled from priors"},
         assumptions=(*base.assumptions, f"{device}efficiencies from published runs (priors.json)", host),
+    )
+
+
+def _from_measured(
+    base: Estimate, planned: _Planned, measured: Measured | str, priors: Priors, z: float, *, reuses_model: bool
+) -> Estimate:
+    """Estimate with the constants scaled to one measured figure, in place of the level of the software stack."""
+    given = parse_measured(measured) if isinstance(measured, str) else measured
+    earlier = planned if given.config is None else _planned(given.config, priors)
+    if given.config is None and given.overrides:
+        raise UserError(
+            "measured: got settings after @, which only a command line can add; give Measured(..., config=...) instead"
+        )
+    if planned.machine is None or earlier.machine is None:
+        return dataclasses.replace(base, reason=planned.missing or earlier.missing)
+    scaled = scale_to_measured(given, earlier.config, earlier.plan, earlier.machine, planned.plan, priors)
+    run = model_run(
+        planned.config, planned.plan, planned.machine, scaled.priors, planned.lengths.log_sd,
+        reuses_model=reuses_model, reference=(earlier.plan.load, earlier.machine),
+    )  # fmt: skip
+    answer = _from_priors(base, run, z, planned.config.hardware.kind)
+    source = f"scaled to {given.text.strip()}"
+    return dataclasses.replace(
+        answer,
+        basis="measured",
+        sources={**answer.sources, "time_s": source, "energy_kwh": source},
+        assumptions=(*answer.assumptions, *scaled.assumptions),
     )
 
 

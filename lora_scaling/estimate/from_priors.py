@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lora_scaling.config import ModelConfig, RunConfig
-from lora_scaling.estimate.physics import Constants, Machine, mean_power_w, step_time
+from lora_scaling.estimate.physics import Constants, Load, Machine, mean_power_w, step_time
 from lora_scaling.estimate.plan import RunPlan
 from lora_scaling.estimate.priors import Priors
 from lora_scaling.estimate.result import Part
@@ -32,9 +32,20 @@ class Modelled:
 
 
 def model_run(
-    config: RunConfig, plan: RunPlan, machine: Machine, priors: Priors, tokens_log_sd: float, *, reuses_model: bool
+    config: RunConfig,
+    plan: RunPlan,
+    machine: Machine,
+    priors: Priors,
+    tokens_log_sd: float,
+    *,
+    reuses_model: bool,
+    reference: tuple[Load, Machine] | None = None,
 ) -> Modelled:
-    """Compute time, power and energy of a run on this machine. reuses_model: an earlier run left its model."""
+    """Compute time, power and energy of a run on this machine. reuses_model: an earlier run left its model.
+
+    reference: work and machine of a run whose speed was measured, and to which `priors` are scaled. A constant that
+        matters as much there as here then adds nothing to the spread.
+    """
     c = priors.values
     setup = _setup_s(config, plan, machine, c, reuses_model=reuses_model)
     idle_w = machine.host_power_w * c["power"]
@@ -45,7 +56,7 @@ def model_run(
         step = step_time(load, machine, c)
         parts[name] = _part(load.steps * step.total, sum(mean_power_w(step, load, machine, c)))
     total_s, kwh = sum(p.seconds for p in parts.values()), sum(p.energy_kwh for p in parts.values())
-    variances = _variances(plan, machine, priors) | {"tokens": tokens_log_sd**2}
+    variances = _variances(plan, machine, priors, reference) | {"tokens": tokens_log_sd**2}
     power = priors.log_sd["power"] if machine.kind != "cpu" else priors.log_sd["cpu_core_w"]
     train_sd = math.sqrt(sum(variances.values()))
     total = sum(variances.values()) or 1.0
@@ -86,7 +97,9 @@ def _setup_s(
     return {start: c[start], rate: plan.workload.shape.params / c[rate]}
 
 
-def _variances(plan: RunPlan, machine: Machine, priors: Priors) -> dict[str, float]:
+def _variances(
+    plan: RunPlan, machine: Machine, priors: Priors, reference: tuple[Load, Machine] | None
+) -> dict[str, float]:
     """Compute the variance of log step time, by constant: (elasticity · spread)², with numerical elasticities.
 
     If the run does not train, the step of its evaluation or warm-up is used instead.
@@ -94,10 +107,18 @@ def _variances(plan: RunPlan, machine: Machine, priors: Priors) -> dict[str, flo
     load = next((load for load in (plan.load, plan.evaluation, plan.warmup) if load.steps), None)
     if load is None:
         return {}
-    base = math.log(step_time(load, machine, priors.values).total)
     found = {}
     for name in _UNCERTAIN:
-        nudged = {**priors.values, name: priors.values[name] * (1 + _NUDGE)}
-        elasticity = (math.log(step_time(load, machine, nudged).total) - base) / math.log1p(_NUDGE)
-        found[name] = (elasticity * priors.log_sd[name]) ** 2
+        elasticity = _elasticity(name, load, machine, priors)
+        beyond = {"eta": machine.peak_log_sd, "comm_share": machine.link_log_sd}.get(name, 0.0)
+        if reference is not None and name != "software":
+            elasticity -= _elasticity(name, *reference, priors)
+        found[name] = (elasticity * math.hypot(priors.log_sd[name], beyond)) ** 2
     return found
+
+
+def _elasticity(name: str, load: Load, machine: Machine, priors: Priors) -> float:
+    """Return by how many per cent a step takes longer if a constant rises by one per cent."""
+    nudged = {**priors.values, name: priors.values[name] * (1 + _NUDGE)}
+    before, after = (step_time(load, machine, values).total for values in (priors.values, nudged))
+    return math.log(after / before) / math.log1p(_NUDGE)

@@ -20,7 +20,11 @@ from lora_scaling.estimate.priors import Priors, load_priors
 from lora_scaling.paths import user_cache
 from lora_scaling.records import write_text
 
-_SHEET = ("bandwidth_gb_s", "memory_gb", "board_power_w", "idle_power_w")
+_SHEET = (
+    "bandwidth_gb_s", "memory_gb", "board_power_w", "idle_power_w", "link_gb_s", "network_gb_s", "host_power_w",
+)  # fmt: skip
+# A device with so much bandwidth and power has a link of its own kind to its neighbours; others have only PCIe.
+_LINKED_GB_S, _LINKED_W = 1500.0, 400.0
 _SPEED = Path(__file__).with_name("processor.py")
 _SPEED_VERSION = 2  # of the measurement: stored numbers of another version are measured again
 _ONE_THREAD = dict.fromkeys(
@@ -49,15 +53,18 @@ def resolve_hardware(hardware: HardwareConfig, device: str) -> HardwareConfig:
 
 def _as_given(found: HardwareConfig, asked: HardwareConfig) -> HardwareConfig:
     given: dict[str, Any] = {name: getattr(asked, name) for name in _SHEET if getattr(asked, name) is not None}
-    peaks = {name: value for name, value in asked.peak_tflops.items() if value is not None}
-    if peaks:
-        given["peak_tflops"] = {**found.peak_tflops, **peaks}
+    for name in ("peak_tflops", "matmul_share"):
+        peaks = {kind: value for kind, value in getattr(asked, name).items() if value is not None}
+        if peaks:
+            given[name] = {**getattr(found, name), **peaks}
     return dataclasses.replace(found, **given, sources={**found.sources, **dict.fromkeys(given, "as given")})
 
 
 def machine_of(hardware: HardwareConfig, precision: str, priors: Priors) -> tuple[Machine | None, str | None]:
     """Return (the numbers of the device for this precision, what is missing), the former None if any is missing."""
     peak = hardware.peak_tflops.get(precision)
+    if precision == "fp8":
+        return _with_fp8(hardware, priors)
     if precision == "bf16" and peak is None and hardware.peak_tflops.get("fp16") is not None:
         return None, f"{hardware.name} has no bf16: give precision=fp16"
     if hardware.kind == "cpu" and peak is None and hardware.peak_tflops.get("fp32") is not None:
@@ -75,16 +82,74 @@ def machine_of(hardware: HardwareConfig, precision: str, priors: Priors) -> tupl
         which = "this device" if hardware.kind == "auto" else hardware.name
         return None, f"{', '.join(missing)} of {which} unknown: choose hardware= a preset, or give them"
     c, idle_w = priors.values, hardware.idle_power_w
+    products, peak_log_sd = _products(hardware, precision, peak, priors)
+    link, link_log_sd = _link(hardware, priors)
     machine = Machine(
         kind=hardware.kind,
         peak=peak * 1e12,
+        products=products * 1e12,
+        matrix_products=products * 1e12,
         bandwidth=hardware.bandwidth_gb_s * 1e9,
-        link=priors.link(hardware.name) * 1e9,
+        link=link * 1e9,
+        peak_log_sd=peak_log_sd,
+        link_log_sd=link_log_sd,
         board_power_w=hardware.board_power_w,
         idle_power_w=c["idle_share"] * hardware.board_power_w if idle_w is None else idle_w,
         host_power_w=_host_power_w(hardware, hardware.board_power_w, c),
     )
     return machine, None
+
+
+def _with_fp8(hardware: HardwareConfig, priors: Priors) -> tuple[Machine | None, str | None]:
+    """Return the machine in bf16, with the matrix products of FP8."""
+    peak = hardware.peak_tflops.get("fp8")
+    if peak is None:
+        which = "this device" if hardware.kind == "auto" else hardware.name
+        return None, f"hardware.peak_tflops.fp8 of {which} unknown: give precision=bf16, or its number"
+    machine, missing = machine_of(hardware, "bf16", priors)
+    if machine is None:
+        return None, missing
+    products, log_sd = _products(hardware, "fp8", peak, priors)
+    spread = max(machine.peak_log_sd, log_sd)
+    return dataclasses.replace(machine, matrix_products=products * 1e12, peak_log_sd=spread), None
+
+
+def _products(hardware: HardwareConfig, precision: str, peak: float, priors: Priors) -> tuple[float, float]:
+    """Return the TFLOP/s of the fastest matrix product: measured, or a share of the peak that is uncertain."""
+    measured = hardware.matmul_share.get(precision)
+    if measured is not None:
+        return measured * peak, 0.0
+    return peak * priors.values["matmul_share"], priors.log_sd["matmul_share"]
+
+
+def _link(hardware: HardwareConfig, priors: Priors) -> tuple[float, float]:
+    """Return the GB/s per device of the slowest link that all devices share, and the spread of an unknown one."""
+    c = priors.values
+    if hardware.count > hardware.devices_per_node:
+        if hardware.network_gb_s is not None:
+            return hardware.network_gb_s, 0.0
+        return c["network_gb_s"], priors.log_sd["network_gb_s"]
+    if hardware.link_gb_s is not None:
+        return hardware.link_gb_s, 0.0
+    if hardware.bandwidth_gb_s is None or hardware.kind in ("cpu", "mps"):
+        return c["pcie_gb_s"], priors.log_sd["pcie_gb_s"]
+    linked = hardware.bandwidth_gb_s >= _LINKED_GB_S and (hardware.board_power_w or 0.0) >= _LINKED_W
+    if linked:
+        return c["link_share"] * hardware.bandwidth_gb_s, priors.log_sd["link_share"]
+    return c["pcie_gb_s"], priors.log_sd["pcie_gb_s"]
+
+
+def unknown_link(hardware: HardwareConfig, priors: Priors) -> str | None:
+    """Say which rate between devices is assumed, if the sheet does not hold the one that counts."""
+    gb_s, log_sd = _link(hardware, priors)
+    if log_sd == 0:
+        return None
+    across = hardware.count > hardware.devices_per_node
+    name = "network_gb_s" if across else "link_gb_s"
+    what = (
+        f"the network between machines of {hardware.devices_per_node} devices" if across else "the link between devices"
+    )
+    return f"{what} is unknown: {gb_s:.3g} GB/s a device assumed, with a wide interval; give hardware.{name}=NUMBER"
 
 
 def _host_power_w(hardware: HardwareConfig, board_power_w: float, c: Mapping[str, float]) -> float:
@@ -93,6 +158,8 @@ def _host_power_w(hardware: HardwareConfig, board_power_w: float, c: Mapping[str
         return board_power_w
     if hardware.kind == "mps":
         return c["mps_ram_w"]
+    if hardware.host_power_w is not None:
+        return hardware.host_power_w * hardware.count
     return c["host_w"] + c["host_share"] * hardware.count * board_power_w
 
 
@@ -142,6 +209,7 @@ def _this_cpu(asked: HardwareConfig) -> HardwareConfig | None:
         kind="cpu",
         count=1,
         peak_tflops={"fp32": cores * speed["core_tflops"], "bf16": None, "fp16": None},
+        matmul_share={"fp32": 1.0},
         bandwidth_gb_s=speed["gb_s"],
         memory_gb=pages,
         board_power_w=c["cpu_core_w"] * cores + c["cpu_ram_w"],

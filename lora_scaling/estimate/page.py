@@ -26,10 +26,11 @@ from lora_scaling.estimate.fit_file import (
     FittedModel,
 )
 from lora_scaling.estimate.from_priors import _NUDGE, _UNCERTAIN, weights_from
-from lora_scaling.estimate.hardware import resolve_hardware
+from lora_scaling.estimate.hardware import _LINKED_GB_S, _LINKED_W, _SHEET, resolve_hardware
 from lora_scaling.estimate.lengths import lengths_of
-from lora_scaling.estimate.plan import _BYTES
-from lora_scaling.estimate.priors import load_priors
+from lora_scaling.estimate.measured import _EXAMPLES, _NAMES, _NUMBER
+from lora_scaling.estimate.plan import _BYTES, _STATE_BYTES, CHUNKED_LOGITS_BYTES
+from lora_scaling.estimate.priors import DEFAULT_STACK, load_priors
 from lora_scaling.estimate.remedies import _SHARDS
 from lora_scaling.estimate.result import LEVEL, MEMORY_PARTS
 from lora_scaling.estimate.shapes import with_shape
@@ -57,6 +58,7 @@ def write_page(
     overrides: Sequence[str] = (),
     fit: Fit | None = None,
     level: float = LEVEL,
+    stack: str = DEFAULT_STACK,
 ) -> Path:
     """Write the page, opened at this run; it needs no network. `overrides` head the command that the page shows.
 
@@ -64,7 +66,7 @@ def write_page(
         UserError: the file cannot be written, or the run cannot be estimated (see `estimate`).
     """
     target = Path(path)
-    text = render(page_data(config, overrides=overrides, fit=fit, level=level))
+    text = render(page_data(config, overrides=overrides, fit=fit, level=level, stack=stack))
     write_text(target, text, setting="page")
     return target
 
@@ -75,10 +77,16 @@ def render(data: Mapping[str, Any]) -> str:
 
 
 def page_data(
-    config: RunConfig, *, overrides: Sequence[str] = (), fit: Fit | None = None, level: float = LEVEL
+    config: RunConfig,
+    *,
+    overrides: Sequence[str] = (),
+    fit: Fit | None = None,
+    level: float = LEVEL,
+    stack: str = DEFAULT_STACK,
 ) -> dict[str, Any]:
     """All that the page's script needs, as JSON types; `initial` is this run in the names of the command line."""
     priors = load_priors()
+    priors.of_stack(stack)  # refuses one that is not listed
     hardware_name, hardware = _hardware(config)
     model_name, models = _models(config)
     normal = NormalDist()
@@ -101,18 +109,25 @@ def page_data(
             "grid.zone": zone,
             "grid.intensity_g_per_kwh": config.grid.intensity_g_per_kwh,
             "grid.pue": config.grid.pue,
+            "stack": stack,
+            "measured": None,
+            "price.per_hour": None,
+            "price.per_kwh": None,
             "level": level,
             "basis": "priors" if fit is None else "fit",
         },
         "constants": dict(priors.values),
         "log_sd": dict(priors.log_sd),
-        "link_gb_s": dict(priors.link_gb_s),
+        "stacks": {name: dataclasses.asdict(stack) for name, stack in priors.stacks.items()},
+        "linked": {"gb_s": _LINKED_GB_S, "w": _LINKED_W},
+        "measured": {"number": _NUMBER, "names": _NAMES, "examples": _EXAMPLES},
         "uncertain": list(_UNCERTAIN),
         "nudge": _NUDGE,
         "joules_per_kwh": JOULES_PER_KWH,
         "workload": _workload_constants(),
         "memory_parts": list(MEMORY_PARTS),
         "default_level": LEVEL,
+        "default_stack": DEFAULT_STACK,
         "shards": list(_SHARDS),
         "driver_names": [list(pair) for pair in DRIVER_NAMES],
         "memory_of_presets": sorted([gb, name] for name, gb in memory_of_presets().items()),
@@ -155,6 +170,8 @@ def _workload_constants() -> dict[str, Any]:
         "adapter_bytes": ADAPTER_BYTES,
         "adapter_input_bytes": setup.adapter_input_bytes,
         "loss_bytes": setup.loss_bytes,
+        "chunked_logits_bytes": CHUNKED_LOGITS_BYTES,
+        "state_bytes": dict(_STATE_BYTES),
         "bytes": dict(_BYTES),
         "mega_batches": MEGA_BATCHES,
         "mega_batches_least": MEGA_BATCHES_LEAST,
@@ -187,9 +204,10 @@ def _hardware(config: RunConfig) -> tuple[str, dict[str, Any]]:
 
 
 def _sheet(hardware: HardwareConfig, *, fixed: bool = False) -> dict[str, Any]:
-    names = ("name", "kind", "bandwidth_gb_s", "memory_gb", "board_power_w", "idle_power_w")
+    names = ("name", "kind", "devices_per_node", *_SHEET)
     sheet = {name: getattr(hardware, name) for name in names}
-    return {**sheet, "peak_tflops": dict(hardware.peak_tflops), "fixed_count": fixed}
+    shares = {"peak_tflops": dict(hardware.peak_tflops), "matmul_share": dict(hardware.matmul_share)}
+    return {**sheet, **shares, "fixed_count": fixed}
 
 
 def _placed(own: Mapping[str, Any], name: str, listed: dict[str, Any]) -> tuple[str, dict[str, Any]]:

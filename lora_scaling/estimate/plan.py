@@ -11,7 +11,12 @@ from lora_scaling.estimate.priors import Priors
 from lora_scaling.workload import MemorySetup, MemoryUse, ModelShape, Tuning, Workload, largest_batch, training_memory
 from lora_scaling.workload.memory import layer_activation_bytes, weight_bytes
 
-_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
+_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8": 2}  # FP8 is for products alone: weights stay in 16 bit
+
+# Both moments of AdamW on the device, per trained parameter. Paged ones leave a full device.
+_STATE_BYTES = {"adamw_8bit": 2.0, "paged_adamw_32bit": 0.0, "paged_adamw_8bit": 0.0}
+# A loss computed in chunks holds the logits of a chunk, and the gradient of the hidden states.
+CHUNKED_LOGITS_BYTES = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +28,7 @@ class RunPlan:
     micro_steps: forward and backward passes per device; row_tokens: of the longest row, which sets the peak.
     shards: devices over which weights are split (1: each device holds all of them).
     budget_bytes: memory available to tensors per device (None: unknown); reserved_gb: the peak with the allocator's
-        overhead.
+        overhead. same_lengths: whether all batches have the same length.
     """
 
     workload: Workload
@@ -37,6 +42,7 @@ class RunPlan:
     row_tokens: int
     budget_bytes: float | None
     reserved_gb: float
+    same_lengths: bool
     notes: tuple[str, ...]
 
     @property
@@ -86,7 +92,8 @@ def _lay_out(config: RunConfig, workload: Workload, precision: str, priors: Prio
     rows = min(workload.batching.batch_size, workload.rows)
     longest = _longest_row(workload)
     notes: list[str] = []
-    setup = _memory_setup(config, precision, accumulates=accumulation > 1)
+    chunked = config.use_liger_kernel or priors.chunked_loss
+    setup = _memory_setup(config, precision, accumulates=accumulation > 1, chunked_loss=chunked)
     memory = training_memory(workload.shape, workload.tuning, setup, rows=rows, row_tokens=longest)
     if setup.shards > 1:
         notes.append(f"weights sharded over {devices} devices (FSDP), gathered for every pass")
@@ -112,41 +119,44 @@ def _lay_out(config: RunConfig, workload: Workload, precision: str, priors: Prio
         memory=memory,
         micro_steps=micro_steps,
         row_tokens=longest,
-        budget_bytes=_budget_bytes(config, workload, setup.shards, priors),
-        reserved_gb=reserved_bytes(memory, workload, setup.shards, priors) / 1e9,
+        budget_bytes=_budget_bytes(config, priors),
+        reserved_gb=reserved_bytes(memory, priors) / 1e9,
+        same_lengths=_same_lengths(workload),
         notes=tuple(notes),
     )
 
 
-def reserved_bytes(memory: MemoryUse, workload: Workload, shards: int, priors: Priors) -> float:
-    """Return what the allocator holds at the peak: the tensors plus rounding and fragmentation."""
-    return memory.peak * priors.values["memory"] + _unpacking(workload, shards, priors)
+def _same_lengths(workload: Workload) -> bool:
+    """Return whether all rows are as long as the longest: packed, padded to it, or of samples of one length."""
+    batching, shortest = workload.batching, min(workload.lengths.values[0], workload.batching.max_seq_len)
+    return batching.packing or batching.padding == "max_length" or shortest == _longest_row(workload)
 
 
-def _budget_bytes(config: RunConfig, workload: Workload, shards: int, priors: Priors) -> float | None:
+def reserved_bytes(memory: MemoryUse, priors: Priors) -> float:
+    """Return what the allocator holds at the peak: the tensors plus rounding, fragmentation and workspaces."""
+    return memory.peak * priors.values["memory"] + priors.values["memory_fixed_gb"] * 1e9
+
+
+def _budget_bytes(config: RunConfig, priors: Priors) -> float | None:
     """Return the memory available to tensors. Sheets give GB but devices hold GiB; the driver gets the difference."""
     if config.hardware.memory_gb is None:
         return None
-    return (config.hardware.memory_gb * 1e9 - _unpacking(workload, shards, priors)) / priors.values["memory"]
+    return (config.hardware.memory_gb - priors.values["memory_fixed_gb"]) * 1e9 / priors.values["memory"]
 
 
-def _unpacking(workload: Workload, shards: int, priors: Priors) -> float:
-    quantized = workload.shape.linear_params if workload.tuning.method == "qlora" else 0
-    return priors.values["nf4_workspace"] * quantized / shards
-
-
-def _memory_setup(config: RunConfig, precision: str, *, accumulates: bool) -> MemorySetup:
+def _memory_setup(config: RunConfig, precision: str, *, accumulates: bool, chunked_loss: bool) -> MemorySetup:
     compute = _BYTES[precision]
     full_fp16 = config.method.name == "full" and precision == "fp16"
     trainable = 4 if config.tuning.adapted or full_fp16 else compute
     return MemorySetup(
         compute_bytes=compute,
         trainable_bytes=trainable,
-        state_bytes=2.0 if config.optimizer == "adamw_8bit" else 2.0 * trainable,
+        state_bytes=_STATE_BYTES.get(config.optimizer, 2.0 * trainable),
         checkpointing=config.gradient_checkpointing,
         accumulates=accumulates,
         shards=config.hardware.count if config.sharding == "fsdp" else 1,
         buckets=config.hardware.count > 1 and config.sharding == "none",
+        logits_bytes=CHUNKED_LOGITS_BYTES if chunked_loss else None,
     )
 
 
@@ -170,6 +180,7 @@ def _load(workload: Workload, setup: MemorySetup, devices: int, micro_steps: int
         passes=3.0 if setup.checkpointing else 2.0,
         tokens=max(tokens, 1.0),
         flops=whole.flops.total / whole.micro_steps,
+        matrix_flops=min(whole.flops.total, whole.flops.matrices * _matrix_passes(setup, tuning)) / whole.micro_steps,
         activation_bytes=tokens * _kept_bytes(shape, tuning, setup),
         weight_bytes=float(shape.params * setup.compute_bytes),
         layers=shape.layers,
@@ -178,6 +189,11 @@ def _load(workload: Workload, setup: MemorySetup, devices: int, micro_steps: int
         trainable=workload.trainable_params / setup.shards,
         comm_bytes=_sent_bytes(workload, setup, devices, accumulation),
     )
+
+
+def _matrix_passes(setup: MemorySetup, tuning: Tuning) -> int:
+    """Count how often the layers' own matrices are multiplied: forward, for both gradients, and when run again."""
+    return (2 if tuning.adapted else 3) + int(setup.checkpointing)
 
 
 def _warmup(config: RunConfig, workload: Workload, setup: MemorySetup, load: Load) -> Load:
@@ -199,6 +215,7 @@ def _evaluation(config: RunConfig, workload: Workload, setup: MemorySetup, load:
         passes=1.0,
         tokens=max(tokens, 1.0),
         flops=held_out.flops.forward / held_out.micro_steps,
+        matrix_flops=held_out.flops.matrices / held_out.micro_steps,
         activation_bytes=tokens * _kept_bytes(workload.shape, workload.tuning, setup),
         trainable=0.0,
         comm_bytes=gathered,

@@ -48,8 +48,10 @@ def _changes(config: RunConfig) -> Iterator[tuple[str, dict[str, object]]]:
         yield words, changes
         if not config.gradient_checkpointing:
             yield f"{words} gradient_checkpointing=true", {**changes, "gradient_checkpointing": True}
-    if config.method.name == "full" and config.optimizer != "adamw_8bit" and config.sharding == "none":
+    if config.method.name == "full" and config.optimizer == "adamw" and config.sharding == "none":
         yield "optimizer=adamw_8bit", {"optimizer": "adamw_8bit"}
+    if not config.optimizer.startswith("paged") and config.hardware.kind == "cuda" and config.sharding == "none":
+        yield "optimizer=paged_adamw_8bit", {"optimizer": "paged_adamw_8bit"}
 
 
 def _sharded(config: RunConfig, plan: RunPlan, largest: int, priors: Priors) -> Iterator[str]:
@@ -61,7 +63,7 @@ def _sharded(config: RunConfig, plan: RunPlan, largest: int, priors: Priors) -> 
     if config.method.name == "qlora":
         words.append("method=lora")
         changes["method"] = dataclasses.replace(config.method, name="lora")
-    if config.optimizer == "adamw_8bit":
+    if config.optimizer != "adamw":
         words.append("optimizer=adamw")
         changes["optimizer"] = "adamw"
     if config.sharding == "none":

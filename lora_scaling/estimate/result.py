@@ -46,7 +46,9 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Peak per device. fits: None if the memory of the device is unknown. parts: GB by purpose.
+    """Peak per device, as the allocator reserves it. fits: None if the memory of the device is unknown.
+
+    allocated_gb: of the tensors alone. parts: GB by purpose.
 
     remedy: if it does not fit, by how much, and what would make it fit.
     """
@@ -57,11 +59,13 @@ class Memory:
     largest_batch: int | None
     shards: int
     parts: Mapping[str, float]
+    allocated_gb: float
     remedy: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
             **self.peak_gb.to_dict(),
+            "allocated_gb": self.allocated_gb,
             "fits": self.fits,
             "available_gb": self.available_gb,
             "largest_batch_size": self.largest_batch,
@@ -103,7 +107,7 @@ class Part:
 class Estimate:
     """The estimated cost of one run. None means unknown, and `reason` says why.
 
-    basis: fit, pilot or priors.
+    basis: fit, pilot, measured or priors. stack: the software stack of the priors.
     work: exact counts.
     parts: setup, warmup, train, eval (with `priors`).
     drivers: the share of the variance of time that each uncertain constant contributes.
@@ -116,6 +120,7 @@ class Estimate:
     basis: str
     hardware: str
     gpu_count: int
+    stack: str
     work: Mapping[str, float]
     memory: Memory
     assumptions: tuple[str, ...]
@@ -157,6 +162,7 @@ class Estimate:
             "name": self.name,
             "hardware": self.hardware,
             "gpu_count": self.gpu_count,
+            "stack": self.stack,
             "cost": _or_none(self.cost),
             "mean_power_w": self.power_w,
             "work": dict(self.work),

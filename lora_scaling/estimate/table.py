@@ -9,7 +9,9 @@ from lora_scaling.estimate.sweeps import Total
 from lora_scaling.text import ENERGY, MASS, MEMORY, MONEY, TIME, UNKNOWN, Quantity
 
 _BASES = {
-    "priors": "priors only: published runs, no measurement of yours (pilot=60s or fit=PATH narrow it)",
+    "priors": "priors only: published runs, no measurement of yours (measured='2300 tokens/s', pilot=60s or fit=PATH "
+    "narrow it)",
+    "measured": "one figure of an earlier run, in place of the level of its software",
     "pilot": "a pilot on this device",
     "fit": "a fit of your own runs",
 }

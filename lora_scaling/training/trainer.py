@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +277,7 @@ def training_arguments(config: RunConfig, device: Device, folder: Path) -> Train
         optim=_optimizer(config, device),
         bf16=device.precision == "bf16",
         fp16=device.precision == "fp16",
+        use_liger_kernel=_liger(config, device),
         use_cpu=device.kind == "cpu",
         activation_checkpointing=config.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
@@ -313,7 +315,27 @@ def local_accumulation(asked: int) -> int:
     return asked // processes
 
 
+def _liger(config: RunConfig, device: Device) -> bool:
+    """Return whether Liger's kernels are used.
+
+    Raises:
+        UserError: they are asked for and cannot be.
+    """
+    if config.use_liger_kernel and (device.kind != "cuda" or find_spec("liger_kernel") is None):
+        raise UserError(
+            "use_liger_kernel: got true; it needs a GPU and the package liger-kernel, which are not both here: "
+            "leave it out, or install the package"
+        )
+    return config.use_liger_kernel
+
+
 def _optimizer(config: RunConfig, device: Device) -> str:
+    if config.optimizer.startswith("paged"):
+        if device.kind != "cuda":
+            raise UserError(
+                f"optimizer: got {config.optimizer}, which pages states out of an NVIDIA GPU; use optimizer=adamw here"
+            )
+        return config.optimizer
     if config.optimizer == "adamw_8bit":
         return "adamw_bnb_8bit"
     return "adamw_torch" if device.kind == "mps" else "adamw_torch_fused"

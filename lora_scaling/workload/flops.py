@@ -30,9 +30,13 @@ _BELOW = {
 
 @dataclass(frozen=True, kw_only=True)
 class Flops:
-    """Operations by purpose; `recompute` is the second forward pass of activation checkpointing."""
+    """Operations by purpose; `recompute` is the second forward pass of activation checkpointing.
+
+    matrices: the part of `forward` that multiplies the layers' own matrices (not adapters, attention scores and head).
+    """
 
     forward: int
+    matrices: int
     backward_inputs: int
     backward_weights: int
     recompute: int
@@ -72,7 +76,13 @@ def training_flops(shape: ModelShape, tuning: Tuning, *, tokens: int, pairs: int
     recompute = 0
     if checkpointing:
         recompute = shape.layers * (layer + adapters - _last_product(shape, tuning, adapted) * tokens)
-    return Flops(forward=forward, backward_inputs=inputs, backward_weights=weights, recompute=recompute)
+    return Flops(
+        forward=forward,
+        matrices=shape.layers * (layer - scores),
+        backward_inputs=inputs,
+        backward_weights=weights,
+        recompute=recompute,
+    )
 
 
 def _adapter(matmul: Matmul, rank: int) -> int:

@@ -82,7 +82,7 @@ def test_every_sweep_composes_and_varies_something(name: str, tmp_path: Path, mo
         ("lora.rank=3", "lora.rank: not a setting"),
         ("model=ladder-2m", "model: got 'ladder-2m'; did you mean ladder-"),
         ("study=a/b", "study: got 'a/b'; it names a folder"),
-        ("precision=fp8", "precision: got 'fp8'; choose one of auto, bf16, fp16, fp32"),
+        ("precision=fp4", "precision: got 'fp4'; choose one of auto, bf16, fp16, fp32, fp8"),
         ("learning_rate=-1", "learning_rate: got -1.0; give a number above 0, or null"),
         ("lora.r=eight", "lora.r: got 'eight'; give a whole number"),
         ("packing=perhaps", "packing: got 'perhaps'; give true or false"),

@@ -87,6 +87,19 @@ def test_peaks_are_dense_with_fp32_accumulation(name, tflops, gb_s, watts):
         ("NVIDIA L40S", "l40s"),
         ("NVIDIA L4", "l4"),
         ("Tesla V100-SXM2-32GB", "v100"),
+        ("NVIDIA H100 NVL", "h100-nvl"),
+        ("NVIDIA GH200 480GB", "gh200"),
+        ("NVIDIA GB200", "gb200"),
+        ("NVIDIA B300 SXM6 AC", "b300"),
+        ("NVIDIA L40", "l40"),
+        ("NVIDIA GeForce RTX 5090", "rtx-5090"),
+        ("NVIDIA GeForce RTX 5070 Ti", "rtx-5070-ti"),
+        ("NVIDIA GeForce RTX 4070 Ti SUPER", "rtx-4070-ti-super"),
+        ("NVIDIA GeForce RTX 3090 Ti", "rtx-3090-ti"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "rtx-pro-6000"),
+        ("NVIDIA RTX 6000 Ada Generation", "rtx-6000-ada"),
+        ("Tesla P100-PCIE-16GB", "p100"),
+        ("NVIDIA A30", "a30"),
     ],
 )
 def test_a_device_is_recognised_by_the_name_its_driver_gives(reported, listed):
@@ -105,9 +118,10 @@ def test_every_listed_device_is_known_by_its_own_name(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GeForce RTX 4060 Ti", "NVIDIA GeForce RTX 3090 Ti",
-        "NVIDIA GeForce RTX 4090 D", "NVIDIA H100 NVL", "NVIDIA GH200 480GB", "NVIDIA L40",
-        "NVIDIA RTX A4000 Laptop GPU", "NVIDIA A100-SXM4-40GB MIG 1g.5gb", "Apple M1 Pro",
+        "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GeForce RTX 3060 Ti", "NVIDIA GeForce RTX 4070 SUPER",
+        "NVIDIA GeForce RTX 4090 D", "NVIDIA H200 NVL", "NVIDIA GeForce RTX 5090 D", "NVIDIA L20",
+        "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", "NVIDIA GeForce RTX 4070 Ti", "Orin",
+        "NVIDIA RTX A4000 Laptop GPU", "NVIDIA A100-SXM4-40GB MIG 1g.5gb", "Apple M1 Ultra",
         "Intel(R) Xeon(R) Processor (2 threads)",
     ],
 )  # fmt: skip

@@ -79,7 +79,11 @@ def test_two_models_that_disagree_make_a_wide_mixture(tmp_path):
 
 @pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
 def test_peak_memory_has_the_interval_of_its_level(level):
-    config = compose(["model=llama-3.1-8b", "method=qlora", "hardware=rtx-4090", "max_seq_len=512"])
-    peak = estimate(config, level=level).memory.peak_gb
-    z = NormalDist().inv_cdf(0.5 + level / 2)
-    assert math.log(peak.high / peak.low) == pytest.approx(2 * z * load_priors().log_sd["memory"])
+    sheet = ["model=llama-3.1-8b", "method=lora", "hardware=a100-80gb", "max_seq_len=512"]
+    z, spread = NormalDist().inv_cdf(0.5 + level / 2), load_priors().log_sd
+    packed = estimate(compose([*sheet, "packing=true"]), level=level).memory.peak_gb
+    assert math.log(packed.high / packed.low) == pytest.approx(2 * z * spread["memory"])
+    varying = estimate(compose(sheet), level=level).memory.peak_gb  # blocks of every length are kept
+    assert math.log(varying.estimate / varying.low) == pytest.approx(z * spread["memory"])
+    upwards = math.hypot(spread["memory"], spread["memory_varying"])
+    assert math.log(varying.high / varying.estimate) == pytest.approx(z * upwards)

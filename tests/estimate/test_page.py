@@ -17,10 +17,11 @@ import pytest
 from lora_scaling.commands.estimate import main
 from lora_scaling.config import compose
 from lora_scaling.errors import UserError
-from lora_scaling.estimate import estimate, load_fit
+from lora_scaling.estimate import Price, estimate, load_fit
 from lora_scaling.estimate.compare import compare
 from lora_scaling.estimate.compare_plot import draw
 from lora_scaling.estimate.fit_file import Fit
+from lora_scaling.estimate.measured import earlier_run, parse_measured
 from lora_scaling.estimate.page import page_data, render
 from lora_scaling.text import ENERGY, MASS, POWER, TIME
 
@@ -55,8 +56,8 @@ def drawn(seed: int, **fixed):
         "padding": "longest",
         "gradient_checkpointing": pick((True, False)),
         "group_by_length": pick((True, False)),
-        "optimizer": pick(("adamw", "adamw_8bit")),
-        "precision": pick(("auto", "bf16", "fp16", "fp32")),
+        "optimizer": pick(("adamw", "adamw", "adamw_8bit", "paged_adamw_8bit")),
+        "precision": pick(("auto", "bf16", "fp16", "fp32", "fp8")),
         "eval_samples": pick((0, 16)),
         "data.tokens_per_sample": pick((None, 96, 600.5, 3000)),
         "grid.zone": pick((None, "FR", "DK2", "PL")),
@@ -66,6 +67,9 @@ def drawn(seed: int, **fixed):
     } | fixed
     if case["method"] == "full":
         del case["lora.r"], case["lora.target_modules"]
+    pick = random.Random(-seed).choice
+    case |= {"use_liger_kernel": pick((False, False, True)), "stack": pick(("hf", "unsloth", "torchtune", "other"))}
+    case |= {"price.per_hour": pick((None, None, 2.5)), "price.per_kwh": pick((None, 0.3))} | fixed
     if not case["packing"] and pick((True, False, False)):
         case["padding"] = "max_length"
     return case
@@ -85,14 +89,28 @@ CASES = [
     },
     {"packing": True, "eval_samples": 70, "warmup_steps": 5, "max_steps": 7, "epochs": 3, "samples": 11},
     *(drawn(seed) for seed in range(1, 45)),
+    *(
+        {"measured": text}
+        for text in ("300 tokens/s", "31 % MFU", "tokens/s: 9000000", "2 s/step @ batch_size=1", "3 cups")
+    ),
+    {"measured": "90 tokens/s/gpu @ model=llama-3.2-3b hardware=h100-sxm", "hardware": "a100-80gb", "samples": 500},
+    {"hardware": "t4", "hardware.count": 16, "gradient_accumulation": 16, "method": "full", "sharding": "fsdp"},
 ]
 
 
 def answer(case: dict[str, Any], fit: Fit | None = None) -> dict[str, Any]:
     """What the command says, or its sentence of refusal."""
-    written = [f"{k}={'null' if v is None else str(v).lower() if isinstance(v, bool) else v}" for k, v in case.items()]
+    own = ("stack", "measured", "price.per_hour", "price.per_kwh")
+    written = [f"{k}={'null' if v is None else str(v).lower() if isinstance(v, bool) else v}" for k, v in case.items()
+               if k not in own]  # fmt: skip
+    price = Price(per_hour=case.get("price.per_hour"), per_kwh=case.get("price.per_kwh"))
     try:
-        return estimate(compose([*BASE, *written]), fit=fit).to_dict()
+        measured = None
+        if "measured" in case:
+            measured = earlier_run(parse_measured(case["measured"]), [*BASE, *written])
+        config, stack = compose([*BASE, *written]), case.get("stack", "hf")
+        priced = price if price != Price() else None
+        return estimate(config, fit=fit, stack=stack, measured=measured, price=priced).to_dict()
     except UserError as error:
         return {"error": str(error)}
 

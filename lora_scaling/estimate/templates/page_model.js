@@ -4,7 +4,8 @@
 class EstimateError extends Error {}
 
 function loraEstimator(DATA) {
-  const C = DATA.constants, SD = DATA.log_sd, W = DATA.workload;
+  const W = DATA.workload;
+  let C = DATA.constants, SD = DATA.log_sd; // those of the stack that is chosen, and of what was measured
   const sum = (xs) => xs.reduce((a, b) => a + b, 0);
   const round = (x) => { const r = Math.round(x); return Math.abs(x - Math.trunc(x)) === 0.5 && r % 2 ? r - 1 : r; };
   const hypot = (...xs) => Math.sqrt(sum(xs.map((x) => x * x)));
@@ -186,7 +187,7 @@ function loraEstimator(DATA) {
         : names.includes(down.name) ? 2 * r * down.outputs : 2 * down.active * down.weights;
       recompute = L * (layer + adapters - last * tokens);
     }
-    return { forward, model: forward + inputs + weights, total: forward + inputs + weights + recompute };
+    return { forward, matrices: L * (layer - scores), model: forward + inputs + weights, total: forward + inputs + weights + recompute };
   }
 
   function firstLayerSavings(shape, rank, adapted, tokens, scores) {
@@ -272,7 +273,7 @@ function loraEstimator(DATA) {
   // ---- estimate/plan.py
   function makePlan(state, hw, shape, tuning, lengths, precision) {
     const plan = layOut(state, hw, shape, tuning, lengths, precision);
-    const canShard = state.method !== "qlora" && state.optimizer !== "adamw_8bit";
+    const canShard = state.method !== "qlora" && state.optimizer === "adamw";
     if (plan.fits || hw.count === 1 || !canShard || state.sharding === "fsdp") return plan;
     const split = layOut({ ...state, sharding: "fsdp" }, hw, shape, tuning, lengths, precision);
     if (!split.fits) return plan;
@@ -284,14 +285,12 @@ function loraEstimator(DATA) {
     const accumulation = Math.max(1, Math.floor(asked / devices));
     state = { ...state, gradient_accumulation: accumulation * devices };
     const w = workloadOf(state, shape, tuning, lengths);
-    const quantized = tuning.method === "qlora" ? shape.linear_params : 0;
-    const unpacking = (shards) => (C.nf4_workspace * quantized) / shards;
-    const budgetOf = (shards) =>
-      hw.memory_gb === null ? null : (hw.memory_gb * 1e9 - unpacking(shards)) / C.memory;
-    const longest = state.packing || state.padding === "max_length" ? state.max_seq_len
+    const budget = hw.memory_gb === null ? null : ((hw.memory_gb - C.memory_fixed_gb) * 1e9) / C.memory;
+    const filled = state.packing || state.padding === "max_length";
+    const longest = filled ? state.max_seq_len
       : Math.min(state.max_seq_len, Math.max(...lengths.values.slice(-1)));
     const rows = Math.min(state.batch_size, w.rows);
-    const setup = memorySetup(state, tuning, precision, devices, accumulation > 1), budget = budgetOf(setup.shards);
+    const setup = memorySetup(state, tuning, precision, devices, accumulation > 1);
     const memory = trainingMemory(shape, tuning, setup, rows, longest);
     if (setup.shards > 1) notes.push(`weights sharded over ${devices} devices (FSDP), gathered for every pass`);
     else if (devices > 1) notes.push(`${devices} devices each hold the whole model (DDP)`);
@@ -302,9 +301,10 @@ function loraEstimator(DATA) {
       `${accumulation} a device is assumed, a global batch of ${accumulation * devices * state.batch_size} rows`);
     const passes = Math.ceil(w.passes / devices), anEpoch = Math.ceil(passes / accumulation);
     const microSteps = Math.floor(w.steps / anEpoch) * passes + (w.steps % anEpoch) * accumulation;
-    const reserved = (memory.peak * C.memory + unpacking(setup.shards)) / 1e9;
+    const reserved = (memory.peak * C.memory + C.memory_fixed_gb * 1e9) / 1e9;
+    const sameLengths = filled || Math.min(lengths.values[0], state.max_seq_len) === longest;
     const load = loadOf(state, shape, tuning, lengths, setup, devices, w.steps, microSteps);
-    return { workload: w, precision, setup, memory, microSteps, longest, budget, reserved, notes, load,
+    return { workload: w, precision, setup, memory, microSteps, longest, budget, reserved, sameLengths, notes, load,
       warmup: warmupOf(state, shape, tuning, setup, load),
       evaluation: evaluationOf(state, shape, tuning, lengths, setup, load),
       fits: budget === null || memory.peak <= budget };
@@ -314,9 +314,10 @@ function loraEstimator(DATA) {
     const compute = W.bytes[precision];
     const trainable = tuning.adapted || (state.method === "full" && precision === "fp16") ? 4 : compute;
     return { compute_bytes: compute, trainable_bytes: trainable, shards: state.sharding === "fsdp" ? devices : 1,
-      state_bytes: state.optimizer === "adamw_8bit" ? 2 : 2 * trainable,
+      state_bytes: W.state_bytes[state.optimizer] ?? 2 * trainable,
       checkpointing: state.gradient_checkpointing, accumulates,
-      buckets: devices > 1 && state.sharding === "none", loss_bytes: W.loss_bytes,
+      buckets: devices > 1 && state.sharding === "none",
+      loss_bytes: state.use_liger_kernel || stackOf(state).chunked_loss ? W.chunked_logits_bytes : W.loss_bytes,
       adapter_input_bytes: W.adapter_input_bytes };
   }
 
@@ -324,8 +325,10 @@ function loraEstimator(DATA) {
     const whole = workloadOf(state, shape, tuning, lengths, null);
     const tokens = (whole.seen * (whole.stats.tokens + whole.stats.padding)) / whole.microSteps;
     const accumulation = steps ? microSteps / steps : 0;
+    const matrixPasses = (tuning.adapted ? 2 : 3) + Number(setup.checkpointing);
     return { gpus: devices, steps, accumulation, passes: setup.checkpointing ? 3 : 2, tokens: Math.max(tokens, 1),
-      flops: whole.flops.total / whole.microSteps, activation_bytes: tokens * keptBytes(shape, tuning, setup),
+      flops: whole.flops.total / whole.microSteps,
+      matrix_flops: Math.min(whole.flops.total, whole.flops.matrices * matrixPasses) / whole.microSteps, activation_bytes: tokens * keptBytes(shape, tuning, setup),
       weight_bytes: shape.params * setup.compute_bytes, layers: shape.layers, modules: tuning.modules,
       quantized: tuning.method === "qlora" ? shape.linear_params : 0, trainable: tuning.trainable / setup.shards,
       comm_bytes: sentBytes(shape, tuning, setup, devices, accumulation) };
@@ -341,7 +344,7 @@ function loraEstimator(DATA) {
     const w = workloadOf(heldOut, shape, tuning, lengths, null), batches = state.eval_samples ? w.microSteps : 0;
     const tokens = (w.seen * (w.stats.tokens + w.stats.padding)) / w.microSteps;
     return { ...load, steps: 2 * Math.ceil(batches / load.gpus), accumulation: 1, passes: 1,
-      tokens: Math.max(tokens, 1), flops: w.flops.forward / w.microSteps,
+      tokens: Math.max(tokens, 1), flops: w.flops.forward / w.microSteps, matrix_flops: w.flops.matrices / w.microSteps,
       activation_bytes: tokens * keptBytes(shape, tuning, setup), trainable: 0,
       comm_bytes: weightBytes(shape, tuning, setup) * (1 - 1 / setup.shards) };
   }
@@ -375,9 +378,11 @@ function loraEstimator(DATA) {
   }
 
   function stepTime(load, machine, c) {
-    if (load.steps === 0) return { gemm: 0, traffic: 0, dequant: 0, update: 0, total: 0 };
+    if (load.steps === 0) return { gemm: 0, traffic: 0, dequant: 0, update: 0, ideal: 0, total: 0 };
     const p = c.overlap_power, bandwidth = machine.bandwidth * c.bandwidth_share, n = load.accumulation;
-    const compute = (load.flops / (machine.peak * c.eta)) * (1 + c.half_tokens / load.tokens);
+    const balance = machine.products / machine.bandwidth;
+    const products = load.matrix_flops / machine.matrix_products + (load.flops - load.matrix_flops) / machine.products;
+    const compute = (products / c.eta) * (1 + (c.half_tokens * balance) / load.tokens);
     const gemm = norm(compute, (load.passes * load.weight_bytes) / bandwidth, p);
     const traffic = (((c.traffic_factor * load.activation_bytes * load.passes) / 2) / bandwidth);
     const layer = machine.kind === "cpu" ? c.cpu_layer_s : c.layer_launch_s;
@@ -386,14 +391,14 @@ function loraEstimator(DATA) {
     const micro = (machine.kind === "cpu" ? gemm + traffic + launch : norm(gemm + traffic, launch, p)) + dequant;
     const comm = load.comm_bytes ? load.comm_bytes / (machine.link * c.comm_share) : 0;
     const update = (load.trainable * c.update_bytes) / bandwidth;
-    return { gemm: n * gemm, traffic: n * traffic, dequant: n * dequant, update,
-      total: (norm(n * micro, comm, p) + update) * c.software };
+    const ideal = norm(n * micro, comm, p) + update;
+    return { gemm: n * gemm, traffic: n * traffic, dequant: n * dequant, update, ideal, total: ideal * c.software };
   }
 
   function meanPower(step, load, machine) {
     const host = machine.host_power_w;
-    if (machine.kind === "cpu" || step.total === 0) return [0, host * C.power];
-    let compute = step.gemm / step.total, memory = (step.traffic + step.dequant + step.update) / step.total;
+    if (machine.kind === "cpu" || step.ideal === 0) return [0, host * C.power];
+    let compute = step.gemm / step.ideal, memory = (step.traffic + step.dequant + step.update) / step.ideal;
     let busy = compute + memory;
     if (busy > 1) { compute /= busy; memory /= busy; busy = 1; }
     const use = C.power_compute * compute + C.power_memory * memory + C.power_waiting * (1 - busy);
@@ -416,6 +421,7 @@ function loraEstimator(DATA) {
 
   function machineOf(hw, precision) {
     const peak = hw.peak_tflops[precision] ?? null;
+    if (precision === "fp8") return withFp8(hw, peak);
     if (precision === "bf16" && peak === null && (hw.peak_tflops.fp16 ?? null) !== null)
       return [null, `${hw.name} has no bf16: give precision=fp16`];
     if (hw.kind === "cpu" && peak === null && (hw.peak_tflops.fp32 ?? null) !== null)
@@ -426,15 +432,56 @@ function loraEstimator(DATA) {
     const missing = Object.keys(known).filter((name) => known[name] === null);
     if (missing.length) return [null, `${missing.join(", ")} of ${hw.kind === "auto" ? "this device" : hw.name} ` +
       "unknown: choose hardware= a preset, or give them"];
-    return [{ kind: hw.kind, peak: peak * 1e12, bandwidth: hw.bandwidth_gb_s * 1e9,
-      link: (DATA.link_gb_s[hw.name] ?? DATA.link_gb_s.default) * 1e9, board_power_w: hw.board_power_w,
+    const [products, peakSd] = productsOf(hw, precision, peak), [link, linkSd] = linkOf(hw);
+    return [{ kind: hw.kind, peak: peak * 1e12, products: products * 1e12, matrix_products: products * 1e12, bandwidth: hw.bandwidth_gb_s * 1e9,
+      link: link * 1e9, peak_log_sd: peakSd, link_log_sd: linkSd, board_power_w: hw.board_power_w,
       idle_power_w: hw.idle_power_w ?? C.idle_share * hw.board_power_w,
       host_power_w: hw.kind === "cpu" ? hw.board_power_w
-        : hw.kind === "mps" ? C.mps_ram_w : C.host_w + C.host_share * hw.count * hw.board_power_w }, null];
+        : hw.kind === "mps" ? C.mps_ram_w : hw.host_power_w !== null ? hw.host_power_w * hw.count : C.host_w + C.host_share * hw.count * hw.board_power_w }, null];
   }
 
-  // ---- estimate/modelled.py
-  function modelRun(state, plan, machine, shape, tokensLogSd) {
+  function withFp8(hw, peak) {
+    if (peak === null) return [null, `hardware.peak_tflops.fp8 of ${hw.kind === "auto" ? "this device" : hw.name} ` +
+      "unknown: give precision=bf16, or its number"];
+    const [machine, missing] = machineOf(hw, "bf16");
+    if (machine === null) return [null, missing];
+    const [products, logSd] = productsOf(hw, "fp8", peak);
+    return [{ ...machine, matrix_products: products * 1e12, peak_log_sd: Math.max(machine.peak_log_sd, logSd) }, null];
+  }
+
+  function productsOf(hw, precision, peak) {
+    const measured = hw.matmul_share[precision] ?? null;
+    return measured !== null ? [measured * peak, 0] : [peak * C.matmul_share, SD.matmul_share];
+  }
+
+  function linkOf(hw) {
+    if (hw.count > hw.devices_per_node)
+      return hw.network_gb_s !== null ? [hw.network_gb_s, 0] : [C.network_gb_s, SD.network_gb_s];
+    if (hw.link_gb_s !== null) return [hw.link_gb_s, 0];
+    if (hw.bandwidth_gb_s === null || ["cpu", "mps"].includes(hw.kind)) return [C.pcie_gb_s, SD.pcie_gb_s];
+    if (hw.bandwidth_gb_s >= DATA.linked.gb_s && (hw.board_power_w ?? 0) >= DATA.linked.w)
+      return [C.link_share * hw.bandwidth_gb_s, SD.link_share];
+    return [C.pcie_gb_s, SD.pcie_gb_s];
+  }
+
+  function unknownLink(hw) {
+    const [gbs, logSd] = linkOf(hw), across = hw.count > hw.devices_per_node;
+    if (logSd === 0) return [];
+    const what = across ? `the network between machines of ${hw.devices_per_node} devices` : "the link between devices";
+    return [`${what} is unknown: ${g(gbs, 3)} GB/s a device assumed, with a wide interval; give ` +
+      `hardware.${across ? "network_gb_s" : "link_gb_s"}=NUMBER`];
+  }
+
+  // ---- estimate/priors.py
+  const stackOf = (state) => DATA.stacks[state.stack];
+  function setPriors(state) {
+    const stack = stackOf(state);
+    C = { ...DATA.constants, software: stack.software, memory: DATA.constants.memory * stack.memory };
+    SD = { ...DATA.log_sd, software: stack.log_sd };
+  }
+
+  // ---- estimate/from_priors.py
+  function modelRun(state, plan, machine, shape, tokensLogSd, reference = null) {
     const cpu = machine.kind === "cpu", start = cpu ? "start_cpu_s" : "start_s", parts = {};
     const rate = `${DATA.models[state.model].weights}_weights_per_s`;
     const setup = { [start]: C[start], [rate]: shape.params / C[rate] };
@@ -447,7 +494,7 @@ function loraEstimator(DATA) {
     }
     const total = sum(Object.values(parts).map((p) => p.seconds));
     const kwh = sum(Object.values(parts).map((p) => p.energy_kwh));
-    const variances = { ...variancesOf(plan, machine), tokens: tokensLogSd ** 2 };
+    const variances = { ...variancesOf(plan, machine, reference), tokens: tokensLogSd ** 2 };
     const power = SD[cpu ? "cpu_core_w" : "power"], drivers = {};
     const all = sum(Object.values(variances)), trainSd = Math.sqrt(all);
     const setupSd = hypot(...Object.entries(setup).map(([name, s]) => s * SD[name])) / parts.setup.seconds;
@@ -458,16 +505,21 @@ function loraEstimator(DATA) {
       energy_log_sd: hypot(logSd(parts.setup.energy_kwh / kwh), power) };
   }
 
-  function variancesOf(plan, machine) {
-    const load = [plan.load, plan.evaluation, plan.warmup].find((x) => x.steps);
+  function variancesOf(plan, machine, reference) {
+    const load = [plan.load, plan.evaluation, plan.warmup].find((x) => x.steps), found = {};
     if (load === undefined) return {};
-    const base = Math.log(stepTime(load, machine, C).total), found = {};
+    const beyond = { eta: machine.peak_log_sd, comm_share: machine.link_log_sd };
     for (const name of DATA.uncertain) {
-      const nudged = stepTime(load, machine, { ...C, [name]: C[name] * (1 + DATA.nudge) });
-      const elasticity = (Math.log(nudged.total) - base) / Math.log1p(DATA.nudge);
-      found[name] = (elasticity * SD[name]) ** 2;
+      let slope = elasticity(name, load, machine);
+      if (reference && name !== "software") slope -= elasticity(name, ...reference);
+      found[name] = (slope * hypot(SD[name], beyond[name] ?? 0)) ** 2;
     }
     return found;
+  }
+
+  function elasticity(name, load, machine) {
+    const nudged = { ...C, [name]: C[name] * (1 + DATA.nudge) };
+    return Math.log(stepTime(load, machine, nudged).total / stepTime(load, machine, C).total) / Math.log1p(DATA.nudge);
   }
 
   // ---- estimate/remedies.py
@@ -485,8 +537,10 @@ function loraEstimator(DATA) {
       changes.push([words, change]);
       if (!state[ckpt]) changes.push([`${words} ${ckpt}=true`, { ...change, [ckpt]: true }]);
     }
-    if (state.method === "full" && state.optimizer !== "adamw_8bit" && whole)
+    if (state.method === "full" && state.optimizer === "adamw" && whole)
       changes.push(["optimizer=adamw_8bit", { optimizer: "adamw_8bit" }]);
+    if (!state.optimizer.startsWith("paged") && hw.kind === "cuda" && whole)
+      changes.push(["optimizer=paged_adamw_8bit", { optimizer: "paged_adamw_8bit" }]);
     const split = (changed) => (changed.setup.shards > 1 && whole ? " sharding=fsdp" : "");
     for (const [words, change] of changes) {
       const [changed, tuning] = tried(change), rows = largest || changed.fits ? 0 : largestBatch(changed, shape, tuning);
@@ -512,7 +566,7 @@ function loraEstimator(DATA) {
   function shardedOptions(state, hw, largest, tried) {
     const words = [], change = { sharding: "fsdp" }, options = [];
     if (state.method === "qlora") { words.push("method=lora"); change.method = "lora"; }
-    if (state.optimizer === "adamw_8bit") { words.push("optimizer=adamw"); change.optimizer = "adamw"; }
+    if (state.optimizer !== "adamw") { words.push("optimizer=adamw"); change.optimizer = "adamw"; }
     if (state.sharding === "none") words.push("sharding=fsdp");
     if (words.length && hw.count > 1) {
       const [changed, tuning, shape] = tried(change), rows = largest || changed.fits ? 0 : largestBatch(changed, shape, tuning);
@@ -783,13 +837,88 @@ function loraEstimator(DATA) {
       mean_power_w: time_s === null ? null : (energy_kwh.estimate * DATA.joules_per_kwh) / time_s.estimate };
   }
 
-  function fromPriors(base, state, plan, machine, shape, lengths, z) {
-    const run = modelRun(state, plan, machine, shape, lengths.log_sd);
-    const device = machine.kind === "cpu" ? "processor measured here, " : "dense peak and board power by the sheet, ";
+  function fromPriors(base, state, plan, machine, shape, lengths, z, reference = null) {
+    const run = modelRun(state, plan, machine, shape, lengths.log_sd, reference);
+    const device = machine.kind === "cpu" ? "processor measured here, " : "peak and board power by the sheet, ";
     return { ...base, time_s: interval(run.seconds, run.time_log_sd, z), parts: run.parts, drivers: run.drivers,
       energy_kwh: interval(run.kwh, run.energy_log_sd, z), mean_power_w: run.power_w,
       assumptions: [...base.assumptions, `${device}efficiencies from published runs (priors.json)`,
         "CPU and RAM as CodeCarbon models them; no PUE, no losses of the power supply"] };
+  }
+
+  // ---- estimate/measured.py
+  function parseMeasured(text) {
+    const [figure, settings = ""] = text.split(/@(.*)/s), M = DATA.measured;
+    const squeezed = figure.toLowerCase().replace(/\s+/g, "").replaceAll("=", ":");
+    const wrong = (rest) => new EstimateError("measured: got " + rest);
+    const m = squeezed.match(new RegExp(`^(?:(${M.number})(%?):?([a-z][a-z_/]*)|([a-z][a-z_/]*):?(${M.number})(%?))$`));
+    const [number, percent, word] = m ? (m[1] ? [m[1], m[2], m[3]] : [m[5], m[6], m[4]]) : [];
+    const unit = m ? M.names[word] : undefined;
+    if (unit === undefined) throw wrong(`'${text}'; give a number with its unit, or a record: ${M.examples}`);
+    if (number.includes(",")) throw wrong(`'${figure.trim()}'; write the number without commas, such as 2300 or 0.9`);
+    let value = Number(number) / (percent ? 100 : 1);
+    if (unit === "mfu" && !percent && value > 1) value /= 100;
+    if (!(value > 0 && value < 1e12) || (unit === "mfu" && value > 1) || (percent && unit !== "mfu"))
+      throw wrong(`'${figure.trim()}'; give a number above 0 with its unit: ${M.examples}`);
+    return { unit, value, overrides: settings.split(/\s+/).filter(Boolean) };
+  }
+
+  // The settings of the run that was measured: those of this one, or the page's with what follows @.
+  function earlierState(state, overrides) {
+    const earlier = { ...state };
+    for (const word of overrides) {
+      const at = word.indexOf("="), name = word.slice(0, at), value = word.slice(at + 1);
+      if (at < 1 || !(name in state)) throw new EstimateError("measured: got " + `${word} after @; the page knows only ` +
+        "its own settings: use the command line");
+      const now = state[name], number = value !== "" && Number.isFinite(Number(value));
+      earlier[name] = value === "null" ? null : value === "true" || value === "false" ? value === "true"
+        : number && typeof now !== "string" ? Number(value) : value;
+    }
+    if (!(earlier.model in DATA.models) || !(earlier.hardware in DATA.hardware))
+      throw new EstimateError("measured: got " + `${overrides.join(" ")} after @; choose a model and device of the page`);
+    return earlier;
+  }
+
+  function fromMeasured(base, state, plan, machine, missing, shape, tuning, lengths, z) {
+    const { unit, value, overrides } = parseMeasured(state.measured);
+    let [hw, own, ref, refMachine, refMissing] = [hardwareOf(state), state, plan, machine, missing];
+    if (overrides.length) {
+      own = earlierState(state, overrides);
+      hw = hardwareOf(own);
+      const otherShape = shapeOf(DATA.models[own.model].shape), otherTuning = tuningOf(own, otherShape);
+      const precision = resolvePrecision(own, hw);
+      ref = makePlan(own, hw, otherShape, otherTuning, lengthsOf(own), precision);
+      [refMachine, refMissing] = machineOf(hw, precision);
+    }
+    if (machine === null || refMachine === null) return { ...base, reason: missing ?? refMissing };
+    const load = ref.load, w = ref.workload, steps = load.steps;
+    if (steps === 0) throw new EstimateError("measured: got a run of no steps; give max_steps= or samples= of the run " +
+      "that was measured");
+    const sheet = hw.peak_tflops[ref.precision] ?? null, dense = sheet === null ? refMachine.peak : sheet * 1e12;
+    const seconds = { mfu: w.flops.model / steps / (value * dense * load.gpus), tokens_per_s: w.tokensSeen / steps / value,
+      tokens_per_s_device: w.tokensSeen / steps / (value * load.gpus), samples_per_s: w.seen / steps / value,
+      s_per_step: value, steps_per_s: 1 / value }[unit];
+    const least = w.flops.total / steps / (dense * load.gpus);
+    if (seconds < least) throw new EstimateError("measured: got " + `${state.measured.trim()}, which is ` +
+      `${g(least / seconds, 3)} times the peak of ${hw.name}; give the settings it was for after @, such as @ batch_size=1`);
+    C = { ...C, software: 1 };
+    const software = seconds / stepTime(load, refMachine, C).total;
+    const same = JSON.stringify({ ...plan.load, steps }) === JSON.stringify(load);
+    C = { ...C, software };
+    SD = { ...SD, software: SD[same ? "measured" : "measured_elsewhere"] };
+    const answer = fromPriors(base, state, plan, machine, shape, lengths, z, [load, refMachine]);
+    return { ...answer, basis: "measured", assumptions: [...answer.assumptions, `one earlier run took ${g(software, 3)} ` +
+      "times as long as a perfect stack; its level replaces that of stack="] };
+  }
+
+  function withPrice(answer, state) {
+    const [hour, kwh] = [state["price.per_hour"], state["price.per_kwh"]];
+    if ((hour === null && kwh === null) || answer.energy_kwh === null || (hour !== null && answer.time_s === null)) return answer;
+    let cost = { estimate: 0, low: 0, high: 0 };
+    const plus = (x) => { cost = { estimate: cost.estimate + x.estimate, low: cost.low + x.low, high: cost.high + x.high }; };
+    if (hour !== null) plus(scaled(answer.time_s, hour / 3600));
+    if (kwh !== null) plus(scaled(answer.energy_kwh, kwh));
+    return { ...answer, cost };
   }
 
   function assumptionsOf(state, hw, plan, shape, lengths) {
@@ -804,14 +933,19 @@ function loraEstimator(DATA) {
     if (state.precision === "auto") said.push(`precision auto taken as ${plan.precision}`);
     if (state.method === "full" && plan.precision === "bf16")
       said.push("full fine-tuning in pure bf16: weights, gradients and AdamW's moments in 16 bit");
-    return [...said, ...plan.notes];
+    if (plan.precision === "fp8")
+      said.push("FP8 for the products of the layers' own matrices; weights, adapters, attention and head in 16 bit");
+    return [...said, ...plan.notes, ...(plan.load.comm_bytes ? unknownLink(hw) : [])];
   }
 
   function memoryOf(state, hw, plan, shape, tuning, lengths, z) {
-    const peak = interval(plan.reserved, SD.memory, z), available = hw.memory_gb;
+    const logSd = hypot(SD.memory, tuning.method === "qlora" ? SD.memory_qlora : 0), reserved = plan.reserved;
+    const upwards = hypot(logSd, plan.sameLengths ? 0 : SD.memory_varying);
+    const peak = { estimate: reserved, low: reserved / Math.exp(z * logSd), high: reserved * Math.exp(z * upwards) };
+    const available = hw.memory_gb;
     const fits = available === null ? null : peak.estimate <= available, parts = {};
     for (const name of DATA.memory_parts) parts[name] = plan.memory[name] / 1e9;
-    return { ...peak, fits, available_gb: available, shards: plan.setup.shards, parts_gb: parts,
+    return { ...peak, allocated_gb: plan.memory.peak / 1e9, fits, available_gb: available, shards: plan.setup.shards, parts_gb: parts,
       largest_batch_size: plan.budget === null ? null : largestBatch(plan, shape, tuning),
       remedy: fits === false ? remedyOf(state, hw, plan, shape, lengths) : null };
   }
@@ -821,20 +955,21 @@ function loraEstimator(DATA) {
     if (state.sharding !== "fsdp") return;
     if (state.method === "qlora") throw new EstimateError("sharding: got fsdp with method=qlora, whose 4-bit weights " +
       "cannot be split here; use method=lora or full, or sharding=none, where each device holds the 4-bit model");
-    if (state.optimizer === "adamw_8bit") throw new EstimateError("optimizer: got adamw_8bit with sharding=fsdp, " +
+    if (state.optimizer !== "adamw") throw new EstimateError(`optimizer: got ${state.optimizer} with sharding=fsdp, ` +
       "whose states cannot be split here; use optimizer=adamw");
   }
 
   // What `estimate(config).to_dict()` gives for these settings, whose names are those of the command line.
   function estimate(state) {
     refuseUnsharded(state);
+    setPriors(state);
     const hw = hardwareOf(state), shape = shapeOf(DATA.models[state.model].shape), tuning = tuningOf(state, shape);
     const lengths = lengthsOf(state), precision = resolvePrecision(state, hw), z = DATA.z[state.level];
     const plan = makePlan(state, hw, shape, tuning, lengths, precision), w = plan.workload;
     const rank = tuning.adapted ? ` r=${state["lora.r"]}` : "";
     const base = {
       name: `${DATA.models[state.model].name} ${state.method}${rank}, ${thousands(state.samples)} samples × ${state.epochs}`,
-      level: state.level, basis: "priors", hardware: hw.name, gpu_count: hw.count,
+      level: state.level, basis: "priors", hardware: hw.name, gpu_count: hw.count, stack: state.stack,
       work: { params: shape.params, trainable_params: tuning.trainable, samples_seen: w.seen, tokens: w.tokensSeen,
         tokens_padded: w.tokensPadded, tokens_truncated: w.seen * w.stats.truncated, steps: plan.load.steps,
         micro_steps: plan.microSteps, flops: w.flops.total, model_flops: w.flops.model },
@@ -842,10 +977,13 @@ function loraEstimator(DATA) {
       assumptions: assumptionsOf(state, hw, plan, shape, lengths), time_s: null, energy_kwh: null, emissions_g: null,
       mean_power_w: null, parts: {}, drivers: {}, extrapolates: [], reason: null,
     };
-    if (DATA.fit && state.basis !== "priors") return withGrams(fromFit(base, state, hw, plan, shape, tuning, lengths), state, z);
+    if (DATA.fit && state.basis !== "priors")
+      return withPrice(withGrams(fromFit(base, state, hw, plan, shape, tuning, lengths), state, z), state);
     const [machine, missing] = machineOf(hw, precision);
+    if (state.measured) return withPrice(withGrams(
+      fromMeasured(base, state, plan, machine, missing, shape, tuning, lengths, z), state, z), state);
     if (machine === null) return { ...base, reason: missing };
-    return withGrams(fromPriors(base, state, plan, machine, shape, lengths, z), state, z);
+    return withPrice(withGrams(fromPriors(base, state, plan, machine, shape, lengths, z), state, z), state);
   }
 
   return { estimate, targetNames, format: g };

@@ -10,17 +10,18 @@ const UNITS = {
   energy_kwh: [[0, 1e-6, "mWh"], [1e-5, 1e-3, "Wh"], [0.1, 1, "kWh"], [1e3, 1e3, "MWh"], [1e6, 1e6, "GWh"]],
   emissions_g: [[0, 1e-3, "mg"], [0.01, 1, "g"], [1e3, 1e3, "kg"], [1e6, 1e6, "t"]],
   peak_memory_gb: [[0, 1, "GB"]],
+  cost: [[0, 1, ""]],
   mean_power_w: [[0, 1, "W"], [1e3, 1e3, "kW"]],
 };
 const unitOf = (kind, x) => UNITS[kind].filter(([from]) => x >= from).pop();
 const number = (x) => (x < 999.5 ? g(x, 3) : Number(x.toPrecision(3)).toLocaleString("en-US"));
 function show(kind, x) {
   const [, divisor, unit] = unitOf(kind, x);
-  return `${number(x / divisor)} ${unit}`;
+  return `${number(x / divisor)} ${unit}`.trim();
 }
 function range(kind, { estimate, low, high }) {
   const [, divisor, unit] = unitOf(kind, estimate);
-  return `${number(low / divisor)} – ${number(high / divisor)} ${unit}`;
+  return `${number(low / divisor)} – ${number(high / divisor)} ${unit}`.trim();
 }
 const count = (n) => Math.round(n).toLocaleString("en-US");
 function big(n) {
@@ -58,12 +59,23 @@ const CONTROLS = [
     ["gradient_checkpointing", "Activation checkpointing", "check"],
     ["packing", "Packing (no padding)", "check"],
   ]],
+  ["The software", [
+    ["stack", "It will run on", "select", [["hf", "Hugging Face (this program)"], ["unsloth", "Unsloth"], ["torchtune", "torchtune"],
+      ["litgpt", "LitGPT"], ["llm-foundry", "LLM Foundry"], ["megatron", "Megatron, NeMo"], ["other", "other"]]],
+    ["measured", "Measured earlier, if at all", "text", "2300 tokens/s"],
+  ]],
   ["The grid", [["grid.zone", "Electricity of", "zone"]]],
+  ["The price", [
+    ["price.per_hour", "Per hour of all devices", "optional", "unknown"],
+    ["price.per_kwh", "Per kWh", "optional", "unknown"],
+  ]],
   ["More settings", [
     ["lora.target_modules", "Adapted layers", "select", TARGETS],
     ["gradient_accumulation", "Gradient accumulation", "steps", twos(256)],
-    ["precision", "Precision", "select", same(["auto", "bf16", "fp16", "fp32"])],
-    ["optimizer", "Optimizer", "select", [["adamw", "AdamW"], ["adamw_8bit", "AdamW, 8-bit states"]]],
+    ["precision", "Precision", "select", same(["auto", "bf16", "fp16", "fp32", "fp8"])],
+    ["optimizer", "Optimizer", "select", [["adamw", "AdamW"], ["adamw_8bit", "AdamW, 8-bit states"],
+      ["paged_adamw_32bit", "AdamW, paged"], ["paged_adamw_8bit", "AdamW, paged 8-bit states"]]],
+    ["use_liger_kernel", "Liger kernels (loss in chunks)", "check"],
     ["group_by_length", "Group rows by length", "check"],
     ["eval_samples", "Samples for evaluation", "slide", 0, 1e4],
     ["grid.intensity_g_per_kwh", "Own carbon intensity, g/kWh", "optional"],
@@ -83,7 +95,8 @@ function field([name, label, kind, first, last, step]) {
   if (kind === "zone") return `${head}<select id="${id}" name="${name}">${options(zoneNames.map((z) => [z, zoneLabel(z)]))}</select>`;
   if (kind === "check") return `${head}<input type="checkbox" id="${id}" name="${name}">`;
   if (kind === "number") return head + typed(`min="${first}" max="${last}" step="${step}"`);
-  if (kind === "optional") return head + typed('min="0" step="any" placeholder="by zone"');
+  if (kind === "optional") return head + typed(`min="0" step="any" placeholder="${first ?? "by zone"}"`);
+  if (kind === "text") return `${head}<input type="text" id="${id}" name="${name}" placeholder="${first}" spellcheck="false">`;
   const least = LEAST[name] ?? 1;
   return head + typed(`min="${least}" step="${name === "data.tokens_per_sample" ? "any" : 1}"`) +
     slider(kind === "steps" ? first.length - 1 : 300);
@@ -95,8 +108,10 @@ function build() {
     const inner = rows.map((row) => `<div class="row">${field(row)}</div>`).join("");
     const notes = legend === "The grid" ? '<p class="note">A yearly mean of the country. DK1 and DK2 share Denmark\'s; ' +
       "hourly values of a zone come with <code>at=</code> on the command line.</p>" : "";
+    const hints = legend !== "The software" ? "" : '<p class="note">A figure of one of your own runs on it, in tokens/s, s/step, ' +
+      "samples/s or % MFU, replaces the software's level. Of other settings: <code>0.9 s/step @ batch_size=2</code>.</p>";
     return legend === "More settings" ? `<details><summary>${legend}</summary><div style="margin-top:8px">${inner}</div></details>`
-      : `<fieldset><legend>${legend}</legend>${inner}${notes}</fieldset>`;
+      : `<fieldset><legend>${legend}</legend>${inner}${notes}${hints}</fieldset>`;
   }).join("");
   $("controls").addEventListener("input", ({ target }) => {
     if (target.dataset.for) change(target.dataset.for, fromSlider(target));
@@ -127,6 +142,7 @@ function toSlider(value, [, , kind, first, last]) {
 function fromField(input) {
   const kind = KINDS[input.name][2];
   if (kind === "check") return input.checked;
+  if (kind === "text") return input.value.trim() === "" ? null : input.value;
   if (kind === "zone") return input.value === "" ? null : input.value;
   if (kind === "select") return input.name === "level" ? Number(input.value) : input.value;
   if (input.value === "") return kind === "optional" || DATA.data.values && input.name === "data.tokens_per_sample" ? null : undefined;
@@ -176,9 +192,10 @@ function answerOf(settings) {
 const BASES = {
   priors: "<strong>Priors only</strong>: constants set from published runs, no measurement of yours. A pilot " +
     "(<code>pilot=60s</code>) or a fit of your own sweep (<code>fit=PATH</code>) narrows the intervals.",
+  measured: "<strong>One figure of an earlier run</strong> in place of the level of its software.",
   fit: () => `<strong>A fit of ${DATA.fit.n} runs</strong> on ${text(DATA.fit.hardware.join(", ") || "a device not named")}, embedded in this page.`,
 };
-const basisText = (basis) => (basis === "fit" ? BASES.fit() : BASES.priors);
+const basisText = (basis) => (basis === "fit" ? BASES.fit() : BASES[basis]);
 
 function figure(title, kind, interval, more, off) {
   if (!interval) return `<div class="figure"><h2>${title}</h2><b>unknown</b></div>`;
@@ -194,6 +211,7 @@ function showFigures(a) {
     figure("Time", "time_s", a.time_s, a.work.steps ? `${count(a.work.steps)} steps` : ""),
     figure("Energy", "energy_kwh", a.energy_kwh, a.mean_power_w ? `mean ${show("mean_power_w", a.mean_power_w)}` : ""),
     figure("Emissions", "emissions_g", per, per && `${g(per.intensity_g_per_kwh, 4)} g/kWh`),
+    ...(a.cost ? [figure("Cost", "cost", a.cost, "from the price given")] : []),
     figure(a.gpu_count > 1 ? "Memory a GPU" : "Memory", "peak_memory_gb", m, m.fits ? "fits" : "", m.fits === false),
   ].join("") + `</div><p class="basis">Median, and the ${g(100 * a.level)} % interval below it. ${basisText(a.basis)}</p>`;
 }
@@ -315,7 +333,8 @@ function firstOverrides(changed) {
 function showCommand(a) {
   const fit = DATA.fit && state.basis !== "priors" && !a.notice ? [`fit=${DATA.fit.path}`] : [];
   const level = DATA.initial.level !== DATA.default_level && state.level === DATA.initial.level ? [`level=${state.level}`] : [];
-  const changed = overrides(), words = [...firstOverrides(changed), ...changed, ...level, ...fit];
+  const stack = DATA.initial.stack !== DATA.default_stack && state.stack === DATA.initial.stack ? [`stack=${state.stack}`] : [];
+  const changed = overrides(), words = [...firstOverrides(changed), ...changed, ...level, ...stack, ...fit];
   const quoted = words.map((word) => (/[^\w=.,+:/@%-]/.test(word) ? `'${word}'` : word));
   $("command").innerHTML = `<h2>The same on the command line</h2><pre>${text(["python -m lora_scaling.estimate", ...quoted].join(" "))}</pre>` +
     `<p class="note">It ${a.error || a.peak_memory_gb.fits === false ? "refuses with the sentence above" : "prints these very figures"}. ` +
@@ -339,8 +358,9 @@ function fromAddress() {
   for (const item of location.hash.slice(1).split("&").map(decodeURIComponent)) {
     const cut = item.indexOf("="), name = item.slice(0, cut), word = item.slice(cut + 1), initial = DATA.initial[name];
     const [, , kind, choices] = KINDS[name] ?? [];
-    const value = word === "null" ? null : kind === "check" ? word === "true" : kind === "select" && name !== "level" ? word : Number(word);
+    const value = word === "null" ? null : kind === "check" ? word === "true" : kind === "text" || (kind === "select" && name !== "level") ? word : Number(word);
     if (kind === "zone") { if (word === "null" || word in DATA.zones) state[name] = word === "null" ? null : word; }
+    else if (kind === "text") state[name] = value;
     else if (value === null ? initial === null : kind === "select" ? choices.some(([choice]) => choice === word)
       : kind === "check" || value >= (LEAST[name] ?? (kind === "optional" ? 0 : 1))) state[name] = value;
   }

@@ -1,0 +1,239 @@
+"""Software stacks, measured speeds, and devices that have no preset."""
+# pyright: reportOptionalMemberAccess=false, reportOptionalOperand=false, reportOperatorIssue=false
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from lora_scaling.commands.estimate import main
+from lora_scaling.config import compose
+from lora_scaling.config.devices import preset
+from lora_scaling.errors import UserError
+from lora_scaling.estimate import estimate
+from lora_scaling.estimate.measured import Measured, earlier_run, parse_measured
+from lora_scaling.estimate.priors import load_priors
+from tests.support.paths import STUDY_RUNS
+
+BASE = (
+    "model=llama-3.1-8b", "method=lora", "hardware=a100-80gb", "samples=2000", "data.tokens_per_sample=400",
+    "data.tokens_cv=0", "max_seq_len=1024", "batch_size=4", "eval_samples=0", "gradient_checkpointing=true",
+)  # fmt: skip
+SEVENTY = (
+    "model=llama-2-70b", "method=lora", "sharding=fsdp", "hardware.count=8", "gradient_accumulation=8", "batch_size=1",
+    "max_seq_len=4096", "data.tokens_per_sample=4096", "data.tokens_cv=0", "samples=800", "eval_samples=0",
+)  # fmt: skip
+
+
+def train_s(*words, **options):
+    return estimate(compose(words), **options).parts["train"].seconds
+
+
+def test_a_stack_multiplies_the_time_of_training_and_no_stack_is_this_program_s():
+    levels = {name: stack.software for name, stack in load_priors().stacks.items()}
+    assert set(levels) == {"hf", "unsloth", "torchtune", "litgpt", "llm-foundry", "megatron", "other"}
+    assert train_s(*BASE) == train_s(*BASE, stack="hf")
+    for name, level in levels.items():
+        assert train_s(*BASE, stack=name) / train_s(*BASE) == pytest.approx(
+            level / levels["hf"], rel=0.02
+        )  # unsloth moves fewer logits
+    with pytest.raises(UserError, match=r"^stack: got 'axolot'; choose one of hf, "):
+        estimate(compose(BASE), stack="axolot")
+
+
+def test_a_stranger_s_time_and_energy_stay_within_a_factor_six():
+    answer = estimate(compose(BASE), stack="other")
+    assert answer.time_s.ratio < 6
+    assert answer.energy_kwh.ratio < 6
+    assert answer.power_w == pytest.approx(estimate(compose(BASE), stack="hf").power_w, rel=0.05)
+
+
+TOKENS, STEPS = 2000 * 400, 500
+
+
+@pytest.mark.parametrize(
+    ("text", "step_s"),
+    [
+        ("3200 tokens/s", TOKENS / STEPS / 3200),
+        ("tokens/s=3200", TOKENS / STEPS / 3200),
+        ("1e3tok/s/GPU", TOKENS / STEPS / 1000),
+        ("0.9 s/step", 0.9),
+        ("1.25 it/s", 0.8),
+        ("8 samples/s", 0.5),
+        ("mfu: 0.2", None),
+        ("20 % MFU", None),
+    ],
+)
+def test_a_measured_speed_takes_the_place_of_the_stack(text, step_s):
+    answer = estimate(compose(BASE), measured=text)
+    assert answer.basis == "measured"
+    if step_s is None:
+        step_s = answer.work["model_flops"] / STEPS / (0.2 * 312e12)
+    assert answer.parts["train"].seconds == pytest.approx(STEPS * step_s)
+    assert answer.time_s.ratio < 1.6
+    assert answer.energy_kwh.ratio < 2.5
+    assert train_s(*BASE, measured=text, stack="unsloth") == pytest.approx(STEPS * step_s)
+
+
+def test_a_speed_measured_in_other_settings_is_scaled_and_less_certain():
+    words = ["samples=4000", "batch_size=8"]
+    there = train_s(*BASE)
+    text = f"{there / STEPS} s/step @ samples=2000 batch_size=4"
+    measured = earlier_run(parse_measured(text), [*BASE, *words])
+    answer = estimate(compose([*BASE, *words]), measured=measured)
+    assert answer.parts["train"].seconds == pytest.approx(train_s(*BASE, *words))
+    assert 1.6 < answer.time_s.ratio < 2.5
+    assert measured.config == compose([*BASE, "samples=2000", "batch_size=4"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("fast", "give a number with its unit"),
+        ("2300", "give a number with its unit"),
+        ("2,300 tokens/s", "without commas"),
+        ("0 tokens/s", "above 0"),
+        ("130 % MFU", "above 0"),
+        ("90000000 tokens/s", "times the peak of a100-80gb"),
+        ("1 s/step @ batch_size=2", "settings after @"),
+    ],
+)
+def test_a_measured_speed_that_cannot_be_is_one_sentence(text, words):
+    with pytest.raises(UserError, match=rf"^measured: got .*{words}"):
+        estimate(compose(BASE), measured=text)
+
+
+def test_a_record_is_a_measured_run(capsys):
+    path = next(p for p in sorted(STUDY_RUNS.glob("linear/*-s512-e1-*/run.json"))
+                if json.loads(p.read_text())["status"] == "ok")  # fmt: skip
+    record = json.loads(path.read_text())
+    measured = parse_measured(str(path.parent))
+    train = next(phase for phase in record["energy"]["phases"] if phase["name"] == "train")
+    assert measured.value == pytest.approx(train["seconds"] / record["work"]["steps"])
+    joules = sum(part["joules"] or 0.0 for part in train["components"].values())
+    assert measured.joules_per_step == pytest.approx(joules / record["work"]["steps"])
+    assert (measured.config.samples, measured.config.lora.r) == (512, record["config"]["lora"]["r"])
+    assert main([*BASE, "measured=3200 tokens/s", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["basis"] == "measured"
+
+
+def test_a_renamed_preset_is_the_same_device():
+    for name in ("b200", "rtx-3090", "apple-m1-max", "a100-40gb"):
+        words = [w for w in SEVENTY if not w.startswith("model=")] + ["model=llama-3.2-1b", f"hardware={name}"]
+        one, other = (estimate(compose([*words, *more])) for more in ([], ["hardware.name=b300"]))
+        assert (one.time_s, one.energy_kwh, one.memory.peak_gb) == (
+            other.time_s,
+            other.energy_kwh,
+            other.memory.peak_gb,
+        )
+
+
+def test_an_unknown_link_is_said_and_wide_and_can_be_given():
+    sheet = ["hardware=b200", "hardware.link_gb_s=null"]
+    unknown, known = estimate(compose([*SEVENTY, *sheet])), estimate(compose([*SEVENTY, "hardware=b200"]))
+    assert any("the link between devices is unknown" in text for text in unknown.assumptions)
+    assert not any("link" in text for text in known.assumptions)
+    assert unknown.time_s.ratio >= known.time_s.ratio
+    assert 0.5 < unknown.time_s.estimate / known.time_s.estimate < 2
+    slow = estimate(compose([*SEVENTY, "hardware=b200", "hardware.link_gb_s=3"]))
+    assert slow.time_s.estimate > 10 * known.time_s.estimate
+    apart = estimate(compose([*SEVENTY, "hardware=a100-80gb", "hardware.count=16", "gradient_accumulation=16",
+                              "hardware.network_gb_s=null"]))  # fmt: skip
+    assert any("the network between machines of 8 devices is unknown" in text for text in apart.assumptions)
+
+
+def test_fp8_makes_the_layers_matrices_faster_and_nothing_else():
+    job = [*SEVENTY, "hardware=h100-sxm"]
+    half, eight = (estimate(compose([*job, f"precision={p}"])) for p in ("bf16", "fp8"))
+    faster = half.parts["train"].seconds / eight.parts["train"].seconds
+    assert 1.2 < faster < 1402.6 / 794.5
+    assert eight.memory == half.memory
+    refused = estimate(compose([*job, "hardware=a100-80gb", "precision=fp8"]))
+    assert refused.time_s is None
+    assert "peak_tflops.fp8 of a100-80gb unknown: give precision=bf16" in refused.reason
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["bandwidth_gb_s=1e-9", "memory_gb=1e9", "peak_tflops.bf16=1e9", "board_power_w=1e-6", "link_gb_s=0",
+     "matmul_share.bf16=1.2", "devices_per_node=0"],
+)  # fmt: skip
+def test_an_absurd_sheet_is_refused(setting):
+    name = setting.partition("=")[0]
+    with pytest.raises(UserError, match=rf"^hardware\.{name}: got .*; give "):
+        compose([*BASE, f"hardware.{setting}"])
+
+
+def test_the_few_tokens_that_fill_a_device_follow_its_balance():
+    """An M1 Max has 26 FLOPs a byte and an L40S 419: the former computes short rows at nearly its full rate."""
+
+    def slowdown(name):
+        words = [w for w in BASE if not w.startswith(("hardware", "model", "data", "batch"))]
+        few, many = (
+            train_s(*words, "model=llama-3.2-3b", f"hardware={name}", f"data.tokens_per_sample={n}", "batch_size=1")
+            for n in (64, 1024)
+        )
+        return 16 * few / many
+
+    assert slowdown("apple-m1-max") < 0.6 * slowdown("l40s")
+
+
+QLORA_PAPER = (
+    "method=qlora", "lora.r=64", "batch_size=1", "gradient_accumulation=16", "max_seq_len=512", "padding=max_length",
+    "gradient_checkpointing=true", "model=shape", "model.weights=pretrained",
+)  # fmt: skip
+SIZES = {
+    "33b": (60, 6656, 17920, 52, "rtx-3090"),
+    "65b": (80, 8192, 22016, 64, "rtx-a6000"),
+}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit"])
+@pytest.mark.parametrize("size", SIZES)
+def test_the_headline_runs_of_the_qlora_paper_fit(size, optimizer):
+    layers, hidden, middle, heads, device = SIZES[size]
+    shape = [f"model.shape.layers={layers}", f"model.shape.hidden_size={hidden}", f"model.shape.heads={heads}",
+             f"model.shape.intermediate_size={middle}"]  # fmt: skip
+    memory = estimate(compose([*QLORA_PAPER, *shape, f"hardware={device}", f"optimizer={optimizer}"])).memory
+    assert memory.fits
+    assert memory.allocated_gb < memory.peak_gb.estimate
+
+
+def test_the_case_study_s_reserved_memory_lies_inside():
+    for stack in ("hf", "unsloth"):
+        peak = estimate(compose(["+experiment=munin_skolegpt"]), stack=stack).memory.peak_gb
+        assert peak.low < 14.8 < peak.high
+
+
+def test_liger_and_unsloth_hold_no_whole_logits():
+    """Llama-3's vocabulary of 128,256 at 12 bytes: 12.6 GB for two rows of 4,096 tokens."""
+    job = [*BASE, "max_seq_len=4096", "padding=max_length", "batch_size=2"]
+    whole, liger = estimate(compose(job)), estimate(compose([*job, "use_liger_kernel=true"]))
+    assert whole.memory.parts["logits"] == pytest.approx(12 * 128256 * 8192 / 1e9)
+    assert liger.memory.parts["logits"] < 0.1 * whole.memory.parts["logits"]
+    assert estimate(compose(job), stack="unsloth").memory.parts == liger.memory.parts
+
+
+def test_every_device_s_measured_products_are_below_its_peak():
+    for name in ("a100-80gb", "h100-sxm", "b200", "mi300x", "gh200"):
+        share = preset(name).matmul_share["bf16"]
+        assert share is not None
+        assert 0.4 < share < 0.9
+    assert math.isclose(preset("a100-80gb").matmul_share["bf16"] * 312, 271.2, rel_tol=1e-3)
+
+
+def test_more_work_takes_longer():
+    base = compose(BASE)
+    seconds = [
+        estimate(config).time_s.estimate
+        for config in (
+            base, dataclasses.replace(base, samples=3000), dataclasses.replace(base, samples=3000, epochs=2),
+            compose([*BASE, "samples=3000", "epochs=2", "lora.r=64"]),
+            compose([*BASE, "samples=3000", "epochs=2", "lora.r=64", "data.tokens_per_sample=700"]),
+            compose([*BASE, "samples=3000", "epochs=2", "lora.r=64", "data.tokens_per_sample=700",
+                     "model=llama-2-13b"]),
+        )
+    ]  # fmt: skip
+    assert seconds == sorted(seconds)
+    assert isinstance(Measured(text="1 s/step", unit="s_per_step", value=1.0), Measured)
