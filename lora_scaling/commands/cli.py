@@ -21,6 +21,7 @@ from lora_scaling.errors import LoraScalingError, UserError
 from lora_scaling.ranks import rank
 from lora_scaling.signals import ended_like_ctrl_c
 from lora_scaling.text import printable
+from lora_scaling.version import __version__
 
 INTERRUPTED = 130
 # What a file or pipe answers that takes no more output.
@@ -51,6 +52,9 @@ def command(*, when_interrupted: str = "") -> Callable[[Callable[[list[str]], in
 
 def _status(main: Callable[[list[str]], int], words: list[str], when_interrupted: str) -> int:
     try:
+        if "--version" in words:
+            print(f"lora-scaling {__version__}")
+            return 0
         return main(words)
     except LoraScalingError as error:
         return report(error)

@@ -19,13 +19,17 @@ _main_pid: int | None = None
 USAGE = """\
 lora-scaling: fine-tune, measure the energy, record it.
 
-  python -m lora_scaling [setting=value …]                 one run
-  python -m lora_scaling -m samples=64,128 lora.r=4,16     a sweep: every combination
-  python -m lora_scaling -m +sweeps=linear_claim           a named sweep
-  python -m lora_scaling.study claim=… max_minutes=10      runs until a claim is decided
-  python -m lora_scaling.estimate [-m] [setting=value …]   what would it cost?
-  python -m lora_scaling.emissions runs/STUDY              grams, again
-  python -m analysis report runs/STUDY                     verdicts, plots, predictions
+  lora-scaling [setting=value …]                 one run
+  lora-scaling -m samples=64,128 lora.r=4,16     a sweep: every combination
+  lora-scaling +sweeps=linear_claim              a named sweep
+  lora-scaling study claim=… max_minutes=10      runs until a claim is decided
+  lora-scaling estimate [-m] [setting=value …]   what would it cost?
+  lora-scaling emissions runs/STUDY              grams, again
+  lora-scaling doctor                            what this machine can measure
+  lora-scaling analyse report runs/STUDY         verdicts, plots, predictions
+  lora-scaling COMMAND --help                    the options of each; --version
+
+Without the console command: python -m lora_scaling in place of lora-scaling.
 """
 
 

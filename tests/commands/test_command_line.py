@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+import lora_scaling
 from analysis.cli import main as analysis
 from lora_scaling.commands.emissions import main as emissions
 from lora_scaling.commands.estimate import main as estimate
+from lora_scaling.commands.program import main as program
 from lora_scaling.commands.run import main as run
 from lora_scaling.config import compose
 from lora_scaling.errors import UserError
@@ -103,6 +105,26 @@ def test_a_launcher_that_is_not_installed_is_named_with_its_package(
     group, name = word.split("=")
     text = said(["-m", word], monkeypatch, capsys)
     assert text == f"lora-scaling: {group}: got {name}, which is not installed; pip install {package}\n"
+
+
+def test_one_program_has_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["samples=50", "hardware=t4", "--json"]
+    assert estimate(words) == 0
+    alone = capsys.readouterr().out
+    assert program(["estimate", *words]) == 0
+    assert capsys.readouterr().out == alone
+    assert program(["analyse", "claims"]) == 2
+    assert capsys.readouterr().err.startswith("lora-scaling: RUNS: missing; give it a value (")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(sys, "argv", ["lora-scaling"])
+    assert [program(words) for words in (["samples=0"], ["run", "samples=0"])] == [2, 2]
+    assert capsys.readouterr().err == 2 * "lora-scaling: samples: got 0; give 1 or more\n"
+
+
+@pytest.mark.parametrize("name", ["run", "study", "estimate", "emissions", "doctor", "analyse"])
+def test_every_command_says_the_version_of_this_program(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program([name, "--version"]) == 0
+    assert capsys.readouterr().out == f"lora-scaling {lora_scaling.__version__}\n"
 
 
 @pytest.mark.parametrize("command", [estimate, emissions, analysis])
