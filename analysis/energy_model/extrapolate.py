@@ -25,6 +25,7 @@ from .energy_fit import EnergyFit
 from .family import target_of_runs
 from .fixed_part import GROWTH
 from .floor import floor_of_device
+from .groups import own_group, runs_of_group, sentence
 from .hull import hull_factor
 from .response_kind import TIME_KIND
 from .scenarios import Scenario, scenarios_of, too_large, widen
@@ -32,6 +33,7 @@ from .target import Z_90, PlannedTarget, peak_memory, plan_target
 from .target_emissions import emissions
 from .validated_fit import ValidatedFit, validated_fit
 
+SURE_P = 0.05  # groups differ surely below it, and may differ above
 MOST_BELOW_FLOOR = 0.1  # of a prediction: with more, the device's limits decide and not the runs
 REGIME_FACTOR = 1.5  # in efficiency
 
@@ -59,9 +61,21 @@ def extrapolate(table: RunTable, overrides: Sequence[str]) -> Extrapolation:
 
 
 def predict_target(table: RunTable, result: ValidatedFit, overrides: Sequence[str]) -> Extrapolation:
-    """Predict the run that `overrides` describe, with an existing fit."""
+    """Predict the run that `overrides` describe, with an existing fit.
+
+    If the exponent depends on the model, device or data set, the runs of the target's own are fitted alone.
+    """
     fitted = result.fitted
     planned = plan_target(overrides, table.frame, fitted)
+    groups = fitted.document["groups"]
+    own = own_group(groups, planned) if groups else None
+    if groups and own is not None:
+        alone = runs_of_group(table, groups["column"], own)
+        if len(alone.frame) < len(table.frame):
+            found = predict_target(alone, validated_fit(alone), overrides)
+            found.document["assumptions"].insert(1, f"{sentence(groups)} Only the runs of {own} are used.")
+            found.document["runs_of"] = {"column": groups["column"], "value": own}
+            return found
     memory = peak_memory(planned)
     scenarios = scenarios_of(planned, fitted)
     if memory["fits"] is False:
@@ -88,6 +102,7 @@ def predict_target(table: RunTable, result: ValidatedFit, overrides: Sequence[st
         "extrapolates": outside,
         "scenarios": [scenario.to_dict() for scenario in scenarios],
         "leverage": leverage,
+        "runs_of": None,
         "validation": validation(result.backtest, fitted, planned.target, scenarios),
         "assumptions": assumptions,
         "models": [
@@ -170,6 +185,11 @@ def validation(
         for split in graded.failed
     ]
     reasons += [f"{scenario.variable} {scenario.value} is a scenario: no run had it" for scenario in scenarios]
+    if groups := fitted.document.get("groups"):
+        text = (
+            f"the exponent of {groups['factor']} differs between {groups['noun']}s, and the target's is not known alone"
+        )
+        (reasons if groups["p"] <= SURE_P else remarks).append(text)
     return {
         "label": "NOT VALIDATED" if reasons else "PARTLY VALIDATED" if remarks else "validated",
         "validated": not reasons,

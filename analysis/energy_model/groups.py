@@ -1,9 +1,13 @@
 """Whether devices, models or data sets share an exponent, which the forms of a fit assume."""
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from lora_scaling.config.devices import same_device
+from lora_scaling.config.model_names import preset_model
 from lora_scaling.text import shown
 
 from ..regression.curve_analysis import CELL_COLUMNS, CurveDesign, analyse, build_design
@@ -11,6 +15,7 @@ from ..regression.estimate import POOLING_P, IntervalEstimate, from_interval, we
 from ..tables.checks import group_noun
 from ..tables.response import choose_response
 from ..tables.table import RunTable
+from .target import PlannedTarget
 
 LEVEL = 0.9
 MOST_GROUPS = 20
@@ -62,6 +67,31 @@ def _exponent(design: CurveDesign, factor: str) -> IntervalEstimate | None:
     analysis = analyse(design, per_token=True)
     profile = analysis.profile(factor)
     return from_interval(profile.estimate, profile.interval(LEVEL), analysis.fit.data.df, LEVEL)
+
+
+def own_group(groups: dict[str, Any], planned: PlannedTarget) -> str | None:
+    """Return the target's group of those that differ; None if it is another, or they are of an unknown setting."""
+    config, column = planned.config, groups["column"]
+    own = {"model": planned.model, "method": config.method.name, "data": config.data.name}.get(column)
+    if column in ("hardware", "precision"):
+        own = planned.target.labels.get(column)
+    for name in groups["exponents"] if own is not None else ():
+        if name == own or (column == "model" and preset_model(name) == own):
+            return name
+        if column == "hardware" and same_device(name, own):
+            return name
+    return None
+
+
+def runs_of_group(table: RunTable, column: str, name: str) -> RunTable:
+    """Return the table with the runs of one group alone."""
+    keep = table.frame[column].astype(str) == name
+    return replace(table, frame=table.frame[keep].reset_index(drop=True))
+
+
+def spread_of_exponents(groups: dict[str, Any]) -> float:
+    """Return the standard deviation of the groups' exponents, which that of a further group adds to a prediction."""
+    return float(np.std([one["estimate"] for one in groups["exponents"].values()], ddof=1))
 
 
 def sentence(groups: dict[str, Any]) -> str:

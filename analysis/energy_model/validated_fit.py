@@ -13,7 +13,7 @@ from ..tables.table import RunTable
 from .backtest import Backtest, backtest, summary
 from .diagnostics import order_correlation
 from .energy_fit import EnergyFit, between_sessions, fit_table
-from .groups import differing_groups, sentence
+from .groups import differing_groups, sentence, spread_of_exponents
 
 FILE_NAME = "fit.json"
 # Spread added for each factor e beyond the data even if the backtest found no excess, because the family is finite.
@@ -55,7 +55,12 @@ def validated_fit(table: RunTable) -> ValidatedFit:
     document["sources"] = list(table.sources)
     document["groups"] = differing_groups(table)
     if document["groups"]:
-        alone = f"The forms share one: fit each {document['groups']['noun']} alone to predict."
+        alone = (
+            f"The forms share one. `extrapolate` fits the runs of the target's {document['groups']['noun']} alone, if "
+            "it is among these; for another, a prediction beyond the data is as uncertain as these differ."
+        )
+        per = fitted.explained.work.per
+        document["beyond"][per] = max(document["beyond"][per], spread_of_exponents(document["groups"]))
         document["notes"].append(f"{sentence(document['groups'])} {alone}")
     document["diagnostics"][fitted.kind.name]["order_correlation"] = _drift(fitted, table.frame)
     fitted = dataclasses.replace(fitted, fit=fit_from_dict(document, FILE_NAME))

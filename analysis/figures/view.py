@@ -18,6 +18,7 @@ from lora_scaling.text import counted
 from ..arrays import Array
 from ..claims.verdicts import Options
 from ..energy_model.energy_fit import fit_table
+from ..energy_model.groups import runs_of_group
 from ..energy_model.response_kind import ResponseKind
 from ..energy_model.validated_fit import ValidatedFit
 from ..tables.response import response_noun
@@ -98,8 +99,7 @@ class View:
     def alone(self, name: str) -> "View | None":
         """Return the view of one group of `split`, with a fit of its runs alone; None where they are too few."""
         assert self.split is not None
-        rows = self.table.frame[self.table.frame[self.split["column"]].astype(str) == name]
-        table = dataclasses.replace(self.table, frame=rows.reset_index(drop=True))
+        table = runs_of_group(self.table, self.split["column"], name)
         try:
             fitted = fit_table(table.frame, response=table.response)
         except UserError:

@@ -1,0 +1,61 @@
+"""Groups that differ: a target is predicted from the runs of its own group, or as uncertainly as they differ."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.cli import main
+from analysis.energy_model.extrapolate import extrapolate
+from analysis.energy_model.validated_fit import validated_fit
+from analysis.tables.table import table_from_frame
+from benchmarks.simulated_tables import Sweep
+from benchmarks.tables_in_groups import groups
+
+SWEEP = Sweep(samples=(32, 64, 128, 256, 512), replicates=3, zero=3)
+L40S, A100 = "NVIDIA L40S", "NVIDIA A100-SXM4-80GB"
+
+
+def frame_of(seed: int = 0, **exponents: float) -> pd.DataFrame:
+    return groups("hardware", exponents, SWEEP, cv=0.01, fixed=0.2)(np.random.default_rng(seed))
+
+
+def kwh_of(frame: pd.DataFrame, device: str, exponent: float, samples: int) -> float:
+    """What a run of so many samples takes: the mean of the idle runs, and the largest runs' own in this power."""
+    own = frame[frame["hardware"] == device]
+    idle = own.loc[own["samples_seen"] == 0, "energy_kwh"].mean()
+    largest = own.loc[own["samples_seen"] == 512, "energy_kwh"].mean()
+    return float(idle + (largest - idle) * (samples / 512) ** exponent)
+
+
+@pytest.mark.parametrize(("preset", "device"), [("l40s", L40S), ("a100-80gb", A100)])
+def test_a_target_is_predicted_from_the_runs_of_its_own_group(preset: str, device: str) -> None:
+    exponents = {L40S: 1.0, A100: 1.12}
+    frame = frame_of(**exponents)
+    document = extrapolate(table_from_frame(frame), ["samples=2048", f"hardware={preset}"]).document
+    assert document["runs_of"] == {"column": "hardware", "value": device}
+    assert document["runs_used"] == 15
+    truth = kwh_of(frame, device, exponents[device], 2048)
+    assert document["energy_kwh"]["estimate"] == pytest.approx(truth, rel=0.05)
+    assert "The exponent of samples depends on the device" in document["assumptions"][1]
+    assert f"Only the runs of {device} are used." in document["assumptions"][1]
+
+
+def test_a_target_of_no_group_is_as_uncertain_as_they_differ() -> None:
+    table = table_from_frame(frame_of(**{L40S: 1.0, A100: 1.12}))
+    document = extrapolate(table, ["samples=2048", "hardware=h100-sxm"]).document
+    assert (document["runs_of"], document["runs_used"]) == (None, 30)
+    assert document["validation"]["label"] == "NOT VALIDATED"
+    assert any("differs between devices" in reason for reason in document["validation"]["reasons"])
+    beyond = validated_fit(table).fitted.document["beyond"]["samples_seen"]
+    assert beyond >= 0.9 * 0.12 / 2**0.5
+
+
+def test_groups_that_do_not_differ_are_predicted_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame_of(1, **{L40S: 1.0, A100: 1.0}).to_csv(tmp_path / "t.csv", index=False)
+    assert main(["extrapolate", str(tmp_path / "t.csv"), "samples=2048", "hardware=l40s", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["runs_of"], document["runs_used"]) == (None, 30)
+    assert document["validation"]["label"] != "NOT VALIDATED"
