@@ -75,7 +75,9 @@ def own_group(groups: dict[str, Any], planned: PlannedTarget) -> str | None:
     own = {"model": planned.model, "method": config.method.name, "data": config.data.name}.get(column)
     if column in ("hardware", "precision"):
         own = planned.target.labels.get(column)
-    for name in groups["exponents"] if own is not None else ():
+    if own is None:
+        return None
+    for name in groups["exponents"]:
         if name == own or (column == "model" and preset_model(name) == own):
             return name
         if column == "hardware" and same_device(name, own):

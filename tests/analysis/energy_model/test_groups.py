@@ -1,6 +1,7 @@
 """Groups that differ: a target is predicted from the runs of its own group, or as uncertainly as they differ."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ SWEEP = Sweep(samples=(32, 64, 128, 256, 512), replicates=3, zero=3)
 L40S, A100 = "NVIDIA L40S", "NVIDIA A100-SXM4-80GB"
 
 
-def frame_of(seed: int = 0, **exponents: float) -> pd.DataFrame:
+def frame_of(exponents: Mapping[str, float], seed: int = 0) -> pd.DataFrame:
     return groups("hardware", exponents, SWEEP, cv=0.01, fixed=0.2)(np.random.default_rng(seed))
 
 
@@ -33,7 +34,7 @@ def kwh_of(frame: pd.DataFrame, device: str, exponent: float, samples: int) -> f
 @pytest.mark.parametrize(("preset", "device"), [("l40s", L40S), ("a100-80gb", A100)])
 def test_a_target_is_predicted_from_the_runs_of_its_own_group(preset: str, device: str) -> None:
     exponents = {L40S: 1.0, A100: 1.12}
-    frame = frame_of(**exponents)
+    frame = frame_of(exponents)
     document = extrapolate(table_from_frame(frame), ["samples=2048", f"hardware={preset}"]).document
     assert document["runs_of"] == {"column": "hardware", "value": device}
     assert document["runs_used"] == 15
@@ -44,7 +45,7 @@ def test_a_target_is_predicted_from_the_runs_of_its_own_group(preset: str, devic
 
 
 def test_a_target_of_no_group_is_as_uncertain_as_they_differ() -> None:
-    table = table_from_frame(frame_of(**{L40S: 1.0, A100: 1.12}))
+    table = table_from_frame(frame_of({L40S: 1.0, A100: 1.12}))
     document = extrapolate(table, ["samples=2048", "hardware=h100-sxm"]).document
     assert (document["runs_of"], document["runs_used"]) == (None, 30)
     assert document["validation"]["label"] == "NOT VALIDATED"
@@ -54,7 +55,7 @@ def test_a_target_of_no_group_is_as_uncertain_as_they_differ() -> None:
 
 
 def test_groups_that_do_not_differ_are_predicted_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    frame_of(1, **{L40S: 1.0, A100: 1.0}).to_csv(tmp_path / "t.csv", index=False)
+    frame_of({L40S: 1.0, A100: 1.0}, 4).to_csv(tmp_path / "t.csv", index=False)
     assert main(["extrapolate", str(tmp_path / "t.csv"), "samples=2048", "hardware=l40s", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["runs_of"], document["runs_used"]) == (None, 30)
