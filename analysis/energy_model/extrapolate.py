@@ -185,11 +185,11 @@ def validation(
         for split in graded.failed
     ]
     reasons += [f"{scenario.variable} {scenario.value} is a scenario: no run had it" for scenario in scenarios]
-    if groups := fitted.document.get("groups"):
-        text = (
+    groups = fitted.document.get("groups")
+    if groups and groups["p"] <= SURE_P:
+        reasons.append(
             f"the exponent of {groups['factor']} differs between {groups['noun']}s, and the target's is not known alone"
         )
-        (reasons if groups["p"] <= SURE_P else remarks).append(text)
     return {
         "label": "NOT VALIDATED" if reasons else "PARTLY VALIDATED" if remarks else "validated",
         "validated": not reasons,

@@ -15,7 +15,7 @@ from ..regression.estimate import POOLING_P, IntervalEstimate, from_interval, we
 from ..tables.checks import group_noun
 from ..tables.response import choose_response
 from ..tables.table import RunTable
-from .target import PlannedTarget
+from .target import Z_90, PlannedTarget
 
 LEVEL = 0.9
 MOST_GROUPS = 20
@@ -92,8 +92,10 @@ def runs_of_group(table: RunTable, column: str, name: str) -> RunTable:
 
 
 def spread_of_exponents(groups: dict[str, Any]) -> float:
-    """Return the standard deviation of the groups' exponents, which that of a further group adds to a prediction."""
-    return float(np.std([one["estimate"] for one in groups["exponents"].values()], ddof=1))
+    """Return the standard deviation between the groups' exponents, beyond the errors of their estimates (moments)."""
+    found = [(one["estimate"], (one["high"] - one["low"]) / 2 / Z_90) for one in groups["exponents"].values()]
+    estimates, errors = np.array(found).T
+    return float(np.sqrt(max(0.0, np.var(estimates, ddof=1) - np.mean(errors**2))))
 
 
 def sentence(groups: dict[str, Any]) -> str:
