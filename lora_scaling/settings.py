@@ -140,6 +140,7 @@ SETTINGS = (
     Setting(name="save_adapter", changes="nothing"),
     Setting(name="resume", changes="nothing"),
     Setting(name="checkpoint_minutes", changes="nothing", above=0),
+    Setting(name="report_to", changes="nothing"),
     Setting(name="metering", changes="nothing"),
     Setting(name="grid", changes="nothing"),
     Setting(name="runs_dir", changes="nothing"),

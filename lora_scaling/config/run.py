@@ -140,6 +140,8 @@ _SHEET_BOUNDS = {
 }  # fmt: skip
 
 
+Tracker = Literal["mlflow", "wandb", "tensorboard", "trackio"]
+
 _BASE_MODEL_FIELDS = tuple(setting.field for setting in SETTINGS if setting.base_model)
 _TOKEN_FIELDS = tuple(setting.field for setting in SETTINGS if setting.tokens)
 
@@ -177,6 +179,7 @@ class RunConfig:
     save_adapter: bool
     resume: Literal["never", "auto"]
     checkpoint_minutes: float
+    report_to: Tracker | tuple[Tracker, ...]
 
     model: ModelConfig
     method: MethodConfig
@@ -255,6 +258,12 @@ class RunConfig:
     def _key(self, *fields: str) -> str:
         values = self.to_dict()
         return json.dumps({name: values[name] for name in fields}, sort_keys=True)
+
+    @property
+    def trackers(self) -> tuple[Tracker, ...]:
+        """The trackers that get the finished run, each once."""
+        given = (self.report_to,) if isinstance(self.report_to, str) else self.report_to
+        return tuple(dict.fromkeys(given))
 
     @property
     def tuning(self) -> Tuning:

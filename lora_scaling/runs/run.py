@@ -50,6 +50,7 @@ from lora_scaling.records import (
 from lora_scaling.records.model_card import write_card
 from lora_scaling.records.provenance import host, provenance
 from lora_scaling.runs.device_locks import devices_held
+from lora_scaling.runs.trackers import hand_over
 from lora_scaling.signals import interrupted_once, raise_if_interrupted, uninterrupted
 
 if TYPE_CHECKING:
@@ -165,6 +166,7 @@ def _run_as_leader(config: RunConfig, listen: Listener) -> RunOutcome:
         except UnwritableError as error:  # the run is finished and recorded
             print(f"lora-scaling: the grams were not recorded: {error}", file=sys.stderr, flush=True)
         if failure is None:
+            _hand_to_trackers(config, record, path)
             _broadcast("recorded")
         return RunOutcome(path=path, record=record, failure=failure)
 
@@ -424,6 +426,19 @@ def _add_card(record: Record, path: Path) -> None:
     except Exception as error:
         text = f"The model card was not written: {_one_line(error)}"
         record["warnings"] = [*record.get("warnings", []), {"kind": "no_card", "message": text}]
+
+
+def _hand_to_trackers(config: RunConfig, record: Record, path: Path) -> None:
+    """Hand the recorded run to the trackers; one that does not take it costs a warning."""
+    if not config.trackers:
+        return
+    warnings = hand_over(path, config.trackers)
+    for warning in warnings:
+        print(f"lora-scaling: {warning['message']}", file=sys.stderr, flush=True)
+    if warnings:
+        record["warnings"] = [*record.get("warnings", []), *warnings]
+        with contextlib.suppress(UnwritableError):  # the run is finished and recorded
+            write_record(path, record)
 
 
 def _utilisation(config: RunConfig, record: Record) -> float | None:

@@ -37,6 +37,7 @@ NOT_WORK = (
     "on_existing=rerun", "replicates=2", "order=3", "order_seed=1", "reuse=false", "exclusive_device=false",
     "cooldown_s=1.0", "max_kwh=1.0", "max_hours=1.0", "session=job-1", "save_adapter=true",
     "resume=auto", "checkpoint_minutes=5",
+    "report_to=mlflow", "report_to=[wandb,tensorboard]",
 )  # fmt: skip
 
 
