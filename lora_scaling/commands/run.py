@@ -1,8 +1,10 @@
 """`python -m lora_scaling`: one run, or with -m a sweep. See `--help`."""
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from lora_scaling import terminal
 from lora_scaling.commands.cli import RESUMES, Parser, command, report
@@ -57,7 +59,7 @@ def _launch(words: Sequence[str]) -> None:
     from lora_scaling.runs.sweep import register_sweeper
 
     register_plugins()
-    register_sweeper()
+    register_sweeper(answers)
     sys.argv[1:] = options_first(words)
     with friendly_hydra_errors():
         hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")(_task)()
@@ -65,6 +67,27 @@ def _launch(words: Sequence[str]) -> None:
         from lora_scaling.training.ranks import destroy_group
 
         destroy_group()
+
+
+def answers(folder: Path) -> list[str]:
+    """Write what the runs of a sweep say on the claims: those that it tests, and where to see what decides them."""
+    if rank() > 0:
+        return []
+    from analysis import decide, load_runs  # tables and statistics: not before a sweep is done
+
+    try:
+        report = decide(load_runs(folder))
+    except LoraScalingError:  # said when the runs are analysed
+        return []
+    tested = [claim for claim in report.claims if claim.verdict != "undecided" or claim.estimate is not None]
+    lines = [f"  {claim.verdict.upper():<10} {claim.title}: {_first_sentence(claim.reason)}" for claim in tested]
+    where = shlex.quote(str(folder))
+    more = f"  python -m analysis claims {where} says what would decide the others."
+    return ["What these runs say:", *lines, more]
+
+
+def _first_sentence(text: str) -> str:
+    return text.partition(". ")[0].rstrip(".") + "."
 
 
 def options_first(given: Sequence[str]) -> list[str]:

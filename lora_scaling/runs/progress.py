@@ -2,9 +2,10 @@
 
 import contextlib
 import functools
+import statistics
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -182,7 +183,7 @@ def _energy(record: Record, row: Mapping[str, Any]) -> str:
 
 
 def table(records: Iterable[Record]) -> str:
-    """Format the closing table: a line per finished run, in the order in which they were made."""
+    """Format the closing table: a line per work, in the order of its first run, with means ± standard deviations."""
     made = list(records)
     rows = [record_to_row(record) for record in made]
     rows.sort(key=lambda row: (row["order"] is None, row["order"], row["started_at"]))
@@ -191,7 +192,10 @@ def table(records: Iterable[Record]) -> str:
     kinds = {energy_kind(record) for record in made if (record.get("energy") or {}).get("joules") is not None}
     kind = next(iter(kinds)) if len(kinds) == 1 and kinds <= {"measured", "modelled"} else None
     energies, masses = f"energy ({energy.name}{f', {kind}' if kind else ''})", f"CO2e ({mass.name})"
-    header = ("model", "method", "rank", "samples", "epochs", "rep", "tokens", "tokens/s", energies, masses, "loss")
+    header = ("model", "method", "rank", "samples", "epochs", "runs", "tokens", "tokens/s", energies, masses, "loss")
+    alike: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        alike.setdefault(str(row["run_id"]).removesuffix(f"-{row['replicate']}"), []).append(row)
     cells = [
         (
             str(row["model"]),
@@ -199,21 +203,41 @@ def table(records: Iterable[Record]) -> str:
             "–" if row["rank"] is None else str(row["rank"]),
             str(row["samples"]),
             str(row["epochs"]),
-            str(row["replicate"]),
-            "–" if row["tokens_seen"] is None else f"{row['tokens_seen']:,}",
-            _tokens_per_s(row),
-            energy.number(row["energy_kwh"]),
-            mass.number(row["emissions_g"]),
-            _loss(row["eval_loss_after"] if row["eval_loss_after"] is not None else row["train_loss"]),
+            str(len(runs)),
+            "no training" if row["steps"] == 0 else _summary([run["tokens_seen"] for run in runs], "{:,.0f}".format),
+            _summary([_pace(run) for run in runs], "{:,.0f}".format),
+            _summary([run["energy_kwh"] for run in runs], energy.number),
+            _summary([run["emissions_g"] for run in runs], mass.number),
+            _summary([_last_loss(run) for run in runs], "{:.4g}".format),
         )
-        for row in rows
+        for runs in alike.values()
+        for row in runs[:1]
     ]
     return terminal.table([header, *cells], left=2)
 
 
-def _tokens_per_s(row: Mapping[str, Any]) -> str:
+def _summary(values: Sequence[float | None], write: Callable[[float], str]) -> str:
+    """Write a value, or the mean of several and their standard deviation; a dash if one is unknown."""
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return "–"
+    mean = write(statistics.fmean(known))
+    return mean if len(set(known)) == 1 else f"{mean} ± {write(statistics.stdev(known))}"
+
+
+def _last_loss(row: Mapping[str, Any]) -> float | None:
+    return row["eval_loss_after"] if row["eval_loss_after"] is not None else row["train_loss"]
+
+
+def _pace(row: Mapping[str, Any]) -> float | None:
+    """Compute tokens per second of the train window."""
     tokens, seconds = row["tokens_seen"], row["train_s"]
-    return f"{tokens / seconds:,.0f}" if tokens and seconds else "–"
+    return tokens / seconds if tokens and seconds else None
+
+
+def _tokens_per_s(row: Mapping[str, Any]) -> str:
+    pace = _pace(row)
+    return "–" if pace is None else f"{pace:,.0f}"
 
 
 def _loss(value: float | None) -> str:

@@ -5,7 +5,7 @@ import dataclasses
 import io
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,13 @@ from lora_scaling.text import ENERGY, TIME
 # A job that is cut short has spent its energy for nothing; a limit that is too long only waits longer in the queue.
 _LIMIT_MARGIN = 1.5
 _LEAST_LIMIT_MIN = 10
+LEAST_ANSWERED = 6  # finished runs: fewer decide no claim
 
 
 class DesignSweeper(Sweeper):
     """Plans the runs of a sweep, has the launcher carry out what is not finished yet, and prints the outcome."""
+
+    answer: Callable[[Path], Sequence[str]] | None = None  # lines on what the finished runs of a folder say
 
     def __init__(self, **design: Any) -> None:
         super().__init__()
@@ -80,6 +83,9 @@ class DesignSweeper(Sweeper):
                 print(idle, flush=True)
         finally:
             failed = _print_summary(runs, where)
+        answer = type(self).answer
+        if answer is not None and len(runs) - len(failed) >= LEAST_ANSWERED:
+            print("\n".join(answer(Path(where))), flush=True)
         if failed:
             raise RunFailure(f"{len(failed)} of {len(runs)} runs did not finish: {'; '.join(failed)}")
 
@@ -151,8 +157,12 @@ def _to_python(value: Any) -> Any:
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
-def register_sweeper() -> None:
-    """Make the sweeper and the launcher known to Hydra, which wants plugins in a namespace of its own."""
+def register_sweeper(answer: Callable[[Path], Sequence[str]] | None = None) -> None:
+    """Make the sweeper and the launcher known to Hydra, which wants plugins in a namespace of its own.
+
+    answer: writes lines on what the runs of a folder say, which close a sweep.
+    """
+    DesignSweeper.answer = answer
     for plugin in (DesignSweeper, WorkersLauncher):
         Plugins.instance().class_name_to_class[f"hydra_plugins.lora_scaling.{plugin.__name__}"] = plugin
 

@@ -85,11 +85,23 @@ def test_the_closing_table_is_in_the_order_of_the_runs() -> None:
     made = [record("b", order=1, config={"samples": 16, "epochs": 1, "method": {"name": "full"}}), record("a")]
     lines = console.table(made).splitlines()
     assert lines[0].split() == [
-        "model", "method", "rank", "samples", "epochs", "rep", "tokens", "tokens/s", "energy", "(Wh)", "CO2e", "(g)",
+        "model", "method", "rank", "samples", "epochs", "runs", "tokens", "tokens/s", "energy", "(Wh)", "CO2e", "(g)",
         "loss",
     ]  # fmt: skip
-    assert lines[1].split() == ["ladder-1m", "lora", "4", "8", "1", "0", "1,000", "100", "1", "0.475", "2.25"]
+    assert lines[1].split() == ["ladder-1m", "lora", "4", "8", "1", "1", "1,000", "100", "1", "0.475", "2.25"]
     assert lines[2].split()[:4] == ["ladder-1m", "full", "–", "16"]
+
+
+def test_repeats_of_a_run_are_one_line_with_their_spread() -> None:
+    energies = (1.0, 1.2, 1.4)  # Wh: mean 1.2, standard deviation 0.2
+    made = [
+        record(f"a-{i}", order=i, replicate=i, energy={**record()["energy"], "joules": 3600 * wh})
+        for i, wh in enumerate(energies)
+    ]
+    lines = console.table([*made, record("b-0", order=3, work={"tokens_seen": 0, "steps": 0})]).splitlines()
+    assert len(lines) == 3
+    assert lines[1].split()[5:12] == ["3", "1,000", "100", "1.2", "±", "0.2", "0.475"]
+    assert " no training " in lines[2]
 
 
 def test_time_left_follows_the_pace_of_the_finished_runs(monkeypatch: pytest.MonkeyPatch) -> None:

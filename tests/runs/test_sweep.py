@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from lora_scaling.config.sweep import PlannedRun, SweepDesign, plan
 from lora_scaling.paths import choices, sweeps_dir
 from lora_scaling.records import blank_record, find_records, locked, record_path, write_record
 from tests.support.commands import command as in_process
+from tests.support.paths import STUDY_RUNS
 from tests.support.processes import forked, wait_until
 from tests.support.runs import TINY, read_record
 
@@ -153,6 +155,20 @@ def test_a_sweep_runs_prints_its_table_and_resumes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_finished_sweep_ends_with_what_its_runs_say(tmp_path: Path) -> None:
+    """The published sweep: its fixed cost keeps twice the samples from costing twice as much, its growth is linear."""
+    shutil.copytree(STUDY_RUNS / "linear", tmp_path / "linear")
+    done = in_process("lora_scaling", "-m", "+sweeps=study_linear", f"runs_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert ", 0 to do" in done.stdout
+    said = done.stdout.partition("What these runs say:\n")[2]
+    assert re.search(
+        r"^  SUPPORTED  Energy without setup is linear in the number of samples: .*\.$", said, re.MULTILINE
+    )
+    assert re.search(r"^  REFUTED    Twice the samples cost twice the energy without setup: No, ", said, re.MULTILINE)
+    assert f"python -m analysis claims {tmp_path / 'linear'}" in said
+
+
 def test_one_failure_does_not_stop_the_others_and_is_named(tmp_path: Path) -> None:
     sweep = in_process("lora_scaling", *command(tmp_path, "samples=8,16", "model=ladder-1m,llama-3.2-1b")[3:])
     assert sweep.returncode == 1
