@@ -89,6 +89,7 @@ SETTINGS = (
     Setting(name="model.weights", changes="work", column="weights", recorded="model.weights"),
     Setting(name="data", changes="work", column="data", recorded="data.name", repeat="column", tokens=True,
             aliases=("dataset",)),
+    Setting(name="data.eval_path", changes="work", tokens=True, older=None),
     Setting(name="method", changes="work", column="method", repeat="column"),
     Setting(name="lora.r", changes="work", column="rank", kind="number", repeat="column",
             aliases=("rank", "lora_rank", "lora_r")),

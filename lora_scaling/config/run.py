@@ -38,8 +38,9 @@ class DataConfig:
     name: str
     kind: Literal["synthetic", "file", "hub"]
     path: str | None
+    eval_path: str | None
     split: str
-    layout: Literal["auto", "alpaca", "chat", "sharegpt", "skolegpt"]
+    layout: Literal["auto", "alpaca", "chat", "sharegpt", "skolegpt", "completion", "text"]
     fields: Mapping[str, str]
     tokens_per_sample: float | None
     tokens_cv: float
@@ -337,6 +338,8 @@ def run_id(config: RunConfig) -> str:
         work["data"] = {key: value for key, value in work["data"].items() if key not in _ASSUMED_LENGTHS}
     if config.data.path and config.data.kind == "file":
         work["data"]["path"] = _fingerprint(Path(config.data.path))
+    if config.data.eval_path:
+        work["data"]["eval_path"] = _fingerprint(Path(config.data.eval_path), "data.eval_path")
     digest = hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()[:10]
     model = re.sub(r"[^A-Za-z0-9.]+", "-", config.model.name).strip("-")
     rank = f"-r{config.lora.r}" if config.tuning.adapted else ""
@@ -349,13 +352,13 @@ def device_kind(device: str) -> str:
     return device.partition(":")[0]
 
 
-def _fingerprint(path: Path) -> str:
+def _fingerprint(path: Path, setting: str = "data.path") -> str:
     """Digest a file's content: moving the file changes nothing, editing it does (as renaming does, by `data.name`)."""
     try:
         known = path.stat()
         return _digest(path.absolute(), known.st_size, known.st_mtime_ns)
     except OSError as error:
-        raise UserError(f"data.path: got {path}, which cannot be read ({error.strerror}); give a file") from None
+        raise UserError(f"{setting}: got {path}, which cannot be read ({error.strerror}); give a file") from None
 
 
 @functools.lru_cache(maxsize=16)

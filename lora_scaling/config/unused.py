@@ -90,7 +90,7 @@ def _unused_by_data(name: str, value: Any, config: RunConfig) -> str | None:
         return None
     if name == "data.path":
         return f"its samples are made: use data=file data.path={value}, or data=hub for a set of the hub"
-    if name in ("data.split", "data.layout", "data.fields", "data.repeat"):
+    if name in ("data.eval_path", "data.split", "data.layout", "data.fields", "data.repeat"):
         return "its samples are made: use data=file data.path=PATH, or data=hub for a set of the hub"
     if name == "data.bytes_per_sample" and data.tokens_per_sample is not None:
         return "its samples have a length in tokens: use data.tokens_per_sample"

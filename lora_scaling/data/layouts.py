@@ -4,21 +4,27 @@ import contextlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from lora_scaling.errors import UserError
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 
 
 @dataclass(frozen=True)
 class Message:
-    """A turn. `trained`: whether the loss is on it, if it is an answer; a `weight` of 0 says that it is not."""
+    """A turn.
+
+    trained: whether the loss is on it, if it is an answer; a `weight` of 0 says that it is not.
+    calls: what else a chat template shows of it, as JSON: the `tool_calls` of an answer, or the `name` and
+        `tool_call_id` of a tool's result.
+    """
 
     role: Role
     content: str
     trained: bool = True
+    calls: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +33,13 @@ class Sample:
 
     tools: the functions that the chat template describes, as JSON.
     target_tokens: trim the text to exactly this many tokens.
+    raw: the text is that of the turns, one after the other, without a template.
     """
 
     messages: tuple[Message, ...]
     tools: str | None = None
     target_tokens: int | None = None
+    raw: bool = False
 
 
 class RowError(Exception):
@@ -50,9 +58,12 @@ class _Layout:
 _ROLES: dict[str, Role] = {
     "system": "system", "user": "user", "human": "user",
     "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant",
+    "tool": "tool", "function": "tool", "observation": "tool", "function_response": "tool", "tool_response": "tool",
+    "function_call": "assistant", "tool_call": "assistant",
 }  # fmt: skip
+_CALLING = ("function_call", "tool_call")  # roles of answers whose text is a call
 # Fields of a turn that some templates show and others drop.
-_UNSHOWN = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
+_UNSHOWN = ("reasoning_content", "reasoning", "thinking")
 _ABSENT = object()
 
 
@@ -79,13 +90,17 @@ def convert_rows(
             if chosen is None:
                 chosen = _recognise(row, fields)
             values = _read(row, _LAYOUTS[chosen], chosen, _checked(fields, chosen))
-            messages = _trim_to_answers(_LAYOUTS[chosen].convert(values))
+            raw = chosen in _RAW and not isinstance(values.get("prompt"), (list, tuple))
+            if samples and raw != samples[0].raw:
+                raise RowError("has a prompt of another type than the rows before; give texts, or lists of turns")
+            messages = _LAYOUTS[chosen].convert(values)
+            messages = _nonempty(messages) if raw else _trim_to_answers(messages)
             tools = _tools(values)
         except RowError as error:
             raise UserError(f"data.path: got {where}, whose {place} {error}") from None
         found.update(name for name, value in values.items() if value is not _ABSENT)
         if messages:
-            samples.append(Sample(messages=messages, tools=tools))
+            samples.append(Sample(messages=messages, tools=tools, raw=raw))
         else:
             empty += 1
     never = sorted(set(fields) - found) if samples else []
@@ -152,6 +167,29 @@ def _skolegpt(values: dict[str, Any]) -> tuple[Message, ...]:
     return (*_system(values, "system_prompt"), *turns)
 
 
+def _completion(values: dict[str, Any]) -> tuple[Message, ...]:
+    """Return a prompt and its completion: texts, which are trained as they are, or lists of turns (TRL has both)."""
+    prompt, completion = values["prompt"], values["completion"]
+    if not isinstance(prompt, (list, tuple)):
+        return Message("user", _text(values, "prompt")), Message("assistant", _text(values, "completion"))
+    if not isinstance(completion, (list, tuple)):
+        completion = [{"role": "assistant", "content": _text(values, "completion")}]
+    asked = [
+        replace(turn, trained=turn.trained and turn.role != "assistant")
+        for turn in _turns(prompt, "prompt", "role", "content")
+    ]
+    return (*asked, *_turns(completion, "completion", "role", "content"))
+
+
+def _plain_text(values: dict[str, Any]) -> tuple[Message, ...]:
+    return (Message("assistant", _text(values, "text")),)
+
+
+def _nonempty(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Return the turns of a raw sample without an empty prompt; () if there is nothing to train on."""
+    return tuple(turn for turn in messages if turn.content) if messages[-1].content.strip() else ()
+
+
 def _chat(values: dict[str, Any]) -> tuple[Message, ...]:
     return _with_system(values, _turns(values["messages"], "messages", "role", "content"))
 
@@ -199,11 +237,15 @@ def _tools(values: Mapping[str, Any]) -> str | None:
 
 
 def _turns(turns: Any, column: str, role: str, content: str) -> tuple[Message, ...]:
+    if isinstance(turns, str):  # as in a CSV file
+        with contextlib.suppress(ValueError):
+            turns = json.loads(turns)
     if not isinstance(turns, (list, tuple)):
         raise RowError(f"has {_kind(turns)} in {column}; give a list of {{{role}, {content}}}")
     messages = []
     for i, turn in enumerate(turns):
-        if not isinstance(turn, Mapping) or role not in turn or content not in turn:
+        calls = _calls(turn, f"{column}[{i}]") if isinstance(turn, Mapping) else None
+        if not isinstance(turn, Mapping) or role not in turn or (content not in turn and calls is None):
             what = f"has {_listed(turn)}" if isinstance(turn, Mapping) else f"is {_kind(turn)}"
             raise RowError(f"has a turn {column}[{i}] that {what}; give {role} and {content}")
         if not isinstance(turn[role], str) or turn[role] not in _ROLES:
@@ -211,8 +253,47 @@ def _turns(turns: Any, column: str, role: str, content: str) -> tuple[Message, .
         for name in _UNSHOWN:
             if turn.get(name):
                 raise RowError(f"has {column}[{i}].{name}; write it into its {content}, as the template shows it")
-        messages.append(Message(_ROLES[turn[role]], _text(turn, content), _trained(turn, f"{column}[{i}]")))
+        text = _text({content: None, **turn}, content)
+        if turn[role] in _CALLING and calls is None:
+            calls = _calls({"function_call": text}, f"{column}[{i}]")
+            text = "" if calls is not None else text
+        messages.append(Message(_ROLES[turn[role]], text, _trained(turn, f"{column}[{i}]"), calls))
     return tuple(messages)
+
+
+def _calls(turn: Mapping[str, Any], place: str) -> str | None:
+    """Return the calls of an answer, or what names the call of a result, as templates read them; None without any.
+
+    OpenAI writes the arguments of a call as a text of JSON; templates expect what it holds.
+    """
+    found = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else [])
+    found = _unpacked(found)
+    calls = []
+    for call in found if isinstance(found, (list, tuple)) else [found]:
+        call = _unpacked(call)
+        inner = _unpacked(call.get("function", call)) if isinstance(call, Mapping) else None
+        if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
+            if "tool_calls" not in turn and isinstance(turn.get("function_call"), str):
+                return None  # a text that is no call
+            raise RowError(f"has {_kind(call)} in {place}.tool_calls; give a list of {{name, arguments}}")
+        function = {"name": inner["name"], "arguments": _unpacked(inner.get("arguments") or {})}
+        named = {"id": call["id"]} if isinstance(call, Mapping) and isinstance(call.get("id"), str) else {}
+        calls.append({**named, "type": "function", "function": function})
+    extra: dict[str, Any] = {"tool_calls": calls} if calls else {}
+    if turn.get("role") in ("tool", "function"):
+        extra |= {key: turn[key] for key in ("name", "tool_call_id") if isinstance(turn.get(key), str)}
+    return json.dumps(extra, ensure_ascii=False) if extra else None
+
+
+def _unpacked(value: Any) -> Any:
+    """Return what a text of JSON holds; any other value as it is, without the empty fields that tables fill in."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            held = json.loads(value)
+            return held if isinstance(held, (dict, list)) else value
+    if isinstance(value, Mapping):
+        return {key: item for key, item in value.items() if item is not None}
+    return value
 
 
 def _trained(turn: Mapping[str, Any], place: str) -> bool:
@@ -234,7 +315,7 @@ def _trim_to_answers(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     turns = list(messages)
     asked = next((i for i, turn in enumerate(turns) if turn.role == "user"), len(turns))
     turns = [turn for turn in turns[:asked] if turn.role == "system"] + turns[asked:]
-    while turns and not (turns[-1].role == "assistant" and turns[-1].content.strip()):
+    while turns and not (turns[-1].role == "assistant" and (turns[-1].content.strip() or turns[-1].calls)):
         turns.pop()
     return tuple(turns) if any(turn.role == "assistant" and turn.trained for turn in turns) else ()
 
@@ -267,4 +348,7 @@ _LAYOUTS = {
     "sharegpt": _Layout(("conversations",), ("system", "tools"), _sharegpt),
     "skolegpt": _Layout(("question", "response"), ("system_prompt",), _skolegpt),
     "alpaca": _Layout(("instruction", "output"), ("input", "system", "history", "tools"), _alpaca),
+    "completion": _Layout(("prompt", "completion"), ("tools",), _completion),
+    "text": _Layout(("text",), (), _plain_text),
 }
+_RAW = ("completion", "text")  # layouts whose texts are trained as they are

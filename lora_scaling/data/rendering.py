@@ -149,9 +149,12 @@ def chat_renderer(tokenizer: Any) -> Render:
     return render
 
 
-def turns_of(sample: Sample) -> list[dict[str, str]]:
+def turns_of(sample: Sample) -> list[dict[str, Any]]:
     """Return the messages as a chat template reads them."""
-    return [{"role": message.role, "content": message.content} for message in sample.messages]
+    return [
+        {"role": message.role, "content": message.content, **json.loads(message.calls or "{}")}
+        for message in sample.messages
+    ]
 
 
 def _apply(tokenizer: Any, samples: Sequence[Sample], opened: bool, tools: Any) -> list[str]:
@@ -171,11 +174,13 @@ def _without_system(sample: Sample) -> Sample:
 def plain_renderer(tokenizer: Any) -> Render:
     """Render in Alpaca's format: headings for requests and responses, and an end mark after every response."""
     eos = tokenizer.eos_token or ""
-    before = {"system": "", "user": "### Instruction:\n", "assistant": "### Response:\n"}
-    after = {"system": "\n\n", "user": "\n\n", "assistant": f"{eos}\n\n"}
+    before = {"system": "", "user": "### Instruction:\n", "assistant": "### Response:\n", "tool": "### Result:\n"}
+    after = {"system": "\n\n", "user": "\n\n", "assistant": f"{eos}\n\n", "tool": "\n\n"}
 
     def written(message: Message) -> str:
-        return before[message.role] + message.content + after[message.role]
+        calls = [json.dumps(call["function"]) for call in json.loads(message.calls or "{}").get("tool_calls", ())]
+        text = "\n".join([*([message.content] if message.content else []), *calls])
+        return before[message.role] + text + after[message.role]
 
     def render(samples: Sequence[Sample], opened: bool) -> list[str]:
         tail = before["assistant"] if opened else ""
@@ -183,6 +188,15 @@ def plain_renderer(tokenizer: Any) -> Render:
             (f"### Tools:\n{sample.tools}\n\n" if sample.tools else "") + "".join(map(written, sample.messages)) + tail
             for sample in samples
         ]
+
+    return render
+
+
+def raw_renderer() -> Render:
+    """Render as the texts of the turns, one after the other."""
+
+    def render(samples: Sequence[Sample], opened: bool) -> list[str]:
+        return ["".join(message.content for message in sample.messages) for sample in samples]
 
     return render
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_scaling.config import DataConfig, RunConfig
+from lora_scaling.data.files import FORMATS, rows_of
 from lora_scaling.data.layouts import Message, Sample, convert_rows
 from lora_scaling.data.synthetic import synthetic_samples
 from lora_scaling.errors import UserError
@@ -60,8 +61,12 @@ def _split(data: DataConfig, *, train: int, evaluation: int) -> SampleSplit:
     else:
         ordered, skipped = _ordered(data)
         available = len(ordered)
-        pool, held = ordered[: max(0, available - evaluation)], ordered[max(0, available - evaluation) :]
-        check_enough(data, train, evaluation, available)
+        if data.eval_path is None:
+            pool, held = ordered[: max(0, available - evaluation)], ordered[max(0, available - evaluation) :]
+            check_enough(data, train, evaluation, available)
+        else:
+            pool, held = ordered, _evaluation_file(data, evaluation)
+            check_enough(data, train, 0, available)
         chosen = list(itertools.islice(itertools.cycle(pool), train))
     return SampleSplit(
         train=chosen,
@@ -91,11 +96,33 @@ def check_enough(data: DataConfig, train: int, evaluation: int, available: int) 
 
 
 def _ordered(data: DataConfig) -> tuple[list[Sample], int]:
-    rows = _hub_rows(data) if data.kind == "hub" else _file_rows(data)
+    rows = _hub_rows(data) if data.kind == "hub" else _file_rows(data.path)
     where = data.path or ""
     samples, skipped = samples_of(rows, layout=data.layout, fields=data.fields, where=where)
     random.Random(f"{data.seed}/order").shuffle(samples)
     return samples, skipped
+
+
+def _evaluation_file(data: DataConfig, needed: int) -> list[Sample]:
+    """Load the first samples of `data.eval_path`.
+
+    Raises:
+        UserError: it cannot be read or used, or has fewer samples.
+    """
+    if needed == 0:
+        return []
+    try:
+        samples, _ = samples_of(
+            _file_rows(data.eval_path), layout=data.layout, fields=data.fields, where=data.eval_path or ""
+        )
+    except UserError as error:  # whose sentences begin with the usual setting
+        raise UserError(str(error).replace("data.path: ", "data.eval_path: ", 1)) from None
+    if needed > len(samples):
+        raise UserError(
+            f"eval_samples: got {needed}, and {data.eval_path} has {len(samples)} samples; "
+            f"ask for {len(samples)} or fewer"
+        )
+    return samples[:needed]
 
 
 def samples_of(
@@ -113,112 +140,16 @@ def samples_of(
     return samples, skipped
 
 
-def _file_rows(data: DataConfig) -> Iterator[tuple[str, Any]]:
-    """Yield (place, row) of a JSON list or of JSON lines."""
-    if not data.path:
-        raise UserError("data.path: got null; give a JSON or JSON-lines file")
+def _file_rows(path: str | None) -> Iterator[tuple[str, Any]]:
+    if not path:
+        raise UserError(f"data.path: got null; give a file of {FORMATS}")
     try:
-        raw = Path(data.path).read_bytes()
+        raw = Path(path).read_bytes()
     except OSError as error:
         raise UserError(
-            f"data.path: got {data.path}, which cannot be read ({error.strerror}); give a JSON or JSON-lines file"
+            f"data.path: got {path}, which cannot be read ({error.strerror}); give a file of {FORMATS}"
         ) from None
-    yield from rows_of(raw, data.path)
-
-
-def rows_of(raw: bytes, path: str) -> Iterator[tuple[str, Any]]:
-    """Yield (place, row) of the contents of a file: a JSON list, JSON lines, or one object with a list of rows.
-
-    Raises:
-        UserError: the contents are neither, or are not UTF-8 text.
-    """
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"data.path: got {path}, which is not UTF-8 text (byte {error.start}); give JSON or JSON lines"
-        ) from None
-    if text.lstrip().startswith("["):
-        for i, row in enumerate(_parsed(text, path, first_line=1), start=1):
-            yield f"sample {i}", row
-        return
-    rows = _objects(text, path)
-    first = next(rows, None)
-    if first is None:
-        return
-    second = next(rows, None)
-    if second is None:
-        yield from _only_list(first, path)
-        return
-    yield first
-    yield second
-    yield from rows
-
-
-def _objects(text: str, path: str) -> Iterator[tuple[str, Any]]:
-    """Yield (place, object) of JSON lines, or of objects that each take several lines."""
-    start = len(text) - len(text.lstrip())
-    with contextlib.suppress(ValueError, RecursionError):
-        _, end = _DECODER.raw_decode(text, start)
-        if "\n" in text[start:end]:
-            yield from _indented_objects(text, path, start)
-            return
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield f"line {number}", _parsed(line, path, first_line=number)
-
-
-def _indented_objects(text: str, path: str, start: int) -> Iterator[tuple[str, Any]]:
-    while start < len(text):
-        try:
-            value, end = _DECODER.raw_decode(text, start)
-        except ValueError as error:
-            raise _not_json(path, getattr(error, "lineno", 1), error) from None
-        yield f"line {text.count(chr(10), 0, start) + 1}", value
-        start = end + len(text[end:]) - len(text[end:].lstrip())
-
-
-# Columns of a row, whose other columns may hold lists of objects.
-_OF_A_ROW = {"messages", "conversations", "instruction", "question", "prompt"}
-
-
-def _only_list(first: tuple[str, Any], path: str) -> Iterator[tuple[str, Any]]:
-    """Yield the rows of a file that holds one object: those of the list in it, such as `data`, or the object itself."""
-    row = first[1]
-    if not isinstance(row, Mapping) or _OF_A_ROW & row.keys():
-        yield first
-        return
-    lists = [key for key, value in row.items() if isinstance(value, list) and value and isinstance(value[0], Mapping)]
-    if len(lists) > 1:
-        raise UserError(
-            f"data.path: got {path}, which holds several lists ({', '.join(lists)}); give a file with one of them"
-        )
-    if not lists:
-        yield first
-        return
-    for i, item in enumerate(row[lists[0]], start=1):
-        yield f"{lists[0]}[{i - 1}]", item
-
-
-# Python writes NaN for a missing value, which JSON does not have.
-_DECODER = json.JSONDecoder(parse_constant=lambda _: None)
-
-
-def _parsed(text: str, path: str, *, first_line: int) -> Any:
-    try:
-        return _DECODER.decode(text)
-    except ValueError as error:
-        raise _not_json(path, first_line + getattr(error, "lineno", 1) - 1, error) from None
-    except RecursionError:
-        raise UserError(f"data.path: got {path}, which nests too deeply; give flat objects") from None
-
-
-def _not_json(path: str, line: int, error: ValueError) -> UserError:
-    reason = getattr(error, "msg", "too deep or too large a value")
-    return UserError(
-        f"data.path: got {path}, whose line {line} is not JSON ({reason}); "
-        "give one list of objects, or one object a line"
-    )
+    yield from rows_of(raw, path)
 
 
 def _hub_rows(data: DataConfig) -> Iterator[tuple[str, Any]]:
@@ -266,7 +197,15 @@ def _fingerprint(train: list[Sample], evaluation: list[Sample]) -> str:
     for part in (train, evaluation):
         digest.update(f"{len(part)}\n".encode())
         for sample in part:
-            turns = [(turn.role, turn.content, *(() if turn.trained else (0,))) for turn in sample.messages]
+            turns = [
+                (
+                    turn.role,
+                    turn.content,
+                    *(() if turn.trained else (0,)),
+                    *(() if turn.calls is None else (turn.calls,)),
+                )
+                for turn in sample.messages
+            ]
             tools = () if sample.tools is None else (sample.tools,)
             digest.update(json.dumps([sample.target_tokens, turns, *tools]).encode())
     return digest.hexdigest()

@@ -102,18 +102,15 @@ def _text_sizes(
 
     The file is read as the run reads it, but at most its first 20 MB.
     """
-    from lora_scaling.data.samples import (  # late: analysis imports this module but must not load that room
-        rows_of,
-        samples_of,
-    )
+    # Late: analysis imports this module but must not load that room.
+    from lora_scaling.data.files import is_table, read_beginning, rows_of
+    from lora_scaling.data.samples import samples_of
 
-    with open(path, "rb") as file:
-        raw = file.read(_SAMPLED_BYTES)
-        whole = not file.read(1)
+    raw, whole = read_beginning(path, _SAMPLED_BYTES)
     if not whole:
-        raw = _whole_lines(raw)
+        raw = _whole_lines(raw) if not is_table(raw, path) else raw[: max(0, raw.rfind(b"\n"))]
     samples, _ = samples_of(rows_of(raw, path), layout=layout, fields=dict(fields), where=path)
-    texts = ["".join(message.content for message in sample.messages) for sample in samples]
+    texts = ["".join(message.content + (message.calls or "") for message in sample.messages) for sample in samples]
     ascii_letters = sum(len(text.encode("ascii", "ignore")) for text in texts)
     return tuple(len(text.encode()) for text in texts), ascii_letters / sum(map(len, texts)), whole
 

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 from lora_scaling.config import RunConfig
-from lora_scaling.data.rendering import chat_renderer, common_length, find_answers, plain_renderer
+from lora_scaling.data.rendering import chat_renderer, common_length, find_answers, plain_renderer, raw_renderer
 from lora_scaling.data.samples import Sample
 from lora_scaling.data.synthetic import prompt_tokens
 from lora_scaling.errors import UserError
@@ -91,7 +91,10 @@ def tokenize(
     if rows and not any(trained) and not held_out:
         _refuse_unanswered(encoded, config)
     warnings = []
-    if any(sample.tools for sample in samples) and not _shows_tools(tokenizer, config):
+    if any(m.calls for sample in samples for m in sample.messages) and not _shows("tool_calls", tokenizer, config):
+        text = f"the chat template of this tokenizer does not show the tool calls of {config.data.name}"
+        warnings.append(("tool_calls", text))
+    if any(sample.tools for sample in samples) and not _shows("tools", tokenizer, config):
         warnings.append(("tools", f"the chat template of this tokenizer does not show the tools of {config.data.name}"))
     cut = sum(not count and bool(item.answers) for count, item in zip(trained, encoded, strict=True))
     return TokenizedDataset(
@@ -163,8 +166,9 @@ def _row(item: _Encoded, config: RunConfig) -> TokenRow:
 
 
 def _encode(samples: Sequence[Sample], tokenizer: Any, *, use_chat: bool) -> list[_Encoded]:
-    chat = use_chat and getattr(tokenizer, "chat_template", None) is not None
-    render = chat_renderer(tokenizer) if chat else plain_renderer(tokenizer)
+    raw = samples[0].raw  # as all of a data set are
+    chat = use_chat and not raw and getattr(tokenizer, "chat_template", None) is not None
+    render = raw_renderer() if raw else chat_renderer(tokenizer) if chat else plain_renderer(tokenizer)
     texts, ranges = find_answers(samples, render, _marks(tokenizer))
     if chat:
         ranges = generated_answers(samples, tokenizer, texts, ranges)
@@ -194,9 +198,9 @@ def _encode(samples: Sequence[Sample], tokenizer: Any, *, use_chat: bool) -> lis
     return encoded
 
 
-def _shows_tools(tokenizer: Any, config: RunConfig) -> bool:
+def _shows(name: str, tokenizer: Any, config: RunConfig) -> bool:
     template = getattr(tokenizer, "chat_template", None) if config.chat_template else None
-    return template is None or "tools" in str(template)
+    return template is None or name in str(template)
 
 
 def _marks(tokenizer: Any) -> frozenset[str]:

@@ -39,7 +39,7 @@ def filled(have: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     """A record's configuration, with the defaults of the settings that have come since."""
     return {
         name: filled(have[name], value)
-        if name in ("lora", "metering", "grid") and name in have
+        if name in ("lora", "metering", "grid", "data") and name in have
         else have.get(name, value)
         for name, value in defaults.items()
     }
@@ -64,7 +64,7 @@ def test_a_setting_that_came_later_names_only_runs_that_use_it(setting: Any) -> 
     config = compose([])
     assert value_at(config.to_dict(), setting.name) == setting.older
     field, _, leaf = setting.name.rpartition(".")
-    other = {"none": "fsdp", "auto": "eager"}.get(setting.older, not setting.older)
+    other = {"none": "fsdp", "auto": "eager", None: __file__}.get(setting.older, not setting.older)
     if field:
         changed = dataclasses.replace(config, **{field: dataclasses.replace(getattr(config, field), **{leaf: other})})
     else:
