@@ -258,7 +258,7 @@ def test_an_excel_sheet_with_a_title_above_its_table(tmp_path: Path) -> None:
         ("runs.sqlite", b"SQLite format 3\0" + b"\0" * 100, "SQLite"),
         ("runs.csv", b"  \n", "empty"),
         ("runs.csv", bytes(range(256)) * 8, "no table that is known here"),
-        ("runs.csv.gz", gzip.compress(b"samples")[:-4], "ends too early"),
+        ("runs.csv.gz", gzip.compress(b"samples", mtime=0)[:-4], "ends too early"),
         ("runs.log", b"epoch 1 loss 3", "of no known program"),
         ("runs.json", b"[1, 2, 3]", "JSON but no table"),
         ("runs.json", b"[" * 100_000, "nested too deeply"),
@@ -275,7 +275,7 @@ def test_what_is_no_table_is_one_sentence(name: str, data: bytes, says: str, tmp
 def test_archives_are_not_unpacked_beyond_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("analysis.tables.files.MOST_BYTES", 10_000)
     path = tmp_path / "runs.csv.gz"
-    path.write_bytes(gzip.compress(b"samples,epochs,energy_kwh\n" + b"1,1,1\n" * 5000))
+    path.write_bytes(gzip.compress(b"samples,epochs,energy_kwh\n" + b"1,1,1\n" * 5000, mtime=0))
     with pytest.raises(RecordError, match="unpacks to more than"):
         load_runs(path)
     book = tmp_path / "runs.xlsx"
