@@ -5,7 +5,8 @@ On the log scale, log(E / tokens) = α + size part + length part + effects of me
     size     γ = 1 (energy follows the FLOPs); γ free; utilisation that saturates, φ = 1 + (N_h/N)^k with
              k = ½, 1, 2 (a free k is hardly identified together with N_h; three fixed ones are averaged);
              a roofline: energy per token is flat (launches, memory traffic), then follows the FLOPs
-    length   proportional to tokens; affine (a fixed cost per run); a power of the tokens
+    length   proportional to tokens; affine (a fixed cost per run); a power of the tokens; costs that come once for each
+             sample (tokenising) or once for each epoch (an evaluation, a checkpoint), where the runs separate them
 """
 
 import math
@@ -19,6 +20,7 @@ from lora_scaling.estimate.terms import Target, contribution, parse_term
 from ..arrays import Array
 from ..tables.run_quantities import LABELS, Work
 
+LEAST_COST_LEVELS, LEAST_COMBINATIONS, MOST_CORRELATION = 3, 8, 0.9  # of samples and epochs, to separate their costs
 LEAST_OWN_SPREAD = 0.05  # standard deviation in logs that belongs to a factor alone
 ROOFLINES = {"roofline": 2, "sharp roofline": 4}  # with the additive one, which is `saturating`
 POWERS = {"saturating-slowly": 0.5, "saturating": 1.0, "saturating-suddenly": 2.0}
@@ -43,7 +45,8 @@ def family(work: Work, covariates: Sequence[str] = ()) -> list[Form]:
     extra = {f"{name}_exponent": f"log({name})" for name in covariates}
     forms = []
     for size_name, per, size_terms in _size_parts(work):
-        for length_name, length_terms in _length_parts(work):
+        separate = [] if "log_half_size" in size_terms else _separate_costs(work)
+        for length_name, length_terms in (*_length_parts(work), *separate):
             terms = {"alpha": "1", **size_terms, **length_terms, **effects, **extra}
             name = size_name + (f", {length_name}" if length_name else "")
             forms.append(Form(name=name, per=per, terms=terms))
@@ -81,6 +84,28 @@ def _length_parts(work: Work) -> list[tuple[str, dict[str, str]]]:
     if levels >= 3:
         parts.append(("fixed cost", {"log_fixed_cost": f"saturation({work.per})"}))
     return parts
+
+
+def _separate_costs(work: Work) -> list[tuple[str, dict[str, str]]]:
+    """Return E = F + c·samples + d·epochs + a·samples·epochs, as the claims know it; empty if runs do not separate it.
+
+    As a product, E = a·samples·epochs·(1 + C/epochs)·(1 + D/samples)·(1 + F'/tokens), so that F is at least c·d/a.
+    """
+    samples, epochs = work.values["samples"], work.values["epochs"]
+    if not (np.isfinite(samples) & np.isfinite(epochs) & (samples > 0) & (epochs > 0)).all():
+        return []
+    if min(work.levels("samples"), work.levels("epochs")) < LEAST_COST_LEVELS:
+        return []
+    logs = np.round(np.column_stack([np.log(samples), np.log(epochs)]), 2)
+    if len(np.unique(logs, axis=0)) < LEAST_COMBINATIONS or abs(np.corrcoef(logs.T)[0, 1]) > MOST_CORRELATION:
+        return []
+    once = {
+        "cost per sample": {"log_cost_per_sample": "saturation(epochs)"},
+        "cost per epoch": {"log_cost_per_epoch": "saturation(samples)"},
+    }
+    once["cost per sample and per epoch"] = {name: term for terms in once.values() for name, term in terms.items()}
+    fixed = {"log_fixed_cost": f"saturation({work.per})"}
+    return [*once.items(), *((f"{name}, fixed cost", terms | fixed) for name, terms in once.items())]
 
 
 def label_effects(work: Work) -> tuple[dict[str, str], list[str]]:

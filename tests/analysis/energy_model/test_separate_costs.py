@@ -1,0 +1,40 @@
+"""Costs that come once for each sample or for each epoch are predicted as such, where the runs separate them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.energy_model.extrapolate import extrapolate
+from analysis.tables.table import table_from_frame
+
+FIXED_J = 20.0  # beside 1 J for each sample shown
+
+
+def joules(samples: float, epochs: float, per_sample: float, per_epoch: float) -> float:
+    return FIXED_J + per_sample * samples + per_epoch * epochs + samples * epochs
+
+
+def frame_of(per_sample: float, per_epoch: float, epochs: tuple[int, ...] = (1, 2, 4, 8)) -> pd.DataFrame:
+    grid = [(s, e, s * e) for s in (64, 128, 256, 512, 1024) for e in epochs for _ in range(2)]
+    energies = [joules(s, e, per_sample, per_epoch) for s, e, _ in grid] + 3 * [FIXED_J]
+    frame = pd.DataFrame([*grid, *3 * [(64, 1, 0)]], columns=["samples", "epochs", "samples_seen"])
+    noise = np.exp(0.01 * np.random.default_rng(7).standard_normal(len(frame)))
+    steps = np.where(frame["samples_seen"] > 0, np.nan, 0)
+    return frame.assign(run_id=frame.index.map("run-{}".format), steps=steps, energy_kwh=energies * noise / 3.6e6)
+
+
+@pytest.mark.parametrize(("per_sample", "per_epoch"), [(0.0, 30.0), (0.5, 0.0), (0.3, 20.0), (0.0, 0.0)])
+def test_runs_of_many_samples_and_of_many_epochs_are_predicted(per_sample: float, per_epoch: float) -> None:
+    """16 times the samples in one epoch, and 12 times the epochs: a power of the samples shown cannot be right in both."""
+    table = table_from_frame(frame_of(per_sample, per_epoch))
+    for samples, epochs in ((16_384, 1), (64, 100)):
+        found = extrapolate(table, [f"samples={samples}", f"epochs={epochs}"]).document["energy_kwh"]
+        truth = joules(samples, epochs, per_sample, per_epoch) / 3.6e6
+        assert found["estimate"] == pytest.approx(truth, rel=0.04)
+        assert found["low"] < truth < found["high"]
+
+
+def test_costs_that_the_runs_do_not_separate_are_no_form() -> None:
+    frame = frame_of(0.0, 30.0, epochs=(1, 2))
+    models = extrapolate(table_from_frame(frame), ["samples=2048", "epochs=1"]).document["models"]
+    assert not [model for model in models if "per epoch" in model["name"]]
