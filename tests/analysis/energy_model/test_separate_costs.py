@@ -25,7 +25,7 @@ def frame_of(per_sample: float, per_epoch: float, epochs: tuple[int, ...] = (1, 
 
 @pytest.mark.parametrize(("per_sample", "per_epoch"), [(0.0, 30.0), (0.5, 0.0), (0.3, 20.0), (0.0, 0.0)])
 def test_runs_of_many_samples_and_of_many_epochs_are_predicted(per_sample: float, per_epoch: float) -> None:
-    """16 times the samples in one epoch, and 12 times the epochs: a power of the samples shown cannot be right in both."""
+    """16 times the samples in one epoch, and 12 times the epochs: no power of the samples shown is right in both."""
     table = table_from_frame(frame_of(per_sample, per_epoch))
     for samples, epochs in ((16_384, 1), (64, 100)):
         found = extrapolate(table, [f"samples={samples}", f"epochs={epochs}"]).document["energy_kwh"]
