@@ -97,7 +97,7 @@ def _separate_costs(work: Work) -> list[tuple[str, dict[str, str]]]:
     if min(work.levels("samples"), work.levels("epochs")) < LEAST_COST_LEVELS:
         return []
     logs = np.round(np.column_stack([np.log(samples), np.log(epochs)]), 2)
-    if len(np.unique(logs, axis=0)) < LEAST_COMBINATIONS or abs(np.corrcoef(logs.T)[0, 1]) > MOST_CORRELATION:
+    if len(np.unique(logs, axis=0)) < LEAST_COMBINATIONS or abs(np.corrcoef(*logs.T).item(1)) > MOST_CORRELATION:
         return []
     once = {
         "cost per sample": {"log_cost_per_sample": "saturation(epochs)"},

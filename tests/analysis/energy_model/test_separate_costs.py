@@ -16,7 +16,7 @@ def joules(samples: float, epochs: float, per_sample: float, per_epoch: float) -
 
 def frame_of(per_sample: float, per_epoch: float, epochs: tuple[int, ...] = (1, 2, 4, 8)) -> pd.DataFrame:
     grid = [(s, e, s * e) for s in (64, 128, 256, 512, 1024) for e in epochs for _ in range(2)]
-    energies = [joules(s, e, per_sample, per_epoch) for s, e, _ in grid] + 3 * [FIXED_J]
+    energies = np.array([joules(s, e, per_sample, per_epoch) for s, e, _ in grid] + 3 * [FIXED_J])
     frame = pd.DataFrame([*grid, *3 * [(64, 1, 0)]], columns=["samples", "epochs", "samples_seen"])
     noise = np.exp(0.01 * np.random.default_rng(7).standard_normal(len(frame)))
     steps = np.where(frame["samples_seen"] > 0, np.nan, 0)
