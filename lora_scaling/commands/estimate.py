@@ -123,8 +123,8 @@ def parse(arguments: Sequence[str]) -> EstimateRequest:
 def _refuse_conflicts(own: Mapping[str, str], sweep: str | None) -> None:
     if sweep is not None and (single := own.keys() & {"compare", "pilot", "at", "page"}):
         raise UserError(f"{sweep}: adds up a sweep, and {min(single)}= is for one run; leave one of the two out")
-    if "page" in own and (other := own.keys() & {"compare", "pilot", "at", "price.per_hour", "price.per_kwh"}):
-        raise UserError(f"page: computes from priors or a fit alone; leave {min(other)}= out")
+    if "page" in own and (other := own.keys() & {"compare", "pilot", "at"}):
+        raise UserError(f"page: computes from priors, a measured speed or a fit; leave {min(other)}= out")
     if "compare" in own and (other := own.keys() & {"pilot", "at"}):
         raise UserError(f"compare: compares estimates by priors or a fit; leave {min(other)}= or compare= out")
     if "plot" in own and "compare" not in own:
@@ -199,14 +199,31 @@ def _single(request: EstimateRequest, config: RunConfig, fit: Fit | None) -> Est
 def _page(request: EstimateRequest, path: str, config: RunConfig, fit: Fit | None) -> int:
     from lora_scaling.estimate.page import write_page
 
-    written = write_page(path, config, overrides=request.overrides, fit=fit, level=request.level, stack=request.stack)
+    written = write_page(
+        path,
+        config,
+        overrides=request.overrides,
+        fit=fit,
+        level=request.level,
+        stack=request.stack,
+        measured=request.measured,
+        price=request.price,
+    )
     print(_document(page=str(written)) if request.json else f"Estimator page: {written}")
     return 0
 
 
 def _comparison(request: EstimateRequest, config: RunConfig, fit: Fit | None) -> int:
     assert request.compare is not None
-    rows = compare(config, request.compare, level=request.level, fit=fit, price=request.price)
+    rows = compare(
+        config,
+        request.compare,
+        level=request.level,
+        fit=fit,
+        price=request.price,
+        stack=request.stack,
+        measured=request.measured,
+    )
     if request.plot is not None:
         from lora_scaling.estimate.compare_plot import write_plot
 
@@ -217,15 +234,29 @@ def _comparison(request: EstimateRequest, config: RunConfig, fit: Fit | None) ->
         return 0
     from lora_scaling.estimate.table import many
 
-    print(f"{rows[0][1].name}, compared by {request.compare}\n")
-    print(many(rows, heading=request.compare.partition(":")[0]))
+    first, by = rows[0][1], request.compare.partition(":")[0]
+    devices = len({(answer.hardware, answer.gpu_count) for _, answer in rows})
+    print(f"{first.title if devices == 1 else first.name}, compared by {request.compare}\n")
+    print(many(rows, heading=by))
     return 0
 
 
 def _sweep(request: EstimateRequest, fit: Fit | None) -> int:
     from lora_scaling.estimate.sweeps import estimates_of, expand, total_of
 
-    answers = estimates_of(expand(request.overrides), level=request.level, fit=fit, price=request.price)
+    if request.measured is not None and request.measured.config is None:
+        raise UserError(
+            f"measured: got {request.measured.text} for a sweep; of which run? give the folder of its record, or its "
+            "settings after @"
+        )
+    answers = estimates_of(
+        expand(request.overrides),
+        level=request.level,
+        fit=fit,
+        price=request.price,
+        stack=request.stack,
+        measured=request.measured,
+    )
     total = total_of(answers)
     if request.json:
         print(_document(runs=[a.to_dict() for a in answers], total=total.to_dict()))

@@ -9,6 +9,8 @@ from lora_scaling.config.devices import preset
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.estimator import Price, estimate
 from lora_scaling.estimate.fit_file import Fit
+from lora_scaling.estimate.measured import Measured
+from lora_scaling.estimate.priors import DEFAULT_STACK
 from lora_scaling.estimate.result import LEVEL, Estimate
 
 _METHODS = ("lora", "qlora", "full")
@@ -18,7 +20,14 @@ _DEFAULTS = {"method": _METHODS, "gpus": _GPUS, "zones": _ZONES}
 
 
 def compare(
-    config: RunConfig, what: str, *, level: float = LEVEL, fit: Fit | None = None, price: Price | None = None
+    config: RunConfig,
+    what: str,
+    *,
+    level: float = LEVEL,
+    fit: Fit | None = None,
+    price: Price | None = None,
+    stack: str = DEFAULT_STACK,
+    measured: Measured | None = None,
 ) -> list[tuple[str, Estimate]]:
     """Return (label, estimate) of each alternative. `what`: method, gpus or zones, or e.g. `gpus:rtx-4090,2xh100-sxm`.
 
@@ -31,7 +40,12 @@ def compare(
         raise UserError(f"compare: got {what!r}; choose method, gpus or zones, or list them: compare=gpus:t4,l4")
     chosen: Sequence[str] = [name for name in listed.split(",") if name] or _DEFAULTS[kind]
     change = {"method": _with_method, "gpus": _with_gpus, "zones": _with_zone}[kind]
-    return [(name, estimate(change(config, name), level=level, fit=fit, price=price)) for name in chosen]
+    if measured is not None and measured.config is None:  # it was this run that was measured, not its alternatives
+        measured = dataclasses.replace(measured, config=config)
+    return [
+        (name, estimate(change(config, name), level=level, fit=fit, price=price, stack=stack, measured=measured))
+        for name in chosen
+    ]
 
 
 def _with_method(config: RunConfig, name: str) -> RunConfig:

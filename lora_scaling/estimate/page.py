@@ -16,6 +16,7 @@ from lora_scaling.config import HardwareConfig, RunConfig
 from lora_scaling.config.devices import DRIVER_NAMES, memory_of_presets, preset
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.compare import _GPUS, _METHODS, _ZONES
+from lora_scaling.estimate.estimator import Price
 from lora_scaling.estimate.fit_file import (
     EFFICIENCY_SD,
     LEAST_POSSIBLE,
@@ -28,7 +29,7 @@ from lora_scaling.estimate.fit_file import (
 from lora_scaling.estimate.from_priors import _NUDGE, _UNCERTAIN, weights_from
 from lora_scaling.estimate.hardware import _LINKED_GB_S, _LINKED_W, _SHEET, resolve_hardware
 from lora_scaling.estimate.lengths import lengths_of
-from lora_scaling.estimate.measured import _EXAMPLES, _NAMES, _NUMBER
+from lora_scaling.estimate.measured import _EXAMPLES, _NAMES, _NUMBER, Measured
 from lora_scaling.estimate.plan import _BYTES, _STATE_BYTES, CHUNKED_LOGITS_BYTES
 from lora_scaling.estimate.priors import DEFAULT_STACK, load_priors
 from lora_scaling.estimate.remedies import _SHARDS
@@ -59,6 +60,8 @@ def write_page(
     fit: Fit | None = None,
     level: float = LEVEL,
     stack: str = DEFAULT_STACK,
+    measured: Measured | None = None,
+    price: Price | None = None,
 ) -> Path:
     """Write the page, opened at this run; it needs no network. `overrides` head the command that the page shows.
 
@@ -66,7 +69,8 @@ def write_page(
         UserError: the file cannot be written, or the run cannot be estimated (see `estimate`).
     """
     target = Path(path)
-    text = render(page_data(config, overrides=overrides, fit=fit, level=level, stack=stack))
+    data = page_data(config, overrides=overrides, fit=fit, level=level, stack=stack, measured=measured, price=price)
+    text = render(data)
     write_text(target, text, setting="page")
     return target
 
@@ -83,10 +87,14 @@ def page_data(
     fit: Fit | None = None,
     level: float = LEVEL,
     stack: str = DEFAULT_STACK,
+    measured: Measured | None = None,
+    price: Price | None = None,
 ) -> dict[str, Any]:
     """All that the page's script needs, as JSON types; `initial` is this run in the names of the command line."""
     priors = load_priors()
     priors.of_stack(stack)  # refuses one that is not listed
+    if measured is not None and measured.joules_per_step is not None:
+        raise UserError("page: does not read records; give a number, such as measured='0.9 s/step', or leave it out")
     hardware_name, hardware = _hardware(config)
     model_name, models = _models(config)
     normal = NormalDist()
@@ -110,9 +118,9 @@ def page_data(
             "grid.intensity_g_per_kwh": config.grid.intensity_g_per_kwh,
             "grid.pue": config.grid.pue,
             "stack": stack,
-            "measured": None,
-            "price.per_hour": None,
-            "price.per_kwh": None,
+            "measured": None if measured is None else measured.text,
+            "price.per_hour": None if price is None else price.per_hour,
+            "price.per_kwh": None if price is None else price.per_kwh,
             "level": level,
             "basis": "priors" if fit is None else "fit",
         },

@@ -12,7 +12,9 @@ from lora_scaling.errors import UserError
 from lora_scaling.estimate.estimator import Price, estimate
 from lora_scaling.estimate.fit_file import Fit
 from lora_scaling.estimate.hardware import resolve_hardware
+from lora_scaling.estimate.measured import Measured
 from lora_scaling.estimate.plan import resolve_precision
+from lora_scaling.estimate.priors import DEFAULT_STACK
 from lora_scaling.estimate.result import LEVEL, SCHEMA_VERSION, Estimate, Interval
 from lora_scaling.paths import choices, config_dir, sweeps_dir
 
@@ -53,6 +55,8 @@ def estimates_of(
     fit: Fit | None = None,
     price: Price | None = None,
     one_process: bool = True,
+    stack: str = DEFAULT_STACK,
+    measured: Measured | None = None,
 ) -> list[Estimate]:
     """The estimate of each run, in their order; in one process a model that the run before left is not set up again.
 
@@ -65,7 +69,9 @@ def estimates_of(
         run = dataclasses.replace(run, hardware=resolve_hardware(run.hardware, run.device))
         model = _shared_model(run) if one_process else None
         again = model is not None and model == here
-        found.append(estimate(run, level=level, fit=fit, price=price, reuses_model=again))
+        found.append(
+            estimate(run, level=level, fit=fit, price=price, reuses_model=again, stack=stack, measured=measured)
+        )
         here = model
     return found
 

@@ -49,11 +49,11 @@ def many(labelled: Sequence[tuple[str, Estimate]], total: Total | None = None, *
     ]
     if any(e.cost is not None for e in estimates):
         listed.append(_column("cost", MONEY, [e.cost for e in estimates]))
-    peaks = [
-        MEMORY.show(e.memory.peak_gb.estimate) + (" DOES NOT FIT" if e.memory.fits is False else "") for e in estimates
-    ]
+    heads, *peaks = _column("memory", MEMORY, [e.memory.peak_gb for e in estimates])
+    fits = [" DOES NOT FIT" if e.memory.fits is False else "" for e in estimates]
+    memory = [heads, *(peak + not_fitting for peak, not_fitting in zip(peaks, fits, strict=True))]
     labels = [heading, *(label for label, _ in shown)]
-    lines = [terminal.table(list(zip(labels, *listed, ["memory", *peaks], strict=True)))]
+    lines = [terminal.table(list(zip(labels, *listed, memory, strict=True)))]
     if len(labelled) > len(shown):
         lines.append(f"… and {len(labelled) - len(shown)} more")
     if total is not None:

@@ -1,5 +1,6 @@
 """Compute how samples of different lengths become batches: tokens, padding, truncation and steps."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -58,8 +59,10 @@ class Lengths:
 
         The lengths of instruction data are close to log-normal. The quantiles are rescaled to the exact mean.
         """
-        if not mean > 0 or not cv >= 0:
-            raise UserError(f"data.tokens_per_sample: got {mean} (cv {cv}); give a mean above 0 and a cv of 0 or more")
+        if not mean >= 1 or not cv >= 0:
+            raise UserError(
+                f"data.tokens_per_sample: got {mean} (cv {cv}); give a mean of 1 or more and a cv of 0 or more"
+            )
         sigma = math.sqrt(math.log1p(cv * cv))
         normal = NormalDist()
         raw = [math.exp(sigma * normal.inv_cdf((i + 0.5) / QUANTILES)) for i in range(QUANTILES)]
@@ -87,7 +90,8 @@ class Lengths:
             length, square = _grouped_maximum(kept, batching.batch_size, sorted_together(samples, batching.batch_size))
         else:
             length, square = _expected_maximum(kept, batching.batch_size)
-        return BatchStatistics(tokens=tokens, padding=length - tokens, truncated=truncated, pairs=square, rows=1.0)
+        padding = max(0.0, length - tokens)  # rounding may leave it a hair below 0
+        return BatchStatistics(tokens=tokens, padding=padding, truncated=truncated, pairs=square, rows=1.0)
 
     def _packed(self, tokens: float, truncated: float, limit: int) -> BatchStatistics:
         # Best-fit packing leaves little room: assume full rows, which is exact in the limit of many samples.
@@ -112,12 +116,15 @@ def _grouped_maximum(ordered: Sequence[int], batch: int, mega: int) -> tuple[flo
     n, size = len(ordered), batch * mega
     if size <= EXACT_UP_TO:
         return _moments(ordered, lambda p: _batches_below(p, batch, mega))
-    drawn = [ordered[min(n - 1, int((i + 0.5) / size * n))] for i in range(size)]
-    tops = drawn[batch - 1 :: batch]
+    # Draw the quantiles at (i + 1/2) / size for i below size: count how often each value is drawn.
+    starts = [math.ceil(k * size / n - 0.5) for k in range(n + 1)]
+    counts = [after - before for before, after in itertools.pairwise(starts)]
+    tops = [ordered[min(n - 1, int((batch * (j + 1) - 0.5) / size * n))] for j in range(mega)]
     # Take only the excess over their mean from the drawn samples, because that mean is not exact.
-    length = sum(ordered) / n + sum(tops) / len(tops) - sum(drawn) / size
-    square = sum(x * x for x in ordered) / n + sum(x * x for x in tops) / len(tops) - sum(x * x for x in drawn) / size
-    return length, square
+    drawn = sum(count * x for count, x in zip(counts, ordered, strict=True)) / size
+    squares = sum(count * x * x for count, x in zip(counts, ordered, strict=True)) / size
+    length = sum(ordered) / n + sum(tops) / mega - drawn
+    return length, sum(x * x for x in ordered) / n + sum(x * x for x in tops) / mega - squares
 
 
 def _moments(ordered: Sequence[int], below: Callable[[float], float]) -> tuple[float, float]:

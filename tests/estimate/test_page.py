@@ -24,6 +24,7 @@ from lora_scaling.estimate.fit_file import Fit
 from lora_scaling.estimate.measured import earlier_run, parse_measured
 from lora_scaling.estimate.page import page_data, render
 from lora_scaling.text import ENERGY, MASS, POWER, TIME
+from tests.support.paths import ROOT
 
 BASE = ("+experiment=munin_skolegpt",)
 OWN_MODEL = (
@@ -478,3 +479,9 @@ def test_plot_on_the_command_line(tmp_path, capsys):
     assert "ends in .svg" in capsys.readouterr().err
     assert main([*BASE, f"plot={path}"]) == 2
     assert "of what?" in capsys.readouterr().err
+
+
+def test_the_page_of_the_docs_is_the_one_that_the_command_writes():
+    """python -m lora_scaling.estimate +experiment=munin_skolegpt page=docs/estimator.html"""
+    kept = (ROOT / "docs" / "estimator.html").read_text(encoding="utf-8")
+    assert kept == render(page_data(compose(BASE), overrides=BASE)), "write it again, with the command above"

@@ -4,6 +4,8 @@
 import dataclasses
 import json
 import math
+import statistics
+import time
 
 import pytest
 
@@ -14,6 +16,8 @@ from lora_scaling.errors import UserError
 from lora_scaling.estimate import estimate
 from lora_scaling.estimate.measured import Measured, earlier_run, parse_measured
 from lora_scaling.estimate.priors import load_priors
+from lora_scaling.workload import Batching, Lengths
+from lora_scaling.workload.lengths import _grouped_maximum
 from tests.support.paths import STUDY_RUNS
 
 BASE = (
@@ -237,3 +241,56 @@ def test_more_work_takes_longer():
     ]  # fmt: skip
     assert seconds == sorted(seconds)
     assert isinstance(Measured(text="1 s/step", unit="s_per_step", value=1.0), Measured)
+
+
+def test_the_largest_layouts_take_no_longer_than_small_ones():
+    """Fifty batches of a million rows are sorted together; their quantiles are counted, not listed."""
+    start = time.perf_counter()
+    answer = estimate(compose([*BASE, "data.tokens_cv=0.8", "batch_size=1000000", "samples=10000000000"]))
+    assert time.perf_counter() - start < 5
+    assert answer.work["tokens_padded"] >= 0
+
+
+def test_lengths_sorted_together_are_those_of_a_list_of_all_draws():
+    values = tuple(round(10 * 1.01**i) for i in range(300))
+    batch, mega = 40, 50
+    size = batch * mega
+    drawn = [values[min(299, int((i + 0.5) / size * 300))] for i in range(size)]
+    tops = drawn[batch - 1 :: batch]
+    length, square = _grouped_maximum(values, batch, mega)
+    assert length == pytest.approx(statistics.fmean(values) + statistics.fmean(tops) - statistics.fmean(drawn))
+    squared = [statistics.fmean(x * x for x in xs) for xs in (values, tops, drawn)]
+    assert square == pytest.approx(squared[0] + squared[1] - squared[2])
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8, 100])
+def test_padding_is_never_negative(rows):
+    for cv in (0, 0.3, 2.0):
+        stats = Lengths.lognormal(37.3, cv).statistics(Batching(batch_size=rows, max_seq_len=64, group_by_length=True))
+        assert stats.padding >= 0
+
+
+def test_a_sample_of_half_a_token_is_refused():
+    with pytest.raises(UserError, match=r"^data\.tokens_per_sample: got 0\.5 .*give a mean of 1 or more"):
+        estimate(compose([*BASE, "data.tokens_per_sample=0.5"]))
+
+
+def test_a_comparison_names_its_device_and_keeps_the_interval_of_memory(capsys):
+    assert main([*BASE, "compare=method", "stack=unsloth"]) == 0
+    said = capsys.readouterr().out
+    assert "on a100-80gb, compared by method" in said
+    peak = estimate(compose(BASE), stack="unsloth").memory.peak_gb
+    assert f"{peak.estimate:.3g} ({peak.low:.3g} … {peak.high:.3g})" in said
+
+
+def test_a_speed_of_this_run_scales_its_alternatives_and_sweeps_need_to_know_of_which(capsys):
+    job = [*BASE, "measured=3200 tokens/s"]
+    assert main([*job, "compare=method:lora,full", "--json"]) == 0
+    rows = {row["label"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert rows["lora"]["parts"]["train"]["seconds"] == pytest.approx(TOKENS / 3200)
+    assert rows["full"]["parts"]["train"]["seconds"] > 1.2 * TOKENS / 3200
+    assert main(["-m", *job, "lora.r=8,16"]) == 2
+    assert "for a sweep; of which run?" in capsys.readouterr().err
+    words = [w for w in BASE if not w.startswith("lora")]
+    assert main(["-m", *words, "lora.r=8,16", "measured=0.9 s/step @ lora.r=8", "--json"]) == 0
+    assert [run["basis"] for run in json.loads(capsys.readouterr().out)["runs"]] == ["measured", "measured"]

@@ -122,12 +122,13 @@ function loraEstimator(DATA) {
   }
 
   function groupedMaximum(kept, batch, mega) {
-    const n = kept.length, size = batch * mega, drawn = [], squares = (xs) => sum(xs.map((x) => x * x));
+    const n = kept.length, size = batch * mega, squares = (xs) => sum(xs.map((x) => x * x));
     if (size <= W.exact_up_to) return moments(kept, (p) => batchesBelow(p, batch, mega));
-    for (let i = 0; i < size; i++) drawn.push(kept[Math.min(n - 1, Math.floor(((i + 0.5) / size) * n))]);
-    const tops = drawn.filter((_, i) => i % batch === batch - 1);
-    return [sum(kept) / n + sum(tops) / tops.length - sum(drawn) / size,
-      squares(kept) / n + squares(tops) / tops.length - squares(drawn) / size];
+    const starts = Array.from({ length: n + 1 }, (_, k) => Math.ceil((k * size) / n - 0.5));
+    const tops = Array.from({ length: mega }, (_, j) =>
+      kept[Math.min(n - 1, Math.floor(((batch * (j + 1) - 0.5) / size) * n))]);
+    const drawn = (power) => sum(kept.map((x, k) => (starts[k + 1] - starts[k]) * x ** power)) / size;
+    return [sum(kept) / n + sum(tops) / mega - drawn(1), squares(kept) / n + squares(tops) / mega - drawn(2)];
   }
 
   function statistics(values, state, batch) {
@@ -143,7 +144,7 @@ function loraEstimator(DATA) {
       const mega = Math.max(1, Math.min(Math.floor(state.samples / (W.mega_batches_least * batch)), W.mega_batches));
       [length, square] = groupedMaximum(kept, batch, mega);
     } else [length, square] = moments(kept, (p) => p ** batch);
-    return { mean, tokens, padding: length - tokens, truncated, pairs: square, rows: 1 };
+    return { mean, tokens, padding: Math.max(0, length - tokens), truncated, pairs: square, rows: 1 };
   }
 
   // ---- workload/run.py

@@ -320,7 +320,7 @@ function showBasis(a) {
 
 const changes = () => Object.keys(state).filter((name) => state[name] !== DATA.initial[name])
   .map((name) => `${name}=${state[name] ?? "null"}`);
-const overrides = () => changes().filter((item) => !item.startsWith("basis="));
+const overrides = () => changes().filter((item) => !/^(basis=|(measured|price\.\w+)=null$)/.test(item));
 // What heads the command, less what a changed setting replaces: a new model brings its own shape, a provider its zone.
 function firstOverrides(changed) {
   const replaced = (name) => changed.some((item) => {
@@ -334,7 +334,9 @@ function showCommand(a) {
   const fit = DATA.fit && state.basis !== "priors" && !a.notice ? [`fit=${DATA.fit.path}`] : [];
   const level = DATA.initial.level !== DATA.default_level && state.level === DATA.initial.level ? [`level=${state.level}`] : [];
   const stack = DATA.initial.stack !== DATA.default_stack && state.stack === DATA.initial.stack ? [`stack=${state.stack}`] : [];
-  const changed = overrides(), words = [...firstOverrides(changed), ...changed, ...level, ...stack, ...fit];
+  const kept = ["measured", "price.per_hour", "price.per_kwh"].filter((name) => state[name] !== null && state[name] === DATA.initial[name])
+    .map((name) => `${name}=${state[name]}`);
+  const changed = overrides(), words = [...firstOverrides(changed), ...changed, ...level, ...stack, ...kept, ...fit];
   const quoted = words.map((word) => (/[^\w=.,+:/@%-]/.test(word) ? `'${word}'` : word));
   $("command").innerHTML = `<h2>The same on the command line</h2><pre>${text(["python -m lora_scaling.estimate", ...quoted].join(" "))}</pre>` +
     `<p class="note">It ${a.error || a.peak_memory_gb.fits === false ? "refuses with the sentence above" : "prints these very figures"}. ` +
