@@ -5,7 +5,8 @@ LoraScalingError
 │   ├── RecordError    a stored file is not valid
 │   └── UnwritableError   a folder that cannot be written, or a full disk
 └── RunFailure         the work itself failed: exit status 1
-    └── OutOfMemory    … because the device had too little memory
+    ├── OutOfMemory    … because the device had too little memory
+    └── DeviceLost     … because its GPU failed, which this process cannot use again
 """
 
 
@@ -39,3 +40,7 @@ class RunFailure(LoraScalingError):
 
 class OutOfMemory(RunFailure):
     """A run that needed more memory than its device has."""
+
+
+class DeviceLost(RunFailure):
+    """A run whose GPU failed, so that every further run of this process would fail as well."""

@@ -15,11 +15,30 @@ def rank() -> int:
     return _whole_number("RANK", 0)
 
 
+# What Slurm, Open MPI and MPICH call the index of a process among those on its host.
+_LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
+
+
 def local_rank() -> int:
-    return _whole_number("LOCAL_RANK", 0)
+    """Return the index of this process among those of the launch on its host, and so of its device.
+
+    Raises:
+        UserError: there are several, and no variable says which this is: all would use the first device.
+    """
+    for variable in _LOCAL_RANKS:
+        if os.environ.get(variable, "").strip() and (variable == "LOCAL_RANK" or world_size() > 1):
+            return _whole_number(variable, 0)
+    if world_size() > 1:
+        raise UserError(
+            f"LOCAL_RANK: missing while WORLD_SIZE is {world_size()}; have the launcher set it for each process "
+            "(torchrun does), or all would use the first device"
+        )
+    return 0
 
 
 def local_world_size() -> int:
+    if not os.environ.get("LOCAL_WORLD_SIZE", "").strip() and world_size() > 1:
+        return _whole_number("SLURM_NTASKS_PER_NODE", world_size())
     return _whole_number("LOCAL_WORLD_SIZE", world_size())
 
 

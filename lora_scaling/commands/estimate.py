@@ -191,6 +191,9 @@ def _single(request: EstimateRequest, config: RunConfig, fit: Fit | None) -> Est
         first = answer()
         if first.memory.fits is False:
             return first
+    from lora_scaling.training.device import show_one_gpu
+
+    show_one_gpu(config.device)  # before the imports of training start the driver
     from lora_scaling.estimate.pilot_run import run_pilot
 
     return answer(run_pilot(config, request.pilot_s))

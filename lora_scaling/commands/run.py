@@ -9,7 +9,7 @@ from pathlib import Path
 from lora_scaling import terminal
 from lora_scaling.commands.cli import RESUMES, Parser, command, report
 from lora_scaling.config import RunConfig
-from lora_scaling.errors import LoraScalingError, UserError
+from lora_scaling.errors import DeviceLost, LoraScalingError, UserError
 from lora_scaling.paths import choices, config_dir
 from lora_scaling.ranks import rank, world_size
 from lora_scaling.records import Record, record_to_row
@@ -153,8 +153,8 @@ def _task(node: object) -> None:
         display.run_finished(ran)
         if config.grid.forecast and ran.record is not None:
             print(when_to_run(ran.record, config))
-        if (single or world_size() > 1) and ran.failure is not None:
-            raise ran.failure  # a run of a sweep leaves its failure in its record: the others go on
+        if ran.failure is not None and (single or world_size() > 1 or isinstance(ran.failure, DeviceLost)):
+            raise ran.failure  # any other failure of a sweep's run stays in its record: the others go on
     except LoraScalingError as error:
         if single:  # before Hydra prints its own words
             raise SystemExit(report(error)) from None

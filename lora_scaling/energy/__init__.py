@@ -14,7 +14,7 @@ because a configuration, or an analysis that reads one, needs only the settings.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from lora_scaling.energy.settings import MeteringSettings, settings_for_rank
+from lora_scaling.energy.settings import MeteringSettings, settings_for_rank, settings_on
 
 if TYPE_CHECKING:
     from lora_scaling.energy.idle import idle_baseline, measure_idle
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lora_scaling.energy.meter import EnergyMeter, open_meter
     from lora_scaling.energy.ranks import combine
     from lora_scaling.energy.recording import Recording
+    from lora_scaling.energy.sensors import unused_gpu_warnings
 
 __all__ = [
     "ComponentEnergy",
@@ -45,6 +46,8 @@ __all__ = [
     "measure_idle",
     "open_meter",
     "settings_for_rank",
+    "settings_on",
+    "unused_gpu_warnings",
 ]
 
 _HOME = {
@@ -54,6 +57,7 @@ _HOME = {
     **dict.fromkeys(("idle_baseline", "measure_idle"), "idle"),
     **dict.fromkeys(("EnergyMeter", "open_meter"), "meter"),
     "Recording": "recording",
+    "unused_gpu_warnings": "sensors",
     "combine": "ranks",
 }
 

@@ -62,7 +62,8 @@ class ConditionsLog:
         gpus = []
         for entry in self._gpus:
             alone, others = host.judge_gpu_processes(entry.pids, own)
-            verdicts.append(None if alone and blind else alone)
+            # The processes of a divided board (MIG) are only seen from within their own slice.
+            verdicts.append(None if alone and (blind or self._is_divided(entry.gpu)) else alone)
             gpus.append(self._describe(entry, others))
             if alone is False:
                 warnings.append(_warning("shared_gpu", f"GPU {entry.gpu.index} was also used by processes {others}."))
@@ -84,6 +85,9 @@ class ConditionsLog:
             "gpus": gpus,
         }
         return section, exclusive, warnings
+
+    def _is_divided(self, gpu: Gpu) -> bool:
+        return self._nvml is not None and self._nvml.mig_enabled(gpu)
 
     def _describe(self, entry: GpuConditions, others: list[int]) -> dict[str, Any]:
         assert self._nvml is not None  # there are no entries without it

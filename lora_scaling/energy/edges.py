@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 LEVEL = 0.02  # powers this close are one
+COARSE_STEP_S = 0.15  # within longer steps, the power may change more than once
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Edge:
     step_power_w: float | None = None  # mean power over the counter step that contains the edge
     spread_s: float = 0.0
     pending: bool = False
+    watched: bool = True  # until the counter moves; others are refined by whichever reading comes next
     next_j: float = 0.0  # the counter's next value
     moved_at_s: float = 0.0  # when it appeared
     before_w: float | None = None
@@ -89,7 +91,9 @@ class Edge:
         """Return the half-width of the energy at this edge, given the mean power next to it inside the window."""
         if self.step_power_w is None:
             return self.bound_j
+        hard = max(self.joules - self.raw_j, self.next_j - self.joules)
+        if step_s > COARSE_STEP_S:
+            return hard + 0.002
         jump = abs(self.step_power_w - inside_w) if inside_w is not None else self.step_power_w
         loose = self.step_power_w * (self.spread_s + 0.05 * step_s) + jump * step_s
-        hard = max(self.joules - self.raw_j, self.next_j - self.joules)
         return min(hard, loose) + 0.002  # the counter counts in millijoules

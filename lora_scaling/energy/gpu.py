@@ -26,7 +26,6 @@ from lora_scaling.records.sources import relative_bound
 
 DEFAULT_STEP_S = 0.1
 SMOOTH_STEP_S = 0.01  # a counter that moves this often needs no interpolation
-COARSE_STEP_S = 0.15
 # A reset or a jump hides what was counted since the last reading. The power readings around it replace it, with half of
 # their energy as the bound.
 BRIDGE_BOUND = 0.5
@@ -182,6 +181,7 @@ class GpuEnergyMeter:
             bridged_j=self.bridged_j,
             bound_j=reading_j + (0.0 if self.by_power else stale_j),
             pending=stepped and self.lost is None,
+            watched=edge_of_phase,
             before_w=self._step_w if read_s - self._seen_s < 1.5 * self.step_s else None,
         )
         if edge.pending:
@@ -195,7 +195,7 @@ class GpuEnergyMeter:
         if self.lost:
             self._edges.clear()
         self._edges = [e for e in self._edges if e.pending and self.clock() - e.at_s < patience_s]
-        return bool(self._edges) or (self._settling and not self.lost)
+        return any(edge.watched for edge in self._edges) or (self._settling and not self.lost)
 
     @property
     def settled(self) -> bool:
@@ -218,10 +218,7 @@ class GpuEnergyMeter:
             lag_j = POWER_LAG_S * end.range_w + POWER_RESOLUTION * used_j
             return start.bound_j + end.bound_j + lag_j + assumed_j
         first_w, last_w = start.inner_w(first_w, opens=True), end.inner_w(last_w, opens=False)
-        bound_j = start.bound(first_w, self.step_s) + end.bound(last_w, self.step_s) + assumed_j
-        if self.step_s > COARSE_STEP_S:  # the power may change more than once within a step
-            bound_j += 2 * 0.25 * end.range_w * self.step_s
-        return bound_j
+        return start.bound(first_w, self.step_s) + end.bound(last_w, self.step_s) + assumed_j
 
     def implausible(self, start: Edge, end: Edge) -> str | None:
         """Say why the energy between two edges cannot be true; None if it can."""

@@ -26,6 +26,25 @@ def is_superchip(name: str | None) -> bool:
     return bool(SUPERCHIP.search(name or ""))
 
 
+def unused_gpu_warnings() -> list[dict[str, str]]:
+    """Return a warning if NVML lists GPUs that are visible, for work that went to the processor without being asked."""
+    try:
+        nvml = Nvml.open()
+    except SensorError:
+        return []
+    try:
+        gpus = select_gpus(nvml.gpus, os.environ, mig_parent=nvml.mig_parent).gpus
+    finally:
+        nvml.close()
+    if not gpus:
+        return []
+    text = (
+        f"This machine has {gpus[0].name or 'a GPU'}, but torch cannot use it: the work was done on the processor, and "
+        "the GPU was not measured; install a torch that is built for its driver, or say device=cpu."
+    )
+    return [{"kind": "gpu_unused", "message": text}]
+
+
 class Sensors:
     """The sensors of this process, opened once. A missing one is None, with the reason."""
 
@@ -53,6 +72,9 @@ class Sensors:
         if "gpu" not in self.settings.components:
             self.gpu_reason = "GPU energy is not measured by this process"
             return
+        if self.settings.gpu_ids == ():
+            self.gpu_reason = "no GPU is in use: the work is done on the processor"
+            return
         try:
             self.nvml = Nvml.open()
         except SensorError as error:
@@ -73,6 +95,7 @@ class Sensors:
                 share=self.settings.gpu_share,
                 one_gpu=self.settings.one_gpu,
                 mig_parent=self.nvml.mig_parent,
+                computing=self.settings.gpu_uuid,
             )
             chosen = selection.gpus
             self.warnings.extend(selection.warnings)
@@ -85,6 +108,12 @@ class Sensors:
             self.warnings.append({"kind": "gpu_unreadable", "message": f"GPU {index} cannot be read: {why}"})
         if not self.gpus:
             self.gpu_reason = "no GPU is visible to this process"
+        told = {warning["message"] for warning in self.warnings if warning["kind"] == "mig"}
+        for gpu in self.gpus:
+            if self.nvml.mig_enabled(gpu) and not any(f"GPU {gpu.index}:" in message for message in told):
+                what = "it is divided (MIG), and its counter covers all slices, with whatever runs on them."
+                text = f"GPU {gpu.index}: {what}"
+                self.warnings.append({"kind": "mig", "message": text})
         self.gpu_meters = tuple(
             GpuEnergyMeter(
                 sensor=self.nvml,

@@ -17,7 +17,10 @@ class MeteringSettings:
     idle_s: length of the idle baseline before and after a sweep, in seconds; 0 means none.
     cpu_power_w: rated power of the processor under full load, for the CPU model; None: as CodeCarbon's table names it.
         Not used where the energy is measured.
-    gpu_ids: NVML indices or UUIDs of the GPUs to measure; None: those that CUDA_VISIBLE_DEVICES leaves visible.
+    gpu_ids: NVML indices or UUIDs of the GPUs to measure; None: those that CUDA_VISIBLE_DEVICES leaves visible;
+        empty: none.
+    gpu_uuid: the GPU that this process computes on, which is then the one to measure; gpu_ids come first. If NVML does
+        not know it, as without `gpu_uuid`.
     components: what this process measures. Of several processes on a node, only one measures cpu and ram.
     gpu_share: (local rank, ranks on this node): measure only this rank's part of the visible GPUs.
     one_gpu: that part is only the GPU with the rank's own number, not every `ranks`-th GPU from there on.
@@ -29,6 +32,7 @@ class MeteringSettings:
     idle_s: float = 0.0
     cpu_power_w: float | None = None
     gpu_ids: tuple[str | int, ...] | None = None
+    gpu_uuid: str | None = None
     components: tuple[str, ...] = COMPONENTS
     gpu_share: tuple[int, int] | None = None
     one_gpu: bool = False
@@ -74,3 +78,13 @@ def settings_for_rank(
     """
     components = settings.components if local_rank == 0 else tuple(c for c in settings.components if c == "gpu")
     return replace(settings, components=components, gpu_share=(local_rank, local_world_size), one_gpu=one_gpu)
+
+
+def settings_on(settings: MeteringSettings, *, kind: str, gpu_uuid: str | None) -> MeteringSettings:
+    """Return the settings of a process that computes on this device (cuda, mps or cpu): its GPU, or on a CPU none.
+
+    GPUs that the user names are measured in any case.
+    """
+    if settings.gpu_ids is not None:
+        return settings
+    return replace(settings, gpu_ids=()) if kind == "cpu" else replace(settings, gpu_uuid=gpu_uuid)

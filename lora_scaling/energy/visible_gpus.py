@@ -29,8 +29,12 @@ def select_gpus(
     share: tuple[int, int] | None = None,
     one_gpu: bool = False,
     mig_parent: Callable[[str], Gpu | None] = lambda uuid: None,
+    computing: str | None = None,
 ) -> Selection:
     """Select the GPUs among `gpus` that `gpu_ids`, or else CUDA_VISIBLE_DEVICES, names; of these, this rank's `share`.
+
+    computing: UUID of the GPU that this process computes on, as CUDA shows it: it is then the one, whatever CUDA's
+        order. The UUID of a MIG slice is found as well.
 
     one_gpu: a rank computes only on the GPU with its own number; GPUs beyond the ranks may belong to other people. GPUs
         named by `gpu_ids` are intended, and all of them are divided up.
@@ -38,6 +42,10 @@ def select_gpus(
     """
     warnings: list[dict[str, str]] = []
     listed = environ.get("CUDA_VISIBLE_DEVICES")
+    if gpu_ids is None and computing is not None:
+        own = _computing(gpus, computing, mig_parent, warnings)
+        if own is not None:
+            return Selection(gpus=(own,), warnings=tuple(warnings))
     if gpu_ids is not None:
         chosen = _explicit(gpus, [str(item) for item in gpu_ids], mig_parent, warnings)
     elif listed is None:
@@ -66,6 +74,26 @@ def share_of(gpus: tuple[Gpu, ...], share: tuple[int, int] | None, *, one_each: 
     rank, ranks = share
     step = len(gpus) if one_each else ranks
     return gpus if len(gpus) < ranks else gpus[rank::step]  # combining counts each GPU once
+
+
+def _computing(
+    gpus: Sequence[Gpu],
+    uuid: str,
+    mig_parent: Callable[[str], Gpu | None],
+    warnings: list[dict[str, str]],
+) -> Gpu | None:
+    for gpu in gpus:
+        if gpu.uuid == uuid:
+            return gpu
+    slice_uuid = f"MIG-{uuid.removeprefix('GPU-')}"
+    if mig_parent(slice_uuid) is not None:
+        return _find(gpus, slice_uuid, mig_parent, warnings)
+    if len(gpus) > 1:
+        text = (
+            f"The GPU that computes ({uuid}) is not among those that NVML lists; measured is what CUDA's order names."
+        )
+        warnings.append(_warning("device_unmatched", text))
+    return None
 
 
 def _explicit(

@@ -177,6 +177,8 @@ def _nvidia(asked: HardwareConfig, place: int) -> HardwareConfig | None:
         if place >= len(visible) or visible[place].name is None:
             return None
         gpu, memory_gb = visible[place], None
+        if nvml.mig_enabled(gpu):  # a slice has a part of the board's speed and memory, and NVML does not say which
+            return dataclasses.replace(asked, name=f"MIG slice of {gpu.name}", kind="cuda", count=1)
         import pynvml
 
         with contextlib.suppress(pynvml.NVMLError):

@@ -14,7 +14,7 @@ import transformers
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lora_scaling.config import RunConfig
-from lora_scaling.energy import EnergyAccount, MeteringSettings, Recording, open_meter
+from lora_scaling.energy import EnergyAccount, MeteringSettings, Recording, open_meter, settings_on
 from lora_scaling.errors import RunFailure, UserError
 from lora_scaling.estimate.pilot import PilotMeasurement, PilotPhase, PilotStep, refuse_elsewhere, refuse_several
 from lora_scaling.estimate.shapes import with_shape
@@ -57,7 +57,8 @@ def run_pilot(config: RunConfig, seconds: float) -> PilotMeasurement:
     device = choose_device(config.device, config.precision)
     refuse_elsewhere(config, device.name, device.kind)
     config = dataclasses.replace(config, metering=_always_on(config.metering), model=with_shape(config.model))
-    meter = open_meter(config.metering, device.synchronize, gpu_expected=device.kind != "cpu")
+    metering = settings_on(config.metering, kind=device.kind, gpu_uuid=device.gpu_uuid())
+    meter = open_meter(metering, device.synchronize, gpu_expected=device.kind != "cpu")
     models = ModelCache()
     with tempfile.TemporaryDirectory(prefix="lora-scaling-pilot-") as folder:
         recording = meter.recording()

@@ -28,9 +28,19 @@ from lora_scaling.energy import (
     measure_idle,
     open_meter,
     settings_for_rank,
+    settings_on,
+    unused_gpu_warnings,
 )
 from lora_scaling.energy.parts import PARTS_NAME, Parts, forget_parts
-from lora_scaling.errors import LoraScalingError, OutOfMemory, RecordError, RunFailure, UnwritableError, UserError
+from lora_scaling.errors import (
+    DeviceLost,
+    LoraScalingError,
+    OutOfMemory,
+    RecordError,
+    RunFailure,
+    UnwritableError,
+    UserError,
+)
 from lora_scaling.grid import compute_emissions, read_timeline
 from lora_scaling.paths import presets
 from lora_scaling.ranks import local_rank, local_world_size, rank, world_size
@@ -146,7 +156,7 @@ def _run_as_leader(config: RunConfig, listen: Listener) -> RunOutcome:
             failure = error
             record |= {"status": "oom" if isinstance(error, OutOfMemory) else "failed", "error": str(error)}
         except Exception as error:
-            failure = RunFailure(f"the run failed: {_one_line(error)}; {path} holds the traceback")
+            failure = _failure(error, path)
             record |= {"status": "failed", "error": _one_line(error), "traceback": traceback.format_exc()}
         finally:
             with uninterrupted():
@@ -169,6 +179,15 @@ def _run_as_leader(config: RunConfig, listen: Listener) -> RunOutcome:
             _hand_to_trackers(config, record, path)
             _broadcast("recorded")
         return RunOutcome(path=path, record=record, failure=failure)
+
+
+def _failure(error: Exception, path: Path) -> RunFailure:
+    from lora_scaling.training.device import is_sticky
+
+    what = f"the run failed: {_one_line(error)}; {path} holds the traceback"
+    if is_sticky(error):
+        return DeviceLost(f"{what}; this process can no longer use its GPU: type the command again for the other runs")
+    return RunFailure(what)
 
 
 def _save(path: Path, record: Record) -> None:
@@ -263,6 +282,8 @@ def _measure(
     if config.metering.idle_s > 0 and world_size() == 1:  # of several processes none sees all that idles
         baseline = idle_baseline(meter, config.metering.idle_s, Path(config.runs_dir) / ".idle")
     facts = RunFacts()
+    if config.device == "auto" and device.kind == "cpu":
+        facts.warnings += unused_gpu_warnings()
     recording = meter.recording()
 
     def progress(phase: str, done: int, total: int) -> None:
@@ -354,15 +375,17 @@ def _model_cache() -> "ModelCache":
 
 def _prepare_process(config: RunConfig) -> "tuple[Device, ModelCache, EnergyMeter]":
     """Do what is slow, happens once per process, and belongs to no run: imports, device, sensors."""
+    from lora_scaling.training.device import choose_device, show_one_gpu
+
+    show_one_gpu(config.device)  # before the imports of training start the driver
     import lora_scaling.training.engine  # noqa: F401 - before what was imported is spared
-    from lora_scaling.training.device import choose_device
     from lora_scaling.training.ranks import init_group
 
     device = choose_device(config.device, config.precision)
     _spare_imports_from_collection()
     models = _model_cache()
     init_group(device.kind)
-    metering = config.metering
+    metering = settings_on(config.metering, kind=device.kind, gpu_uuid=device.gpu_uuid())
     if world_size() > 1:
         metering = settings_for_rank(metering, local_rank(), local_world_size(), one_gpu=True)
     meter = open_meter(metering, device.synchronize, gpu_expected=device.kind != "cpu")

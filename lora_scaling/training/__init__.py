@@ -9,3 +9,5 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # One progress line is enough, and this program prints its own.
 os.environ.setdefault("TQDM_DISABLE", "1")
+# CUDA would number different GPUs fastest first, NVML and people by PCI bus. Read at the driver's first call.
+os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")

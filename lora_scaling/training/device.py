@@ -17,6 +17,17 @@ from lora_scaling.config.devices import mac_chip, processor_name
 from lora_scaling.errors import OutOfMemory, UserError
 from lora_scaling.ranks import local_rank, world_size
 
+# Of torch, of its CPU allocator, of cuBLAS and cuDNN (which allocate on their own), and of NCCL.
+_OUT_OF_MEMORY = (
+    "out of memory", "can't allocate memory", "not enough memory", "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed", "cuda calloc",
+)  # fmt: skip
+# After one of these, every further call to the GPU fails in this process (CUDA driver API: "sticky" errors).
+_STICKY = (
+    "device-side assert", "illegal memory access", "illegal instruction", "misaligned address",
+    "unspecified launch failure", "uncorrectable ecc", "hardware stack error", "launch timed out",
+    "cuda error: unknown error",
+)  # fmt: skip
 _PRECISIONS = {"cuda": ("bf16", "fp16", "fp32"), "mps": ("bf16", "fp16", "fp32"), "cpu": ("fp32", "bf16")}
 
 
@@ -84,10 +95,17 @@ class Device:
             properties = torch.cuda.get_device_properties(torch.cuda.current_device())
             description["memory_gb"] = properties.total_memory / 1e9
             description["capability"] = f"{properties.major}.{properties.minor}"
-            description["uuid"] = str(getattr(properties, "uuid", None))
+            description["uuid"] = self.gpu_uuid()
         elif self.kind == "cpu":
             description["memory_gb"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
         return description
+
+    def gpu_uuid(self) -> str | None:
+        """Return the UUID of the GPU that computes, as NVML writes it; None on other devices, or if it is unknown."""
+        if self.kind != "cuda":
+            return None
+        uuid = getattr(torch.cuda.get_device_properties(torch.cuda.current_device()), "uuid", None)
+        return None if uuid is None else f"GPU-{uuid}"
 
 
 @contextlib.contextmanager
@@ -106,12 +124,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in text
-        or "can't allocate memory" in text
-        or "not enough memory" in text
-        or "alloc_failed" in text  # cuBLAS and cuDNN
-    )
+    return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
 
 
 def _out_of_memory(device: Device, config: RunConfig, error: BaseException) -> str:
@@ -129,11 +142,10 @@ def choose_device(wanted: str, precision: str) -> Device:
     Raises:
         UserError: it does not exist, or does not support the precision; the text lists what does.
     """
-    if world_size() == 1:
-        _show_one_gpu(wanted)
+    show_one_gpu(wanted)
     kind = _kind(wanted)
     if kind == "cuda" and world_size() > 1:
-        torch.cuda.set_device(local_rank())
+        torch.cuda.set_device(local_gpu())
     supported = [p for p in _PRECISIONS[kind] if p != "bf16" or kind != "cuda" or torch.cuda.is_bf16_supported(False)]
     if precision == "auto":
         # A CPU computes fp32 fastest unless it has matrix units for bf16; Apple's bf16 is emulated on older chips.
@@ -165,18 +177,18 @@ def _kind(wanted: str) -> str:
 _shown: int | None = None
 
 
-def _show_one_gpu(wanted: str) -> None:
+def show_one_gpu(wanted: str) -> None:
     """Leave one GPU visible to a single process. With several, Trainer would split the batch over all of them.
 
-    The driver reads the variable only once, at the first call. So `torch.cuda.is_available` would be too late, while
-    `device_count` asks NVML instead.
+    The driver reads the variable only once, at the first call, and importing bitsandbytes makes one: so this comes
+    before the imports of training. `device_count` asks NVML instead.
 
     Raises:
-        UserError: the machine has no such GPU, or the process already uses another.
+        UserError: the machine has no such GPU, or the process already uses another or several.
     """
     global _shown
     kind, _, index = wanted.partition(":")
-    if kind not in ("auto", "cuda"):
+    if world_size() > 1 or kind not in ("auto", "cuda"):
         return
     if _shown is not None:
         if index and int(index) != _shown:
@@ -186,14 +198,44 @@ def _show_one_gpu(wanted: str) -> None:
             )
         return
     count = torch.cuda.device_count()
-    if torch.cuda.is_initialized() or count == 0:
+    if count == 0:
         return
     if int(index or 0) >= count:
         raise UserError(f"device: got {wanted!r}; this machine has {count} GPUs, counted from 0")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     ids = visible.split(",") if visible else [str(i) for i in range(count)]
+    chosen = ids[int(index or 0)].strip()
+    os.environ["CUDA_VISIBLE_DEVICES"] = chosen
+    if (seen := _driver_count()) > 1:
+        if visible is None:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+        else:
+            os.environ["CUDA_VISIBLE_DEVICES"] = visible
+        raise UserError(
+            f"device: got {wanted!r}; this process has started CUDA with {seen} GPUs, and a run uses one: "
+            f"set CUDA_VISIBLE_DEVICES={chosen} before it starts"
+        )
     _shown = int(index or 0)
-    os.environ["CUDA_VISIBLE_DEVICES"] = ids[_shown].strip()
+
+
+def _driver_count() -> int:
+    """Count the GPUs that the driver shows to this process, whatever the variable has become since it was asked."""
+    count = getattr(torch._C, "_cuda_getDeviceCount", torch.cuda.device_count)
+    try:
+        return int(count())
+    except RuntimeError:  # a driver that torch cannot use: the run goes on without it
+        return 0
+
+
+def local_gpu() -> int:
+    """Return the index of this process's GPU: its number on the host, or 0 if the launcher shows it only one."""
+    return local_rank() % max(torch.cuda.device_count(), 1)
+
+
+def is_sticky(error: BaseException) -> bool:
+    """Return whether the GPU can no longer be used by this process after this error."""
+    text = str(error).lower()
+    return any(words in text for words in _STICKY)
 
 
 def _name(kind: str) -> str:

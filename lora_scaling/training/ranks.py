@@ -8,7 +8,8 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 
-from lora_scaling.ranks import local_rank, world_size
+from lora_scaling.ranks import world_size
+from lora_scaling.training.device import local_gpu
 
 T = TypeVar("T")
 
@@ -22,7 +23,7 @@ def init_group(kind: str) -> None:
     if world_size() == 1 or torch.distributed.is_initialized():
         return
     if kind == "cuda":
-        torch.cuda.set_device(local_rank())
+        torch.cuda.set_device(local_gpu())
     torch.distributed.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=_PATIENCE)
 
 

@@ -206,6 +206,20 @@ def test_the_device_estimated_is_the_one_that_the_run_would_use(
 
 
 @pytest.mark.usefixtures("two_gpus")
+def test_a_slice_is_not_taken_for_the_whole_board(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["pynvml"], "nvmlDeviceGetMigMode", lambda handle: (1, 1), raising=False)
+    found = resolve_hardware(preset("auto"), "auto")
+    assert (found.name, found.kind, found.peak_tflops.get("bf16")) == (
+        "MIG slice of NVIDIA A100-SXM4-80GB",
+        "cuda",
+        None,
+    )
+    machine, missing = machine_of(found, "bf16", load_priors())
+    assert machine is None
+    assert "MIG slice of NVIDIA A100-SXM4-80GB unknown: choose hardware= a preset, or give them" in (missing or "")
+
+
+@pytest.mark.usefixtures("two_gpus")
 def test_a_run_on_the_processor_is_estimated_for_the_processor_beside_a_gpu() -> None:
     pytest.importorskip("numpy")
     assert resolve_hardware(preset("auto"), "cpu").kind == "cpu"

@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import math
+import os
 import random
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from lora_scaling.energy import (
     idle_baseline,
     measure_idle,
     open_meter,
+    unused_gpu_warnings,
 )
 from lora_scaling.energy.edges import Edge
 from lora_scaling.energy.gpu import GpuEnergyMeter
@@ -368,8 +370,9 @@ class Quiet:
         return dict.fromkeys(("gpu", "cpu", "ram"), ComponentSource(name="none", reason="no GPU"))
 
 
-def recorded(interval_s: float, **options: Any) -> EnergyAccount:
-    meter = open_meter(MeteringSettings(interval_s=interval_s, components=("gpu",)), **options)
+def recorded(interval_s: float, *, gpu_ids: tuple[int, ...] | None = None, **options: Any) -> EnergyAccount:
+    settings = MeteringSettings(interval_s=interval_s, components=("gpu",), gpu_ids=gpu_ids)
+    meter = open_meter(settings, **options)
     try:
         recording = meter.recording()
         with recording.phase("train"):
@@ -388,7 +391,7 @@ def test_a_gpu_in_use_that_no_sensor_knows_of_is_unknown_not_absent(
 
     monkeypatch.setattr(Nvml, "open", nothing)
     monkeypatch.setattr("lora_scaling.energy.sensors.Tracker", Quiet)
-    whole = recorded(0.71, **({"gpu_expected": True} if expected else {}))
+    whole = recorded(0.71, gpu_expected=expected)
     part = whole.components["gpu"]
     assert (part.joules, part.source) == (None, "unknown" if expected else "none")
     assert "Shared Library Not Found" in (part.reason or "")
@@ -461,6 +464,56 @@ def test_a_listed_gpu_that_cannot_be_read_is_unknown_where_it_is_chosen(
     kinds = {warning["kind"] for warning in whole.warnings}
     assert "gpu_not_found" not in kinds
     assert ("gpu_unknown" in kinds) is not known
+
+
+BOARD = Gpu(index=0, uuid="GPU-0", name="A100", handle=object())
+
+
+def board(monkeypatch: pytest.MonkeyPatch, **answers: Any) -> None:
+    """A machine with one GPU, whose counter moves at every reading."""
+    counter = itertools.count()
+
+    def fail(*_: object) -> None:
+        raise OSError("not here")
+
+    library = SimpleNamespace(
+        nvmlDeviceGetPowerUsage=fail, nvmlSystemGetDriverVersion=fail, nvmlShutdown=lambda: None,
+        nvmlDeviceGetTotalEnergyConsumption=lambda handle: 10 * next(counter), **answers,
+    )  # fmt: skip
+    monkeypatch.setattr(Nvml, "open", lambda: Nvml(library, (BOARD,), {}))
+    monkeypatch.setattr("lora_scaling.energy.sensors.Tracker", Quiet)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def test_work_on_the_processor_is_not_billed_an_idle_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    board(monkeypatch)
+    part = recorded(0.74, gpu_ids=()).components["gpu"]
+    assert (part.source, part.reason) == ("none", "no GPU is in use: the work is done on the processor")
+
+
+@pytest.mark.parametrize(("visible", "warned"), [(None, ["gpu_unused"]), ("0", ["gpu_unused"]), ("", []), ("-1", [])])
+def test_a_gpu_that_torch_cannot_use_is_told(
+    visible: str | None, warned: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board(monkeypatch)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [warning["kind"] for warning in unused_gpu_warnings()] == warned
+    assert all("A100, but torch cannot use it" in warning["message"] for warning in unused_gpu_warnings())
+
+
+def test_the_board_of_a_slice_may_be_shared_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the other slices were in use cannot be seen from within one."""
+    board(
+        monkeypatch,
+        nvmlDeviceGetMigMode=lambda handle: (1, 1),
+        nvmlDeviceGetComputeRunningProcesses=lambda handle: [SimpleNamespace(pid=os.getpid())],
+    )
+    account = recorded(0.75)
+    assert account.exclusive is not True
+    assert [w["message"] for w in account.warnings if w["kind"] == "mig"] == [
+        "GPU 0: it is divided (MIG), and its counter covers all slices, with whatever runs on them."
+    ]
 
 
 def test_metering_that_is_off_still_keeps_time() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from lora_scaling.energy import MeteringSettings, settings_on
 from lora_scaling.energy.nvml import Gpu
 from lora_scaling.energy.visible_gpus import select_gpus
 
@@ -95,3 +96,34 @@ def test_ranks_that_compute_on_one_gpu_each_measure_no_other(
 
 def test_a_rank_that_sees_only_its_own_gpu_measures_it() -> None:
     assert chosen("1", share=(1, 2)) == [1]
+
+
+@pytest.mark.parametrize(
+    ("uuid", "ids", "expected", "warned"),
+    [
+        ("GPU-bbbb2222", None, [1], []),
+        ("GPU-one", None, [2], ["mig"]),  # CUDA shows the UUID of the slice
+        ("GPU-elsewhere", None, [0], ["device_unmatched"]),
+        ("GPU-bbbb2222", [2], [2], []),
+    ],
+)
+def test_the_gpu_that_computes_is_measured_whatever_cuda_calls_it(
+    uuid: str, ids: list[str | int] | None, expected: list[int], warned: list[str]
+) -> None:
+    """CUDA numbers different GPUs fastest first, so that its first may be NVML's second."""
+    gpus = [Gpu(index=i, uuid=u, name=n, handle=None) for i, (u, n) in enumerate(
+        [("GPU-aaaa1111", "T400"), ("GPU-bbbb2222", "RTX A4000"), ("GPU-cccc3333", "A100")])]  # fmt: skip
+    selection = select_gpus(
+        gpus, {"CUDA_VISIBLE_DEVICES": "0", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, gpu_ids=ids, computing=uuid,
+        mig_parent=lambda name: gpus[2] if name == "MIG-one" else None,
+    )  # fmt: skip
+    assert [gpu.index for gpu in selection.gpus] == expected
+    assert [warning["kind"] for warning in selection.warnings] == warned
+
+
+def test_a_process_measures_the_gpu_that_it_computes_on_and_none_on_a_processor() -> None:
+    settings = MeteringSettings()
+    assert settings_on(settings, kind="cuda", gpu_uuid="GPU-1").gpu_uuid == "GPU-1"
+    assert settings_on(settings, kind="cpu", gpu_uuid=None).gpu_ids == ()
+    named = MeteringSettings(gpu_ids=(1,))
+    assert settings_on(named, kind="cpu", gpu_uuid=None) == named

@@ -201,6 +201,34 @@ def test_launcher_variables_that_are_empty_are_unset(text: str | None, monkeypat
     assert (world_size(), rank(), local_rank(), local_world_size()) == (1, 0, 0, 1)
 
 
+@pytest.mark.parametrize(
+    ("given", "local"),
+    [
+        ({"LOCAL_RANK": "3", "SLURM_LOCALID": "1"}, 3),
+        ({"SLURM_LOCALID": "2"}, 2),
+        ({"OMPI_COMM_WORLD_LOCAL_RANK": "1"}, 1),
+    ],
+)
+def test_the_place_of_a_rank_on_its_host_is_that_of_its_launcher(
+    given: dict[str, str], local: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_LOCALID"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, text in {"WORLD_SIZE": "8", "SLURM_NTASKS_PER_NODE": "4", **given}.items():
+        monkeypatch.setenv(variable, text)
+    assert (local_rank(), local_world_size()) == (local, 4)
+
+
+def test_several_processes_without_a_place_are_refused_and_do_not_all_use_the_first_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for variable in ("LOCAL_RANK", "SLURM_LOCALID"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    with pytest.raises(UserError, match="LOCAL_RANK: missing while WORLD_SIZE is 8; have the launcher set it"):
+        local_rank()
+
+
 def test_launcher_variables_that_are_no_number_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(UserError, match="WORLD_SIZE: got 'two'"):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +12,12 @@ import pytest
 
 from lora_scaling.config import RunConfig, compose
 from lora_scaling.config.again import override_columns
-from lora_scaling.errors import UserError
+from lora_scaling.errors import OutOfMemory, UserError
 from lora_scaling.estimate.hardware import preset
 from lora_scaling.records import record_to_row
 from lora_scaling.runs.device_locks import devices_held
 from lora_scaling.runs.run import _utilisation, idle_after
-from lora_scaling.training.device import choose_device
+from lora_scaling.training.device import Device, choose_device, explain_out_of_memory, is_sticky, local_gpu
 from tests.support.runs import Record
 
 Make = Callable[..., Record]
@@ -148,23 +150,29 @@ def test_a_machine_that_is_busy_after_the_runs_is_not_called_idle(
 
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """A machine with GPUs whose driver reads CUDA_VISIBLE_DEVICES as `is_available` first asks it, and not again."""
+    """A machine with GPUs whose driver reads CUDA_VISIBLE_DEVICES as it is first asked, and not again."""
 
-    def with_gpus(visible: str | None) -> None:
+    def with_gpus(visible: str | None, *, started: bool = False) -> None:
         count = len(visible.split(",")) if visible else 4
         monkeypatch.setattr("lora_scaling.training.device._shown", None)
         monkeypatch.setattr("torch.cuda.device_count", lambda: count)
         monkeypatch.setattr("torch.cuda.get_device_name", lambda: os.environ["READ_BY_DRIVER"])
         monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda emulated: True)
+        monkeypatch.delenv("READ_BY_DRIVER", raising=False)
 
-        def driver_starts() -> bool:
-            monkeypatch.setenv("READ_BY_DRIVER", os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
-            return True
+        def count_by_driver() -> int:
+            if "READ_BY_DRIVER" not in os.environ:
+                monkeypatch.setenv("READ_BY_DRIVER", os.environ.get("CUDA_VISIBLE_DEVICES") or "all")
+            read = os.environ["READ_BY_DRIVER"]
+            return 4 if read == "all" else len(read.split(","))
 
-        monkeypatch.setattr("torch.cuda.is_available", driver_starts)
+        monkeypatch.setattr("torch._C._cuda_getDeviceCount", count_by_driver, raising=False)
+        monkeypatch.setattr("torch.cuda.is_available", lambda: count_by_driver() > 0)
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         if visible:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        if started:
+            count_by_driver()
 
     return with_gpus
 
@@ -198,6 +206,96 @@ def test_a_gpu_that_is_not_there_is_refused(gpus: Callable[..., None]) -> None:
     gpus("3,5")
     with pytest.raises(UserError, match="device: got 'cuda:2'; this machine has 2 GPUs, counted from 0"):
         choose_device("cuda:2", "auto")
+
+
+@pytest.mark.parametrize("visible", [None, "3,5"])
+@pytest.mark.parametrize("wanted", ["auto", "cuda", "cuda:1"])
+def test_a_process_that_has_started_cuda_with_several_gpus_is_refused(
+    gpus: Callable[..., None], visible: str | None, wanted: str
+) -> None:
+    """As in a notebook. Trainer would compute on the first with all of them, and another would be metered."""
+    gpus(visible, started=True)
+    index = 1 if wanted == "cuda:1" else 0
+    number = (visible or "0,1,2,3").split(",")[index]
+    with pytest.raises(UserError, match=rf"device: got '{wanted}'.*set CUDA_VISIBLE_DEVICES={number} before it starts"):
+        choose_device(wanted, "auto")
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
+
+
+def test_a_process_that_has_started_cuda_with_one_gpu_uses_it(gpus: Callable[..., None]) -> None:
+    gpus("5", started=True)
+    assert choose_device("auto", "auto").name == "5"
+
+
+FIRST_CALL = """
+import os, sys
+import torch
+torch.cuda.device_count = lambda: 2
+def driver():
+    os.write(1, f"{sys.argv[0]} {os.environ.get('CUDA_VISIBLE_DEVICES')}\\n".encode())
+    os._exit(0)
+torch._C._cuda_getDeviceCount = torch.cuda.is_available = driver
+def run():
+    from lora_scaling.config import compose
+    from lora_scaling.runs.run import _prepare_process
+    _prepare_process(compose(["device=cuda:1", "precision=fp32"]))
+def pilot():
+    from lora_scaling.commands.estimate import main
+    main(["device=cuda:1", "precision=fp32", "pilot=1s", "model=ladder-1m", "hardware=rtx-4090"])
+for part in (run, pilot):
+    if (child := os.fork()) == 0:
+        sys.argv = [part.__name__]
+        part()
+        os._exit(1)
+    os.waitpid(child, 0)
+"""
+
+
+def test_the_driver_is_not_asked_before_the_other_gpus_are_hidden() -> None:
+    """Importing bitsandbytes asks it: what is hidden after that is still computed on."""
+    done = subprocess.run([sys.executable, "-c", FIRST_CALL], capture_output=True, text=True, timeout=120)
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("run ", "pilot "))]
+    assert lines == ["run 1", "pilot 1"], done.stderr
+
+
+@pytest.mark.parametrize(("ranks", "shown", "index"), [(0, 4, 0), (3, 4, 3), (3, 1, 0), (1, 2, 1)])
+def test_a_rank_uses_the_gpu_of_its_number_or_the_only_one_it_is_shown(
+    ranks: int, shown: int, index: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`srun --gpus-per-task=1` shows each its own as number 0."""
+    monkeypatch.setenv("LOCAL_RANK", str(ranks))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: shown)
+    assert local_gpu() == index
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA out of memory. Tried to allocate 2 GiB",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "NCCL error: unhandled cuda error, Failed to CUDA calloc async 608 bytes",
+        "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes",
+    ],
+)
+def test_memory_that_a_library_could_not_get_is_out_of_memory(text: str) -> None:
+    device = Device(kind="cuda", name="Stub", precision="bf16")
+    with pytest.raises(OutOfMemory, match="ran out of memory"), explain_out_of_memory(compose([]), device):
+        raise RuntimeError(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "sticky"),
+    [
+        ("CUDA error: device-side assert triggered", True),
+        ("CUDA error: an illegal memory access was encountered", True),
+        ("CUDA error: uncorrectable ECC error encountered", True),
+        ("CUDA error: invalid device ordinal", False),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_errors_after_which_a_process_cannot_use_its_gpu_are_known(text: str, sticky: bool) -> None:
+    assert is_sticky(RuntimeError(text)) is sticky
 
 
 def record_on(device: str, *, gpus: int, model_flops: float, train_s: float) -> Record:
