@@ -172,7 +172,7 @@ def _split(
         return _not_made(name, rule, "the two parts know different quantities")
     test = _same_labels(test, trained)
     if len(test) < LEAST_TESTED:
-        return _not_made(name, rule, "all runs to predict have a method or device that no fitted run has")
+        return _not_made(name, rule, "all runs to predict have a method, device or model that no fitted run has")
     sessions = frame["session"].iloc[work.row[fitted]]
     return _score(trained, test, name, rule, _session_sd(frame, sessions, test))
 

@@ -18,7 +18,7 @@ import numpy as np
 from lora_scaling.estimate.terms import Target, contribution, parse_term
 
 from ..arrays import Array
-from ..tables.run_quantities import LABELS, Work
+from ..tables.run_quantities import Work
 
 LEAST_COST_LEVELS, LEAST_COMBINATIONS, MOST_CORRELATION = 3, 8, 0.9  # of samples and epochs, to separate their costs
 LEAST_OWN_SPREAD = 0.05  # standard deviation in logs that belongs to a factor alone
@@ -116,7 +116,7 @@ def label_effects(work: Work) -> tuple[dict[str, str], list[str]]:
     if work.levels("gpu_count") > 1:
         terms["gpu_count_exponent"] = "log(gpu_count)"
         columns.append(np.log(work.values["gpu_count"]))
-    for label in LABELS:
+    for label in work.labels:
         names, counts = np.unique(work.labels[label].astype(str), return_counts=True)
         for name in names[np.argsort(-counts, kind="stable")][1:]:
             column = (work.labels[label] == name).astype(float)

@@ -76,6 +76,7 @@ def plan_target(overrides: Sequence[str], frame: pd.DataFrame, fitted: EnergyFit
     precision = _precision(config, fitted, assumptions)
     labels["precision"] = precision
     same, device = _device(config, fitted, labels, assumptions)
+    labels |= _unsized(model, given.get("data"), fitted.explained.work, assumptions)
     assumptions += _differences(config, frame)
     return PlannedTarget(
         config=config,
@@ -148,11 +149,11 @@ def _model(config: RunConfig, named: Set[str], frame: pd.DataFrame, work: Work) 
         raise UserError(
             f"model: missing, and {theirs}; give model=NAME of the run to predict, or --set model=NAME of the runs"
         )
-    if not chosen and len(seen) < 2:
+    if not chosen:
         return None
-    if seen and {preset_model(name) or name for name in seen} == {config.model.name}:
+    if config.model.name in {preset_model(name) or name for name in seen}:
         return config.model.name
-    name = config.model.name if chosen else "not given"
+    name = config.model.name
     of = f"are of {', '.join(seen)}" if seen else "do not name their model"
     raise UserError(
         f"model: got {name}; the runs {of} and tell no sizes, so that nothing is known of another: add `params`, or "
@@ -239,6 +240,22 @@ def _precision(config: RunConfig, fitted: EnergyFit, assumptions: list[str]) -> 
     common = str(values[int(np.argmax(counts))])
     assumptions.append(f"Precision {common}, the commonest of the runs (precision=… overrides it).")
     return common
+
+
+def _unsized(model: str | None, data: str | None, work: Work, assumptions: list[str]) -> dict[str, str]:
+    """Return the model and the data set of the target, where their sizes are unknown: those given, or the commonest."""
+    found: dict[str, str] = {}
+    for name, given in (("model", model), ("data", data)):
+        if name not in work.labels:
+            continue
+        values, counts = np.unique(work.labels[name].astype(str), return_counts=True)
+        own = [value for value in values if given in (value, preset_model(value) if name == "model" else None)]
+        own = own if given is not None else []
+        found[name] = str(own[0] if own else values[int(np.argmax(counts))])
+        if not own and len(values) > 1:
+            noun = {"model": "model", "data": "data set"}[name]
+            assumptions.append(f"The {noun} is {found[name] or 'one without a name'}, the commonest of the runs.")
+    return found
 
 
 def _device(

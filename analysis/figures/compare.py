@@ -17,7 +17,6 @@ from ..claims.effects import matched_runs
 from ..claims.rank_and_method import METHOD
 from ..regression.curve_analysis import CELL_COLUMNS
 from ..regression.within_groups import within_slope
-from .scaling import zero_line
 from .style import (
     FAINT,
     INK,
@@ -76,7 +75,7 @@ def interchangeability(view: View) -> DrawnFigure | SkippedFigure:
     )
     axes[0].legend(title=None, loc="best")
     axes[1].axhspan(-margin, margin, color=SHADE, zorder=0)
-    zero_line(axes[1])
+    axes[1].axhline(0, color=INK, lw=0.8, zorder=1)
     sns.stripplot(
         data=drawn,
         x="epochs",

@@ -100,8 +100,3 @@ def _draw(ax: Axes, one: RunGroup, scale: float, colour: tuple, marker: str) -> 
         legend=False,
         zorder=3,
     )
-
-
-def zero_line(ax: Axes) -> None:
-    """Draw a thin line at zero, behind the points."""
-    ax.axhline(0, color=INK, lw=0.8, zorder=1)

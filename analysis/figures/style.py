@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 MOST_POINTS = 2000
+LEAST_GAP = 0.11  # between two ticks, of the length of the axis: their labels would overlap
 INK = "#222222"
 FAINT = "#8a8a8a"
 SHADE = "#e9edf2"
@@ -106,8 +107,9 @@ def log_axis(axes: Axes, which: str, *, billions: bool = False) -> None:
 
 
 def level_ticks(axes: Axes, levels: np.ndarray) -> None:
-    """Set the ticks of a logarithmic x axis at the levels themselves, if they are few."""
-    if 2 <= len(levels) <= 7:
+    """Set the ticks of a logarithmic x axis at the levels themselves, if they are few and far enough apart."""
+    gaps = np.diff(np.log(levels))
+    if 2 <= len(levels) <= 7 and gaps.min() >= LEAST_GAP * gaps.sum():
         axes.set_xticks(list(levels), [short(float(level)) for level in levels])
         axes.xaxis.set_minor_locator(NullLocator())
 

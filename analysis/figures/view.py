@@ -21,12 +21,15 @@ from ..energy_model.energy_fit import fit_table
 from ..energy_model.groups import runs_of_group
 from ..energy_model.response_kind import ResponseKind
 from ..energy_model.validated_fit import ValidatedFit
+from ..regression.curve_analysis import CELL_COLUMNS
+from ..tables.checks import group_noun
 from ..tables.response import response_noun
 from ..tables.run_quantities import Work, group_levels
 from ..tables.table import RunTable
 from .style import clip_name, thin
 
 GRID_POINTS = 60
+MISFIT_P = 0.01
 LEAST_RANGE = np.log(1.1)  # what varies less makes no line
 
 
@@ -110,11 +113,33 @@ class View:
         )
 
     def caption(self, text: str) -> str:
-        """Write a caption: `text`, then n, model and source."""
+        """Write a caption: `text`, then n, what is pooled, the model and whether it fits, and the source."""
         models = self.result.fitted.document["models"]
         mixture = "; ".join(f"{model['name']} ({100 * model['weight']:.0f} %)" for model in models[:3])
         more = f"; {len(models) - 3} more" if len(models) > 3 else ""
-        return f"{text} n = {len(self.work)} runs. Model: {mixture}{more}. Source: {self.source}."
+        return (
+            f"{text} n = {len(self.work)} runs. {self.pooled}Model: {mixture}{more}. {self.fits} Source: {self.source}."
+        )
+
+    @property
+    def pooled(self) -> str:
+        """Say which settings differ among the runs that share the fit; empty if none does."""
+        runs = self.runs
+        differing = [
+            counted(levels, group_noun(column)) + " (a level of its own for each)" * (column in self.work.labels)
+            for column in CELL_COLUMNS
+            if (levels := runs[column].nunique()) > 1 and column != "work_settings"
+        ]
+        return f"One fit of all: {', '.join(differing)}. " if differing else ""
+
+    @property
+    def fits(self) -> str:
+        """Say whether the best form fits, by its lack of fit against repeated runs."""
+        misfit = self.result.fitted.document["diagnostics"][self.kind.name]["lack_of_fit"]
+        if misfit is None:
+            return "Whether it fits cannot be tested: too few runs are repeated."
+        does = "does not fit" if misfit["p"] < MISFIT_P else "fits"
+        return f"Its best form {does} (lack of fit p = {misfit['p']:.2g})."
 
     def predict(self, values: Mapping[str, Array], labels: Mapping[str, NDArray[np.object_]], **options: Any) -> Bands:
         """Predict what the fit explains by its models, in the unit of its kind."""

@@ -19,6 +19,7 @@ from .preset_flops import flops_by_preset
 from .table import Excluded
 
 LABELS = ("method", "hardware", "precision")
+UNSIZED_LABELS = ("model", "data")  # count as labels where their sizes are unknown: parameters, tokens
 RANGED = ("flops_per_token", "tokens", "samples", "epochs", "params", "rank", "batch_size", "max_seq_len")
 
 
@@ -26,7 +27,8 @@ RANGED = ("flops_per_token", "tokens", "samples", "epochs", "params", "rank", "b
 class Work:
     """n runs: `log_y` (n,) is the log of the response (joules or seconds of training).
 
-    `values` and `labels` hold (n,) arrays by name (NaN and "" where unknown). The response is modelled per
+    `values` and `labels` hold (n,) arrays by name (NaN and "" where unknown); models and data sets are labels where
+    their sizes are unknown. The response is modelled per
     `per` (`tokens`, or `samples_seen` where tokens are unknown); `size` is the quantity that says how much
     work that is (`flops_per_token`, or `params`), None where neither is known. `row` (n,) are the rows of
     the table that these runs came from. `counting` says how tokens and FLOPs were counted, as a target's must be.
@@ -101,7 +103,7 @@ def quantities(frame: pd.DataFrame) -> tuple[dict[str, Array], dict[str, NDArray
     values["adapter_rank"] = np.where(method == "full", 1.0, np.where(np.isnan(values["rank"]), 1.0, values["rank"]))
     values["gpu_count"] = np.fmax(1.0, np.nan_to_num(_numbers(frame, "gpu_count"), nan=1.0))
     named = frame.assign(hardware=one_name_each(frame["hardware"]))
-    labels = {name: named[name].fillna("").astype(str).to_numpy(dtype=object) for name in LABELS}
+    labels = {name: named[name].fillna("").astype(str).to_numpy(dtype=object) for name in (*LABELS, *UNSIZED_LABELS)}
     return values, labels, Counting(padding=padding, by_parameters=by_parameters), notes
 
 
@@ -167,6 +169,8 @@ def work_of(frame: pd.DataFrame, response: Array) -> tuple[Work, list[Excluded],
     if per == "samples_seen":
         notes.append("Tokens are unknown: the model is per sample, and longer samples would cost more than it says.")
     row = np.flatnonzero(known)
+    unsized = [name for name, is_so in (("model", size is None), ("data", per == "samples_seen")) if is_so]
+    labels = {name: label for name, label in labels.items() if name in LABELS or name in unsized}
     work = Work(
         log_y=np.log(response[row]),
         values={name: value[row] for name, value in values.items()},

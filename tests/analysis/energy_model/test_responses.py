@@ -112,3 +112,12 @@ def test_the_energy_of_training_and_of_the_gpus_are_what_is_predicted() -> None:
     }
     assert found["gpu"] == pytest.approx(0.7 * found["train"], rel=0.01)
     assert found["total"] - found["train"] == pytest.approx(0.002, rel=0.01)
+
+
+def test_models_of_unknown_size_are_predicted_each_at_its_own_level() -> None:
+    """0.02 s a sample of one model, 1 s of another: the commonest is predicted, and that is said."""
+    frame = pd.concat([times().assign(model="mine"), times().head(9).assign(model="theirs")], ignore_index=True)
+    frame["train_s"] *= np.where(frame["model"] == "theirs", 50, 1)
+    found = extrapolate(table_from_frame(frame, response="time"), ["samples=16000", "epochs=2"]).document
+    assert found["time_s"]["estimate"] == pytest.approx(S_PER_SAMPLE * 32000, rel=0.02)
+    assert "The model is mine, the commonest of the runs." in found["assumptions"]

@@ -72,6 +72,19 @@ def test_a_report_of_boamps_has_what_its_schema_requires() -> None:
     assert (component["componentType"], component["nbComponent"]) == ("cpu", 1)  # no column says that it is a GPU
 
 
+def test_a_report_of_boamps_is_what_codecarbon_reads_and_writes() -> None:
+    """CodeCarbon carries a model of BoAmps: a field that this does not know is an error, and none is lost."""
+    models = pytest.importorskip("codecarbon.output_methods.boamps.models")
+    frame = RUNS.assign(
+        params=1e9, method="lora", energy_gpu_kwh=RUNS["energy_kwh"], gpu_count=1, energy_source_gpu="nvml_counter",
+        started_at="2026-11-02T10:00:00Z",
+    )  # fmt: skip
+    document = json.loads(boamps(load_runs(frame)))
+    assert models.BoAmpsReport.from_dict(document).to_dict() == document
+    assert document["header"]["reportStatus"] in ("draft", "final", "corrective", "other")
+    assert document["infrastructure"]["infraType"] in ("publicCloud", "privateCloud", "onPremise", "other")
+
+
 def test_grams_of_a_table_are_at_its_own_ratio() -> None:
     table = load_runs(RUNS.drop(columns="emissions_g").assign(emissions_kg=0.2 * RUNS["energy_kwh"]))
     assert table.frame["intensity_g_per_kwh"].to_numpy() == pytest.approx(np.full(12, 200.0))

@@ -1,6 +1,7 @@
 """`plot`: which figures there are, what captions say, and that names from outside stay text."""
 
 import dataclasses
+import itertools
 import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.container import ErrorbarContainer
 from scipy import stats
 
+from analysis import load_runs
 from analysis.cli import main
 from analysis.energy_model.response_kind import ENERGY_KIND, TIME_KIND
 from analysis.energy_model.validated_fit import validated_fit
@@ -22,7 +24,7 @@ from analysis.figures.plot import figures, save
 from analysis.figures.power import power_figure, read_watts, spans
 from analysis.figures.residuals import residuals
 from analysis.figures.scaling import response_against
-from analysis.figures.style import DrawnFigure, SkippedFigure, label_lines, short, thin
+from analysis.figures.style import DrawnFigure, SkippedFigure, canvas, label_lines, level_ticks, log_axis, short, thin
 from analysis.figures.view import FACTORS, View, run_groups
 from benchmarks.interval_coverage import as_table
 from tests.support.fit_tables import frame_of, law
@@ -386,3 +388,57 @@ def test_labels_of_lines_do_not_overlap() -> None:
     label_lines(ax, [(1, 0.5, "a", "red"), (1, 0.5001, "b", "blue"), (1, 0.5002, "c", "green")])
     heights = sorted(text.xyann[1] for text in ax.texts)  # type: ignore[attr-defined]
     assert min(np.diff(heights)) >= 0.06
+
+
+def unlike_models() -> pd.DataFrame:
+    """Times of two models of unknown size: 0.01 and 0.3 s a sample, three runs of each."""
+    frame = pd.DataFrame(
+        [{"samples": n, "epochs": 1, "model": m, "train_s": s * n} for n in (500, 1000, 2000, 4000) for _ in range(3)
+         for m, s in (("tiny", 0.01), ("huge", 0.3))]
+    )  # fmt: skip
+    noise = np.exp(0.02 * np.random.default_rng(1).standard_normal(len(frame)))
+    return frame.assign(train_s=frame["train_s"] * noise)
+
+
+def test_residuals_are_ratios_on_a_logarithmic_axis() -> None:
+    frame = unlike_models()
+    frame["train_s"] = frame["train_s"].where(frame.index != 5, 40 * frame["train_s"])
+    table = load_runs(frame, response="time")
+    item = residuals(View(table=table, result=validated_fit(table)))
+    assert isinstance(item, DrawnFigure)
+    [ax] = item.figure.axes
+    assert (ax.get_yscale(), ax.get_ylabel()) == ("log", "Observed ÷ fitted")
+    drawn = np.concatenate([np.asarray(part.get_offsets())[:, 1] for part in ax.collections])
+    assert drawn.min() > 0  # per cent of the fit would be from -100 to 2,500
+    assert drawn.max() > 10
+    assert ax.get_ylim()[0] < drawn.min() < drawn.max() < ax.get_ylim()[1]
+
+
+def test_models_of_unknown_size_have_levels_of_their_own_and_captions_say_what_is_pooled() -> None:
+    """A line for each, whose slope and level are those of the law; and a curve that no form follows is said."""
+    table = load_runs(unlike_models(), response="time")
+    view = View(table=table, result=validated_fit(table))
+    for one in run_groups(view, "samples")[0]:
+        assert one.curve.mean.estimate / one.curve.x == pytest.approx({"tiny": 0.01, "huge": 0.3}[one.name], rel=0.05)
+    caption = view.caption("")
+    assert "One fit of all: 2 models (a level of its own for each)." in caption
+    assert "Its best form fits (lack of fit p = " in caption
+    bent = unlike_models().query("model == 'tiny'")
+    bent = bent.assign(train_s=bent["train_s"] * np.where(bent["samples"] > 2000, 6, 1))
+    table = load_runs(bent, response="time")
+    caption = View(table=table, result=validated_fit(table)).caption("")
+    assert "Its best form does not fit (lack of fit p = " in caption
+    assert "One fit of all" not in caption
+
+
+def test_ticks_that_would_overlap_are_not_drawn() -> None:
+    figure, [ax] = canvas(1)
+    ax.plot([1000, 8000], [1, 2])
+    log_axis(ax, "x")
+    before = list(ax.get_xticks())
+    level_ticks(ax, np.array([1000, 1010, 1100, 8000]))
+    assert list(ax.get_xticks()) == before
+    level_ticks(ax, np.array([1000, 2000, 4000, 8000]))
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
