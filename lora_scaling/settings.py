@@ -125,7 +125,10 @@ SETTINGS = (
             repeat="words", counted=True),
     Setting(name="sharding", changes="work", repeat="words", counted=True, older="none"),
     Setting(name="optimizer", changes="work", repeat="words", counted=True),
-    Setting(name="use_liger_kernel", changes="work", repeat="words", counted=True, older=False),
+    Setting(name="use_liger_kernel", changes="work", repeat="words", base_model=True, counted=True, older=False),
+    Setting(name="torch_compile", changes="work", repeat="words", older=False, aliases=("compile",),
+            uncounted="what torch.compile fuses, and its compiling before training, are not counted: training will be "
+            "faster, set-up minutes longer"),
     Setting(name="learning_rate", changes="learning", repeat="words", aliases=("lr",), above=0),
     Setting(name="lr_scheduler", changes="learning", repeat="words"),
     Setting(name="weight_decay", changes="work", repeat="words", least=0),

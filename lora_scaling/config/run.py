@@ -168,6 +168,7 @@ class RunConfig:
     sharding: Literal["none", "fsdp"]
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit"]
     use_liger_kernel: bool
+    torch_compile: bool
     learning_rate: float | None
     lr_scheduler: Literal["constant", "linear", "cosine"]
     weight_decay: float

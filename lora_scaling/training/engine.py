@@ -16,6 +16,7 @@ from lora_scaling.signals import uninterrupted
 from lora_scaling.training.attention import used_kernel
 from lora_scaling.training.batches import Collator
 from lora_scaling.training.checkpoints import quantization_of
+from lora_scaling.training.compiling import compile_network
 from lora_scaling.training.device import Device, explain_out_of_memory
 from lora_scaling.training.model_cache import ModelCache, Tokens
 from lora_scaling.training.models import BaseModel, attach, detach, parameter_counts, quantized_params
@@ -81,6 +82,8 @@ def execute(
                 if config.sharding == "fsdp":
                     shard(network, base.model, device)
                 _describe_model(facts, config, network, base)
+                if config.torch_compile:
+                    compile_network(network, device)
                 trainer = _trainer(config, device, network, base, tokens, folder=folder, progress=progress)
             resuming = None if parts is None else _resuming(config, device, parts, recording, facts)
             _phases(config, trainer, tokens.train, base.shape, recording, facts, progress, resuming)

@@ -315,17 +315,27 @@ def local_accumulation(asked: int) -> int:
     return asked // processes
 
 
+_patched_by_liger = False  # it replaces functions of transformers' modules, for all models that follow
+
+
 def _liger(config: RunConfig, device: Device) -> bool:
     """Return whether Liger's kernels are used.
 
     Raises:
-        UserError: they are asked for and cannot be.
+        UserError: they are asked for and cannot be, or were used by an earlier run of this process.
     """
+    global _patched_by_liger
     if config.use_liger_kernel and (device.kind != "cuda" or find_spec("liger_kernel") is None):
         raise UserError(
             "use_liger_kernel: got true; it needs a GPU and the package liger-kernel, which are not both here: "
-            "leave it out, or install the package"
+            "leave it out, or pip install 'lora-scaling[liger]'"
         )
+    if _patched_by_liger and not config.use_liger_kernel:
+        raise UserError(
+            "use_liger_kernel: got false; an earlier run of this process used Liger's kernels, which stay in the "
+            "code of transformers: give each of the two a command of its own"
+        )
+    _patched_by_liger = config.use_liger_kernel
     return config.use_liger_kernel
 
 

@@ -23,7 +23,7 @@ WORK = (
     "samples=257", "epochs=2", "max_steps=3", "batch_size=4", "gradient_accumulation=2", "max_seq_len=128",
     "padding=max_length", "group_by_length=false", "packing=true", "loss_on=all", "chat_template=false",
     "precision=fp32", "attn_implementation=eager", "gradient_checkpointing=true", "optimizer=adamw_8bit",
-    "use_liger_kernel=true",
+    "use_liger_kernel=true", "torch_compile=true",
     "learning_rate=0.01",
     "lr_scheduler=linear", "weight_decay=0.1", "max_grad_norm=2.0", "eval_samples=4", "warmup_steps=3", "device=cpu",
     "seed=1", "replicate=1", "model=ladder-3m", "model.weights=pretrained", "method=full", "method=qlora",
