@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,7 @@ from .least_squares import Array, span
 from .power_law import CurveData, CurveFit, Profile, fit_curve, log_energy
 from .sessions import (
     LEAST_WITHIN_SESSIONS,
+    linked_parts,
     placed_in_sessions,
     session_columns,
     sessions_counted_once,
@@ -74,16 +76,22 @@ class CurveDesign:
         )
         return np.asarray(keys.groupby(["cell", "samples", "epochs"]).ngroup(), dtype=np.intp)
 
+    @cached_property
+    def _compared(self) -> Any:
+        """The trained runs, grouped by cell and by what sessions link: only these differ by nothing but their work."""
+        trained = (self.frame["samples_seen"] > 0).to_numpy()
+        linked = linked_parts(self.frame, self.level)
+        return self.trained.groupby([self.trained["cell"].to_numpy(), linked[trained]])
+
     def levels(self, factor: str) -> int:
-        """Return the most distinct values of a factor within a cell."""
-        return int(self.trained.groupby("cell")[factor].nunique().max()) if len(self.trained) else 0
+        """Return the most distinct values of a factor that were run with everything else equal."""
+        return int(self._compared[factor].nunique().max()) if len(self.trained) else 0
 
     def range(self, factor: str) -> float:
-        """Return the largest ratio of a factor's ends within a cell."""
+        """Return the largest ratio of a factor's ends among runs with everything else equal."""
         if not len(self.trained):
             return 1.0
-        by_cell = self.trained.groupby("cell")[factor]
-        return float((by_cell.max() / by_cell.min()).max())
+        return float((self._compared[factor].max() / self._compared[factor].min()).max())
 
     def replicated_levels(self, factor: str) -> int:
         """Count the values of the factor at which some work was repeated."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -52,6 +53,21 @@ def session_columns(frame: pd.DataFrame) -> Array:
     if labels is None:
         return np.zeros((len(frame), 0))
     return np.equal.outer(labels.to_numpy(), np.unique(labels)[1:]).astype(float)
+
+
+def linked_parts(frame: pd.DataFrame, level: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Number (n,) the parts of a design whose runs can be compared, `level` (n,) being what each run repeats.
+
+    Sessions shift their runs, so levels are compared within a session, or across two that hold one level both. All runs
+    are one part if sessions shift none.
+    """
+    labels = shared_sessions(frame)
+    if labels is None:
+        return np.zeros(len(frame), dtype=np.intp)
+    session, names = pd.factorize(labels)
+    nodes = len(names) + int(level.max()) + 1
+    links = coo_array((np.ones(len(frame)), (session, len(names) + level)), shape=(nodes, nodes))
+    return connected_components(links, directed=False)[1][session].astype(np.intp)
 
 
 def placed_in_sessions(frame: pd.DataFrame) -> pd.DataFrame:

@@ -5,7 +5,9 @@ import pandas as pd
 import pytest
 from statsmodels.regression.linear_model import OLS
 
+from analysis import decide, load_runs
 from analysis.regression.sessions import (
+    linked_parts,
     session_columns,
     session_means,
     sessions_counted_once,
@@ -57,3 +59,29 @@ def test_the_error_of_an_effect_between_sessions_is_that_of_session_means() -> N
     assert (estimate.value, estimate.se, estimate.df) == pytest.approx((fit.params[1], fit.bse[1], 6))
     assert session_means(frame[frame["session"] < "e"], ["y"]) is not None
     assert len(session_means(frame[frame["session"] < "e"], ["y"])) == 16  # each rank in one session: not replicated
+
+
+def test_levels_are_compared_only_where_sessions_link_them() -> None:
+    """Sessions a and b share level 1; c holds level 3 alone: nothing links it to the others."""
+    frame = pd.DataFrame({"session": list("aabbcc"), "host": "h"})
+    parts = linked_parts(frame, np.array([0, 1, 1, 2, 3, 3]))
+    assert len(set(parts[:4])) == 1
+    assert set(parts[4:]) & set(parts[:4]) == set()
+    assert set(linked_parts(frame.assign(session="one"), np.arange(6))) == {0}
+
+
+def test_sizes_that_each_session_ran_alone_show_no_curve() -> None:
+    """Two sizes in one session, a third and a fourth in sessions of their own: four sizes, of which two compare."""
+    rng = np.random.default_rng(4)
+    rows = [(size, s) for s, sizes in enumerate(([32, 96], [128], [128], [256])) for size in sizes for _ in range(4)]
+    frame = pd.DataFrame(rows, columns=["samples", "session"]).sample(frac=1, random_state=0)
+    table = load_runs(
+        frame.assign(
+            epochs=1, session=frame["session"].map("s{}".format), order=range(len(frame)),
+            energy_kwh=1e-3 + 1e-5 * frame["samples"] * np.exp(0.02 * rng.normal(size=len(frame))),
+        )
+    )  # fmt: skip
+    claims = {claim.id: claim for claim in decide(table).claims}
+    for name in ("linear_in_samples", "doubling_doubles"):
+        assert claims[name].verdict == "undecided"
+        assert "only 2 different numbers of samples were run with everything else equal" in claims[name].reason
