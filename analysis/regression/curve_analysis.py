@@ -541,6 +541,11 @@ def gate(design: CurveDesign, factor: str) -> str | None:
     if factor not in design.factors:
         return f"{factor} never varied with everything else equal"
     if levels < MIN_LEVELS:
+        if trained.groupby("cell")[column].nunique().max() >= MIN_LEVELS:
+            return (
+                f"different numbers of {factor} were run in different sessions, whose effects look alike; at most "
+                f"{levels} were run in one, or in sessions that a number run in both links, and {MIN_LEVELS} are needed"
+            )
         return (
             f"only {levels} different numbers of {factor} were run with everything else equal; "
             f"{MIN_LEVELS} are needed to see a curve"
