@@ -20,19 +20,22 @@ def attention_kernel(config: RunConfig, architecture: PretrainedConfig, device: 
     wanted = config.attn_implementation
     if wanted == "auto":
         return None
-    field = f"attn_implementation: got {wanted}"
     if wanted not in ("sdpa", "eager") and device.kind != "cuda":
-        raise UserError(f"{field}, which needs an NVIDIA or AMD GPU; use auto, sdpa or eager")
+        raise UserError(f"attn_implementation: got {wanted}, which needs an NVIDIA or AMD GPU; use auto, sdpa or eager")
     package = _PACKAGES.get(wanted)
     if package is not None:
         # transformers would otherwise fetch a kernel from the hub, which is foreign code.
         if importlib.util.find_spec(package) is None:
-            raise UserError(f"{field}, which needs the package {package}; install it, or use auto or sdpa")
+            raise UserError(
+                f"attn_implementation: got {wanted}, which needs the package {package}; install it, or use auto or sdpa"
+            )
         if device.precision == "fp32":
-            raise UserError(f"{field}, which computes in 16 bits only; use precision=bf16, or auto or sdpa")
+            raise UserError(
+                f"attn_implementation: got {wanted}, which computes in 16 bits only; use precision=bf16, or auto or sdpa"
+            )
     model = _model_class(architecture)
     if model is not None and wanted not in _kernels_of(model):
-        raise UserError(f"{field}; {model.__name__} has {', '.join(_kernels_of(model))}")
+        raise UserError(f"attn_implementation: got {wanted}; {model.__name__} has {', '.join(_kernels_of(model))}")
     return wanted
 
 
