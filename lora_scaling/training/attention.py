@@ -31,7 +31,7 @@ def attention_kernel(config: RunConfig, architecture: PretrainedConfig, device: 
             )
         if device.precision == "fp32":
             raise UserError(
-                f"attn_implementation: got {wanted}, which computes in 16 bits only; use precision=bf16, or auto or sdpa"
+                f"attn_implementation: got {wanted}, which computes in 16 bits; use precision=bf16, or auto or sdpa"
             )
     model = _model_class(architecture)
     if model is not None and wanted not in _kernels_of(model):
