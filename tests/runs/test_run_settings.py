@@ -168,9 +168,9 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
         monkeypatch.setattr("torch._C._cuda_getDeviceCount", count_by_driver, raising=False)
         monkeypatch.setattr("torch.cuda.is_available", lambda: count_by_driver() > 0)
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        if visible:
-            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible or "")  # what a run leaves there is undone
+        if not visible:
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
         if started:
             count_by_driver()
 
@@ -253,7 +253,8 @@ for part in (run, pilot):
 
 def test_the_driver_is_not_asked_before_the_other_gpus_are_hidden() -> None:
     """Importing bitsandbytes asks it: what is hidden after that is still computed on."""
-    done = subprocess.run([sys.executable, "-c", FIRST_CALL], capture_output=True, text=True, timeout=120)
+    env = {name: text for name, text in os.environ.items() if not name.startswith("CUDA")}
+    done = subprocess.run([sys.executable, "-c", FIRST_CALL], env=env, capture_output=True, text=True, timeout=120)
     lines = [line for line in done.stdout.splitlines() if line.startswith(("run ", "pilot "))]
     assert lines == ["run 1", "pilot 1"], done.stderr
 
