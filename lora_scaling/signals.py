@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -12,6 +13,8 @@ from types import FrameType
 from typing import Any, NoReturn
 
 _WATCH_S, _PATIENCE_S = 1, 60
+STUCK_S = 8.0
+"""How long a signal may wait for the main thread: launchers kill after 30 s."""
 _WHY = {
     signal.SIGTERM: "a time limit, or another process that failed",
     signal.SIGHUP: "its terminal was closed",
@@ -43,7 +46,12 @@ def ended_like_ctrl_c() -> Iterator[None]:
 
 
 def _ended(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt(f"ended from outside ({signal.Signals(number).name}): {_WHY[signal.Signals(number)]}")
+    raise KeyboardInterrupt(_words(number))
+
+
+def _words(number: int) -> str:
+    name = signal.Signals(number)
+    return f"ended from outside ({name.name})" + (f": {_WHY[name]}" if name in _WHY else "")
 
 
 @functools.cache
@@ -67,6 +75,7 @@ class _Interruption:
     pending: KeyboardInterrupt | None = None  # raised; may have been lost in a destructor
     recording: int = 0  # depth of `uninterrupted`
     depth: int = 0  # of `interrupted_once`
+    handled_s: float = float("-inf")  # when the main thread last began to handle a signal
 
 
 _state = _Interruption()
@@ -87,6 +96,7 @@ def interrupted_once() -> Iterator[None]:
                 handlers[number] = handler
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        _state.handled_s = time.monotonic()
         if _is_being_handled():
             return
         try:
@@ -126,6 +136,41 @@ def uninterrupted() -> Iterator[None]:
         yield
     finally:
         _state.recording -= 1
+
+
+@contextlib.contextmanager
+def ended_when_stuck(last_words: Callable[[str], None], patience_s: float = STUCK_S) -> Iterator[None]:
+    """End this process if a signal finds it within a call that Python cannot interrupt, after `last_words(why)`.
+
+    A rank that waits in a collective for one that has died runs no handler: the launcher kills it after 30 s (torchrun,
+    Slurm), and its record with it. A thread sees each signal at once, and does what the main thread does not.
+    """
+    if not _in_main_thread():
+        yield
+        return
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+
+    def watch() -> None:
+        while number := reader.recv(1):
+            if number[0] not in FROM_OUTSIDE:
+                continue
+            seen_s = time.monotonic()
+            time.sleep(patience_s)
+            if _state.handled_s < seen_s - patience_s:  # not since then, nor a moment before
+                try:
+                    last_words(_words(number[0]))
+                finally:
+                    os._exit(1)
+        reader.close()
+
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=watch, name="ended-when-stuck", daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        writer.close()  # which ends the thread
 
 
 def _is_being_handled() -> bool:

@@ -103,6 +103,45 @@ def test_a_signal_while_a_finished_run_is_recorded_waits_for_it() -> None:
     assert recorded == ["all of it"]
 
 
+STUCK = """
+import ctypes, signal, sys, time
+from lora_scaling.signals import end_like_ctrl_c, ended_when_stuck, interrupted_once
+end_like_ctrl_c()
+def last_words(why):
+    print(why, flush=True)
+with interrupted_once(), ended_when_stuck(last_words, patience_s=0.3):
+    print("ready", flush=True)
+    if sys.argv[1] == "stuck":
+        mutex = ctypes.create_string_buffer(64)  # a pthread_mutex_t, locked twice: no signal ends that wait
+        lock = ctypes.CDLL(None).pthread_mutex_lock
+        lock(mutex)
+        lock(mutex)
+    while True:
+        time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a mutex of Linux")
+@pytest.mark.parametrize(
+    ("how", "said", "status"),
+    [
+        ("stuck", ["ended from outside (SIGTERM): a time limit, or another process that failed"], 1),
+        ("waiting", [], -signal.SIGINT),
+    ],
+)
+def test_a_process_that_is_stuck_in_a_collective_says_its_last_words_and_ends(
+    how: str, said: list[str], status: int
+) -> None:
+    """As a rank that waits in NCCL for one that has died; one that waits in Python is interrupted as ever."""
+    with subprocess.Popen([sys.executable, "-c", STUCK, how], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=30)
+    assert out.splitlines() == said
+    assert process.returncode == status
+
+
 def test_afterwards_signals_are_as_before() -> None:
     before = signal.getsignal(signal.SIGINT)
     with interrupted_once():

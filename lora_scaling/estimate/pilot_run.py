@@ -20,6 +20,7 @@ from lora_scaling.estimate.pilot import PilotMeasurement, PilotPhase, PilotStep,
 from lora_scaling.estimate.shapes import with_shape
 from lora_scaling.training.batches import Collator
 from lora_scaling.training.device import Device, choose_device, explain_out_of_memory
+from lora_scaling.training.fetching import fetch_weights
 from lora_scaling.training.model_cache import ModelCache, Tokens
 from lora_scaling.training.models import BaseModel, attach
 from lora_scaling.training.tokens import TokenizedDataset
@@ -60,6 +61,7 @@ def run_pilot(config: RunConfig, seconds: float) -> PilotMeasurement:
     metering = settings_on(config.metering, kind=device.kind, gpu_uuid=device.gpu_uuid())
     meter = open_meter(metering, device.synchronize, gpu_expected=device.kind != "cpu")
     models = ModelCache()
+    fetch_weights(config)
     with tempfile.TemporaryDirectory(prefix="lora-scaling-pilot-") as folder:
         recording = meter.recording()
         try:

@@ -163,6 +163,8 @@ class TrainingSection(TypedDict, total=False):
     precision: str | None
     attn_implementation: str | None
     gradient_checkpointing: bool | None
+    skipped_steps: int | None
+    peak_allocated_gb: float | None
     train_loss: float | None
     eval_loss_before: float | None
     eval_loss_after: float | None

@@ -23,6 +23,7 @@ from lora_scaling.config.devices import from_nvml_name, preset
 from lora_scaling.energy import (
     EnergyAccount,
     EnergyMeter,
+    Recording,
     combine,
     idle_baseline,
     measure_idle,
@@ -61,7 +62,7 @@ from lora_scaling.records.model_card import write_card
 from lora_scaling.records.provenance import host, provenance
 from lora_scaling.runs.device_locks import devices_held
 from lora_scaling.runs.trackers import hand_over
-from lora_scaling.signals import interrupted_once, raise_if_interrupted, uninterrupted
+from lora_scaling.signals import ended_when_stuck, interrupted_once, raise_if_interrupted, uninterrupted
 
 if TYPE_CHECKING:
     from lora_scaling.training.device import Device
@@ -290,30 +291,46 @@ def _measure(
         raise_if_interrupted()
         listen(phase, done, total, recording.joules_so_far())
 
-    try:
-        execute(
-            config,
-            device,
-            models,
-            recording,
-            facts,
-            folder=path.parent,
-            progress=progress,
-            parts=parts,
-        )
-        record |= {"status": "ok", "error": None}
-    finally:
-        together = world_size() > 1
-        with uninterrupted():
-            account = recording.close(baseline)
-            if parts is not None:
-                account = _end_part(parts, account, record, facts)
-            _record_outcome(config, record, path, facts, account, [_FIRST_ONLY] if together else [])
-        if together and record.get("status") == "ok":  # otherwise another process may never give its account
-            account = combine(gather_from_ranks(account))
-            peaks = gather_from_ranks(facts.peak_memory_gb)  # of the process that needed most, where all are known
-            facts.peak_memory_gb = None if None in peaks else max(peak for peak in peaks if peak is not None)
-            _record_outcome(config, record, path, facts, account, [])
+    def last_words(why: str) -> None:
+        _record_stuck(config, record, path, facts, recording, why)
+
+    with ended_when_stuck(last_words) if world_size() > 1 else contextlib.nullcontext():
+        try:
+            execute(
+                config,
+                device,
+                models,
+                recording,
+                facts,
+                folder=path.parent,
+                progress=progress,
+                parts=parts,
+            )
+            record |= {"status": "ok", "error": None}
+        finally:
+            together = world_size() > 1
+            with uninterrupted():
+                account = recording.close(baseline)
+                if parts is not None:
+                    account = _end_part(parts, account, record, facts)
+                _record_outcome(config, record, path, facts, account, [_FIRST_ONLY] if together else [])
+            if together and record.get("status") == "ok":  # otherwise another process may never give its account
+                account = combine(gather_from_ranks(account))
+                peaks = gather_from_ranks(facts.peak_memory_gb)  # of the process that needed most, where all are known
+                facts.peak_memory_gb = None if None in peaks else max(peak for peak in peaks if peak is not None)
+                _record_outcome(config, record, path, facts, account, [])
+
+
+def _record_stuck(
+    config: RunConfig, record: Record, path: Path, facts: "RunFacts", recording: Recording, why: str
+) -> None:
+    """Record what was measured until now, from another thread than the one that is stuck in a collective."""
+    if rank() > 0:
+        return
+    print(f"lora-scaling: {why}, while this process waited for another", file=sys.stderr, flush=True)
+    record |= {"status": "interrupted", "error": why, "finished_at": now_after(record["started_at"])}
+    _record_outcome(config, record, path, facts, recording.so_far(), [_FIRST_ONLY])
+    _save(path, record)
 
 
 def _open_parts(config: RunConfig, path: Path) -> Parts:

@@ -118,6 +118,8 @@ def load_pretrained(
             )
         # Accelerate compares this with the device index of the process.
         more["device_map"] = {"": torch.cuda.current_device() if device.kind == "cuda" else device.torch_device}
+    elif device.kind == "cuda" and config.model.gguf_file is None and config.sharding == "none":
+        more["device_map"] = {"": torch.cuda.current_device()}  # file by file: the host never holds all of them
     with friendly_loading_errors(config.model):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **more, **options

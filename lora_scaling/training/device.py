@@ -80,6 +80,10 @@ class Device:
             return _peak_resident_set()
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
+    def peak_allocated_bytes(self) -> int | None:
+        """Return the peak of what tensors held of the reserved bytes; None where the two are not told apart."""
+        return torch.cuda.max_memory_allocated() if self.kind == "cuda" else None
+
     def describe(self) -> dict[str, Any]:
         """Describe the device for the record; unknown values are null."""
         description: dict[str, Any] = {

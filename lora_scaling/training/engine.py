@@ -18,6 +18,7 @@ from lora_scaling.training.batches import Collator
 from lora_scaling.training.checkpoints import quantization_of
 from lora_scaling.training.compiling import compile_network
 from lora_scaling.training.device import Device, explain_out_of_memory
+from lora_scaling.training.fetching import fetch_weights
 from lora_scaling.training.model_cache import ModelCache, Tokens
 from lora_scaling.training.models import BaseModel, attach, detach, parameter_counts, quantized_params
 from lora_scaling.training.ranks import gather_from_ranks
@@ -69,6 +70,7 @@ def execute(
         OutOfMemory: the device did not have enough memory.
     """
     models.make_room(config, device)
+    fetch_weights(config)
     device.reset_peak_memory()
     network: nn.Module | None = None
     base: BaseModel | None = None
@@ -92,6 +94,8 @@ def execute(
     finally:
         peak = device.peak_memory_bytes()
         facts.peak_memory_gb = None if peak is None else max(0, peak - models.idle_bytes) / 1e9
+        allocated = device.peak_allocated_bytes()
+        facts.training["peak_allocated_gb"] = None if allocated is None else allocated / 1e9
         if network is not None and base is not None and models.keeps(base):
             detach(network, base)
 
@@ -248,6 +252,7 @@ def _phases(
         # A process that failed must not wait for the others, which do not know about the failure.
         facts.work |= _work(config, trainer, dataset, shape, counted or trainer.counted)
         facts.warnings += [] if resuming is None else resuming.warnings
+        _enter_skipped(facts, trainer)
     _evaluate(config, trainer, recording, facts, "eval_loss_after", progress)
 
 
@@ -265,6 +270,16 @@ def _evaluate(
     with recording.phase("eval"):
         loss = trainer.evaluation_loss()
     _enter_loss(facts, key, loss)
+
+
+def _enter_skipped(facts: RunFacts, trainer: MeteredTrainer) -> None:
+    """Enter how many of the steps changed no weight, because the scaler of fp16 was still looking for its scale."""
+    skipped = facts.training["skipped_steps"] = trainer.skipped_steps
+    if skipped:
+        text = (
+            f"{skipped} of {trainer.state.global_step} optimizer steps were computed and skipped by the scaler of fp16."
+        )
+        facts.warnings.append({"kind": "skipped_steps", "message": text})
 
 
 def _enter_loss(facts: RunFacts, key: str, loss: float | None) -> None:

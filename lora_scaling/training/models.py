@@ -1,6 +1,7 @@
 """Build base models from a shape or load them from a checkpoint, quantise them, and attach adapters."""
 
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,10 @@ def load_base(config: RunConfig, device: Device) -> BaseModel:
             network = AutoModelForCausalLM.from_config(hf_config, dtype=dtype, attn_implementation=kernel)
     elif model.weights == "random":
         set_seed(config.seed)
-        network = AutoModelForCausalLM.from_config(hf_config, dtype=dtype, attn_implementation=kernel)
+        # On a GPU without passing through the host's memory, but for those that are quantised on the way.
+        there = device.kind == "cuda" and config.method.name != "qlora" and config.sharding == "none"
+        with device.torch_device if there else nullcontext():
+            network = AutoModelForCausalLM.from_config(hf_config, dtype=dtype, attn_implementation=kernel)
     else:
         network, unused = load_pretrained(config, hf_config, dtype, device, attn_implementation=kernel)
     if config.method.name == "qlora" and not getattr(network, "is_quantized", False):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
@@ -82,7 +83,10 @@ class MeteredTrainer(Trainer):
         self.counted = Counted()
         self._warming_up = False
         self.resuming: Resuming | None = None
+        self.skipped_steps = 0  # of the optimizer, by the scaler of fp16
         self.remove_callback(PrinterCallback)
+        self.add_callback(_Outputs(self))
+        self._keep_allocator()
 
     def compute_loss(
         self,
@@ -116,6 +120,22 @@ class MeteredTrainer(Trainer):
             share = counts.labels if items is None else items / world_size()
             precise = torch.float32 if loss.device.type == "mps" else torch.float64
             done.loss = done.loss + loss.detach().to(precise) * share
+
+    def _keep_allocator(self) -> None:
+        """Let training begin with the memory that warm-up has filled the allocator with.
+
+        As training starts, the parent has accelerate forget what it prepared before, which also empties the cache:
+        the first steps of the measured window would fill it again.
+        """
+        accelerator = self.accelerator
+
+        def forget(*objects: Any) -> tuple[Any, ...]:
+            for name in ("_schedulers", "_optimizers", "_models", "_dataloaders"):
+                setattr(accelerator, name, [])
+            accelerator.step = 0
+            return objects
+
+        accelerator.free_memory = forget  # type: ignore[method-assign]
 
     def compute_loss_context_manager(self) -> contextlib.ExitStack:
         """Compute in the types of training, which the parent sets up only as training starts."""
@@ -217,6 +237,29 @@ def _over_processes(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     return values.cpu()
 
 
+class _Outputs(TrainerCallback):
+    """Keep the logits as the model gives them, and count the steps that the scaler of fp16 skips.
+
+    Accelerate copies all outputs to 32 bits, which for a vocabulary of 150,000 is the largest tensor of a run. The loss
+    is computed from 32 bits within the model in any case.
+    """
+
+    def __init__(self, trainer: MeteredTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        model: Any = self.trainer.accelerator.unwrap_model(kwargs["model"], keep_fp32_wrapper=True)
+        converting = getattr(model.forward, "__wrapped__", None)
+        computing = getattr(converting, "model_forward", None)
+        if computing is not None:
+            model.forward = MethodType(computing, model) if hasattr(model.forward, "__func__") else computing
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.trainer.skipped_steps += bool(getattr(kwargs.get("optimizer"), "step_was_skipped", False))
+
+
 class _Reporting(TrainerCallback):
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
@@ -269,7 +312,10 @@ def training_arguments(config: RunConfig, device: Device, folder: Path) -> Train
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=config.batch_size,
         gradient_accumulation_steps=local_accumulation(config.gradient_accumulation),
-        accelerator_config={"gradient_accumulation_kwargs": {"sync_each_batch": config.sharding == "fsdp"}},
+        accelerator_config={
+            "gradient_accumulation_kwargs": {"sync_each_batch": config.sharding == "fsdp"},
+            "non_blocking": device.kind == "cuda",  # together with pinned memory: copies overlap with computing
+        },
         learning_rate=config.learning_rate or config.method.learning_rate,
         lr_scheduler_type=config.lr_scheduler,
         weight_decay=config.weight_decay,

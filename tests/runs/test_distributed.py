@@ -39,10 +39,11 @@ def test_two_processes_do_the_work_of_one_with_twice_the_accumulation(tmp_path: 
 def test_two_gpus_of_two_processes_count_once_each(tmp_path: Path) -> None:
     law_file = tmp_path / "law"
     started = time.time() - 5
-    # Two more GPUs are other people's: the processes compute on the first two alone.
+    # Two more GPUs are other people's. The processes compute on the CPU here, and measure no GPU that is not named.
     laws = [nvml_stub.Law(power=((started, watts),)) for watts in (100.0, 250.0, 700.0, 700.0)]
     nvml_stub.write_laws(law_file, laws)
-    process = torchrun(tmp_path / "two", "gradient_accumulation=2", env=dict(nvml_stub.environment(law_file)))
+    overrides = ("gradient_accumulation=2", "metering.gpu_ids=[0,1]")
+    process = torchrun(tmp_path / "two", *overrides, env=dict(nvml_stub.environment(law_file)))
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
     phases = only_record(tmp_path / "two")["energy"]["phases"]

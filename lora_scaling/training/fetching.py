@@ -1,0 +1,40 @@
+"""Download what a run will load, before its measured windows: how fast a network is says nothing about a fine-tune."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import cached_file
+from transformers.utils.hub import get_checkpoint_shard_files
+
+from lora_scaling.config import RunConfig
+from lora_scaling.training.sharding import loads_weights
+
+# In the order in which transformers looks for them.
+_WEIGHTS = (
+    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+)  # fmt: skip
+
+
+def fetch_weights(config: RunConfig) -> None:
+    """Download the weights of a checkpoint on the hub that are not cached yet. Loading them reports any failure."""
+    model = config.model
+    if model.weights == "random" or model.id is None or model.gguf_file is not None or not loads_weights(config):
+        return
+    if Path(model.id).is_dir():
+        return
+    options: dict[str, Any] = {"revision": model.revision} if model.revision else {}
+    with contextlib.suppress(Exception):
+        for name in _WEIGHTS:
+            file = cached_file(
+                model.id,
+                name,
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+                _raise_exceptions_for_gated_repo=False,
+                **options,
+            )
+            if file is not None:
+                if name.endswith(".index.json"):
+                    get_checkpoint_shard_files(model.id, file, **options)
+                return
