@@ -4,8 +4,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import cached_file
-from transformers.utils.hub import get_checkpoint_shard_files
+from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from lora_scaling.config import RunConfig
 from lora_scaling.training.sharding import loads_weights
