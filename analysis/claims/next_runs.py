@@ -94,7 +94,7 @@ def _flops_per_token(model: str) -> float | None:
         known = ModelShape(**preset["shape"])
     except (TypeError, UserError):  # a preset whose shape is to be given
         return None
-    return float(known.layers * sum(m.active * m.weights for m in known.matmuls()) + known.head.weights)
+    return float(sum(m.layers * m.active * m.weights for m in known.matmuls()) + known.head.weights)
 
 
 def common_overrides(frame: pd.DataFrame) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from lora_scaling import templates
 from lora_scaling.config import HardwareConfig, RunConfig
+from lora_scaling.config.build import build
 from lora_scaling.config.devices import DRIVER_NAMES, memory_of_presets, preset
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.compare import _GPUS, _METHODS, _ZONES
@@ -43,10 +44,10 @@ from lora_scaling.records import write_text
 from lora_scaling.settings import SETTINGS
 from lora_scaling.units import JOULES_PER_KWH
 from lora_scaling.version import __version__
-from lora_scaling.workload import ATTENTION, LINEAR, MLP, MemorySetup
-from lora_scaling.workload.flops import _BELOW
+from lora_scaling.workload import LINEAR, MemorySetup, ModelShape
+from lora_scaling.workload.flops import _BELOW, _QUERIES
 from lora_scaling.workload.lengths import EXACT_UP_TO, MEGA_BATCHES, MEGA_BATCHES_LEAST, QUANTILES
-from lora_scaling.workload.memory import ADAPTER_BYTES, NF4_BYTES
+from lora_scaling.workload.memory import ADAPTER_BYTES, NF4_BYTES, SHARED_INPUTS
 
 _LEVELS = (0.5, 0.8, LEVEL, 0.95)
 _SETTINGS = tuple(setting.name for setting in SETTINGS if setting.counted)
@@ -170,8 +171,8 @@ def _targets(modules: str | tuple[str, ...]) -> str:
 def _workload_constants() -> dict[str, Any]:
     setup = MemorySetup(compute_bytes=2, trainable_bytes=4, state_bytes=8, checkpointing=False, accumulates=False)
     return {
-        "attention": list(ATTENTION),
-        "mlp": list(MLP),
+        "queries": list(_QUERIES),
+        "shared_inputs": [list(names) for names in SHARED_INPUTS],
         "linear": list(LINEAR),
         "below": {name: list(inputs) for name, inputs in _BELOW.items()},
         "nf4_bytes": NF4_BYTES,
@@ -195,12 +196,22 @@ def _models(config: RunConfig) -> tuple[str, dict[str, Any]]:
     for name in presets("model"):
         values = OmegaConf.to_container(OmegaConf.load(config_dir() / "model" / f"{name}.yaml"))
         assert isinstance(values, dict)
-        found[name] = {key: values[key] for key in ("name", "weights", "shape")}
+        shape = build(ModelShape, values["shape"], "model.shape.")
+        found[name] = {"name": values["name"], "weights": values["weights"], "shape": _shape(shape)}
     model = with_shape(config.model)
     if model.shape is None:
         raise UserError(f"model.shape: unknown here for {model.name}; give model.shape.* or choose a preset")
-    own = {"name": model.name, "weights": weights_from(model), "shape": dataclasses.asdict(model.shape)}
+    own = {"name": model.name, "weights": weights_from(model), "shape": _shape(model.shape)}
     return _placed(own, model.name, found)
+
+
+def _shape(shape: ModelShape) -> dict[str, Any]:
+    """A shape with what follows from it, so that the page need not know the architectures."""
+    names = ("query_size", "kv_size", "score_size", "mlp_size", "params", "layer_params", "linear_params")
+    matmuls = [{**dataclasses.asdict(m), "linear": m.linear} for m in shape.matmuls()]
+    widths = {name: getattr(shape, name) for name in ("layers", "hidden_size", "heads", "vocab_size", "experts")}
+    kept = {**widths, "experts_per_token": shape.experts_per_token, "tied_embeddings": shape.tied_embeddings}
+    return {**kept, **{name: getattr(shape, name) for name in names}, "matmuls": matmuls}
 
 
 def _hardware(config: RunConfig) -> tuple[str, dict[str, Any]]:

@@ -200,16 +200,46 @@ def config_of_shape(shape: ModelShape) -> PretrainedConfig:
         "tie_word_embeddings": shape.tied_embeddings,
         "max_position_embeddings": shape.max_positions,
     }
-    if shape.architecture == "mixtral":
-        fields |= {"num_local_experts": shape.experts, "num_experts_per_tok": shape.experts_per_token}
-    if shape.architecture in ("mistral", "mixtral"):
-        fields["sliding_window"] = None
+    fields |= _own_fields(shape)
     try:
         return AutoConfig.for_model(shape.architecture, **fields)
     except ValueError:
         raise UserError(
             f"model.shape.architecture: got {shape.architecture!r}; choose one of {', '.join(ARCHITECTURES)}"
         ) from None
+
+
+def _own_fields(shape: ModelShape) -> dict[str, Any]:
+    """Return the fields that only this architecture has, or calls by other names."""
+    fields: dict[str, Any] = {}
+    if shape.experts > 1:
+        fields["num_experts_per_tok"] = shape.experts_per_token
+    match shape.architecture:
+        case "mixtral" | "gpt_oss":
+            fields["num_local_experts"] = shape.experts
+        case "qwen3_moe":
+            dense = range(shape.dense_layers) if shape.dense_first else range(1, 1 + shape.dense_layers)
+            fields |= {"num_experts": shape.experts, "moe_intermediate_size": shape.expert_size}
+            fields["mlp_only_layers"] = list(dense)
+        case "llama4_text":
+            dense = range(shape.dense_layers) if shape.dense_first else range(1, 1 + shape.dense_layers)
+            fields |= {"num_local_experts": shape.experts, "intermediate_size": shape.expert_size}
+            fields["intermediate_size_mlp"] = shape.intermediate_size
+            fields["moe_layers"] = [i for i in range(shape.layers) if i not in dense]
+        case "deepseek_v3":
+            width = shape.expert_size
+            fields |= {"n_routed_experts": shape.experts, "moe_intermediate_size": width}
+            fields |= {"n_shared_experts": shape.shared_size // width, "first_k_dense_replace": shape.dense_layers}
+            fields |= {"q_lora_rank": shape.query_rank or None, "kv_lora_rank": shape.key_value_rank}
+            fields |= {"qk_rope_head_dim": shape.rope_size, "qk_nope_head_dim": shape.head_dim - shape.rope_size}
+            fields |= {"v_head_dim": shape.value_size, "head_dim": shape.rope_size}
+        case "phi3" | "smollm3" | "granite" | "olmo2" | "gemma2" | "gemma3_text":
+            fields["pad_token_id"] = 0
+        case _:
+            pass
+    if shape.architecture in ("mistral", "mixtral"):
+        fields["sliding_window"] = None
+    return fields
 
 
 def shape_of_config(config: PretrainedConfig) -> ModelShape | None:
@@ -219,7 +249,7 @@ def shape_of_config(config: PretrainedConfig) -> ModelShape | None:
 
 _WORKING_FIELDS = (
     "architecture", "layers", "hidden_size", "intermediate_size", "heads", "kv_heads", "head_dim", "vocab_size",
-    "tied_embeddings", "experts", "experts_per_token",
+    "tied_embeddings", "experts", "experts_per_token", "expert_size", "shared_size", "dense_layers",
 )  # fmt: skip
 
 

@@ -14,17 +14,24 @@ from dataclasses import dataclass
 
 from lora_scaling.workload.shape import Matmul, ModelShape, Tuning
 
-_QKV = ("q_proj", "k_proj", "v_proj")
+_QUERIES = ("q_proj", "k_proj", "v_proj", "qkv_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj")
+_ATTENTION = (*_QUERIES, "o_proj")
 # For each matrix, the matrices its input depends on. An adapter on any of those makes the input need a gradient.
 _BELOW = {
     "q_proj": (),
     "k_proj": (),
     "v_proj": (),
-    "o_proj": _QKV,
-    "router": (*_QKV, "o_proj"),
-    "gate_proj": (*_QKV, "o_proj"),
-    "up_proj": (*_QKV, "o_proj"),
-    "down_proj": (*_QKV, "o_proj", "gate_proj", "up_proj"),
+    "qkv_proj": (),
+    "q_a_proj": (),
+    "q_b_proj": ("q_a_proj",),
+    "kv_a_proj_with_mqa": (),
+    "kv_b_proj": ("kv_a_proj_with_mqa",),
+    "o_proj": _QUERIES,
+    "router": _ATTENTION,
+    "gate_proj": _ATTENTION,
+    "up_proj": _ATTENTION,
+    "gate_up_proj": _ATTENTION,
+    "down_proj": (*_ATTENTION, "gate_proj", "up_proj", "gate_up_proj"),
 }
 
 
@@ -60,25 +67,25 @@ def training_flops(shape: ModelShape, tuning: Tuning, *, tokens: int, pairs: int
             the upper half scores half of them; by the usual convention, this counts the whole square.)
         checkpointing: whether the backward pass runs each layer's forward pass again.
     """
-    scores = 2 * 2 * shape.query_size * pairs
-    adapted = {m.name: m for m in tuning.adapters(shape)}
-    layer = sum(2 * m.active * m.weights for m in shape.matmuls()) * tokens + scores
-    adapters = sum(_adapter(m, tuning.rank) for m in adapted.values()) * tokens
+    adapted = list(tuning.adapters(shape))
+    scores = shape.layers * round(4 * shape.score_size * pairs)
+    matrices = sum(2 * m.layers * m.active * m.weights for m in shape.matmuls()) * tokens
+    adapters = sum(m.layers * _adapter(m, tuning.rank) for m in adapted) * tokens
     head = 2 * shape.head.weights * tokens
-    forward = shape.layers * (layer + adapters) + head
+    forward = matrices + scores + adapters + head
     if tuning.adapted:
         skipped = 0 if checkpointing else _first_layer_savings(shape, tuning, adapted, tokens, scores)
-        inputs = shape.layers * (layer + scores + adapters) + head - skipped
-        weights = shape.layers * adapters
+        inputs = matrices + 2 * scores + adapters + head - skipped
+        weights = adapters
     else:
-        inputs = shape.layers * (layer + scores) + head
-        weights = shape.layers * (layer - scores) + head
+        inputs = matrices + 2 * scores + head
+        weights = matrices + head
     recompute = 0
     if checkpointing:
-        recompute = shape.layers * (layer + adapters - _last_product(shape, tuning, adapted) * tokens)
+        recompute = matrices + scores + adapters - shape.layers * _last_product(shape, tuning, adapted) * tokens
     return Flops(
         forward=forward,
-        matrices=shape.layers * (layer - scores),
+        matrices=matrices,
         backward_inputs=inputs,
         backward_weights=weights,
         recompute=recompute,
@@ -89,7 +96,7 @@ def _adapter(matmul: Matmul, rank: int) -> int:
     return 2 * rank * (matmul.inputs + matmul.outputs)
 
 
-def _last_product(shape: ModelShape, tuning: Tuning, adapted: dict[str, Matmul]) -> int:
+def _last_product(shape: ModelShape, tuning: Tuning, adapted: list[Matmul]) -> int:
     """Count the FLOPs per token that recomputing a layer skips: torch stops at the last tensor that backward needs.
 
     With experts nothing is skipped: backward needs an expert's output for the gradient of the router's weight on it.
@@ -97,22 +104,20 @@ def _last_product(shape: ModelShape, tuning: Tuning, adapted: dict[str, Matmul])
     if shape.experts > 1:
         return 0
     down = shape.matmuls()[-1]
-    return 2 * tuning.rank * down.outputs if down.name in adapted else 2 * down.active * down.weights
+    return 2 * tuning.rank * down.outputs if down in adapted else 2 * down.active * down.weights
 
 
-def _first_layer_savings(
-    shape: ModelShape, tuning: Tuning, adapted: dict[str, Matmul], tokens: int, scores: int
-) -> int:
+def _first_layer_savings(shape: ModelShape, tuning: Tuning, adapted: list[Matmul], tokens: int, scores: int) -> int:
     """Count the FLOPs of input gradients that the first layer skips, because nothing below it is trainable.
 
     With checkpointing it skips none: the inputs of every layer are then made to require gradients.
     """
-    saved = 0
+    saved, names = 0, {m.name for m in adapted}
     for matmul in shape.matmuls():
-        if not any(name in adapted for name in _BELOW[matmul.name]):
+        if matmul.first and not names & set(_BELOW[matmul.name]):
             saved += 2 * matmul.active * matmul.weights * tokens
-            if matmul.name in adapted:
+            if matmul in adapted:
                 saved += 2 * tuning.rank * matmul.inputs * tokens
-    if not any(name in adapted for name in _QKV):
-        saved += 2 * scores
+    if not names & set(_QUERIES):
+        saved += 2 * scores // shape.layers
     return saved

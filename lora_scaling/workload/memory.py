@@ -19,11 +19,17 @@ the loss has released everything but the logits.
 
 from dataclasses import dataclass
 
-from lora_scaling.workload.shape import ATTENTION, MLP, ModelShape, Tuning
+from lora_scaling.workload.shape import ModelShape, Tuning
 
 # NF4 with double quantisation (Dettmers et al. 2023, sec. 3): 4 bits plus 0.127 bits of constants per weight.
 NF4_BYTES = 0.5 + 0.127 / 8
 ADAPTER_BYTES = 4  # PEFT keeps adapters in float32
+# Matrices whose adapters keep one copy of the same input.
+SHARED_INPUTS = (
+    ("q_proj", "k_proj", "v_proj", "qkv_proj", "q_a_proj", "kv_a_proj_with_mqa"),
+    ("gate_proj", "up_proj", "gate_up_proj"),
+    ("down_proj",),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,20 +124,19 @@ def weight_bytes(shape: ModelShape, tuning: Tuning, setup: MemorySetup) -> float
 
 def layer_activation_bytes(shape: ModelShape, tuning: Tuning, setup: MemorySetup) -> float:
     """Compute the bytes per token that one layer keeps for its backward pass."""
-    a, h, i, active = setup.compute_bytes, shape.hidden_size, shape.intermediate_size, shape.experts_per_token
-    kept = 8.0 * h + a * (2 * shape.query_size + 2 * shape.kv_size) + 4 * shape.heads + 3 * a * i * active
+    a, h, mlp = setup.compute_bytes, shape.hidden_size, shape.mlp_size
+    kept = 8.0 * h + a * (2 * shape.query_size + 2 * shape.kv_size) + 4 * shape.heads + 3 * a * mlp
     if shape.experts > 1:
         # The router probabilities in float32, and the gathered input and output of each expert.
-        kept += 8 * shape.experts + 2 * a * h * active
+        kept += 8 * shape.experts + 2 * a * h * shape.experts_per_token
     if not tuning.adapted:
-        return kept + 2 * a * h + a * (2 * h + i * active)
+        return kept + 2 * a * h + a * (2 * h + mlp)
     adapted = list(tuning.adapters(shape))
-    kept += sum(4 * tuning.rank for _ in adapted)
+    kept += 4 * tuning.rank * sum(m.layers for m in adapted) / shape.layers
     if a < ADAPTER_BYTES:
-        return kept + sum(setup.adapter_input_bytes * m.inputs for m in adapted)
-    names = {m.name for m in adapted}
-    shared = h * bool(names & set(ATTENTION[:3])) + h * bool(names & set(MLP[:2])) + i * ("down_proj" in names)
-    return kept + a * shared
+        return kept + setup.adapter_input_bytes * sum(m.layers * m.inputs for m in adapted) / shape.layers
+    shared = [[m.layers * m.inputs for m in adapted if m.name in names] for names in SHARED_INPUTS]
+    return kept + a * sum(max(inputs, default=0) for inputs in shared) / shape.layers
 
 
 def largest_batch(
@@ -160,7 +165,7 @@ def _rerun(shape: ModelShape, tuning: Tuning, setup: MemorySetup, layer: float, 
     if not setup.checkpointing:
         return 0.0
     # The MLP's backward pass also holds gradients as wide as the gate and the up projection.
-    widest = 2 * setup.compute_bytes * shape.intermediate_size * shape.experts_per_token
+    widest = 2 * setup.compute_bytes * shape.mlp_size
     running = layer + tokens * widest
     if tuning.adapted or setup.accumulates:
         return running

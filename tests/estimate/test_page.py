@@ -34,7 +34,10 @@ OWN_MODEL = (
 NODE, CHROMIUM = shutil.which("node"), shutil.which("chromium")
 needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed")
 
-MODELS = ("munin-7b", "mixtral-8x7b", "llama-3.1-70b", "qwen2.5-0.5b", "smollm2-135m", "ladder-1m", "llama-3.2-3b")
+MODELS = (
+    "munin-7b", "mixtral-8x7b", "llama-3.1-70b", "qwen2.5-0.5b", "smollm2-135m", "ladder-1m", "llama-3.2-3b",
+    "deepseek-v3", "gpt-oss-20b", "phi-4", "gemma-3-4b", "qwen3-30b-a3b", "llama-4-scout",
+)  # fmt: skip
 GPUS = ("rtx-a4000", "t4", "v100", "h100-sxm", "mi300x", "apple-m3-max", "a100-pcie", "rtx-4090", "b200")
 
 

@@ -21,41 +21,32 @@ function loraEstimator(DATA) {
   const thousands = (x) => x.toLocaleString("en-US");
   const percent = (x) => `${(100 * x).toFixed(0)}%`;
 
-  // ---- workload/shape.py
+  // ---- workload/shape.py; what follows from a shape comes with it
   function shapeOf(s) {
-    const h = s.hidden_size, i = s.intermediate_size, q = s.heads * s.head_dim, kv = s.kv_heads * s.head_dim;
-    const one = (name, inputs, outputs, more) =>
-      ({ name, inputs, outputs, bias: false, copies: 1, active: 1, weights: inputs * outputs, ...more });
-    const expert = { copies: s.experts, active: s.experts_per_token }, bias = { bias: s.attention_bias };
-    const matmuls = [
-      one("q_proj", h, q, bias), one("k_proj", h, kv, bias), one("v_proj", h, kv, bias), one("o_proj", q, h),
-      ...(s.experts > 1 ? [one("router", h, s.experts)] : []),
-      one("gate_proj", h, i, expert), one("up_proj", h, i, expert), one("down_proj", i, h, expert),
-    ];
-    const head = h * s.vocab_size;
-    const layer = sum(matmuls.map((m) => m.copies * m.weights + (m.bias ? m.outputs : 0))) + 2 * h;
-    const linear = matmuls.filter((m) => m.copies === 1 && m.name !== "router");
-    const params = head * (s.tied_embeddings ? 1 : 2) + s.layers * layer + h;
-    return { ...s, query_size: q, kv_size: kv, matmuls, head, layer_params: layer, linear,
-      linear_params: s.layers * sum(linear.map((m) => m.weights)), params };
+    const matmuls = s.matmuls.map((m) => ({ ...m, weights: m.inputs * m.outputs }));
+    return { ...s, matmuls, head: s.hidden_size * s.vocab_size, linear: matmuls.filter((m) => m.linear) };
   }
 
   function tuningOf(state, shape) {
     const method = state.method, rank = state["lora.r"], adapted = method !== "full";
     if (!adapted) return { method, rank, adapted, adapters: [], trainable: shape.params, modules: 0 };
     const targets = targetNames(state["lora.target_modules"]);
-    const listed = `[${targets.map((t) => `'${t}'`).join(", ")}]`;
-    const reachable = shape.experts > 1 ? W.attention : W.linear;
-    const adapters = shape.matmuls.filter((m) => targets.includes(m.name) && reachable.includes(m.name));
+    const listed = `[${targets.map((t) => `'${t}'`).join(", ")}]`, names = [...new Set(shape.linear.map((m) => m.name))];
+    const unknown = targets.filter((t) => !W.linear.includes(t) && !names.includes(t));
+    if (unknown.length) throw new EstimateError("lora.target_modules: got " + listed +
+      `; choose from ${W.linear.join(", ")}, or all-linear`);
+    const everything = W.linear.every((t) => targets.includes(t)) && targets.every((t) => W.linear.includes(t));
+    const adapters = shape.linear.filter((m) => everything || targets.includes(m.name));
     if (!adapters.length) throw new EstimateError("lora.target_modules: got " + listed +
-      `; a model with experts is adapted in ${W.attention.join(", ")}`);
-    for (const m of adapters) {
-      const smallest = Math.min(m.inputs, m.outputs);
-      if (rank > smallest) throw new EstimateError("lora.r: got " + rank +
-        `; ${m.name} of this model is ${m.inputs} × ${m.outputs}, so at most ${smallest} makes sense`);
+      `; ${shape.experts > 1 ? "a model with experts" : "this model"} is adapted in ${names.join(", ")}`);
+    const least = Math.min(...adapters.map((m) => Math.min(m.inputs, m.outputs)));
+    if (rank > least) {
+      const m = adapters.find((x) => Math.min(x.inputs, x.outputs) === least);
+      throw new EstimateError("lora.r: got " + rank +
+        `; ${m.name} of this model is ${m.inputs} × ${m.outputs}, so at most ${least} makes sense`);
     }
-    const trainable = shape.layers * sum(adapters.map((m) => rank * (m.inputs + m.outputs)));
-    return { method, rank, adapted, adapters, trainable, modules: shape.layers * adapters.length };
+    const trainable = sum(adapters.map((m) => m.layers * rank * (m.inputs + m.outputs)));
+    return { method, rank, adapted, adapters, trainable, modules: sum(adapters.map((m) => m.layers)) };
   }
 
   const targetNames = (text) => (text === "all-linear" ? W.linear : text.replace(/[[\]\s]/g, "").split(","));
@@ -167,38 +158,36 @@ function loraEstimator(DATA) {
 
   // ---- workload/flops.py
   function trainingFlops(shape, tuning, { tokens, pairs, checkpointing }) {
-    const r = tuning.rank, names = tuning.adapters.map((m) => m.name);
-    const scores = 2 * 2 * shape.query_size * pairs;
-    const layer = sum(shape.matmuls.map((m) => 2 * m.active * m.weights)) * tokens + scores;
-    const adapters = sum(tuning.adapters.map((m) => 2 * r * (m.inputs + m.outputs))) * tokens;
-    const head = 2 * shape.head * tokens, L = shape.layers;
-    const forward = L * (layer + adapters) + head;
+    const r = tuning.rank, L = shape.layers, head = 2 * shape.head * tokens;
+    const scores = L * round(4 * shape.score_size * pairs);
+    const matrices = sum(shape.matmuls.map((m) => 2 * m.layers * m.active * m.weights)) * tokens;
+    const adapters = sum(tuning.adapters.map((m) => m.layers * 2 * r * (m.inputs + m.outputs))) * tokens;
+    const forward = matrices + scores + adapters + head;
     let inputs, weights, recompute = 0;
     if (tuning.adapted) {
-      const skipped = checkpointing ? 0 : firstLayerSavings(shape, r, names, tokens, scores);
-      inputs = L * (layer + scores + adapters) + head - skipped;
-      weights = L * adapters;
+      inputs = matrices + 2 * scores + adapters + head - (checkpointing ? 0 : firstLayerSavings(shape, tuning, tokens, scores));
+      weights = adapters;
     } else {
-      inputs = L * (layer + scores) + head;
-      weights = L * (layer - scores) + head;
+      inputs = matrices + 2 * scores + head;
+      weights = matrices + head;
     }
     if (checkpointing) {
-      const down = shape.matmuls[shape.matmuls.length - 1];
-      const last = shape.experts > 1 ? 0
-        : names.includes(down.name) ? 2 * r * down.outputs : 2 * down.active * down.weights;
-      recompute = L * (layer + adapters - last * tokens);
+      const down = shape.matmuls[shape.matmuls.length - 1], has = tuning.adapters.some((m) => m.name === down.name);
+      const last = shape.experts > 1 ? 0 : has ? 2 * r * down.outputs : 2 * down.active * down.weights;
+      recompute = matrices + scores + adapters - L * last * tokens;
     }
-    return { forward, matrices: L * (layer - scores), model: forward + inputs + weights, total: forward + inputs + weights + recompute };
+    return { forward, matrices, model: forward + inputs + weights, total: forward + inputs + weights + recompute };
   }
 
-  function firstLayerSavings(shape, rank, adapted, tokens, scores) {
+  function firstLayerSavings(shape, tuning, tokens, scores) {
+    const names = tuning.adapters.map((m) => m.name);
     let saved = 0;
     for (const m of shape.matmuls) {
-      if (W.below[m.name].some((name) => adapted.includes(name))) continue;
+      if (!m.first || W.below[m.name].some((name) => names.includes(name))) continue;
       saved += 2 * m.active * m.weights * tokens;
-      if (adapted.includes(m.name)) saved += 2 * rank * m.inputs * tokens;
+      if (m.linear && names.includes(m.name)) saved += 2 * tuning.rank * m.inputs * tokens;
     }
-    if (!W.below.o_proj.some((name) => adapted.includes(name))) saved += 2 * scores;
+    if (!W.queries.some((name) => names.includes(name))) saved += Math.floor((2 * scores) / shape.layers);
     return saved;
   }
 
@@ -210,16 +199,16 @@ function loraEstimator(DATA) {
   }
 
   function layerActivationBytes(shape, tuning, setup) {
-    const a = setup.compute_bytes, h = shape.hidden_size, i = shape.intermediate_size;
-    const active = shape.experts_per_token;
-    let kept = 8 * h + a * (2 * shape.query_size + 2 * shape.kv_size) + 4 * shape.heads + 3 * a * i * active;
-    if (shape.experts > 1) kept += 8 * shape.experts + 2 * a * h * active;
-    if (!tuning.adapted) return kept + 2 * a * h + a * (2 * h + i * active);
-    kept += 4 * tuning.rank * tuning.adapters.length;
-    if (a < W.adapter_bytes) return kept + sum(tuning.adapters.map((m) => setup.adapter_input_bytes * m.inputs));
-    const has = (names) => tuning.adapters.some((m) => names.includes(m.name));
-    const shared = h * has(W.below.o_proj) + h * has(W.mlp.slice(0, 2)) + i * has(["down_proj"]);
-    return kept + a * shared;
+    const a = setup.compute_bytes, h = shape.hidden_size, mlp = shape.mlp_size, { adapters } = tuning;
+    let kept = 8 * h + a * (2 * shape.query_size + 2 * shape.kv_size) + 4 * shape.heads + 3 * a * mlp;
+    if (shape.experts > 1) kept += 8 * shape.experts + 2 * a * h * shape.experts_per_token;
+    if (!tuning.adapted) return kept + 2 * a * h + a * (2 * h + mlp);
+    kept += (4 * tuning.rank * sum(adapters.map((m) => m.layers))) / shape.layers;
+    if (a < W.adapter_bytes)
+      return kept + (setup.adapter_input_bytes * sum(adapters.map((m) => m.layers * m.inputs))) / shape.layers;
+    const shared = W.shared_inputs.map((names) =>
+      Math.max(0, ...adapters.filter((m) => names.includes(m.name)).map((m) => m.layers * m.inputs)));
+    return kept + (a * sum(shared)) / shape.layers;
   }
 
   function trainingMemory(shape, tuning, setup, rows, rowTokens) {
@@ -247,7 +236,7 @@ function loraEstimator(DATA) {
 
   function rerunBytes(shape, tuning, setup, layer, tokens, gradients) {
     if (!setup.checkpointing) return 0;
-    const widest = 2 * setup.compute_bytes * shape.intermediate_size * shape.experts_per_token;
+    const widest = 2 * setup.compute_bytes * shape.mlp_size;
     const running = layer + tokens * widest;
     if (tuning.adapted || setup.accumulates) return running;
     const inputs = tokens * (shape.layers - 1) * setup.compute_bytes * shape.hidden_size;
