@@ -44,7 +44,7 @@ from lora_scaling.records import write_text
 from lora_scaling.settings import SETTINGS
 from lora_scaling.units import JOULES_PER_KWH
 from lora_scaling.version import __version__
-from lora_scaling.workload import LINEAR, MemorySetup, ModelShape
+from lora_scaling.workload import LINEAR, MLP, MemorySetup, ModelShape
 from lora_scaling.workload.flops import _BELOW, _QUERIES
 from lora_scaling.workload.lengths import EXACT_UP_TO, MEGA_BATCHES, MEGA_BATCHES_LEAST, QUANTILES
 from lora_scaling.workload.memory import ADAPTER_BYTES, NF4_BYTES, SHARED_INPUTS
@@ -172,6 +172,7 @@ def _workload_constants() -> dict[str, Any]:
     setup = MemorySetup(compute_bytes=2, trainable_bytes=4, state_bytes=8, checkpointing=False, accumulates=False)
     return {
         "queries": list(_QUERIES),
+        "mlp": list(MLP),
         "shared_inputs": [list(names) for names in SHARED_INPUTS],
         "linear": list(LINEAR),
         "below": {name: list(inputs) for name, inputs in _BELOW.items()},

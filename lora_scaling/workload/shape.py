@@ -260,15 +260,15 @@ class Tuning:
     def adapters(self, shape: ModelShape) -> Iterator[Matmul]:
         """Yield the matrices that carry an adapter.
 
-        PEFT's linear adapters do not reach experts, which are held in fused tensors: in a model with experts, only
-        attention, shared experts and layers without experts are adapted.
+        In a model with experts, only attention is adapted: experts are held in fused tensors, which PEFT adapts for some
+        architectures and not for others.
 
         Raises:
             UserError: the rank exceeds a matrix, this shape lacks a target, or no target is left.
         """
         if not self.adapted:
             return
-        held = shape.linear
+        held = [m for m in shape.linear if shape.experts == 1 or m.name not in MLP]
         names = tuple(dict.fromkeys(m.name for m in held))
         unknown = sorted(set(self.targets) - {*LINEAR, *names})
         if unknown or not self.targets:

@@ -31,12 +31,13 @@ function loraEstimator(DATA) {
     const method = state.method, rank = state["lora.r"], adapted = method !== "full";
     if (!adapted) return { method, rank, adapted, adapters: [], trainable: shape.params, modules: 0 };
     const targets = targetNames(state["lora.target_modules"]);
-    const listed = `[${targets.map((t) => `'${t}'`).join(", ")}]`, names = [...new Set(shape.linear.map((m) => m.name))];
+    const listed = `[${targets.map((t) => `'${t}'`).join(", ")}]`, held = shape.linear.filter((m) => shape.experts === 1 ||
+      !W.mlp.includes(m.name)), names = [...new Set(held.map((m) => m.name))];
     const unknown = targets.filter((t) => !W.linear.includes(t) && !names.includes(t));
     if (unknown.length) throw new EstimateError("lora.target_modules: got " + listed +
       `; choose from ${W.linear.join(", ")}, or all-linear`);
     const everything = W.linear.every((t) => targets.includes(t)) && targets.every((t) => W.linear.includes(t));
-    const adapters = shape.linear.filter((m) => everything || targets.includes(m.name));
+    const adapters = held.filter((m) => everything || targets.includes(m.name));
     if (!adapters.length) throw new EstimateError("lora.target_modules: got " + listed +
       `; ${shape.experts > 1 ? "a model with experts" : "this model"} is adapted in ${names.join(", ")}`);
     const least = Math.min(...adapters.map((m) => Math.min(m.inputs, m.outputs)));
