@@ -260,7 +260,7 @@ class Tuning:
     def adapters(self, shape: ModelShape) -> Iterator[Matmul]:
         """Yield the matrices that carry an adapter.
 
-        In a model with experts, only attention is adapted: experts are held in fused tensors, which PEFT adapts for some
+        In a model with experts, only attention is adapted: experts are fused tensors, which PEFT adapts for some
         architectures and not for others.
 
         Raises:
