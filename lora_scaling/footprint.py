@@ -7,7 +7,7 @@
 or, for a transformers Trainer or a TRL SFTTrainer,
 
     from lora_scaling.footprint import FootprintCallback
-    trainer.add_callback(FootprintCallback("my-run"))
+    trainer.add_callback(FootprintCallback("my-run"))     # predict=True: says what the whole training will take
     trainer.train()
 
 Both write `runs/footprint/my-run-…/run.json` and the energy timeline, like a run of this project:
@@ -128,6 +128,18 @@ class Footprint:
         finally:
             self.switch("train")
 
+    @property
+    def seconds(self) -> float:
+        """Seconds since the measuring began."""
+        return time.perf_counter() - self._start_s
+
+    def mean_power_w(self) -> float | None:
+        """Return the mean power so far, of all components; None if it is not known."""
+        if self._recording is None:
+            return None
+        joules = self._recording.so_far().joules
+        return joules / self.seconds if joules and self.seconds > 0 else None
+
     def measure(self) -> EnergyAccount | None:
         """End the measuring; the account, or None if there is none."""
         if self.account is None and self._meter is not None and self._recording is not None:
@@ -212,8 +224,14 @@ def _is_first_rank() -> bool:
 class _Hooks:
     """The methods of FootprintCallback; TrainerCallback is added when transformers is imported."""
 
-    def __init__(self, name: str = "trainer", **options: Any):
+    def __init__(self, name: str = "trainer", *, predict: bool = False, zone: str | None = None, **options: Any):
+        """predict: print what the whole training will take and emit, after its first steps and a tenth of it.
+
+        zone: the grid of that prediction, such as DK1; None: the mean of the world.
+        """
         self.name, self.options = name, options
+        self.predict, self.zone = predict, zone
+        self._forecast: _Forecast | None = None
         self.footprint: Footprint | None = None
         self._before = (0, 0.0, 0.0, 0)
         self._in_eval = False
@@ -233,6 +251,13 @@ class _Hooks:
         self._describe(self.footprint, args, kwargs)
         atexit.register(self._abandon)
         self.footprint.open(with_ranks=True)
+        if self.predict and options["writes"]:
+            self._forecast = _Forecast(self.footprint, int(state.max_steps), int(state.global_step), self.zone)
+
+    @_hook
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._forecast is not None and not self._in_eval:
+            self._forecast.step(int(state.global_step))
 
     @_hook
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -248,7 +273,7 @@ class _Hooks:
 
     @_hook
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        mine, self.footprint = self.footprint, None
+        mine, self.footprint, self._forecast = self.footprint, None, None
         atexit.unregister(self._abandon)
         account = _of_all_ranks(mine.measure() if mine is not None else None)
         if mine is None:
@@ -267,7 +292,7 @@ class _Hooks:
 
     def _abandon(self) -> None:
         """Close after training that ended without a call: an exception the caller caught, or the end of the process."""
-        left, self.footprint = self.footprint, None
+        left, self.footprint, self._forecast = self.footprint, None, None
         self._in_eval = False
         if left is not None:
             left.close(getattr(sys, "last_value", None) or RuntimeError("training did not reach its end"))
@@ -294,6 +319,31 @@ class _Hooks:
         made.note("config", **{key: value for key, value in known.items() if key not in self.options})
 
 
+class _Forecast:
+    """Says what a training will take and emit: after its first steps, and once more after a tenth of them."""
+
+    def __init__(self, footprint: Footprint, steps: int, before: int, zone: str | None) -> None:
+        from lora_scaling.estimate.outlook import Outlook
+        from lora_scaling.grid import static_intensity
+
+        self._outlook, self._footprint = Outlook(), footprint
+        self._steps, self._before = steps - before, before  # steps before a checkpoint were paid for earlier
+        self._intensity = static_intensity(zone)
+        self._said = 0
+
+    def step(self, step: int) -> None:
+        done = step - self._before
+        self._outlook.note(done, self._footprint.seconds)
+        early = self._said == 1 and done < self._steps / 10
+        if early or self._said == 2 or self._outlook.whole(self._steps) is None:
+            return
+        whole = self._outlook.whole(self._steps, self._footprint.mean_power_w())
+        if whole is not None:
+            place = f"{self._intensity.place}, a yearly mean"
+            print(f"lora-scaling: {whole.sentence(self._intensity.g_per_kwh)} ({place})", file=sys.stderr, flush=True)
+        self._said = 2 if done >= self._steps / 10 else 1
+
+
 @functools.cache
 def _callback_class() -> type:
     from transformers import TrainerCallback
@@ -302,7 +352,7 @@ def _callback_class() -> type:
         "FootprintCallback",
         (_Hooks, TrainerCallback),
         {
-            "__doc__": "Measures trainer.train(): FootprintCallback(name, study=…, runs_dir=…, settings=…).",
+            "__doc__": "Measures trainer.train(): FootprintCallback(name, study=…, runs_dir=…, settings=…, predict=…).",
             "__module__": __name__,
         },
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from lora_scaling.records import write_text
 
 from ..tables.table import RunTable
-from .arguments import add_options, add_runs, load
+from .arguments import add_options, add_runs, load, split_overrides
 
 FORMATS = {
     "extra-p": "one JSON object a run, for Extra-P (`extrap --json`)",
@@ -16,6 +16,7 @@ FORMATS = {
     "latex": "the same for LaTeX",
     "model-card": "the hub's co2_eq_emissions block",
     "boamps": "a BoAmps report",
+    "record": "one line a run without names and paths, for others to learn from (CONTRIBUTING.md)",
 }
 
 
@@ -47,6 +48,11 @@ def _text(table: RunTable, args: argparse.Namespace) -> tuple[str, int]:
         from ..export.extra_p import extrap_lines
 
         lines = list(extrap_lines(table.frame, table.response))
+        return "".join(f"{line}\n" for line in lines), len(lines)
+    if args.format == "record":
+        from ..export.record_line import record_lines
+
+        lines = list(record_lines(split_overrides(args.runs)[0]))
         return "".join(f"{line}\n" for line in lines), len(lines)
     count = len(table.frame)
     if args.format == "csv":

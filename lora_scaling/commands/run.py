@@ -148,7 +148,7 @@ def _task(node: object) -> None:
             _check_single_run(config)
         label = f"{config.model.name} {config.method.name}"
         display = console.display
-        with display.run(label) as listen:
+        with display.run(label, g_per_kwh=console.yearly_mean(config.grid)) as listen:
             ran = run(config, listen)
         display.run_finished(ran)
         if config.grid.forecast and ran.record is not None:

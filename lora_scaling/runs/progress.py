@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lora_scaling import terminal
+from lora_scaling.errors import UserError
+from lora_scaling.grid import GridSettings, static_of
 from lora_scaling.records import Record, record_to_row
 from lora_scaling.records.sources import source_kind
 from lora_scaling.runs.run import Listener, RunOutcome
@@ -19,6 +21,8 @@ from lora_scaling.units import JOULES_PER_KWH
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.live import Live
+
+    from lora_scaling.estimate.outlook import Outlook
 
 _REFRESH_S = 0.5
 _LEAST_BAR, _LONGEST_BAR = 10, 40  # columns
@@ -38,11 +42,18 @@ class Display:
     _run_started: float = 0.0
     _last: float = 0.0
     _live: "Live | None" = None
+    _outlook: "Outlook | None" = None
+    _train_started: tuple[float, float | None] | None = None
+    _g_per_kwh: float | None = None
 
     @contextlib.contextmanager
-    def run(self, label: str) -> Iterator[Listener]:
-        """Show the progress of one run: it is reported to the function that is yielded. The line is gone afterwards."""
+    def run(self, label: str, *, g_per_kwh: float | None = None) -> Iterator[Listener]:
+        """Show the progress of one run: it is reported to the function that is yielded. The line is gone afterwards.
+
+        g_per_kwh: carbon intensity, for the grams of the whole training that the line predicts after some steps.
+        """
         self._run_started = time.monotonic()
+        self._outlook, self._train_started, self._g_per_kwh = None, None, g_per_kwh
         try:
             yield functools.partial(self._progress, label)
         finally:
@@ -53,6 +64,8 @@ class Display:
     def _progress(self, label: str, phase: str, step: int, steps: int, joules: float | None) -> None:
         """Redraw the moving line, at most twice a second and only on a terminal: drawing costs energy as well."""
         now = time.monotonic()
+        if phase == "train" and self.moving.isatty():
+            self._look_ahead(step, now, joules)
         if not self.moving.isatty() or (now - self._last < _REFRESH_S and 0 < step < steps):
             return
         self._last = now
@@ -81,6 +94,9 @@ class Display:
         left = self._seconds_left(now, step / steps if steps else 0.0)
         if left is not None:
             parts.append(f"about {duration(left)} left")
+        whole = self._predicted(steps, now, joules) if phase == "train" else None
+        if whole is not None:
+            parts.append(whole)
         text = Text(printable(" · ".join(parts)), no_wrap=True, overflow="ellipsis")
         assert self._live is not None
         room = self._live.console.width - text.cell_len - 1
@@ -89,6 +105,25 @@ class Display:
         line = Table.grid(padding=(0, 1))
         line.add_row(text, ProgressBar(total=steps, completed=step, width=min(room, _LONGEST_BAR)))
         return line
+
+    def _look_ahead(self, step: int, now: float, joules: float | None) -> None:
+        """Note the end of a training step, for the prediction of the whole training."""
+        if self._outlook is None or self._train_started is None:
+            from lora_scaling.estimate.outlook import Outlook
+
+            self._outlook, self._train_started = Outlook(), (now, joules)
+        self._outlook.note(step, now - self._train_started[0])
+
+    def _predicted(self, steps: int, now: float, joules: float | None) -> str | None:
+        """Say what the whole training will take and emit; the energy is that of the GPUs, which is read as it goes."""
+        if self._outlook is None or self._train_started is None:
+            return None
+        began, before = self._train_started
+        spent = 0.0 if joules is None or before is None else joules - before
+        whole = self._outlook.whole(steps, spent / (now - began) if spent > 0 and now > began else None)
+        if whole is None:
+            return None
+        return whole.sentence(self._g_per_kwh) + (" (GPUs)" if whole.joules is not None else "")
 
     def _place(self) -> str:
         return f"[{self.done + 1}/{self.total}] " if self.total else ""
@@ -111,6 +146,13 @@ class Display:
                     print(f"  warning: {printable(message)}", file=self.out, flush=True)
                     self._warned.add(kind)
         self.done += 1
+
+
+def yearly_mean(grid: GridSettings) -> float | None:
+    """Return the grams per kWh that a run's progress line counts with; None if its zone has no value."""
+    with contextlib.suppress(UserError):
+        return static_of(grid).g_per_kwh * grid.pue
+    return None
 
 
 display = Display()

@@ -181,7 +181,7 @@ class Conductor:
             if path.exists():
                 self._keep_cost_of_unfinished(path)
             label = f"{config.samples} × {config.epochs}{' without steps' if point.zero else ''}"
-            with console.display.run(label) as listen:
+            with console.display.run(label, g_per_kwh=console.yearly_mean(config.grid)) as listen:
                 ran = run(config, listen)
             console.display.run_finished(ran)
             if ran.failure is not None:
