@@ -41,11 +41,14 @@ def series_claims(response: Response, options: Options, asked: Sequence[str]) ->
 
 def linear_in_windows(response: Response, options: Options) -> Claim:
     """Decide `linear_in_samples` from windows, with errors widened for autocorrelation between neighbours."""
-    frame = response.frame.sort_values("samples_end")
+    frame = response.frame.sort_values("samples_end", kind="stable")
+    frame = frame[frame["samples"] * frame["epochs"] > 0]  # what follows the last sample is no window of training
     quantity = f"exponent b of samples in cumulative {response.noun} = a·samples^b"
     end = frame["samples_end"].to_numpy(dtype=float)
     size = (frame["samples"] * frame["epochs"]).to_numpy(dtype=float)
     start = end - size
+    if frame.empty:
+        return undecided("linear_in_samples", quantity, "no window holds a sample", None)
     if len(frame) < MIN_WINDOWS or end[-1] / end[0] < MIN_RANGE:
         run = f"{len(frame)} windows over a factor {end[-1] / end[0]:.3g} are too few"
         why = f"{run}; {MIN_WINDOWS} over {MIN_RANGE} are needed"

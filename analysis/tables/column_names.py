@@ -45,7 +45,7 @@ _PLAIN = {
 # Quantities with a unit: the column and what others call it, without the unit.
 _ENERGIES = {
     "energy_kwh": "energy total_energy energy_total energy_consumed energy_consumption consumed_energy energy_used "
-    "power_consumption",
+    "power_consumption electricity",
     "energy_train_kwh": "train_energy training_energy energy_train",
     "energy_gpu_kwh": "gpu_energy energy_gpu",
     "energy_cpu_kwh": "cpu_energy energy_cpu",
@@ -63,6 +63,12 @@ _ENERGY_UNITS = {
     "j": 1 / JOULES_PER_KWH,
     "joules": 1 / JOULES_PER_KWH,
     "kj": 1e3 / JOULES_PER_KWH,
+    "gwh": 1e6,
+    # Upper and lower case tell mega from milli.
+    "MWh": 1e3,
+    "mWh": 1e-6,
+    "MJ": 1e6 / JOULES_PER_KWH,
+    "mJ": 1e-3 / JOULES_PER_KWH,
 }
 _TIME_UNITS = {"s": 1.0, "sec": 1.0, "secs": 1.0, "seconds": 1.0, "ms": 1e-3, "min": 60.0, "mins": 60.0,
                "minutes": 60.0, "h": 3600.0, "hours": 3600.0}  # fmt: skip
@@ -76,7 +82,10 @@ _UNITS = {
 }
 # Programs that write these seconds say no unit.
 _SECONDS = {"train_runtime": "train_s"}
-AMBIGUOUS_UNITS = ("mj", "mwh")  # milli or mega
+AMBIGUOUS_UNITS = ("mj", "mwh")  # milli or mega, in lower case
+SAME = 0.02  # two columns of one quantity may differ by so much, as they are rounded
+_CASED_UNIT = re.compile(r"(?<![A-Za-z])(MWh|mWh|MJ|mJ)\W*$")
+_WITH_UNIT = re.compile(r"([+-]?[\d.,]*\d(?:[eE][+-]?\d+)?)\s*([A-Za-z]+)")
 OK_STATUSES = frozenset({"", "ok", "finished", "success", "successful", "succeeded", "completed", "complete", "done"})
 
 
@@ -125,22 +134,31 @@ def meaning_of(name: str, ours: Iterable[str]) -> Meaning | None:
 def unit_factor(column: str, unit: str) -> float | None:
     """Return the factor from a unit to that of one of our columns; None if nobody can know."""
     kinds = ((_ENERGY_UNITS, "_kwh"), (_TIME_UNITS, "_s"), (_GRAM_UNITS, "_g"), (_BYTE_UNITS, "_gb"))
-    return next((units.get(unit.lower()) for units, ending in kinds if column.endswith(ending)), None)
+    return next((units.get(_unit_key(unit)) for units, ending in kinds if column.endswith(ending)), None)
+
+
+def _unit_key(unit: str) -> str:
+    """Return a unit as the tables of units have it: in lower case, unless its case tells mega from milli."""
+    return unit if _CASED_UNIT.fullmatch(unit) else unit.lower()
 
 
 def _split_unit(name: str) -> tuple[str, str]:
     """Split a name into its plain form and its unit: `Energy (kWh)` is (energy, kwh), `config.lora_r` (lora_r, "")."""
-    text = re.sub(r"^(config|params|hparams|args|metrics|train)[./]", "", name.strip(), flags=re.I)
+    text = re.sub(r"^((config|params|hparams|args|summary|metrics|train)[./])+", "", name.strip(), flags=re.I)
     if match := re.fullmatch(r"(.+?)\s*[(\[]\s*([^()\[\]]+?)\s*[)\]]", text):
-        return _snake(match[1]), re.sub(r"[^a-z0-9]+", "", match[2].lower())
+        return _snake(match[1]), re.sub(r"[^A-Za-z0-9]+", "", _unit_key(match[2]))
+    if cased := _CASED_UNIT.search(text):
+        return _snake(text[: cased.start()]), cased[1]
     plain = _snake(text)
     head, _, last = plain.rpartition("_")
     units = {unit for table in _UNITS.values() for unit in table} | set(AMBIGUOUS_UNITS)
+    head = head.removesuffix("_in")
     return (head, last) if last in units and head in QUANTITIES else (plain, "")
 
 
 def _snake(text: str) -> str:
-    text = re.sub(r"kwh", "kwh", text.strip(), flags=re.I)
+    text = re.sub(r"(?<=[a-z])KWh", "_kwh", text.strip())
+    text = re.sub(r"kwh", "kwh", text, flags=re.I)
     text = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", text)
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
 
@@ -154,6 +172,8 @@ def rename_columns(raw: pd.DataFrame, ours: Sequence[str]) -> tuple[pd.DataFrame
     meanings = {
         str(name): meaning for name in raw.columns if (meaning := meaning_of(str(name), ours)) and name != "_place"
     }
+    meanings |= _by_units_in_cells(raw, {*ours, *meanings})
+    _refuse_contradictions(raw, meanings)
     meanings = {name: meaning for name, meaning in meanings.items() if meaning.column not in raw.columns}
     for column in {meaning.column for meaning in meanings.values()}:
         names = [name for name, meaning in meanings.items() if meaning.column == column]
@@ -161,6 +181,65 @@ def rename_columns(raw: pd.DataFrame, ours: Sequence[str]) -> tuple[pd.DataFrame
             shown = ", ".join(f"`{name}`" for name in names)
             raise UserError(f"{column}: could be any of {shown}; choose one, such as --column {column}={names[0]}")
     return apply_meanings(raw, meanings)
+
+
+def _refuse_contradictions(raw: pd.DataFrame, meanings: Mapping[str, Meaning]) -> None:
+    """Raise UserError where a column beside one of ours holds the same quantity (`energy_wh`) with other values."""
+    for name, meaning in meanings.items():
+        if meaning.column not in raw.columns or meaning.column not in _UNITS:
+            continue
+        ids = pd.Series("", index=raw.index)
+        ours, theirs = (parse_numbers(raw[column], run_ids=ids).values for column in (meaning.column, name))
+        theirs = theirs * meaning.factor
+        differing = (ours - theirs).abs() > SAME * ours.abs().clip(lower=theirs.abs())
+        if differing.any():
+            row = differing[differing].index[0]
+            raise UserError(
+                f"{meaning.column}: got {ours[row]:.4g}, and `{name}` says {theirs[row]:.4g} in the same unit, in "
+                f"{int(differing.sum())} of {len(raw)} rows; leave one out, such as --ignore {name}"
+            )
+
+
+def _by_units_in_cells(raw: pd.DataFrame, known: set[str]) -> dict[str, Meaning]:
+    """Return the meanings of quantities whose names hold no unit, where every cell does: `energy` of 24.1 Wh."""
+    found = {}
+    for name in map(str, raw.columns):
+        column = None if name in known else QUANTITIES.get(_split_unit(name)[0])
+        if column and _cell_units(raw[name], column) is not None:
+            found[name] = Meaning(column=column)
+    return found
+
+
+def convert_cells(raw: pd.DataFrame) -> tuple[pd.DataFrame, list[RunWarning]]:
+    """Convert the columns of quantities whose every cell has its own unit (`24.1 Wh`) to numbers in our unit."""
+    converted, notes = {}, []
+    for name in (name for name in raw.columns if name in _UNITS):
+        parts = _cell_units(raw[name], str(name))
+        if parts is None:
+            continue
+        numbers, units = parts
+        factors = units.map(lambda unit, name=name: unit_factor(str(name), unit), na_action="ignore")
+        parsed = parse_numbers(numbers, run_ids=pd.Series("", index=numbers.index))
+        if not parsed.unreadable:
+            converted[name] = parsed.values * factors.astype(float)
+            notes.append(f"`{name}` ({', '.join(sorted(set(units.dropna())))})")
+    if not converted:
+        return raw, []
+    message = f"Every cell has a unit of its own, from which it was converted: {', '.join(notes)}."
+    return raw.assign(**converted), [RunWarning(kind="cell_units", message=message)]
+
+
+def _cell_units(cells: pd.Series, column: str) -> tuple[pd.Series, pd.Series] | None:
+    """Return the numbers and the units of cells that all have one of the column's kind, blank ones aside; else None."""
+    if pd.api.types.is_numeric_dtype(cells):
+        return None
+    text = cells.where(cells.notna(), "").astype(str).str.strip()
+    text = text.where(text != "")
+    found = text.str.extract(f"^{_WITH_UNIT.pattern}$")
+    units = found[1].dropna()
+    if units.empty or len(units) < text.notna().sum() or any(unit_factor(column, one) is None for one in set(units)):
+        return None
+    return found[0], found[1]
 
 
 def apply_meanings(raw: pd.DataFrame, meanings: Mapping[str, Meaning]) -> tuple[pd.DataFrame, list[RunWarning]]:

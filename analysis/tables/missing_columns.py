@@ -60,7 +60,7 @@ def require_columns(raw: pd.DataFrame, needed: Sequence[str], rows: ReadRows) ->
         if close := difflib.get_close_matches(column, others, n=1):
             hints.append(f"is `{close[0]}` meant for `{column}`?")
             if unit_factor(column, "kwh") is not None:
-                hints[-1] += f" Then say its unit: --column '{column}={close[0]}:UNIT' with kWh, Wh, kJ or J"
+                hints[-1] += f" Then say its unit: --column '{column}={close[0]}:UNIT' with MWh, kWh, Wh, mWh, kJ or J"
     found = samples_option(raw)
     by_samples = f"--samples-from '{found}'" if found else "--join FILE --on COLUMN, --set samples=N"
     options = {"samples": by_samples, "epochs": "--set epochs=1"}

@@ -9,6 +9,7 @@ import pandas as pd
 
 UNKNOWN = ("", "na", "n/a", "nan", "null", "none", "-", "?")
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
+AMBIGUOUS = "or thousands?"  # in the reason of a cell that can be read in two ways
 POINT_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:\.\d{3})+")
 THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+")
 
@@ -92,7 +93,7 @@ def _row(label: object) -> int:
 
 
 def _point(cells: pd.Series, cell: str) -> str:
-    return f"{cells.name}: got {cell!r} beside decimal commas: a decimal point or thousands? Write it without the point"
+    return f"{cells.name}: got {cell!r} beside decimal commas: a decimal point {AMBIGUOUS} Write it without the point"
 
 
 def _is_decimal_comma(texts: Sequence[str]) -> bool:
@@ -105,7 +106,7 @@ def _is_decimal_comma(texts: Sequence[str]) -> bool:
 def _why(column: str, cell: str) -> str:
     shown = cell if len(cell) <= 40 else cell[:37] + "..."
     if DECIMAL_COMMA.fullmatch(cell) or THOUSANDS.fullmatch(cell):
-        return f"{column}: got {shown!r}: a decimal comma or thousands? Write it with a decimal point"
+        return f"{column}: got {shown!r}: a decimal comma {AMBIGUOUS} Write it with a decimal point"
     return f"{column}: got {shown!r}; allowed is a plain number in the column's unit"
 
 

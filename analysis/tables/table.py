@@ -14,20 +14,20 @@ import numpy as np
 import pandas as pd
 from scipy.special import gammaln
 
-from lora_scaling.errors import UserError
+from lora_scaling.errors import RecordError, UserError
 from lora_scaling.records import row as records
 from lora_scaling.records.row import OVERRIDE_COLUMNS, TEXT_COLUMNS, TRUTH_COLUMNS
 from lora_scaling.settings import POINT_COLUMNS, SEPARATING_COLUMNS
 from lora_scaling.text import printable
 
-from .column_names import OK_STATUSES, rename_columns
+from .column_names import OK_STATUSES, convert_cells, rename_columns
 from .column_options import ColumnOptions, apply_options
 from .missing_columns import TEXTS, require_columns, with_epochs
 from .overrides import clean_overrides, of_work
-from .parsing import RunWarning, has_decimal_commas, has_decimal_points, parse_numbers, parse_truth
+from .parsing import AMBIGUOUS, RunWarning, has_decimal_commas, has_decimal_points, parse_numbers, parse_truth
 from .readers import ReadRows, read_sources, recognise
 from .run_settings import fill_sizes
-from .unknown_columns import column_warnings, remainders, separating_columns, unknown_columns
+from .unknown_columns import column_warnings, remainders, separating_columns, unknown_columns, without_own_numbers
 
 NUMERIC_COLUMNS = (*records.NUMERIC_COLUMNS, "samples_end")
 OUR_COLUMNS = (*NUMERIC_COLUMNS, *TEXT_COLUMNS, *TRUTH_COLUMNS)
@@ -138,6 +138,7 @@ def _make_table(rows: ReadRows, *, response: str | None, exclude: Sequence[str],
     raw = rows.frame.set_axis([printable(str(column)) for column in rows.frame.columns], axis=1)
     raw, named = apply_options(raw, options, OUR_COLUMNS)
     raw, renamed = rename_columns(raw, OUR_COLUMNS)
+    raw, converted = convert_cells(raw)
     raw, assumed = with_epochs(raw, known=bool(rows.kinds) or options.samples_from is not None)
     columns = tuple(str(column) for column in raw.columns if column != "_place")
     response, raw, timed = _with_response(raw, response, rows)
@@ -150,10 +151,15 @@ def _make_table(rows: ReadRows, *, response: str | None, exclude: Sequence[str],
     excluded += failed
     frame, bad, warnings = _to_types(finished, needed)
     excluded += bad
+    if bad and len(bad) == len(finished) and all(AMBIGUOUS in item.reason for item in bad):
+        raise RecordError(f"{', '.join(rows.sources)}: no row can be read; {bad[0].reason}")
     frame, doubtful = clean_overrides(frame)
     warnings += doubtful
     frame, bad = _drop_impossible(_derive(frame), RESPONSES[response])
     excluded += bad
+    for column, source in options.columns.items():
+        if source.partition(":")[0] in TEXTS and column in TEXT_COLUMNS:  # a name: bert_n1000 is of the model bert_n
+            frame[column] = without_own_numbers(frame, frame[column])
     frame, computed = fill_sizes(frame, options.all_settings)
     warnings += computed
     frame, snapshots, cumulative = _keep_last_snapshots(frame, columns, RESPONSES[response])
@@ -173,6 +179,7 @@ def _make_table(rows: ReadRows, *, response: str | None, exclude: Sequence[str],
             *rows.warnings,
             *named,
             *renamed,
+            *converted,
             *assumed,
             *timed,
             *sampled,

@@ -41,16 +41,15 @@ def remainders(raw: pd.DataFrame, frame: pd.DataFrame, names: Sequence[str]) -> 
 
     What is left may be a setting: `bert_n1000` and `gpt_n1000` are two models.
     """
+    return {name: without_own_numbers(frame, raw.loc[frame.index, name]) for name in names if name in raw}
+
+
+def without_own_numbers(frame: pd.DataFrame, cells: pd.Series) -> pd.Series:
+    """Return the texts of cells without the numbers that are the run's samples or epochs; blank ones stay."""
     own = [{f"{value:.0f}" for value in pair} for pair in frame[["samples", "epochs"]].to_numpy(dtype=float)]
-    return {
-        name: pd.Series(
-            [re.sub(r"\d+", lambda m, own=numbers: "" if m[0].lstrip("0") in own else m[0], str(text))
-             for text, numbers in zip(raw.loc[frame.index, name], own, strict=True)],
-            index=frame.index,
-        )
-        for name in names
-        if name in raw
-    }  # fmt: skip
+    texts = [re.sub(r"\d+", lambda m, own=numbers: "" if m[0].lstrip("0") in own else m[0], str(text))
+             for text, numbers in zip(cells, own, strict=True)]  # fmt: skip
+    return pd.Series(texts, index=frame.index, dtype=object).where(cells.notna(), None)
 
 
 def separating_columns(frame: pd.DataFrame, raw: pd.DataFrame, names: Sequence[str], response: str) -> list[str]:

@@ -135,18 +135,21 @@ def _without_gpu_energy(columns: dict[str, pd.Series], gpu_model: pd.Series) -> 
 def _last_snapshots(raw: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[str, str]], list[RunWarning]]:
     """Keep the last of the rows that one tracker wrote as it was flushed, with a duration and energy since its start.
 
-    Rows of one `run_id` are snapshots of one block where duration and energy only rise and all go back to one start.
+    Rows of one `run_id` are snapshots of one block where duration and energy only rise and all go back to one start, as
+    far as they tell their times.
     """
     if "run_id" not in raw or "task_name" in raw or "timestamp" not in raw:
         return raw, [], []
     duration, energy = numbers(raw, "duration"), numbers(raw, "energy_consumed")
     start = moments(text(raw, "timestamp")).map(lambda time: time.timestamp() if pd.notna(time) else float("nan"))
-    rows = pd.DataFrame({"run": text(raw, "run_id"), "s": duration, "kwh": energy, "start": start - duration})
+    rows = pd.DataFrame(
+        {"run": text(raw, "run_id"), "s": duration, "kwh": energy, "end": start, "start": start - duration}
+    )
     before = rows.groupby("run").shift(1)
     allowed = 2.0 + 0.02 * rows["s"]  # the time stamps are of whole seconds
     follows = (
         (rows["run"] != "") & (rows["s"] >= before["s"]) & (rows["kwh"] >= before["kwh"])
-        & ((rows["start"] - before["start"]).abs() <= allowed)
+        & (((rows["start"] - before["start"]).abs() <= allowed) | (start.isna() & before["end"].isna()))
     )  # fmt: skip
     earlier = follows.groupby(rows["run"]).shift(-1, fill_value=False).astype(bool)
     if not earlier.any():

@@ -9,7 +9,7 @@ import pytest
 from analysis import decide, load_runs
 from analysis.cli import main
 from analysis.tables.column_options import ColumnOptions
-from lora_scaling.errors import UserError
+from lora_scaling.errors import RecordError, UserError
 
 SAMPLES = [1000, 2000, 4000, 8000] * 3
 KWH = [0.001 + 2e-5 * samples * (1 + 0.001 * (i % 5)) for i, samples in enumerate(SAMPLES)]
@@ -164,8 +164,9 @@ def test_rising_readings_of_one_run_are_one_run() -> None:
 
 def test_a_point_beside_decimal_commas_is_not_guessed() -> None:
     cells = [f"{kwh:.4f}".replace(".", ",") for kwh in KWH]
-    table = load_runs(OURS.assign(samples=[f"{samples // 1000}.000" for samples in SAMPLES], energy_kwh=cells))
-    assert len(table.frame) == 0
+    samples = ["1000", *(f"{samples // 1000}.000" for samples in SAMPLES[1:])]
+    table = load_runs(OURS.assign(samples=samples, energy_kwh=cells))
+    assert len(table.frame) == 1
     assert "a decimal point or thousands?" in table.excluded[0].reason
 
 
@@ -174,3 +175,53 @@ def test_the_rank_of_another_adapter_is_not_lora_s() -> None:
     frame["energy_kwh"] = [0.08 * (1 + 0.002 * (i % 4)) for i in range(len(frame))]
     assert verdicts(frame.assign(method="lora"))["rank_effect"] == "supported"
     assert verdicts(frame.assign(method="pvera"))["rank_effect"] == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("name", "kwh"),
+    [("Energy (MWh)", 1e3), ("energy_MWh", 1e3), ("energy_mWh", 1e-6), ("energy_MJ", 1 / 3.6), ("energy_in_kWh", 1.0),
+     ("energyKWh", 1.0), ("summary.total_energy_j", 1 / 3.6e6), ("energy_GWh", 1e6)],
+)  # fmt: skip
+def test_case_tells_mega_from_milli(name: str, kwh: float) -> None:
+    table = load_runs(pd.DataFrame({"samples": [1, 2], "epochs": 1, name: [3.0, 5.0]}))
+    assert table.frame["energy_kwh"].tolist() == pytest.approx([3 * kwh, 5 * kwh])
+
+
+def test_a_unit_in_lower_case_may_be_mega_or_milli_and_is_asked_for() -> None:
+    frame = pd.DataFrame({"samples": [1, 2], "epochs": 1, "energy_mwh": [3.0, 5.0]})
+    with pytest.raises(RecordError, match=r"--column 'energy_kwh=energy_mwh:UNIT' with MWh, kWh, Wh, mWh"):
+        load_runs(frame)
+    told = load_runs(frame, options=ColumnOptions(columns={"energy_kwh": "energy_mwh:mWh"}))
+    assert told.frame["energy_kwh"].tolist() == pytest.approx([3e-6, 5e-6])
+
+
+def test_cells_with_units_of_their_own_are_converted_each() -> None:
+    frame = pd.DataFrame({"samples": [1, 2, 3], "epochs": 1, "energy": ["24.5 Wh", "0.03 kWh", "1.5e-5 MWh"]})
+    table = load_runs(frame.assign(train_time=["90 s", "2 min", ""]))
+    assert table.frame["energy_kwh"].tolist() == pytest.approx([0.0245, 0.03, 0.015])
+    assert table.frame["train_s"].iloc[:2].tolist() == [90, 120]
+    assert "cell_units" in {warning.kind for warning in table.warnings}
+    with pytest.raises(RecordError, match="lacks the column `energy_kwh`"):  # one says none: nothing is guessed
+        load_runs(frame.assign(energy=["24.5 Wh", "0.03 kWh", "15"]))
+
+
+def test_two_columns_of_one_quantity_agree_or_are_refused() -> None:
+    frame = pd.DataFrame({"samples": [1, 2], "epochs": 1, "energy_kwh": [0.03, 0.05], "energy_wh": [30.1, 49.9]})
+    assert load_runs(frame).frame["energy_kwh"].tolist() == [0.03, 0.05]
+    with pytest.raises(UserError, match=r"^energy_kwh: got 0.05, and `energy_wh` says 0.5 in the same unit, in 1 of 2"):
+        load_runs(frame.assign(energy_wh=[30, 500]))
+
+
+def test_a_name_that_is_called_the_model_is_one_without_the_runs_numbers() -> None:
+    frame = pd.DataFrame(
+        [{"project_name": f"{m}_n{n}", "epochs": 1, "energy_kwh": n * k} for n in (100, 200, 400, 800)
+         for m, k in (("bert", 1e-5), ("gpt", 9e-5))]
+    )  # fmt: skip
+    options = ColumnOptions(samples_from=r"project_name:n(\d+)", columns={"model": "project_name"})
+    assert set(load_runs(frame, options=options).frame["model"]) == {"bert_n", "gpt_n"}
+
+
+def test_a_table_of_which_no_row_can_be_read_is_one_sentence() -> None:
+    frame = pd.DataFrame({"samples": ["1.000", "2.000"], "epochs": "1", "energy_kwh": ["0,024", "0,044"]})
+    with pytest.raises(RecordError, match=r"table: no row can be read; samples: got '1.000' beside decimal commas"):
+        load_runs(frame)
