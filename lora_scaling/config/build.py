@@ -110,9 +110,18 @@ def plain(value: Any) -> Any:
     return value
 
 
+def _plain(name: str) -> str:
+    """Return a name without what people write differently: case, dashes and the like."""
+    return "".join(filter(str.isalnum, name.lower()))
+
+
 def suggest(given: str, allowed: Sequence[str]) -> str:
     """Suggest what the user may have meant, for the end of an error; names that contain the given one come first."""
-    containing = [name for name in allowed if len(given) > 1 and given.lower() in name.lower()]
-    near = list(dict.fromkeys([*containing, *difflib.get_close_matches(given, allowed, n=3, cutoff=0.6)]))[:3]
+    plain = {name: _plain(name) for name in allowed}
+    wanted = _plain(given)
+    alike = [name for name in allowed if plain[name] == wanted]
+    containing = [name for name in allowed if len(wanted) > 1 and wanted in plain[name]]
+    close = difflib.get_close_matches(given.lower(), allowed, n=3, cutoff=0.6)
+    near = alike or list(dict.fromkeys([*containing, *close]))[:3]
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return f"{hint}Allowed: {', '.join(allowed)}"

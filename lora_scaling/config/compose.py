@@ -222,6 +222,9 @@ def from_omegaconf(node: Any) -> RunConfig:
             raise UserError(f"{missing[1]}: missing; give it a value, {missing[1]}=…") from None
         raise UserError(f"{error.full_key}: no value: {_first_line(error)}") from None
     assert isinstance(values, dict)
+    for key in values:
+        if key not in _fields():
+            raise UserError(_not_a_setting(str(key)))
     return build(RunConfig, {str(key): value for key, value in values.items()}, "")
 
 
@@ -250,34 +253,72 @@ def _explain(error: BaseException) -> str:
         return f"~{absent[1]}: names nothing that could be deleted; leave it out"
     if other := re.search(r"Could not delete from config. The value of '([^']+)' is (.*) and not ", text):
         return f"~{other[1]}: got another value than the {other[2]} that it has; write ~{other[1]}"
-    missing = re.search(r"Could not find '([\w-]+(?:/[\w-]+)*)/([^'/]+)'", text)
-    if missing:
-        group, name = missing.groups()
-        return f"{group}: got {name!r}; {suggest(name, list(dict.fromkeys([*choices(group), *_plugins(group)])))}"
+    if missing := re.search(r"Could not find '([^']+)'", text):
+        return _no_choice(missing[1])
     unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '\w+')", text) or re.search(
         r"Could not override '([^']+)'", text
     )
     if unknown:
         full = re.search(r"Could not override '([^']+)'", text)
         key = (full or unknown).group(1)
-        fields = [f.name for f in dataclasses.fields(RunConfig)]
-        if meant := _meant(key):
-            return f"{key}: not a setting; did you mean {' or '.join(meant)}? Allowed: {', '.join(fields)}"
-        return f"{key}: not a setting; {suggest(key, fields)}"
+        return _not_a_setting(key)
     return text
 
 
+def _no_choice(path: str) -> str:
+    """Say that a group has no such option, and which setting takes what was given in its place."""
+    known = (group for group in _groups() if path.startswith(f"{group}/"))
+    group = max(known, key=len, default=path.partition("/")[0])
+    name = path.removeprefix(f"{group}/")
+    given = f"{group}: got {name!r}"
+    if group == "model" and name.lower().endswith(".gguf"):
+        return f"{given}, a file; write model.gguf_file={name} beside the preset of its shape, or model=gguf"
+    if group == "model" and "/" in name:
+        return f"{given}, which names a checkpoint or a folder; write model=hub model.id={name}"
+    if group == "data" and PurePath(name).suffix.lower() in _DATA_FILES:
+        return f"{given}, a file; write data=file data.path={name}"
+    if group == "data" and "/" in name:
+        return f"{given}, which names a data set of the hub; write data=hub data.path={name}"
+    return f"{given}; {suggest(name, list(dict.fromkeys([*choices(group), *_plugins(group)])))}"
+
+
+def _groups() -> list[str]:
+    """List the groups of files, Hydra's own among them."""
+    return [*_FILES, *(p.relative_to(config_dir()).as_posix() for p in config_dir().rglob("*") if p.is_dir()),
+            "hydra/launcher", "hydra/sweeper"]  # fmt: skip
+
+
+_DATA_FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".gz", ".txt")
 # The names of these settings in other programs, and groups of files that are not settings.
 _ELSEWHERE = {alias: setting.name for setting in SETTINGS for alias in setting.aliases} | {
     "sweep": "+sweeps", "sweeps": "+sweeps", "experiment": "+experiment",
+    "epoch": "epochs", "max_train_samples": "samples", "bf16": "precision=bf16", "fp16": "precision=fp16",
+    "dtype": "precision", "torch_dtype": "precision", "load_in_4bit": "method=qlora", "load_in_8bit": "method=qlora", "quantization": "method=qlora",
+    "model_name_or_path": "model=hub model.id", "base_model": "model=hub model.id", "model_name": "model=hub model.id",
+    "dataset_name": "data=hub data.path", "data_files": "data=file data.path",
 }  # fmt: skip
+
+
+def _fields() -> list[str]:
+    return [field.name for field in dataclasses.fields(RunConfig)]
+
+
+def _not_a_setting(key: str) -> str:
+    """Say that there is no such setting, and which one may be meant."""
+    if meant := _meant(key):
+        return f"{key}: not a setting; did you mean {' or '.join(meant)}? Allowed: {', '.join(_fields())}"
+    return f"{key}: not a setting; {suggest(key, _fields())}"
 
 
 def _meant(key: str) -> list[str]:
     """List settings with this name in any group, or the name that this project uses for it."""
     leaf = key.rpartition(".")[2]
     named = [name for name in setting_names() if name.rpartition(".")[2] == leaf and name != key]
-    return named or ([_ELSEWHERE[leaf]] if leaf in _ELSEWHERE else [])
+    if leaf in _ELSEWHERE:
+        return [_ELSEWHERE[leaf]]
+    if key.startswith("lora.") and f"lora_{leaf}" in _ELSEWHERE:
+        return [_ELSEWHERE[f"lora_{leaf}"]]
+    return named
 
 
 @functools.cache
