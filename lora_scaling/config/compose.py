@@ -291,12 +291,23 @@ def _groups() -> list[str]:
 _DATA_FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".gz", ".txt")
 # The names of these settings in other programs, and groups of files that are not settings.
 _ELSEWHERE = {alias: setting.name for setting in SETTINGS for alias in setting.aliases} | {
-    "sweep": "+sweeps", "sweeps": "+sweeps", "experiment": "+experiment",
-    "epoch": "epochs", "max_train_samples": "samples", "bf16": "precision=bf16", "fp16": "precision=fp16",
-    "dtype": "precision", "torch_dtype": "precision", "load_in_4bit": "method=qlora", "load_in_8bit": "method=qlora", "quantization": "method=qlora",
-    "model_name_or_path": "model=hub model.id", "base_model": "model=hub model.id", "model_name": "model=hub model.id",
-    "dataset_name": "data=hub data.path", "data_files": "data=file data.path",
-}  # fmt: skip
+    "sweep": "+sweeps",
+    "sweeps": "+sweeps",
+    "experiment": "+experiment",
+    "epoch": "epochs",
+    "max_train_samples": "samples",
+    "bf16": "precision=bf16",
+    "fp16": "precision=fp16",
+    "dtype": "precision",
+    "torch_dtype": "precision",
+    "load_in_4bit": "method=qlora",
+    "quantization": "method=qlora",
+    "model_name_or_path": "model=hub model.id",
+    "model_name": "model=hub model.id",
+    "base_model": "model=hub model.id",
+    "dataset_name": "data=hub data.path",
+    "data_files": "data=file data.path",
+}
 
 
 def _fields() -> list[str]:

@@ -80,10 +80,7 @@ def said(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         (["lora.rank=4"], "lora.rank: not a setting; did you mean lora.r? "),
         (["load_in_4bit=true"], "load_in_4bit: not a setting; did you mean method=qlora? "),
         (["+sweep=quick"], "sweep: not a setting; did you mean +sweeps? "),
-        (
-            ["model=mistralai/Mistral-7B-v0.1"],
-            "a checkpoint or a folder; write model=hub model.id=mistralai/Mistral-7B-",
-        ),
+        (["model=mistralai/Mistral-7B-v0.1"], "a folder; write model=hub model.id=mistralai/Mistral-7B-v0.1"),
         (["model=./out/merged"], "which names a checkpoint or a folder; write model=hub model.id=./out/merged"),
         (["model=smollm2.Q4_1.gguf"], "a file; write model.gguf_file=smollm2.Q4_1.gguf"),
         (["data=my.json"], "data: got 'my.json', a file; write data=file data.path=my.json"),
@@ -97,7 +94,7 @@ def said(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         (["hardware=a100"], "hardware: got 'a100'; did you mean a100-40gb or a100-80gb or a100-pcie? "),
         (["order=1", "max_kwh=1e-12"], "max_kwh: got 1e-12; this run is expected to take"),
         (["replicates=3"], "replicates: got 3 for a single run, which is made once: add -m"),
-        (["+experiment=munin_skolegpt", "max_kwh=0.01"], "max_kwh: got 0.01; this run is expected to take 0."),
+        (["+experiment=munin_skolegpt", "max_kwh=0.01"], "max_kwh: got 0.01; this run is expected to take "),
         (["model=llama-2-7b", "hardware=l40s", "max_hours=0.001"], "max_hours: got 0.001; this run is expected"),
     ],
 )
