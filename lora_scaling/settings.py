@@ -78,6 +78,21 @@ class Setting:
         return self.older if self.had is None else self.had(record)
 
 
+def value_at(mapping: Any, name: str, absent: Any = None) -> Any:
+    """Return the value at a dotted name in nested mappings, or `absent` if a part is missing or not a mapping."""
+    for part in name.split("."):
+        # The type of nearly all is asked first: a table of many runs asks a million times.
+        if (type(mapping) is not dict and not isinstance(mapping, Mapping)) or part not in mapping:
+            return absent
+        mapping = mapping[part]
+    return mapping
+
+
+def was_pure_bf16(record: Mapping[str, Any]) -> bool:
+    """Return whether a run from before the setting trained 16-bit weights: all of method=full in bf16 did."""
+    return value_at(record, "config.method.name") == "full" and value_at(record, "training.precision") == "bf16"
+
+
 # The upper bounds are far beyond any real run: a larger value is a typing mistake.
 SETTINGS = (
     Setting(name="samples", changes="work", column="samples", kind="number", repeat="point", tokens=True, counted=True,
@@ -119,6 +134,8 @@ SETTINGS = (
             "time, energy and memory will be higher"),
     Setting(name="precision", changes="work", column="precision", recorded="training.precision", repeat="words",
             counted=True),
+    Setting(name="pure_bf16", changes="work", column="pure_bf16", kind="truth", recorded="training.pure_bf16",
+            repeat="words", counted=True, older=False, had=was_pure_bf16),
     Setting(name="attn_implementation", changes="work", column="attn_implementation",
             recorded="training.attn_implementation", repeat="words", base_model=True, older="auto",
             had=lambda record: "sdpa", aliases=("attention", "attn", "use_flash_attention_2", "flash_attention",
@@ -167,13 +184,3 @@ SEPARATING_COLUMNS = tuple(
     s.column for s in SETTINGS if s.column and s.changes in ("work", "device") and s.repeat != "point"
 )
 POINT_COLUMNS = tuple(s.column for s in SETTINGS if s.column and s.repeat == "point")
-
-
-def value_at(mapping: Any, name: str, absent: Any = None) -> Any:
-    """Return the value at a dotted name in nested mappings, or `absent` if a part is missing or not a mapping."""
-    for part in name.split("."):
-        # The type of nearly all is asked first: a table of many runs asks a million times.
-        if (type(mapping) is not dict and not isinstance(mapping, Mapping)) or part not in mapping:
-            return absent
-        mapping = mapping[part]
-    return mapping

@@ -29,7 +29,7 @@ from datetime import datetime
 from lora_scaling.commands.cli import Parser, command, report, take_settings
 from lora_scaling.config import RunConfig, compose
 from lora_scaling.errors import UserError
-from lora_scaling.estimate.compare import compare
+from lora_scaling.estimate.compare import METHODS, compare
 from lora_scaling.estimate.estimator import Price, estimate
 from lora_scaling.estimate.fit_file import Fit, load_fit
 from lora_scaling.estimate.hourly_emissions import advice, at_hours, parse_start
@@ -152,7 +152,8 @@ def _answer(request: EstimateRequest) -> int:
     fit = load_fit(request.fit) if request.fit is not None else None
     if request.multirun:
         return _sweep(request, fit)
-    config = compose(request.overrides)
+    several = request.page is not None or (request.compare or "").startswith("method")
+    config = compose(request.overrides, methods=METHODS if several else ())
     if request.page is not None:
         return _page(request, request.page, config, fit)
     if request.compare is not None:

@@ -10,8 +10,9 @@ from typing import Any
 from lora_scaling.config.compose import register_resolvers
 from lora_scaling.config.run import device_kind
 from lora_scaling.paths import choices, config_dir, presets
-from lora_scaling.settings import SETTINGS, value_at
+from lora_scaling.settings import SETTINGS, value_at, was_pure_bf16
 
+_MISSING = object()
 # Settings without a column in the table, as `settings_override` gives them.
 _WORDS = tuple(setting for setting in SETTINGS if setting.repeat == "words")
 
@@ -22,7 +23,7 @@ def override_columns(record: Mapping[str, Any]) -> dict[str, str | None]:
     return {
         "model_override": _model_override(_mapping(config.get("model"))),
         "data_override": _data_override(_mapping(config.get("data"))),
-        "settings_override": _settings_override(config),
+        "settings_override": _settings_override(config, record),
     }
 
 
@@ -103,7 +104,7 @@ def _yaml(name: str) -> Mapping[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-def _settings_override(config: Mapping[str, Any]) -> str | None:
+def _settings_override(config: Mapping[str, Any], record: Mapping[str, Any]) -> str | None:
     """Return the words for the other settings that are not at their defaults; "" if all are."""
     if "group_by_length" not in config:  # work of another program, or no work
         return None
@@ -112,7 +113,9 @@ def _settings_override(config: Mapping[str, Any]) -> str | None:
     for name, default in _defaults().items():
         if full and name.startswith("lora."):
             continue
-        value = value_at(config, name, default)  # an earlier version did not have it
+        value = value_at(config, name, _MISSING)
+        if value is _MISSING:  # an earlier version did not have it
+            value = was_pure_bf16(record) if name == "pure_bf16" else default
         if name == "device":
             value = device_kind(str(value))
         if value != default:

@@ -20,10 +20,17 @@ from lora_scaling.paths import choices, config_dir, config_root, sweeps_dir
 from lora_scaling.settings import SETTINGS
 
 
-def compose(overrides: Sequence[str], *, config_name: str = "config", given: Sequence[str] | None = None) -> RunConfig:
+def compose(
+    overrides: Sequence[str],
+    *,
+    config_name: str = "config",
+    given: Sequence[str] | None = None,
+    methods: Sequence[str] = (),
+) -> RunConfig:
     """Compose the configuration that the command line with these overrides would run.
 
     given: those of the overrides that the user gave, if not all of them; none of these may be unused.
+    methods: further methods for which the configuration will be taken, and a setting may have been given.
 
     Raises:
         UserError: an override cannot be read, does not name a setting, has a value that is not allowed, or sets what
@@ -33,7 +40,7 @@ def compose(overrides: Sequence[str], *, config_name: str = "config", given: Seq
     with friendly_hydra_errors():
         node = _composed_before(config_name, overrides)
         config = from_omegaconf(compose_by_hydra(overrides, config_name) if node is None else node)
-    refuse_unused(config, overrides if given is None else given)
+    refuse_unused(config, overrides if given is None else given, methods=methods)
     return config
 
 

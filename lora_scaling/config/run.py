@@ -163,6 +163,7 @@ class RunConfig:
     loss_on: Literal["answers", "all"]
     chat_template: bool
     precision: Literal["auto", "bf16", "fp16", "fp32", "fp8"]
+    pure_bf16: bool
     attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
     gradient_checkpointing: bool
     sharding: Literal["none", "fsdp"]
@@ -333,7 +334,9 @@ def run_id(config: RunConfig) -> str:
     work["device"] = device_kind(config.device)
     work["method"] = config.method.name
     work["learning_rate"] = config.learning_rate or config.method.learning_rate
-    if not config.tuning.adapted:
+    if config.tuning.adapted:
+        work.pop("pure_bf16", None)
+    else:
         del work["lora"]
     if config.data.kind != "synthetic":
         work["data"] = {key: value for key, value in work["data"].items() if key not in _ASSUMED_LENGTHS}

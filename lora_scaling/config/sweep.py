@@ -72,9 +72,9 @@ def plan(design: SweepDesign, arguments: Sequence[str], compose: Compose) -> lis
         ordered = with_centre(ordered, points[0], design.centre, design.centre_every, first.replicates)
         runs: dict[str, PlannedRun] = {}
         configs = [composer.config(point) for point in ordered]
-        adapted = any(config.method.name != "full" for config in configs)
+        methods = {config.method.name for config in configs}
         for point, config in zip(ordered, configs, strict=True):
-            refuse_unused(config, point, adapted_sweep=adapted)
+            refuse_unused(config, point, methods=methods)
             if config.model.shape is not None:
                 config.tuning.trainable_params(config.model.shape)  # a rank that does not fit is found here
             name = run_id(config)

@@ -4,7 +4,7 @@ Hydra accepts `model.id=ORG/NAME` beside `model=ladder-1m`: the ladder model wou
 own name. Only settings that the user gave are checked; defaults and files may hold what an option ignores.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from lora_scaling.config.run import RunConfig
@@ -33,19 +33,21 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def refuse_unused(config: RunConfig, overrides: Sequence[str], *, adapted_sweep: bool = False) -> None:
+def refuse_unused(config: RunConfig, overrides: Sequence[str], *, methods: Collection[str] = ()) -> None:
     """Refuse a setting among `overrides` that the run they make does not use.
 
-    adapted_sweep: the run is one of a sweep in which others have adapters, for which `lora.*` was given.
+    methods: those of the sweep that the run is part of, to which a setting may have been given.
 
     Raises:
         UserError: it names the setting, the option of the group, and the option that uses the setting.
     """
     given = given_settings(overrides)
-    adapted = adapted_sweep or config.method.name != "full"
+    methods = {config.method.name, *methods}
     for name, value in given.items():
         remedy = None
-        if name.startswith("lora.") and not adapted:
+        if name == "pure_bf16" and value and "full" not in methods:
+            remedy = "its frozen weights are in the precision of the run: use method=full, or leave it out"
+        elif name.startswith("lora.") and methods == {"full"}:
             remedy = "it trains all weights and has no adapters: use method=lora or qlora, or leave it out"
         elif name.startswith("model."):
             remedy = _unused_by_model(name, value, config, given)
@@ -59,7 +61,7 @@ def refuse_unused(config: RunConfig, overrides: Sequence[str], *, adapted_sweep:
 
 def _option(group: str, config: RunConfig, given: Given) -> str:
     """Write the option that is chosen for a group, as an override."""
-    if group == "lora":
+    if group in ("lora", "pure_bf16"):
         return f"method={config.method.name}"
     return f"{group}={given.get(group) or getattr(config, group).name}"
 

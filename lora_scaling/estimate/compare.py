@@ -13,10 +13,10 @@ from lora_scaling.estimate.measured import Measured
 from lora_scaling.estimate.priors import DEFAULT_STACK
 from lora_scaling.estimate.result import LEVEL, Estimate
 
-_METHODS = ("lora", "qlora", "full")
+METHODS = ("lora", "qlora", "full")
 _GPUS = ("rtx-a4000", "rtx-4090", "a10g", "l40s", "a100-80gb", "h100-sxm", "h200", "b200", "mi300x")
 _ZONES = ("NO", "SE", "FR", "DK1", "GB", "DE", "US", "PL", "IN")
-_DEFAULTS = {"method": _METHODS, "gpus": _GPUS, "zones": _ZONES}
+_DEFAULTS = {"method": METHODS, "gpus": _GPUS, "zones": _ZONES}
 
 
 def compare(
@@ -49,13 +49,15 @@ def compare(
 
 
 def _with_method(config: RunConfig, name: str) -> RunConfig:
-    if name not in _METHODS:
-        raise UserError(f"compare: got the method {name!r}; choose from {', '.join(_METHODS)}")
+    if name not in METHODS:
+        raise UserError(f"compare: got the method {name!r}; choose from {', '.join(METHODS)}")
     values: dict[str, Any] = {"name": name, "learning_rate": config.method.learning_rate}
     sharding = "none" if name == "qlora" else config.sharding  # its 4-bit weights cannot be split
     lora = dataclasses.replace(config.lora, use_dora=config.lora.use_dora and name != "full")
     method = dataclasses.replace(config.method, **values)
-    return dataclasses.replace(config, method=method, lora=lora, sharding=sharding)
+    return dataclasses.replace(
+        config, method=method, lora=lora, sharding=sharding, pure_bf16=config.pure_bf16 and name == "full"
+    )
 
 
 def _with_gpus(config: RunConfig, name: str) -> RunConfig:

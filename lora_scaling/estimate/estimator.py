@@ -205,7 +205,11 @@ def _assumptions(planned: _Planned, priors: Priors) -> tuple[str, ...]:
     if config.precision == "auto":
         said.append(f"precision auto taken as {plan.precision}")
     if config.method.name == "full" and plan.precision == "bf16":
-        said.append("full fine-tuning in pure bf16: weights, gradients and AdamW's moments in 16 bit")
+        said.append(
+            "full fine-tuning in pure bf16: weights, gradients and AdamW's moments in 16 bit"
+            if config.pure_bf16
+            else "full fine-tuning of 32-bit weights, computed in bf16 (pure_bf16=true: of 16-bit weights)"
+        )
     if plan.precision == "fp8":
         said.append("FP8 for the products of the layers' own matrices; weights, adapters, attention and head in 16 bit")
     link = unknown_link(hardware, priors) if plan.load.comm_bytes else None

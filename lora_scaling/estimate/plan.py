@@ -9,7 +9,7 @@ from lora_scaling.config import RunConfig
 from lora_scaling.estimate.physics import Load
 from lora_scaling.estimate.priors import Priors
 from lora_scaling.workload import MemorySetup, MemoryUse, ModelShape, Tuning, Workload, largest_batch, training_memory
-from lora_scaling.workload.memory import layer_activation_bytes, weight_bytes
+from lora_scaling.workload.memory import cast_bytes, gathered_bytes, layer_activation_bytes
 
 _BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8": 2}  # FP8 is for products alone: weights stay in 16 bit
 
@@ -146,8 +146,8 @@ def _budget_bytes(config: RunConfig, priors: Priors) -> float | None:
 
 def _memory_setup(config: RunConfig, precision: str, *, accumulates: bool, chunked_loss: bool) -> MemorySetup:
     compute = _BYTES[precision]
-    full_fp16 = config.method.name == "full" and precision == "fp16"
-    trainable = 4 if config.tuning.adapted or full_fp16 else compute
+    pure = config.pure_bf16 and not config.tuning.adapted and precision in ("bf16", "fp8")
+    trainable = compute if pure else 4
     return MemorySetup(
         compute_bytes=compute,
         trainable_bytes=trainable,
@@ -181,7 +181,7 @@ def _load(workload: Workload, setup: MemorySetup, devices: int, micro_steps: int
         tokens=max(tokens, 1.0),
         flops=whole.flops.total / whole.micro_steps,
         matrix_flops=min(whole.flops.total, whole.flops.matrices * _matrix_passes(setup, tuning)) / whole.micro_steps,
-        activation_bytes=tokens * _kept_bytes(shape, tuning, setup),
+        activation_bytes=tokens * _kept_bytes(shape, tuning, setup) + cast_bytes(shape, tuning, setup),
         weight_bytes=float(shape.params * setup.compute_bytes),
         layers=shape.layers,
         modules=tuning.adapted_modules(shape) if tuning.adapted else 0,
@@ -207,7 +207,7 @@ def _evaluation(config: RunConfig, workload: Workload, setup: MemorySetup, load:
     held_out = dataclasses.replace(workload, samples=max(1, config.eval_samples), epochs=1, max_steps=None)
     batches = held_out.micro_steps if config.eval_samples else 0
     tokens = held_out.samples_seen * held_out.statistics.processed / held_out.micro_steps
-    gathered = weight_bytes(workload.shape, workload.tuning, setup) * (1 - 1 / setup.shards)
+    gathered = gathered_bytes(workload.shape, workload.tuning, setup) * (1 - 1 / setup.shards)
     return dataclasses.replace(
         load,
         steps=2 * math.ceil(batches / load.gpus),
@@ -216,7 +216,8 @@ def _evaluation(config: RunConfig, workload: Workload, setup: MemorySetup, load:
         tokens=max(tokens, 1.0),
         flops=held_out.flops.forward / held_out.micro_steps,
         matrix_flops=held_out.flops.matrices / held_out.micro_steps,
-        activation_bytes=tokens * _kept_bytes(workload.shape, workload.tuning, setup),
+        activation_bytes=tokens * _kept_bytes(workload.shape, workload.tuning, setup)
+        + cast_bytes(workload.shape, workload.tuning, setup),
         trainable=0.0,
         comm_bytes=gathered,
     )
@@ -232,5 +233,5 @@ def _sent_bytes(workload: Workload, setup: MemorySetup, devices: int, accumulati
     trained, ring = workload.trainable_params * setup.trainable_bytes, (devices - 1) / devices
     if setup.shards > 1:
         # Weights are gathered before the forward and the backward pass; gradients are scattered once.
-        return accumulation * (2 * weight_bytes(workload.shape, workload.tuning, setup) + trained) * ring
+        return accumulation * (2 * gathered_bytes(workload.shape, workload.tuning, setup) + trained) * ring
     return 2 * trained * ring

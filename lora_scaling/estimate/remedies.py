@@ -29,7 +29,7 @@ def _options(config: RunConfig, plan: RunPlan, priors: Priors) -> Iterator[str]:
     largest = plan.largest_batch()
     if largest:
         yield f"batch_size={largest}"
-    for words, changes in _changes(config):
+    for words, changes in _changes(config, plan.precision):
         changed = _changed(config, plan, changes, priors)
         if changed.fits:
             yield words + _split(config, changed)
@@ -39,15 +39,18 @@ def _options(config: RunConfig, plan: RunPlan, priors: Priors) -> Iterator[str]:
     yield from _larger(config, plan, priors)
 
 
-def _changes(config: RunConfig) -> Iterator[tuple[str, dict[str, object]]]:
+def _changes(config: RunConfig, precision: str) -> Iterator[tuple[str, dict[str, object]]]:
     if not config.gradient_checkpointing:
         yield "gradient_checkpointing=true", {"gradient_checkpointing": True}
     if config.method.name != "qlora":
         words = "method=qlora" if config.sharding == "none" else "method=qlora sharding=none"
-        changes = {"method": dataclasses.replace(config.method, name="qlora"), "sharding": "none"}
+        words += " pure_bf16=false" if config.pure_bf16 else ""
+        changes = {"method": dataclasses.replace(config.method, name="qlora"), "sharding": "none", "pure_bf16": False}
         yield words, changes
         if not config.gradient_checkpointing:
             yield f"{words} gradient_checkpointing=true", {**changes, "gradient_checkpointing": True}
+    if config.method.name == "full" and precision == "bf16" and not config.pure_bf16:
+        yield "pure_bf16=true", {"pure_bf16": True}
     if config.method.name == "full" and config.optimizer == "adamw" and config.sharding == "none":
         yield "optimizer=adamw_8bit", {"optimizer": "adamw_8bit"}
     if not config.optimizer.startswith("paged") and config.hardware.kind == "cuda" and config.sharding == "none":

@@ -161,6 +161,7 @@ class TrainingSection(TypedDict, total=False):
     """How it was computed, and what was learned."""
 
     precision: str | None
+    pure_bf16: bool | None
     attn_implementation: str | None
     gradient_checkpointing: bool | None
     skipped_steps: int | None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from torch import nn
 
@@ -20,7 +21,7 @@ from lora_scaling.training.compiling import compile_network
 from lora_scaling.training.device import Device, explain_out_of_memory
 from lora_scaling.training.fetching import fetch_weights
 from lora_scaling.training.model_cache import ModelCache, Tokens
-from lora_scaling.training.models import BaseModel, attach, detach, parameter_counts, quantized_params
+from lora_scaling.training.models import DTYPES, BaseModel, attach, detach, parameter_counts, quantized_params
 from lora_scaling.training.ranks import gather_from_ranks
 from lora_scaling.training.resuming import Resuming, newest_checkpoint
 from lora_scaling.training.saving import save_trained
@@ -82,7 +83,7 @@ def execute(
                 base, tokens = _prepare(config, device, models, facts)
                 network = attach(base, config)
                 if config.sharding == "fsdp":
-                    shard(network, base.model, device)
+                    shard(network, base.model, device, gathered=_gathered_type(config, device))
                 _describe_model(facts, config, network, base)
                 if config.torch_compile:
                     compile_network(network, device)
@@ -108,6 +109,14 @@ def _save(network: nn.Module, base: BaseModel, folder: Path, facts: RunFacts) ->
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         facts.warnings.append({"kind": "unsaved", "message": f"What was trained could not be saved: {reason}"})
+
+
+def _gathered_type(config: RunConfig, device: Device) -> torch.dtype | None:
+    """Return the type in which a sharded model's layers are gathered, if not that of its weights.
+
+    Autocast would otherwise have each device keep a 16-bit copy of all weights.
+    """
+    return DTYPES[device.precision] if not config.tuning.adapted and device.precision != "fp32" else None
 
 
 def _prepare(config: RunConfig, device: Device, models: ModelCache, facts: RunFacts) -> tuple[BaseModel, Tokens]:
@@ -161,6 +170,7 @@ def _describe_model(facts: RunFacts, config: RunConfig, network: nn.Module, base
     """Count the parameters of the network itself. If its shape is known, the computed numbers must agree exactly."""
     params, trainable = parameter_counts(network)
     shape = base.shape
+    facts.training["pure_bf16"] = not config.tuning.adapted and config.pure_bf16
     facts.training["attn_implementation"] = used_kernel(base.model)
     facts.model = {
         "name": config.model.name,

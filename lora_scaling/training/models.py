@@ -99,10 +99,23 @@ def load_base(config: RunConfig, device: Device) -> BaseModel:
 
 
 def _weight_precision(config: RunConfig, device: Device) -> str:
-    """Return the type of the weights: 16 bits if possible. Full fp16 needs 32-bit weights to unscale its gradients."""
-    if config.method.name == "full" and device.precision == "fp16":
+    """Return the type of the weights. Those that are trained have 32 bits, unless `pure_bf16` is asked for.
+
+    In 16 bits a step smaller than 1/256 of a weight is lost, and gradients in fp16 could not be unscaled.
+
+    Raises:
+        UserError: `pure_bf16` is asked for in another precision.
+    """
+    if config.method.name != "full":
+        return device.precision
+    if not config.pure_bf16:
         return "fp32"
-    return device.precision
+    if device.precision != "bf16":
+        raise UserError(
+            f"pure_bf16: got true, and precision={config.precision} is {device.precision} on this device; "
+            "say precision=bf16, or leave it out"
+        )
+    return "bf16"
 
 
 def attach(base: BaseModel, config: RunConfig) -> nn.Module:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
@@ -49,19 +49,24 @@ def loads_weights(config: RunConfig) -> bool:
     return config.sharding == "none" or rank() == 0
 
 
-def shard(network: nn.Module, base: PreTrainedModel, device: Device) -> None:
+def shard(network: nn.Module, base: PreTrainedModel, device: Device, *, gathered: torch.dtype | None = None) -> None:
     """Split all weights of a network over all processes, layer by layer; the first process sends the parts.
 
     network: `base`, or `base` with adapters; in host memory on the first process, on the meta device on the others.
         No device ever holds more than its shards and one layer.
+    gathered: the type in which a layer's weights are gathered to be computed with, None for their own. Gradients are
+        added up over the processes in 32 bits.
     """
+    types = (
+        MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=torch.float32) if gathered else MixedPrecisionPolicy()
+    )
     mesh = init_device_mesh(device.kind, (world_size(),))
     names = set(base._no_split_modules or ())
     layers = [module for module in network.modules() if type(module).__name__ in names]
     for unit in (*layers, network):
         _give_to_all(unit, device.torch_device)
         # Otherwise the outermost unit would stay gathered after an evaluation, and the optimizer would get the copy.
-        sharded = fully_shard(unit, mesh=mesh, reshard_after_forward=True)
+        sharded = fully_shard(unit, mesh=mesh, reshard_after_forward=True, mp_policy=types)
         if device.kind == "cpu":
             sharded.set_force_sum_reduction_for_comms(True)  # because gloo has no average
     # Trainer leaves a sharded model as it is; it would wrap any other in DDP.

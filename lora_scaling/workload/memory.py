@@ -13,6 +13,10 @@ as a formula of the widths, where a is the number of bytes of the computing type
                                adapter's type), and 4·rank
         adapter in 32 bits     a·inputs, shared between adapters
 
+32-bit weights that are trained under autocast give 32-bit hidden states: the norms keep 4·h more where all weights are
+trained in 16 bits 2·a·h, and each matrix keeps its own 16-bit copy of its input, a·(5h + i) in place of a·(2h + i). The
+16-bit copies of the matrices themselves last from the forward to the backward pass.
+
 Checkpointing keeps a·h per token and layer. While a layer is run again, it also keeps that layer's whole share; by then
 the loss has released everything but the logits.
 """
@@ -36,11 +40,13 @@ SHARED_INPUTS = (
 class MemoryUse:
     """Bytes on one device, by purpose. `gradients` are those held at the same time as the activations.
 
+    `casts` are the 16-bit copies that autocast makes of 32-bit matrices.
     With checkpointing, `activations` are the inputs of the layers, and `rerun` is the memory for running a layer again.
     """
 
     weights: float
     adapters: float
+    casts: float
     gradients: float
     optimizer: float
     activations: float
@@ -54,7 +60,8 @@ class MemoryUse:
     def peak(self) -> float:
         """The largest of three moments: the loss, running a layer again, and the optimizer's update."""
         held = self.weights + self.adapters + self.optimizer + self.buckets
-        passes = held + self.gradients + self.activations + self.workspace + max(self.logits, self.rerun)
+        last = max(self.logits + self.casts, self.rerun)
+        passes = held + self.gradients + self.activations + self.workspace + last
         return max(passes, held + self.at_update)
 
 
@@ -87,6 +94,16 @@ class MemorySetup:
     def loss_bytes(self) -> float:
         return 12.0 if self.logits_bytes is None else self.logits_bytes
 
+    @property
+    def autocast(self) -> bool:
+        """Whether trained weights are cast for the passes. A sharded model's are gathered in the type of the passes."""
+        return self.trainable_bytes > self.compute_bytes and self.shards == 1
+
+    @property
+    def hidden_bytes(self) -> int:
+        """Bytes of the type of the hidden states of a model that is trained as a whole."""
+        return self.trainable_bytes if self.autocast else self.compute_bytes
+
 
 def training_memory(shape: ModelShape, tuning: Tuning, setup: MemorySetup, *, rows: int, row_tokens: int) -> MemoryUse:
     """Compute the bytes at the peak, for micro-batches of `rows` rows of `row_tokens` tokens (padding included)."""
@@ -95,12 +112,14 @@ def training_memory(shape: ModelShape, tuning: Tuning, setup: MemorySetup, *, ro
     adapters = trained * setup.trainable_bytes if tuning.adapted else 0.0
     gradients = trained * setup.trainable_bytes / shards
     layer = layer_activation_bytes(shape, tuning, setup)
-    kept = shape.layers * (setup.compute_bytes * shape.hidden_size if setup.checkpointing else layer)
+    hidden = setup.compute_bytes if tuning.adapted else setup.hidden_bytes
+    kept = shape.layers * (hidden * shape.hidden_size if setup.checkpointing else layer)
     # After the last layer: the float32 input of the final norm, and its output if the head is trained.
-    kept += shape.hidden_size * (4 + (0 if tuning.adapted else 2 * setup.compute_bytes))
+    kept += shape.hidden_size * (4 + (0 if tuning.adapted else hidden + setup.compute_bytes))
     return MemoryUse(
         weights=weight_bytes(shape, tuning, setup) / shards,
         adapters=adapters / shards,
+        casts=_casts_at_loss(shape, tuning, setup, tokens),
         gradients=gradients if setup.accumulates else 0.0,
         optimizer=trained * setup.state_bytes / shards,
         activations=tokens * kept,
@@ -130,13 +149,44 @@ def layer_activation_bytes(shape: ModelShape, tuning: Tuning, setup: MemorySetup
         # The router probabilities in float32, and the gathered input and output of each expert.
         kept += 8 * shape.experts + 2 * a * h * shape.experts_per_token
     if not tuning.adapted:
-        return kept + 2 * a * h + a * (2 * h + mlp)
+        inputs = 5 * h if setup.autocast else 2 * h
+        return kept + 2 * setup.hidden_bytes * h + a * (inputs + mlp)
     adapted = list(tuning.adapters(shape))
     kept += 4 * tuning.rank * sum(m.layers for m in adapted) / shape.layers
     if a < ADAPTER_BYTES:
         return kept + setup.adapter_input_bytes * sum(m.layers * m.inputs for m in adapted) / shape.layers
     shared = [[m.layers * m.inputs for m in adapted if m.name in names] for names in SHARED_INPUTS]
     return kept + a * sum(max(inputs, default=0) for inputs in shared) / shape.layers
+
+
+def cast_bytes(shape: ModelShape, tuning: Tuning, setup: MemorySetup) -> float:
+    """Compute the bytes of the copies of all matrices in the computing type."""
+    if tuning.adapted or not setup.autocast:
+        return 0.0
+    return float(setup.compute_bytes * (_matrices(shape) + shape.head.weights))
+
+
+def _casts_at_loss(shape: ModelShape, tuning: Tuning, setup: MemorySetup, tokens: int) -> float:
+    """Compute the bytes of the copies that are held together with the logits.
+
+    With checkpointing, that of the head alone waits for the backward pass. The others are dropped as the forward pass
+    ends, when the logits have no gradient yet, which is a sixth of what they will take.
+    """
+    copies = cast_bytes(shape, tuning, setup)
+    if not (setup.checkpointing and copies):
+        return copies
+    logits = tokens * shape.vocab_size * setup.loss_bytes
+    return max(float(setup.compute_bytes * shape.head.weights), copies - logits / 6)
+
+
+def _matrices(shape: ModelShape) -> int:
+    """Count the weights in the matrices of all layers."""
+    return sum(m.layers * m.copies * m.weights for m in shape.matmuls())
+
+
+def gathered_bytes(shape: ModelShape, tuning: Tuning, setup: MemorySetup) -> float:
+    """Compute the bytes of a sharded model's weights as they are gathered."""
+    return float(shape.params * setup.compute_bytes) if not tuning.adapted else weight_bytes(shape, tuning, setup)
 
 
 def largest_batch(
@@ -167,10 +217,12 @@ def _rerun(shape: ModelShape, tuning: Tuning, setup: MemorySetup, layer: float, 
     # The MLP's backward pass also holds gradients as wide as the gate and the up projection.
     widest = 2 * setup.compute_bytes * shape.mlp_size
     running = layer + tokens * widest
+    if not tuning.adapted and setup.autocast:
+        running += setup.compute_bytes * _matrices(shape) / shape.layers
     if tuning.adapted or setup.accumulates:
         return running
     at_last = gradients * shape.head.weights / shape.params
-    inputs = tokens * (shape.layers - 1) * setup.compute_bytes * shape.hidden_size
+    inputs = tokens * (shape.layers - 1) * setup.hidden_bytes * shape.hidden_size
     return running + max(at_last, gradients * (1 - shape.layer_params / shape.params) - inputs)
 
 
@@ -178,7 +230,8 @@ def _at_update(shape: ModelShape, tuning: Tuning, setup: MemorySetup, gradients:
     """Compute the bytes of all gradients, and of the look-up's dense gradient if embeddings are trained."""
     if tuning.adapted:
         return gradients
-    copies = int(setup.accumulates) + 2 * int(shape.tied_embeddings)
+    tied = shape.tied_embeddings
+    copies = 2 if tied and setup.autocast else int(setup.accumulates) + 2 * int(tied)
     embedding = copies * shape.head.weights * setup.trainable_bytes / setup.shards
     return gradients + embedding
 
@@ -189,7 +242,7 @@ def _workspace(shape: ModelShape, tuning: Tuning, setup: MemorySetup) -> float:
     if tuning.method == "qlora":
         workspace += max(m.weights for m in shape.linear) * setup.compute_bytes
     if setup.shards > 1:
-        whole = weight_bytes(shape, tuning, setup)
+        whole = gathered_bytes(shape, tuning, setup)
         biggest = max(whole / shape.layers, shape.head.weights * setup.compute_bytes)
         workspace += 2 * biggest * (1 - 1 / setup.shards)
     return workspace

@@ -122,6 +122,7 @@ def test_a_bad_value_is_one_sentence(override: str, said: str) -> None:
         ("data=file data.path=a.json data.split=test", "data.split: got test; data=file does not"),
         ("data.bytes_per_sample=900", "data.bytes_per_sample: got 900; data=synthetic does not"),
         ("method=full lora.r=4", "lora.r: got 4; method=full does not use it"),
+        ("pure_bf16=true", "pure_bf16: got true; method=lora does not use it, its frozen .* use method=full, or leave"),
         ("method=full lora.target_modules=[q_proj]", "lora.target_modules: .* method=full does not"),
     ],
 )

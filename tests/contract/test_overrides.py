@@ -22,8 +22,8 @@ MODELS = """
 WORK = (
     "samples=257", "epochs=2", "max_steps=3", "batch_size=4", "gradient_accumulation=2", "max_seq_len=128",
     "padding=max_length", "group_by_length=false", "packing=true", "loss_on=all", "chat_template=false",
-    "precision=fp32", "attn_implementation=eager", "gradient_checkpointing=true", "optimizer=adamw_8bit",
-    "use_liger_kernel=true", "torch_compile=true",
+    "precision=fp32", "pure_bf16=true method=full", "attn_implementation=eager",
+    "gradient_checkpointing=true", "optimizer=adamw_8bit", "use_liger_kernel=true", "torch_compile=true",
     "learning_rate=0.01",
     "lr_scheduler=linear", "weight_decay=0.1", "max_grad_norm=2.0", "eval_samples=4", "warmup_steps=3", "device=cpu",
     "seed=1", "replicate=1", "model=ladder-3m", "model.weights=pretrained", "method=full", "method=qlora",
@@ -88,7 +88,7 @@ def test_every_setting_either_names_the_run_or_is_known_not_to() -> None:
 
 @pytest.mark.parametrize("override", WORK)
 def test_what_determines_the_work_names_the_run(override: str) -> None:
-    assert run_id(compose([override])) != run_id(compose([]))
+    assert run_id(compose(override.split())) != run_id(compose([]))
 
 
 @pytest.mark.parametrize("override", NOT_WORK)
@@ -98,7 +98,7 @@ def test_what_does_not_determine_the_work_leaves_the_name(override: str) -> None
 
 def test_an_estimate_takes_every_override_of_a_run() -> None:
     for override in (*WORK, *NOT_WORK):
-        assert estimate(compose(["hardware=rtx-4090", override])).energy_kwh is not None, override
+        assert estimate(compose(["hardware=rtx-4090", *override.split()])).energy_kwh is not None, override
 
 
 def test_checkpointing_is_more_work_and_no_more_use() -> None:

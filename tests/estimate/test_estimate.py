@@ -108,7 +108,7 @@ def test_more_devices_are_faster_but_not_cheaper(base):
 
 
 SEVENTY = (
-    "model=llama-3.1-70b", "method=full", "hardware=h100-sxm", "hardware.count=8", "batch_size=1",
+    "model=llama-3.1-70b", "method=full", "pure_bf16=true", "hardware=h100-sxm", "hardware.count=8", "batch_size=1",
     "gradient_accumulation=8", "gradient_checkpointing=true",
 )  # fmt: skip
 
@@ -163,25 +163,34 @@ def test_what_does_not_fit_says_by_how_much_and_what_would():
     ("changes", "named"),
     [
         (["method=lora", "hardware=rtx-4090", "batch_size=8"], "gradient_checkpointing=true with batch_size=1"),
-        (["method=full", "optimizer=adamw_8bit", "hardware=l40s"], "hardware.count=2 optimizer=adamw sharding=fsdp"),
         (
-            ["method=full", "optimizer=adamw_8bit", "hardware=l40s", "hardware.count=4"],
+            ["method=full", "pure_bf16=true", "optimizer=adamw_8bit", "hardware=l40s"],
+            "hardware.count=2 optimizer=adamw sharding=fsdp",
+        ),
+        (
+            ["method=full", "pure_bf16=true", "optimizer=adamw_8bit", "hardware=l40s", "hardware.count=4"],
             "optimizer=adamw sharding=fsdp",
         ),
-        (["method=full", "hardware=rtx-4090", "hardware.count=2", "sharding=fsdp"], "hardware.count=16"),
+        (
+            ["method=full", "pure_bf16=true", "hardware=rtx-4090", "hardware.count=2", "sharding=fsdp"],
+            "hardware.count=16",
+        ),
+        # 8 B weights with gradients and moments: 128 GB of 32-bit numbers, or 64 GB of 16-bit ones.
+        (["method=full", "hardware=a100-80gb", "gradient_checkpointing=true"], "pure_bf16=true"),
         (
             ["method=qlora", "hardware=rtx-4060", "gradient_checkpointing=true"],
             "hardware.count=16 method=lora sharding=fsdp",
         ),
         (["method=full", "hardware=apple-m1-max"], "method=qlora"),
         # A V100 has the 32 GB that bf16 needs, but no bf16: fp16 trains 32-bit weights, for which 32 GB are too few.
-        (["model=qwen2.5-3b", "method=full", "hardware=rtx-4090"], "hardware=a100-40gb (40 GB)"),
+        (["model=qwen2.5-3b", "method=full", "pure_bf16=true", "hardware=rtx-4090"], "hardware=a100-40gb (40 GB)"),
         (["model=mixtral-8x7b", "method=qlora", "hardware=a100-80gb"], "hardware=h200 (141 GB)"),
         # 564 GB of weights, gradients and states fit 80 GB only where eight devices split them.
         (
             [
                 "model=llama-3.1-70b",
                 "method=full",
+                "pure_bf16=true",
                 "hardware=a100-40gb",
                 "hardware.count=8",
                 "gradient_accumulation=8",
@@ -205,7 +214,8 @@ def test_what_the_remedy_names_does_fit(changes, named):
 
 @pytest.mark.parametrize("precision", ["auto", "bf16"])
 def test_no_device_is_proposed_that_cannot_compute_in_the_precision(precision):
-    config = compose(["model=qwen2.5-3b", "method=full", "hardware=rtx-4090", f"precision={precision}", "batch_size=1"])
+    job = ["model=qwen2.5-3b", "method=full", "pure_bf16=true", "hardware=rtx-4090", "batch_size=1"]
+    config = compose([*job, f"precision={precision}"])
     memory = estimate(config).memory
     assert 24 < memory.peak_gb.estimate < 32  # a V100's, if it had bf16
     assert "hardware=v100" not in memory.remedy
@@ -215,7 +225,10 @@ def test_no_device_is_proposed_that_cannot_compute_in_the_precision(precision):
 @pytest.mark.parametrize(
     ("changes", "rows"),
     [
-        (["model=llama-3.1-8b", "method=full", "hardware=h200", "gradient_checkpointing=true"], 23),
+        (
+            ["model=llama-3.1-8b", "method=full", "pure_bf16=true", "hardware=h200", "gradient_checkpointing=true"],
+            23,
+        ),
         (["model=llama-3.1-8b", "method=full", "hardware=h200"], None),
         (["model=llama-3.1-8b", "method=qlora", "hardware=rtx-4090", "gradient_checkpointing=true"], None),
         (
@@ -239,9 +252,26 @@ def test_a_mixture_of_experts_in_4_bit_keeps_its_experts_in_16():
     assert any("experts stay in 16 bit" in text for text in answer.assumptions)
 
 
+def test_32_bit_weights_are_the_default_of_a_full_fine_tune_and_pure_bf16_halves_them():
+    """1.236 B parameters: weights, gradients and two moments in 4 or 2 bytes each, and 2 bytes of cast matrices."""
+    job = ["model=llama-3.2-1b", "method=full", "hardware=h100-sxm"]
+    usual, pure = (estimate(compose([*job, f"pure_bf16={flag}"])) for flag in ("false", "true"))
+    for part in ("weights", "optimizer"):
+        assert usual.memory.parts[part] == pytest.approx(2 * pure.memory.parts[part])
+    assert usual.memory.parts["weights"] == pytest.approx(4 * 1.2358, rel=0.001)
+    assert usual.memory.parts["casts"] == pytest.approx(2 * 1.2358, rel=0.001)  # all but the norms
+    assert pure.memory.parts["casts"] == 0
+    assert usual.work == pure.work
+    assert [text for text in usual.assumptions if "pure" in text] == [
+        "full fine-tuning of 32-bit weights, computed in bf16 (pure_bf16=true: of 16-bit weights)"
+    ]
+    sharded = estimate(compose([*job, "hardware.count=2", "gradient_accumulation=2", "sharding=fsdp"]))
+    assert sharded.memory.parts["casts"] == 0  # gathered in bf16
+
+
 def test_each_of_several_devices_holds_its_gradients_twice(base):
     """DDP sends them from buckets of its own: 2 bytes for each of 1.24 B weights that are trained."""
-    job = ["model=llama-3.2-1b", "method=full", "hardware=h100-sxm", "gradient_accumulation=2"]
+    job = ["model=llama-3.2-1b", "method=full", "pure_bf16=true", "hardware=h100-sxm", "gradient_accumulation=2"]
     alone, among = (estimate(compose([*job, f"hardware.count={count}"])).memory for count in (1, 2))
     assert alone.parts["buckets"] == 0
     assert among.parts["buckets"] == pytest.approx(2.47, rel=0.01)

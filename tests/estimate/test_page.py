@@ -61,6 +61,7 @@ def drawn(seed: int, **fixed):
         "gradient_checkpointing": pick((True, False)),
         "group_by_length": pick((True, False)),
         "optimizer": pick(("adamw", "adamw", "adamw_8bit", "paged_adamw_8bit")),
+        "pure_bf16": pick((True, False)),
         "precision": pick(("auto", "bf16", "fp16", "fp32", "fp8")),
         "eval_samples": pick((0, 16)),
         "data.tokens_per_sample": pick((None, 96, 600.5, 3000)),
@@ -71,6 +72,8 @@ def drawn(seed: int, **fixed):
     } | fixed
     if case["method"] == "full":
         del case["lora.r"], case["lora.target_modules"]
+    else:
+        del case["pure_bf16"]
     pick = random.Random(-seed).choice
     case |= {"use_liger_kernel": pick((False, False, True)), "stack": pick(("hf", "unsloth", "torchtune", "other"))}
     case |= {"price.per_hour": pick((None, None, 2.5)), "price.per_kwh": pick((None, 0.3))} | fixed

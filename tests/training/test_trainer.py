@@ -11,7 +11,9 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2Model
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaModel
 
 from lora_scaling.config import RunConfig
+from lora_scaling.config.again import override_columns
 from lora_scaling.data.samples import split_samples
+from lora_scaling.records import record_to_row
 from lora_scaling.training.batches import IGNORED
 from lora_scaling.training.device import choose_device
 from lora_scaling.training.models import load_base
@@ -108,3 +110,34 @@ def test_only_a_model_that_needs_it_gets_an_attention_mask(
     record = made("model=hub", f"model.id={tmp_path}", "lora.target_modules=c_attn", "study=with-mask")
     assert record["status"] == "ok", record["error"]
     assert (set(causal), set(other)) == ({True}, {False})
+
+
+def test_a_full_fine_tune_in_bf16_learns_as_in_fp32(made: Make) -> None:
+    """16-bit weights lose the small steps of a usual learning rate; they are a choice, recorded, part of the work."""
+    job = ("method=full", "learning_rate=2e-5", "epochs=3", "study=full-types")
+    exact = made(*job, "precision=fp32")
+    usual, pure = (made(*job, "precision=bf16", f"pure_bf16={flag}") for flag in ("false", "true"))
+
+    def learned(record: Record) -> float:
+        return record["training"]["eval_loss_before"] - record["training"]["eval_loss_after"]
+
+    assert learned(usual) == pytest.approx(learned(exact), rel=0.05)
+    assert learned(pure) < 0.6 * learned(exact)
+    assert [record["model"]["dtype"] for record in (exact, usual, pure)] == ["float32", "float32", "bfloat16"]
+    assert [record_to_row(record)["pure_bf16"] for record in (exact, usual, pure)] == [False, False, True]
+    assert usual["work"] == pure["work"]
+    assert pure["run_id"] != usual["run_id"]
+    assert "pure_bf16=true" in str(override_columns(pure)["settings_override"])
+    refused = made(*job, "precision=fp32", "pure_bf16=true")["error"]
+    assert refused.startswith("pure_bf16: got true, and precision=fp32 is fp32 on this device; say precision=bf16")
+
+
+def test_a_full_fine_tune_from_before_the_setting_had_16_bit_weights_in_bf16(made: Make) -> None:
+    record = made("method=full", "precision=bf16", "study=full-before")
+    del record["config"]["pure_bf16"], record["training"]["pure_bf16"]
+    assert record_to_row(record)["pure_bf16"] is True
+    assert "pure_bf16=true" in str(override_columns(record)["settings_override"])
+    record["training"]["precision"] = "fp32"
+    assert record_to_row(record)["pure_bf16"] is False
+    record["training"]["precision"], record["config"]["method"]["name"] = "bf16", "lora"
+    assert record_to_row(record)["pure_bf16"] is False

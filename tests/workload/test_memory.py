@@ -31,7 +31,7 @@ def setup(method="lora", compute=2, checkpointing=False, accumulates=False, **mo
     )
 
 
-def measured_peak(shape, tuning, dtype, checkpointing, rows, length, passes):
+def measured_peak(shape, tuning, dtype, checkpointing, rows, length, passes, autocast=False):
     """Bytes at the peak of one optimizer step: what is held, plus the profiler's running sum of allocations."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -54,7 +54,8 @@ def measured_peak(shape, tuning, dtype, checkpointing, rows, length, passes):
 
     def step(inputs, passes):
         for _ in range(passes):
-            loss = model(input_ids=inputs, attention_mask=torch.ones_like(inputs), labels=inputs).loss
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                loss = model(input_ids=inputs, attention_mask=torch.ones_like(inputs), labels=inputs).loss
             loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -84,6 +85,21 @@ def test_peak_is_what_the_allocator_measures(shape, method, dtype, checkpointing
     tuning = Tuning(method=method, rank=8)
     measured = measured_peak(shape, tuning, getattr(torch, dtype), checkpointing, rows, length, passes)
     how = setup(method, 2 if dtype == "bfloat16" else 4, checkpointing, passes > 1, adapter_input_bytes=4)
+    assert training_memory(shape, tuning, how, rows=rows, row_tokens=length).peak == pytest.approx(measured, rel=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("shape", [SMALL, WIDE_VOCABULARY], ids=["small", "wide-vocabulary"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointed"])
+@pytest.mark.parametrize(("rows", "length", "passes"), [(4, 64, 1), (1, 128, 2)])
+def test_32_bit_weights_are_computed_with_in_16(shape, checkpointing, rows, length, passes):
+    torch = pytest.importorskip("torch")
+    tuning = Tuning(method="full")
+    measured = measured_peak(shape, tuning, torch.float32, checkpointing, rows, length, passes, autocast=True)
+    how = MemorySetup(
+        compute_bytes=2, trainable_bytes=4, state_bytes=8, checkpointing=checkpointing, accumulates=passes > 1
+    )
     assert training_memory(shape, tuning, how, rows=rows, row_tokens=length).peak == pytest.approx(measured, rel=0.05)
 
 

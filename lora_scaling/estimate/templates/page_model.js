@@ -203,7 +203,7 @@ function loraEstimator(DATA) {
     const a = setup.compute_bytes, h = shape.hidden_size, mlp = shape.mlp_size, { adapters } = tuning;
     let kept = 8 * h + a * (2 * shape.query_size + 2 * shape.kv_size) + 4 * shape.heads + 3 * a * mlp;
     if (shape.experts > 1) kept += 8 * shape.experts + 2 * a * h * shape.experts_per_token;
-    if (!tuning.adapted) return kept + 2 * a * h + a * (2 * h + mlp);
+    if (!tuning.adapted) return kept + 2 * setup.hidden_bytes * h + a * ((setup.autocast ? 5 : 2) * h + mlp);
     kept += (4 * tuning.rank * sum(adapters.map((m) => m.layers))) / shape.layers;
     if (a < W.adapter_bytes)
       return kept + (setup.adapter_input_bytes * sum(adapters.map((m) => m.layers * m.inputs))) / shape.layers;
@@ -212,15 +212,33 @@ function loraEstimator(DATA) {
     return kept + (a * sum(shared)) / shape.layers;
   }
 
+  const matrices = (shape) => sum(shape.matmuls.map((m) => m.layers * m.copies * m.weights));
+
+  function castBytes(shape, tuning, setup) {
+    if (tuning.adapted || !setup.autocast) return 0;
+    return setup.compute_bytes * (matrices(shape) + shape.head);
+  }
+
+  function castsAtLoss(shape, tuning, setup, tokens) {
+    const copies = castBytes(shape, tuning, setup);
+    if (!setup.checkpointing || !copies) return copies;
+    return Math.max(setup.compute_bytes * shape.head, copies - (tokens * shape.vocab_size * setup.loss_bytes) / 6);
+  }
+
+  const gatheredBytes = (shape, tuning, setup) =>
+    tuning.adapted ? weightBytes(shape, tuning, setup) : shape.params * setup.compute_bytes;
+
   function trainingMemory(shape, tuning, setup, rows, rowTokens) {
     const tokens = rows * rowTokens, { shards, compute_bytes: a } = setup, trained = tuning.trainable;
     const gradients = (trained * setup.trainable_bytes) / shards;
     const layer = layerActivationBytes(shape, tuning, setup);
-    let kept = shape.layers * (setup.checkpointing ? a * shape.hidden_size : layer);
-    kept += shape.hidden_size * (4 + (tuning.adapted ? 0 : 2 * a));
+    const hidden = tuning.adapted ? a : setup.hidden_bytes;
+    let kept = shape.layers * (setup.checkpointing ? hidden * shape.hidden_size : layer);
+    kept += shape.hidden_size * (4 + (tuning.adapted ? 0 : hidden + a));
     const use = {
       weights: weightBytes(shape, tuning, setup) / shards,
       adapters: (tuning.adapted ? trained * setup.trainable_bytes : 0) / shards,
+      casts: castsAtLoss(shape, tuning, setup, tokens),
       gradients: setup.accumulates ? gradients : 0,
       optimizer: (trained * setup.state_bytes) / shards,
       activations: tokens * kept,
@@ -231,23 +249,26 @@ function loraEstimator(DATA) {
       at_update: atUpdateBytes(shape, tuning, setup, gradients),
     };
     const held = use.weights + use.adapters + use.optimizer + use.buckets;
-    const passes = held + use.gradients + use.activations + use.workspace + Math.max(use.logits, use.rerun);
+    const last = Math.max(use.logits + use.casts, use.rerun);
+    const passes = held + use.gradients + use.activations + use.workspace + last;
     return { ...use, peak: Math.max(passes, held + use.at_update) };
   }
 
   function rerunBytes(shape, tuning, setup, layer, tokens, gradients) {
     if (!setup.checkpointing) return 0;
     const widest = 2 * setup.compute_bytes * shape.mlp_size;
-    const running = layer + tokens * widest;
+    let running = layer + tokens * widest;
+    if (!tuning.adapted && setup.autocast) running += (setup.compute_bytes * matrices(shape)) / shape.layers;
     if (tuning.adapted || setup.accumulates) return running;
-    const inputs = tokens * (shape.layers - 1) * setup.compute_bytes * shape.hidden_size;
+    const inputs = tokens * (shape.layers - 1) * setup.hidden_bytes * shape.hidden_size;
     return running + Math.max((gradients * shape.head) / shape.params,
       gradients * (1 - shape.layer_params / shape.params) - inputs);
   }
 
   function atUpdateBytes(shape, tuning, setup, gradients) {
     if (tuning.adapted) return gradients;
-    const copies = Number(setup.accumulates) + 2 * Number(shape.tied_embeddings);
+    const tied = shape.tied_embeddings;
+    const copies = tied && setup.autocast ? 2 : Number(setup.accumulates) + 2 * Number(tied);
     return gradients + (copies * shape.head * setup.trainable_bytes) / setup.shards;
   }
 
@@ -255,7 +276,7 @@ function loraEstimator(DATA) {
     let bytes = 0;
     if (tuning.method === "qlora") bytes += Math.max(...shape.linear.map((m) => m.weights)) * setup.compute_bytes;
     if (setup.shards > 1) {
-      const biggest = Math.max(weightBytes(shape, tuning, setup) / shape.layers, shape.head * setup.compute_bytes);
+      const biggest = Math.max(gatheredBytes(shape, tuning, setup) / shape.layers, shape.head * setup.compute_bytes);
       bytes += 2 * biggest * (1 - 1 / setup.shards);
     }
     return bytes;
@@ -303,8 +324,10 @@ function loraEstimator(DATA) {
 
   function memorySetup(state, tuning, precision, devices, accumulates) {
     const compute = W.bytes[precision];
-    const trainable = tuning.adapted || (state.method === "full" && precision === "fp16") ? 4 : compute;
-    return { compute_bytes: compute, trainable_bytes: trainable, shards: state.sharding === "fsdp" ? devices : 1,
+    const trainable = state.pure_bf16 && !tuning.adapted && ["bf16", "fp8"].includes(precision) ? compute : 4;
+    const shards = state.sharding === "fsdp" ? devices : 1, autocast = trainable > compute && shards === 1;
+    return { compute_bytes: compute, trainable_bytes: trainable, shards, autocast,
+      hidden_bytes: autocast ? trainable : compute,
       state_bytes: W.state_bytes[state.optimizer] ?? 2 * trainable,
       checkpointing: state.gradient_checkpointing, accumulates,
       buckets: devices > 1 && state.sharding === "none",
@@ -319,7 +342,8 @@ function loraEstimator(DATA) {
     const matrixPasses = (tuning.adapted ? 2 : 3) + Number(setup.checkpointing);
     return { gpus: devices, steps, accumulation, passes: setup.checkpointing ? 3 : 2, tokens: Math.max(tokens, 1),
       flops: whole.flops.total / whole.microSteps,
-      matrix_flops: Math.min(whole.flops.total, whole.flops.matrices * matrixPasses) / whole.microSteps, activation_bytes: tokens * keptBytes(shape, tuning, setup),
+      matrix_flops: Math.min(whole.flops.total, whole.flops.matrices * matrixPasses) / whole.microSteps,
+      activation_bytes: tokens * keptBytes(shape, tuning, setup) + castBytes(shape, tuning, setup),
       weight_bytes: shape.params * setup.compute_bytes, layers: shape.layers, modules: tuning.modules,
       quantized: tuning.method === "qlora" ? shape.linear_params : 0, trainable: tuning.trainable / setup.shards,
       comm_bytes: sentBytes(shape, tuning, setup, devices, accumulation) };
@@ -336,8 +360,8 @@ function loraEstimator(DATA) {
     const tokens = (w.seen * (w.stats.tokens + w.stats.padding)) / w.microSteps;
     return { ...load, steps: 2 * Math.ceil(batches / load.gpus), accumulation: 1, passes: 1,
       tokens: Math.max(tokens, 1), flops: w.flops.forward / w.microSteps, matrix_flops: w.flops.matrices / w.microSteps,
-      activation_bytes: tokens * keptBytes(shape, tuning, setup), trainable: 0,
-      comm_bytes: weightBytes(shape, tuning, setup) * (1 - 1 / setup.shards) };
+      activation_bytes: tokens * keptBytes(shape, tuning, setup) + castBytes(shape, tuning, setup), trainable: 0,
+      comm_bytes: gatheredBytes(shape, tuning, setup) * (1 - 1 / setup.shards) };
   }
 
   const keptBytes = (shape, tuning, setup) =>
@@ -345,7 +369,7 @@ function loraEstimator(DATA) {
 
   function sentBytes(shape, tuning, setup, devices, accumulation) {
     const trained = tuning.trainable * setup.trainable_bytes, ring = (devices - 1) / devices;
-    if (setup.shards > 1) return accumulation * (2 * weightBytes(shape, tuning, setup) + trained) * ring;
+    if (setup.shards > 1) return accumulation * (2 * gatheredBytes(shape, tuning, setup) + trained) * ring;
     return 2 * trained * ring;
   }
 
@@ -524,10 +548,13 @@ function loraEstimator(DATA) {
     const ckpt = "gradient_checkpointing", changes = [], whole = state.sharding === "none";
     if (!state[ckpt]) changes.push([`${ckpt}=true`, { [ckpt]: true }]);
     if (state.method !== "qlora") {
-      const words = whole ? "method=qlora" : "method=qlora sharding=none", change = { method: "qlora", sharding: "none" };
+      const words = (whole ? "method=qlora" : "method=qlora sharding=none") + (state.pure_bf16 ? " pure_bf16=false" : "");
+      const change = { method: "qlora", sharding: "none", pure_bf16: false };
       changes.push([words, change]);
       if (!state[ckpt]) changes.push([`${words} ${ckpt}=true`, { ...change, [ckpt]: true }]);
     }
+    if (state.method === "full" && plan.precision === "bf16" && !state.pure_bf16)
+      changes.push(["pure_bf16=true", { pure_bf16: true }]);
     if (state.method === "full" && state.optimizer === "adamw" && whole)
       changes.push(["optimizer=adamw_8bit", { optimizer: "adamw_8bit" }]);
     if (!state.optimizer.startsWith("paged") && hw.kind === "cuda" && whole)
@@ -923,7 +950,8 @@ function loraEstimator(DATA) {
       said.push("the experts stay in 16 bit: they are held in fused tensors, which bitsandbytes does not quantise");
     if (state.precision === "auto") said.push(`precision auto taken as ${plan.precision}`);
     if (state.method === "full" && plan.precision === "bf16")
-      said.push("full fine-tuning in pure bf16: weights, gradients and AdamW's moments in 16 bit");
+      said.push(state.pure_bf16 ? "full fine-tuning in pure bf16: weights, gradients and AdamW's moments in 16 bit"
+        : "full fine-tuning of 32-bit weights, computed in bf16 (pure_bf16=true: of 16-bit weights)");
     if (plan.precision === "fp8")
       said.push("FP8 for the products of the layers' own matrices; weights, adapters, attention and head in 16 bit");
     return [...said, ...plan.notes, ...(plan.load.comm_bytes ? unknownLink(hw) : [])];

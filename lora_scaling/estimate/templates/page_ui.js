@@ -73,6 +73,7 @@ const CONTROLS = [
     ["lora.target_modules", "Adapted layers", "select", TARGETS],
     ["gradient_accumulation", "Gradient accumulation", "steps", twos(256)],
     ["precision", "Precision", "select", same(["auto", "bf16", "fp16", "fp32", "fp8"])],
+    ["pure_bf16", "16-bit weights (full, bf16)", "check"],
     ["optimizer", "Optimizer", "select", [["adamw", "AdamW"], ["adamw_8bit", "AdamW, 8-bit states"],
       ["paged_adamw_32bit", "AdamW, paged"], ["paged_adamw_8bit", "AdamW, paged 8-bit states"]]],
     ["use_liger_kernel", "Liger kernels (loss in chunks)", "check"],
@@ -229,7 +230,7 @@ function showWarnings(a) {
   $("warnings").innerHTML = said.map(([head, body]) => `<p class="warn" role="status"><strong>${head}</strong> ${text(body)}</p>`).join("");
 }
 
-const PARTS = { weights: "weights", adapters: "adapters", gradients: "gradients with the activations", optimizer: "optimizer states",
+const PARTS = { weights: "weights", adapters: "adapters", casts: "16-bit copies of the weights", gradients: "gradients with the activations", optimizer: "optimizer states",
   activations: "activations kept", logits: "logits and loss", rerun: "a layer run again", workspace: "short-lived copies",
   buckets: "gradients once more, to be sent", at_update: "gradients at the update" };
 function showMemory(a) {
@@ -318,9 +319,11 @@ function showBasis(a) {
     `<div><h2>Assumed</h2><ul>${a.assumptions.map((s) => `<li>${text(s)}</li>`).join("")}</ul>${grams}</div></div>`;
 }
 
+// A setting that the method does not use is refused on the command line.
+const used = (name) => (state.method === "full" ? !name.startsWith("lora.") : name !== "pure_bf16");
 const changes = () => Object.keys(state).filter((name) => state[name] !== DATA.initial[name])
   .map((name) => `${name}=${state[name] ?? "null"}`);
-const overrides = () => changes().filter((item) => !/^(basis=|(measured|price\.\w+)=null$)/.test(item));
+const overrides = () => changes().filter((item) => !/^(basis=|(measured|price\.\w+)=null$)/.test(item) && used(item.split("=")[0]));
 // What heads the command, less what a changed setting replaces: a new model brings its own shape, a provider its zone.
 function firstOverrides(changed) {
   const replaced = (name) => changed.some((item) => {
@@ -328,7 +331,7 @@ function firstOverrides(changed) {
     return name === setting || (setting === "grid.zone" && name === "grid.provider") ||
       (["model", "hardware"].includes(setting) && name.startsWith(`${setting}.`) && name !== "hardware.count");
   });
-  return DATA.overrides.filter((item) => !replaced(item.split("=")[0]));
+  return DATA.overrides.filter((item) => !replaced(item.split("=")[0]) && used(item.split("=")[0]));
 }
 function showCommand(a) {
   const fit = DATA.fit && state.basis !== "priors" && !a.notice ? [`fit=${DATA.fit.path}`] : [];
