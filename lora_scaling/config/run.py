@@ -1,5 +1,6 @@
 """The configuration of a run as frozen dataclasses. All defaults are in `conf/`; none is filled in here."""
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -320,6 +321,14 @@ _NAMING_FIELDS = frozenset(setting.field for setting in SETTINGS if setting.name
 _ASSUMED_LENGTHS = ("tokens_per_sample", "tokens_cv", "bytes_per_sample")
 
 
+# What shapes had no numbers for at first; like settings that came later, it names only the models that have it.
+_FIRST_SHAPE = {
+    "architecture", "layers", "hidden_size", "intermediate_size", "heads", "kv_heads", "head_dim", "vocab_size",
+    "tied_embeddings", "attention_bias", "max_positions", "experts", "experts_per_token",
+}  # fmt: skip
+_LATER_SHAPE = {f.name: f.default for f in dataclasses.fields(ModelShape) if f.name not in _FIRST_SHAPE}
+
+
 def run_id(config: RunConfig) -> str:
     """Name the run: the same for the same work and replicate, on any machine and in any order.
 
@@ -331,6 +340,9 @@ def run_id(config: RunConfig) -> str:
         if setting.is_older(value_at(work, setting.name)):  # runs from before the setting keep their names
             group = work if setting.name == setting.field else work[setting.field]
             del group[setting.name.rpartition(".")[2]]
+    if config.model.shape is not None:
+        shape = work["model"]["shape"]
+        work["model"]["shape"] = {k: v for k, v in shape.items() if k not in _LATER_SHAPE or v != _LATER_SHAPE[k]}
     work["device"] = device_kind(config.device)
     work["method"] = config.method.name
     work["learning_rate"] = config.learning_rate or config.method.learning_rate
