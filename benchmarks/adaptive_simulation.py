@@ -4,7 +4,10 @@ Both decide the same claim at the same margin and confidence level. The adaptive
 the sweep is expected to take. The sweep's verdict is not adjusted for the other claims that its table also tests, which
 would only reduce its power.
 
-    python -m benchmarks.adaptive_simulation [--seeds 40]
+    python -m benchmarks.adaptive_simulation [--seeds 40] [--session 0.04]
+
+With --session, every start of the study is a session that shifts its runs together: the study is started again after
+each look, the sweep after each block of replicates.
 """
 
 import argparse
@@ -42,6 +45,7 @@ class StudyTruth:
     exponent: float
     noise: float
     fixed: float = FIXED_COST
+    session: float = 0.0  # standard deviation of what a session adds, on the log scale
 
     def kwh(self, point: Point) -> float:
         """Return the expected energy of a run."""
@@ -95,10 +99,15 @@ class StudyRow:
 
 
 def simulate(
-    seeds: int, *, exponents: Sequence[float] = EXPONENTS, noises: Sequence[float] = NOISES, fixed: float = FIXED_COST
+    seeds: int,
+    *,
+    exponents: Sequence[float] = EXPONENTS,
+    noises: Sequence[float] = NOISES,
+    fixed: float = FIXED_COST,
+    session: float = 0.0,
 ) -> list[StudyRow]:
     """Simulate a row for each truth × noise, from `seeds` fixed sweeps and as many adaptive studies."""
-    truths = [StudyTruth(exponent=b, noise=cv, fixed=fixed) for b in exponents for cv in noises]
+    truths = [StudyTruth(exponent=b, noise=cv, fixed=fixed, session=session) for b in exponents for cv in noises]
     return [_row(truth, seeds) for truth in truths]
 
 
@@ -143,7 +152,9 @@ def sweep_kwh(truth: StudyTruth) -> float:
 def fixed_sweep(truth: StudyTruth, rng: Generator) -> StudyOutcome:
     """Draw a sweep, and return its verdict on `linear_in_samples`."""
     points = sweep_points()
-    frame = _frame(points, _draw(truth, points, rng), rng.permutation(len(points)))
+    order = rng.permutation(len(points))
+    sessions = order * REPLICATES // len(points)
+    frame = _frame(truth, points, _draw(truth, points, sessions, rng), order, sessions)
     response = choose_response(table_from_frame(frame))
     suspects = suspicious(check_rows(response.frame), len(frame))
     claim = linear(ClaimContext(response, Options(margin=MARGIN, level=LEVEL), suspects), "samples")
@@ -154,9 +165,9 @@ def adaptive_study(truth: StudyTruth, rng: Generator, max_kwh: float, seed: int)
     """Carry out a study as `lora_scaling.study` does, with runs that are drawn instead of made."""
     study = Study(claim="linear_in_samples", margin=MARGIN, level=LEVEL, levels=LEVELS, at=EPOCHS[0], seed=seed)
     points: list[Point] = []
-    kwh = np.zeros(0)
+    kwh, sessions = np.zeros(0), np.zeros(0, dtype=int)
     while True:
-        table = table_from_frame(_frame(points, kwh, np.arange(len(points)))) if points else None
+        table = table_from_frame(_frame(truth, points, kwh, np.arange(len(points)), sessions)) if points else None
         step = advance(study, table, kwh_left=max_kwh - float(kwh.sum()))
         if step.look is not None:
             study = replace(study, looked=(*study.looked, step.look.runs))
@@ -164,15 +175,22 @@ def adaptive_study(truth: StudyTruth, rng: Generator, max_kwh: float, seed: int)
             verdict = step.stop if step.stop in ("supported", "refuted") else "undecided"
             return StudyOutcome(verdict=verdict, energy_kwh=float(kwh.sum()), runs=len(points))
         points += step.runs
-        kwh = np.concatenate([kwh, _draw(truth, step.runs, rng)])
+        started = np.full(len(step.runs), len(study.looked))
+        kwh = np.concatenate([kwh, _draw(truth, step.runs, started, rng)])
+        sessions = np.concatenate([sessions, started])
 
 
-def _draw(truth: StudyTruth, points: Sequence[Point], rng: Generator) -> np.ndarray:
+def _draw(truth: StudyTruth, points: Sequence[Point], sessions: np.ndarray, rng: Generator) -> np.ndarray:
     expected = np.array([truth.kwh(point) for point in points])
-    return expected * np.exp(truth.noise * rng.standard_normal(len(points)))
+    noise = truth.noise * rng.standard_normal(len(points))
+    if truth.session:
+        noise += truth.session * rng.standard_normal(LOOKS + 1)[sessions]
+    return expected * np.exp(noise)
 
 
-def _frame(points: Sequence[Point], kwh: np.ndarray, order: np.ndarray) -> pd.DataFrame:
+def _frame(
+    truth: StudyTruth, points: Sequence[Point], kwh: np.ndarray, order: np.ndarray, sessions: np.ndarray
+) -> pd.DataFrame:
     seen = [0 if point.zero else point.samples * point.epochs for point in points]
     return pd.DataFrame(
         {
@@ -185,6 +203,7 @@ def _frame(points: Sequence[Point], kwh: np.ndarray, order: np.ndarray) -> pd.Da
             "steps": np.ceil(np.array(seen) / 4),
             "energy_kwh": kwh,
         }
+        | ({"session": [f"session-{i}" for i in sessions]} if truth.session else {})
     )
 
 
@@ -229,7 +248,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.adaptive_simulation", description="Adaptive against fixed on simulated truths."
     )
     parser.add_argument("--seeds", type=int, default=40, help="simulated studies of each truth and noise")
-    rows = simulate(parser.parse_args(argv).seeds)
+    parser.add_argument("--session", type=float, default=0.0, help="what a session adds, such as 0.04")
+    given = parser.parse_args(argv)
+    rows = simulate(given.seeds, session=given.session)
     print(render(rows))
     return 0 if all(row.passes for row in rows) else 1
 
