@@ -162,6 +162,7 @@ SETTINGS = (
     Setting(name="replicate", changes="nothing", column="replicate", kind="number", recorded="replicate", least=0),
     Setting(name="order", changes="nothing", column="order", kind="number", recorded="order"),
     Setting(name="session", changes="nothing", column="session", recorded="session"),
+    Setting(name="score", changes="nothing"),
     Setting(name="save_adapter", changes="nothing"),
     Setting(name="resume", changes="nothing"),
     Setting(name="checkpoint_minutes", changes="nothing", above=0),

@@ -117,7 +117,7 @@ def options_first(given: Sequence[str]) -> list[str]:
 
 def help_text() -> str:
     """Write usage, the options of every group, and all settings with their defaults and comments from the YAML."""
-    groups = [f"  {name}: {', '.join(choices(name))}" for name in ("model", "method", "data", "hardware")]
+    groups = [f"  {name}: {', '.join(choices(name))}" for name in ("model", "method", "data", "hardware", "score")]
     groups += [
         f"  +experiment: {', '.join(choices('experiment'))}",
         f"  +sweeps: {', '.join(choices('sweeps'))}",

@@ -51,6 +51,21 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """Tasks on which the model is scored before and after training, and by what; `limit`: examples of each task."""
+
+    name: Literal["none", "lm_eval", "euroeval"]
+    tasks: tuple[str, ...]
+    limit: int | None
+
+    def __post_init__(self) -> None:
+        if self.name != "none" and not self.tasks:
+            raise UserError(f"score.tasks: got [] with score={self.name}; name at least one task")
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"score.limit: got {self.limit}; give 1 or more, or null for all")
+
+
+@dataclass(frozen=True, kw_only=True)
 class MethodConfig:
     """What is trained, and the learning rate unless `learning_rate` gives another."""
 
@@ -192,6 +207,7 @@ class RunConfig:
     hardware: HardwareConfig
     metering: MeteringSettings
     grid: GridSettings
+    score: ScoreConfig
 
     study: str
     runs_dir: str

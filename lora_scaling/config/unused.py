@@ -51,6 +51,8 @@ def refuse_unused(config: RunConfig, overrides: Sequence[str], *, methods: Colle
             remedy = "it trains all weights and has no adapters: use method=lora or qlora, or leave it out"
         elif name.startswith("model."):
             remedy = _unused_by_model(name, value, config, given)
+        elif name.startswith("score.") and config.score.name == "none":
+            remedy = "it scores no tasks: use score=lm_eval or score=euroeval"
         elif name.startswith("data."):
             remedy = _unused_by_data(name, value, config)
         if remedy is not None and value is not None:

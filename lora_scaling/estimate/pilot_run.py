@@ -186,7 +186,7 @@ def _measure(config: RunConfig, trainer: MeteredTrainer, watch: _Watch, recordin
 def _evaluate(config: RunConfig, trainer: MeteredTrainer, recording: Recording) -> None:
     if config.eval_samples:
         with recording.phase("eval"):
-            trainer.evaluation_loss()
+            trainer.evaluate_held_out()
 
 
 def _measurement(

@@ -9,7 +9,7 @@ from lora_scaling.settings import SETTINGS, value_at
 from lora_scaling.text import printable
 from lora_scaling.units import JOULES_PER_KWH
 
-_PHASES = ("setup", "warmup", "train", "eval")  # further ones: checkpoint, lost, score
+_PHASES = ("setup", "warmup", "train", "eval", "score", "checkpoint", "lost")
 _IDENTITY = ("run_id", "study", "status", "error", "replicate", "order", "session", "started_at", "host", "exclusive")
 # The words of a command line that choose the run's model, data and other settings again; `config.again` makes them.
 OVERRIDE_COLUMNS = ("model_override", "data_override", "settings_override")
@@ -22,7 +22,8 @@ _QUANTITIES = (
     "energy_uncertainty_kwh", "energy_above_idle_kwh", "idle_power_w",
     *(f"energy_source_{name}" for name in COMPONENTS),
     "intensity_g_per_kwh", "intensity_source", "intensity_status", "emissions_g",
-    "train_loss", "eval_loss_before", "eval_loss_after", "peak_memory_gb", "mfu", "gpu_temperature_c",
+    "train_loss", "eval_loss_before", "eval_loss_after", "eval_accuracy_before", "eval_accuracy_after", "score_before",
+    "score_after", "peak_memory_gb", "mfu", "gpu_temperature_c",
 )  # fmt: skip
 COLUMNS = (*_IDENTITY, *_SETTINGS, *OVERRIDE_COLUMNS, *_QUANTITIES)
 

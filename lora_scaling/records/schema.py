@@ -169,6 +169,10 @@ class TrainingSection(TypedDict, total=False):
     train_loss: float | None
     eval_loss_before: float | None
     eval_loss_after: float | None
+    eval_accuracy_before: float | None
+    eval_accuracy_after: float | None
+    score_before: float | None
+    score_after: float | None
 
 
 class SavedSection(TypedDict, total=False):

@@ -138,6 +138,8 @@ def _run_as_leader(config: RunConfig, listen: Listener) -> RunOutcome:
                 skipped = "finished before"
                 if config.save_adapter and not read_record(path).get("saved"):
                     skipped += ", and nothing was saved; on_existing=rerun trains again"
+                elif config.score.name != "none" and "scores" not in read_record(path).get("training", {}):
+                    skipped += ", and was not scored; on_existing=rerun trains again"
             if not skipped and is_finished(path):
                 forget_parts(path.parent)
             record = {} if skipped else _start_record(config, name, path)

@@ -13,6 +13,7 @@ from torch import nn
 from lora_scaling.config import RunConfig
 from lora_scaling.energy import Recording
 from lora_scaling.energy.parts import Parts
+from lora_scaling.errors import UserError
 from lora_scaling.signals import uninterrupted
 from lora_scaling.training.attention import used_kernel
 from lora_scaling.training.batches import Collator
@@ -25,6 +26,7 @@ from lora_scaling.training.models import DTYPES, BaseModel, attach, detach, para
 from lora_scaling.training.ranks import gather_from_ranks
 from lora_scaling.training.resuming import Resuming, newest_checkpoint
 from lora_scaling.training.saving import save_trained
+from lora_scaling.training.scoring import Scorer, make_scorer, mean_points
 from lora_scaling.training.sharding import held_params, shard
 from lora_scaling.training.tokens import TokenizedDataset
 from lora_scaling.training.trainer import Counted, MeteredTrainer, make_trainer
@@ -88,8 +90,9 @@ def execute(
                 if config.torch_compile:
                     compile_network(network, device)
                 trainer = _trainer(config, device, network, base, tokens, folder=folder, progress=progress)
+                scorer = make_scorer(config, device, network, base)
             resuming = None if parts is None else _resuming(config, device, parts, recording, facts)
-            _phases(config, trainer, tokens.train, base.shape, recording, facts, progress, resuming)
+            _phases(config, trainer, tokens.train, base.shape, recording, facts, progress, resuming, scorer)
         if config.save_adapter:
             _save(network, base, folder, facts)
     finally:
@@ -238,10 +241,12 @@ def _phases(
     facts: RunFacts,
     progress: Progress,
     resuming: Resuming | None,
+    scorer: Scorer | None,
 ) -> None:
     found = None if resuming is None else resuming.found
     if found is None:
-        _evaluate(config, trainer, recording, facts, "eval_loss_before", progress)
+        _evaluate(config, trainer, recording, facts, "before", progress)
+        _score(scorer, "before", recording, facts, progress)
     else:
         facts.training |= found.training
     if config.warmup_steps:  # also in runs of zero steps, which must cost the same as the others apart from training
@@ -263,7 +268,8 @@ def _phases(
         facts.work |= _work(config, trainer, dataset, shape, counted or trainer.counted)
         facts.warnings += [] if resuming is None else resuming.warnings
         _enter_skipped(facts, trainer)
-    _evaluate(config, trainer, recording, facts, "eval_loss_after", progress)
+    _evaluate(config, trainer, recording, facts, "after", progress)
+    _score(scorer, "after", recording, facts, progress)
 
 
 def _evaluate(
@@ -271,15 +277,37 @@ def _evaluate(
     trainer: MeteredTrainer,
     recording: Recording,
     facts: RunFacts,
-    key: str,
+    when: str,
     progress: Progress,
 ) -> None:
     if config.eval_samples == 0:
         return
     progress("eval", 0, 0)
     with recording.phase("eval"):
-        loss = trainer.evaluation_loss()
-    _enter_loss(facts, key, loss)
+        held_out = trainer.evaluate_held_out()
+    _enter_loss(facts, f"eval_loss_{when}", held_out.loss)
+    facts.training[f"eval_accuracy_{when}"] = held_out.accuracy
+
+
+def _score(scorer: Scorer | None, when: str, recording: Recording, facts: RunFacts, progress: Progress) -> None:
+    """Score the model in a window of its own. After training, a failure is a warning: the run is worth more."""
+    if scorer is None:
+        return
+    progress("score", 0, 0)
+    try:
+        with recording.phase("score"):
+            found = scorer.score()
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if when == "before":
+            raise UserError(f"score.tasks: got {', '.join(scorer.tasks)}, which cannot be scored: {reason}") from None
+        facts.warnings.append({"kind": "unscored", "message": f"The trained model could not be scored: {reason}"})
+        return
+    scores = facts.training.setdefault("scores", {"by": scorer.name, "version": scorer.version, "tasks": {}})
+    for task, result in found.items():
+        scores["tasks"].setdefault(task, {"metric": result.metric, "samples": result.samples})
+        scores["tasks"][task] |= {when: result.points, f"{when}_stderr": result.stderr}
+    facts.training[f"score_{when}"] = mean_points(found)
 
 
 def _enter_skipped(facts: RunFacts, trainer: MeteredTrainer) -> None:

@@ -22,7 +22,7 @@ from transformers import (
 from lora_scaling.config import RunConfig
 from lora_scaling.errors import UserError
 from lora_scaling.ranks import world_size
-from lora_scaling.training.batches import BatchCounts, Collator, batch_counts
+from lora_scaling.training.batches import IGNORED, BatchCounts, Collator, batch_counts
 from lora_scaling.training.device import Device
 from lora_scaling.training.models import shape_of_config
 from lora_scaling.training.resuming import Resuming
@@ -53,6 +53,17 @@ class Counted:
     def mean_loss(self) -> float | None:
         """The mean loss of a predicted token; None if none was predicted."""
         return float(self.loss) / self.labels if self.labels else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """Of the held-out samples; None if there are none, or the model gives no logits.
+
+    loss: the mean of a trained token. accuracy: the share of trained tokens that are predicted right.
+    """
+
+    loss: float | None = None
+    accuracy: float | None = None
 
 
 class CountingCollator:
@@ -210,23 +221,35 @@ class MeteredTrainer(Trainer):
         )
 
     @torch.no_grad()
-    def evaluation_loss(self) -> float | None:
-        """Return the mean loss per trained token of the held-out samples, or None if none are held out."""
+    def evaluate_held_out(self) -> HeldOut:
+        """Return the mean loss of a trained token of the held-out samples, and the share that is predicted right."""
         if self.eval_dataset is None:
-            return None
+            return HeldOut()
         assert self.model is not None
         self.model.eval()
-        total = torch.zeros(2, dtype=torch.float64)
+        total = torch.zeros(3, dtype=torch.float64)  # loss, tokens, tokens predicted right
+        scored = True
         for inputs in self.get_eval_dataloader():
             labels = inputs.pop(_COUNTS).labels
             # With one item per batch, the model returns the sum over its label tokens instead of their mean.
             one_item = {"num_items_in_batch": 1} if self.model_accepts_loss_kwargs else {}
             with self.accelerator.autocast():
-                loss = float(self.model(**inputs, **one_item).loss)
+                output = self.model(**inputs, **one_item)
+            loss, logits = float(output.loss), getattr(output, "logits", None)
+            scored = scored and logits is not None
             if labels:
-                total += torch.tensor([loss if one_item else loss * labels, float(labels)], dtype=torch.float64)
+                right = 0.0 if logits is None else _predicted_right(logits, inputs["labels"])
+                total += torch.tensor([loss if one_item else loss * labels, float(labels), right], dtype=torch.float64)
         total = _over_processes(total, self.args.device)
-        return float(total[0] / total[1]) if total[1] else None
+        if not total[1]:
+            return HeldOut()
+        return HeldOut(loss=float(total[0] / total[1]), accuracy=float(total[2] / total[1]) if scored else None)
+
+
+def _predicted_right(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Count the trained tokens to which a model gives the highest probability. (B, T, V) and (B, T)"""
+    wanted = labels[:, 1:]
+    return float(((logits[:, :-1].argmax(dim=-1) == wanted) & (wanted != IGNORED)).sum())
 
 
 def _over_processes(values: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -36,7 +36,7 @@ NOT_WORK = (
     "hardware=t4", "metering.interval_s=2.0", "grid.zone=DK1", "study=other", "runs_dir=elsewhere",
     "on_existing=rerun", "replicates=2", "order=3", "order_seed=1", "reuse=false", "exclusive_device=false",
     "cooldown_s=1.0", "max_kwh=1.0", "max_hours=1.0", "session=job-1", "save_adapter=true",
-    "resume=auto", "checkpoint_minutes=5",
+    "resume=auto", "checkpoint_minutes=5", "score=none",
     "report_to=mlflow", "report_to=[wandb,tensorboard]",
 )  # fmt: skip
 
