@@ -13,10 +13,12 @@ from lora_scaling.records import write_text
 from lora_scaling.version import __version__
 
 from ..claims.verdicts import Options
+from ..tables.gains import gains_of
 from ..tables.table import RunTable
 from .answers import answers_section
 from .estimates import estimates_section, read_estimates
 from .findings import Findings, collect_findings
+from .gains import gains_section
 from .page import Section, page
 from .sections import (
     emissions_section,
@@ -90,6 +92,7 @@ def render(findings: Findings) -> str:
         *([("Estimates", lambda it: estimates_section(it.estimates))] if findings.estimates else []),
         ("Measured and modelled", sources_section),
         ("Emissions", emissions_section),
+        *([("Cost against gain", gains_section)] if gains_of(findings.table.frame) else []),
         ("Warnings", warnings_section),
         ("Runs", runs_section),
         ("Methods", methods_section),

@@ -43,7 +43,8 @@ def test_a_run_is_recorded_in_full(plain: Record) -> None:
     row: dict[str, Any] = record_to_row(plain) | override_columns(plain)
     known = set(row) - {key for key, value in row.items() if value is None}
     unknown = set(row) - known
-    # On a CPU there is no GPU, no known peak, no score or checkpoint unless asked for, no idle baseline unless asked for, and no order outside a sweep.
+    # On a CPU there is no GPU and no known peak; no score, checkpoint or idle baseline unless asked for; no order
+    # outside a sweep.
     assert unknown == {
         "error", "order", "mfu", "energy_gpu_kwh", "idle_power_w", "energy_above_idle_kwh", "gpu_temperature_c",
         "score_before", "score_after", *(f"{name}_s" for name in UNUSUAL), *(f"energy_{name}_kwh" for name in UNUSUAL),

@@ -73,9 +73,13 @@ def test_every_figure_of_the_issue_is_drawn_or_skipped_with_a_reason(
     drawn: dict[str, DrawnFigure | SkippedFigure],
 ) -> None:
     expected = {f"energy_vs_{name}" for name in ("samples", "epochs", "tokens", "rank", "params", "flops_per_token")}
-    expected |= {"samples_vs_epochs", "lora_vs_full", "residuals", "backtest", "extrapolation", "power"}
+    expected |= {"samples_vs_epochs", "lora_vs_full", "pareto", "residuals", "backtest", "extrapolation", "power"}
     assert set(drawn) == expected
-    assert {name for name, item in drawn.items() if isinstance(item, SkippedFigure)} == {"extrapolation", "power"}
+    assert {name for name, item in drawn.items() if isinstance(item, SkippedFigure)} == {
+        "extrapolation",
+        "pareto",
+        "power",
+    }
     assert all(item.reason for item in drawn.values() if isinstance(item, SkippedFigure))
 
 
