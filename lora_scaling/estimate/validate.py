@@ -201,7 +201,7 @@ _LEFT_OUT = (
     "Left out in turn, with all constants fitted again to the other sources (`python benchmarks/fit_priors.py FOLDER` "
     "prints this, for your own rows too; this command does not repeat it), the times of a source were estimated at: "
     "LitGPT A10G 0.75, LitGPT A100 1.05, PEFT 1.30, torchtune 1.37, NeMo 1.48, MPT 1.17 and 1.27, Qwen 1.02, Vertex "
-    "0.61, MLPerf 1.06. The mean by source is 1.07; all but a few rows lie inside intervals of a width (high/low) of 4.4.",
+    "0.61, MLPerf 1.06. The mean by source is 1.07; nearly all lie inside intervals of a width (high/low) of 4.4.",
 )
 _EXPLAINED = (
     "## What it does not know",
