@@ -11,6 +11,8 @@ ARCHITECTURES = (
 )  # fmt: skip
 # Models that also see or hear, whose text is read by one of these.
 _TEXT_OF = {"mistral3": "mistral", "gemma3": "gemma3_text", "llama4": "llama4_text"}
+# What the configurations of Gemma 3 leave out is that of transformers' Gemma3TextConfig.
+_LEFT_OUT = {"gemma3_text": {"vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}}
 _TIED = ("gemma2", "gemma3_text", "smollm3")  # unless they say otherwise
 
 
@@ -30,6 +32,7 @@ def shape_of(values: Mapping[str, Any]) -> ModelShape | None:
         return None
     if (values.get("attention_bias") and architecture != "gpt_oss") or values.get("mlp_bias"):
         return None  # variants of Llama with a bias on every projection
+    values = {**_LEFT_OUT.get(str(architecture), {}), **values}
     heads = values["num_attention_heads"]
     optional = {"max_positions": values.get("max_position_embeddings"), **_experts(architecture, values)}
     if architecture == "deepseek_v3":

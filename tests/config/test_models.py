@@ -43,6 +43,18 @@ def test_parameters_agree_exactly(name: str) -> None:
         assert layer.get_nb_trainable_parameters()[0] == tuning.trainable_params(small)
 
 
+def test_the_text_of_a_model_that_also_sees_is_read() -> None:
+    """As the configurations of Mistral Small 3.1 and Gemma 3 are written, the latter without its heads."""
+    mistral = {"model_type": "mistral", "num_hidden_layers": 40, "hidden_size": 5120, "intermediate_size": 32768,
+               "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 131072,
+               "max_position_embeddings": 131072}  # fmt: skip
+    gemma = {"model_type": "gemma3_text", "num_hidden_layers": 34, "hidden_size": 2560, "intermediate_size": 10240,
+             "max_position_embeddings": 131072}  # fmt: skip
+    for outer, text, preset in (("mistral3", mistral, "mistral-small-24b"), ("gemma3", gemma, "gemma-3-4b")):
+        shape = shape_of({"model_type": outer, "text_config": text, "vision_config": {}})
+        assert shape == compose([f"model={preset}"]).model.shape
+
+
 @pytest.mark.parametrize(
     "changes", [{"model_type": "gpt2"}, {"model_type": None}, {"attention_bias": True}, {"mlp_bias": True}]
 )
