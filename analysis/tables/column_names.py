@@ -83,6 +83,7 @@ _UNITS = {
 # Programs that write these seconds say no unit.
 _SECONDS = {"train_runtime": "train_s"}
 AMBIGUOUS_UNITS = ("mj", "mwh")  # milli or mega, in lower case
+FIRST_CELLS = 20  # that are looked at before all are
 SAME = 0.02  # two columns of one quantity may differ by so much, as they are rounded
 _CASED_UNIT = re.compile(r"(?<![A-Za-z])(MWh|mWh|MJ|mJ)\W*$")
 _WITH_UNIT = re.compile(r"([+-]?[\d.,]*\d(?:[eE][+-]?\d+)?)\s*([A-Za-z]+)")
@@ -231,7 +232,8 @@ def convert_cells(raw: pd.DataFrame) -> tuple[pd.DataFrame, list[RunWarning]]:
 
 def _cell_units(cells: pd.Series, column: str) -> tuple[pd.Series, pd.Series] | None:
     """Return the numbers and the units of cells that all have one of the column's kind, blank ones aside; else None."""
-    if pd.api.types.is_numeric_dtype(cells):
+    first = cells.dropna().head(FIRST_CELLS).astype(str).str.strip()
+    if not first[first != ""].str.fullmatch(_WITH_UNIT).all():  # of a million cells, most have none
         return None
     text = cells.where(cells.notna(), "").astype(str).str.strip()
     text = text.where(text != "")
