@@ -89,10 +89,10 @@ def apply_options(
             raw = raw.assign(**{column: value})
         elif name not in setting_names():
             _check_ours("set", column, ours)
-    raw = fill_columns(raw, options.all_settings)
+    raw, filled = fill_columns(raw, options.all_settings)
     for column in options.ignore:
         _check_present("ignore", column, raw)
-    return raw.drop(columns=list(options.ignore)), warnings
+    return raw.drop(columns=list(options.ignore)), [*warnings, *filled]
 
 
 def _join(raw: pd.DataFrame, options: ColumnOptions) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lora_scaling.config import compose
+from lora_scaling.config.model_names import preset_model
 from lora_scaling.errors import UserError
 from lora_scaling.paths import choices, presets
 from lora_scaling.settings import SETTINGS
@@ -39,36 +40,49 @@ OF_TOKENS: dict[str, Callable[[Workload], float]] = {
 MOST_KINDS = 2000  # of runs, each of which is computed
 
 
-def fill_columns(raw: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
-    """Fill the columns that the settings name, where the cells are blank.
+def fill_columns(raw: pd.DataFrame, settings: Sequence[str]) -> tuple[pd.DataFrame, list[RunWarning]]:
+    """Fill the columns that the settings name, where cells are blank, or all hold a name that this program has not.
 
     Raises:
         UserError: the settings are none of a run, or contradict the table.
     """
     if not settings:
-        return raw
+        return raw, []
     compose(settings)
+    warnings = []
     for word in settings:
         name, _, value = word.partition("=")
         if (column := COLUMN_OF.get(name)) is None:
             continue
         cells = raw[column].astype(object) if column in raw else pd.Series(None, index=raw.index, dtype=object)
         blank = cells.isna() | (cells.astype(str).str.strip() == "")
-        other = cells[~blank][[not _same(str(cell), value) for cell in cells[~blank]]]
-        if len(other):
+        names = cells[~blank].astype(str).unique()
+        if len(names) == 1 and _is_unknown(name, names[0]):  # what a message asked for: which of ours it is
+            blank |= True
+            message = f"`{column}`: {names[0]} is taken to be {value}, as the settings say."
+            warnings.append(RunWarning(kind="named_by_setting", message=message))
+        other = [cell for cell in names if not _same(cell, value, preset_model(cell) if name == "model" else None)]
+        if len(other) and not blank.all():
             raise UserError(
-                f"{name}: got {value}, and the table says {str(other.iloc[0])!r} in `{column}`; leave {name}= out, or "
+                f"{name}: got {value}, and the table says {other[0]!r} in `{column}`; leave {name}= out, or "
                 f"replace the column with --set {column}={value}"
             )
         raw = raw.assign(**{column: cells.where(~blank, value)})
-    return raw
+    return raw, warnings
 
 
-def _same(cell: str, value: str) -> bool:
+def _is_unknown(setting: str, name: str) -> bool:
+    """Whether a name in a table is that of no model, data set or method that can be chosen."""
+    if setting not in ("model", "data", "method"):
+        return False
+    return name not in choices(setting) and not (setting == "model" and preset_model(name))
+
+
+def _same(cell: str, value: str, preset: str | None) -> bool:
     try:
         return float(cell) == float(value)
     except ValueError:
-        return cell.strip().lower() == value.strip().lower()
+        return value.strip().lower() in (cell.strip().lower(), preset)
 
 
 def fill_sizes(frame: pd.DataFrame, settings: Sequence[str]) -> tuple[pd.DataFrame, list[RunWarning]]:
@@ -102,9 +116,10 @@ def fill_sizes(frame: pd.DataFrame, settings: Sequence[str]) -> tuple[pd.DataFra
 def _computed(run: pd.Series, names: Mapping[str, str], given: Sequence[str]) -> dict[str, float]:
     """Return what follows from one run's settings: sizes of a preset, and the work of samples of known length."""
     method = run["method"] if run["method"] in choices("method") else None
-    if run["model"] not in presets("model") or run["epochs"] != round(run["epochs"]):
+    model = preset_model(run["model"]) if isinstance(run["model"], str) else None
+    if model not in presets("model") or run["epochs"] != round(run["epochs"]):
         return {}
-    own = [f"{name}={_text(run[column])}" for name, column in names.items()
+    own = [f"{name}={_text(model if name == 'model' else run[column])}" for name, column in names.items()
            if pd.notna(run[column]) and not (name == "method" and method is None)]  # fmt: skip
     config = compose([*given, *own], given=[])
     told = any(word.startswith(f"{TOKENS}=") for word in given)

@@ -1,6 +1,7 @@
 """Settings that say what the runs of a table were: they fill what is unknown, and what follows is computed."""
 
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -46,9 +47,9 @@ def test_what_the_table_knows_stays(bare: pd.DataFrame) -> None:
 
 def test_a_setting_that_contradicts_the_table_is_refused(bare: pd.DataFrame) -> None:
     with pytest.raises(
-        UserError, match=r"^model: got llama-3.2-1b, and the table says 'gpt2' in `model`; leave model="
+        UserError, match=r"^model: got llama-3.2-1b, and the table says 'llama-2-7b' in `model`; leave model="
     ):
-        load(bare.assign(model=["", "gpt2", "gpt2"]), "model=llama-3.2-1b")
+        load(bare.assign(model=["", "llama-2-7b", "llama-2-7b"]), "model=llama-3.2-1b")
     with pytest.raises(UserError, match=r"^batch_size: got 4, and the table says '8'"):
         load(bare.assign(batch_size=8), "batch_size=4")
 
@@ -82,3 +83,20 @@ def test_settings_beside_runs_are_for_every_command_without_a_target(bare: pd.Da
     assert "1235814400" in capsys.readouterr().out
     assert main(["claims", str(path), "modle=llama-3.2-1b"]) == 2
     assert "modle" in capsys.readouterr().err
+
+
+def test_a_name_of_ones_own_is_said_to_be_a_presets(bare: pd.DataFrame, tmp_path: Path, capsys) -> None:
+    """The message that asks for `model=` is answered by it; two names of one's own cannot both be that model."""
+    frame = pd.concat([bare.assign(model="ours")] * 2)
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    assert main(["claims", str(tmp_path / "t.csv")]) == 0
+    assert "called 'ours': choose one with `model=`" in " ".join(capsys.readouterr().out.split())
+    assert main(["claims", str(tmp_path / "t.csv"), "model=llama-3.2-1b"]) == 0
+    out = capsys.readouterr().out
+    assert "choose one with" not in out
+    assert "model=llama-3.2-1b" in out
+    assert "ours is taken to be llama-3.2-1b" in " ".join(out.split())
+    with pytest.raises(UserError, match=r"^model: got llama-3.2-1b, and the table says 'ours'"):
+        load(pd.concat([frame, bare.assign(model="theirs")], ignore_index=True), "model=llama-3.2-1b")
+    hub = load(bare.assign(model="meta-llama/Llama-3.2-1B"), "model=llama-3.2-1b")
+    assert list(hub.frame["params"]) == [1_235_814_400] * 3
