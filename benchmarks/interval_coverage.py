@@ -12,14 +12,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.energy_model.energy_fit import EnergyFit
+from analysis.energy_model.energy_fit import EnergyFit, fit_table
 from analysis.energy_model.extrapolate import validation
 from analysis.energy_model.family import target_of_runs
+from analysis.energy_model.floor import EIGHT_BIT
 from analysis.energy_model.validated_fit import ValidatedFit, validated_fit
 from analysis.regression.least_squares import Array
 from analysis.tables.run_quantities import Work, work_of
 from analysis.tables.table import NUMERIC_COLUMNS, TEXT_COLUMNS, TRUTH_COLUMNS, RunTable
+from lora_scaling.config.devices import listed_as, preset
+from lora_scaling.estimate.fit_file import training_bands
 from lora_scaling.estimate.terms import Target
+from lora_scaling.paths import presets
 from lora_scaling.units import JOULES_PER_KWH
 
 Generator = np.random.Generator
@@ -33,7 +37,7 @@ PROBES = 8  # questions of each kind per table
 
 @dataclass(frozen=True, kw_only=True)
 class EnergyLaw:
-    """A law: mean joules of training by FLOPs per token, tokens and method, and noise by FLOPs.
+    """A law: mean joules of training by FLOPs per token, tokens and method, noise by FLOPs, joules of set-up by size.
 
     `inside_family` says whether the fitted family contains it; only then is coverage promised.
     """
@@ -45,6 +49,7 @@ class EnergyLaw:
     inside_family: bool = True
     sizes: tuple[float, ...] = SIZES
     hardware: str = DEVICE
+    setup: Callable[[Array], Array] = lambda params: 500 * (params / 1e9) ** 0.5
 
 
 def _launch_bound(joules_per_token: float, joules_per_flop: float, power: float) -> Callable[..., Array]:
@@ -110,20 +115,52 @@ LADDER = (1e6, 3e6, 10e6, 30e6, 100e6)
 SHARP = 50.0
 
 
-def _ladder(name: str, joules_per_token: float, joules_per_flop: float, power: float) -> EnergyLaw:
+H100 = "NVIDIA H100 80GB HBM3"
+UNLISTED = "Some accelerator"
+
+
+def _ladder(
+    name: str, joules_per_token: float, joules_per_flop: float, power: float, hardware: str = H100
+) -> EnergyLaw:
     law = _launch_bound(joules_per_token, joules_per_flop, power)
-    return EnergyLaw(
-        name=name, joules=law, sizes=LADDER, hardware="NVIDIA H100 80GB HBM3", inside_family=power != SHARP
-    )
+    return EnergyLaw(name=name, joules=law, sizes=LADDER, hardware=hardware, inside_family=power != SHARP)
+
+
+def _saturating_ladder(name: str, joules_per_flop: float, half_size: float) -> EnergyLaw:
+    """Make joules per token = joules_per_flop · (FLOPs per token + 4 · half_size), in parameters."""
+
+    def joules(flops_per_token: Array, tokens: Array, is_full: Array) -> Array:
+        return tokens * joules_per_flop * (flops_per_token + 4 * half_size)
+
+    return EnergyLaw(name=name, joules=joules, sizes=LADDER, hardware=H100)
 
 
 LADDER_TRUTHS = (
+    _saturating_ladder("proportional, 2 pJ", 2e-12, 0.0),
+    _saturating_ladder("proportional, 10 pJ", 10e-12, 0.0),
+    _saturating_ladder("saturating at 30M, 1.5 pJ", 1.5e-12, 30e6),
+    _saturating_ladder("saturating at 300M, 3 pJ", 3e-12, 300e6),
     _ladder("launch 0.5 mJ, 3 pJ", 0.5e-3, 3e-12, SHARP),
     _ladder("launch 4 mJ, 2 pJ", 4e-3, 2e-12, SHARP),
     _ladder("launch 20 mJ, 1.5 pJ", 20e-3, 1.5e-12, SHARP),
     _ladder("bend of 2, 1.5 mJ, 1.3 pJ", 1.5e-3, 1.3e-12, 2),
     _ladder("bend of 2, 8 mJ, 4 pJ", 8e-3, 4e-12, 2),
     _ladder("sum, 4 mJ, 2 pJ", 4e-3, 2e-12, 1),
+    _ladder("device not listed, 4 mJ, 3 pJ", 4e-3, 3e-12, 2, UNLISTED),
+)
+
+
+def _setup(name: str, setup: Callable[[Array], Array], sizes: tuple[float, ...] = LADDER) -> EnergyLaw:
+    return EnergyLaw(name=name, joules=_law(_flat), setup=setup, sizes=sizes)
+
+
+SETUP_TRUTHS = (
+    _setup("300 J", lambda n: 300 + 0 * n),
+    _setup("300 J + 0.05 µJ", lambda n: 300 + 5e-8 * n),
+    _setup("300 J + 0.4 µJ", lambda n: 300 + 4e-7 * n),
+    _setup("300 J + 2 µJ", lambda n: 300 + 2e-6 * n),
+    _setup("3 kJ + 1 µJ", lambda n: 3000 + 1e-6 * n),
+    _setup("500 J a B^0.5", lambda n: 500 * (n / 1e9) ** 0.5),
 )
 
 
@@ -145,7 +182,7 @@ def runs_of(truth: EnergyLaw, rng: Generator, *, params: Array, tokens: Array, m
     per_token = np.where(method == "full", 6.0, 4.0) * params
     mean = truth.joules(per_token, tokens, method == "full")
     joules = mean * np.exp(truth.noise(per_token * tokens) * rng.standard_normal(n))
-    fixed = 500 * (params / 1e9) ** 0.5 * np.exp(0.05 * rng.standard_normal(n))
+    fixed = truth.setup(params) * np.exp(0.05 * rng.standard_normal(n))
     frame = pd.DataFrame({name: np.full(n, np.nan) for name in NUMERIC_COLUMNS})
     for name in (*TEXT_COLUMNS, *TRUTH_COLUMNS):
         frame[name] = pd.Series([None] * n, dtype=object)
@@ -244,8 +281,9 @@ def coverage_of(truth: EnergyLaw, *, seeds: int) -> dict[str, Any]:
     """Return coverage and median interval (high/low) of each question over `seeds` tables of one truth.
 
     `labels` has (runs, covered) by how far the backtest validates them; `below_floor` counts intervals that reach below
-    what the device can do.
+    what the device can do by its sheet (or the best listed device can).
     """
+    least = _least_j_per_flop(truth.hardware)
     questions = questions_of(truth)
     held: dict[str, list[float]] = {question.name: [] for question in questions}
     width: dict[str, list[float]] = {question.name: [] for question in questions}
@@ -255,7 +293,6 @@ def coverage_of(truth: EnergyLaw, *, seeds: int) -> dict[str, Any]:
         rng = np.random.default_rng([seed, *truth.name.encode()])
         result = validated_fit(as_table(simulate(truth, rng)))
         failed += bool(result.backtest.failed)
-        fit = result.fitted.fit
         for question in questions:
             new = ask(truth, rng, question)
             within, wide = inside(result.fitted, new)
@@ -264,9 +301,8 @@ def coverage_of(truth: EnergyLaw, *, seeds: int) -> dict[str, Any]:
             label = label_of(result, new)
             runs, covered = labels.get(label, (0, 0))
             labels[label] = (runs + len(within), covered + int(within.sum()))
-            target = target_of_runs(new)
-            if (floor := fit.log_floor_j(target)) is not None:
-                below_floor += int(np.sum(fit.training(target).low < np.exp(floor) * (1 - 1e-9)))
+            low = result.fitted.fit.training(target_of_runs(new)).low
+            below_floor += int(np.sum(low < least * new.values["flops"] * (1 - 1e-9)))
     return {
         "truth": truth.name,
         "inside_family": truth.inside_family,
@@ -276,6 +312,45 @@ def coverage_of(truth: EnergyLaw, *, seeds: int) -> dict[str, Any]:
         "backtest_failed": failed / seeds,
         "labels": labels,
         "below_floor": below_floor,
+    }
+
+
+def _least_j_per_flop(hardware: str) -> float:
+    """Return board power ÷ dense peak (no 8 bit) of a device, or the least of all that are listed."""
+    listed = listed_as(hardware)
+    sheets = [preset(name) for name in ([listed] if listed else presets("hardware"))]
+    return min(
+        sheet.board_power_w / 1e12 / peak
+        for sheet in sheets
+        for name, peak in sheet.peak_tflops.items()
+        if peak and sheet.board_power_w and name not in EIGHT_BIT
+    )
+
+
+def setup_coverage_of(truth: EnergyLaw, *, seeds: int) -> dict[str, Any]:
+    """Return coverage and median interval (high/low) of the set-up of one more run, at the places of the questions."""
+    questions = questions_of(truth)
+    held: dict[str, list[float]] = {question.name: [] for question in questions}
+    width: dict[str, list[float]] = {question.name: [] for question in questions}
+    for seed in range(seeds):
+        rng = np.random.default_rng([seed, *truth.name.encode()])
+        fixed = fit_table(simulate(truth, rng), with_time=False).fit.fixed_energy_j
+        assert fixed is not None
+        for question in questions:
+            low, high = np.log(truth.sizes[0]), np.log(truth.sizes[-1])
+            params = np.exp(rng.uniform(low, high, PROBES))
+            if question.size:
+                params = np.full(PROBES, truth.sizes[-1] * question.size)
+            new = truth.setup(params) * np.exp(0.05 * rng.standard_normal(PROBES))
+            labels = {name: np.full(PROBES, value) for name, value in (("method", "lora"), ("hardware", DEVICE))}
+            bands = training_bands(fixed.models, Target(values={"params": params}, labels=labels))
+            held[question.name] += list((new >= bands.low) & (new <= bands.high))
+            width[question.name] += list(np.log(bands.high / bands.low))
+    return {
+        "truth": truth.name,
+        "seeds": seeds,
+        "coverage": {name: float(np.mean(values)) for name, values in held.items()},
+        "high_over_low": {name: float(np.exp(np.median(values))) for name, values in width.items()},
     }
 
 
@@ -305,7 +380,7 @@ def format_header(questions: Sequence[TargetQuestion] = QUESTIONS) -> str:
 def format_row(row: dict[str, Any]) -> str:
     """Format one truth: coverage in per cent, with the median high ÷ low."""
     cells = [f"{100 * share:.1f} % (×{row['high_over_low'][name]:.2f})" for name, share in row["coverage"].items()]
-    failed = f"{100 * row['backtest_failed']:>16.0f} %"
+    failed = f"{100 * row['backtest_failed']:>16.0f} %" if "backtest_failed" in row else ""
     return f"{row['truth']:<26}" + "".join(f"{cell:>18}" for cell in cells) + failed
 
 
@@ -342,6 +417,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows.append(coverage_of(truth, seeds=args.seeds))
             print(format_row(rows[-1]), flush=True)
         print(format_labels(rows), end="\n\n", flush=True)
+    print("Set-up, of models of 1 to 100 M", flush=True)
+    for truth in SETUP_TRUTHS:
+        print(format_row(setup_coverage_of(truth, seeds=args.seeds)), flush=True)
     print(format_footer(args.seeds))
     return 0
 

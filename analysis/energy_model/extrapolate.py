@@ -33,6 +33,7 @@ from .target import Z_90, PlannedTarget, peak_memory, plan_target
 from .target_emissions import emissions
 from .validated_fit import ValidatedFit, validated_fit
 
+SAME_LEVEL = 1.02  # a value within this factor of the runs' is one of theirs
 SURE_P = 0.05  # groups differ surely below it, and may differ above
 MOST_BELOW_FLOOR = 0.1  # of a prediction: with more, the device's limits decide and not the runs
 REGIME_FACTOR = 1.5  # in efficiency
@@ -170,7 +171,7 @@ def validation(
             continue
         asked[name] = _factor_beyond(value, work.values[name])
         tested[name] = graded.horizon(name)
-        if math.log(asked[name]) > HORIZON_LIMIT * math.log(tested[name]) + 1e-9:
+        if asked[name] > SAME_LEVEL and math.log(asked[name]) > HORIZON_LIMIT * math.log(tested[name]):
             reached = f"the backtest reached {tested[name]:.3g}×" if tested[name] > 1.01 else "no backtest reached any"
             reasons.append(f"{asked[name]:.3g}× beyond the data in {name.replace('_', ' ')}; {reached}")
         elif asked[name] > 1.01 * tested[name]:

@@ -1,5 +1,6 @@
 """The run that a prediction is asked for: its exact work, and what had to be taken from the runs to know it."""
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from ..tables.run_quantities import Work, group_levels
 from .energy_fit import EnergyFit
 
 OF_A_MODEL = ("params", "trainable_params", "tokens", "flops", "flops_per_token", "params_samples_seen")
+MOST_CUT, BISECTIONS = 20.0, 20  # of samples' lengths before they were cut, and steps to find their mean
 Z_90 = NormalDist().inv_cdf(0.5 + LEVEL / 2)
 
 
@@ -204,8 +206,10 @@ def _lengths(config: RunConfig, settings: Mapping[str, str], frame: pd.DataFrame
         return Lengths.lognormal(given, config.data.tokens_cv), f"{given:g} tokens a sample, as given."
     measured = tokens_per_sample(frame)
     if measured is not None:
+        cut_before = frame["tokens_truncated"].isna().all() and _as_cut_as_the_runs(config, settings, frame)
+        limit = config.max_seq_len if cut_before else math.inf
         return (
-            Lengths.lognormal(measured, config.data.tokens_cv),
+            _kept_lengths(measured, config.data.tokens_cv, limit),
             f"{measured:.4g} tokens a sample on average, as in the runs (data.tokens_per_sample=… overrides it); "
             f"spread of the lengths: cv {config.data.tokens_cv:g}.",
         )
@@ -215,6 +219,25 @@ def _lengths(config: RunConfig, settings: Mapping[str, str], frame: pd.DataFrame
     raise UserError(
         "data.tokens_per_sample: got null, and the runs do not tell their tokens; give data.tokens_per_sample=NUMBER"
     )
+
+
+def _as_cut_as_the_runs(config: RunConfig, settings: Mapping[str, str], frame: pd.DataFrame) -> bool:
+    """Return whether the target's samples are cut where the runs' were: nobody asked for another `max_seq_len`."""
+    return "max_seq_len" not in settings or commonest(frame["max_seq_len"]) == config.max_seq_len
+
+
+def _kept_lengths(mean: float, cv: float, limit: float) -> Lengths:
+    """Return log-normal lengths that have this mean after they are cut at `limit`, as the runs' tokens were counted."""
+    low, high = mean, MOST_CUT * mean
+    found = Lengths.lognormal(mean, cv)
+    if not limit < found.values[-1]:
+        return found
+    for _ in range(BISECTIONS):
+        middle = math.sqrt(low * high)
+        found = Lengths.lognormal(middle, cv)
+        kept = sum(min(value, limit) for value in found.values) / len(found.values)
+        low, high = (middle, high) if kept < mean else (low, middle)
+    return found
 
 
 def tokens_per_sample(frame: pd.DataFrame) -> float | None:

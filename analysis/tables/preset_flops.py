@@ -31,10 +31,13 @@ def flops_by_preset(frame: pd.DataFrame, tokens: Array) -> Array:
         if config is None or not shown > 0:
             continue
         mean = float(tokens[place].sum()) / shown
-        # The runs' lengths are those after truncation: nothing more is cut off.
-        config = replace(config, max_seq_len=max(config.max_seq_len, round(8 * mean)), packing=False)
-        workload = config.workload(Lengths.lognormal(mean, config.data.tokens_cv))
-        counted, each = Counting(padding=False).tokens_and_flops(workload)
+        try:
+            # The runs' lengths are those after truncation: nothing more is cut off.
+            config = replace(config, max_seq_len=max(config.max_seq_len, round(8 * mean)), packing=False)
+            workload = config.workload(Lengths.lognormal(mean, config.data.tokens_cv))
+            counted, each = Counting(padding=False).tokens_and_flops(workload)
+        except UserError:  # an adapter that does not fit the model, or samples beyond measure
+            continue
         flops[place] = each / counted * tokens[place]
     return flops
 

@@ -100,7 +100,7 @@ def quantities(frame: pd.DataFrame) -> tuple[dict[str, Array], dict[str, NDArray
     with np.errstate(divide="ignore", invalid="ignore"):
         values["flops_per_token"] = flops / values["tokens"]
     values["params_samples_seen"] = values["params"] * values["samples_seen"]
-    values["adapter_rank"] = np.where(method == "full", 1.0, np.where(np.isnan(values["rank"]), 1.0, values["rank"]))
+    values["adapter_rank"] = np.where((method != "full") & (values["rank"] > 0), values["rank"], 1.0)
     values["gpu_count"] = np.fmax(1.0, np.nan_to_num(_numbers(frame, "gpu_count"), nan=1.0))
     named = frame.assign(hardware=one_name_each(frame["hardware"]))
     labels = {name: named[name].fillna("").astype(str).to_numpy(dtype=object) for name in (*LABELS, *UNSIZED_LABELS)}

@@ -216,6 +216,19 @@ def test_token_lengths_come_from_the_runs_unless_given() -> None:
     assert given["target"]["values"]["tokens"] < 0.65 * taken["target"]["values"]["tokens"]
 
 
+@pytest.mark.parametrize("own_limit", [np.nan, 256.0])
+def test_the_runs_samples_are_not_cut_again(own_limit: float) -> None:
+    """200 tokens a sample with a limit of 256: log-normal lengths of that mean would be cut to 180 or so."""
+    frame = frame_of(law(), cv=0.02, tokens=(2e5, 4e5, 8e5)).assign(max_seq_len=own_limit)
+    frame["samples"] = frame["samples_seen"] = frame["tokens_seen"] / 200
+    target = ["model=llama-3.2-1b", "samples=4000", "batch_size=1"]
+    own = extrapolate(as_table(frame), target).document["target"]["values"]["tokens"]
+    assert own == pytest.approx(200 * 4000, rel=0.005)
+    assert extrapolate(as_table(frame.assign(flops=np.nan)), target).document["validation"]["label"] == "validated"
+    shorter = extrapolate(as_table(frame), [*target, "max_seq_len=200"]).document["target"]["values"]["tokens"]
+    assert shorter < 0.95 * own
+
+
 def test_grams_from_the_runs_own_intensity_or_the_zone_asked_for() -> None:
     frame = frame_of(SATURATING, cv=0.02, methods=("lora", "full")).assign(
         intensity_g_per_kwh=80.0, intensity_source="energidataservice"
