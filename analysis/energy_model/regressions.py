@@ -31,6 +31,9 @@ POORLY_KNOWN = 1.5  # standard error of log N_h above which the whole likelihood
 # Twice the log-likelihood by which a half-size must beat the largest that is possible, or its whole likelihood is kept:
 # the peak's curvature says nothing of a likelihood that hardly falls on one side.
 OPEN_ENDED = 12.0
+# A power of the FLOPs that is almost flat: launches take the energy of these runs, which no larger model keeps to. The
+# rooflines say so, and fit as well.
+FLAT, FLAT_PRIOR = 0.5, 0.2
 HELD_SPACING = np.log(2.0)  # of held values of log N_h
 SCREEN_ROWS = 4000  # with more runs than this, a sample of this size rules out forms
 HOPELESS_AICC = 25.0  # behind the best on the sample; with all runs, it would be even further behind
@@ -141,7 +144,9 @@ def fit_form(work: Work, form: Form, weights: Array, least_per_flop: float = 0.0
     """
     curved = [name for name, term in form.terms.items() if parse_term(term).kind in ("saturation", "roofline")]
     if not curved:
-        return [FormFit(form=form, results=_regress_form(work, form, weights))]
+        results = _regress_form(work, form, weights)
+        flat = work.total == "flops" and dict(zip(form.terms, results.params, strict=True)).get("gamma", 1.0) < FLAT
+        return [FormFit(form=form, results=results, prior=FLAT_PRIOR if flat else 1.0)]
     bounds = np.array([_bounds(work, parse_term(form.terms[name]).name, least_per_flop) for name in curved])
     estimate = _estimate(work, form, weights, curved, bounds)
     at_most = estimate > bounds[:, 1] - 1e-3

@@ -7,6 +7,7 @@ import pandas as pd
 
 from lora_scaling import templates
 from lora_scaling.estimate.fit_file import fit_from_dict
+from lora_scaling.estimate.terms import parse_term
 
 from ..regression.least_squares import Results
 from ..tables.table import RunTable
@@ -18,6 +19,8 @@ from .groups import differing_groups, sentence, spread_of_exponents
 FILE_NAME = "fit.json"
 # Spread added for each factor e beyond the data even if the backtest found no excess, because the family is finite.
 LEAST_FORM_SD = {"flops_per_token": 0.02, "params": 0.02, "tokens": 0.01, "samples_seen": 0.01}
+# And as much for the sharpness of a bend that the runs hardly show, if it is a roofline that is fitted.
+BEND_SD = 0.16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,9 @@ def validated_fit(table: RunTable) -> ValidatedFit:
     document["beyond"] = {
         name: max(rate, LEAST_FORM_SD[name], graded.excess(name) or 0.0) for name, rate in document["beyond"].items()
     }
+    if (size := fitted.explained.work.size) is not None:
+        least = LEAST_FORM_SD[size] + BEND_SD * _weight_of_rooflines(fitted)
+        document["beyond"][size] = max(document["beyond"][size], least)
     document["session"] = between_sessions(table.frame)
     document["backtest"] = graded.to_dict(runs=False)
     document["sources"] = list(table.sources)
@@ -65,6 +71,14 @@ def validated_fit(table: RunTable) -> ValidatedFit:
     document["diagnostics"][fitted.kind.name]["order_correlation"] = _drift(fitted, table.frame)
     fitted = dataclasses.replace(fitted, fit=fit_from_dict(document, FILE_NAME))
     return ValidatedFit(table=table, fitted=fitted, backtest=graded)
+
+
+def _weight_of_rooflines(fitted: EnergyFit) -> float:
+    return sum(
+        weight
+        for weight, fit in fitted.explained.weighted
+        if any(parse_term(term).kind == "roofline" for term in fit.form.terms.values())
+    )
 
 
 def _drift(fitted: EnergyFit, frame: pd.DataFrame) -> dict[str, float] | None:
