@@ -45,6 +45,12 @@ class ClaimContext:
     def _parts(self) -> dict[str, dict[str, "ClaimContext"]]:
         return {}
 
+    @cached_property
+    def trusted(self) -> pd.DataFrame:
+        """The runs without those whose unit is in doubt: what further runs are asked for by."""
+        frame = self.response.frame
+        return frame[~frame["run_id"].isin(self.suspects)].reset_index(drop=True)
+
     def parts(self, column: str) -> dict[str, "ClaimContext"]:
         """Return a context for the runs of each value of a column; empty unless the runs have several."""
         if column not in self._parts:

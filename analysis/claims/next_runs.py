@@ -29,6 +29,7 @@ from ..regression.estimate import IntervalEstimate
 from ..regression.fisher_information import Tangent, gain, inverse_of
 from ..regression.least_squares import Array, wls
 from ..regression.within_groups import within_slope
+from ..tables.checks import doubt_about
 from ..tables.overrides import COLUMN_OF, commonest, further_overrides, split_words
 from ..tables.run_quantities import flops_per_param_token
 from .context import COLUMN, ClaimContext
@@ -292,10 +293,10 @@ def typical_work(frame: pd.DataFrame) -> tuple[int, int] | None:
     return max(1, int(row["samples"])), max(1, int(row["epochs"]))
 
 
-def first_runs(effect: Effect, context: ClaimContext) -> Needs | None:
-    """Ask for the first runs that can be compared."""
-    frame = context.response.frame
-    if context.suspects or typical_work(frame) is None:
+def first_runs(effect: Effect, context: ClaimContext, rows: pd.DataFrame) -> Needs | None:
+    """Ask for the first runs that can be compared, unless a run of `rows` in doubt is what stops the claim."""
+    frame = context.trusted
+    if doubt_about(rows, context.suspects) or typical_work(frame) is None:
         return None
     message = f"Runs that differ in {effect.noun} alone, {REPEATS} of each, in shuffled order."
     return _runs(effect, frame, message, REPEATS)
@@ -521,11 +522,9 @@ def _commands(
 
 def gate_needs(context: ClaimContext, factor: str) -> Needs | None:
     """Ask for the sweep that passes the gates: six geometric levels, a range of 32, three of each, zero-step runs."""
-    frame = context.response.frame
-    if frame.empty or context.suspects:
-        return None
-    trained = frame[frame["samples_seen"] > 0]
-    if trained.empty:
+    frame = context.trusted
+    trained = frame[frame["samples_seen"] > 0] if len(frame) else frame
+    if trained.empty or doubt_about(context.design.frame, context.suspects):
         return None
     smallest = _smallest_seen(trained)
     if factor == "epochs":
@@ -578,9 +577,9 @@ def _zero_runs(context: ClaimContext, *, anew: bool = False) -> int:
 
 
 def pair_needs(context: ClaimContext) -> Needs | None:
-    frame = context.response.frame
+    frame = context.trusted
     trained = frame[frame["samples_seen"] > 0] if len(frame) else frame
-    if trained.empty or context.suspects:
+    if trained.empty or doubt_about(context.design.frame, context.suspects):
         return None
     smallest, design = max(1, int(trained["samples"].min())), context.design
     needs = sweep_needs(

@@ -72,7 +72,7 @@ def decide_effect(effect: Effect, context: ClaimContext) -> Claim:
     response, options, frame = context.response, context.options, context.response.frame
     quantity, rows = effect.quantity.format(response.noun), matched_runs(effect, frame)
     if blocked := block(effect, frame, rows, context.suspects):
-        return undecided(effect.id, quantity, blocked, first_runs(effect, context))
+        return undecided(effect.id, quantity, blocked, first_runs(effect, context, rows))
     found = find(effect, rows, "y", options)
     off, tests = _worst(rows), _tests(rows, found, options)
     rest = rows if off is None else informative(rows.drop(index=off.row))

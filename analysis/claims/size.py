@@ -37,7 +37,8 @@ def _decide(context: ClaimContext, trained: pd.DataFrame, noun: str) -> Claim:
     quantity = f"exponent γ of {noun} per token in FLOPs per token"
     rows, blocked = _size_rows(trained, context.suspects)
     if blocked:
-        return undecided("size_exponent", quantity, blocked, _size_needs(context))
+        needs = None if blocked == doubt_about(rows, context.suspects) else _size_needs(context)
+        return undecided("size_exponent", quantity, blocked, needs)
 
     def decision_on(rows: pd.DataFrame) -> Decision:
         try:
@@ -222,9 +223,9 @@ def _worst(rows: pd.DataFrame) -> FarthestRun | None:
 def _size_needs(
     context: ClaimContext, rows: pd.DataFrame | None = None, veto: Veto | None = None, off: FarthestRun | None = None
 ) -> Needs | None:
-    frame = context.response.frame
+    frame = context.trusted
     work = typical_work(frame)
-    if work is None or context.suspects:
+    if work is None:
         return None
     if veto is not None and veto.kind == "outlier" and rows is not None and off is not None:
         return repeat_needs(frame, rows.iloc[off.row])

@@ -57,7 +57,12 @@ def test_a_row_in_doubt_blocks_the_claims_that_use_it_and_no_other() -> None:
     frame.loc[bad, "energy_kwh"] *= 1000
     claims = {claim.id: claim for claim in decide(table_from_frame(frame), Options()).claims}
     assert "is in doubt" in claims["linear_in_samples"].reason
+    assert claims["linear_in_samples"].needs is None  # it is for the row to be corrected
     assert claims["rank_effect"].verdict == "supported"
+    size = claims["size_exponent"]  # it uses other runs, and says which are missing
+    assert (size.verdict, "in doubt" in size.reason) == ("undecided", False)
+    assert size.needs is not None
+    assert "model=ladder-1m,ladder-3m" in (size.needs.command or "")
 
 
 @pytest.mark.parametrize("repeats", [2, 3])
