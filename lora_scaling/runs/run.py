@@ -285,7 +285,7 @@ def _measure(
     if config.metering.idle_s > 0 and world_size() == 1:  # of several processes none sees all that idles
         baseline = idle_baseline(meter, config.metering.idle_s, Path(config.runs_dir) / ".idle")
     facts = RunFacts()
-    if config.device == "auto" and device.kind == "cpu":
+    if config.device == "auto" and device.kind == "cpu" and config.metering.gpu_ids is None:
         facts.warnings += unused_gpu_warnings()
     recording = meter.recording()
 
