@@ -33,6 +33,7 @@ BRIDGE_BOUND = 0.5
 POWER_LAG_S = 0.1
 POWER_RESOLUTION = 0.005
 STANDING_S = 1.0  # a counter that does not move for so long is not counting
+STEP_JITTER = 0.03  # by this share of a step a counter moves early or late
 JITTER_S = 0.05  # a reading may be late by so much
 COARSE_PROBE_S = 2.5  # counters that move only every second are looked at for longer
 PATIENCE_S = 5.0  # if readings fail for longer than this, the GPU is lost
@@ -75,7 +76,7 @@ class GpuEnergyMeter:
     _error: str | None = None
     _failing_since_s: float | None = None
     _at_s: float | None = None
-    _moved_s: float | None = None  # when the counter last moved, if seen precisely
+    _moved: tuple[float, float] | None = None  # between which moments the counter last moved
     _seen_s: float = 0.0  # when the counter's value was first seen
     _moved_after_s: float = 0.0  # the last reading before that
     _gap_s: float = 0.0  # longest time between two readings since the counter last moved
@@ -272,19 +273,29 @@ class GpuEnergyMeter:
         self._gap_s = max(self._gap_s, now_s - self._at_s)
         if counter_j > self._counter_j:
             moved_j = counter_j - self._counter_j
-            self._moved_s = now_s if now_s - self._at_s < self.step_s / 4 else None
-            self._step_w = moved_j / self.step_s if self.step_s > 0 and self._gap_s < 0.95 * self.step_s else None
+            every_step = self._gap_s < 0.95 * self.step_s
+            self._moved = self._placed(self._at_s, self.clock(), one_step=every_step)
+            self._step_w = moved_j / self.step_s if self.step_s > 0 and every_step else None
             for edge in self._followed:
                 edge.follows, edge.after_w = False, self._step_w
             self._followed = []
             self._moved_after_s, self._seen_s, self._gap_s = self._at_s, now_s, 0.0
             self.joules += moved_j
-        seen_s = self.clock()
-        for edge in self._edges:
-            if edge.pending and self.joules > edge.raw_j:
-                edge.refine(self.joules, max(self._at_s, edge.at_s), seen_s, self.step_s)
-                if edge.follows:
-                    self._followed.append(edge)
+            for edge in self._edges:
+                if edge.pending and self.joules > edge.raw_j:
+                    edge.refine(self.joules, max(self._moved[0], edge.at_s), self._moved[1], self.step_s)
+                    if edge.follows:
+                        self._followed.append(edge)
+
+    def _placed(self, after_s: float, before_s: float, *, one_step: bool) -> tuple[float, float]:
+        """Return between which moments a move seen in between happened: a step after the one before, if it was seen."""
+        if one_step and self._moved is not None:
+            slack_s = STEP_JITTER * self.step_s
+            first_s = max(after_s, self._moved[0] + self.step_s - slack_s)
+            last_s = min(before_s, self._moved[1] + self.step_s + slack_s)
+            if first_s <= last_s:
+                return first_s, last_s
+        return after_s, before_s
 
     def _compare(self, power_w: float, *, fresh: bool = True) -> None:
         self.check.add(self.clock(), power_w, self.joules, self.step_s, fresh=fresh)
@@ -359,10 +370,14 @@ class GpuEnergyMeter:
                 self.faults.setdefault("counter_unread", f"could not be read ({self._error})")
             return
         self.faults.setdefault("counter_reset" if fault == "went backwards" else "counter_jump", fault)
-        # What the last value lacked: half a step on average, unless its move was seen.
-        seen_s = None if self._moved_s is None else min(self._at_s - self._moved_s, self.step_s)
-        self.joules += before_w * (self.step_s / 2 if seen_s is None else seen_s)
-        self.bound_j += before_w * self.step_s * (0.5 if seen_s is None else 0.2)
+        # What the last value lacked: the energy since it appeared, or half a step's if that was not seen.
+        lacked_s, open_s = self.step_s / 2, self.step_s / 2
+        if self._moved is not None:
+            lacked_s = min(max(self._at_s - sum(self._moved) / 2, 0.0), self.step_s)
+            open_s = min((self._moved[1] - self._moved[0]) / 2 + 0.2 * self.step_s, open_s)
+        self.joules += before_w * lacked_s
+        self.bound_j += before_w * open_s
+        self._moved = None
 
 
 def probe_step(meters: Sequence[GpuEnergyMeter], limit_s: float = 0.6, moves: int = 4) -> None:

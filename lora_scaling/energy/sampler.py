@@ -76,6 +76,7 @@ class Sampler:
         pause_s = self._watch_interval()
         if pause_s is not None:
             self._watch()
+            pause_s = self._watch_interval()
         if self._next_tick_s is None:
             return pause_s
         until_tick_s = max(self._next_tick_s - time.perf_counter(), 0.0)
