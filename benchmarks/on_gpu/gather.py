@@ -27,7 +27,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 BARE = ("torch", "numpy", "pandas", "scipy", "statsmodels", "matplotlib", "seaborn", "requests")
-KEPT_CUDA = ("cuda128", "cuda129", "cuda130", "cpu")  # of the libraries within bitsandbytes' wheel
+KEPT_CUDA = ("cuda128", "cuda130", "cpu")  # of the libraries within bitsandbytes' wheel
 MOST_MIB = 60
 INSTRUCTIONS = 600
 RUN = """#!/bin/bash

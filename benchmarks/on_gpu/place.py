@@ -33,6 +33,7 @@ class Place:
         """The settings of a short run: its model, samples and lengths."""
         if self.small:
             words = ["model=ladder-1m", "samples=16", "batch_size=4", "max_seq_len=64", "eval_samples=2"]
+            words.append("exclusive_device=false")  # whether it is fast is not what is looked at
         else:
             words = ["model=qwen2.5-0.5b", "model.weights=random", "samples=512", "batch_size=8", "max_seq_len=512"]
             if self.data is not None:
