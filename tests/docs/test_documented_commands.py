@@ -49,6 +49,8 @@ ONLY_READ = {
     "lora_scaling.emissions": "records; tests/grid/test_emissions.py has them, and live providers need the network",
     "benchmarks.verdict_battery": "minutes: tests/benchmarks/test_verdict_battery.py runs a part",
     "benchmarks.adaptive_simulation": "minutes: tests/analysis/test_adaptive.py runs a part",
+    "benchmarks.interval_coverage": "minutes: tests/benchmarks/test_coverage.py runs a part",
+    "benchmarks.published_coverage": "half a minute: tests/benchmarks/test_coverage.py runs it on a few rows",
     "lora_scaling.estimate.validate": "six seconds: tests/test_estimate.py compares the rows",
     "lora_scaling.estimate … pilot=": "trains on the device: tests/estimate/test_cli.py has a short one",
     "lora_scaling.estimate … fit=": "a fit of this device: tests/estimate/test_fitted.py has one",
@@ -211,7 +213,7 @@ def understand(words: tuple[str, ...], table: Path, monkeypatch: pytest.MonkeyPa
         compose(request.overrides)
     elif module == "lora_scaling.emissions":
         emissions.parse_overrides(split_settings(emissions.parse(arguments).words)[1])
-    elif module in ("benchmarks.verdict_battery", "benchmarks.adaptive_simulation", "lora_scaling.estimate.validate"):
+    elif module == "lora_scaling.estimate.validate" or (module in ONLY_READ and module.startswith("benchmarks.")):
         _check_parser(importlib.import_module(module).main, arguments, monkeypatch)
     else:
         raise UserError(f"`{module}` is no command of this project; correct the documentation.")
