@@ -326,3 +326,15 @@ def test_the_energy_is_called_what_it_is() -> None:
     frame = pd.read_csv(WRITTEN / "codecarbon" / "tasks.csv").assign(gpu_model="1 x NVIDIA A100")
     blind = load_runs(frame, options=named(r"task_name:n(\d+)"))
     assert decide(blind).response.noun == "energy without the GPU's"
+
+
+def test_a_window_without_samples_is_none_of_the_run(tmp_path: Path) -> None:
+    """The last row of PEFT's metrics is of the test set; with a time, it would be a window of no samples."""
+    shaped = Path(__file__).parent / "shaped_like" / "peft_results" / "lora--llama-3.2-3B-rank32.json"
+    document = json.loads(shaped.read_text(encoding="utf-8"))
+    document["train_info"]["metrics"][-1]["train time"] = 40.0
+    path = tmp_path / "one.json"
+    path.write_text(json.dumps(document))
+    claim = next(one for one in decide(load_runs(path)).claims if one.id == "linear_in_samples")
+    assert claim.verdict == "supported"
+    assert claim.tests["windows"] == 20
