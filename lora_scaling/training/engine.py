@@ -15,6 +15,7 @@ from lora_scaling.energy import Recording
 from lora_scaling.energy.parts import Parts
 from lora_scaling.errors import UserError
 from lora_scaling.signals import uninterrupted
+from lora_scaling.training.adapters import adapted_modules
 from lora_scaling.training.attention import used_kernel
 from lora_scaling.training.batches import Collator
 from lora_scaling.training.checkpoints import quantization_of
@@ -23,6 +24,7 @@ from lora_scaling.training.device import Device, explain_out_of_memory
 from lora_scaling.training.fetching import fetch_weights
 from lora_scaling.training.model_cache import ModelCache, Tokens
 from lora_scaling.training.models import DTYPES, BaseModel, attach, detach, parameter_counts, quantized_params
+from lora_scaling.training.packing_check import refuse_mixing
 from lora_scaling.training.ranks import gather_from_ranks
 from lora_scaling.training.resuming import Resuming, newest_checkpoint
 from lora_scaling.training.saving import save_trained
@@ -87,6 +89,9 @@ def execute(
                 if config.sharding == "fsdp":
                     shard(network, base.model, device, gathered=_gathered_type(config, device))
                 _describe_model(facts, config, network, base)
+                if config.packing:
+                    table: Any = base.model.get_input_embeddings()
+                    refuse_mixing(network, config, device, vocabulary=table.num_embeddings)
                 if config.torch_compile:
                     compile_network(network, device)
                 trainer = _trainer(config, device, network, base, tokens, folder=folder, progress=progress)
@@ -173,6 +178,8 @@ def _describe_model(facts: RunFacts, config: RunConfig, network: nn.Module, base
     """Count the parameters of the network itself. If its shape is known, the computed numbers must agree exactly."""
     params, trainable = parameter_counts(network)
     shape = base.shape
+    if config.tuning.adapted:
+        facts.training["adapted_modules"] = adapted_modules(network)
     facts.training["pure_bf16"] = not config.tuning.adapted and config.pure_bf16
     facts.training["attn_implementation"] = used_kernel(base.model)
     facts.model = {

@@ -1,6 +1,5 @@
 """Build base models from a shape or load them from a checkpoint, quantise them, and attach adapters."""
 
-import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from transformers import (
 
 from lora_scaling.config import ModelConfig, RunConfig
 from lora_scaling.errors import UserError
+from lora_scaling.training.adapters import add_adapters, train_all
 from lora_scaling.training.attention import attention_kernel
 from lora_scaling.training.bytes_tokenizer import bytes_tokenizer
 from lora_scaling.training.checkpoints import (
@@ -122,40 +122,13 @@ def attach(base: BaseModel, config: RunConfig) -> nn.Module:
     """Return the trainable model: the base itself for `full`, or the base with new adapters, seeded by the run.
 
     Raises:
-        UserError: the model has none of the target modules.
+        UserError: a target matches no layer of the model, or the rank exceeds a matrix.
     """
     set_seed(config.seed)
-    network = base.model
     if config.method.name == "full":
-        network.requires_grad_(True)
-        return network
-    from peft import LoraConfig, get_peft_model
-
-    targets: str | list[str] = list(config.lora.targets)
-    if base.shape is not None:
-        targets = [m.name for m in config.tuning.adapters(base.shape)]
-    elif config.lora.target_modules == "all-linear":
-        targets = "all-linear"
-    lora = LoraConfig(
-        r=config.lora.r,
-        lora_alpha=config.lora.alpha,  # type: ignore[arg-type]
-        lora_dropout=config.lora.dropout,
-        target_modules=targets,
-        use_dora=config.lora.use_dora,
-        task_type="CAUSAL_LM",
-    )
-    try:
-        with warnings.catch_warnings():
-            # PEFT 0.21 uses the old name of a property that transformers 5.23 renamed.
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-            # It tells which way a Conv1D stores its weights from the module, and warns.
-            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
-            return get_peft_model(network, lora)  # type: ignore[arg-type]
-    except ValueError as error:
-        names = sorted({n.rpartition(".")[2] for n, m in network.named_modules() if isinstance(m, nn.Linear)})
-        raise UserError(
-            f"lora.target_modules: got {config.lora.target_modules}; this model has {', '.join(names)} ({error})"
-        ) from None
+        train_all(base.model)
+        return base.model
+    return add_adapters(base.model, base.shape, config)
 
 
 def detach(network: nn.Module, base: BaseModel) -> None:

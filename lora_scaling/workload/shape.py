@@ -277,7 +277,7 @@ class Tuning:
             )
         everything = set(self.targets) == set(LINEAR)
         chosen = [m for m in held if everything or m.name in self.targets]
-        if not chosen:
+        if not everything and set(self.targets) - set(names):
             kind = "a model with experts" if shape.experts > 1 else "this model"
             raise UserError(f"lora.target_modules: got {list(self.targets)}; {kind} is adapted in {', '.join(names)}")
         least = min(chosen, key=lambda m: min(m.inputs, m.outputs))

@@ -26,6 +26,18 @@ SIZES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 256,
     },
     "bloom": {"vocab_size": 272, "hidden_size": 32, "n_layer": 2, "n_head": 2},
+    "opt": {
+        "vocab_size": 272, "hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "word_embed_proj_dim": 32, "max_position_embeddings": 256,
+    },
+    "olmoe": {
+        "vocab_size": 272, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "num_experts": 4, "num_experts_per_tok": 2,
+    },
+    "lfm2": {
+        "vocab_size": 272, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "layer_types": ["conv", "full_attention"],
+    },
     "mamba": {"vocab_size": 272, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
 }  # fmt: skip
 

@@ -38,7 +38,7 @@ function loraEstimator(DATA) {
       `; choose from ${W.linear.join(", ")}, or all-linear`);
     const everything = W.linear.every((t) => targets.includes(t)) && targets.every((t) => W.linear.includes(t));
     const adapters = held.filter((m) => everything || targets.includes(m.name));
-    if (!adapters.length) throw new EstimateError("lora.target_modules: got " + listed +
+    if (!everything && targets.some((t) => !names.includes(t))) throw new EstimateError("lora.target_modules: got " + listed +
       `; ${shape.experts > 1 ? "a model with experts" : "this model"} is adapted in ${names.join(", ")}`);
     const least = Math.min(...adapters.map((m) => Math.min(m.inputs, m.outputs)));
     if (rank > least) {

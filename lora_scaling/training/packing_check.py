@@ -1,0 +1,53 @@
+"""Test that a model keeps the samples of a packed row apart."""
+
+import torch
+from torch import nn
+
+from lora_scaling.config import RunConfig
+from lora_scaling.errors import UserError
+from lora_scaling.training.device import Device
+
+_LENGTH = 12
+# Largest difference of a score, in standard deviations of the scores, by what the computing type rounds.
+_FROM_NEIGHBOUR = {"fp32": 1e-4, "bf16": 1e-2, "fp16": 1e-2}
+_FROM_ALONE = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.1}
+
+
+@torch.no_grad()
+def refuse_mixing(network: nn.Module, config: RunConfig, device: Device, *, vocabulary: int) -> None:
+    """Compute the scores of one sample alone and behind two other ones, as rows of a batch are packed.
+
+    Raises:
+        UserError: what stands before the sample changes its scores, or its place in the row does.
+    """
+    tokens = torch.arange(3 * _LENGTH, device=device.torch_device).mul(7).add(3) % min(vocabulary, 251)
+    one, other, sample = tokens.view(3, _LENGTH)
+    positions = torch.arange(_LENGTH, device=device.torch_device)
+    packed = torch.stack([torch.cat([one, sample]), torch.cat([other, sample])])  # (2, 24)
+    places = torch.cat([positions, positions]).expand(2, -1)
+    trains = network.training
+    network.eval()
+    try:
+        alone = network(input_ids=sample[None], position_ids=positions[None]).logits[0].float()
+        if config.batch_size > 1:
+            behind = network(input_ids=packed, position_ids=places).logits
+        else:
+            behind = torch.cat([network(input_ids=packed[i : i + 1], position_ids=places[:1]).logits for i in range(2)])
+    except TypeError:  # it takes no positions
+        raise _refusal(config, network, "takes no positions of tokens") from None
+    finally:
+        network.train(trains)
+    first, second = behind[:, _LENGTH:].float()
+    scale = float(alone.std()) or 1.0
+    if float((first - second).abs().max()) > _FROM_NEIGHBOUR[device.precision] * scale:
+        raise _refusal(config, network, "sees the sample before it in the row")
+    if float((first - alone).abs().max()) > _FROM_ALONE[device.precision] * scale:
+        raise _refusal(config, network, "counts positions on from the sample before it")
+
+
+def _refusal(config: RunConfig, network: nn.Module, why: str) -> UserError:
+    name = getattr(getattr(network, "config", None), "model_type", type(network).__name__)
+    return UserError(
+        f"packing: got true; a sample in a packed row of {config.model.name} ({name}) {why}; "
+        "use packing=false, with group_by_length=true for little padding"
+    )
