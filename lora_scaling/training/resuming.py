@@ -41,6 +41,7 @@ class Checkpoint:
     training: Mapping[str, Any]
     same: Mapping[str, Any]
     kept: Mapping[str, int]
+    skipped_steps: int = 0
 
 
 def newest_checkpoint(folder: Path, same: Mapping[str, Any]) -> Checkpoint | None:
@@ -140,6 +141,7 @@ class Resuming(TrainerCallback):
         document = {
             "step": step,
             "counted": {name: float(value) if torch.is_tensor(value) else value for name, value in _fields(trainer)},
+            "skipped_steps": trainer.skipped_steps,
             "training": dict(self.training),
             "same": dict(self.same),
             "kept": self.parts.kept_until(len(account.phases) - 1),  # without the window of this checkpoint
@@ -166,6 +168,7 @@ class Resuming(TrainerCallback):
             for name, parameter in trained.items():
                 parameter.copy_(stored[name])
         trainer.counted = dataclasses.replace(trainer.counted, **self.found.counted)
+        trainer.skipped_steps = self.found.skipped_steps
 
 
 def _trained(network: nn.Module) -> dict[str, nn.Parameter]:
