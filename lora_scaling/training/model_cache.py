@@ -6,9 +6,11 @@ as a whole is never shared. Only the last base is kept, so that memory is that o
 
 import gc
 from dataclasses import dataclass, field
+from typing import Any
 
 from lora_scaling.config import RunConfig
 from lora_scaling.data.samples import split_samples
+from lora_scaling.errors import UserError
 from lora_scaling.training.device import Device
 from lora_scaling.training.models import BaseModel, load_base
 from lora_scaling.training.tokens import TokenizedDataset, tokenize
@@ -70,6 +72,7 @@ class ModelCache:
             skipped=split.skipped,
             fingerprint=split.fingerprint,
         )
+        _refuse_beyond(config, base, tokens)
         if config.reuse:
             while len(self._tokens) >= _TOKEN_SETS:
                 del self._tokens[next(iter(self._tokens))]
@@ -88,3 +91,27 @@ class ModelCache:
 
 def _base_key(config: RunConfig, device: Device) -> str:
     return config.base_model_key(device.kind, device.precision)
+
+
+def _refuse_beyond(config: RunConfig, base: BaseModel, tokens: Tokens) -> None:
+    """Refuse tokens and rows that the model has no embedding for; rotary positions have no such end.
+
+    Raises:
+        UserError: the tokenizer has more tokens than the model, or a row is longer than its positions.
+    """
+    rows = [*tokens.train.rows, *tokens.held_out.rows]
+    table: Any = base.model.get_input_embeddings()
+    largest = max((max(row["input_ids"]) for row in rows), default=0)
+    if largest >= table.num_embeddings:
+        raise UserError(
+            f"model: got {config.model.name}, which has {table.num_embeddings:,} tokens, but its tokenizer gave number "
+            f"{largest:,}; give a checkpoint whose tokenizer is its own"
+        )
+    positions = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
+    longest = max((len(row["input_ids"]) for row in rows), default=0)
+    rotary = any("Rotary" in type(module).__name__ for module in base.model.modules())
+    if isinstance(positions, int) and longest > positions and not rotary:
+        raise UserError(
+            f"max_seq_len: got {config.max_seq_len}; {config.model.name} has {positions} positions, and a sample has "
+            f"{longest} tokens: give {positions} or less"
+        )

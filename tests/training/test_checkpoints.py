@@ -173,3 +173,13 @@ def test_a_folder_without_a_tokenizer_or_with_an_adapter_is_told_apart(of_folder
     assert of_folder("model.weights=random")["data"]["tokenizer"] == "bytes"
     (tmp_path / "adapter_config.json").write_text("{}")
     assert of_folder()["error"].endswith("which holds an adapter; give the model that it was trained on")
+
+
+def test_tokens_and_positions_beyond_the_model_are_one_sentence(of_folder: Make, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "few", "gpt2", vocab_size=200)
+    save_checkpoint(tmp_path / "short", "gpt2", n_positions=20)
+    few, short = (of_folder(f"model.id={tmp_path / name}") for name in ("few", "short"))
+    assert re.search(r"which has 200 tokens, but its tokenizer gave number 2\d\d; give a checkpoint", few["error"])
+    assert re.search(
+        r"^max_seq_len: got 256; .* has 20 positions, and a sample has \d+ tokens: give 20", short["error"]
+    )
