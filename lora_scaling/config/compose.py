@@ -357,6 +357,10 @@ def _names(cls: type, prefix: str = "") -> Iterator[str]:
 def _unreadable(override: str) -> str:
     if override and "=" not in override:
         return f"{override}: no value; write name=value, such as samples=64"
+    name, _, value = override.partition("=")
+    if re.fullmatch(r"[\w.+@-]+", name) and value.strip() == value and not re.search(r"""["'\[\]{}]""", value):
+        # Hydra reads a path such as ~/data or /data/træning only in quotation marks.
+        return f"""{override}: cannot be read; quote the value: '{name}="{value}"'"""
     return (
         f"{override}: cannot be read; write name=value without spaces around =, "
         """and quote a value with spaces or brackets of its own: 'name="a value"'"""

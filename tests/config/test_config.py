@@ -154,6 +154,14 @@ def test_a_sweep_may_vary_what_only_some_of_its_methods_use() -> None:
         expand(["model=hub,ladder-1m", "model.id=org/name"])
 
 
+@pytest.mark.parametrize("path", ["/data/træning/prøve.jsonl", "~/my rows.jsonl"])
+def test_a_value_that_needs_quotes_is_answered_with_them(path: str) -> None:
+    with pytest.raises(UserError) as refused:
+        compose(["data=file", f"data.path={path}"])
+    assert str(refused.value) == f"""data.path={path}: cannot be read; quote the value: 'data.path="{path}"'"""
+    assert compose(["data=file", f'data.path="{path}"']).data.path == path
+
+
 def test_a_number_for_a_path_is_told_as_such() -> None:
     with pytest.raises(UserError, match=r"^data\.path: got 5; give a text$"):
         compose(["data=file", "data.path=5"])
