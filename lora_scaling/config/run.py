@@ -15,7 +15,7 @@ from lora_scaling.energy import MeteringSettings
 from lora_scaling.errors import UserError
 from lora_scaling.grid import GridSettings
 from lora_scaling.grid.http import masked
-from lora_scaling.paths import presets
+from lora_scaling.paths import in_home, presets
 from lora_scaling.settings import SETTINGS, Setting, value_at
 from lora_scaling.workload import LINEAR, Batching, Lengths, ModelShape, Tuning, Workload
 
@@ -369,9 +369,9 @@ def run_id(config: RunConfig) -> str:
     if config.data.kind != "synthetic":
         work["data"] = {key: value for key, value in work["data"].items() if key not in _ASSUMED_LENGTHS}
     if config.data.path and config.data.kind == "file":
-        work["data"]["path"] = _fingerprint(Path(config.data.path))
+        work["data"]["path"] = _fingerprint(in_home(config.data.path))
     if config.data.eval_path:
-        work["data"]["eval_path"] = _fingerprint(Path(config.data.eval_path), "data.eval_path")
+        work["data"]["eval_path"] = _fingerprint(in_home(config.data.eval_path), "data.eval_path")
     digest = hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()[:10]
     model = re.sub(r"[^A-Za-z0-9.]+", "-", config.model.name).strip("-")
     rank = f"-r{config.lora.r}" if config.tuning.adapted else ""

@@ -8,7 +8,6 @@ import logging
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lora_scaling.config import DataConfig, RunConfig
@@ -16,6 +15,7 @@ from lora_scaling.data.files import FORMATS, rows_of
 from lora_scaling.data.layouts import Message, Sample, convert_rows
 from lora_scaling.data.synthetic import synthetic_samples
 from lora_scaling.errors import UserError
+from lora_scaling.paths import in_home
 
 __all__ = ["Message", "Sample", "SampleSplit", "load_samples", "split_samples"]
 
@@ -144,7 +144,7 @@ def _file_rows(path: str | None) -> Iterator[tuple[str, Any]]:
     if not path:
         raise UserError(f"data.path: got null; give a file of {FORMATS}")
     try:
-        raw = Path(path).read_bytes()
+        raw = in_home(path).read_bytes()
     except OSError as error:
         raise UserError(
             f"data.path: got {path}, which cannot be read ({error.strerror}); give a file of {FORMATS}"

@@ -50,7 +50,7 @@ def lengths_of(data: DataConfig, priors: Priors) -> LengthBasis:
     if data.bytes_per_sample is not None:
         return _from_bytes(data, priors)
     if data.kind == "file" and data.path is not None:
-        return _from_file(data, Path(data.path), priors)
+        return _from_file(data, in_home(data.path), priors)
     raise LengthsUnknown(
         f"`data.tokens_per_sample` of {data.name} is unknown before it is downloaded; "
         "give data.tokens_per_sample=NUMBER (alpaca: about 100) or data.bytes_per_sample=NUMBER"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lora_scaling.config import RunConfig, compose
+from lora_scaling.config import RunConfig, compose, run_id
 from lora_scaling.data.samples import Message, Sample, load_samples, split_samples
 from lora_scaling.errors import UserError
 from lora_scaling.workload import Lengths
@@ -362,3 +362,12 @@ def test_real_files() -> None:
 def test_samples_import_no_torch() -> None:
     code = "import sys, lora_scaling.data.samples; sys.exit('torch' in sys.modules or 'datasets' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
+
+
+def test_a_path_may_begin_with_the_user_s_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "rows.jsonl").write_text('{"instruction": "a?", "output": "b"}\n', encoding="utf-8")
+    config = compose(["data=file", 'data.path="~/rows.jsonl"', "samples=1", "eval_samples=0"])
+    assert split_samples(config).available == 1
+    assert run_id(config) == run_id(compose(["data=file", f"data.path={tmp_path / 'rows.jsonl'}", "samples=1",
+                                             "eval_samples=0"]))  # fmt: skip
