@@ -8,6 +8,7 @@ from pathlib import Path
 from lora_scaling.config import DataConfig
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.priors import Priors
+from lora_scaling.paths import in_home
 from lora_scaling.workload import Lengths
 
 _SAMPLED_BYTES = 20_000_000
