@@ -1,5 +1,6 @@
 """Write the words of a command line that choose a recorded run's model, data and settings again."""
 
+import dataclasses
 import functools
 import json
 import re
@@ -11,6 +12,7 @@ from lora_scaling.config.compose import register_resolvers
 from lora_scaling.config.run import device_kind
 from lora_scaling.paths import choices, config_dir, presets
 from lora_scaling.settings import SETTINGS, value_at, was_pure_bf16
+from lora_scaling.workload import ModelShape
 
 _MISSING = object()
 # Settings without a column in the table, as `settings_override` gives them.
@@ -55,10 +57,18 @@ def _group_override(group: str, option: str, section: str) -> str | None:
         return None
     register_resolvers()
     own, listed = json.loads(section), _yaml(f"{group}/{option}")
+    if isinstance(own.get("shape"), Mapping) and isinstance(listed.get("shape"), Mapping):
+        own["shape"] = _beyond_defaults(own["shape"], listed["shape"])
     # The option will compute its derived settings from those of the record.
     stated = OmegaConf.to_container(OmegaConf.create({group: _overlaid(listed, own)}), resolve=True)
     assert isinstance(stated, dict)
     return " ".join([f"{group}={option}", *_differing(f"{group}.", listed, stated[group], own)])
+
+
+def _beyond_defaults(shape: Mapping[str, Any], listed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a shape without what the preset leaves out and has all the same, by default."""
+    defaults = {field.name: field.default for field in dataclasses.fields(ModelShape)}
+    return {name: value for name, value in shape.items() if name in listed or value != defaults.get(name)}
 
 
 def _overlaid(listed: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
