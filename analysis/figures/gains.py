@@ -15,7 +15,7 @@ def pareto_figure(view: View) -> DrawnFigure | SkippedFigure:
     name, title = "pareto", "Cost against gain"
     gains = gains_of(view.table.frame)
     if gains is None or len(gains.rows) < 2:
-        reason = "fewer than two settings have an energy and a score or accuracy, before and after training"
+        reason = "fewer than two settings have a known cost and a score or accuracy, before and after training"
         return SkippedFigure(name=name, title=title, reason=reason)
     unit = ENERGY.unit(max(row.energy_kwh for row in gains.rows))
     scale = 1 / unit.size

@@ -181,9 +181,9 @@ def describe(ran: RunOutcome) -> str:
 
 
 def warnings_of(record: Record) -> list[tuple[str, str]]:
-    """Return the warnings of a run's measurement as (kind, sentence)."""
-    found = (record.get("energy") or {}).get("warnings") or []
-    return [(str(warning.get("kind")), str(warning.get("message"))) for warning in found]
+    """Return the warnings of a run and of its measurement as (kind, sentence)."""
+    found = [*((record.get("energy") or {}).get("warnings") or []), *(record.get("warnings") or [])]
+    return list(dict.fromkeys((str(warning.get("kind")), str(warning.get("message"))) for warning in found))
 
 
 def warning_lines(records: Iterable[Record]) -> list[str]:

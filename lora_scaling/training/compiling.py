@@ -13,9 +13,10 @@ _COMPILERS = ("g++", "clang++", "cl")
 
 
 def compile_network(network: nn.Module, device: Device) -> None:
-    """Have a network compiled at its first pass, which is one of evaluation or warm-up, and not of the training window.
+    """Have a network compiled at its first passes, those of the training window among them.
 
-    It stays the same object, so that its weights keep their names.
+    It stays the same object, so that its weights keep their names. What warm-up compiled is compiled again where the
+    Trainer has replaced `forward`, so the training of a short run is mostly compiling.
 
     Raises:
         UserError: there is nothing here to compile with.
