@@ -50,13 +50,13 @@ def test_the_allocator_that_warm_up_filled_is_not_emptied_as_training_starts(
 
 def test_logits_are_not_copied_to_32_bits_and_the_loss_is_the_same(bf16: MeteredTrainer) -> None:
     """Accelerate wraps the model in a conversion of all its outputs as training starts."""
-    before = bf16.evaluation_loss()
+    before = bf16.evaluate_held_out().loss
     bf16.args.learning_rate = 1e-30  # trains, and changes nothing
     bf16.train()
     model: Any = bf16.model
     out = model(input_ids=torch.tensor([[1, 2, 3]]), labels=torch.tensor([[1, 2, 3]]))
     assert (out.logits.dtype, out.loss.dtype) == (torch.bfloat16, torch.float32)
-    assert bf16.evaluation_loss() == pytest.approx(before, rel=1e-6)
+    assert bf16.evaluate_held_out().loss == pytest.approx(before, rel=1e-6)
 
 
 def test_steps_that_the_scaler_skips_are_counted(bf16: MeteredTrainer) -> None:
