@@ -142,7 +142,9 @@ def test_an_architecture_of_other_names_is_adapted_where_it_is_told(made: Make, 
     assert record["work"]["flops"] is None  # its arithmetic is not known here
     wrong = made("study=neox", *overrides[:3], "lora.target_modules=[q_proj]")
     assert wrong["status"] == "failed"
-    assert "lora.target_modules: got ('q_proj',); this model has" in wrong["error"]
+    assert (
+        "lora.target_modules: got [q_proj]; q_proj matches no linear layer of this model, which has" in wrong["error"]
+    )
 
 
 def test_checkpointing_changes_work_but_not_results(plain: Record, made: Make) -> None:

@@ -49,7 +49,7 @@ def test_records_of_two_versions_are_read_together(tmp_path: Path) -> None:
         record = json.loads(path.read_text(encoding="utf-8"))
         config = record["config"]
         assert "use_dora" not in config["lora"]
-        record["training"] |= {"attn_implementation": "sdpa"}  # which a record now says, and these ran with
+        record["training"] |= {"attn_implementation": "sdpa", "pure_bf16": False}  # as these ran, and a record now says
         record["config"] = {**here, **config, "lora": {**here["lora"], **config["lora"]}}
         path.write_text(json.dumps(record), encoding="utf-8")
     old, mixed = (decide(load_runs([folder / "method"]), Options()).document() for folder in (STUDY_RUNS, tmp_path))
