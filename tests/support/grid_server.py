@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
-from lora_scaling.grid import EnergyBin
+from lora_scaling.grid import EnergyBin, fetch
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,10 @@ def serving(script: Script) -> Iterator[GridServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
+    url = f"http://127.0.0.1:{server.server_address[1]}"
+    fetch._busy.pop(url, None)  # of another test's server, whose port this one was given again
     try:
-        yield GridServer(f"http://127.0.0.1:{server.server_address[1]}", seen)
+        yield GridServer(url, seen)
     finally:
         released.set()
         server.shutdown()
