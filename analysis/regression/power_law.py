@@ -363,6 +363,8 @@ class Profile:
             inner, outer = outer, 2 * outer
             if outer > SEARCH_WIDTH:
                 return side * float("inf")
+        if excess(inner) >= 0:  # a fit without scatter, which rounding makes worse at its own exponent
+            return self.estimate + side * inner
         return self.estimate + side * root_scalar(excess, bracket=(inner, outer), xtol=1e-5).root
 
     def p_beyond(self, value: float) -> float:

@@ -64,9 +64,14 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(value, dict):
         return build(hint, value, f"{path}.")  # type: ignore[arg-type]
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not math.isfinite(value):
+        try:
+            number = float(value)
+        except OverflowError:
+            digits = str(value)
+            raise UserError(f"{path}: got {digits[:6]}… ({len(digits)} digits); give a smaller number") from None
+        if not math.isfinite(number):
             raise UserError(f"{path}: got {value}; give a finite number")
-        return float(value)
+        return number
     if isinstance(hint, type) and type(value) is hint:
         return value
     raise _wrong(value, hint, path)

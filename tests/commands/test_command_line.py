@@ -89,6 +89,7 @@ def said(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         (["hardware=RTX4090"], "hardware: got 'RTX4090'; did you mean rtx-4090? "),
         (["hardware=H100_SXM"], "hardware: got 'H100_SXM'; did you mean h100-sxm? "),
         (["model=Qwen2.5-7B"], "model: got 'Qwen2.5-7B'; did you mean qwen2.5-7b? "),
+        (["data.tokens_per_sample=" + 400 * "9"], "data.tokens_per_sample: got 999999… (400 digits); give a smaller"),
         (["samples=1k"], "samples: got '1k'; give a whole number"),
         (["samples=1e4"], "samples: got 10000.0; give a whole number, written 10000"),
         (["hardware=a100"], "hardware: got 'a100'; did you mean a100-40gb or a100-80gb or a100-pcie? "),
