@@ -220,7 +220,7 @@ def _read_file(path: Path, *, alone: bool, place: str = "") -> ReadRows:
             peft_benchmark.from_peft_benchmark(content.document, path.stem, windows=alone), results=1
         )
     frame = content.frame if content.frame is not None else _frame_of_document(path, content.document)
-    frame.columns = [str(column).strip().lstrip("\ufeff") for column in frame.columns]
+    frame.columns = _names(path, [str(column).strip().lstrip("\ufeff") for column in frame.columns])
     found = recognise(frame, content.ragged)
     return ReadRows(
         frame=_placed(found.frame, place or "row", None if alone or place else path.name),
@@ -229,6 +229,14 @@ def _read_file(path: Path, *, alone: bool, place: str = "") -> ReadRows:
         kinds=(found.kind,) if found.kind else (),
         understood=found.understood,
     )
+
+
+def _names(path: Path, stripped: list[str]) -> list[str]:
+    """Return the names of columns, blank ones by their place; two of one name are refused."""
+    twice = sorted({name for name in stripped if name and stripped.count(name) > 1})
+    if twice:
+        raise RecordError(f"{path.name}: has the column `{twice[0]}` twice; give each a name of its own")
+    return [name or f"column {place}" for place, name in enumerate(stripped, start=1)]
 
 
 def _placed(frame: pd.DataFrame, noun: str, file: str | None = None) -> pd.DataFrame:
