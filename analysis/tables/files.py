@@ -80,6 +80,18 @@ def read_content(path: Path) -> FileContent:
     return _read_delimited(path, text_bytes, found)
 
 
+def distinct_names(path: Path, names: list[str]) -> list[str]:
+    """Return the names of a table's columns, blank ones by their place.
+
+    Raises:
+        RecordError: two columns have one name.
+    """
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise RecordError(f"{path.name}: has the column `{twice[0]}` twice; give each a name of its own")
+    return [name or f"column {place}" for place, name in enumerate(names, start=1)]
+
+
 def _bytes_of(path: Path) -> bytes:
     try:
         size = path.stat().st_size
@@ -240,12 +252,9 @@ def _read_delimited(path: Path, data: bytes, found: tuple[RunWarning, ...]) -> F
     names = [name.strip() for name in first]
     while names and not names[-1]:
         names.pop()
-    twice = sorted({name for name in names if name and names.count(name) > 1})
-    if twice:
-        raise RecordError(f"{path.name}: has the column `{twice[0]}` twice; give each a name of its own")
     if not names:
         raise RecordError(f"{path.name}: no column names in its first line; a table begins with them")
-    names = [name or f"column {place}" for place, name in enumerate(names, start=1)]
+    names = distinct_names(path, names)
     widths = [len(_trimmed(row)) for row in csv.reader(lines[1:-1], delimiter=separator, skipinitialspace=True)]
     if max(widths, default=0) <= len(names):
         try:

@@ -13,7 +13,7 @@ from lora_scaling.records import find_records, read_record, record_to_row
 from lora_scaling.records.row import COLUMNS
 
 from .column_names import meaning_of
-from .files import TABLE_SUFFIXES, FileContent, read_content
+from .files import TABLE_SUFFIXES, FileContent, distinct_names, read_content
 from .formats import carbontracker, codecarbon, eco2ai, peft_benchmark, tracker_exports, trainer_folder, zeus
 from .formats.recognised import Recognised
 from .parsing import RunWarning
@@ -220,7 +220,7 @@ def _read_file(path: Path, *, alone: bool, place: str = "") -> ReadRows:
             peft_benchmark.from_peft_benchmark(content.document, path.stem, windows=alone), results=1
         )
     frame = content.frame if content.frame is not None else _frame_of_document(path, content.document)
-    frame.columns = _names(path, [str(column).strip().lstrip("\ufeff") for column in frame.columns])
+    frame.columns = distinct_names(path, [str(column).strip().lstrip("\ufeff") for column in frame.columns])
     found = recognise(frame, content.ragged)
     return ReadRows(
         frame=_placed(found.frame, place or "row", None if alone or place else path.name),
@@ -229,14 +229,6 @@ def _read_file(path: Path, *, alone: bool, place: str = "") -> ReadRows:
         kinds=(found.kind,) if found.kind else (),
         understood=found.understood,
     )
-
-
-def _names(path: Path, stripped: list[str]) -> list[str]:
-    """Return the names of columns, blank ones by their place; two of one name are refused."""
-    twice = sorted({name for name in stripped if name and stripped.count(name) > 1})
-    if twice:
-        raise RecordError(f"{path.name}: has the column `{twice[0]}` twice; give each a name of its own")
-    return [name or f"column {place}" for place, name in enumerate(stripped, start=1)]
 
 
 def _placed(frame: pd.DataFrame, noun: str, file: str | None = None) -> pd.DataFrame:

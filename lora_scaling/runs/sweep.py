@@ -30,7 +30,7 @@ from lora_scaling.text import ENERGY, TIME
 # A job that is cut short has spent its energy for nothing; a limit that is too long only waits longer in the queue.
 _LIMIT_MARGIN = 1.5
 _LEAST_LIMIT_MIN = 10
-LEAST_ANSWERED = 6  # finished runs: fewer decide no claim
+_LEAST_ANSWERED = 6  # finished runs: fewer decide no claim
 
 
 class DesignSweeper(Sweeper):
@@ -84,7 +84,7 @@ class DesignSweeper(Sweeper):
         finally:
             failed = _print_summary(runs, where)
         answer = type(self).answer
-        if answer is not None and len(runs) - len(failed) >= LEAST_ANSWERED:
+        if answer is not None and len(runs) - len(failed) >= _LEAST_ANSWERED:
             print("\n".join(answer(Path(where))), flush=True)
         if failed:
             raise RunFailure(f"{len(failed)} of {len(runs)} runs did not finish: {'; '.join(failed)}")
