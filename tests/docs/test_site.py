@@ -1,0 +1,33 @@
+"""The site: built strictly, from every page, and without a request to any network when it is read."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import ROOT
+
+mkdocs_build = pytest.importorskip("mkdocs.commands.build", reason="needs the extra `docs`")
+mkdocs_config = pytest.importorskip("mkdocs.config")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built with every warning an error: a link or an anchor that leads nowhere, a page that is in no menu."""
+    folder = tmp_path_factory.mktemp("site")
+    mkdocs_build.build(mkdocs_config.load_config(str(ROOT / "mkdocs.yml"), site_dir=str(folder), strict=True))
+    return folder
+
+
+def test_every_page_is_built(site: Path) -> None:
+    pages = {path.relative_to(ROOT / "docs").with_suffix(".html") for path in (ROOT / "docs").rglob("*.md")}
+    for page in pages:
+        assert (site / page).exists() or (site / page.parent / "index.html").exists(), page
+
+
+def test_nothing_is_fetched_from_a_network(site: Path) -> None:
+    fetched = re.compile(r"""<(?:script|img|iframe|link)\b[^>]*\b(?:src|href)=["']?(?:https?:)?//[^"'\s>]+""")
+    for page in site.rglob("*.html"):
+        assert not fetched.findall(page.read_text(encoding="utf-8")), page
+    for sheet in site.rglob("*.css"):
+        assert not re.findall(r"url\(\s*[\"']?(?:https?:)?//", sheet.read_text(encoding="utf-8")), sheet
