@@ -28,14 +28,15 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, cast
 
 from lora_scaling import records
 from lora_scaling.callable_module import make_callable
+from lora_scaling.config.build import suggest
 from lora_scaling.energy import (
     EnergyAccount,
     EnergyMeter,
@@ -54,6 +55,41 @@ _SECTIONS = ("config", "model", "data", "work", "training", "device")
 Hook = TypeVar("Hook", bound=Callable[..., Any])
 
 
+class Facts(TypedDict, total=False):
+    """What may be told of the work, by the names that the settings of this project have; `note` takes anything else."""
+
+    samples: int
+    epochs: float
+    max_steps: int
+    batch_size: int
+    gradient_accumulation: int
+    max_seq_len: int
+    padding: str
+    packing: bool
+    precision: str
+    gradient_checkpointing: bool
+    sharding: str
+    optimizer: str
+    learning_rate: float
+    seed: int
+    replicate: int
+    model: str | Mapping[str, Any]
+    method: str | Mapping[str, Any]
+    lora: Mapping[str, Any]
+    data: str | Mapping[str, Any]
+
+
+def _check(facts: Mapping[str, object]) -> None:
+    """Refuse a misspelt fact before any work begins: a record would keep it, and no table would find it.
+
+    Raises UserError.
+    """
+    for name, value in facts.items():
+        if name not in Facts.__annotations__:
+            noted = f'other facts go into the record by note("config", {name}=…)'
+            raise UserError(f"{name}: got {value!r}; {suggest(name, sorted(Facts.__annotations__))}; {noted}")
+
+
 class Footprint:
     """One measured stretch of work. `note` fills sections of the record while it runs.
 
@@ -68,12 +104,14 @@ class Footprint:
         runs_dir: str | Path = "runs",
         settings: MeteringSettings | None = None,
         writes: bool | None = None,
-        **config: Any,
+        **facts: Unpack[Facts],
     ):
-        """name, study: parts of the record's path; config: known facts about the work (samples, epochs, …).
+        """name, study: parts of the record's path; facts: what is known of the work (samples, epochs, …).
 
-        writes: whether this process writes the record; None: the first process of a launch does.
+        writes: whether this process writes the record; None: the first process of a launch does. Raises UserError for a
+        fact of an unknown name.
         """
+        _check(facts)
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         self.run_id = f"{_safe(name)}-{stamp}-{secrets.token_hex(3)}"
         self.path = records.record_path(runs_dir, _safe(study), self.run_id)
@@ -81,7 +119,7 @@ class Footprint:
         self.record = records.blank_record(
             run_id=self.run_id,
             study=_safe(study),
-            config={"name": name, **config},
+            config={"name": name, **facts},
             provenance={"lora_scaling": __version__, "python": platform.python_version(), "by": "footprint"},
         )
         self._writes = _is_first_rank() if writes is None else writes
@@ -196,9 +234,16 @@ class Footprint:
         self.close(error)
 
 
-def footprint(name: str, **options: Any) -> Footprint:
-    """Measure a `with` block. The options are those of `Footprint`; exceptions of the block pass through."""
-    return Footprint(name, **options)
+def footprint(
+    name: str,
+    *,
+    study: str = "footprint",
+    runs_dir: str | Path = "runs",
+    settings: MeteringSettings | None = None,
+    **facts: Unpack[Facts],
+) -> Footprint:
+    """Measure a `with` block, whose exceptions pass through. The options are those of `Footprint`."""
+    return Footprint(name, study=study, runs_dir=runs_dir, settings=settings, **facts)
 
 
 def _hook(function: Hook) -> Hook:
@@ -224,12 +269,26 @@ def _is_first_rank() -> bool:
 class _Hooks:
     """The methods of FootprintCallback; TrainerCallback is added when transformers is imported."""
 
-    def __init__(self, name: str = "trainer", *, predict: bool = False, zone: str | None = None, **options: Any):
-        """predict: print what the whole training will take and emit, after its first steps and a tenth of it.
+    def __init__(
+        self,
+        name: str = "trainer",
+        *,
+        study: str = "footprint",
+        runs_dir: str | Path = "runs",
+        settings: MeteringSettings | None = None,
+        predict: bool = False,
+        zone: str | None = None,
+        **facts: Unpack[Facts],
+    ) -> None:
+        """Take the options of `Footprint`; facts that are given take precedence over what the Trainer knows.
 
-        zone: the grid of that prediction, such as DK1; None: the mean of the world.
+        predict: print what the whole training will take and emit, after its first steps and a tenth of it.
+        zone: the grid of that prediction, such as DK1; None: the mean of the world. Raises UserError for a fact of an
+        unknown name.
         """
-        self.name, self.options = name, options
+        _check(facts)
+        self.name, self.facts = name, facts
+        self.study, self.runs_dir, self.settings = study, runs_dir, settings
         self.predict, self.zone = predict, zone
         self._forecast: _Forecast | None = None
         self.footprint: Footprint | None = None
@@ -239,19 +298,19 @@ class _Hooks:
     @_hook
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._abandon()
-        options = dict(self.options)
-        world = int(getattr(args, "world_size", 1))
+        settings, world = self.settings, int(getattr(args, "world_size", 1))
         if world > 1:
             local_world = int(os.environ.get("LOCAL_WORLD_SIZE", world))
-            settings = options.pop("settings", None) or MeteringSettings()
-            options["settings"] = settings_for_rank(settings, int(args.local_process_index), local_world)
-        options["writes"] = bool(getattr(state, "is_world_process_zero", True))
-        self.footprint = Footprint(self.name, **options)
+            settings = settings_for_rank(settings or MeteringSettings(), int(args.local_process_index), local_world)
+        writes = bool(getattr(state, "is_world_process_zero", True))
+        self.footprint = Footprint(
+            self.name, study=self.study, runs_dir=self.runs_dir, settings=settings, writes=writes, **self.facts
+        )
         self._before = _progress(state)
         self._describe(self.footprint, args, kwargs)
         atexit.register(self._abandon)
         self.footprint.open(with_ranks=True)
-        if self.predict and options["writes"]:
+        if self.predict and writes:
             self._forecast = _Forecast(self.footprint, int(state.max_steps), int(state.global_step), self.zone)
 
     @_hook
@@ -286,7 +345,7 @@ class _Hooks:
         samples = mine.record["config"].get("samples")
         mine.note("work", steps=steps, tokens_seen=tokens or None, flops=flops or None)
         mine.note("work", samples_seen=None if samples is None else round(samples * epochs))
-        if args.max_steps > 0 and "epochs" not in self.options:  # then the number of steps was given instead
+        if args.max_steps > 0 and "epochs" not in self.facts:  # then the number of steps was given instead
             mine.note("config", epochs=epochs)
         mine.close()
 
@@ -316,7 +375,7 @@ class _Hooks:
             "gradient_checkpointing": bool(args.gradient_checkpointing),
             "seed": int(args.seed),
         }
-        made.note("config", **{key: value for key, value in known.items() if key not in self.options})
+        made.note("config", **{key: value for key, value in known.items() if key not in self.facts})
 
 
 class _Forecast:
@@ -348,20 +407,25 @@ class _Forecast:
 def _callback_class() -> type:
     from transformers import TrainerCallback
 
-    return type(
-        "FootprintCallback",
-        (_Hooks, TrainerCallback),
-        {
-            "__doc__": "Measures trainer.train(): FootprintCallback(name, study=…, runs_dir=…, settings=…, predict=…).",
-            "__module__": __name__,
-        },
-    )
+    class FootprintCallback(_Hooks, TrainerCallback):
+        """Measures `trainer.train()`: FootprintCallback(name, study=…, runs_dir=…, settings=…, predict=…)."""
+
+    FootprintCallback.__qualname__ = "FootprintCallback"
+    return FootprintCallback
 
 
-def __getattr__(name: str) -> Any:
-    if name == "FootprintCallback":
-        return _callback_class()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+    class FootprintCallback(_Hooks, TrainerCallback):
+        """Measures `trainer.train()`; made when it is first asked for, since transformers takes seconds to import."""
+
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name == "FootprintCallback":
+            return _callback_class()
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _of_all_ranks(account: EnergyAccount | None) -> EnergyAccount | None:

@@ -1,5 +1,6 @@
 """footprint() and FootprintCallback: anyone's code and anyone's Trainer leave a record like ours."""
 
+# pyright: reportUnnecessaryTypeIgnoreComment=true
 from __future__ import annotations
 
 import csv
@@ -9,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,10 +18,13 @@ from typing import Any
 
 import pytest
 
+import lora_scaling.footprint
 from lora_scaling import records
 from lora_scaling.energy import MeteringSettings
 from lora_scaling.energy.nvml import Nvml, SensorError
-from lora_scaling.footprint import footprint
+from lora_scaling.errors import UserError
+from lora_scaling.footprint import Facts, footprint
+from lora_scaling.settings import SETTINGS
 from tests.support import nvml_stub
 from tests.support.nvml_stub import Law
 from tests.support.paths import ROOT
@@ -51,6 +56,36 @@ def test_a_block_leaves_a_record_and_a_timeline(tmp_path: Path) -> None:
     assert math.fsum(float(line["ram_j"]) for line in rows) == pytest.approx(
         record["energy"]["components"]["ram"]["joules"], abs=1e-6
     )
+
+
+@pytest.mark.parametrize("make", ["footprint", "FootprintCallback"])
+def test_a_misspelt_fact_is_refused_before_the_work_begins(tmp_path: Path, make: str) -> None:
+    measure: Callable[..., object] = getattr(lora_scaling.footprint, make)
+    for given, meant in (("sampls", "samples"), ("epoch", "epochs"), ("batchsize", "batch_size")):
+        with pytest.raises(UserError, match=rf"{given}: got 3; did you mean {meant}") as refused:
+            measure("x", runs_dir=tmp_path, **{given: 3})
+        assert 'note("config"' in str(refused.value)
+    assert not records.find_records([tmp_path])
+
+
+def test_facts_have_the_names_of_settings() -> None:
+    assert set(Facts.__annotations__) <= {setting.field for setting in SETTINGS}
+
+
+def test_a_type_checker_knows_both_ways_to_measure() -> None:
+    """The comments are the test: the type checker refuses one that hides nothing (see the top of the file)."""
+    from transformers import TrainerCallback
+
+    from lora_scaling.footprint import FootprintCallback
+
+    callback: TrainerCallback = FootprintCallback("x", predict=True, samples=3)
+    assert isinstance(callback, FootprintCallback)
+    with pytest.raises(UserError):
+        footprint("x", sampls=3)  # pyright: ignore[reportCallIssue]
+    with pytest.raises(UserError):
+        FootprintCallback("x", sampls=3)  # pyright: ignore[reportCallIssue]
+    with pytest.raises(TypeError):
+        footprint("x", 3)  # pyright: ignore[reportCallIssue]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What wheel and source distribution hold: YAML, data, pages, type markers, licence; built without a network."""
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -68,6 +69,9 @@ def test_the_wheel_holds_all_that_the_commands_need(wheel: Path) -> None:
     assert "License-Expression: Apache-2.0" in metadata
     assert f"Version: {lora_scaling.__version__}" in metadata
     assert scripts.count("lora-scaling") == 6
+    assert "Description-Content-Type: text/markdown" in metadata
+    # Where the description is read, the repository's files are not beside it.
+    assert not [target for target in re.findall(r"\]\(([^)]*)\)", metadata) if not target.startswith("https://")]
 
 
 @pytest.mark.slow
