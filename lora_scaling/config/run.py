@@ -240,12 +240,7 @@ class RunConfig:
             self._refuse_unsharded()
 
     def _refuse_unsharded(self) -> None:
-        """Refuse what bitsandbytes stores in its own format, which cannot be split by rows."""
-        if self.method.name == "qlora":
-            raise UserError(
-                "sharding: got fsdp with method=qlora, whose 4-bit weights cannot be split here; "
-                "use method=lora or full, or sharding=none, where each device holds the 4-bit model"
-            )
+        """Refuse optimizer states that bitsandbytes stores in its own format, which cannot be split by rows."""
         if self.optimizer != "adamw":
             raise UserError(
                 f"optimizer: got {self.optimizer} with sharding=fsdp, whose states cannot be split here; "
@@ -254,7 +249,7 @@ class RunConfig:
 
     @property
     def can_shard(self) -> bool:
-        """Whether sharding=fsdp is allowed with these settings."""
+        """Whether a run with these settings can be made with sharding=fsdp. Estimates take 4-bit weights as well."""
         return self.method.name != "qlora" and self.optimizer == "adamw"
 
     @property

@@ -52,7 +52,7 @@ def _with_method(config: RunConfig, name: str) -> RunConfig:
     if name not in METHODS:
         raise UserError(f"compare: got the method {name!r}; choose from {', '.join(METHODS)}")
     values: dict[str, Any] = {"name": name, "learning_rate": config.method.learning_rate}
-    sharding = "none" if name == "qlora" else config.sharding  # its 4-bit weights cannot be split
+    sharding = "none" if name == "qlora" else config.sharding  # a run would refuse to split its weights
     lora = dataclasses.replace(config.lora, use_dora=config.lora.use_dora and name != "full")
     method = dataclasses.replace(config.method, **values)
     return dataclasses.replace(

@@ -17,6 +17,9 @@ _BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8": 2}  # FP8 is for products alon
 _STATE_BYTES = {"adamw_8bit": 2.0, "paged_adamw_32bit": 0.0, "paged_adamw_8bit": 0.0}
 # A loss computed in chunks holds the logits of a chunk, and the gradient of the hidden states.
 CHUNKED_LOGITS_BYTES = 1.0
+_SPLIT_4BIT = (
+    "this program does not run 4-bit weights that are split; others do (bitsandbytes' bnb_4bit_quant_storage=bfloat16)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +100,8 @@ def _lay_out(config: RunConfig, workload: Workload, precision: str, priors: Prio
     memory = training_memory(workload.shape, workload.tuning, setup, rows=rows, row_tokens=longest)
     if setup.shards > 1:
         notes.append(f"weights sharded over {devices} devices (FSDP), gathered for every pass")
+        if config.method.name == "qlora":
+            notes.append(_SPLIT_4BIT)
     elif devices > 1:
         notes.append(f"{devices} devices each hold the whole model (DDP)")
     elif config.sharding == "fsdp":

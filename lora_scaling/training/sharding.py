@@ -30,8 +30,14 @@ def refuse_impossible_sharding(config: RunConfig) -> None:
     """Refuse a configuration that cannot be sharded.
 
     Raises:
-        UserError: only one process is running, or the launcher would shard by itself, unseen.
+        UserError: its weights are in bitsandbytes' own format, only one process is running, or the launcher would
+            shard by itself, unseen.
     """
+    if config.sharding == "fsdp" and config.method.name == "qlora":
+        raise UserError(
+            "sharding: got fsdp with method=qlora, whose 4-bit weights this program estimates but does not split; "
+            "use method=lora or full, or sharding=none, where each device holds the 4-bit model"
+        )
     if config.sharding == "fsdp" and world_size() == 1:
         raise UserError(
             "sharding: got fsdp with one process; it splits a model over 2 or more: start it with "

@@ -210,6 +210,27 @@ def test_the_case_study_s_reserved_memory_lies_inside():
         assert peak.low < 14.8 < peak.high
 
 
+def test_4_bit_weights_split_over_devices_are_estimated():
+    """Answer.AI's runs of QLoRA with FSDP, of 1,024 rows of 2,048 tokens on cards of 24 to 80 GB: seconds."""
+    job = ["method=qlora", "sharding=fsdp", "lora.r=64", "samples=1024", "max_seq_len=2048", "eval_samples=0",
+           "warmup_steps=0", "data.tokens_per_sample=2048", "data.tokens_cv=0", "gradient_checkpointing=true",
+           "precision=bf16"]  # fmt: skip
+    measured = (
+        ("llama-2-7b", "rtx-3090", 2, 4, 998), ("llama-2-7b", "rtx-4090", 2, 10, 466),
+        ("llama-2-70b", "rtx-a5000", 4, 1, 4829), ("llama-2-70b", "h100-sxm", 4, 8, 667),
+    )  # fmt: skip
+    for model, device, count, rows, seconds in measured:
+        words = [f"model={model}", f"hardware={device}", f"hardware.count={count}", f"batch_size={rows}",
+                 f"gradient_accumulation={count}"]  # fmt: skip
+        answer = estimate(compose([*job, *words]), stack="other")
+        assert answer.memory.fits
+        assert answer.memory.shards == count
+        assert answer.time_s.low < seconds < answer.time_s.high
+        assert any("does not run 4-bit weights that are split" in text for text in answer.assumptions)
+    alone = estimate(compose([*job, "model=llama-2-70b", "hardware=rtx-a5000", "sharding=none"]))
+    assert not alone.memory.fits
+
+
 def test_liger_and_unsloth_hold_no_whole_logits():
     """Llama-3's vocabulary of 128,256 at 12 bytes: 12.6 GB for two rows of 4,096 tokens."""
     job = [*BASE, "max_seq_len=4096", "padding=max_length", "batch_size=2"]

@@ -24,10 +24,16 @@ def test_a_sharded_run_is_another_run_and_a_whole_one_keeps_its_name() -> None:
     assert run_id(compose([])) == "ladder-1m-lora-r8-s256-e1-799e6e7a02-0"
 
 
-@pytest.mark.parametrize("override", ["method=qlora", "optimizer=adamw_8bit"])
-def test_what_cannot_be_sharded_is_refused_before_anything_starts(override: str) -> None:
-    with pytest.raises(UserError, match=r"(sharding|optimizer): got .*; use "):
-        compose(["sharding=fsdp", override])
+def test_what_cannot_be_sharded_is_refused_before_anything_starts() -> None:
+    with pytest.raises(UserError, match=r"optimizer: got adamw_8bit with sharding=fsdp.*; use "):
+        compose(["sharding=fsdp", "optimizer=adamw_8bit"])
+
+
+def test_split_4_bit_weights_are_estimated_and_not_run(tiny: Callable[..., RunConfig]) -> None:
+    failure = run(tiny("sharding=fsdp", "method=qlora")).failure
+    assert isinstance(failure, UserError)
+    assert str(failure).startswith("sharding: got fsdp with method=qlora, ")
+    assert "; use method=lora" in str(failure)
 
 
 def test_one_process_has_nothing_to_shard_over(tiny: Callable[..., RunConfig]) -> None:

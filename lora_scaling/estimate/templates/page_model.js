@@ -304,8 +304,11 @@ function loraEstimator(DATA) {
     const rows = Math.min(state.batch_size, w.rows);
     const setup = memorySetup(state, tuning, precision, devices, accumulation > 1);
     const memory = trainingMemory(shape, tuning, setup, rows, longest);
-    if (setup.shards > 1) notes.push(`weights sharded over ${devices} devices (FSDP), gathered for every pass`);
-    else if (devices > 1) notes.push(`${devices} devices each hold the whole model (DDP)`);
+    if (setup.shards > 1) {
+      notes.push(`weights sharded over ${devices} devices (FSDP), gathered for every pass`);
+      if (state.method === "qlora") notes.push("this program does not run 4-bit weights that are split; others do " +
+        "(bitsandbytes' bnb_4bit_quant_storage=bfloat16)");
+    } else if (devices > 1) notes.push(`${devices} devices each hold the whole model (DDP)`);
     else if (state.sharding === "fsdp")
       notes.push("one device holds the whole model: sharding=fsdp needs two or more (hardware.count)");
     if (accumulation * devices !== asked) notes.push(
@@ -972,8 +975,6 @@ function loraEstimator(DATA) {
   // ---- config/run.py
   function refuseUnsharded(state) {
     if (state.sharding !== "fsdp") return;
-    if (state.method === "qlora") throw new EstimateError("sharding: got fsdp with method=qlora, whose 4-bit weights " +
-      "cannot be split here; use method=lora or full, or sharding=none, where each device holds the 4-bit model");
     if (state.optimizer !== "adamw") throw new EstimateError(`optimizer: got ${state.optimizer} with sharding=fsdp, ` +
       "whose states cannot be split here; use optimizer=adamw");
   }
