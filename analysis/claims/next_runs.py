@@ -334,7 +334,7 @@ def _apart(rows: pd.DataFrame, found: EffectFinding) -> str:
     message = "No more runs settle it: the models differ. Decide it for each alone, on a table of its runs"
     names = [name for name in found.by_model if rows["run_id"].str.startswith(f"{name}-").any()]
     if len(names) == len(found.by_model):  # run folders are called after their model
-        message += f" (of records: python -m analysis claims RUNS/{shlex.quote(names[0])}-*)"
+        message += f" (of records: lora-scaling analyse claims RUNS/{shlex.quote(names[0])}-*)"
     return message + "."
 
 

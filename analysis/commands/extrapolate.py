@@ -5,7 +5,7 @@ python -m analysis extrapolate RUNS model=llama-2-70b method=full samples=21300 
 
 import argparse
 
-from lora_scaling.text import ENERGY, MASS, MEMORY, TIME
+from lora_scaling.text import ENERGY, MASS, MEMORY, TIME, number
 
 from .. import jsonout
 from ..energy_model.backtest import summary
@@ -49,7 +49,7 @@ def describe(result: Extrapolation) -> list[str]:
     )
     lines.append(f"Memory     {peak}")
     for item in d["extrapolates"]:
-        lines.append(f"Outside    {item['variable'].replace('_', ' ')}: {item['factor']:.3g}× beyond the data")
+        lines.append(f"Outside    {item['variable'].replace('_', ' ')}: {number(item['factor'])}× beyond the data")
     lines += [f"Scenario   {item['sentence']}" for item in d["scenarios"]]
     lines.append(f"Backtest   {d['validation']['label']}" + "".join(f"; {r}" for r in d["validation"]["reasons"]))
     lines += [f"           {line}" for line in summary(result.validated.backtest)]

@@ -35,7 +35,9 @@ def run(args: argparse.Namespace) -> int:
     options = Options(margin=args.margin, level=args.level)
     targets = [split_words(target) for target in args.target]
     table = load(args)
-    command = "python -m analysis report " + shlex.join(sys.argv[2:])
+    given = sys.argv[1:]
+    given = given[given.index("report") + 1 :] if "report" in given else given
+    command = shlex.join(["lora-scaling", "analyse", "report", *given])
     estimates = read_estimates(args.estimates)
     findings = collect_findings(table, options, targets, command, estimates)
     path = write_report(findings, args.out)

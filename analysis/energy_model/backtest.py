@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.result import LEVEL
+from lora_scaling.text import number
 
 from ..arrays import Array
 from ..tables.run_quantities import Work, group_levels, one_name_each, work_of
@@ -260,7 +261,7 @@ def summary(result: Backtest) -> list[str]:
             continue
         worst = split.worst
         assert worst is not None
-        reach = ", ".join(f"{factor:.3g}× in {key.replace('_', ' ')}" for key, factor in split.horizons.items())
+        reach = ", ".join(f"{number(factor)}× in {key.replace('_', ' ')}" for key, factor in split.horizons.items())
         lines.append(
             f"{split.name:<8} {split.rule}: {split.n_fitted} → {len(split.table)} runs, median error "
             f"{100 * split.median_ape:.1f} %, worst {100 * float(worst['error']):+.1f} % ({worst['run_id']}), "

@@ -15,6 +15,7 @@ from lora_scaling import templates
 from lora_scaling.estimate.fit_file import Fit, predictive_mixture
 from lora_scaling.estimate.result import LEVEL
 from lora_scaling.estimate.terms import Target
+from lora_scaling.text import number
 from lora_scaling.units import JOULES_PER_KWH
 
 from ..arrays import Array
@@ -172,12 +173,14 @@ def validation(
         asked[name] = _factor_beyond(value, work.values[name])
         tested[name] = graded.horizon(name)
         if asked[name] > SAME_LEVEL and math.log(asked[name]) > HORIZON_LIMIT * math.log(tested[name]):
-            reached = f"the backtest reached {tested[name]:.3g}×" if tested[name] > 1.01 else "no backtest reached any"
-            reasons.append(f"{asked[name]:.3g}× beyond the data in {name.replace('_', ' ')}; {reached}")
+            reached = (
+                f"the backtest reached {number(tested[name])}×" if tested[name] > 1.01 else "no backtest reached any"
+            )
+            reasons.append(f"{number(asked[name])}× beyond the data in {name.replace('_', ' ')}; {reached}")
         elif asked[name] > 1.01 * tested[name]:
             remarks.append(
-                f"{asked[name]:.3g}× beyond the data in {name.replace('_', ' ')}, where the backtest reached "
-                f"{tested[name]:.3g}×: a change of regime in between would not have been seen"
+                f"{number(asked[name])}× beyond the data in {name.replace('_', ' ')}, where the backtest reached "
+                f"{number(tested[name])}×: a change of regime in between would not have been seen"
             )
     if not graded.made:
         reasons.append("no backtest could be made")

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from lora_scaling.estimate.fit_file import Bands
 from lora_scaling.estimate.result import LEVEL
 from lora_scaling.estimate.terms import Target
+from lora_scaling.text import number
 
 from ..arrays import Array
 from ..energy_model.backtest import BacktestSplit
@@ -106,7 +107,7 @@ def extrapolation_figure(view: View, result: Extrapolation) -> DrawnFigure:
 
 
 def _outside(document: dict[str, Any]) -> str:
-    parts = [f"{item['factor']:.3g}× in {item['variable'].replace('_', ' ')}" for item in document["extrapolates"]]
+    parts = [f"{number(item['factor'])}× in {item['variable'].replace('_', ' ')}" for item in document["extrapolates"]]
     parts += [f"scenario: {item['variable']} {item['value']}" for item in document["scenarios"]]
     return f"Outside the data: {', '.join(parts)}." if parts else "Inside the data."
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from lora_scaling.grid import equivalents
 from lora_scaling.records.sources import source_kind
-from lora_scaling.text import ENERGY, counted
+from lora_scaling.text import ENERGY, counted, number
 
 from ..claims.verdicts import Claim, Options
 from ..energy_model.backtest import summary
@@ -131,12 +131,12 @@ def figures_section(findings: Findings) -> Section:
     if not findings.figures:
         return Section(title="Figures", reason=findings.failures.get("figures", findings.failures.get("fit")))
     pictures, missing = [], []
-    for number, item in enumerate(findings.figures):
+    for place, item in enumerate(findings.figures):
         if not isinstance(item, DrawnFigure):
             missing.append(f"{item.title}: {item.reason}")
             continue
         try:
-            pictures.append(picture(item.figure, item.title, item.caption, salt=f"f{number}"))
+            pictures.append(picture(item.figure, item.title, item.caption, salt=f"f{place}"))
         except Exception as error:
             missing.append(f"{item.title}: could not be drawn ({error})")
     summary = f"{counted(len(missing), 'figure')} that these runs cannot support"
@@ -177,7 +177,7 @@ def _prediction(forecast: Extrapolation) -> dict[str, Any]:
 
 def distance_from_data(document: dict[str, Any]) -> str:
     """Say how far a prediction leaves the data, by variable."""
-    outside = [f"{item['variable'].replace('_', ' ')} {item['factor']:.3g}×" for item in document["extrapolates"]]
+    outside = [f"{item['variable'].replace('_', ' ')} {number(item['factor'])}×" for item in document["extrapolates"]]
     return f"outside the data: {', '.join(outside)}" if outside else "inside the data"
 
 
@@ -303,4 +303,4 @@ def _cell(value: Any) -> str:
         return "–"
     if float(value).is_integer() and abs(value) < 1e15:
         return f"{int(value):,}"
-    return f"{value:.4g}"
+    return number(float(value), 4)

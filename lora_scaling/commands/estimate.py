@@ -4,7 +4,7 @@
 
 The settings are those of a run (python -m lora_scaling --help), and of an estimate alone:
     level=0.9             of the intervals
-    fit=PATH              a fit.json from your own sweep (python -m analysis fit RUNS)
+    fit=PATH              a fit.json from your own sweep (lora-scaling analyse fit RUNS)
     pilot=60s             run the real workload's own steps on this device for about that long, and scale
     stack=hf              the software: hf (this program), unsloth, torchtune, litgpt, llm-foundry, megatron, other
     measured='900 tokens/s'  a figure of an earlier run (also s/step, samples/s, MFU), of other settings after @:

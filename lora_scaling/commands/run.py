@@ -82,8 +82,9 @@ def answers(folder: Path) -> list[str]:
     tested = [claim for claim in report.claims if claim.verdict != "undecided" or claim.estimate is not None]
     lines = [f"  {claim.verdict.upper():<10} {claim.title}: {_first_sentence(claim.reason)}" for claim in tested]
     where = shlex.quote(str(folder))
-    more = f"  python -m analysis claims {where} says what would decide the others."
-    return ["What these runs say:", *lines, more]
+    undecided = len(report.claims) - sum(claim.verdict != "undecided" for claim in report.claims)
+    more = f"  Next: lora-scaling analyse design {where} names the runs that would decide the other {undecided}."
+    return ["What these runs say:", *lines, *[more] * (undecided > 0)]
 
 
 def _first_sentence(text: str) -> str:

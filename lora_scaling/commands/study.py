@@ -55,7 +55,7 @@ def parse(arguments: Sequence[str]) -> StudyRequest:
         raise UserError(
             f"claim: got {claim!r}{', which is not adaptive yet' if claim else ''}; "
             f"choose one of {', '.join(ADAPTIVE)}"
-            + (", or run a sweep and `python -m analysis design RUNS`" if claim else "")
+            + (", or run a sweep and `lora-scaling analyse design RUNS`" if claim else "")
         )
     factor, default_levels, held, default_held = ADAPTIVE[claim]
     request = StudyRequest(

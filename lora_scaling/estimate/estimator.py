@@ -143,7 +143,9 @@ def _lengths(config: RunConfig, priors: Priors, pilot: PilotMeasurement | None) 
 
 def _name(config: RunConfig) -> str:
     rank = f" r={config.lora.r}" if config.tuning.adapted else ""
-    return f"{config.model.name} {config.method.name}{rank}, {config.samples:,} samples × {config.epochs}"
+    steps = config.max_steps
+    cut = "" if steps is None else f", at most {steps:,} steps" if steps else ", no training"
+    return f"{config.model.name} {config.method.name}{rank}, {config.samples:,} samples × {config.epochs}{cut}"
 
 
 def _work(plan: RunPlan) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Predict runs from a `fit.json`, the energy model that `python -m analysis fit` wrote.
+"""Predict runs from a `fit.json`, the energy model that `lora-scaling analyse fit` wrote.
 
 Each model of a fit says, for one run,
 
@@ -365,7 +365,7 @@ class Fit:
             seen = ", ".join(map(str, self.gpu_counts))
             raise UserError(
                 f"hardware.count: got {count}; {self.path} was fitted on runs of {seen}: estimate without fit=, or "
-                "fit runs on as many, or see python -m analysis extrapolate, which states a spread for it"
+                "fit runs on as many, or see lora-scaling analyse extrapolate, which states a spread for it"
             )
 
     def refuse_unrecognised(self) -> None:
@@ -421,14 +421,14 @@ def load_fit(path: str | Path) -> Fit:
     except OSError as error:
         raise UserError(f"fit: got {path}, which cannot be read ({error.strerror}); give a fit.json") from None
     except (ValueError, RecursionError):
-        raise UserError(f"fit: got {path}, which is not JSON; make one with python -m analysis fit RUNS") from None
+        raise UserError(f"fit: got {path}, which is not JSON; make one with lora-scaling analyse fit RUNS") from None
     if isinstance(values, dict) and values.get("kind") == TIME_FIT:
         raise UserError(
-            f"fit: got {path}, which is fitted to times and knows no energy; predict the time with python -m analysis "
-            "extrapolate RUNS --response time, or estimate without fit="
+            f"fit: got {path}, which is fitted to times and knows no energy; predict the time with "
+            "lora-scaling analyse extrapolate RUNS --response time, or estimate without fit="
         )
     if not isinstance(values, dict) or values.get("kind") != "energy_fit":
-        raise UserError(f"fit: got {path}, which is not an energy fit; make one with python -m analysis fit RUNS")
+        raise UserError(f"fit: got {path}, which is not an energy fit; make one with lora-scaling analyse fit RUNS")
     if values.get("schema_version") != SCHEMA_VERSION:
         raise UserError(
             f"fit: got {path} with schema_version {values.get('schema_version')!r:.40}; "

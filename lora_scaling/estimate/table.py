@@ -6,7 +6,7 @@ from typing import Any
 from lora_scaling import terminal
 from lora_scaling.estimate.result import LEVEL, Estimate, Interval, figure_rows
 from lora_scaling.estimate.sweeps import Total
-from lora_scaling.text import ENERGY, MASS, MEMORY, MONEY, TIME, UNKNOWN, Quantity
+from lora_scaling.text import ENERGY, MASS, MEMORY, MONEY, TIME, UNKNOWN, Quantity, number
 
 _BASES = {
     "priors": "priors only: published runs, no measurement of yours (measured='2300 tokens/s', pilot=60s or fit=PATH "
@@ -101,4 +101,4 @@ def _work(e: Estimate) -> str:
 
 def _beyond(item: Mapping[str, Any]) -> str:
     factor = item["factor"]
-    return f"{item['variable']} (not in the data)" if factor is None else f"{item['variable']} ×{factor:.3g}"
+    return f"{item['variable']} (not in the data)" if factor is None else f"{item['variable']} ×{number(factor)}"

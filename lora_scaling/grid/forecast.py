@@ -13,6 +13,7 @@ from lora_scaling.grid.providers import SOURCES
 from lora_scaling.grid.series import GridError, Slot
 from lora_scaling.grid.settings import GridSettings
 from lora_scaling.grid.timeline import EnergyBin
+from lora_scaling.text import MASS
 from lora_scaling.units import JOULES_PER_KWH
 
 
@@ -43,10 +44,11 @@ class ForecastAdvice:
             return f"No advice on when to run: {self.reason}."
         until = f"(forecast of {self.provider} for {self.zone} until {self.forecast_until:%Y-%m-%d %H:%M} UTC)"
         if self.best_start == self.now:
-            return f"Starting now is best, about {self.now_g:.3g} g {until}."
+            return f"Starting now is best, about {MASS.show(self.now_g)} {until}."
+        unit = MASS.unit(self.now_g)
         return (
             f"Started at {self.best_start:%Y-%m-%d %H:%M} UTC the same run would emit about "
-            f"{self.best_g:.3g} g instead of {self.now_g:.3g} g now, {self.saving:.0%} less {until}."
+            f"{unit.show(self.best_g)} instead of {unit.show(self.now_g)} now, {self.saving:.0%} less {until}."
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -30,6 +30,8 @@ from lora_scaling.records import (
     write_record,
 )
 from lora_scaling.records.model_card import write_card
+from lora_scaling.records.sources import measured_share
+from lora_scaling.settings import value_at
 from lora_scaling.text import printable
 
 # What may differ between two computations that found the same thing.
@@ -70,7 +72,8 @@ def _revise(path: Path, record: dict[str, Any], overrides: Mapping[str, Any]) ->
         started_at = str(record.get("started_at") or "")
         return GramsOutcome(
             path=path, run_id=run_id, change=change, emissions=emissions, started_at=started_at,
-            lacks=missing_part(record), **more,
+            lacks=missing_part(record), measured=measured_share(record),
+            trained=value_at(record, "work.steps") != 0, **more,
         )  # fmt: skip
 
     if not energy.get("timeline"):

@@ -12,6 +12,7 @@ from lora_scaling import terminal
 from lora_scaling.grid.equivalents import equivalents
 from lora_scaling.grid.forecast import ForecastAdvice
 from lora_scaling.grid.settings import GridSettings
+from lora_scaling.records.sources import energy_kind_of_all
 from lora_scaling.text import ENERGY, MASS, UNKNOWN, Unit, number
 
 
@@ -19,7 +20,8 @@ from lora_scaling.text import ENERGY, MASS, UNKNOWN, Unit, number
 class GramsOutcome:
     """The outcome for one record; `change` is new, unchanged, kept or skipped (`note` says why).
 
-    lacks: components whose energy is missing from the timeline; refused: the settings do not fit the record;
+    lacks: components whose energy is missing from the timeline; measured: the share of the energy that is not modelled;
+    trained: False for a run of no optimizer steps; refused: the settings do not fit the record;
     unwritable: its folder cannot be written, so that new grams could not be kept.
     """
 
@@ -31,6 +33,8 @@ class GramsOutcome:
     settings: GridSettings | None = None
     started_at: str = ""
     lacks: str | None = None
+    measured: float | None = None
+    trained: bool = True
     refused: bool = False
     unwritable: bool = False
 
@@ -73,8 +77,12 @@ def render(outcomes: Sequence[GramsOutcome], advice: ForecastAdvice | str | None
     known = [o.emissions for o in outcomes if o.emissions]
     energy = ENERGY.column_unit(e["energy_kwh"] for e in known)
     mass = MASS.column_unit(e["grams"] for e in known)
-    header = ("run", energy.name, "g/kWh", mass.name, "status", "coverage", "source", "revision")
-    lines = [terminal.table([header, *(_row(outcome, energy, mass) for outcome in outcomes)], right=(1, 2, 3))]
+    kind = energy_kind_of_all([outcome.measured for outcome in outcomes if outcome.emissions])
+    apart = kind is None and any(outcome.measured is not None for outcome in outcomes)
+    energies = (f"{energy.name}{f' {kind}' if kind else ''}", *["measured"] * apart)
+    header = ("run", *energies, "g/kWh", mass.name, "status", "coverage", "source", "revision")
+    rows = [_row(outcome, energy, mass, apart=apart) for outcome in outcomes]
+    lines = [terminal.table([header, *rows], right=(1, 2, 3, *[4] * apart))]
     for definition in dict.fromkeys(e["definition"] for e in known):
         lines.append(f"definition: {definition}")
     warnings = dict.fromkeys(w["message"] for e in known for w in e["warnings"])
@@ -96,16 +104,22 @@ def render(outcomes: Sequence[GramsOutcome], advice: ForecastAdvice | str | None
     return "\n".join(lines)
 
 
-def _row(outcome: GramsOutcome, energy: Unit, mass: Unit) -> tuple[str, ...]:
+def _row(outcome: GramsOutcome, energy: Unit, mass: Unit, *, apart: bool) -> tuple[str, ...]:
+    """Write the cells of one run; `apart`: with the share of its energy that was measured."""
     e = outcome.emissions
-    name = outcome.run_id or str(outcome.path)
+    name = (outcome.run_id or str(outcome.path)) + ("" if outcome.trained else " (no training)")
     if e is None:
-        return (name, "", "", "", "", "", "", outcome.change)
+        return (name, *[""] * (6 + apart), outcome.change)
     coverage = ", ".join(f"{share:.0%} {kind}" for kind, share in e["coverage"].items() if share > 0)
     source = " ".join(filter(None, (e["provider"], e["zone"], str(e["static_year"] or ""))))
     pue = f" (PUE {e['pue']:g})" if e["pue"] != 1 else ""
     intensity = e["intensity_g_per_kwh"]
-    numbers = (energy.number(e["energy_kwh"], 4) + pue, UNKNOWN if intensity is None else number(intensity, 4))
+    share = "–" if outcome.measured is None else f"{100 * outcome.measured:.0f} %"
+    numbers = (
+        energy.number(e["energy_kwh"], 4) + pue,
+        *[share] * apart,
+        UNKNOWN if intensity is None else number(intensity, 4),
+    )
     return (
         name,
         *numbers,

@@ -1,7 +1,8 @@
 """Classify sources of energy: which names mean a sensor, and which a model."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 SourceKind = Literal["measured", "modelled", "unknown", "none"]
 
@@ -52,6 +53,33 @@ def source_kind(source: str | None) -> SourceKind:
     if not known:
         return "none"
     return known[0] if all(kind == known[0] for kind in known) else "unknown"
+
+
+def measured_share(record: Mapping[str, Any]) -> float | None:
+    """Return the share of a run's energy that sensors measured, the rest being modelled; None if unknown."""
+    parts = ((record.get("energy") or {}).get("components") or {}).values()
+    joules = {"measured": 0.0, "modelled": 0.0}
+    for part in parts:
+        if part.get("joules") is not None:
+            kind = source_kind(part.get("source"))
+            if kind not in joules:
+                return None
+            joules[kind] += part["joules"]
+    whole = sum(joules.values())
+    return joules["measured"] / whole if whole else None
+
+
+def energy_kind(share: float | None) -> str | None:
+    """Say how an energy was obtained, given the share of it that was measured; None if unknown."""
+    if share is None:
+        return None
+    return "measured" if share == 1 else "modelled" if share == 0 else f"{100 * share:.0f} % measured"
+
+
+def energy_kind_of_all(shares: Collection[float | None]) -> str | None:
+    """Say how the energies of a column were obtained, if that is the same for all: measured, or modelled."""
+    kinds = {energy_kind(share) for share in shares}
+    return next(iter(kinds)) if len(kinds) == 1 and kinds <= {"measured", "modelled"} else None
 
 
 def relative_bound(source: str) -> float | None:

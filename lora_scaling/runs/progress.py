@@ -13,7 +13,7 @@ from lora_scaling import terminal
 from lora_scaling.errors import UserError
 from lora_scaling.grid import GridSettings, static_of
 from lora_scaling.records import Record, record_to_row
-from lora_scaling.records.sources import source_kind
+from lora_scaling.records.sources import energy_kind, energy_kind_of_all, measured_share
 from lora_scaling.runs.run import Listener, RunOutcome
 from lora_scaling.text import ENERGY, MASS, counted, duration, printable
 from lora_scaling.units import JOULES_PER_KWH
@@ -197,26 +197,9 @@ def warning_lines(records: Iterable[Record]) -> list[str]:
     return [f"Warning in {counted(runs[kind], 'run')} ({kind}): {message}" for kind, message in first.items()]
 
 
-def energy_kind(record: Record) -> str | None:
-    """Say how the energy of a run was obtained: measured, modelled, or which share was measured; None if unknown."""
-    parts = ((record.get("energy") or {}).get("components") or {}).values()
-    joules = {"measured": 0.0, "modelled": 0.0}
-    for part in parts:
-        if part.get("joules") is not None:
-            kind = source_kind(part.get("source"))
-            if kind not in joules:
-                return None
-            joules[kind] += part["joules"]
-    whole = sum(joules.values())
-    if not whole:
-        return None
-    share = joules["measured"] / whole
-    return "measured" if share == 1 else "modelled" if share == 0 else f"{100 * share:.0f} % measured"
-
-
 def _energy(record: Record, row: Mapping[str, Any]) -> str:
     if row["energy_kwh"] is not None:
-        kind = energy_kind(record)
+        kind = energy_kind(measured_share(record))
         return f"{ENERGY.show(row['energy_kwh'])}{f' {kind}' if kind else ''}"
     parts = ((record.get("energy") or {}).get("components") or {}).items()
     reasons = [f"{name}: {part['reason']}" for name, part in parts if part.get("joules") is None and part.get("reason")
@@ -231,10 +214,25 @@ def table(records: Iterable[Record]) -> str:
     rows.sort(key=lambda row: (row["order"] is None, row["order"], row["started_at"]))
     energy = ENERGY.column_unit(row["energy_kwh"] for row in rows)
     mass = MASS.column_unit(row["emissions_g"] for row in rows)
-    kinds = {energy_kind(record) for record in made if (record.get("energy") or {}).get("joules") is not None}
-    kind = next(iter(kinds)) if len(kinds) == 1 and kinds <= {"measured", "modelled"} else None
+    shares = {str(record["run_id"]): measured_share(record) for record in made}
+    energetic = [str(row["run_id"]) for row in rows if row["energy_kwh"] is not None]
+    kind = energy_kind_of_all([shares[name] for name in energetic])
+    apart = kind is None and any(shares[name] is not None for name in energetic)  # then each line has its own share
     energies, masses = f"energy ({energy.name}{f', {kind}' if kind else ''})", f"CO2e ({mass.name})"
-    header = ("model", "method", "rank", "samples", "epochs", "runs", "tokens", "tokens/s", energies, masses, "loss")
+    header = (
+        "model",
+        "method",
+        "rank",
+        "samples",
+        "epochs",
+        "runs",
+        "tokens",
+        "tokens/s",
+        energies,
+        *["measured"] * apart,
+        masses,
+        "loss",
+    )
     alike: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         alike.setdefault(str(row["run_id"]).removesuffix(f"-{row['replicate']}"), []).append(row)
@@ -249,6 +247,7 @@ def table(records: Iterable[Record]) -> str:
             "no training" if row["steps"] == 0 else _summary([run["tokens_seen"] for run in runs], "{:,.0f}".format),
             _summary([_pace(run) for run in runs], "{:,.0f}".format),
             _summary([run["energy_kwh"] for run in runs], energy.number),
+            *[_shares([shares[str(run["run_id"])] for run in runs])] * apart,
             _summary([run["emissions_g"] for run in runs], mass.number),
             _summary([_last_loss(run) for run in runs], "{:.4g}".format),
         )
@@ -265,6 +264,12 @@ def _summary(values: Sequence[float | None], write: Callable[[float], str]) -> s
         return "–"
     mean = write(statistics.fmean(known))
     return mean if len(set(known)) == 1 else f"{mean} ± {write(statistics.stdev(known))}"
+
+
+def _shares(shares: Sequence[float | None]) -> str:
+    """Write the share of energies that was measured: 83 %, or 82–85 %; a dash if one is unknown."""
+    known = [f"{100 * share:.0f}" for share in sorted(share for share in shares if share is not None)]
+    return f"{'–'.join(dict.fromkeys([known[0], known[-1]]))} %" if known and len(known) == len(shares) else "–"
 
 
 def _last_loss(row: Mapping[str, Any]) -> float | None:

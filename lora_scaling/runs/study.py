@@ -34,7 +34,7 @@ from lora_scaling.records import (
 )
 from lora_scaling.runs import progress as console
 from lora_scaling.runs.run import run
-from lora_scaling.text import ENERGY, duration
+from lora_scaling.text import ENERGY, duration, number
 from lora_scaling.units import JOULES_PER_KWH
 
 SCHEMA_VERSION = 1
@@ -229,7 +229,7 @@ class Conductor:
             if allowed is not None and figure is not None and figure > allowed:
                 raise UserError(
                     f"{field}: got {allowed:g}; the smallest design that can decide, {len(points)} runs, is expected "
-                    f"to take {figure:.3g} {unit}: allow more, or take smaller levels"
+                    f"to take {number(figure)} {unit}: allow more, or take smaller levels"
                 )
 
     def _print_start(self) -> None:
@@ -262,7 +262,7 @@ class Conductor:
             "looks": "undecided: all looks are taken; the truth may lie close to the margin's edge. ",
             "doubt": "undecided: the rows are in doubt. ",
         }.get(stop, f"{stop}: ")
-        records = f"Records: {self.folder}\nAnalyse: python -m analysis claims {shlex.quote(str(self.folder))}"
+        records = f"Records: {self.folder}\nAnalyse: lora-scaling analyse claims {shlex.quote(str(self.folder))}"
         cost = f"{ENERGY.show(spent.kwh)}, {duration(spent.seconds)}, {self.order} runs"
         return f"\n{self.request.claim} {why}{reason}\nSpent: {cost}\n{records}"
 

@@ -25,7 +25,7 @@ from lora_scaling.records import Record, locked, read_record, record_path, remov
 from lora_scaling.runs import progress as console
 from lora_scaling.runs.run import idle_after
 from lora_scaling.runs.workers import WorkersLauncher
-from lora_scaling.text import ENERGY, TIME
+from lora_scaling.text import ENERGY, TIME, number
 
 # A job that is cut short has spent its energy for nothing; a limit that is too long only waits longer in the queue.
 _LIMIT_MARGIN = 1.5
@@ -85,7 +85,11 @@ class DesignSweeper(Sweeper):
             failed = _print_summary(runs, where)
         answer = type(self).answer
         if answer is not None and len(runs) - len(failed) >= _LEAST_ANSWERED:
-            print("\n".join(answer(Path(where))), flush=True)
+            for line in answer(Path(where)):
+                print(line, flush=True)
+        elif len(runs) > len(failed):
+            next_runs = f"lora-scaling analyse design {shlex.quote(where)}"
+            print(f"Too few runs to decide a claim; {next_runs} names those that would.", flush=True)
         if failed:
             raise RunFailure(f"{len(failed)} of {len(runs)} runs did not finish: {'; '.join(failed)}")
 
@@ -226,7 +230,8 @@ def _check_limits(expected: Total | str, config: RunConfig, what: str) -> None:
             )
         if figure > allowed:
             raise UserError(
-                f"{field}: got {allowed}; this {what} is expected to take {figure:.3g} {unit}: allow more, or do less"
+                f"{field}: got {allowed}; this {what} is expected to take {number(figure)} {unit}: "
+                "allow more, or do less"
             )
 
 
@@ -260,5 +265,5 @@ def _print_summary(runs: Sequence[PlannedRun], where: str) -> list[str]:
         print(f"\n{console.table(records)}\n")
         for line in console.warning_lines(records):
             print(line)
-        print(f"Records: {where}\nAnalyse: python -m analysis report {shlex.quote(str(where))}", flush=True)
+        print(f"Records: {where}\nAnalyse: lora-scaling analyse report {shlex.quote(str(where))}", flush=True)
     return failed

@@ -17,6 +17,7 @@ from lora_scaling.commands import emissions
 from lora_scaling.commands.estimate import main as estimate
 from lora_scaling.errors import LoraScalingError, OutOfMemory, RunFailure, UserError
 from lora_scaling.runs import run as running
+from lora_scaling.text import number
 from tests.support.commands import Done, command
 from tests.support.runs import TINY
 
@@ -126,7 +127,7 @@ def test_a_named_sweep_is_planned_and_its_cost_held_against_the_limits(
         done = command("lora_scaling", *words, f"{field}={0.9 * cost}")
         assert done.returncode == 2
         assert f"18 runs in {tmp_path}/runs/quick: 0 finished before, 18 to do" in done.stdout
-        assert f"; this sweep is expected to take {cost:.3g} {unit}: " in done.stderr
+        assert f"; this sweep is expected to take {number(cost)} {unit}: " in done.stderr
     # With room to spare the sweep is launched, here into nothing: its runs are told to be missing.
     monkeypatch.setattr("lora_scaling.runs.sweep._launch", lambda *_: None)
     enough = [f"{field}={1.1 * cost}" for field, (cost, _) in costs.items()]

@@ -168,6 +168,21 @@ def test_json_is_one_document_and_a_sweep_of_a_day_is_one_request(tmp_path: Path
     assert len(server.requests) == 1
 
 
+def test_the_list_says_how_energies_were_obtained_and_which_run_did_not_train(tmp_path: Path) -> None:
+    for name, cpu in (("both", "load_model"), ("zero", "rapl")):
+        path = store_run(tmp_path, name)
+        record = json.loads(path.read_text())
+        parts = {"gpu": {"joules": 3.0, "source": "nvml_counter"}, "cpu": {"joules": 1.0, "source": cpu}}
+        record["energy"]["components"] = parts
+        record["work"] = {"steps": 0 if name == "zero" else 4}
+        path.write_text(json.dumps(record))
+    header, *lines = command(str(tmp_path)).stdout.splitlines()
+    assert header.split()[:4] == ["run", "kWh", "measured", "g/kWh"]
+    assert lines[0].split()[:4] == ["both", "0.694", "75", "%"]
+    assert lines[1].split()[:6] == ["zero", "(no", "training)", "0.694", "100", "%"]
+    assert command(str(tmp_path / "study" / "zero")).stdout.split()[:3] == ["run", "kWh", "measured"]
+
+
 def test_grams_of_different_definitions_are_not_summed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store_run(tmp_path, "a")
     store_run(tmp_path, "b", grid={"zone": "US"})

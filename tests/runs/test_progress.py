@@ -58,6 +58,12 @@ def test_measured_and_modelled_energy_are_told_apart_and_an_unknown_one_gives_it
     assert "energy unknown (gpu: GPU is lost)" in console.describe(ran(energy=part))
     header = console.table([record(energy={**record()["energy"], "components": {"ram": ram}})]).splitlines()[0]
     assert "energy (Wh, modelled)" in header
+    mixed = {**record()["energy"], "components": {"gpu": gpu, "ram": ram}}
+    some = {**record()["energy"], "components": {"gpu": gpu, "ram": {**ram, "joules": 1000.0}}}  # 75 % of it measured
+    made = [record("a-0", energy=mixed), record("a-1", order=1, replicate=1, energy=some)]
+    header, line = console.table(made).splitlines()
+    assert " energy (Wh)  measured " in header
+    assert " 75–83 % " in line
 
 
 def test_the_warnings_of_a_run_reach_the_reader_once_and_are_counted_at_the_end() -> None:

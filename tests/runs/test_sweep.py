@@ -142,7 +142,7 @@ def test_a_sweep_runs_prints_its_table_and_resumes(tmp_path: Path) -> None:
     assert "Expected:" in first.stdout
     assert len(re.findall(r"^\[\d/4\] ladder-1m", first.stdout, re.M)) == 4
     assert len(re.findall(r"^ladder-1m  lora ", first.stdout, re.M)) == 4  # the closing table
-    assert f"python -m analysis report {tmp_path}/s" in first.stdout
+    assert f"lora-scaling analyse report {tmp_path}/s" in first.stdout
     assert first.stderr == ""  # quiet libraries
     records = {path: read_record(path) for path in find_records([tmp_path])}
     assert sorted(record["order"] for record in records.values()) == [0, 1, 2, 3]
@@ -166,7 +166,7 @@ def test_a_finished_sweep_ends_with_what_its_runs_say(tmp_path: Path) -> None:
         r"^  SUPPORTED  Energy without setup is linear in the number of samples: .*\.$", said, re.MULTILINE
     )
     assert re.search(r"^  REFUTED    Twice the samples cost twice the energy without setup: No, ", said, re.MULTILINE)
-    assert f"python -m analysis claims {tmp_path / 'linear'}" in said
+    assert f"lora-scaling analyse design {tmp_path / 'linear'}" in said
 
 
 def test_one_failure_does_not_stop_the_others_and_is_named(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_where_the_records_of_each_model_lie() -> None:
     frame["run_id"] = [f"{model}-{i}" for i, model in enumerate(frame["model"])]
     needs = claim(frame).needs
     assert needs is not None
-    assert "python -m analysis claims RUNS/m3-*" in needs.message
+    assert "lora-scaling analyse claims RUNS/m3-*" in needs.message
 
 
 def ranks(effect: float, *, cv: float = 0.01, seed: int = 0, model: str = "m", jump: float = 0.0) -> pd.DataFrame:

@@ -239,7 +239,7 @@ def test_the_command_writes_the_page(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "samples=50000" in page
-    assert "python -m analysis report" in page
+    assert "lora-scaling analyse report" in page
     assert re.search(r"report.html: \d of 7 claims decided$", done.stdout.strip())
     claims = command("analysis", "claims", table, "--json")
     assert len(json.loads(claims.stdout)["claims"]) == page.count("<article")
