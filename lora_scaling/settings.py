@@ -148,8 +148,8 @@ SETTINGS = (
     Setting(name="optimizer", changes="work", repeat="words", counted=True, aliases=("optim",)),
     Setting(name="use_liger_kernel", changes="work", repeat="words", base_model=True, counted=True, older=False),
     Setting(name="torch_compile", changes="work", repeat="words", older=False, aliases=("compile",),
-            uncounted="what torch.compile fuses, and its compiling, much of it within training, are not counted: long "
-            "trainings will be faster, short ones take minutes more"),
+            uncounted="what torch.compile fuses, and its compiling in the warm-up, are not counted: training will be "
+            "faster, and the run as a whole takes minutes more"),
     Setting(name="learning_rate", changes="learning", repeat="words", aliases=("lr",), above=0),
     Setting(name="lr_scheduler", changes="learning", repeat="words", aliases=("lr_scheduler_type", "scheduler")),
     Setting(name="weight_decay", changes="work", repeat="words", least=0),

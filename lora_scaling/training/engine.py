@@ -19,7 +19,7 @@ from lora_scaling.training.adapters import adapted_modules
 from lora_scaling.training.attention import used_kernel
 from lora_scaling.training.batches import Collator
 from lora_scaling.training.checkpoints import quantization_of
-from lora_scaling.training.compiling import compile_network
+from lora_scaling.training.compiling import CompileFirst, compile_network
 from lora_scaling.training.device import Device, explain_out_of_memory
 from lora_scaling.training.fetching import fetch_weights
 from lora_scaling.training.model_cache import ModelCache, Tokens
@@ -256,7 +256,10 @@ def _phases(
         _score(scorer, "before", recording, facts, progress)
     else:
         facts.training |= found.training
-    if config.warmup_steps:  # also in runs of zero steps, which must cost the same as the others apart from training
+    first = None
+    if config.torch_compile and config.warmup_steps and config.max_steps != 0:
+        first = CompileFirst(trainer, recording, lambda: progress("train", 0, 0), resumed=found is not None)
+    elif config.warmup_steps:  # also in runs of zero steps, which must cost the same as the others apart from training
         progress("warmup", 0, 0)
         with recording.phase("warmup"):
             trainer.warm_up(config.warmup_steps)
@@ -264,9 +267,10 @@ def _phases(
     counted = None
     try:
         if config.max_steps != 0:
-            progress("train", 0, 0)
-            with recording.phase("train" if found is None else "checkpoint"):
-                trainer.continue_training(resuming)
+            progress("train" if first is None else "warmup", 0, 0)
+            opened = "train" if first is None else "warmup"
+            with recording.phase(opened if found is None else "checkpoint"):
+                trainer.continue_training(resuming, first=first)
         counted = trainer.counted_everywhere()
         if config.max_steps != 0:
             _enter_loss(facts, "train_loss", counted.mean_loss)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -155,9 +155,11 @@ class MeteredTrainer(Trainer):
             stack.enter_context(self.accelerator.autocast())
         return stack
 
-    def continue_training(self, resuming: Resuming | None) -> None:
-        """Train, from the checkpoint that was found, if any, and writing others."""
+    def continue_training(self, resuming: Resuming | None, *, first: TrainerCallback | None = None) -> None:
+        """Train, from the checkpoint that was found, if any, and writing others; `first` is called before them."""
         self.resuming = resuming
+        if first is not None:
+            self.add_callback(first)
         if resuming is None:
             self.train()
             return
@@ -186,12 +188,11 @@ class MeteredTrainer(Trainer):
             model.activation_checkpointing_enable(
                 activation_checkpointing_kwargs=self.args.activation_checkpointing_kwargs
             )
-        self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
         done = 0
         self._warming_up = True
         while done < steps:
             for inputs in self.get_train_dataloader():
-                self.training_step(model, inputs)
+                self._pass(model, inputs)
                 done += 1
                 if done >= steps:
                     break
@@ -202,6 +203,38 @@ class MeteredTrainer(Trainer):
             model.activation_checkpointing_disable()
             model.disable_input_require_grads()
         self.counted = Counted()
+
+    def _pass(self, model: nn.Module, inputs: dict[str, Any]) -> None:
+        """Compute gradients as a step of training does."""
+        self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
+        self.training_step(model, inputs, self._get_num_items_in_batch([inputs], self.args.device))
+
+    def pass_all_shapes(self) -> None:
+        """Make discarded passes of the smallest and largest batches of the training, as the training will make them.
+
+        To be called as training starts, after the model was wrapped. What was counted and the random numbers stay.
+        """
+        counted, self.counted = self.counted, Counted()
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        model = cast(nn.Module, self.model_wrapped)
+        with torch.random.fork_rng(devices):
+            for rows in self._extreme_batches():
+                self._pass(model, self.data_collator(rows))
+        model.zero_grad()
+        self.counted = counted
+
+    def anywhere(self, happened: bool) -> bool:
+        """Return whether something happened in any process of a launch."""
+        return bool(_over_processes(torch.tensor([float(happened)]), self.args.device)[0])
+
+    def _extreme_batches(self) -> list[list[dict[str, Any]]]:
+        """Return the batches of the shortest and of the longest rows, as large as those of the training are."""
+        ordered: Any = sorted(cast(Any, self.train_dataset), key=lambda row: len(row["input_ids"]))
+        size = min(self.args.per_device_train_batch_size, len(ordered))
+        sizes = [size]
+        if world_size() == 1 and len(ordered) % size:  # several processes fill the last batch with rows of the first
+            sizes.append(len(ordered) % size)
+        return [rows for size in sizes for rows in (ordered[:size], ordered[-size:])]
 
     def counted_everywhere(self) -> Counted:
         """Sum the counts over all processes of a launch (except micro-steps, which are those of this process)."""
