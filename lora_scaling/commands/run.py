@@ -13,6 +13,7 @@ from lora_scaling.errors import DeviceLost, LoraScalingError, UserError
 from lora_scaling.paths import choices, config_dir
 from lora_scaling.ranks import rank, world_size
 from lora_scaling.records import Record, record_to_row
+from lora_scaling.records.provenance import command_for_launchers
 from lora_scaling.signals import end_like_ctrl_c, end_with_parent
 
 # The process that the user started, or torchrun for them; a launcher may have started others for the runs.
@@ -61,7 +62,7 @@ def _launch(words: Sequence[str]) -> None:
     register_plugins()
     register_sweeper(answers)
     sys.argv[1:] = options_first(words)
-    with friendly_hydra_errors():
+    with friendly_hydra_errors(), command_for_launchers(sys.argv):
         hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")(_task)()
     if world_size() > 1:
         from lora_scaling.training.ranks import destroy_group

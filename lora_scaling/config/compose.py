@@ -141,7 +141,6 @@ def check_overrides(overrides: Sequence[str]) -> None:
 # Hydra's launchers and sweepers that come with packages of their own, and how these are installed.
 _SLURM = ("hydra_plugins.hydra_submitit_launcher", "'lora-scaling[slurm]'")
 _PLUGINS = {
-    ("hydra/launcher", "slurm"): _SLURM,
     ("hydra/launcher", "slurm_local"): _SLURM,
     ("hydra/launcher", "submitit_slurm"): _SLURM,
     ("hydra/launcher", "submitit_local"): _SLURM,

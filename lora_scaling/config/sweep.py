@@ -8,6 +8,7 @@ import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lora_scaling.config import (
@@ -50,10 +51,14 @@ class PlannedRun:
     run_id: str
 
     @property
+    def record_path(self) -> Path:
+        """Where its record is, or will be."""
+        return record_path(self.config.runs_dir, self.config.study, self.run_id)
+
+    @property
     def finished(self) -> bool:
         """Whether a finished run is recorded and may be kept."""
-        config = self.config
-        return config.on_existing == "skip" and is_finished(record_path(config.runs_dir, config.study, self.run_id))
+        return self.config.on_existing == "skip" and is_finished(self.record_path)
 
 
 def plan(design: SweepDesign, arguments: Sequence[str], compose: Compose) -> list[PlannedRun]:

@@ -1,11 +1,15 @@
 """Collect what is needed to repeat a run: versions, commit, command, host."""
 
+import contextlib
 import functools
+import json
+import os
 import platform
 import re
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,8 +26,42 @@ def host() -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """Collect versions, commit and dirty flag (null outside a checkout), interpreter, platform and command line."""
-    return {**_unchanging(), "command": [*_program(Path(sys.argv[0])), *map(_without_login, sys.argv[1:])]}
+    """Collect versions, commit and dirty flag (null outside a checkout), interpreter, platform and command line.
+
+    In a job of Slurm also its numbers and its place; null elsewhere.
+    """
+    script, *words = _user_command() or sys.argv
+    command = [*_program(Path(script)), *map(_without_login, words)]
+    return {**_unchanging(), "command": command, "slurm": slurm_job()}
+
+
+_COMMAND = "LORA_SCALING_COMMAND"
+
+
+@contextlib.contextmanager
+def command_for_launchers(words: Sequence[str]) -> Iterator[None]:
+    """Tell the user's command to the processes of launchers started inside, whose own command line is another."""
+    os.environ[_COMMAND] = json.dumps(list(words))
+    try:
+        yield
+    finally:
+        os.environ.pop(_COMMAND, None)
+
+
+def _user_command() -> list[str] | None:
+    with contextlib.suppress(ValueError):
+        words = json.loads(os.environ.get(_COMMAND, "null"))
+        if isinstance(words, list) and words and all(isinstance(word, str) for word in words):
+            return words
+    return None
+
+
+def slurm_job() -> dict[str, str | None] | None:
+    """Return what Slurm calls the job that this process is part of; None outside of Slurm."""
+    if not os.environ.get("SLURM_JOB_ID"):
+        return None
+    names = ("job_id", "array_job_id", "array_task_id", "cluster_name", "job_partition", "job_nodelist")
+    return {name: os.environ.get(f"SLURM_{name.upper()}") for name in names}
 
 
 def _without_login(word: str) -> str:

@@ -141,6 +141,7 @@ class ProvenanceSection(TypedDict, total=False):
     commit: str | None
     dirty: bool | None
     command: list[str]
+    slurm: dict[str, str | None] | None
 
 
 class WorkSection(TypedDict, total=False):

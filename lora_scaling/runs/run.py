@@ -61,6 +61,7 @@ from lora_scaling.records import (
 from lora_scaling.records.model_card import write_card
 from lora_scaling.records.provenance import host, provenance
 from lora_scaling.runs.device_locks import devices_held
+from lora_scaling.runs.slurm_queue import why_this_job_ends
 from lora_scaling.runs.trackers import hand_over
 from lora_scaling.signals import ended_when_stuck, interrupted_once, raise_if_interrupted, uninterrupted
 
@@ -153,7 +154,8 @@ def _run_as_leader(config: RunConfig, listen: Listener) -> RunOutcome:
         try:
             _work(config, record, path, listen)
         except KeyboardInterrupt as stop:
-            record |= {"status": "interrupted", "error": str(stop) or "interrupted from the keyboard"}
+            error = why_this_job_ends() or str(stop) or "interrupted from the keyboard"
+            record |= {"status": "interrupted", "error": error}
             raise
         except LoraScalingError as error:
             failure = error
@@ -329,6 +331,7 @@ def _record_stuck(
     """Record what was measured until now, from another thread than the one that is stuck in a collective."""
     if rank() > 0:
         return
+    why = why_this_job_ends() or why
     print(f"lora-scaling: {why}, while this process waited for another", file=sys.stderr, flush=True)
     record |= {"status": "interrupted", "error": why, "finished_at": now_after(record["started_at"])}
     _record_outcome(config, record, path, facts, recording.so_far(), [_FIRST_ONLY])

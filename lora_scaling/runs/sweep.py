@@ -5,7 +5,7 @@ import dataclasses
 import io
 import math
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from lora_scaling.errors import RecordError, RunFailure, UnwritableError, UserEr
 from lora_scaling.estimate import Estimate
 from lora_scaling.estimate.sweeps import Total, estimates_of, total_of
 from lora_scaling.ranks import world_size
-from lora_scaling.records import Record, locked, read_record, record_path, remove_stale_temporary_files
+from lora_scaling.records import Record, locked, read_record, remove_stale_temporary_files
 from lora_scaling.runs import progress as console
 from lora_scaling.runs.run import idle_after
+from lora_scaling.runs.slurm import SlurmLauncher
 from lora_scaling.runs.workers import WorkersLauncher
 from lora_scaling.text import ENERGY, TIME, number
 
@@ -77,12 +78,16 @@ class DesignSweeper(Sweeper):
         # Hydra loads its plugins' modules a second time, so that their classes are only alike by name.
         if type(launcher).__name__ == "BasicLauncher":  # its runs are this process's, which can count them
             console.display = console.Display(total=len(todo))
+        endings: dict[str, str] = {}
+        if isinstance(launcher, SlurmLauncher):
+            launcher.planned = [(run.run_id, run.record_path) for run in todo]
+            endings = launcher.endings
         try:
             _launch(launcher, todo)
             if todo and (idle := idle_after(todo[0].config)):
                 print(idle, flush=True)
         finally:
-            failed = _print_summary(runs, where)
+            failed = _print_summary(runs, where, endings)
         answer = type(self).answer
         if answer is not None and len(runs) - len(failed) >= _LEAST_ANSWERED:
             for line in answer(Path(where)):
@@ -167,7 +172,7 @@ def register_sweeper(answer: Callable[[Path], Sequence[str]] | None = None) -> N
     answer: writes lines on what the runs of a folder say, which close a sweep.
     """
     DesignSweeper.answer = answer
-    for plugin in (DesignSweeper, WorkersLauncher):
+    for plugin in (DesignSweeper, WorkersLauncher, SlurmLauncher):
         Plugins.instance().class_name_to_class[f"hydra_plugins.lora_scaling.{plugin.__name__}"] = plugin
 
 
@@ -244,23 +249,28 @@ def _is_underway(folder: Path) -> bool:
         return False
 
 
-def _print_summary(runs: Sequence[PlannedRun], where: str) -> list[str]:
-    """Print the closing table; return what did not finish, each with its reason."""
+def _print_summary(runs: Sequence[PlannedRun], where: str, endings: Mapping[str, str]) -> list[str]:
+    """Print the closing table; return what did not finish, each with its reason.
+
+    endings: what the launcher knows of the end of runs, by name.
+    """
     records: list[Record] = []
     failed: list[str] = []
     for run in runs:
+        known = f": {endings[run.run_id]}" if run.run_id in endings else ""
         try:
-            path = record_path(run.config.runs_dir, run.config.study, run.run_id)
+            path = run.record_path
             record = read_record(path)
         except RecordError:
-            failed.append(f"{run.run_id} (not started)")
+            failed.append(f"{run.run_id} (not started{known})")
             continue
         if record["status"] == "ok":
             records.append(dict(record))
         elif _is_underway(path.parent):
             failed.append(f"{run.run_id} (another process is running it)")
         else:
-            failed.append(f"{run.run_id} ({record['status']}: {record.get('error')})")
+            why = known or f": {record.get('error')}"
+            failed.append(f"{run.run_id} ({record['status']}{why})")
     if records:
         print(f"\n{console.table(records)}\n")
         for line in console.warning_lines(records):

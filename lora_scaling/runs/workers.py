@@ -15,14 +15,13 @@ from multiprocessing import connection, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from hydra import version
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
+from hydra.core.utils import JobReturn, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from lora_scaling.errors import UserError
+from lora_scaling.runs.hydra_jobs import carry_out, job_config, prepare_process
 from lora_scaling.signals import FROM_OUTSIDE, end_like_ctrl_c, end_with_parent, interrupted_once, uninterrupted
 
 _context = multiprocessing.get_context("spawn")
@@ -70,7 +69,7 @@ class WorkersLauncher(Launcher):
                 while todo or any(worker.job is not None for worker in workers):
                     if todo and (free := self._free_worker(workers)):
                         number, overrides = todo.pop(0)
-                        free.begin(number, self._compose(number, overrides))
+                        free.begin(number, job_config(self.hydra_context, self.config, number, overrides))
                         continue
                     for pipe in connection.wait([worker.pipe for worker in workers]):
                         [worker] = [worker for worker in workers if worker.pipe is pipe]
@@ -99,13 +98,6 @@ class WorkersLauncher(Launcher):
             return None
         workers.append(_Worker(self.hydra_context, self.task_function))
         return workers[-1]
-
-    def _compose(self, number: int, overrides: Sequence[str]) -> DictConfig:
-        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-        with open_dict(config):
-            config.hydra.job.id = f"{config.hydra.job.name}_{number}"
-            config.hydra.job.num = number
-        return config
 
 
 class _Worker:
@@ -151,19 +143,9 @@ def _serve(pipe: Connection, parent: int, hydra_context: HydraContext, task_func
     with contextlib.suppress(KeyboardInterrupt), interrupted_once():  # sent to the parent, or lost on the way to it
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, FROM_OUTSIDE)
-            version.setbase("1.3")
-            setup_globals()
+            prepare_process()
             while True:
-                config = pipe.recv()
-                HydraConfig.instance().set_config(config)
-                result = run_job(
-                    hydra_context=hydra_context,
-                    task_function=task_function,
-                    config=config,
-                    job_dir_key="hydra.sweep.dir",
-                    job_subdir_key="hydra.sweep.subdir",
-                )
-                pipe.send(result)
+                pipe.send(carry_out(hydra_context, task_function, pipe.recv()))
         except KeyboardInterrupt as stop:
             with contextlib.suppress(OSError):
                 pipe.send(stop)

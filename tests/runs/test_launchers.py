@@ -92,9 +92,8 @@ def outcome(runs_dir: Path) -> dict[str, tuple[Any, ...]]:
 
 def submitted(folder: Path, *overrides: str) -> tuple[str, Done]:
     """What a sweep hands to a Slurm whose `sbatch` keeps the script and refuses it; and how the sweep ended."""
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     script = folder / "submitted"
-    for name, text in (("sbatch", f'cp "$1" {script}; exit 1'), ("srun", "exit 1")):
+    for name, text in (("sbatch", f'cp "$1" {script}; exit 1'), ("squeue", "exit 1")):
         (folder / name).write_text(f"#!/bin/sh\n{text}\n")
         (folder / name).chmod(0o755)
     words = ("-m", "hydra/launcher=slurm", "model=llama-3.1-8b", f"runs_dir={folder / 'runs'}", *overrides)

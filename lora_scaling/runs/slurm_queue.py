@@ -1,0 +1,187 @@
+"""Ask Slurm: hand in an array of jobs, look at the queue, and put what it says into a sentence.
+
+Only `sbatch`, `squeue` and `scontrol` are asked: many clusters keep no accounts, so that `sacct` has no answer.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from lora_scaling.errors import UserError
+from lora_scaling.text import counted, printable
+
+_ANSWER_S = 60  # a busy controller takes seconds
+_NEAR_S = 180  # before the limit: the warning comes that early at the most, with the usual delay of 60 s
+ENDED = (
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
+    "TIMEOUT",
+)  # fmt: skip
+"""States that a job does not leave, unless it is requeued."""
+_USUAL = ("None", "Priority", "Resources", "JobArrayTaskLimit", "Dependency", "BeginTime", "Prolog", "Cleaning")
+_SIZE = ("cpus_per_task", "mem_gb", "gpus_per_node", "nodes")
+_SHOW_PARTITIONS = "sinfo -o '%P %l %c %m %G' lists the partitions with their time limits, cores, memory in MB and GPUs"
+
+# What sbatch writes when it refuses a job, as a part of its text, and the settings that ask for it.
+_REFUSED_BECAUSE: dict[str, tuple[str, ...]] = {
+    "generic resource": ("gpus_per_node", "gres"),
+    "account": ("account", "partition"),
+    "partition": ("partition",),
+    "qos": ("qos",),
+    "node configuration": _SIZE,
+    "processors": ("cpus_per_task",),
+    "emory": ("mem_gb",),
+    "time limit": ("timeout_min",),
+    "feature": ("constraint",),
+    "node name": ("exclude",),
+}
+# Why a job waits that may never start, as `squeue` names it, and the settings that ask for it.
+_WAITS_BECAUSE: dict[str, tuple[str, ...]] = {
+    "PartitionTimeLimit": ("timeout_min", "partition"),
+    "PartitionNodeLimit": ("nodes", "partition"),
+    "PartitionConfig": (*_SIZE, "timeout_min", "partition"),
+    "BadConstraints": ("constraint", *_SIZE),
+    "InvalidAccount": ("account",),
+    "InvalidQOS": ("qos",),
+}
+
+
+@dataclass(frozen=True)
+class QueuedJob:
+    """A job of an array as `squeue` shows it. `script` is the path of what was handed in."""
+
+    state: str
+    reason: str
+    script: str
+
+
+def check_is_cluster() -> None:
+    """Raise a UserError where there is no Slurm to hand jobs to."""
+    for program in ("sbatch", "squeue"):
+        if shutil.which(program) is None:
+            raise UserError(
+                f"hydra.launcher: got slurm, but {program} is not found here; start the sweep on a node of the cluster "
+                "that hands in jobs, or use hydra/launcher=workers on this machine"
+            )
+
+
+def submit(script: Path, settings: Mapping[str, Any]) -> str:
+    """Hand in the script and return the number of the job.
+
+    Raises:
+        UserError: Slurm refuses it; the text has its words and the settings of hydra.launcher that it is about.
+    """
+    try:
+        run = _slurm("sbatch", str(script))
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UserError(f"hydra.launcher: got slurm, and sbatch cannot be asked ({error}); try again later") from None
+    if run.returncode == 0 and (number := re.search(r"job (\d+)", run.stdout)):
+        return number[1]
+    lines = [line for line in (run.stderr or run.stdout).splitlines() if line.strip()]
+    words = printable(re.sub(r"^sbatch: (error: )?", "", lines[-1])) if lines else "no reason is given"
+    raise UserError(refusal(words, settings))
+
+
+def refusal(words: str, settings: Mapping[str, Any]) -> str:
+    """Write why Slurm does not take the jobs, and which settings to change."""
+    about = next((names for part, names in _REFUSED_BECAUSE.items() if part in words), ())
+    given = [name for name in about if settings.get(name) is not None]
+    if not given:
+        return f'hydra.launcher: got slurm; sbatch refuses the jobs: "{words}": change the settings of hydra.launcher'
+    fields = ", ".join(f"hydra.launcher.{name}" for name in given)
+    values = ", ".join(str(settings[name]) for name in given)
+    none = f", or {fields.partition(', ')[0]}=null to ask for none" if given[0] in ("gpus_per_node", "gres") else ""
+    remedy = f"give what the cluster has{none} ({_SHOW_PARTITIONS})"
+    return f'{fields}: got {values}; sbatch refuses the jobs: "{words}": {remedy}'
+
+
+def queue() -> dict[str, QueuedJob] | None:
+    """Return this user's jobs by their numbers, those of arrays as `12_0`; None where Slurm gives no answer just now.
+
+    Jobs that have ended stay for some minutes (`MinJobAge`).
+    """
+    try:
+        run = _slurm(
+            "squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", "--format=%A|%F|%K|%T|%r|%o"
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    if run.returncode != 0:
+        return None
+    jobs: dict[str, QueuedJob] = {}
+    for line in run.stdout.splitlines():
+        parts = line.split("|", 5)
+        if len(parts) == 6:
+            job, array, index, state, reason, script = (part.strip() for part in parts)
+            jobs[f"{array}_{index}" if index.isdecimal() else job] = QueuedJob(state, reason, script)
+    return jobs
+
+
+def longest_array() -> int:
+    """Return how many jobs an array may have (`MaxArraySize`), by default 1001."""
+    try:
+        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _slurm("scontrol", "show", "config").stdout, re.MULTILINE)
+    except (OSError, subprocess.SubprocessError):
+        found = None
+    return max(1, int(found[1])) if found else 1001
+
+
+def why_it_waits(reason: str, jobs: int, number: str) -> str | None:
+    """Write in one line why jobs of an array wait, and what to type; None if they wait their turn."""
+    reason = printable(reason)
+    name = reason.partition(",")[0]
+    if name in _USUAL or not name:
+        return None
+    wait = f"{counted(jobs, 'run')} of job {number} wait{'s' if jobs == 1 else ''}"
+    if name.startswith("JobHeld"):
+        return f"Slurm: {wait}: {reason}; scontrol release {number} lets {'it' if jobs == 1 else 'them'} start"
+    if settings := _WAITS_BECAUSE.get(name):
+        fields = ", ".join(f"hydra.launcher.{setting}" for setting in settings)
+        return (
+            f"Slurm: {wait}, and may never start: {reason}; type scancel {number}, and the command again with another "
+            f"value of one of {fields} ({_SHOW_PARTITIONS})"
+        )
+    return f"Slurm: {wait}: {reason}; scancel {number} takes {'it' if jobs == 1 else 'them'} out of the queue"
+
+
+def why_this_job_ends() -> str | None:
+    """Ask Slurm why it ends the job of this process: its time limit, or what state it is in; None outside of Slurm."""
+    number = os.environ.get("SLURM_JOB_ID")
+    if not number:
+        return None
+    try:
+        answer = _slurm("scontrol", "--oneliner", "show", "job", number, wait_s=5).stdout
+    except (OSError, subprocess.SubprocessError):  # in a container, mostly
+        return None
+    facts = dict(word.split("=", 1) for word in answer.split() if "=" in word)
+    state, limit = facts.get("JobState", ""), facts.get("TimeLimit", "")
+    job = f"job {number}"
+    if facts.get("ArrayJobId"):
+        job += f" ({facts['ArrayJobId']}_{facts.get('ArrayTaskId')})"
+    if state == "TIMEOUT" or (state == "RUNNING" and _seconds_until(facts.get("EndTime", "")) < _NEAR_S):
+        return (
+            f"Slurm's time limit of {printable(limit)} (days-hours:minutes:seconds) for {job}; "
+            "hydra.launcher.timeout_min=MINUTES, or --time of sbatch, allows more"
+        )
+    if state and state != "RUNNING":
+        return f"Slurm ended {job}: {printable(state)}"
+    return None
+
+
+def _seconds_until(moment: str) -> float:
+    """Return how long it is until a local time as Slurm writes it; infinite if it is none."""
+    try:
+        return (datetime.fromisoformat(moment) - datetime.now()).total_seconds()
+    except ValueError:
+        return float("inf")
+
+
+def _slurm(*words: str, wait_s: float = _ANSWER_S) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        words, capture_output=True, text=True, errors="replace", timeout=wait_s, stdin=subprocess.DEVNULL
+    )
