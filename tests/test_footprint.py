@@ -136,7 +136,7 @@ def test_a_meter_that_cannot_be_opened_stops_nothing(tmp_path: Path, monkeypatch
     def broken(*args: object) -> None:
         raise OSError("no meter")
 
-    monkeypatch.setattr("lora_scaling.footprint.open_meter", broken)
+    monkeypatch.setattr("lora_scaling.footprint.block.open_meter", broken)
     with footprint("x", runs_dir=tmp_path) as measured, measured.phase("eval"):
         pass
     record = only_record(tmp_path)
