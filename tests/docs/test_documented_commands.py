@@ -1,9 +1,9 @@
 """Every command in the documentation is one that the program understands, and most of them are run.
 
-Fenced and indented blocks and code in running text are searched for `python -m …`, `python benchmarks/….py`,
-`torchrun …` and `accelerate launch …`. Settings are composed through the public interface and options are read by the
-commands' own parsers; what takes seconds at most is then run on a small table. What is only read, and why, stands in
-`ONLY_READ`: a command that is not run must have an entry there.
+Fenced and indented blocks and code in running text are searched for `python -m …`, `lora-scaling …`,
+`python benchmarks/….py`, `torchrun …` and `accelerate launch …`. Settings are composed through the public interface
+and options are read by the commands' own parsers; what takes seconds at most is then run on a small table. What is
+only read, and why, stands in `ONLY_READ`: a command that is not run must have an entry there.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import pytest
 from analysis import cli
 from analysis.commands.arguments import split_overrides
 from benchmarks.simulated_tables import FACTORIAL, scaling
-from lora_scaling.commands import emissions
+from lora_scaling.commands import emissions, program
 from lora_scaling.commands import estimate as estimate_cli
 from lora_scaling.commands.cli import split_settings
 from lora_scaling.commands.run import options_first
@@ -36,7 +36,8 @@ from tests.support.paths import ROOT
 from tests.support.processes import Forked, forked, run_code
 from tests.support.runs import TINY
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+HELP = ROOT / "docs" / "reference" / "commands.md"  # what the commands say of themselves, with `[options]` and COMMAND
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted({*(ROOT / "docs").rglob("*.md")} - {HELP})]
 LAUNCHERS = {"python", "torchrun", "accelerate"}
 OTHER_MODULES = {"venv", "pytest", "pip"}  # not ours; `.ci/run` uses the three
 RAY = "ray"  # its preset comes with hydra-ray-launcher, which the test environment does not hold
@@ -59,6 +60,7 @@ ONLY_READ = {
     "analysis plot": "half a minute: tests/analysis/figures/test_figures.py draws them",
     "benchmarks/metering_overhead.py": "minutes on a machine that does nothing else",
     "benchmarks/fit_priors.py": "half a minute: tests/benchmarks/test_fit_priors.py fits a few rows",
+    "docs/make/reference.py": "several seconds: tests/docs/test_outputs.py makes the pages",
     "benchmarks/pilot_accuracy.py": "most of an hour on a machine that does nothing else",
 }
 # Files of other programs, which have no columns of ours.
@@ -99,22 +101,34 @@ def _split(words: list[str]) -> Iterator[tuple[str, ...]]:
     parts = [part.split() for part in joined] if joined else [words]
     for part in parts:
         own = itertools.takewhile(lambda word: word not in ENDS, part)
-        given = [word for word in own if not word.endswith("…")]
+        given = _as_module([word for word in own if not word.endswith("…")])
         if len(given) > 1 and Path(given[0]).name.rstrip("3") in LAUNCHERS and ("-m" in given or _is_script(given[1])):
             yield tuple(given)
+
+
+def _as_module(words: list[str]) -> list[str]:
+    """`lora-scaling COMMAND …` as the module that it starts."""
+    if len(words) < 2 or words[0] != "lora-scaling" or words[1] in ("--help", "--version"):
+        return words
+    if words[1] not in program.COMMANDS:  # the words of a run
+        return ["python", "-m", "lora_scaling", *words[1:]]
+    module = {"run": "lora_scaling", "analyse": "analysis"}.get(words[1], f"lora_scaling.{words[1]}")
+    return ["python", "-m", module, *words[2:]]
 
 
 def _is_script(word: str) -> bool:
     return word.endswith(".py")
 
 
-DOCUMENTED = sorted(
+FOUND = sorted(
     {
         (path.relative_to(ROOT).as_posix(), words)
         for path in PAGES
         for words in _commands(path.read_text(encoding="utf-8"))
     }
 )
+# What stands on several pages is tried once.
+DOCUMENTED = [(page, words) for i, (page, words) in enumerate(FOUND) if words not in {w for _, w in FOUND[:i]}]
 
 
 def _module_and_arguments(words: tuple[str, ...]) -> tuple[str, list[str]]:
@@ -165,7 +179,7 @@ def test_the_documentation_has_commands() -> None:
         "analysis",
     }
     assert len(DOCUMENTED) > 40
-    assert {"README.md", "docs/study/README.md"} <= {page for page, _ in DOCUMENTED}
+    assert {"README.md", "docs/study/README.md"} <= {page for page, _ in FOUND}
 
 
 def test_commands_are_found_as_they_are_written() -> None:
@@ -173,11 +187,14 @@ def test_commands_are_found_as_they_are_written() -> None:
     text = (
         "Try `python -m analysis\nclaims RUNS --json`, or `python benchmarks/speed.py --rows 2`.\n\n"
         "```\npython -m lora_scaling.estimate samples=3 \\\n    --json > a.json   # kept\n"
-        'sbatch --wrap "torchrun -m lora_scaling samples=4"\n```\n'
+        'sbatch --wrap "torchrun -m lora_scaling samples=4"\n'
+        "lora-scaling samples=5\nlora-scaling analyse report RUNS\n```\n"
     )
     assert list(_commands(text)) == [
         ("python", "-m", "lora_scaling.estimate", "samples=3", "--json"),
         ("torchrun", "-m", "lora_scaling", "samples=4"),
+        ("python", "-m", "lora_scaling", "samples=5"),
+        ("python", "-m", "analysis", "report", "RUNS"),
         ("python", "-m", "analysis", "claims", "RUNS", "--json"),
         ("python", "benchmarks/speed.py", "--rows", "2"),
     ]
@@ -292,6 +309,7 @@ def _check_analysis(arguments: list[str], table: Path, monkeypatch: pytest.Monke
 def _check_script(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     path = ROOT / name
     assert path.is_file(), f"`{name}` is not there; correct the documentation."
+    monkeypatch.syspath_prepend(path.parent)  # as Python does for a script
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
