@@ -1,8 +1,8 @@
 """How every figure looks: colours that colour-blind readers tell apart, plain tick labels, labels at the lines."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any
 
@@ -24,12 +24,20 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnFigure:
-    """A figure, a name for its files, a title, and a caption that states n, model and source."""
+    """A figure, a name for its files, a title, and a caption that states n, model and source.
+
+    For a page on which one can point at it: `series` names what can be shown and hidden (artists of series i in panel p
+    have a gid that begins with `p{p}s{i}`), `run_ids` names the runs of a scatter by its gid, and `panels` names the
+    panels if they show the same, so that one is shown at a time.
+    """
 
     name: str
     title: str
     figure: Figure
     caption: str
+    series: tuple[str, ...] = ()
+    run_ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    panels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

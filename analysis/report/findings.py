@@ -11,6 +11,7 @@ from ..claims.verdicts import Options
 from ..energy_model.extrapolate import Extrapolation, predict_target
 from ..energy_model.target import own_settings
 from ..energy_model.validated_fit import ValidatedFit, validated_fit
+from ..figures.headline import question_figure
 from ..figures.plot import figures
 from ..figures.style import DrawnFigure, SkippedFigure
 from ..tables.table import RunTable
@@ -30,6 +31,7 @@ class Findings:
     provenance: Provenance
     fit: ValidatedFit | None = None
     forecasts: tuple[Extrapolation, ...] = ()
+    headline: DrawnFigure | SkippedFigure | None = None
     figures: tuple[DrawnFigure | SkippedFigure, ...] = ()
     failures: dict[str, str] = field(default_factory=dict)
     estimates: tuple[Quote, ...] = ()
@@ -63,13 +65,16 @@ def collect_findings(
             made = attempt(f"forecast of {' '.join(overrides)}", lambda o=overrides: predict_target(table, fit, o))
             forecasts += [made] if made is not None else []
     first = forecasts[0] if forecasts else None
+    claims = decide(table, options)
+    headline = attempt("the question's figure", lambda: question_figure(claims, first))
     drawn = attempt("figures", lambda: figures(table, fit, extrapolation=first, margin=options.margin))
     return Findings(
         table=table,
-        claims=decide(table, options),
+        claims=claims,
         provenance=provenance_of(table.sources),
         fit=fit,
         forecasts=tuple(forecasts),
+        headline=headline,
         figures=tuple(drawn or ()),
         failures=failures,
         estimates=estimates,

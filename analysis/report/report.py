@@ -15,7 +15,7 @@ from lora_scaling.version import __version__
 from ..claims.verdicts import Options
 from ..tables.gains import gains_of
 from ..tables.table import RunTable
-from .answers import answers_section
+from .answers import costs_section, first_screen
 from .estimates import estimates_section, read_estimates
 from .findings import Findings, collect_findings
 from .gains import gains_section
@@ -85,7 +85,8 @@ def split_words(target: str) -> list[str]:
 def render(findings: Findings) -> str:
     """Render the page."""
     builders: list[tuple[str, Callable[[Findings], Section]]] = [
-        ("In short", answers_section),
+        ("In short", first_screen),
+        ("Larger runs", costs_section),
         ("Verdicts", verdicts_section),
         ("Figures", figures_section),
         ("Predictions", predictions_section),
@@ -103,11 +104,10 @@ def render(findings: Findings) -> str:
             sections.append(build(findings))
         except Exception as error:
             sections.append(Section(title=title, reason=f"could not be made: {type(error).__name__}: {error}"))
-    used = len(findings.table.frame)
     response = "Time" if findings.table.response == "train_s" else "Energy"
     name = ", ".join(Path(source).name or source for source in findings.table.sources)
     return page(
         title=f"{response} scaling: {name}",
-        subtitle=f"{used} runs · lora-scaling {__version__}",
+        subtitle=f"lora-scaling {__version__}",
         sections=sections,
     )

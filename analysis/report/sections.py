@@ -49,6 +49,7 @@ def _card(claim: Claim, options: Options) -> dict[str, str | None]:
     interval, needs = interval_of(claim, options), claim.needs
     cost = "" if needs is None or needs.energy_kwh is None else f" About {ENERGY.show(needs.energy_kwh)}."
     return {
+        "id": claim.id,
         "verdict": claim.verdict,
         "word": f"Depends on the {split_noun(claim)}" if split_of(claim) else WORDS[claim.verdict],
         "title": claim.title,
@@ -104,6 +105,20 @@ def basis(findings: Findings) -> str:
     if shares["modelled"] == 0:
         return "All of this energy was measured."
     return f"{measured} of this energy was measured; the rest is modelled."
+
+
+def basis_in_words(findings: Findings) -> str:
+    """Say in a word or two what the answers rest on, for a cell of a table."""
+    if findings.table.response == "train_s":
+        return "time"
+    shares = _shares(findings.table.frame)
+    if shares["modelled"] > 0 and shares["measured"] + shares["unknown"] == 0:
+        return "modelled"
+    if shares["measured"] + shares["modelled"] == 0:
+        return "not recorded"
+    if shares["measured"] > 0 and shares["modelled"] + shares["unknown"] == 0:
+        return "measured"
+    return f"{100 * shares['measured']:.3g} % measured"
 
 
 def _shares(frame: pd.DataFrame) -> dict[str, float]:

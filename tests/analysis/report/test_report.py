@@ -14,17 +14,20 @@ import pytest
 from analysis.claims.decide import decide
 from analysis.claims.verdicts import Options
 from analysis.cli import main as analysis_main
+from analysis.figures.headline import comparable_runs
 from analysis.figures.style import DrawnFigure, canvas
 from analysis.report import report
 from analysis.report.estimates import estimates_section, read_estimates, sentence
 from analysis.report.findings import Findings, collect_findings
 from analysis.report.page import picture
 from analysis.report.provenance import provenance_of
+from analysis.tables.response import choose_response
 from analysis.tables.table import RunTable, load_runs, table_from_frame
 from benchmarks.simulated_tables import FACTORIAL, curve, noisy
 from lora_scaling.commands.estimate import main
 from lora_scaling.errors import UserError
 from lora_scaling.grid import equivalents
+from lora_scaling.text import ENERGY
 from tests.support.commands import command
 from tests.support.paths import STUDY_RUNS
 
@@ -91,6 +94,7 @@ def findings() -> Findings:
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the figures, which take most of a page's time, where a test asks for none."""
     monkeypatch.setattr("analysis.report.findings.figures", lambda *_, **__: [])
+    monkeypatch.setattr("analysis.report.findings.question_figure", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +114,8 @@ def test_the_page_is_whole_and_fetches_nothing(html: str) -> None:
 
 
 def test_every_section_is_there(findings: Findings, html: str) -> None:
-    titles = ("In short", "Verdicts", "Figures", "Predictions", "Measured and modelled", "Emissions", "Warnings")
-    for title in (*titles, "Runs", "Methods"):
+    titles = ("In short", "Larger runs", "Verdicts", "Figures", "Predictions", "Measured and modelled", "Emissions")
+    for title in (*titles, "Warnings", "Runs", "Methods"):
         assert f"<h2>{title}</h2>" in html
     assert findings.failures == {}
     assert "could not be" not in html
@@ -126,13 +130,87 @@ def test_verdicts_are_those_of_claims(findings: Findings, html: str) -> None:
     assert "All of this energy was measured." in html
 
 
+def answer(html: str, question: str) -> tuple[str, str, str]:
+    """The answer, how much, and what it rests on, from the table of the first screen."""
+    row = section(html, "In short").partition(question)[2].partition("</tr>")[0]
+    word, number, rests_on = re.findall(r"<td>(.*?)</td>", row)
+    return re.sub("<.*?>", "", word), number, rests_on
+
+
 def test_the_first_screen_answers_with_the_numbers_of_the_claims(findings: Findings, html: str) -> None:
-    first = html[html.index("<h2>In short") : html.index("<h2>Verdicts")]
     claim = {c.id: c for c in findings.claims.claims}["linear_in_samples"]
-    assert "Is energy linear in the number of samples?</dt><dd><strong>Yes.</strong>" in first
+    assert claim.estimate is not None
     assert claim.ci is not None
-    assert f"{claim.estimate:.3g}, 90 % interval {claim.ci[0]:.3g} to {claim.ci[1]:.3g}; equal means ±5 %" in first
-    assert "from these runs" in first
+    value, low, high = (2**exponent for exponent in (claim.estimate, *claim.ci))
+    assert answer(html, "Is energy linear in the number of samples?") == (
+        "Yes",
+        f"twice the samples: {value:.2f} times ({low:.2f} to {high:.2f})",
+        "measured",
+    )
+    assert answer(html, "Is energy the same at every LoRA rank?")[0] == "Not tested"
+    first = section(html, "In short")
+    assert first.count("<tr class=") == 7
+    assert "90 % intervals; equal means within ±5 %" in first
+    assert set(re.findall(r'href="#(claim-[a-z_]+)"', first)) == set(re.findall(r'id="(claim-[a-z_]+)"', html))
+    assert "from these runs" in section(html, "Larger runs")
+
+
+def test_the_head_says_what_where_when_and_how_much() -> None:
+    frame = affine_runs().assign(
+        started_at="2026-11-25T16:30:41+00:00", host="box", hardware="RTX A4000", total_s=100.0
+    )
+    frame.loc[frame["samples"] == 64, "started_at"] = "2026-11-27T01:00:00+00:00"
+    html = section(report.render(bare(table_from_frame(frame))), "In short")
+    facts = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", html))
+    assert facts["What"] == "18 runs · ladder-1m · lora · 64 to 2,048 samples × 1 epoch"
+    assert facts["Where"] == "RTX A4000, host box"
+    assert facts["When"] == "25 November 2026 to 27 November 2026"
+    assert facts["Meter"] == "GPU measured: the device&#39;s energy counter (NVML)"
+    energy = frame["energy_kwh"].sum()
+    assert facts["Energy"] == f"{energy:.3f} kWh"
+    assert facts["Emissions · definition not recorded, 100 g/kWh"] == f"{100 * energy:.3g} g"
+    assert facts["Time"] == "30 min"
+
+
+def test_what_a_table_does_not_say_is_unknown_on_the_first_screen() -> None:
+    frame = affine_runs()[["samples", "epochs", "energy_kwh"]]
+    frame.loc[frame["samples"] == 64, "energy_kwh"] = np.nan
+    facts = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", report.render(bare(table_from_frame(frame)))))
+    assert facts["Where"] == "device not recorded"
+    assert facts["When"] == "date not recorded"
+    assert facts["Emissions · no grams in the table"] == facts["Time · not in the table"] == "unknown"
+
+
+def test_the_next_runs_are_the_cheapest_of_those_that_claims_ask_for(findings: Findings, html: str) -> None:
+    asked = {claim.title: claim.needs for claim in findings.claims.claims if claim.needs and claim.needs.command}
+    costs = sorted(needs.energy_kwh for needs in asked.values() if needs.energy_kwh is not None)
+    steps = section(html, "In short").partition("What to run next")[2]
+    assert re.findall(r"<strong>([\d.]+ k?Wh), ", steps) == [ENERGY.show(cost) for cost in costs[:3]]
+    assert steps.count("<pre") == min(3, len(asked))
+    assert f"To go on · for {len(costs)} open questions" in html
+
+
+def test_the_question_s_figure_draws_runs_that_differ_in_samples_alone(findings: Findings) -> None:
+    """The line is the law that made the runs: 0.001 + 2e-5·samples kWh."""
+    assert isinstance(findings.headline, DrawnFigure)
+    logarithmic, linear = findings.headline.figure.axes
+    [forecast] = findings.forecasts
+    for axes in (logarithmic, linear):
+        x, y = map(np.asarray, axes.get_lines()[0].get_data())
+        assert y == pytest.approx(1 + 0.02 * x, rel=0.03)
+        predicted = np.asarray(axes.collections[-1].get_offsets())
+        assert predicted[0] == pytest.approx((20480, 1e3 * forecast.document["energy_kwh"]["estimate"]))
+        assert axes.get_ylabel() == "Energy (Wh)"
+    assert "18 runs of ladder-1m, lora" in findings.headline.caption
+
+
+def test_runs_of_different_work_are_not_in_one_line() -> None:
+    frame = pd.concat([affine_runs(), affine_runs(name="ladder-3m").query("samples < 200")])
+    found = comparable_runs(choose_response(table_from_frame(frame)).frame)
+    assert found is not None
+    factor, cell, [series] = found
+    assert (factor, cell["model"], len(series.x)) == ("samples", "ladder-1m", 18)
+    assert comparable_runs(choose_response(table_from_frame(frame.query("samples == 64"))).frame) is None
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -433,13 +511,10 @@ def test_a_cost_that_depends_on_the_model_is_answered_model_by_model() -> None:
     html = report.render(bare(table_from_frame(frame)))
     mean = frame["energy_kwh"].map(np.log).groupby([frame["model"], frame["method"]]).mean().unstack()
     ratio = np.exp(mean["full"] - mean["lora"])
-    question = (
-        section(html, "In short").partition("Does full fine-tuning cost more than LoRA?")[2].partition("</div>")[0]
-    )
-    assert f"<strong>It depends on the model.</strong> No for ladder-3m: {ratio['ladder-3m']:.2f} times (" in question
-    assert f"; yes for ladder-100m: {ratio['ladder-100m']:.2f} times (" in question
-    assert "energy of full fine-tuning ÷ LoRA at the same work, 90 % intervals; equal means ±5 %." in question
-    assert "Not decided" not in question
+    word, each, _ = answer(html, "Does full fine-tuning cost more than LoRA?")
+    assert word == "It depends on the model"
+    assert each.startswith(f"No for ladder-3m: {ratio['ladder-3m']:.2f} times (")
+    assert f"; yes for ladder-100m: {ratio['ladder-100m']:.2f} times (" in each
     card = section(html, "Verdicts").partition("Full fine-tuning costs more than LoRA")
     assert card[0].endswith('<p class="verdict">Depends on the model<span> · undecided</span></p><h3>')
     assert "figure" not in card[2].partition("</article>")[0]  # the mean over both says nothing
@@ -448,8 +523,8 @@ def test_a_cost_that_depends_on_the_model_is_answered_model_by_model() -> None:
 
 def test_a_rank_that_matters_for_one_model_only_is_answered_model_by_model() -> None:
     html = report.render(bare(table_from_frame(two_models((1.0, 1.2), {"rank": (4.0, 8.0, 16.0)}))))
-    question = section(html, "In short").partition("Is energy the same at every LoRA rank?")[2].partition("</div>")[0]
-    found = re.search(r"model.</strong> Yes for ladder-3m: (\S+) % \(.*\); no for ladder-100m: (\S+) % \(", question)
+    _, each, _ = answer(html, "Is energy the same at every LoRA rank?")
+    found = re.search(r"Yes for ladder-3m: (\S+) % \(.*\); no for ladder-100m: (\S+) % \(", each)
     assert found is not None
     assert [float(change) for change in found.groups()] == pytest.approx([0, 20], abs=1.5)
 
@@ -460,7 +535,7 @@ def test_costs_beyond_the_first_screen_are_counted(tmp_path: Path, capsys: pytes
     (tmp_path / "many.json").write_text(json.dumps({"rows": [{**one, "name": f"plan-{i}"} for i in range(11)]}))
     quotes = read_estimates([str(tmp_path / "many.json")])
     html = report.render(dataclasses.replace(bare(table_from_frame(affine_runs())), estimates=quotes))
-    first = section(html, "In short")
+    first = section(html, "Larger runs")
     assert first.count("plan-") == 8
     assert "<li>… and 3 more under Estimates.</li>" in first
     estimates = section(html, "Estimates")
