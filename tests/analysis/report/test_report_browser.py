@@ -45,7 +45,7 @@ function look(frame, width) {
     verdicts: [...page.querySelectorAll(".card .verdict")].map((e) => e.textContent),
     intervals: [...page.querySelectorAll(".card .figure")].map((e) => e.textContent),
     prediction: boxes("#predictions .scroll"), canvases: boxes(".canvas"), drawn: boxes("#figures .canvas"),
-    drawings: [...page.querySelectorAll("#figures .canvas svg")].filter(seen).map((e) => e.getBoundingClientRect().width),
+    drawings: [...page.querySelectorAll("#figures svg")].filter(seen).map((e) => e.getBoundingClientRect().width),
     regions: [...page.querySelectorAll(".scroll")].map((e) => [e.tabIndex, e.getAttribute("role"), e.ariaLabel]),
     grams: column("emissions g"), ids: column("run id"),
   };
