@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from lora_scaling.config import RunConfig, compose
+from tests.support import scratch
 from tests.support.runs import TINY, Record
 
 
@@ -45,6 +46,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that hold slow tests: left to the end, they keep one worker busy and the others idle."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _scratch(tmp_path_factory: pytest.TempPathFactory) -> None:
+    scratch.place(tmp_path_factory.mktemp("scratch"))
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from tests.support import scratch
 from tests.support.paths import ROOT
 from tests.support.runs import TINY, Record, only_record
 
@@ -33,7 +33,7 @@ class Forked:
     """A function in a process of its own and in a process group of its own; used like `subprocess.Popen`."""
 
     def __init__(self, function: Callable[..., None], *arguments: Any, env: dict[str, str] | None = None) -> None:
-        self._outputs = Path(tempfile.mkdtemp(prefix="forked-"))
+        self._outputs = scratch.folder("forked-")
         with patch.dict(os.environ, ENVIRONMENT):
             multiprocessing.forkserver.ensure_running()
         environment = {**os.environ, **ENVIRONMENT, **(env or {})}

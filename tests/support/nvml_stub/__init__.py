@@ -12,12 +12,12 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from tests.support import scratch
 from tests.support.paths import ROOT
 
 FOLDER = Path(__file__).parent
@@ -53,7 +53,7 @@ def have_compiler() -> bool:
 @functools.cache
 def build() -> Path:
     """A folder with libnvidia-ml.so.1 and an executable nvidia-smi."""
-    folder = Path(tempfile.mkdtemp(prefix="nvml-stub-"))
+    folder = scratch.folder("nvml-stub-")
     library = folder / "libnvidia-ml.so.1"
     subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", str(library), str(FOLDER / "nvml.c"), "-lm"], check=True)
     smi = folder / "nvidia-smi"
@@ -116,7 +116,7 @@ def side_by_side(tasks: dict[str, Task], timeout_s: float = 120) -> dict[str, An
 
     They are forks of one process that found the stub by LD_LIBRARY_PATH: each start from nothing takes a second.
     """
-    folder = Path(tempfile.mkdtemp(prefix="tasks-"))
+    folder = scratch.folder("tasks-")
     listed = {name: {"code": task.code, "env": task.env, "arguments": task.arguments} for name, task in tasks.items()}
     (folder / "tasks.json").write_text(json.dumps(listed))
     first = next(iter(tasks.values()))
