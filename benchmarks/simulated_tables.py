@@ -316,9 +316,12 @@ def _regime_break(rng: Generator) -> pd.DataFrame:
 
 
 def _early_stop(told: bool) -> Callable[[Generator], pd.DataFrame]:
+    """Stop long runs after 5 to 8 epochs, or after 9 to 13 if that is told: then the epochs done must span 8."""
+
     def make(rng: Generator) -> pd.DataFrame:
         frame = Sweep(samples=(64,), epochs=(1, 2, 4, 8, 16, 32), replicates=4).draw(rng)
-        patience = np.where(frame["epochs"] > 6, rng.integers(5, 9, len(frame)), frame["epochs"])
+        stopped = rng.integers(9, 14, len(frame)) if told else rng.integers(5, 9, len(frame))
+        patience = np.where(frame["epochs"] > 6, stopped, frame["epochs"])
         shown = np.where(frame["samples_seen"] > 0, 64 * np.minimum(patience, frame["epochs"]), 0)
         unit = KWH_PER_SAMPLE * 64
         frame["energy_kwh"] = noisy(rng, unit * (0.2 + shown / 64), 0.02)

@@ -130,7 +130,8 @@ def _difference(analysis: Analysis) -> Profile:
     turn = np.eye(2)
     s, e = (analysis.design.factors.index(name) for name in ("samples", "epochs"))
     turn[e, s] = 1.0
-    return Profile(fit=fit_curve(replace(analysis.fit.data, turn=turn)), index=e)
+    other = None if analysis.with_idle is None else _difference(analysis.with_idle)
+    return Profile(fit=fit_curve(replace(analysis.fit.data, turn=turn)), index=e, other=other)
 
 
 def matched_pairs(analysis: Analysis) -> IntervalEstimate | None:

@@ -185,6 +185,7 @@ def curve_tests(context: ClaimContext, factor: str, decision: Decision) -> dict[
         "zero_step_runs": int(fit.data.zero.sum()),
         "zero_step_p": analysis.idle_p,
         "zero_step_runs_left_out": len(context.design.frame) - len(design.frame),
+        "interval_covers_zero_step_runs": analysis.with_idle is not None,
         "cells": fit.data.cells,
         "levels": design.levels(column),
         "range": design.range(column),
@@ -310,6 +311,8 @@ def _further_costs(tests: dict[str, Any]) -> str:
         unresolved = counted(tests["runs_unresolved"], "run")
         text += f"; {unresolved} of less than {LEAST_STEPS} steps left out." if tests["runs_unresolved"] else "."
     if tests["zero_step_runs_left_out"]:
+        covers_both = tests["interval_covers_zero_step_runs"]
         left_out = counted(tests["zero_step_runs_left_out"], "run")
-        text += f" Left out: {left_out} without training, off the curve of the others (p = {tests['zero_step_p']:.2g})."
+        text += f" Left out: {left_out} without training, off the curve of the others (p = {tests['zero_step_p']:.2g})"
+        text += ", which may be chance: the interval covers the curve with them, too." if covers_both else "."
     return text

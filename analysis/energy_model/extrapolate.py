@@ -26,7 +26,7 @@ from .energy_fit import EnergyFit
 from .family import target_of_runs
 from .fixed_part import GROWTH
 from .floor import floor_of_device
-from .groups import own_group, runs_of_group, sentence
+from .groups import SURE_P, own_group, runs_of_group, sentence
 from .hull import hull_factor
 from .response_kind import TIME_KIND
 from .scenarios import Scenario, scenarios_of, too_large, widen
@@ -35,7 +35,6 @@ from .target_emissions import emissions
 from .validated_fit import ValidatedFit, validated_fit
 
 SAME_LEVEL = 1.02  # a value within this factor of the runs' is one of theirs
-SURE_P = 0.05  # groups differ surely below it, and may differ above
 MOST_BELOW_FLOOR = 0.1  # of a prediction: with more, the device's limits decide and not the runs
 REGIME_FACTOR = 1.5  # in efficiency
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lora_scaling.claim_defaults import MARGIN
 from lora_scaling.config.devices import same_device
 from lora_scaling.config.model_names import preset_model
 from lora_scaling.text import shown
@@ -18,6 +19,7 @@ from ..tables.table import RunTable
 from .target import Z_90, PlannedTarget
 
 LEVEL = 0.9
+SURE_P = 0.05  # groups differ surely below it, and may differ above
 MOST_GROUPS = 20
 LEAST_LEVELS = 3
 
@@ -26,8 +28,8 @@ def differing_groups(table: RunTable) -> dict[str, Any] | None:
     """Return the setting whose groups of runs do not share an exponent of samples or epochs; None if all may.
 
     The exponent is that of E = F + a·samples^b, fitted to each group alone, as the claims test it (Welch's test at
-    POOLING_P). Returns the `column`, what its groups are called (`noun`), the `factor`, p and each group's `exponents`
-    with their 90 % intervals.
+    POOLING_P), unless they may differ but surely by less than the claims' margin. Returns the `column`, what its groups
+    are called (`noun`), the `factor`, p and each group's `exponents` with their 90 % intervals.
     """
     frame = choose_response(table).frame
     worst: dict[str, Any] | None = None
@@ -53,7 +55,14 @@ def differing_groups(table: RunTable) -> dict[str, Any] | None:
         name: {"estimate": one.value, "low": one.interval(LEVEL)[0], "high": one.interval(LEVEL)[1]}
         for name, one in worst.pop("found").items()
     }
+    if p > SURE_P and _surely_close(exponents):
+        return None
     return worst | {"p": p, "exponents": exponents}
+
+
+def _surely_close(exponents: dict[str, dict[str, float]]) -> bool:
+    """Return whether all intervals lie within the claims' margin of each other."""
+    return max(one["high"] for one in exponents.values()) - min(one["low"] for one in exponents.values()) <= MARGIN
 
 
 def _exponent(design: CurveDesign, factor: str) -> IntervalEstimate | None:
@@ -104,5 +113,5 @@ def sentence(groups: dict[str, Any]) -> str:
         f"{name} {shown(one['estimate'])} ({shown(one['low'])} to {shown(one['high'])})"
         for name, one in groups["exponents"].items()
     )
-    verb = "depends" if groups["p"] <= 0.05 else "may depend"
+    verb = "depends" if groups["p"] <= SURE_P else "may depend"
     return f"The exponent of {groups['factor']} {verb} on the {groups['noun']} (p = {groups['p']:.2g}): {each}."

@@ -43,6 +43,7 @@ DIAGNOSTIC_P = 0.01
 LEAST_STEPS = 3  # of a meter: with less, rounding is no small noise on the log scale, and readings of 0 are missing
 LEAST_NOISE = 1e-3  # relative: no meter and no run is steadier
 APART_P = 0.05  # of costs per sample or per epoch, and of runs of zero steps that lie off the curve
+SURELY_APART_P = 0.001  # of the latter: between the two, an interval covers the curves with and without them
 EXACT, BOUNDARY = 1e-14, 1e-9  # a sum of squares of logs that is rounding; a share that is none
 LEAST_LEVELS_APART = 8  # of samples × epochs in one cell, for the six parameters of the curve with costs apart
 
@@ -226,6 +227,8 @@ class Analysis:
     `wide` is the curve with a fixed cost of either sign, and costs per sample and per epoch if the runs can tell these;
     `fit` is the simplest one that fits as well, and `apart_p` tests the plain one, without any of these.
     `idle_p` tests runs of zero steps against the curve of the others; at p < APART_P they are left out of `design`.
+    Unless that is sure (SURELY_APART_P), `with_idle` is the analysis with them, and intervals cover both: one table in
+    twenty whose runs are alike comes here, and always those whose trained runs alone mislead.
     `outlier` is the row of the most extreme run beyond OUTLIER_MADS, `outlier_mads` how far off it lies.
     `order_p` tests residuals against run order, `variance_p` their spread against size (before weighting).
     `without` is the same analysis without the outlier.
@@ -243,10 +246,15 @@ class Analysis:
     outlier: int | None
     outlier_mads: float | None
     without: "Analysis | None"
+    with_idle: "Analysis | None" = None
 
     @cached_property
     def _profiles(self) -> dict[str, Profile]:
-        return {factor: Profile(fit=self.fit, index=j) for j, factor in enumerate(self.design.factors)}
+        others = self.with_idle._profiles if self.with_idle is not None else {}
+        return {
+            factor: Profile(fit=self.fit, index=j, other=others.get(factor))
+            for j, factor in enumerate(self.design.factors)
+        }
 
     def profile(self, factor: str) -> Profile:
         """Return the profile likelihood of the exponent of a varied factor."""
@@ -273,12 +281,20 @@ class Analysis:
 
 
 def analyse(design: CurveDesign, y: str = "y", per_token: bool = False) -> Analysis:
-    """Fit the curve, then look for an outlier, for unequal noise and for drift, and refit accordingly."""
+    """Test runs of zero steps, fit the curve, then look for an outlier, for unequal noise and for drift, and refit."""
+    idle_p = _idle_apart(curve_data(design, y, drift=False, per_token=per_token))
+    if idle_p is None or idle_p >= APART_P:
+        return _analyse(design, y, per_token, idle_p, None)
+    with_idle = _analyse(design, y, per_token, None, None) if idle_p >= SURELY_APART_P else None
+    trained = replace(design, frame=design.trained.reset_index(drop=True))
+    return _analyse(trained, y, per_token, idle_p, with_idle)
+
+
+def _analyse(
+    design: CurveDesign, y: str, per_token: bool, idle_p: float | None, with_idle: Analysis | None
+) -> Analysis:
+    """Fit the curve to the runs of a design, whatever their number of steps, and diagnose it."""
     data = curve_data(design, y, drift=False, per_token=per_token)
-    idle_p = _idle_apart(data)
-    if idle_p is not None and idle_p < APART_P:
-        design = replace(design, frame=design.trained.reset_index(drop=True))
-        data = curve_data(design, y, drift=False, per_token=per_token)
     fit = fit_curve(data)
     outlier, distance = _outlier(design, fit)
     clean = np.ones(len(data.log_y), dtype=bool)
@@ -315,6 +331,7 @@ def analyse(design: CurveDesign, y: str = "y", per_token: bool = False) -> Analy
             outlier=outlier if design is whole else None,
             outlier_mads=distance if design is whole else None,
             without=without,
+            with_idle=with_idle if design is whole or with_idle is None else with_idle.without or with_idle,
         )
 
     whole, without = design, None

@@ -321,10 +321,14 @@ def fit_curve(data: CurveData) -> CurveFit:
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """Profile likelihood of one exponent of a fitted curve; `held` remembers the curves tried."""
+    """Profile likelihood of one exponent of a fitted curve; `held` remembers the curves tried.
+
+    With an `other`, of another choice of runs, the interval covers both, and a p-value is the larger of the two.
+    """
 
     fit: CurveFit
     index: int
+    other: "Profile | None" = None
     held: dict[float, CurveFit] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -352,7 +356,11 @@ class Profile:
         threshold = float(stdtrit(self.fit.data.df, 0.5 + level / 2))
         if not np.isfinite(threshold):
             return float("-inf"), float("inf")
-        return self._end(-1.0, threshold), self._end(1.0, threshold)
+        low, high = self._end(-1.0, threshold), self._end(1.0, threshold)
+        if self.other is None:
+            return low, high
+        other = self.other.interval(level)
+        return min(low, other[0]), max(high, other[1])
 
     def _end(self, side: float, threshold: float) -> float:
         def excess(distance: float) -> float:
@@ -369,4 +377,5 @@ class Profile:
 
     def p_beyond(self, value: float) -> float:
         """Return the one-sided p of "the exponent lies at `value` or on its far side"."""
-        return float(stdtr(self.fit.data.df, -self.t_at(value)))
+        p = float(stdtr(self.fit.data.df, -self.t_at(value)))
+        return p if self.other is None else max(p, self.other.p_beyond(value))

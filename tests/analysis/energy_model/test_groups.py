@@ -54,6 +54,14 @@ def test_a_target_of_no_group_is_as_uncertain_as_they_differ() -> None:
     assert beyond >= 0.9 * 0.12 / 2**0.5
 
 
+def test_devices_that_differ_by_chance_and_surely_less_than_the_margin_are_fitted_together() -> None:
+    """At this seed Welch's test says p = 0.08 of two exponents of 1, each known to ±0.005: they may well differ."""
+    table = table_from_frame(frame_of({L40S: 1.0, A100: 1.0}, 8))
+    assert validated_fit(table).fitted.document["groups"] is None
+    apart = table_from_frame(frame_of({L40S: 1.0, A100: 1.05}, 8))
+    assert validated_fit(apart).fitted.document["groups"]["p"] < 0.001
+
+
 def test_groups_that_do_not_differ_are_predicted_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     frame_of({L40S: 1.0, A100: 1.0}, 4).to_csv(tmp_path / "t.csv", index=False)
     assert main(["extrapolate", str(tmp_path / "t.csv"), "samples=2048", "hardware=l40s", "--json"]) == 0
