@@ -15,6 +15,7 @@ from lora_scaling.data.files import FORMATS, rows_of
 from lora_scaling.data.layouts import Message, Sample, convert_rows
 from lora_scaling.data.synthetic import synthetic_samples
 from lora_scaling.errors import UserError
+from lora_scaling.hub import look_for_hub
 from lora_scaling.paths import in_home
 
 __all__ = ["Message", "Sample", "SampleSplit", "load_samples", "split_samples"]
@@ -164,6 +165,7 @@ def _hub_rows(data: DataConfig) -> Iterator[tuple[str, Any]]:
         ) from None
     datasets.disable_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # hide its retries; a final failure is raised
+    look_for_hub()
     with _hub_errors(data):
         loaded = datasets.load_dataset(data.path, split=data.split)
     for i, row in enumerate(loaded, start=1):

@@ -1,15 +1,16 @@
 """Find the shape of a model without a preset, from its `config.json` in a folder, in the hub's cache or on the hub."""
 
+import contextlib
 import dataclasses
 import functools
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from lora_scaling.config import ModelConfig
 from lora_scaling.errors import UserError
+from lora_scaling.hub import answers, cache, hub
 from lora_scaling.paths import in_home
 from lora_scaling.workload import ARCHITECTURES, ModelShape, shape_of
 
@@ -26,7 +27,7 @@ def with_shape(model: ModelConfig) -> ModelConfig:
         return model
     values = _local(model.id)
     if values is None:
-        values = _fetched(_hub(), model.id, model.revision or "main")
+        values = _fetched(hub(), model.id, model.revision or "main")
     return dataclasses.replace(model, shape=shape_from_config(values, model.id))
 
 
@@ -56,10 +57,9 @@ def shape_from_config(values: Any, name: str) -> ModelShape:
 
 def _local(name: str) -> Any | None:
     """Read from a folder of this name, or from the newest snapshot in the hub's cache."""
-    cache = in_home(os.environ.get("HF_HOME") or "~/.cache/huggingface") / "hub"
-    snapshots = (cache / f"models--{name.replace('/', '--')}" / "snapshots").glob("*/config.json")
+    snapshots = (cache() / f"models--{name.replace('/', '--')}" / "snapshots").glob("*/config.json")
     newest = sorted(snapshots, key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in (Path(name) / "config.json", *newest):
+    for path in (in_home(name) / "config.json", *newest):
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except OSError:
@@ -69,22 +69,29 @@ def _local(name: str) -> Any | None:
     return None
 
 
-def _hub() -> str:
-    return os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+def _first_answer(address: str, wait_s: float) -> None:
+    """Ask for a page, to see whether the network is there."""
+    from urllib.error import HTTPError
+    from urllib.request import Request, urlopen
+
+    with contextlib.suppress(HTTPError):  # an answer as well
+        urlopen(Request(address, method="HEAD"), timeout=wait_s).close()
 
 
 @functools.cache
-def _fetched(hub: str, name: str, revision: str) -> Any:
+def _fetched(address: str, name: str, revision: str) -> Any:
     """Fetch from the hub, once per process, because a sweep asks for every run."""
     from urllib.error import URLError
     from urllib.request import Request, urlopen
 
-    request = Request(f"{hub}/{name}/resolve/{revision}/config.json")
-    if os.environ.get("HF_TOKEN") and hub.startswith("https://"):
+    request = Request(f"{address}/{name}/resolve/{revision}/config.json")
+    if os.environ.get("HF_TOKEN") and address.startswith("https://"):
         request.add_unredirected_header("Authorization", f"Bearer {os.environ['HF_TOKEN']}")
     try:
         if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
             raise OSError("HF_HUB_OFFLINE is set")
+        if not answers(lambda wait_s: _first_answer(address, wait_s)):
+            raise OSError(f"{address} does not answer")
         with urlopen(request, timeout=_TIMEOUT_S) as response:
             return json.load(response)
     except (OSError, ValueError) as error:

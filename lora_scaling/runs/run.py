@@ -61,6 +61,7 @@ from lora_scaling.records import (
 from lora_scaling.records.model_card import write_card
 from lora_scaling.records.provenance import host, provenance
 from lora_scaling.runs.device_locks import devices_held
+from lora_scaling.runs.reach import refuse_out_of_reach
 from lora_scaling.runs.slurm_queue import why_this_job_ends
 from lora_scaling.runs.trackers import hand_over
 from lora_scaling.signals import ended_when_stuck, interrupted_once, raise_if_interrupted, uninterrupted
@@ -152,6 +153,8 @@ def _run_as_leader(config: RunConfig, listen: Listener) -> RunOutcome:
             return RunOutcome(path=path, record=dict(read_record(path)) if mine else None, skipped=skipped)
         failure: LoraScalingError | None = None
         try:
+            if world_size() == 1:  # of several, the others are on their way to meet this one
+                refuse_out_of_reach(config)
             _work(config, record, path, listen)
         except KeyboardInterrupt as stop:
             error = why_this_job_ends() or str(stop) or "interrupted from the keyboard"

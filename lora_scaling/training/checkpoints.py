@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, P
 
 from lora_scaling.config import ModelConfig, RunConfig
 from lora_scaling.errors import UserError
+from lora_scaling.hub import out_of_reach
 from lora_scaling.paths import in_home
 from lora_scaling.text import printable
 from lora_scaling.training.device import Device, is_out_of_memory
@@ -247,10 +248,7 @@ def _explain(model: ModelConfig, error: Exception) -> str:
     if "gated" in text.lower() or "401" in text or "403" in text:
         return f"{field}: got {name}, which needs permission: accept its licence on the hub and set HF_TOKEN"
     if local_folder(model) is None and any(word in text.lower() for word in ("offline", "connect", "couldn't")):
-        return (
-            f"{field}: got {name}, which is neither a local folder nor cached, and the hub cannot be reached; "
-            "download it first, or say model.weights=random for its shape alone"
-        )
+        return out_of_reach(field, str(name))
     if type(error).__name__ == "SafetensorError":
         return f"{field}: got {name}, whose weights cannot be read ({_plain(text)}); download them again"
     first = text.strip().splitlines()[0] if text.strip() else type(error).__name__

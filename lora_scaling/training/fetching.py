@@ -1,12 +1,13 @@
 """Download what a run will load, before its measured windows: how fast a network is says nothing about a fine-tune."""
 
 import contextlib
-from pathlib import Path
 from typing import Any
 
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from lora_scaling.config import RunConfig
+from lora_scaling.hub import look_for_hub
+from lora_scaling.training.checkpoints import local_folder
 from lora_scaling.training.sharding import loads_weights
 
 # In the order in which transformers looks for them.
@@ -18,9 +19,12 @@ _WEIGHTS = (
 def fetch_weights(config: RunConfig) -> None:
     """Download the weights of a checkpoint on the hub that are not cached yet. Loading them reports any failure."""
     model = config.model
+    on_hub = model.id is not None and model.gguf_file is None and local_folder(model) is None
+    if on_hub or config.score.name != "none":
+        look_for_hub()
     if model.weights == "random" or model.id is None or model.gguf_file is not None or not loads_weights(config):
         return
-    if Path(model.id).is_dir():
+    if local_folder(model) is not None:
         return
     options: dict[str, Any] = {"revision": model.revision} if model.revision else {}
     with contextlib.suppress(Exception):
