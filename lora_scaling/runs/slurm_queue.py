@@ -82,8 +82,8 @@ def submit(script: Path, settings: Mapping[str, Any]) -> str:
         raise UserError(f"hydra.launcher: got slurm, and sbatch cannot be asked ({error}); try again later") from None
     if run.returncode == 0 and (number := re.search(r"job (\d+)", run.stdout)):
         return number[1]
-    lines = [line for line in (run.stderr or run.stdout).splitlines() if line.strip()]
-    words = printable(re.sub(r"^sbatch: (error: )?", "", lines[-1])) if lines else "no reason is given"
+    said = [re.sub(r"^sbatch: (error: )?", "", line.strip()) for line in (run.stderr or run.stdout).splitlines()]
+    words = printable("; ".join(filter(None, said))[:500]) or "no reason is given"
     raise UserError(refusal(words, settings))
 
 
@@ -92,12 +92,12 @@ def refusal(words: str, settings: Mapping[str, Any]) -> str:
     about = next((names for part, names in _REFUSED_BECAUSE.items() if part in words), ())
     given = [name for name in about if settings.get(name) is not None]
     if not given:
-        return f'hydra.launcher: got slurm; sbatch refuses the jobs: "{words}": change the settings of hydra.launcher'
+        return f"hydra.launcher: got slurm; sbatch refuses the jobs ({words}): change the settings of hydra.launcher"
     fields = ", ".join(f"hydra.launcher.{name}" for name in given)
     values = ", ".join(str(settings[name]) for name in given)
     none = f", or {fields.partition(', ')[0]}=null to ask for none" if given[0] in ("gpus_per_node", "gres") else ""
     remedy = f"give what the cluster has{none} ({_SHOW_PARTITIONS})"
-    return f'{fields}: got {values}; sbatch refuses the jobs: "{words}": {remedy}'
+    return f"{fields}: got {values}; sbatch refuses the jobs ({words}): {remedy}"
 
 
 def queue() -> dict[str, QueuedJob] | None:
@@ -163,14 +163,25 @@ def why_this_job_ends() -> str | None:
     job = f"job {number}"
     if facts.get("ArrayJobId"):
         job += f" ({facts['ArrayJobId']}_{facts.get('ArrayTaskId')})"
-    if state == "TIMEOUT" or (state == "RUNNING" and _seconds_until(facts.get("EndTime", "")) < _NEAR_S):
+    running = state == "RUNNING"
+    if not state or (running and _seconds_until(facts.get("EndTime", "")) > _NEAR_S):
+        return None  # a signal of another origin
+    # What ends says COMPLETING, whatever ends it.
+    if running or state == "TIMEOUT" or _as_seconds(facts.get("RunTime", "")) >= _as_seconds(limit):
         return (
-            f"Slurm's time limit of {printable(limit)} (days-hours:minutes:seconds) for {job}; "
-            "hydra.launcher.timeout_min=MINUTES, or --time of sbatch, allows more"
+            f"Slurm's time limit of {printable(limit)} for {job}; hydra.launcher.timeout_min=MINUTES, or --time of "
+            "sbatch, allows more"
         )
-    if state and state != "RUNNING":
-        return f"Slurm ended {job}: {printable(state)}"
-    return None
+    return f"Slurm ended {job} before its time limit: it was cancelled, preempted or requeued"
+
+
+def _as_seconds(span: str) -> float:
+    """Read a span of time as Slurm writes it, [days-]hours:minutes:seconds; infinite if it is none."""
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", span)
+    if found is None:
+        return float("inf")
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return ((24 * days + hours) * 60 + minutes) * 60 + seconds
 
 
 def _seconds_until(moment: str) -> float:

@@ -61,6 +61,11 @@ class Forked:
         out, err = ((self._outputs / name) for name in ("out", "err"))
         return (out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8")) if out.exists() else ("", "")
 
+    def written(self) -> str:
+        """What it has written to stdout until now."""
+        out = self._outputs / "out"
+        return out.read_text(encoding="utf-8") if out.exists() else ""
+
     def kill(self) -> None:
         """Kill it and all that it started."""
         try:
