@@ -25,6 +25,16 @@ def host() -> str:
     return socket.gethostname()
 
 
+@functools.cache
+def machine() -> str:
+    """Name this machine so that no other has the name: containers may share a host's, and hosts a container's."""
+    try:
+        started = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        started = ""
+    return f"{host()}/{started}"
+
+
 def provenance() -> dict[str, Any]:
     """Collect versions, commit and dirty flag (null outside a checkout), interpreter, platform and command line.
 

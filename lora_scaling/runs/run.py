@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,7 +59,7 @@ from lora_scaling.records import (
     write_record,
 )
 from lora_scaling.records.model_card import write_card
-from lora_scaling.records.provenance import host, provenance
+from lora_scaling.records.provenance import host, machine, provenance
 from lora_scaling.runs.device_locks import devices_held
 from lora_scaling.runs.reach import refuse_out_of_reach
 from lora_scaling.runs.slurm_queue import why_this_job_ends
@@ -251,24 +251,43 @@ def _start_record(config: RunConfig, name: str, path: Path) -> Record:
 
 
 def _work(config: RunConfig, record: Record, path: Path, listen: Listener) -> None:
-    from lora_scaling.training.ranks import gather_from_ranks
 
     device, models, meter = _prepare_process(config)
     record["device"] = device.describe()
-    # Several processes on a host have one of them hold the devices of all.
-    held = [name for place, name in gather_from_ranks((host(), _device_name(record["device"]))) if place == host()]
-    with devices_held(
-        held if local_rank() == 0 else (),
-        wait=config.exclusive_device,
-        waiting=lambda: listen("waiting for the device", 0, 0, None),
-    ) as alone:
-        gather_from_ranks(None)  # nobody starts before all devices are held
+    with _devices_of_all_held(config, _device_name(record["device"]), listen) as alone:
         try:
             _measure(config, record, path, listen, device, models, meter)
         finally:
             if not alone():
                 record["exclusive"] = False
                 record["warnings"] = [*record.get("warnings", []), _SHARED]
+
+
+@contextlib.contextmanager
+def _devices_of_all_held(config: RunConfig, mine: str, listen: Listener) -> Iterator[Callable[[], bool]]:
+    """Hold the devices of all processes of a run until its work is done; yields as `devices_held` does.
+
+    On each host one process holds those of all, whichever agents of a launcher started them: a second one would wait
+    for the first. Host by host in the same order, so that no two runs on several hosts wait for each other.
+    """
+    from lora_scaling.training.ranks import gather_from_ranks
+
+    everyone = gather_from_ranks((machine(), mine))
+    here = machine()
+    holder = all(place != here for place, _ in everyone[: rank()])
+    alone: Callable[[], bool] = lambda: True  # noqa: E731
+    with contextlib.ExitStack() as held:
+        for turn in sorted({place for place, _ in everyone}):
+            if turn == here and holder:
+                alone = held.enter_context(
+                    devices_held(
+                        [name for place, name in everyone if place == here],
+                        wait=config.exclusive_device,
+                        waiting=lambda: listen("waiting for the device", 0, 0, None),
+                    )
+                )
+            gather_from_ranks(None)  # nobody starts before all devices are held
+        yield alone
 
 
 def _measure(

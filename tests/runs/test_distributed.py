@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -57,6 +58,16 @@ def test_a_batch_that_the_processes_cannot_share_is_refused_once(tmp_path: Path)
     assert status == 2
     assert errors.count("lora-scaling: gradient_accumulation: got 3; 2 processes share it") == 1
     assert only_record(tmp_path)["status"] == "failed"
+
+
+def test_two_launchers_of_one_run_on_one_host_hold_its_device_once(tmp_path: Path) -> None:
+    """As `torchrun --nnodes 2` twice on a host: each starts a first process, and both wanted the lock of the device."""
+    status, _, errors = two_ranks(tmp_path, "gradient_accumulation=2", agents=2)
+    assert status == 0, errors
+    record = only_record(tmp_path)
+    assert record["status"] == "ok"
+    assert "shared_device" not in {warning["kind"] for warning in record["warnings"]}
+    assert record["energy"]["host"] == socket.gethostname()
 
 
 def test_a_folder_that_cannot_be_written_is_told_once_and_not_by_tracebacks(tmp_path: Path) -> None:

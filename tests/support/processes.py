@@ -118,16 +118,26 @@ def alone(runs_dir: Path, *overrides: str) -> Record:
     return only_record(runs_dir)
 
 
-def two_ranks(runs_dir: Path, *overrides: str) -> tuple[int, str, str]:
-    """Carry out a run, or with -m a sweep, in two processes as a launcher starts them.
+def two_ranks(runs_dir: Path, *overrides: str, agents: int = 1) -> tuple[int, str, str]:
+    """Carry out a run, or with -m a sweep, in two processes as a launcher starts them, or as two launchers do.
 
     Returns:
         The first exit status that is not 0, and all that both wrote to stdout and to stderr.
     """
-    launch = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    on_host = str(2 // agents)
+    launch = {
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": on_host,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }
     ranks = [
         forked(
-            "lora_scaling", *TINY, f"runs_dir={runs_dir}", *overrides, env={**launch, "RANK": rank, "LOCAL_RANK": rank}
+            "lora_scaling",
+            *TINY,
+            f"runs_dir={runs_dir}",
+            *overrides,
+            env={**launch, "RANK": rank, "LOCAL_RANK": rank if agents == 1 else "0"},
         )
         for rank in ("0", "1")
     ]
