@@ -120,13 +120,18 @@ def _plain(name: str) -> str:
     return "".join(filter(str.isalnum, name.lower()))
 
 
-def suggest(given: str, allowed: Sequence[str]) -> str:
-    """Suggest what the user may have meant, for the end of an error; names that contain the given one come first."""
+def close_names(given: str, allowed: Sequence[str]) -> list[str]:
+    """Return the names that the user may have meant; those that contain the given one come first."""
     plain = {name: _plain(name) for name in allowed}
     wanted = _plain(given)
     alike = [name for name in allowed if plain[name] == wanted]
     containing = [name for name in allowed if len(wanted) > 1 and wanted in plain[name]]
     close = difflib.get_close_matches(given.lower(), allowed, n=3, cutoff=0.6)
-    near = alike or list(dict.fromkeys([*containing, *close]))[:3]
+    return alike or list(dict.fromkeys([*containing, *close]))[:3]
+
+
+def suggest(given: str, allowed: Sequence[str]) -> str:
+    """Suggest what the user may have meant, for the end of an error."""
+    near = close_names(given, allowed)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return f"{hint}Allowed: {', '.join(allowed)}"

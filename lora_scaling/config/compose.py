@@ -13,11 +13,11 @@ from pathlib import PurePath
 from typing import Any
 
 from lora_scaling.config.build import build, suggest
+from lora_scaling.config.elsewhere import not_a_setting
 from lora_scaling.config.run import RunConfig
 from lora_scaling.config.unused import refuse_unused
 from lora_scaling.errors import UserError
 from lora_scaling.paths import choices, config_dir, config_root, sweeps_dir
-from lora_scaling.settings import SETTINGS
 
 
 def compose(
@@ -285,6 +285,8 @@ def _no_choice(path: str) -> str:
         return f"{given}, a file; write data=file data.path={name}"
     if group == "data" and "/" in name:
         return f"{given}, which names a data set of the hub; write data=hub data.path={name}"
+    if group == "method" and name.lower() == "dora":
+        return f"{given}; write method=lora lora.use_dora=true"
     return f"{given}; {suggest(name, list(dict.fromkeys([*choices(group), *_plugins(group)])))}"
 
 
@@ -295,25 +297,6 @@ def _groups() -> list[str]:
 
 
 _DATA_FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".gz", ".txt")
-# The names of these settings in other programs, and groups of files that are not settings.
-_ELSEWHERE = {alias: setting.name for setting in SETTINGS for alias in setting.aliases} | {
-    "sweep": "+sweeps",
-    "sweeps": "+sweeps",
-    "experiment": "+experiment",
-    "epoch": "epochs",
-    "max_train_samples": "samples",
-    "bf16": "precision=bf16",
-    "fp16": "precision=fp16",
-    "dtype": "precision",
-    "torch_dtype": "precision",
-    "load_in_4bit": "method=qlora",
-    "quantization": "method=qlora",
-    "model_name_or_path": "model=hub model.id",
-    "model_name": "model=hub model.id",
-    "base_model": "model=hub model.id",
-    "dataset_name": "data=hub data.path",
-    "data_files": "data=file data.path",
-}
 
 
 def _fields() -> list[str]:
@@ -321,21 +304,7 @@ def _fields() -> list[str]:
 
 
 def _not_a_setting(key: str) -> str:
-    """Say that there is no such setting, and which one may be meant."""
-    if meant := _meant(key):
-        return f"{key}: not a setting; did you mean {' or '.join(meant)}? Allowed: {', '.join(_fields())}"
-    return f"{key}: not a setting; {suggest(key, _fields())}"
-
-
-def _meant(key: str) -> list[str]:
-    """List settings with this name in any group, or the name that this project uses for it."""
-    leaf = key.rpartition(".")[2]
-    named = [name for name in setting_names() if name.rpartition(".")[2] == leaf and name != key]
-    if leaf in _ELSEWHERE:
-        return [_ELSEWHERE[leaf]]
-    if key.startswith("lora.") and f"lora_{leaf}" in _ELSEWHERE:
-        return [_ELSEWHERE[f"lora_{leaf}"]]
-    return named
+    return not_a_setting(key, setting_names(), _fields())
 
 
 @functools.cache
