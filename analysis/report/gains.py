@@ -5,6 +5,7 @@ from lora_scaling.text import ENERGY, counted, number
 from ..tables.gains import Gains, gains_of
 from .findings import Findings
 from .page import Section, section
+from .sections import MOST_PRINTED
 
 _MOST_ROWS = 200
 
@@ -30,7 +31,9 @@ def gains_section(findings: Findings) -> Section:
         ]
         for row in gains.rows[:_MOST_ROWS]
     ]
-    return section("Cost against gain", "runs.html.j2", header=header, rows=rows, note=_lead(gains))
+    return section(
+        "Cost against gain", "runs.html.j2", header=header, rows=rows, note=_lead(gains), printed=MOST_PRINTED
+    )
 
 
 def _lead(gains: Gains) -> str:

@@ -20,6 +20,7 @@ from .findings import Findings
 from .page import Section, picture, section
 
 MOST_ROWS = 1000
+MOST_PRINTED = 300  # about three pages
 MOST_NAMED = 30
 ROUNDING = 0.01  # of the energy: the components may leave out this much
 WORDS = {"supported": "Yes", "refuted": "No", "undecided": "Not decided"}
@@ -284,7 +285,7 @@ def runs_section(findings: Findings) -> Section:
     rows = [[_cell(value) for value in row] for row in frame[columns].head(MOST_ROWS).itertuples(index=False)]
     note = f"The first {MOST_ROWS:,} of {len(frame):,} runs." if len(frame) > MOST_ROWS else ""
     header = [column.replace("_", " ") for column in columns]
-    return section("Runs", "runs.html.j2", header=header, rows=rows, note=note)
+    return section("Runs", "runs.html.j2", header=header, rows=rows, note=note, printed=MOST_PRINTED)
 
 
 def methods_section(findings: Findings) -> Section:

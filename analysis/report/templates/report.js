@@ -19,5 +19,3 @@ for (const table of document.querySelectorAll("table.sortable")) {
     table.tBodies[0].append(...keyed.map((item) => item.row));
   }));
 }
-// What is folded away on a screen belongs on paper.
-addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => { part.open = true; }));

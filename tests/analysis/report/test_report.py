@@ -307,7 +307,9 @@ def test_a_very_long_table_is_cut_and_says_so() -> None:
     frame = pd.concat([affine_runs().assign(run_id=lambda f, i=i: f.run_id + f"-{i}") for i in range(60)])
     frame["energy_kwh"] *= 1 + 1e-9 * np.arange(len(frame))
     found = collect_findings(table_from_frame(frame), Options(), [])
-    assert "The first 1,000 of 1,080 runs." in report.render(found)
+    html = report.render(found)
+    assert "The first 1,000 of 1,080 runs." in html
+    assert section(html, "Runs").count('<tr class="on-screen">') == 700  # paper has 300
 
 
 def test_the_command_writes_the_page(tmp_path: Path) -> None:

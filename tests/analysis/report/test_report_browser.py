@@ -17,7 +17,9 @@ from analysis.report import report
 from analysis.report.findings import collect_findings
 from analysis.tables.table import table_from_frame
 from benchmarks.simulated_tables import FACTORIAL, curve, noisy
+from tests.support.paths import ROOT
 
+STUDY_REPORT = ROOT / "docs" / "study" / "report.html"
 CHROMIUM = shutil.which("chromium")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")]
 
@@ -74,15 +76,20 @@ def page() -> str:
     return report.render(collect_findings(table_from_frame(frame), Options(), [["samples=100000", "epochs=1"]]))
 
 
+def chromium(folder: Path, page: Path, *flags: str) -> str:
+    """Open a page without a window and return what is printed."""
+    usual = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
+    usual += f" disable-component-update disable-sync user-data-dir={folder / 'p'}"
+    command = [str(CHROMIUM), *(f"--{flag}" for flag in [*usual.split(), *flags]), page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+
+
 @pytest.fixture(scope="module")
 def found(page: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder: Path = tmp_path_factory.mktemp("report")
     text = json.dumps(page.replace("<head>", f"<head>{LISTEN}", 1)).replace("</", "<\\/")
     (folder / "page.html").write_text(HARNESS.replace("TEXT", text, 1), encoding="utf-8")
-    flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
-    flags += f" disable-component-update disable-sync dump-dom virtual-time-budget=20000 user-data-dir={folder / 'p'}"
-    command = [str(CHROMIUM), *(f"--{flag}" for flag in flags.split()), (folder / "page.html").as_uri()]
-    document = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    document = chromium(folder, folder / "page.html", "dump-dom", "virtual-time-budget=20000")
     return json.loads(html.unescape(re.findall(r"<pre>(\{.*\})</pre>", document, re.S)[-1]))
 
 
@@ -131,3 +138,9 @@ def test_a_column_sorts_numbers_as_numbers_and_the_unknown_last(found: dict[str,
         assert numbers.is_monotonic_increasing
         assert numbers.nunique() > 10
     assert found["390"]["ids"]["up"] == sorted(found["390"]["ids"]["up"])
+
+
+def test_the_report_of_the_published_study_prints_on_twelve_pages_at_most(tmp_path: Path) -> None:
+    chromium(tmp_path, STUDY_REPORT, f"print-to-pdf={tmp_path / 'report.pdf'}")
+    pages = re.findall(rb"/Type /Page\b", (tmp_path / "report.pdf").read_bytes())
+    assert 4 <= len(pages) <= 12
