@@ -316,11 +316,11 @@ def _regime_break(rng: Generator) -> pd.DataFrame:
 
 
 def _early_stop(told: bool) -> Callable[[Generator], pd.DataFrame]:
-    """Stop long runs after 5 to 8 epochs, or after 9 to 13 if that is told: then the epochs done must span 8."""
+    """Stop long runs after 5 to 8 epochs, or after 12 to 16 if that is told: then the epochs done must span 8."""
 
     def make(rng: Generator) -> pd.DataFrame:
         frame = Sweep(samples=(64,), epochs=(1, 2, 4, 8, 16, 32), replicates=4).draw(rng)
-        stopped = rng.integers(9, 14, len(frame)) if told else rng.integers(5, 9, len(frame))
+        stopped = rng.integers(12, 17, len(frame)) if told else rng.integers(5, 9, len(frame))
         patience = np.where(frame["epochs"] > 6, stopped, frame["epochs"])
         shown = np.where(frame["samples_seen"] > 0, 64 * np.minimum(patience, frame["epochs"]), 0)
         unit = KWH_PER_SAMPLE * 64

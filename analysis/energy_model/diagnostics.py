@@ -68,6 +68,8 @@ def order_correlation(response: ResponseFit, position: Array) -> dict[str, float
 def _lack_of_fit(response: ResponseFit) -> dict[str, float] | None:
     """Test the best form against pure error between replicates; None without enough replicates.
 
+    `largest_departure` is how far (relative) the mean of repeated runs lies off the form at most.
+
     The larger model has a mean for each set of replicates, which is far too many columns for a regression.
     """
     fit, cell, w = response.best, _replicates(response), response.weights
@@ -78,7 +80,14 @@ def _lack_of_fit(response: ResponseFit) -> dict[str, float] | None:
     if df_pure < 3 or df_misfit < 1 or pure <= 0:
         return None
     f = max(float(fit.results.ssr) - pure, 0.0) / df_misfit / (pure / df_pure)
-    return {"f": f, "p": float(f_distribution.sf(f, df_misfit, df_pure)), "df_misfit": df_misfit, "df_pure": df_pure}
+    farthest = int(np.argmax(np.abs(np.where(count > 1, mean, 0.0))))
+    return {
+        "f": f,
+        "p": float(f_distribution.sf(f, df_misfit, df_pure)),
+        "df_misfit": df_misfit,
+        "df_pure": df_pure,
+        "largest_departure": float(np.expm1(abs(mean[farthest]))),
+    }
 
 
 def _replicates(response: ResponseFit) -> NDArray[np.intp]:

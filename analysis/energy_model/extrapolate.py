@@ -26,7 +26,7 @@ from .energy_fit import EnergyFit
 from .family import target_of_runs
 from .fixed_part import GROWTH
 from .floor import floor_of_device
-from .groups import SURE_P, own_group, runs_of_group, sentence
+from .groups import SURE_P, factor_words, own_group, runs_of_group, sentence
 from .hull import hull_factor
 from .response_kind import TIME_KIND
 from .scenarios import Scenario, scenarios_of, too_large, widen
@@ -78,7 +78,7 @@ def predict_target(table: RunTable, result: ValidatedFit, overrides: Sequence[st
             found.document["runs_of"] = {"column": groups["column"], "value": own}
             return found
     memory = peak_memory(planned)
-    scenarios = scenarios_of(planned, fitted)
+    scenarios = scenarios_of(planned, fitted, table.frame)
     if memory["fits"] is False:
         scenarios.append(too_large(memory, planned.config.hardware.count, fitted.document["gpu_counts"]))
     least_j, least_s = _least(planned, fitted)
@@ -187,11 +187,12 @@ def validation(
         f"in the backtest by {split.name} only {100 * split.coverage:.0f} % of the runs lay inside their 90 % interval"
         for split in graded.failed
     ]
-    reasons += [f"{scenario.variable} {scenario.value} is a scenario: no run had it" for scenario in scenarios]
+    reasons += [scenario.why_not_validated for scenario in scenarios]
     groups = fitted.document.get("groups")
     if groups and groups["p"] <= SURE_P:
         reasons.append(
-            f"the exponent of {groups['factor']} differs between {groups['noun']}s, and the target's is not known alone"
+            f"the exponent of {factor_words(groups)} differs between {groups['noun']}s, and the target's is not known "
+            "alone"
         )
     return {
         "label": "NOT VALIDATED" if reasons else "PARTLY VALIDATED" if remarks else "validated",

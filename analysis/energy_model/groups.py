@@ -13,8 +13,10 @@ from lora_scaling.text import shown
 
 from ..regression.curve_analysis import CELL_COLUMNS, CurveDesign, analyse, build_design
 from ..regression.estimate import POOLING_P, IntervalEstimate, from_interval, welch_p
+from ..regression.least_squares import CollinearError, ols
 from ..tables.checks import group_noun
 from ..tables.response import choose_response
+from ..tables.run_quantities import Work, group_levels
 from ..tables.table import RunTable
 from .target import Z_90, PlannedTarget
 
@@ -22,14 +24,18 @@ LEVEL = 0.9
 SURE_P = 0.05  # groups differ surely below it, and may differ above
 MOST_GROUPS = 20
 LEAST_LEVELS = 3
+LEAST_SIZE_RANGE = 4  # of what models cost for each token
+OF_SIZE = ("model", "weights", "rank")  # what changes with the model, or with the FLOPs
+EXACT = 1e-14  # a sum of squares of logs that is rounding
 
 
-def differing_groups(table: RunTable) -> dict[str, Any] | None:
-    """Return the setting whose groups of runs do not share an exponent of samples or epochs; None if all may.
+def differing_groups(table: RunTable, work: Work | None = None) -> dict[str, Any] | None:
+    """Return the setting whose groups of runs do not share an exponent of samples, epochs or size; None if all may.
 
     The exponent is that of E = F + a·samples^b, fitted to each group alone, as the claims test it (Welch's test at
-    POOLING_P), unless they may differ but surely by less than the claims' margin. Returns the `column`, what its groups
-    are called (`noun`), the `factor`, p and each group's `exponents` with their 90 % intervals.
+    POOLING_P), unless they may differ but surely by less than the claims' margin. With `work`, the runs that a fit
+    explains, the power of the model's size is tested as well. Returns the `column`, what its groups are called
+    (`noun`), the `factor`, p and each group's `exponents` with their 90 % intervals.
     """
     frame = choose_response(table).frame
     worst: dict[str, Any] | None = None
@@ -49,6 +55,12 @@ def differing_groups(table: RunTable) -> dict[str, Any] | None:
             tested += 1
             if worst is None or p < worst["p"]:
                 worst = {"column": column, "noun": group_noun(column), "factor": factor, "p": p, "found": found}
+        sizes = None if work is None or column in OF_SIZE else size_exponents(table.frame, work, column)
+        if work is not None and sizes is not None:
+            tested += 1
+            p, found = sizes
+            if worst is None or p < worst["p"]:
+                worst = {"column": column, "noun": group_noun(column), "factor": work.size, "p": p, "found": found}
     if worst is None or (p := min(1.0, tested * worst["p"])) > POOLING_P:
         return None
     exponents = {
@@ -58,6 +70,51 @@ def differing_groups(table: RunTable) -> dict[str, Any] | None:
     if p > SURE_P and _surely_close(exponents):
         return None
     return worst | {"p": p, "exponents": exponents}
+
+
+def size_exponents(frame: pd.DataFrame, work: Work, column: str) -> tuple[float, dict[str, IntervalEstimate]] | None:
+    """Test whether groups share the power of the model's size: p, and each group's own; None where runs cannot tell.
+
+    Only models that were run in several groups, at the same lengths there, are compared: over other sizes, utilisation
+    that saturates would differ by itself. One point for each model and group is the sample, as for `size_exponent`.
+    """
+    if work.size is None:
+        return None
+    model = frame["model"].iloc[work.row].reset_index(drop=True)
+    points = pd.DataFrame(
+        {
+            "group": frame[column].iloc[work.row].astype(str).where(frame[column].iloc[work.row].notna()).to_numpy(),
+            "model": model.where(model.notna(), group_levels(work.values[work.size])[1]).astype(str),
+            "length": group_levels(work.values[work.per])[1],
+            "x": np.log(work.values[work.size]),
+            "z": work.log_y - np.log(work.values[work.per]),
+        }
+    ).dropna()
+    cells = points.groupby(["model", "group", "length"], as_index=False)[["x", "z"]].mean()
+    present = cells.groupby("model")["group"].transform("nunique")
+    everywhere = cells.groupby(["model", "length"])["group"].transform("nunique") == present
+    cells = cells[everywhere & (present > 1)].groupby(["model", "group"], as_index=False)[["x", "z"]].mean()
+    cells = cells[cells.groupby("group")["model"].transform("nunique") >= LEAST_LEVELS]
+    cells = cells[cells.groupby("model")["group"].transform("nunique") > 1]
+    if cells["group"].nunique() < 2 or np.ptp(cells["x"]) < np.log(LEAST_SIZE_RANGE):
+        return None
+    x = cells.groupby("model")["x"].transform("mean").to_numpy()
+    models, groups = (pd.get_dummies(cells[name], dtype=float).to_numpy() for name in ("model", "group"))
+    apart = groups[:, 1:]
+    common = np.column_stack([models, apart])
+    names = [f"c{i}" for i in range(common.shape[1] + apart.shape[1])]
+    try:
+        free = ols(cells["z"], np.column_stack([common, apart * (x - x.mean())[:, None]]), names)
+        same = ols(cells["z"], common, names[: common.shape[1]])
+    except CollinearError:
+        return None
+    if free.df_resid < 1 or same.ssr < EXACT:
+        return None
+    own = {}
+    for name, rows in cells.groupby("group"):
+        line = ols(rows["z"], np.column_stack([np.ones(len(rows)), rows["x"]]), ["alpha", "gamma"])
+        own[str(name)] = IntervalEstimate(value=float(line.params[1]), se=float(line.bse[1]), df=int(line.df_resid))
+    return float(free.compare_f_test(same)[1]), own
 
 
 def _surely_close(exponents: dict[str, dict[str, float]]) -> bool:
@@ -107,6 +164,13 @@ def spread_of_exponents(groups: dict[str, Any]) -> float:
     return float(np.sqrt(max(0.0, np.var(estimates, ddof=1) - np.mean(errors**2))))
 
 
+def factor_words(groups: dict[str, Any]) -> str:
+    """Return what the exponent that differs is of."""
+    return {"flops_per_token": "FLOPs per token", "params": "the model's parameters"}.get(
+        groups["factor"], groups["factor"]
+    )
+
+
 def sentence(groups: dict[str, Any]) -> str:
     """Say that groups differ, for notes and captions."""
     each = ", ".join(
@@ -114,4 +178,4 @@ def sentence(groups: dict[str, Any]) -> str:
         for name, one in groups["exponents"].items()
     )
     verb = "depends" if groups["p"] <= SURE_P else "may depend"
-    return f"The exponent of {groups['factor']} {verb} on the {groups['noun']} (p = {groups['p']:.2g}): {each}."
+    return f"The exponent of {factor_words(groups)} {verb} on the {groups['noun']} (p = {groups['p']:.2g}): {each}."

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from lora_scaling.config import HardwareConfig
 from lora_scaling.errors import UserError
@@ -18,6 +19,8 @@ from .target import Z_90, PlannedTarget, find_device
 
 UNSEEN_DEVICE_SD = math.log(2.0) / Z_90  # a factor 2 in each direction at 90 %, after scaling by the data sheets
 UNSEEN_COUNT_SD = math.log(1.5) / Z_90
+UNSEEN_RECOMPUTATION_SD = math.log(1.2) / Z_90
+MISFIT_P, LEAST_MISFIT = 0.01, 0.03
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,12 @@ class Scenario:
     time_factor: float = 1.0
     built_in: bool = False
     sentence: str | None = None
+    reason: str | None = None
+
+    @property
+    def why_not_validated(self) -> str:
+        """Say why a backtest of the runs says nothing of the target."""
+        return self.reason or f"{self.variable} {self.value} is a scenario: no run had it"
 
     def to_dict(self) -> dict[str, Any]:
         spread = math.exp(Z_90 * self.spread_sd)
@@ -46,8 +55,8 @@ class Scenario:
         }
 
 
-def scenarios_of(planned: PlannedTarget, fitted: EnergyFit) -> list[Scenario]:
-    """Return the method, precision, device and number of devices of the target that no run had, alone or together.
+def scenarios_of(planned: PlannedTarget, fitted: EnergyFit, frame: pd.DataFrame) -> list[Scenario]:
+    """Return what the target has and no run of the table had: method, precision, device, number of devices and more.
 
     Raises UserError for another device if a data sheet is missing.
     """
@@ -72,8 +81,43 @@ def scenarios_of(planned: PlannedTarget, fitted: EnergyFit) -> list[Scenario]:
                 time_factor=max(gpu_counts) / count,
             )
         )
-    together = _together(planned, fitted.explained.work)
-    return found if together is None else [*found, together]
+    others = (_together(planned, fitted.explained.work), _recomputation(planned, frame), _misfit(fitted))
+    return [*found, *(scenario for scenario in others if scenario is not None)]
+
+
+def _recomputation(planned: PlannedTarget, frame: pd.DataFrame) -> Scenario | None:
+    """Return the scenario of a target that recomputes activations though no run did, or the reverse.
+
+    The FLOPs of the second forward pass are counted; that they take as much each as the others is an assumption.
+    """
+    given, seen = planned.config.gradient_checkpointing, set(frame["gradient_checkpointing"].dropna().astype(bool))
+    if not seen or given in seen:
+        return None
+    words = {True: "recomputes activations", False: "keeps all activations"}
+    return Scenario(
+        variable="gradient_checkpointing",
+        value=str(given).lower(),
+        seen=(str(not given).lower(),),
+        spread_sd=UNSEEN_RECOMPUTATION_SD,
+        sentence=f"The target {words[given]} and no run did: its FLOPs are counted, but not what else that changes",
+    )
+
+
+def _misfit(fitted: EnergyFit) -> Scenario | None:
+    """Return the scenario of runs that no form of the family fits, with what they lie off as its spread."""
+    lack = fitted.document["diagnostics"][fitted.kind.name]["lack_of_fit"]
+    if lack is None or lack["p"] >= MISFIT_P or lack["largest_departure"] < LEAST_MISFIT:
+        return None
+    off = lack["largest_departure"]
+    return Scenario(
+        variable="form",
+        value=fitted.explained.best.form.name,
+        seen=(),
+        spread_sd=math.log1p(off) / Z_90,
+        sentence=f"No form fits these runs: repeated ones lie up to {100 * off:.0f} % off the best "
+        f"(p = {lack['p']:.1g}), as where costs once per sample and once per epoch are both most of a run",
+        reason=f"no form fits the runs: they lie up to {100 * off:.0f} % off the best",
+    )
 
 
 def _together(planned: PlannedTarget, work: Work) -> Scenario | None:

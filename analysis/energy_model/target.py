@@ -295,13 +295,32 @@ def _device(
         common = str(values[int(np.argmax(counts))])
         labels["hardware"] = common
         assumptions.append(f"On {common}, as {'the' if len(seen) == 1 else 'most'} runs were.")
-        return True, find_device(common)
+        return True, _with_own_numbers(find_device(common), config.hardware)
+    device = _with_own_numbers(find_device(name), config.hardware)
     for known in seen:
         if same_device(name, known):
             labels["hardware"] = known
-            return True, find_device(name)
+            return True, device
     labels.pop("hardware", None)
-    return not seen, find_device(name)
+    return not seen, device
+
+
+def _with_own_numbers(sheet: HardwareConfig | None, asked: HardwareConfig) -> HardwareConfig | None:
+    """Return the data sheet of a listed device with the numbers that the target gives in its place."""
+    if sheet is None:
+        return None
+    names = (
+        "memory_gb",
+        "board_power_w",
+        "idle_power_w",
+        "bandwidth_gb_s",
+        "link_gb_s",
+        "network_gb_s",
+        "host_power_w",
+    )
+    own = {name: value for name in names if (value := getattr(asked, name)) is not None}
+    peaks = {precision: value for precision, value in asked.peak_tflops.items() if value is not None}
+    return replace(sheet, **own, peak_tflops={**sheet.peak_tflops, **peaks})
 
 
 def find_device(name: str) -> HardwareConfig | None:
@@ -313,11 +332,6 @@ def find_device(name: str) -> HardwareConfig | None:
 def _differences(config: RunConfig, frame: pd.DataFrame) -> list[str]:
     """Settings that no run had and that the FLOPs do not express."""
     found = []
-    checks = {"gradient_checkpointing": config.gradient_checkpointing}
-    for name, value in checks.items():
-        seen = set(frame[name].dropna())
-        if seen and value not in seen:
-            found.append(f"{name} is {value} in the target and {not value} in all runs: only its FLOPs are counted.")
     accumulation = frame["gradient_accumulation"].dropna()
     if len(accumulation) and config.gradient_accumulation not in set(accumulation):
         levels = ", ".join(f"{value:g}" for value in group_levels(accumulation.to_numpy(dtype=float))[0])

@@ -59,14 +59,15 @@ def validated_fit(table: RunTable) -> ValidatedFit:
     document["session"] = between_sessions(table.frame)
     document["backtest"] = graded.to_dict(runs=False)
     document["sources"] = list(table.sources)
-    document["groups"] = differing_groups(table)
+    document["groups"] = differing_groups(table, fitted.explained.work)
     if document["groups"]:
         alone = (
             f"The forms share one. `extrapolate` fits the runs of the target's {document['groups']['noun']} alone, if "
             "it is among these; for another, a prediction beyond the data is as uncertain as these differ."
         )
-        per = fitted.explained.work.per
-        document["beyond"][per] = max(document["beyond"][per], spread_of_exponents(document["groups"]))
+        work, factor = fitted.explained.work, document["groups"]["factor"]
+        beyond = factor if factor == work.size else work.per
+        document["beyond"][beyond] = max(document["beyond"][beyond], spread_of_exponents(document["groups"]))
         document["notes"].append(f"{sentence(document['groups'])} {alone}")
     document["diagnostics"][fitted.kind.name]["order_correlation"] = _drift(fitted, table.frame)
     fitted = dataclasses.replace(fitted, fit=fit_from_dict(document, FILE_NAME))

@@ -188,6 +188,27 @@ def test_model_that_does_not_fit_is_not_validated() -> None:
     assert document["validation"]["label"] == "NOT VALIDATED"
 
 
+def test_the_memory_that_the_target_names_counts_for_a_listed_device_too() -> None:
+    document = ask("model=llama-3.2-1b", "samples=5000", "hardware=rtx-a4000", "hardware.memory_gb=2").document
+    assert (document["peak_memory_gb"]["available_gb"], document["peak_memory_gb"]["fits"]) == (2, False)
+    assert "devices needed" in [item["variable"] for item in document["scenarios"]]
+
+
+@pytest.mark.parametrize("runs_had", [True, False])
+def test_recomputed_activations_that_no_run_had_are_a_scenario(runs_had: bool) -> None:
+    frame = frame_of(SATURATING, cv=0.02, replicates=2).assign(gradient_checkpointing=runs_had)
+    target = ["model=llama-3.2-1b", "samples=5000", "hardware=rtx-a4000"]
+    asked = {}
+    for flag in (True, False):
+        words = [*target, f"gradient_checkpointing={str(flag).lower()}"]
+        asked[flag] = extrapolate(as_table(frame), words).document
+    assert asked[runs_had]["scenarios"] == []
+    (scenario,) = asked[not runs_had]["scenarios"]
+    assert scenario["variable"] == "gradient_checkpointing"
+    assert scenario["spread_factor"] == pytest.approx(1.2)
+    assert asked[not runs_had]["validation"]["label"] == "NOT VALIDATED"
+
+
 def test_beyond_twice_the_backtests_horizon_is_not_validated() -> None:
     near = ask("model=llama-3.2-1b", "samples=100000", "method=lora").document["validation"]
     far = ask("model=llama-3.2-1b", "samples=100000000", "method=lora").document["validation"]

@@ -10,7 +10,9 @@ import pytest
 
 from analysis.cli import main
 from analysis.energy_model.extrapolate import extrapolate
+from analysis.energy_model.groups import sentence, size_exponents
 from analysis.energy_model.validated_fit import validated_fit
+from analysis.tables.run_quantities import work_of
 from analysis.tables.table import table_from_frame
 from benchmarks.simulated_tables import Sweep
 from benchmarks.tables_in_groups import groups
@@ -60,6 +62,40 @@ def test_devices_that_differ_by_chance_and_surely_less_than_the_margin_are_fitte
     assert validated_fit(table).fitted.document["groups"] is None
     apart = table_from_frame(frame_of({L40S: 1.0, A100: 1.05}, 8))
     assert validated_fit(apart).fitted.document["groups"]["p"] < 0.001
+
+
+def ladders(gamma: Mapping[str, float], models: int = 5) -> pd.DataFrame:
+    """Runs of the same models on each device: energy per token is the FLOPs per token to the power of the device."""
+    rng, rows = np.random.default_rng(1), []
+    for device, power in gamma.items():
+        for flops_per_token in np.geomspace(4e8, 4e10, models):
+            for tokens in (2e4, 8e4):
+                kwh = tokens * 1e-8 * (flops_per_token / 4e8) ** power * np.exp(0.02 * rng.standard_normal())
+                rows.append(
+                    {"model": f"m{flops_per_token:.3g}", "hardware": device, "samples": tokens / 100, "epochs": 1,
+                     "tokens_seen": tokens, "flops": tokens * flops_per_token, "energy_train_kwh": kwh,
+                     "energy_kwh": kwh + 1e-4}
+                )  # fmt: skip
+    frame = pd.DataFrame(rows).sample(frac=1, random_state=3)
+    return frame.assign(run_id=[f"r{i}" for i in range(len(frame))], order=range(len(frame)), status="ok")
+
+
+def test_devices_whose_energy_grows_differently_with_the_size_of_the_model_are_fitted_apart() -> None:
+    found = validated_fit(table_from_frame(ladders({L40S: 0.8, A100: 1.0}))).fitted.document["groups"]
+    assert (found["column"], found["factor"]) == ("hardware", "flops_per_token")
+    estimates = {name: one["estimate"] for name, one in found["exponents"].items()}
+    assert estimates == pytest.approx({L40S: 0.8, A100: 1.0}, abs=0.03)
+    assert "The exponent of FLOPs per token depends on the device" in sentence(found)
+    assert validated_fit(table_from_frame(ladders({L40S: 0.9, A100: 0.9}))).fitted.document["groups"] is None
+
+
+def test_sizes_that_no_two_devices_share_are_not_compared() -> None:
+    """Utilisation that saturates would make small models' exponents differ from large ones' by itself."""
+    small, large = ladders({L40S: 0.6}), ladders({A100: 1.0})
+    large = large.assign(model=large["model"] + "-large", flops=100 * large["flops"], run_id="l" + large["run_id"])
+    both = table_from_frame(pd.concat([small, large], ignore_index=True))
+    work, _, _ = work_of(both.frame, both.frame["energy_train_kwh"].to_numpy(dtype=float))
+    assert size_exponents(both.frame, work, "hardware") is None
 
 
 def test_groups_that_do_not_differ_are_predicted_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,3 +38,14 @@ def test_costs_that_the_runs_do_not_separate_are_no_form() -> None:
     frame = frame_of(0.0, 30.0, epochs=(1, 2))
     models = extrapolate(table_from_frame(frame), ["samples=2048", "epochs=1"]).document["models"]
     assert not [model for model in models if "per epoch" in model["name"]]
+
+
+def test_where_both_costs_are_most_of_a_run_the_answer_says_that_no_form_fits() -> None:
+    """The family's product of both costs cannot follow their sum: the smallest runs lie 17 % off, large ones more."""
+    table = table_from_frame(frame_of(3.0, 192.0))
+    for samples, epochs in ((16_384, 1), (64, 32)):
+        document = extrapolate(table, [f"samples={samples}", f"epochs={epochs}"]).document
+        truth = joules(samples, epochs, 3.0, 192.0) / 3.6e6
+        assert document["energy_kwh"]["low"] < truth < document["energy_kwh"]["high"]
+        assert document["validation"]["label"] == "NOT VALIDATED"
+        assert any("no form fits the runs" in reason for reason in document["validation"]["reasons"])
