@@ -26,6 +26,7 @@ MOST_GROUPS = 20
 LEAST_LEVELS = 3
 LEAST_SIZE_RANGE = 4  # of what models cost for each token
 OF_SIZE = ("model", "weights", "rank")  # what changes with the model, or with the FLOPs
+SAME_SIZE = 0.05  # in logs: full fine-tuning takes 1.5 times LoRA's FLOPs for a token
 EXACT = 1e-14  # a sum of squares of logs that is rounding
 
 
@@ -75,8 +76,9 @@ def differing_groups(table: RunTable, work: Work | None = None) -> dict[str, Any
 def size_exponents(frame: pd.DataFrame, work: Work, column: str) -> tuple[float, dict[str, IntervalEstimate]] | None:
     """Test whether groups share the power of the model's size: p, and each group's own; None where runs cannot tell.
 
-    Only models that were run in several groups, at the same lengths there, are compared: over other sizes, utilisation
-    that saturates would differ by itself. One point for each model and group is the sample, as for `size_exponent`.
+    Only models that were run in several groups, at the same lengths and with the same work for a token there, are
+    compared: over other sizes, utilisation that saturates would differ by itself. One point for each model and group is
+    the sample, as for `size_exponent`.
     """
     if work.size is None:
         return None
@@ -90,6 +92,9 @@ def size_exponents(frame: pd.DataFrame, work: Work, column: str) -> tuple[float,
             "z": work.log_y - np.log(work.values[work.per]),
         }
     ).dropna()
+    own_x = points.groupby(["model", "group"])["x"].transform("mean")
+    spread = own_x.groupby(points["model"]).transform("max") - own_x.groupby(points["model"]).transform("min")
+    points = points[spread <= SAME_SIZE]
     cells = points.groupby(["model", "group", "length"], as_index=False)[["x", "z"]].mean()
     present = cells.groupby("model")["group"].transform("nunique")
     everywhere = cells.groupby(["model", "length"])["group"].transform("nunique") == present

@@ -3,13 +3,17 @@
 Nothing is unpickled, and nothing is unpacked beyond `MOST_BYTES`.
 """
 
+import bz2
 import csv
 import gzip
 import io
 import json
+import lzma
 import re
 import warnings
 import zipfile
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,22 +25,25 @@ from lora_scaling.errors import RecordError, UserError
 from .parsing import RunWarning
 
 MOST_BYTES = 2**30  # of a file, unpacked
+MOST_UNPACKING_BYTES = 2**28  # of memory that an xz archive may ask for
+ZSTANDARD = b"\x28\xb5\x2f\xfd"
 SNIFFED_BYTES = 65536
-TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".jsonl", ".ndjson", ".json", ".xlsx", ".gz", ".log")
+TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".jsonl", ".ndjson", ".json", ".xlsx", ".log",
+                  ".gz", ".bz2", ".xz", ".zst", ".zip")  # fmt: skip
 # The first bytes of files that are no table, and what to do with them.
 UNREADABLE = {
     b"\xd0\xcf\x11\xe0": "an Excel workbook of the old format (.xls); save it as .xlsx or CSV",
     b"\x89HDF": "an HDF5 file; write its table as CSV or Parquet",
     b"ARROW1": "a Feather (Arrow) file; write it as Parquet or CSV",
     b"SQLite format 3": "an SQLite database; export its table of runs as CSV",
-    b"BZh": "a bzip2 archive; unpack it first",
-    b"\xfd7zXZ": "an xz archive; unpack it first",
-    b"\x28\xb5\x2f\xfd": "a Zstandard archive; unpack it first",
+    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive; unpack it first",
+    b"Rar!": "a RAR archive; unpack it first",
     b"\x93NUMPY": "a NumPy array without column names; write a table with a line of names",
     b"%PDF": "a PDF; give the table in it as CSV",
     b"\x89PNG": "an image; give the table behind it as CSV",
     b"version https://git-lfs": "a pointer of Git LFS, not the file itself; run `git lfs pull`",
 }
+NESTED = "an archive in an archive; unpack it"
 PICKLED = "a pickled file, which could run any program when opened and is never opened; write CSV, JSON or Parquet"
 
 
@@ -61,14 +68,17 @@ def read_content(path: Path) -> FileContent:
     Raises:
         RecordError: it is empty, damaged, too large, or of a kind that holds no table; the text says which.
     """
-    data = _bytes_of(path)
+    return _content_of(path, _bytes_of(path))
+
+
+def _content_of(path: Path, data: bytes, *, packed: bool = False) -> FileContent:
     if not data.strip():
         raise RecordError(f"{path.name}: empty; a table has a line of column names and a line for each run")
     _refuse(path, data)
     if data[:4] == b"PAR1":
         return FileContent(frame=_read_parquet(path, data))
     if data[:2] == b"PK":
-        return _read_zip(path, data)
+        return _read_zip(path, data, packed=packed)
     text_bytes, found = _as_utf8(path, data)
     start = text_bytes[:SNIFFED_BYTES].lstrip()
     if start[:1] in (b"{", b"["):
@@ -99,17 +109,53 @@ def _bytes_of(path: Path) -> bytes:
             raise RecordError(f"{path.name}: a device, not a table; give a file")
         if size > MOST_BYTES:
             raise RecordError(f"{path.name}: {size / 2**30:.1f} GiB; give at most 1 GiB, e.g. only the columns needed")
-        data = path.read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            with gzip.open(io.BytesIO(data)) as file:
-                data = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise RecordError(f"{path.name}: cannot be read ({error.strerror or error}); write it again") from error
+        data = _unpacked(path, path.read_bytes())
+    except (OSError, lzma.LZMAError, zlib.error) as error:
+        text = getattr(error, "strerror", None) or error
+        raise RecordError(f"{path.name}: cannot be read ({text}); write it again") from error
     except EOFError as error:
-        raise RecordError(f"{path.name}: a gzip archive that ends too early; write it again") from error
+        raise RecordError(f"{path.name}: an archive that ends too early; write it again") from error
     if len(data) > MOST_BYTES:
         raise RecordError(f"{path.name}: unpacks to more than 1 GiB; unpack it yourself and give what is needed")
     return data
+
+
+def _unpacked(path: Path, data: bytes) -> bytes:
+    """Return what an archive of one file holds, at most a byte more than MOST_BYTES of it."""
+    if data.startswith(b"\x1f\x8b"):
+        with gzip.open(io.BytesIO(data)) as file:
+            return file.read(MOST_BYTES + 1)
+    if data.startswith(b"BZh"):
+        with bz2.open(io.BytesIO(data)) as file:
+            return file.read(MOST_BYTES + 1)
+    if data.startswith(b"\xfd7zXZ"):
+        return _unpacked_xz(data)
+    if data.startswith(ZSTANDARD):
+        return _unpacked_zstandard(path, data)
+    return data
+
+
+def _unpacked_xz(data: bytes) -> bytes:
+    """Unpack the streams of an xz archive one after the other; one that asks for much memory is an LZMAError."""
+    parts, size = [], 0
+    while data and size <= MOST_BYTES:
+        stream = lzma.LZMADecompressor(memlimit=MOST_UNPACKING_BYTES)
+        parts.append(stream.decompress(data, MOST_BYTES + 1 - size))
+        size += len(parts[-1])
+        if not stream.eof and size <= MOST_BYTES:
+            raise EOFError
+        data = stream.unused_data.lstrip(b"\x00")
+    return b"".join(parts)
+
+
+def _unpacked_zstandard(path: Path, data: bytes) -> bytes:
+    """Unpack by pyarrow, which the standard library's zstd is too new to replace."""
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise UserError(f"{path.name}: Zstandard, which needs pyarrow; pip install 'lora-scaling[parquet]'") from error
+    with pyarrow.CompressedInputStream(pyarrow.BufferReader(data), "zstd") as stream:
+        return stream.read(MOST_BYTES + 1)
 
 
 def _refuse(path: Path, data: bytes) -> None:
@@ -140,8 +186,8 @@ def _read_parquet(path: Path, data: bytes) -> pd.DataFrame:
         raise RecordError(f"{path.name}: no readable Parquet table; write it again or use CSV") from error
 
 
-def _read_zip(path: Path, data: bytes) -> FileContent:
-    """Read an Excel workbook; name the other kinds of ZIP files."""
+def _read_zip(path: Path, data: bytes, *, packed: bool) -> FileContent:
+    """Read an Excel workbook, or the only table of an archive; name the other kinds of ZIP files."""
     try:
         entries = zipfile.ZipFile(io.BytesIO(data)).infolist()
     except zipfile.BadZipFile as error:
@@ -150,8 +196,11 @@ def _read_zip(path: Path, data: bytes) -> FileContent:
     if any(name.endswith(("/data.pkl", ".npy")) for name in names):
         raise RecordError(f"{path.name}: {PICKLED}")
     if "xl/workbook.xml" not in names:
-        what = "an OpenDocument file; save it as .xlsx or CSV" if "content.xml" in names else "a ZIP archive; unpack it"
-        raise RecordError(f"{path.name}: {what}")
+        if "content.xml" in names:
+            raise RecordError(f"{path.name}: an OpenDocument file; save it as .xlsx or CSV")
+        if packed:
+            raise RecordError(f"{path.name}: {NESTED}")
+        return _read_only_table(path, data, entries)
     if sum(entry.file_size for entry in entries) > MOST_BYTES // 2:
         raise RecordError(f"{path.name}: unpacks to more than 512 MiB; save the sheet as CSV")
     try:
@@ -169,6 +218,37 @@ def _read_zip(path: Path, data: bytes) -> FileContent:
     others = ", ".join(f"`{other}`" for other in list(filled)[1:])
     found = [RunWarning(kind="sheet", message=f"Read the sheet `{name}`; not {others}.")] if others else []
     return FileContent(frame=_with_header(cells), warnings=tuple(found))
+
+
+def _read_only_table(path: Path, data: bytes, entries: Sequence[zipfile.ZipInfo]) -> FileContent:
+    """Read the one table that a ZIP archive holds, without writing any of it to the disk."""
+    tables = [
+        entry
+        for entry in entries
+        if entry.filename.lower().endswith(TABLE_SUFFIXES)
+        and not entry.filename.startswith("__MACOSX/")
+        and not Path(entry.filename).name.startswith(".")
+    ]
+    if len(tables) != 1:
+        listed = f" ({', '.join(repr(entry.filename) for entry in tables[:5])})" if tables else ""
+        raise RecordError(
+            f"{path.name}: a ZIP archive of {len(tables)} tables{listed}; unpack it and name a table, or its folder"
+        )
+    inside = tables[0]
+    if inside.flag_bits & 1:
+        raise RecordError(f"{path.name}: a ZIP archive with a password; unpack it yourself")
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)).open(inside) as file:
+            content = file.read(MOST_BYTES + 1)
+    except (zipfile.BadZipFile, NotImplementedError, zlib.error, EOFError) as error:
+        raise RecordError(
+            f"{path.name}: a damaged ZIP archive or of an unknown kind ({error}); write it again"
+        ) from error
+    if len(content) > MOST_BYTES:
+        raise RecordError(f"{path.name}: unpacks to more than 1 GiB; unpack it yourself and give what is needed")
+    if content.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", ZSTANDARD)):
+        raise RecordError(f"{path.name}: {NESTED}")
+    return _content_of(path.with_name(Path(inside.filename).name), content, packed=True)
 
 
 def _with_header(cells: pd.DataFrame) -> pd.DataFrame:

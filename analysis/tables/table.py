@@ -27,6 +27,7 @@ from .overrides import clean_overrides, of_work
 from .parsing import AMBIGUOUS, RunWarning, has_decimal_commas, has_decimal_points, parse_numbers, parse_truth
 from .readers import ReadRows, read_sources, recognise
 from .run_settings import fill_sizes
+from .summary_rows import summary_rows
 from .unknown_columns import column_warnings, remainders, separating_columns, unknown_columns, without_own_numbers
 
 NUMERIC_COLUMNS = (*records.NUMERIC_COLUMNS, "samples_end")
@@ -147,6 +148,8 @@ def _make_table(rows: ReadRows, *, response: str | None, exclude: Sequence[str],
     raw, sampled = _sampled(raw)
     needed = ("samples", "epochs", RESPONSES[response])
     require_columns(raw, needed, rows)
+    raw, summaries = _without_summaries(raw, columns)
+    excluded += summaries
     finished, failed = _split_by_status(raw)
     excluded += failed
     frame, bad, warnings = _to_types(finished, needed)
@@ -235,6 +238,17 @@ def _name_runs(raw: pd.DataFrame) -> pd.DataFrame:
     blank = raw["run_id"].isna() | (raw["run_id"].astype(str).str.strip() == "")
     raw["run_id"] = raw["run_id"].astype(str).where(~blank, raw["_place"]).map(printable)
     return raw.drop(columns="_place")
+
+
+def _without_summaries(raw: pd.DataFrame, columns: Sequence[str]) -> tuple[pd.DataFrame, list[Excluded]]:
+    """Leave out rows that hold the sums or means of others."""
+    words = summary_rows(raw, columns)
+    summary = words != ""
+    excluded = [
+        Excluded(run_id=str(run_id), reason=f"a summary of other rows ({printable(word)}), no run")
+        for run_id, word in zip(raw["run_id"][summary], words[summary], strict=True)
+    ]
+    return raw[~summary], excluded
 
 
 def _split_by_status(raw: pd.DataFrame) -> tuple[pd.DataFrame, list[Excluded]]:

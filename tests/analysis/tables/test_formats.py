@@ -1,9 +1,13 @@
 """Files that other programs wrote, read by what is in them. `written_by/` holds what the real programs wrote."""
 
+import bz2
 import gzip
+import io
 import json
+import lzma
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -269,6 +273,69 @@ def test_what_is_no_table_is_one_sentence(name: str, data: bytes, says: str, tmp
     path = tmp_path / name
     path.write_bytes(data)
     with pytest.raises((RecordError, UserError), match=says):
+        load_runs(path)
+
+
+def zipped(**files: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name.replace("__", "."), data)
+        archive.writestr("__MACOSX/._runs.csv", b"x")
+    return buffer.getvalue()
+
+
+def zstandard(data: bytes) -> bytes:
+    pyarrow = pytest.importorskip("pyarrow")
+    return pyarrow.compress(data, codec="zstd", asbytes=True)
+
+
+@pytest.mark.parametrize(
+    ("ending", "pack"),
+    [
+        ("zip", lambda data: zipped(runs__csv=data, readme__md=b"a table")),
+        ("xz", lambda data: lzma.compress(data[:40]) + lzma.compress(data[40:])),
+        ("bz2", bz2.compress),
+        ("zst", zstandard),
+    ],
+)
+def test_an_archive_of_one_table_is_read(ending: str, pack: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    path = tmp_path / f"runs.csv.{ending}"
+    path.write_bytes(pack(OURS.to_csv(index=False).encode()))
+    assert load_runs(path).frame["energy_kwh"].to_numpy() == pytest.approx(OURS["energy_kwh"].to_numpy(), rel=1e-12)
+    assert load_runs(tmp_path).frame["samples"].tolist() == OURS["samples"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (zipped(a__csv=b"samples", b__csv=b"samples"), r"a ZIP archive of 2 tables \('a.csv', 'b.csv'\); unpack it"),
+        (zipped(notes__md=b"none"), "a ZIP archive of 0 tables; unpack it"),
+        (zipped(a__zip=zipped(b__csv=b"samples")), "an archive in an archive"),
+        (zipped(a__csv=bz2.compress(b"samples")), "an archive in an archive"),
+        (zipped(a__csv=pickle.dumps(1)), "never opened"),
+        (lzma.compress(b"samples")[:-10], "ends too early"),
+        (bz2.compress(b"samples")[:-4], "ends too early"),
+        (b"BZh9" + b"damaged" * 9, "cannot be read"),
+        (b"\xfd7zXZ\0" + b"damaged" * 9, "cannot be read"),
+        (b"7z\xbc\xaf\x27\x1c", "7-Zip"),
+    ],
+)
+def test_an_archive_of_no_one_table_is_one_sentence(data: bytes, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "runs.bin"
+    path.write_bytes(data)
+    with pytest.raises((RecordError, UserError), match=says):
+        load_runs(path)
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, lzma.compress, zstandard, lambda data: zipped(runs__csv=data)])
+def test_other_archives_are_not_unpacked_beyond_a_limit_either(
+    pack: Callable[[bytes], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("analysis.tables.files.MOST_BYTES", 10_000)
+    path = tmp_path / "runs.bin"
+    path.write_bytes(pack(b"samples,epochs,energy_kwh\n" + b"1,1,1\n" * 5000))
+    with pytest.raises(RecordError, match="unpacks to more than"):
         load_runs(path)
 
 
