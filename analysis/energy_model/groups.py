@@ -171,9 +171,8 @@ def spread_of_exponents(groups: dict[str, Any]) -> float:
 
 def factor_words(groups: dict[str, Any]) -> str:
     """Return what the exponent that differs is of."""
-    return {"flops_per_token": "FLOPs per token", "params": "the model's parameters"}.get(
-        groups["factor"], groups["factor"]
-    )
+    factor = str(groups["factor"])
+    return {"flops_per_token": "FLOPs per token", "params": "the model's parameters"}.get(factor, factor)
 
 
 def sentence(groups: dict[str, Any]) -> str:

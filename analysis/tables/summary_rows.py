@@ -41,5 +41,5 @@ def summary_rows(raw: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
         described = len(words) == len(raw) and words.str.lower().isin(["mean", "std"]).sum() >= 2
         if words.empty or (len(words) > MOST_SHARE * len(raw) and not described):
             continue
-        found.loc[words.index] = [f"`{word}` in `{name}`" for word in words]
+        found.update(words.map(lambda word, name=name: f"`{word}` in `{name}`"))
     return found
