@@ -8,6 +8,7 @@ behind the word keeps these lines alone, and `from="TEXT" lines=1-4` counts from
 """
 
 import argparse
+import functools
 import re
 import shlex
 import sys
@@ -47,6 +48,7 @@ def _with_output(match: re.Match[str]) -> str:
     return f"```{match['language']}\n{match['code']}```\n\n```output{match['options']}\n{body}```"
 
 
+@functools.cache
 def _of_command(block: str) -> str:
     command = re.sub(r"\\\n\s*", " ", block).strip().splitlines()[-1]
     words = shlex.split(command, comments=True)
