@@ -32,7 +32,9 @@ from .style import (
 
 NAME = "question"
 MOST_SERIES = 4
+MOST_POINTS = 250  # of a series
 POINTS = 60
+ROOM = 0.3  # of the smallest x, for the names of the series
 EXPONENTS = np.arange(0.3, 2.005, 0.01)  # tried for the line
 LEAST_LEVELS = 4  # of what was varied, for an exponent of the line
 _LABELS = {"samples": "Samples in the training set", "epochs": "Epochs"}
@@ -76,7 +78,7 @@ def question_figure(claims: ClaimsReport, forecast: Extrapolation | None = None)
     lines = _best_lines(series)
     linear = [fit_lines(series, b) for b in np.linspace(1 - margin, 1 + margin, 5)]
     scale, unit = kind.best_unit(np.concatenate([one.y for one in series]))
-    figure, axes = canvas(2, width=11.0, height=3.7)
+    figure, axes = canvas(2, width=11.0, height=3.5)
     for panel, ax in enumerate(axes):
         for i, one in enumerate(series):
             reach = predicted.x if predicted and predicted.level == one.level else 0.0
@@ -86,6 +88,8 @@ def question_figure(claims: ClaimsReport, forecast: Extrapolation | None = None)
         if predicted:
             _draw_prediction(ax, predicted, scale, palette(4)[3], f"p{panel}s{len(series)}")
         ax.set_xlabel(_LABELS[factor])
+        if panel == 0:
+            ax.set_xlim(left=ROOM * min(one.x.min() for one in series), right=ax.dataLim.x1 / ROOM**0.2)
         ax.set_ylabel(f"{_capital(claims.response.noun)} ({unit})")
         for which in ("x", "y"):
             log_axis(ax, which) if panel == 0 else linear_axis(ax, which)
@@ -127,7 +131,7 @@ def _series_of(rows: pd.DataFrame, factor: str, other: str) -> list[Series]:
     for level, some in rows.groupby(other, sort=True):
         if some[factor].nunique() < 2:
             continue
-        drawn = some.iloc[thin(len(some))[0]]
+        drawn = some.iloc[thin(len(some), MOST_POINTS)[0]]
         found.append(
             Series(
                 name=f"{level:g} {other if level != 1 else other.removesuffix('s')}",
@@ -181,9 +185,10 @@ def _draw(
     ax.scatter(one.x, one.y * scale, color=colour, marker=marker, s=24, edgecolor="white", linewidth=0.5, zorder=3,
                gid=f"{gid}points", label=one.name)  # fmt: skip
     if one.name:
-        end = (float(one.x.max()), float(one.y[one.x == one.x.max()].mean()) * scale)
-        ax.annotate(one.name, end, xytext=(7, -2), textcoords="offset points", va="top", fontsize="small", color=colour,
-                    gid=f"{gid}name")  # fmt: skip
+        edge = (one.x.min(), one.x.max())[panel]  # on logarithmic axes all begin apart, on linear ones they end apart
+        place, side = (float(edge), float(one.y[one.x == edge].mean()) * scale), ("right", "left")[panel]
+        ax.annotate(one.name, place, xytext=((-7, 7)[panel], 0), textcoords="offset points", ha=side, va="center",
+                    fontsize="small", color=colour, gid=f"{gid}name")  # fmt: skip
 
 
 def _draw_prediction(ax: Axes, predicted: Prediction, scale: float, colour: tuple, gid: str) -> None:

@@ -17,7 +17,7 @@ from ..energy_model.validated_fit import ValidatedFit, validated_fit
 from ..tables.table import RunTable
 from .compare import interchangeability, lora_and_full
 from .forecast import backtest_figure, extrapolation_figure
-from .gains import pareto_figure
+from .gains import pareto_figures
 from .power import power_figure
 from .residuals import residuals
 from .scaling import scaling_figures
@@ -58,7 +58,7 @@ def figures(
         *scaling_figures(view),
         interchangeability(view),
         lora_and_full(view),
-        pareto_figure(view),
+        *pareto_figures(view),
         residuals(view),
         backtest_figure(view),
         forecast,

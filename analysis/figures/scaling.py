@@ -1,7 +1,6 @@
 """Energy or time against one factor: runs, fit and bands, on linear and logarithmic axes."""
 
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
 
 from ..energy_model.groups import sentence
@@ -19,7 +18,7 @@ from .style import (
     palette,
     styled,
 )
-from .view import FACTORS, Factor, RunGroup, View, run_groups, varied
+from .view import FACTORS, UNMOVED, Factor, RunGroup, View, run_groups, varied
 
 MANY = 300  # points from which a line is drawn over them
 BANDS = "Lines: fit; dark bands: 95 % interval of the mean; light bands: 90 % interval of a new run."
@@ -51,7 +50,7 @@ def response_against(view: View, factor: Factor) -> DrawnFigure | SkippedFigure:
     note = f" {drawn:,} of {total:,} runs are drawn; lines and bands use all." if drawn < total else ""
     for panel, ax in enumerate(axes):
         for i, one in enumerate(groups):
-            _draw(ax, one, scale, colours[i], MARKERS[i % len(MARKERS)])
+            _draw(ax, one, scale, colours[i], MARKERS[i % len(MARKERS)], f"p{panel}s{i}")
         ax.set_xlabel(factor.label)
         ax.set_ylabel(f"{view.noun} ({unit})" if panel == 0 else "")
         if panel == 0:
@@ -71,32 +70,33 @@ def response_against(view: View, factor: Factor) -> DrawnFigure | SkippedFigure:
             (float(s.curve.x[-1]), float(s.curve.mean.estimate[-1] * scale), clip_name(s.name, 22), colours[i])
             for i, s in enumerate(groups)
         ]
-        label_lines(axes[-1], ends)
+        label_lines(axes[-1], ends, gids=[f"p1s{i}name" for i in range(len(groups))])
     split = ""
     if view.split is not None:
         split = (
             f" {sentence(view.split)} Each {view.split['noun']} has a fit of its own where it has a line of its own."
         )
     caption = view.caption(f"{view.noun} against {factor.noun}. {BANDS} {held}{note}{split}".strip())
-    return DrawnFigure(name=name, title=title, figure=figure, caption=caption)
+    return DrawnFigure(
+        name=name, title=title, figure=figure, caption=caption, series=tuple(one.name for one in groups),
+        run_ids={f"p{panel}s{i}points": one.run_ids for panel in (0, 1) for i, one in enumerate(groups)},
+        panels=("linear", "logarithmic"), note="moved along the fit" if held != UNMOVED else "",
+    )  # fmt: skip
 
 
-def _draw(ax: Axes, one: RunGroup, scale: float, colour: tuple, marker: str) -> None:
-    ax.fill_between(one.curve.x, one.curve.new.low * scale, one.curve.new.high * scale, color=colour, alpha=0.13, lw=0)
-    ax.fill_between(one.curve.x, one.curve.mean.low * scale, one.curve.mean.high * scale, color=colour, alpha=0.3, lw=0)
+def _draw(ax: Axes, one: RunGroup, scale: float, colour: tuple, marker: str, gid: str) -> None:
+    for name, bands, alpha in (("new", one.curve.new, 0.13), ("mean", one.curve.mean, 0.3)):
+        ax.fill_between(
+            one.curve.x, bands.low * scale, bands.high * scale, color=colour, alpha=alpha, lw=0, gid=f"{gid}{name}"
+        )
     many = len(one.x) >= MANY
     line = INK if many else colour  # over a cloud of points its own colour would not be seen
-    ax.plot(one.curve.x, one.curve.mean.estimate * scale, color=line, lw=1.5, zorder=4 if many else 2)
-    sns.scatterplot(
-        x=one.x,
-        y=one.y * scale,
-        color=colour,
-        marker=marker,
-        s=9 if many else 26,
-        edgecolor="none" if many else "white",
-        linewidth=0.5,
-        alpha=0.4 if many else 1.0,
-        ax=ax,
-        legend=False,
-        zorder=3,
-    )
+    ax.plot(
+        one.curve.x, one.curve.mean.estimate * scale, color=line, lw=1.5, zorder=4 if many else 2, gid=f"{gid}line",
+        label=f"{one.name}: fit",
+    )  # fmt: skip
+    ax.scatter(
+        one.x, one.y * scale, color=colour, marker=marker, s=9 if many else 26,
+        edgecolor="none" if many else "white", linewidth=0.5, alpha=0.4 if many else 1.0, zorder=3, gid=f"{gid}points",
+        label=one.name,
+    )  # fmt: skip

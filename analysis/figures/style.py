@@ -28,7 +28,7 @@ class DrawnFigure:
 
     For a page on which one can point at it: `series` names what can be shown and hidden (artists of series i in panel p
     have a gid that begins with `p{p}s{i}`), `run_ids` names the runs of a scatter by its gid, and `panels` names the
-    panels if they show the same, so that one is shown at a time.
+    panels if they show the same, so that one is shown at a time. `note` is said beside the values of a point.
     """
 
     name: str
@@ -38,6 +38,7 @@ class DrawnFigure:
     series: tuple[str, ...] = ()
     run_ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
     panels: tuple[str, ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +147,9 @@ def short(value: float, *, powers: bool = False, billions: bool = False) -> str:
     return power if abs(mantissa - 1) < 1e-6 else f"{mantissa:.3g}×{power}"
 
 
-def label_lines(axes: Axes, ends: Sequence[tuple[float, float, str, Any]], *, gap: float = 0.065) -> None:
+def label_lines(
+    axes: Axes, ends: Sequence[tuple[float, float, str, Any]], *, gap: float = 0.065, gids: Sequence[str] = ()
+) -> None:
     """Write each line's name beside its right end, (x, y, text, colour) in data units, none over another."""
     if not ends:
         return
@@ -170,6 +173,7 @@ def label_lines(axes: Axes, ends: Sequence[tuple[float, float, str, Any]], *, ga
             ha="left",
             fontsize="small",
             annotation_clip=False,
+            gid=gids[i] if gids else None,
         )
 
 

@@ -30,6 +30,8 @@ from .style import clip_name, thin
 
 GRID_POINTS = 60
 MISFIT_P = 0.01
+UNMOVED = "Every run is where it was observed."
+NOT_MOVED = 1.005  # times: a move that no figure shows
 LEAST_RANGE = np.log(1.1)  # what varies less makes no line
 
 
@@ -134,12 +136,7 @@ class View:
 
     @property
     def fits(self) -> str:
-        """Say whether the best form fits, by its lack of fit against repeated runs."""
-        misfit = self.result.fitted.document["diagnostics"][self.kind.name]["lack_of_fit"]
-        if misfit is None:
-            return "Whether it fits cannot be tested: too few runs are repeated."
-        does = "does not fit" if misfit["p"] < MISFIT_P else "fits"
-        return f"Its best form {does} (lack of fit p = {misfit['p']:.2g})."
+        return form_fits(self.result)
 
     def predict(self, values: Mapping[str, Array], labels: Mapping[str, NDArray[np.object_]], **options: Any) -> Bands:
         """Predict what the fit explains by its models, in the unit of its kind."""
@@ -148,6 +145,15 @@ class View:
         bands = training_bands(fit.explained, target, log_floor=fit.log_floor(target), **options)
         scale = 1 / self.kind.per_unit
         return Bands(estimate=bands.estimate * scale, low=bands.low * scale, high=bands.high * scale, sd=bands.sd)
+
+
+def form_fits(result: ValidatedFit) -> str:
+    """Say whether the best form fits, by its lack of fit against repeated runs."""
+    misfit = result.fitted.document["diagnostics"][result.fitted.kind.name]["lack_of_fit"]
+    if misfit is None:
+        return "Whether it fits cannot be tested: too few runs are repeated."
+    does = "does not fit" if misfit["p"] < MISFIT_P else "fits"
+    return f"Its best form {does} (lack of fit p = {misfit['p']:.2g})."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,13 +169,14 @@ class Curve:
 class RunGroup:
     """Runs that share a hue: their x and response (kWh, s) moved by the fit to the held settings, and the curve.
 
-    `total` counts them all; x and y hold at most as many as are drawn.
+    `total` counts them all; x, y and run_ids hold at most as many as are drawn.
     """
 
     name: str
     total: int
     x: Array
     y: Array
+    run_ids: tuple[str, ...]
     curve: Curve
 
 
@@ -225,6 +232,7 @@ def run_groups(view: View, factor: str) -> tuple[list[RunGroup], str]:
     column, hues = hue_of(view, factor)
     groups: list[RunGroup] = []
     held: dict[str, list[str]] = {}
+    moved_by = 1.0
     like = {name: value for name, value in _typical(view.work, factor).items() if name != column}  # a hue stays its own
     order = list(dict.fromkeys(hues[np.argsort(view.work.values["params"], kind="stable")])) if column else ["all runs"]
     apart = view.split is not None and column == view.split["column"]
@@ -250,10 +258,13 @@ def run_groups(view: View, factor: str) -> tuple[list[RunGroup], str]:
             mean=view.predict(values, labels, level=0.95, noise=False),
             new=view.predict(values, labels, level=0.9),
         )
-        y = np.exp(member.log_y) / view.kind.per_unit * moved.estimate / actual.estimate
-        groups.append(RunGroup(name=name, x=member.values[factor], y=y, curve=curve, total=total))
+        shift = moved.estimate / actual.estimate
+        moved_by = max(moved_by, float(np.exp(np.abs(np.log(shift)).max())))
+        y = np.exp(member.log_y) / view.kind.per_unit * shift
+        run_ids = tuple(map(str, view.work.run_ids[rows]))
+        groups.append(RunGroup(name=name, x=member.values[factor], y=y, run_ids=run_ids, curve=curve, total=total))
         held.setdefault(holder.held(), []).append(name)
-    return groups, _held_sentence(held)
+    return groups, _held_sentence(held, moved_by)
 
 
 def _ends(values: Array) -> tuple[int, int]:
@@ -357,12 +368,17 @@ class _Holder:
         return ", ".join(held)
 
 
-def _held_sentence(held: Mapping[str, Sequence[str]]) -> str:
-    """What was held, in a sentence, from the names of the series that share each set of held settings."""
+def _held_sentence(held: Mapping[str, Sequence[str]], moved_by: float) -> str:
+    """Say what was held, from the names of the series that share each set of settings, and how far runs were moved."""
+    if moved_by < NOT_MOVED:
+        return UNMOVED
+    far = f", by a factor of up to {moved_by:.3g}" if moved_by >= 2 else f", by up to {100 * (moved_by - 1):.2g} %"
+    each = [(settings, f"{', '.join(map(clip_name, names))} to ") for settings, names in held.items() if settings]
+    if not each:
+        return f"Runs are moved along the fit to the work of a typical run{far}."
     if len(held) == 1:
-        return "".join(f"Runs are moved along the fit to {settings}." for settings in held if settings)
-    each = [f"{', '.join(map(clip_name, names))} to {settings}" for settings, names in held.items() if settings]
-    return f"Runs are moved along the fit: {'; '.join(each)}." if each else ""
+        return f"Runs are moved along the fit to {each[0][0]}{far}."
+    return f"Runs are moved along the fit: {'; '.join(names + settings for settings, names in each)}{far}."
 
 
 def _moves_with(factor: str, name: str) -> bool:

@@ -10,11 +10,23 @@ from lora_scaling.text import ENERGY, MASS, counted, shown
 from ..claims.verdicts import Claim, Options
 from ..energy_model.extrapolate import Extrapolation
 from ..figures.style import DrawnFigure
+from ..figures.view import form_fits
 from .estimates import sentence
 from .facts import Fact, facts_of, totals_of
 from .findings import Findings
 from .page import Section, picture, section
-from .sections import WORDS, basis, basis_in_words, distance_from_data, interval_of, plain_reason, split_noun, split_of
+from .sections import (
+    WORDS,
+    Cause,
+    basis,
+    basis_in_words,
+    common_cause,
+    distance_from_data,
+    interval_of,
+    plain_reason,
+    split_noun,
+    split_of,
+)
 
 MOST_COSTS = 8  # the others are in their own section
 MOST_NEXT = 3
@@ -59,14 +71,14 @@ def first_screen(findings: Findings) -> Section:
     noun, options = findings.claims.response.noun, findings.claims.options
     subject = "energy" if noun.startswith("energy") else noun  # without its small print, which is said once
     doubled = claims["doubling_doubles"].tests.get("factor", "samples")  # absent if it could not be tested
-    rests_on = basis_in_words(findings)
+    rests_on, cause = basis_in_words(findings), common_cause(findings)
     answers = [
         {
             "id": name,
             "question": text.format(subject, factor=doubled),
             "verdict": claims[name].verdict,
             "rests_on": rests_on,
-            **_answer(claims[name], options),
+            **_answer(claims[name], options, cause),
         }
         for name, text in QUESTIONS.items()
     ]
@@ -78,13 +90,13 @@ def first_screen(findings: Findings) -> Section:
         facts=facts_of(findings),
         totals=[*totals_of(findings), going_on],
         basis=basis(findings),
+        cause=cause.text if cause else None,
+        blocked=counted(len(cause.ids), "question") if cause else "",
         meaning=f"“{subject.capitalize()}” is {noun}. " if subject != noun else "",
         level=f"{100 * options.ci_level:.3g} %",
         margin=f"{100 * options.margin:.3g} %",
         answers=answers,
-        picture=picture(headline.figure, headline.title, headline.caption, salt="q", drawn=headline)
-        if isinstance(headline, DrawnFigure)
-        else None,
+        picture=picture(headline, salt="q") if isinstance(headline, DrawnFigure) else None,
         steps=steps,
     )
 
@@ -98,8 +110,10 @@ def costs_section(findings: Findings) -> Section:
     return section("Larger runs", "costs.html.j2", costs=costs, reason=reason)
 
 
-def _answer(claim: Claim, options: Options) -> dict[str, str]:
+def _answer(claim: Claim, options: Options, cause: Cause | None) -> dict[str, str]:
     """Write the verdict and its number, or the answer for each model; why there is none where nothing was tested."""
+    if cause and claim.id in cause.ids:
+        return {"word": "Not decided", "number": "for the reason above"}
     if own := split_of(claim):
         each = "; ".join(
             f"{WORDS[one['verdict']].lower()} for {name}: {_size(claim, one)}" for name, one in own.items()
@@ -193,5 +207,5 @@ def _predicted(forecast: Extrapolation) -> str:
     value, ends = kind.quantity.interval(predicted["estimate"], predicted["low"], predicted["high"])
     return (
         f"{' '.join(document['target']['overrides'])}, from these runs: {value} "
-        f"({ends}, 90 % interval; {distance_from_data(document)}; {label})."
+        f"({ends}, 90 % interval; {distance_from_data(document)}; {label}). {form_fits(forecast.validated)}"
     )

@@ -75,11 +75,16 @@ def _row(quote: Quote) -> tuple[str, ...]:
         quote.label,
         *_three(d["energy_kwh"], 1.0),
         *_three(d["time_s"], 1 / 3600),
-        "–" if grams is None else number(grams["estimate"]),
+        *(("–", "–") if grams is None else (number(grams["estimate"]), _intensity(grams))),
         number(memory["estimate"]),
         fits,
         d["basis"],
     )
+
+
+def _intensity(grams: dict[str, Any]) -> str:
+    known = grams.get("intensity_g_per_kwh")
+    return "–" if known is None else number(known, 4)
 
 
 def _three(interval: dict[str, float] | None, scale: float) -> tuple[str, str, str]:

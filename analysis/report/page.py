@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from lora_scaling import templates
 
 from ..figures.style import DrawnFigure
+from .points import figure_points
 
 LARGEST_SVG = 400_000  # characters
 _PACKAGE = "analysis.report"
@@ -50,8 +51,8 @@ class Picture:
     """A figure for the page: as SVG (`drawing`), or as a PNG in base64 if that is smaller.
 
     `id` is unique to the drawing on the page, `view_box` is its frame, and `panels` are the frames of its panels if it
-    has several. A narrow window shows them one below the other, as views of the same drawing. `views` names the panels
-    if they show the same: then one is shown at a time.
+    has several. A narrow window shows them one below the other, as views of the same drawing. `points`
+    are for the script of a figure that one can point at, which saves files called `name`.
     """
 
     id: str
@@ -61,15 +62,17 @@ class Picture:
     drawing: Markup = field(default_factory=Markup)
     view_box: str = ""
     panels: tuple[str, ...] = ()
-    views: tuple[str, ...] = ()
+    name: str = ""
+    points: dict[str, Any] = field(default_factory=dict)
 
     @property
     def widest_px(self) -> int:
         return round(WIDEST_PX_PER_PT * float(self.view_box.split()[2]))
 
 
-def picture(figure: Figure, title: str, caption: str, *, salt: str, drawn: DrawnFigure | None = None) -> Picture:
+def picture(drawn: DrawnFigure, *, salt: str) -> Picture:
     """Draw a figure for the page. `salt` makes its ids unique, so that several figures can share a page."""
+    figure, title, caption = drawn.figure, drawn.title, drawn.caption
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": salt, "text.parse_math": False, "svg.fonttype": "path"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -89,7 +92,8 @@ def picture(figure: Figure, title: str, caption: str, *, salt: str, drawn: Drawn
         drawing=Markup(svg[opening.end() : svg.rindex("</svg>")]),  # matplotlib escapes what it draws
         view_box=opening[1],
         panels=tuple(" ".join(f"{number:.2f}" for number in panel) for panel in panels) if len(panels) > 1 else (),
-        views=drawn.panels if drawn else (),
+        name=drawn.name,
+        points=figure_points(drawn),
     )
 
 

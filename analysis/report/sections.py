@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -14,8 +15,9 @@ from ..claims.verdicts import Claim, Options
 from ..energy_model.backtest import summary
 from ..energy_model.extrapolate import Extrapolation
 from ..figures.style import DrawnFigure
+from ..figures.view import form_fits
 from ..tables.checks import group_noun
-from ..tables.response import source_kinds
+from ..tables.response import NOTHING_METERED, source_kinds
 from .findings import Findings
 from .page import Section, picture, section
 
@@ -23,6 +25,7 @@ MOST_ROWS = 1000
 MOST_PRINTED = 300  # about three pages
 MOST_NAMED = 30
 ROUNDING = 0.01  # of the energy: the components may leave out this much
+SAID_ABOVE = "For the reason at the head of the page."
 WORDS = {"supported": "Yes", "refuted": "No", "undecided": "Not decided"}
 RUN_COLUMNS = (
     "run_id", "model", "method", "rank", "samples", "epochs", "tokens_seen", "train_s", "energy_kwh",
@@ -42,11 +45,36 @@ def verdicts_section(findings: Findings) -> Section:
         f"“Yes” and “No” are each wrong in at most {100 * options.alpha:.3g} % of such studies; what counts as equal "
         f"is ±{100 * options.margin:.3g} %."
     )
-    cards = [_card(claim, options) for claim in claims]
+    cause = common_cause(findings)
+    cards = [_card(claim, options, cause) for claim in claims]
     return section("Verdicts", "verdicts.html.j2", lead=lead, basis=basis(findings), cards=cards)
 
 
-def _card(claim: Claim, options: Options) -> dict[str, str | None]:
+@dataclass(frozen=True, kw_only=True)
+class Cause:
+    """One reason that leaves several questions undecided: it is said once, and the claims refer to it."""
+
+    text: str
+    ids: tuple[str, ...]
+    kinds: tuple[str, ...] = ()  # of the warnings that say the same
+
+
+def common_cause(findings: Findings) -> Cause | None:
+    """Return the reason that most of the undecided claims share, if two or more do, with the rows and what to do."""
+    ids: dict[str, list[str]] = {}
+    for claim in findings.claims.claims:
+        if claim.verdict == "undecided" and not split_of(claim):
+            ids.setdefault(plain_reason(claim), []).append(claim.id)
+    text, shared = max(ids.items(), key=lambda item: len(item[1]), default=("", []))
+    if len(shared) < 2:
+        return None
+    said = [w for w in findings.claims.warnings if w.kind == "unnamed_column"]
+    if said and findings.table.separating:  # the same sentence with the column's values
+        return Cause(text=" ".join(w.message for w in said), ids=tuple(shared), kinds=("unnamed_column",))
+    return Cause(text=text, ids=tuple(shared))
+
+
+def _card(claim: Claim, options: Options, cause: Cause | None) -> dict[str, str | None]:
     interval, needs = interval_of(claim, options), claim.needs
     cost = "" if needs is None or needs.energy_kwh is None else f" About {ENERGY.show(needs.energy_kwh)}."
     return {
@@ -55,7 +83,7 @@ def _card(claim: Claim, options: Options) -> dict[str, str | None]:
         "word": f"Depends on the {split_noun(claim)}" if split_of(claim) else WORDS[claim.verdict],
         "title": claim.title,
         "interval": None if interval is None else f"{claim.quantity}: {interval[0]} ({interval[1]})",
-        "reason": plain_reason(claim),
+        "reason": SAID_ABOVE if cause and claim.id in cause.ids else plain_reason(claim),
         "needs": None if needs is None else needs.message + cost,
         "command": None if needs is None else needs.command,
     }
@@ -86,8 +114,8 @@ def interval_of(claim: Claim, options: Options) -> tuple[str, str] | None:
 
 
 def plain_reason(claim: Claim) -> str:
-    """Return the reason without the word for the verdict, which the card already shows."""
-    text = claim.reason.removeprefix(f"{claim.verdict.capitalize()}: ")
+    """Return the reason without the verdict, which the card shows, and without what the whole page rests on."""
+    text = claim.reason.removeprefix(f"{claim.verdict.capitalize()}: ").replace(NOTHING_METERED, "")
     return text[0].upper() + text[1:]
 
 
@@ -152,7 +180,7 @@ def figures_section(findings: Findings) -> Section:
             missing.append(f"{item.title}: {item.reason}")
             continue
         try:
-            pictures.append(picture(item.figure, item.title, item.caption, salt=f"f{place}"))
+            pictures.append(picture(item, salt=f"f{place}"))
         except Exception as error:
             missing.append(f"{item.title}: could not be drawn ({error})")
     summary = f"{counted(len(missing), 'figure')} that these runs cannot support"
@@ -173,11 +201,11 @@ def predictions_section(findings: Findings) -> Section:
 
 
 def _prediction(forecast: Extrapolation) -> dict[str, Any]:
-    document = forecast.document
+    document, grams = forecast.document, forecast.document["emissions_g"]
     rows = [
         _interval_row("Energy, kWh", document["energy_kwh"]),
         _interval_row("Time, s", document["time_s"]),
-        _interval_row("Emissions, g", document["emissions_g"]),
+        _interval_row("Emissions, g", grams),
         _interval_row("Peak memory, GB", document["peak_memory_gb"]),
     ]
     beyond, validation = distance_from_data(document), document["validation"]
@@ -185,10 +213,14 @@ def _prediction(forecast: Extrapolation) -> dict[str, Any]:
     return {
         "title": " ".join(document["target"]["overrides"]),
         "rows": [row for row in rows if row],
-        "reach": f"90 % intervals. {beyond[0].upper()}{beyond[1:]}.",
-        "validation": f"{validation['label']}{reasons}.",
+        "reach": f"90 % intervals. {beyond[0].upper()}{beyond[1:]}.{_intensity_of(grams)}",
+        "validation": f"{validation['label']}{reasons}. {form_fits(forecast.validated)}",
         "assumptions": document["assumptions"],
     }
+
+
+def _intensity_of(grams: dict[str, Any] | None) -> str:
+    return f" The grams are at {grams['intensity_g_per_kwh']:.4g} g/kWh: {grams['definition']}." if grams else ""
 
 
 def distance_from_data(document: dict[str, Any]) -> str:
@@ -259,12 +291,14 @@ def emissions_section(findings: Findings) -> Section:
 
 def warnings_section(findings: Findings) -> Section:
     """Write what is doubtful about the runs, and which were left out and why."""
+    cause = common_cause(findings)
+    said = {"modelled_energy", *(cause.kinds if cause else ())}  # at the head of the page
     excluded = [f"{e.run_id}: {e.reason}" for e in findings.table.excluded]
     more = [f"… and {len(excluded) - MOST_NAMED} more"] if len(excluded) > MOST_NAMED else []
     return section(
         "Warnings",
         "warnings.html.j2",
-        warnings=[f"{w.message}{_named(w.run_ids)}" for w in findings.claims.warnings],
+        warnings=[f"{w.message}{_named(w.run_ids)}" for w in findings.claims.warnings if w.kind not in said],
         left_out=excluded[:MOST_NAMED] + more,
         left_out_title=f"{counted(len(excluded), 'row')} left out",
         failures=[f"{part}: {reason}" for part, reason in findings.failures.items()],

@@ -13,6 +13,8 @@ from .meter_step import meter_steps
 from .parsing import RunWarning
 from .table import RunTable
 
+NOTHING_METERED = " It rests on time × a modelled power: nothing was metered."  # ends a reason
+
 
 @dataclass(frozen=True, kw_only=True)
 class Response:
@@ -168,7 +170,7 @@ def _measured_part(frame: pd.DataFrame, setup_differs: bool) -> tuple[str | None
 def measured_sentence(response: Response, measured: dict[str, Any] | None) -> str:
     """Which part a verdict rests on, for the end of a reason."""
     if response.modelled:
-        return " It rests on time × a modelled power: nothing was metered."
+        return NOTHING_METERED
     if not measured or "part" not in measured:
         return ""
     part = f"{measured['part']}, {100 * measured['share']:.0f} % of it" if "share" in measured else measured["part"]

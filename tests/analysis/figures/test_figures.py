@@ -73,11 +73,21 @@ def test_every_figure_of_the_issue_is_drawn_or_skipped_with_a_reason(
     drawn: dict[str, DrawnFigure | SkippedFigure],
 ) -> None:
     expected = {f"energy_vs_{name}" for name in ("samples", "epochs", "tokens", "rank", "params", "flops_per_token")}
-    expected |= {"samples_vs_epochs", "lora_vs_full", "pareto", "residuals", "backtest", "extrapolation", "power"}
+    expected |= {
+        "samples_vs_epochs",
+        "lora_vs_full",
+        "pareto",
+        "pareto_loss",
+        "residuals",
+        "backtest",
+        "extrapolation",
+        "power",
+    }
     assert set(drawn) == expected
     assert {name for name, item in drawn.items() if isinstance(item, SkippedFigure)} == {
         "extrapolation",
         "pareto",
+        "pareto_loss",
         "power",
     }
     assert all(item.reason for item in drawn.values() if isinstance(item, SkippedFigure))
@@ -127,6 +137,8 @@ def test_points_are_drawn_at_their_energies_in_the_unit_of_the_axis() -> None:
         [drawn] = [np.asarray(c.get_offsets()) for c in axes.collections if isinstance(c, PathCollection)]
         expected = frame[["samples", "energy_train_kwh"]].to_numpy() * [1, scale]
         assert np.sort(drawn, axis=0) == pytest.approx(np.sort(expected, axis=0))
+    assert "Every run is where it was observed." in item.caption
+    assert item.note == ""
 
 
 def test_the_caption_says_what_every_series_is_held_at() -> None:
@@ -243,6 +255,10 @@ def test_methods_on_different_hardware_are_not_matched() -> None:
 def test_runs_are_moved_along_the_fit_by_their_own_ratio(view: View) -> None:
     series, held = run_groups(view, "samples")
     assert "epochs" in held
+    observed = dict(zip(view.work.run_ids, view.observed, strict=True))
+    far = max(float(y / observed[run]) for one in series for run, y in zip(one.run_ids, one.y, strict=True))
+    least = min(float(y / observed[run]) for one in series for run, y in zip(one.run_ids, one.y, strict=True))
+    assert f"by a factor of up to {max(far, 1 / least):.3g}" in held
     for one in series:
         fitted = np.interp(np.log(one.x), np.log(one.curve.x), np.log(one.curve.mean.estimate))
         assert np.abs(np.log(one.y) - fitted).max() < 0.12

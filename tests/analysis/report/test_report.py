@@ -190,6 +190,36 @@ def test_the_next_runs_are_the_cheapest_of_those_that_claims_ask_for(findings: F
     assert f"To go on · for {len(costs)} open questions" in html
 
 
+def test_one_cause_of_several_open_questions_is_said_once_with_what_to_do() -> None:
+    """A column of unknown meaning divides runs of the same work, so nothing about samples can be decided."""
+    frame = affine_runs().assign(flavour=lambda f: np.where(np.arange(len(f)) % 2, "plain", "sour"))
+    frame.loc[frame["flavour"] == "sour", "energy_kwh"] *= 1.3
+    table = table_from_frame(frame)
+    html = report.render(bare(table))
+    assert html.count("separates runs") == 1
+    assert "<strong>2 questions cannot be answered for one reason.</strong>" in section(html, "In short")
+    assert "--ignore &#39;flavour&#39;" in section(html, "In short")
+    for question in ("Is energy linear in the number of samples?", "Do twice the samples cost twice the energy?"):
+        assert answer(html, question)[:2] == ("Not decided", "for the reason above")
+    assert section(html, "Verdicts").count("For the reason at the head of the page.") == 2
+
+
+def test_that_nothing_was_metered_is_not_repeated_with_every_claim() -> None:
+    frame = affine_runs().assign(energy_source_gpu="load_model")
+    claims = decide(table_from_frame(frame), Options()).claims
+    assert any("nothing was metered" in claim.reason for claim in claims)
+    html = report.render(bare(table_from_frame(frame)))
+    assert "nothing was metered" not in html
+    assert "None of this energy was measured" in html
+
+
+def test_a_prediction_names_its_intensity_and_whether_the_form_fits(findings: Findings, html: str) -> None:
+    text = section(html, "Predictions")
+    assert "The grams are at 100 g/kWh: energy-weighted mean of the 18 runs" in text
+    assert re.search(r"[vV]alidated.* Its best form fits \(lack of fit p = 0\.\d+\)\.", text, re.IGNORECASE)
+    assert "Its best form fits (lack of fit" in section(html, "Larger runs")
+
+
 def test_the_question_s_figure_draws_runs_that_differ_in_samples_alone(findings: Findings) -> None:
     """The line is the law that made the runs: 0.001 + 2e-5·samples kWh."""
     assert isinstance(findings.headline, DrawnFigure)
@@ -202,6 +232,19 @@ def test_the_question_s_figure_draws_runs_that_differ_in_samples_alone(findings:
         assert predicted[0] == pytest.approx((20480, 1e3 * forecast.document["energy_kwh"]["estimate"]))
         assert axes.get_ylabel() == "Energy (Wh)"
     assert "18 runs of ladder-1m, lora" in findings.headline.caption
+
+
+def test_points_are_where_the_drawing_has_them(findings: Findings) -> None:
+    """The places that the page's script is given are those of the marks that matplotlib wrote."""
+    assert isinstance(findings.headline, DrawnFigure)
+    drawn = picture(findings.headline, salt="x")
+    for panel, points in enumerate(part["points"] for part in drawn.points["panels"]):
+        marks = str(drawn.drawing).partition(f'id="x-p{panel}s0points"')[2].partition("</g>\n   </g>")[0]
+        places = np.array(re.findall(r'<use [^>]*?x="([\d.]+)" y="([\d.]+)"', marks), dtype=float)
+        runs = [point for point in points if point[5] >= 0]
+        assert np.array(runs)[:, :2] == pytest.approx(places[: len(runs)], abs=0.06)
+        assert len(runs) == 18
+    assert set(drawn.points["runs"]) == set(affine_runs()["run_id"])
 
 
 def test_runs_of_different_work_are_not_in_one_line() -> None:
@@ -569,7 +612,7 @@ def test_a_target_is_quoted_and_one_that_cannot_be_read_is_refused(
 def test_a_heading_over_several_panels_is_seen_where_they_are_stacked() -> None:
     figure, _ = canvas(2)
     figure.suptitle("NOT VALIDATED", x=0.01, ha="left")
-    panels = picture(figure, "t", "c", salt="x").panels
+    panels = picture(DrawnFigure(name="n", title="t", figure=figure, caption="c"), salt="x").panels
     assert [float(box.split()[1]) for box in panels] == [0, 0]  # from the top of the drawing
 
 
@@ -583,4 +626,4 @@ def test_large_estimates_are_written_without_exponents(tmp_path: Path, capsys: p
     assert "120 kWh (61 to 1,200 kWh, 90 % interval" in sentence(quote)
     [row] = cells(estimates_section([quote]).html, "Estimates")
     assert row[1:4] == ("123", "61.2", "1,230")
-    assert row[7] == "20,700"
+    assert row[7:9] == ("20,700", "475")
