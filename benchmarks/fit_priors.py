@@ -1,6 +1,6 @@
 """Fit the constants of estimates, with one level per software stack, to published runs.
 
-    python benchmarks/fit_priors.py FOLDER
+    python -m benchmarks.fit_priors FOLDER
 
 FOLDER holds published runs: tables (`*.csv`) with the columns stack, id, overrides, quantity, value, and lines
 (`*.jsonl`) that `python -m analysis export RUNS --format record` wrote. The rows of `published.csv` are added. The
@@ -8,48 +8,45 @@ command prints constants and stacks to be put into `lora_scaling/estimate/priors
 predicted by the others: each source is left out, everything is fitted again, and its rows are estimated as those of a
 stack that nobody knows.
 
-The model: log seconds = log step time(constants) + level of the stack + rest. Constants and levels have normal priors
-on the log scale, and every source has one vote, however many rows it has. The mean level has a prior of its own, from a
-survey of 13 stacks that set none of these constants (November 2026): estimates with the constants of the first five
-sources were 0.75 times what these stacks took, as a mean by stack, with a spread of 0.39.
+The model: log seconds = log step time(constants) + level of the source + rest. The levels of the sources of a stack
+spread about that of the stack, and those of the stacks about their mean. Constants and levels have normal priors on the
+log scale, and every source has one vote, however many rows it has. The mean level has a prior of its own, from a survey
+of 13 stacks that set none of these constants (November 2026): estimates with the constants of the first five sources
+were 0.75 times what these stacks took, as a mean by stack, with a spread of 0.39.
+
+The peaks of memory are fitted by fit_memory.py.
 """
 
 import argparse
-import csv
-import json
 import math
-import shlex
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lora_scaling.config import RunConfig, compose
+from benchmarks import fit_memory
+from benchmarks.published_tables import VOTE, Z, all_rows, config_of, stack_of
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.hardware import machine_of
 from lora_scaling.estimate.lengths import lengths_of
 from lora_scaling.estimate.physics import Load, Machine, step_time
 from lora_scaling.estimate.plan import make_plan, resolve_precision
 from lora_scaling.estimate.priors import load_priors
-from lora_scaling.estimate.validate import published_rows
 
-CONSTANTS = (
-    "eta", "half_tokens", "traffic_factor", "layer_launch_s", "module_launch_s", "dequant_bytes", "update_bytes",
-    "comm_share",
-)  # fmt: skip
-# Which stack of the `stack` setting a source belongs to; the first match counts.
-STACK_OF = (
-    ("unsloth", "unsloth"), ("case study", "unsloth"), ("litgpt", "litgpt"), ("torchtune", "torchtune"),
-    ("mpt", "llm-foundry"), ("foundry", "llm-foundry"), ("nemo", "megatron"), ("megatron", "megatron"),
-    ("mlperf", "megatron"), ("hf", "hf"), ("peft", "hf"), ("transformers", "hf"), ("qwen", "hf"), ("vertex", "hf"),
-)  # fmt: skip
+# Where the constants are expected: as the first sources left them. Those of priors.json, which a fit has set, would
+# draw the next one further.
+CONSTANTS = {
+    "eta": 0.78, "half_tokens": 1.5, "traffic_factor": 3.1, "layer_launch_s": 0.0032, "module_launch_s": 0.00022,
+    "dequant_bytes": 8.0, "update_bytes": 25.0, "comm_share": 0.7,
+}  # fmt: skip
 SURVEY_MEAN, SURVEY_MEAN_SD = math.log(1 / 0.75), 0.12
 BETWEEN_SD, WITHIN_SD = 0.39, 0.22
-VOTE = 6.0  # independent rows that a source counts for
-Z = 1.645
+STACK_SD = 0.28  # of the levels of stacks; those of the sources of a stack spread by the rest of BETWEEN_SD
+SOURCE_SD = math.sqrt(BETWEEN_SD**2 - STACK_SD**2)
+_SECONDS = {"train s": 1.0, "run h": 3600.0}
 Array = NDArray[np.float64]
 
 
@@ -68,16 +65,11 @@ class TimedRun:
         return stack_of(self.source)
 
 
-def stack_of(source: str) -> str:
-    """Return the value of `stack=` for a source of published runs."""
-    return next((stack for part, stack in STACK_OF if part in source.lower()), "other")
-
-
 def timed_runs(rows: Sequence[Mapping[str, str]]) -> list[TimedRun]:
-    """Plan every row that has the seconds of its training."""
+    """Plan every row that has the seconds of its training, or the hours of a run that is nothing but training."""
     priors, found = load_priors(), []
     for row in rows:
-        if row["quantity"] != "train s":
+        if row["quantity"] not in _SECONDS:
             continue
         config = config_of(row)
         precision = resolve_precision(config, config.hardware.kind, config.hardware.peak_tflops)
@@ -85,26 +77,18 @@ def timed_runs(rows: Sequence[Mapping[str, str]]) -> list[TimedRun]:
         if machine is None:
             raise UserError(f"{row['id']}: {missing}")
         plan = make_plan(config, config.workload(lengths_of(config.data, priors).lengths), precision, priors)
-        found.append(
-            TimedRun(source=row["stack"], name=row["id"], load=plan.load, machine=machine, seconds=float(row["value"]))
-        )
+        seconds = float(row["value"]) * _SECONDS[row["quantity"]]
+        found.append(TimedRun(source=row["stack"], name=row["id"], load=plan.load, machine=machine, seconds=seconds))
     return found
-
-
-def config_of(row: Mapping[str, str]) -> RunConfig:
-    """Compose the run of a row; settings of adapters are left out where all weights are trained."""
-    words = shlex.split(row["overrides"])
-    if "method=full" in words:
-        words = [word for word in words if not word.startswith("lora.")]
-    return compose(words)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """Constants, the mean level, and the level of each source, on the log scale."""
+    """Constants, the mean level, and the levels of each stack and source, on the log scale."""
 
     constants: Mapping[str, float]
     mean: float
+    stacks: Mapping[str, float]
     sources: Mapping[str, float]
 
     def level(self, source: str) -> float:
@@ -115,43 +99,71 @@ def fit(runs: Sequence[TimedRun]) -> Fitted:
     """Find the most probable constants and levels by Gauss and Newton's method."""
     priors = load_priors()
     sources = list(dict.fromkeys(run.source for run in runs))
-    start = np.array([math.log(priors.values[name]) for name in CONSTANTS])
+    stacks = [stack for stack in dict.fromkeys(map(stack_of, sources)) if stack != "other"]
+    start = np.log(list(CONSTANTS.values()))
     spread = np.array([max(0.15, priors.log_sd[name]) for name in CONSTANTS])
-    n = len(CONSTANTS)
-    theta: Array = np.concatenate([start, [SURVEY_MEAN], np.full(len(sources), SURVEY_MEAN)])
     counts = {source: sum(run.source == source for run in runs) for source in sources}
     weight = np.array([math.sqrt(min(1.0, VOTE / counts[run.source])) / WITHIN_SD for run in runs])
+    logs = np.log([run.seconds for run in runs])
+    levels, apart = _level_matrices(runs, sources, stacks)
+    theta: Array = np.concatenate([start, np.full(levels.shape[1], SURVEY_MEAN)])
+    n = len(CONSTANTS)
 
-    def residuals(theta: Array) -> Array:
-        values = {**priors.values, "software": 1.0, **dict(zip(CONSTANTS, np.exp(theta[:n]), strict=True))}
-        rows = [
-            math.log(run.seconds)
-            - math.log(run.load.steps * step_time(run.load, run.machine, values).total)
-            - theta[n + 1 + sources.index(run.source)]
-            for run in runs
-        ]
-        return np.concatenate([
-            weight * np.array(rows),
-            (theta[:n] - start) / spread,
-            [(theta[n] - SURVEY_MEAN) / SURVEY_MEAN_SD],
-            (theta[n + 1 :] - theta[n]) / BETWEEN_SD,
-        ])  # fmt: skip
+    def predicted(constants: Array) -> Array:
+        values = {**priors.values, "software": 1.0, **dict(zip(CONSTANTS, np.exp(constants), strict=True))}
+        return np.log([run.load.steps * step_time(run.load, run.machine, values).total for run in runs])
 
     for _ in range(12):
-        here = residuals(theta)
-        slopes = np.empty((len(here), len(theta)))
-        for k in range(len(theta)):
-            moved = theta.copy()
-            moved[k] += 1e-4
-            slopes[:, k] = (residuals(moved) - here) / 1e-4
-        change: Array = np.linalg.lstsq(slopes, -here, rcond=None)[0].astype(float)
+        here = predicted(theta[:n])
+        slopes = np.stack([(predicted(theta[:n] + 1e-4 * row) - here) / 1e-4 for row in np.eye(n)], axis=1)
+        design = np.block([
+            [weight[:, None] * slopes, weight[:, None] * levels],
+            [np.diag(1 / spread), np.zeros((n, levels.shape[1]))],
+            [np.zeros((len(apart), n)), apart],
+        ])  # fmt: skip
+        goal = np.concatenate([
+            weight * (logs - here - levels @ theta[n:]),
+            (start - theta[:n]) / spread,
+            _level_goal(len(apart)) - apart @ theta[n:],
+        ])  # fmt: skip
+        change: Array = np.linalg.lstsq(design, goal, rcond=None)[0].astype(float)
         theta = theta + change
         if np.abs(change).max() < 1e-4:
             break
-    constants: dict[str, float] = {name: math.exp(theta[i]) for i, name in enumerate(CONSTANTS)}
+    k = n + 1 + len(stacks)
     return Fitted(
-        constants=constants, mean=float(theta[n]), sources=dict(zip(sources, theta[n + 1 :].tolist(), strict=True))
+        constants={name: math.exp(theta[i]) for i, name in enumerate(CONSTANTS)},
+        mean=float(theta[n]),
+        stacks=dict(zip(stacks, theta[n + 1 : k].tolist(), strict=True)),
+        sources=dict(zip(sources, theta[k:].tolist(), strict=True)),
     )
+
+
+def _level_goal(rows: int) -> Array:
+    """Return what the priors of the levels aim at: the survey's mean, and no difference from the level above."""
+    return np.concatenate([[SURVEY_MEAN / SURVEY_MEAN_SD], np.zeros(rows - 1)])
+
+
+def _level_matrices(runs: Sequence[TimedRun], sources: Sequence[str], stacks: Sequence[str]) -> tuple[Array, Array]:
+    """Return (which level each run has, the priors of the levels). Columns: the mean, the stacks, the sources.
+
+    A source of no listed stack is a stack of its own.
+    """
+    columns = 1 + len(stacks) + len(sources)
+    levels = np.zeros((len(runs), columns))
+    for i, run in enumerate(runs):
+        levels[i, 1 + len(stacks) + sources.index(run.source)] = 1.0
+    apart = np.zeros((columns, columns))
+    apart[0, 0] = 1 / SURVEY_MEAN_SD
+    for i in range(len(stacks)):
+        apart[1 + i, 1 + i], apart[1 + i, 0] = 1 / STACK_SD, -1 / STACK_SD
+    for i, source in enumerate(sources):
+        row = 1 + len(stacks) + i
+        listed = stack_of(source) in stacks
+        sd = SOURCE_SD if listed else BETWEEN_SD
+        apart[row, row] = 1 / sd
+        apart[row, 1 + stacks.index(stack_of(source)) if listed else 0] = -1 / sd
+    return levels, apart
 
 
 def ratios(runs: Sequence[TimedRun], fitted: Fitted, *, unknown: bool = False) -> list[float]:
@@ -172,9 +184,10 @@ def by_source(runs: Sequence[TimedRun]) -> dict[str, list[TimedRun]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python benchmarks/fit_priors.py", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fit_priors", description=__doc__)
     parser.add_argument("folder", type=Path, help="folder of published runs (*.csv) and exported records (*.jsonl)")
-    runs = timed_runs(all_rows(parser.parse_args(arguments).folder))
+    rows = all_rows(parser.parse_args(arguments).folder)
+    runs = timed_runs(rows)
     fitted = fit(runs)
     print("constant          value")
     for name, value in fitted.constants.items():
@@ -183,18 +196,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     levels = stack_levels(fitted)
     for stack, (value, sd, n) in levels.items():
         print(f"{stack:12} {math.exp(value):7.2f}   sd {sd:.2f} of {n}")
+    print("\nsource                        factor")
+    for source, level in fitted.sources.items():
+        print(f"{source:28} {math.exp(level):7.2f}")
     left_out(runs)
+    fit_memory.report(rows)
 
 
 def stack_levels(fitted: Fitted) -> dict[str, tuple[float, float, int]]:
-    """Return (level, spread of a run of the stack, sources) by stack, each source with one vote."""
+    """Return (level, spread of a run of the stack, sources) by stack.
+
+    The spread of its sources is that of all stacks' sources, worth two, and of its own.
+    """
     found: dict[str, tuple[float, float, int]] = {}
-    for stack in dict.fromkeys(map(stack_of, fitted.sources)):
-        levels = [level for source, level in fitted.sources.items() if stack_of(source) == stack]
-        n = len(levels)
-        shrunk = (sum(levels) + fitted.mean) / (n + 1)  # the mean of all stacks counts as one more source
-        apart = statistics.pvariance([*levels, fitted.mean]) if n > 1 else BETWEEN_SD**2 / 2
-        found[stack] = shrunk, math.sqrt(apart + WITHIN_SD**2), n
+    for stack, level in fitted.stacks.items():
+        own = [value - level for source, value in fitted.sources.items() if stack_of(source) == stack]
+        apart = (2 * SOURCE_SD**2 + sum(x * x for x in own)) / (2 + len(own))
+        unsure = 1 / (1 / STACK_SD**2 + len(own) / apart)
+        found[stack] = level, math.sqrt(apart + unsure + WITHIN_SD**2), len(own)
     found["other"] = fitted.mean, math.hypot(BETWEEN_SD, WITHIN_SD), len(fitted.sources)
     return found
 
@@ -215,43 +234,6 @@ def left_out(runs: Sequence[TimedRun]) -> None:
         f"by source: {statistics.fmean(inside):.0%} inside, bias {math.exp(statistics.fmean(bias)):.2f}, "
         f"sd of the log {statistics.pstdev(bias):.2f}, width {math.exp(2 * Z * spread):.1f}"
     )
-
-
-def all_rows(folder: Path) -> list[dict[str, str]]:
-    """Return the published rows and those of the folder, each once; `stack` names the source."""
-    rows = [{**row, "stack": row["source"]} for row in published_rows()]
-    known = {(row["id"], row["quantity"], f"{float(row['value']):.4g}") for row in rows}
-    return rows + [
-        row for row in folder_rows(folder)
-        if (row["id"], row["quantity"], f"{float(row['value']):.4g}") not in known
-    ]  # fmt: skip
-
-
-def folder_rows(folder: Path) -> list[dict[str, str]]:
-    """Read the rows of a folder: its tables of published runs, and its lines of exported records.
-
-    Raises:
-        UserError: it is no folder.
-    """
-    if not folder.is_dir():
-        raise UserError(f"folder: got {folder}, which is not a folder; give one with tables of published runs")
-    found = []
-    for path in sorted(folder.glob("*.csv")):
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            if reader.fieldnames and {"stack", "id", "overrides", "quantity", "value"} <= set(reader.fieldnames):
-                found += list(reader)
-    for path in sorted(folder.glob("*.jsonl")):
-        found += [row for line in path.read_text(encoding="utf-8").splitlines() if line for row in record_rows(line)]
-    return found
-
-
-def record_rows(line: str) -> Iterator[dict[str, str]]:
-    values = json.loads(line)
-    for quantity, value in values["measured"].items():
-        if value is not None:
-            yield {"stack": values["stack"], "id": values["id"], "overrides": values["overrides"],
-                   "quantity": quantity, "value": str(value)}  # fmt: skip
 
 
 if __name__ == "__main__":

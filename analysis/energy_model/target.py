@@ -14,9 +14,9 @@ from lora_scaling.config import HardwareConfig, RunConfig, compose
 from lora_scaling.config.devices import listed_as, preset, same_device
 from lora_scaling.config.model_names import preset_model
 from lora_scaling.errors import UserError
-from lora_scaling.estimate.plan import make_plan
+from lora_scaling.estimate.plan import make_plan, peak_interval
 from lora_scaling.estimate.priors import load_priors
-from lora_scaling.estimate.result import LEVEL, Interval
+from lora_scaling.estimate.result import LEVEL
 from lora_scaling.estimate.target import target_of
 from lora_scaling.estimate.terms import Target
 from lora_scaling.paths import choices, presets
@@ -355,8 +355,8 @@ def peak_memory(planned: PlannedTarget) -> dict[str, Any]:
     plan = make_plan(config, planned.workload, planned.precision, priors)
     available = config.hardware.memory_gb
     return {
-        **Interval.lognormal(plan.reserved_gb, priors.log_sd["memory"], Z_90).to_dict(),
-        "fits": None if available is None else bool(plan.reserved_gb <= available),
+        **peak_interval(plan, priors, Z_90, available).to_dict(),
+        "fits": None if available is None else bool(plan.needed_gb <= available),
         "available_gb": available,
         "shards": plan.shards,
     }

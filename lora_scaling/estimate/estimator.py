@@ -15,7 +15,7 @@ from lora_scaling.estimate.lengths import LengthBasis, lengths_of
 from lora_scaling.estimate.measured import Measured, parse_measured, scale_to_measured
 from lora_scaling.estimate.physics import Machine
 from lora_scaling.estimate.pilot import PilotMeasurement, refuse_elsewhere, refuse_several, scale_pilot
-from lora_scaling.estimate.plan import RunPlan, make_plan, resolve_precision
+from lora_scaling.estimate.plan import RunPlan, make_plan, peak_interval, resolve_precision
 from lora_scaling.estimate.priors import DEFAULT_STACK, Priors, load_priors
 from lora_scaling.estimate.remedies import remedy
 from lora_scaling.estimate.result import LEVEL, MEMORY_PARTS, Emissions, Estimate, Interval, Memory
@@ -166,8 +166,8 @@ def _work(plan: RunPlan) -> dict[str, float]:
 
 def _memory(config: RunConfig, plan: RunPlan, priors: Priors, z: float) -> Memory:
     use, available = plan.memory, config.hardware.memory_gb
-    peak = _peak_interval(plan, priors, z)
-    fits = None if available is None else peak.estimate <= available
+    peak = peak_interval(plan, priors, z, available)
+    fits = None if available is None else plan.needed_gb <= available
     parts = {name: getattr(use, name) / 1e9 for name in MEMORY_PARTS}
     return Memory(
         peak_gb=peak,
@@ -179,15 +179,6 @@ def _memory(config: RunConfig, plan: RunPlan, priors: Priors, z: float) -> Memor
         parts=parts,
         remedy=remedy(config, plan, priors) if fits is False else None,
     )
-
-
-def _peak_interval(plan: RunPlan, priors: Priors, z: float) -> Interval:
-    """Return the reserved memory. Its upper end is further away if lengths vary, because blocks of each are kept."""
-    quantized = plan.workload.tuning.method == "qlora"
-    log_sd = math.hypot(priors.log_sd["memory"], priors.log_sd["memory_qlora"] if quantized else 0.0)
-    upwards = math.hypot(log_sd, 0.0 if plan.same_lengths else priors.log_sd["memory_varying"])
-    gb = plan.reserved_gb
-    return Interval(estimate=gb, low=gb / math.exp(z * log_sd), high=gb * math.exp(z * upwards))
 
 
 def _assumptions(planned: _Planned, priors: Priors) -> tuple[str, ...]:

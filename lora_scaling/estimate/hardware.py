@@ -83,7 +83,7 @@ def machine_of(hardware: HardwareConfig, precision: str, priors: Priors) -> tupl
         return None, f"{', '.join(missing)} of {which} unknown: choose hardware= a preset, or give them"
     c, idle_w = priors.values, hardware.idle_power_w
     products, peak_log_sd = _products(hardware, precision, peak, priors)
-    link, link_log_sd = _link(hardware, priors)
+    _, link, link_log_sd = _link(hardware, priors)
     machine = Machine(
         kind=hardware.kind,
         peak=peak * 1e12,
@@ -122,13 +122,24 @@ def _products(hardware: HardwareConfig, precision: str, peak: float, priors: Pri
     return peak * priors.values["matmul_share"], priors.log_sd["matmul_share"]
 
 
-def _link(hardware: HardwareConfig, priors: Priors) -> tuple[float, float]:
-    """Return the GB/s per device of the slowest link that all devices share, and the spread of an unknown one."""
+def _link(hardware: HardwareConfig, priors: Priors) -> tuple[str, float, float]:
+    """Return the setting, the GB/s per device, and the spread (if it is unknown) of the link that all devices share.
+
+    A ring over several machines crosses to the next one once, through the network adapters of all its devices.
+    """
+    inside = ("link_gb_s", *_link_inside(hardware, priors))
+    if hardware.count <= hardware.devices_per_node:
+        return inside
+    gb_s, log_sd = hardware.network_gb_s, 0.0
+    if gb_s is None:
+        gb_s, log_sd = priors.values["network_gb_s"], priors.log_sd["network_gb_s"]
+    across = ("network_gb_s", gb_s * hardware.devices_per_node, log_sd)
+    return across if hardware.devices_per_node == 1 or across[1] <= inside[1] else inside
+
+
+def _link_inside(hardware: HardwareConfig, priors: Priors) -> tuple[float, float]:
+    """Return the GB/s per device to the others of its machine, and the spread of an unknown one."""
     c = priors.values
-    if hardware.count > hardware.devices_per_node:
-        if hardware.network_gb_s is not None:
-            return hardware.network_gb_s, 0.0
-        return c["network_gb_s"], priors.log_sd["network_gb_s"]
     if hardware.link_gb_s is not None:
         return hardware.link_gb_s, 0.0
     if hardware.bandwidth_gb_s is None or hardware.kind in ("cpu", "mps"):
@@ -141,14 +152,13 @@ def _link(hardware: HardwareConfig, priors: Priors) -> tuple[float, float]:
 
 def unknown_link(hardware: HardwareConfig, priors: Priors) -> str | None:
     """Say which rate between devices is assumed, if the sheet does not hold the one that counts."""
-    gb_s, log_sd = _link(hardware, priors)
+    name, gb_s, log_sd = _link(hardware, priors)
     if log_sd == 0:
         return None
-    across = hardware.count > hardware.devices_per_node
-    name = "network_gb_s" if across else "link_gb_s"
-    what = (
-        f"the network between machines of {hardware.devices_per_node} devices" if across else "the link between devices"
-    )
+    what = "the link between devices"
+    if name == "network_gb_s":
+        gb_s /= hardware.devices_per_node
+        what = f"the network between machines of {hardware.devices_per_node} devices"
     return f"{what} is unknown: {gb_s:.3g} GB/s a device assumed, with a wide interval; give hardware.{name}=NUMBER"
 
 

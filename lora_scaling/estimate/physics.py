@@ -56,7 +56,7 @@ class Machine:
 
     peak: dense, by the sheet. products: the fastest matrix product; matrix_products: of the layers' own matrices, which
         FP8 makes faster.
-    link: to the other devices, or to the network if the devices fill more than one machine.
+    link: to the other devices; of devices that fill more than one machine, no more than its share of the network.
     peak_log_sd, link_log_sd: what is unknown of peak and link, beyond the spread of the constants that use them.
     """
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lora_scaling.config import RunConfig
 from lora_scaling.estimate.physics import Load
 from lora_scaling.estimate.priors import Priors
+from lora_scaling.estimate.result import Interval
 from lora_scaling.workload import MemorySetup, MemoryUse, ModelShape, Tuning, Workload, largest_batch, training_memory
 from lora_scaling.workload.memory import cast_bytes, gathered_bytes, layer_activation_bytes
 
@@ -30,8 +31,11 @@ class RunPlan:
         step.
     micro_steps: forward and backward passes per device; row_tokens: of the longest row, which sets the peak.
     shards: devices over which weights are split (1: each device holds all of them).
-    budget_bytes: memory available to tensors per device (None: unknown); reserved_gb: the peak with the allocator's
-        overhead. same_lengths: whether all batches have the same length.
+    budget_bytes: memory available per device to what is counted (None: unknown), of which what comes and goes in a pass
+        takes `overhead` times its size.
+    needed_gb: the least that the allocator has to hold at the peak. held_gb: what it will hold if there is room: of
+        several lengths, blocks of each. least_gb: needed_gb, or that of a stack that computes the loss in chunks and
+        offloads what checkpointing keeps, if nobody knows whether the stack does.
     """
 
     workload: Workload
@@ -44,7 +48,10 @@ class RunPlan:
     micro_steps: int
     row_tokens: int
     budget_bytes: float | None
-    reserved_gb: float
+    overhead: float
+    needed_gb: float
+    held_gb: float
+    least_gb: float
     same_lengths: bool
     notes: tuple[str, ...]
 
@@ -54,13 +61,16 @@ class RunPlan:
 
     @property
     def fits(self) -> bool:
-        return self.budget_bytes is None or self.memory.peak <= self.budget_bytes
+        return self.budget_bytes is None or self.memory.reserved(self.overhead) <= self.budget_bytes
 
     def largest_batch(self) -> int:
         """The most rows of a micro-batch that fit; 0 if not even one does."""
         assert self.budget_bytes is not None
         w = self.workload
-        return largest_batch(w.shape, w.tuning, self.setup, row_tokens=self.row_tokens, budget_bytes=self.budget_bytes)
+        return largest_batch(
+            w.shape, w.tuning, self.setup,
+            row_tokens=self.row_tokens, budget_bytes=self.budget_bytes, factor=self.overhead,
+        )  # fmt: skip
 
 
 def resolve_precision(config: RunConfig, kind: str, peaks: Mapping[str, float | None]) -> str:
@@ -95,9 +105,12 @@ def _lay_out(config: RunConfig, workload: Workload, precision: str, priors: Prio
     rows = min(workload.batching.batch_size, workload.rows)
     longest = _longest_row(workload)
     notes: list[str] = []
-    chunked = config.use_liger_kernel or priors.chunked_loss
-    setup = _memory_setup(config, precision, accumulates=accumulation > 1, chunked_loss=chunked)
+    setup = _memory_setup(config, precision, priors, accumulates=accumulation > 1)
     memory = training_memory(workload.shape, workload.tuning, setup, rows=rows, row_tokens=longest)
+    least = memory
+    if not priors.habits_known:
+        frugal = dataclasses.replace(setup, logits_bytes=CHUNKED_LOGITS_BYTES, offloads=True)
+        least = training_memory(workload.shape, workload.tuning, frugal, rows=rows, row_tokens=longest)
     if setup.shards > 1:
         notes.append(f"weights sharded over {devices} devices (FSDP), gathered for every pass")
         if config.method.name == "qlora":
@@ -114,6 +127,7 @@ def _lay_out(config: RunConfig, workload: Workload, precision: str, priors: Prio
         )
     micro_steps = workload.micro_steps_on(devices)
     load = _load(workload, setup, devices, micro_steps)
+    overhead, same_lengths = priors.values["memory"], _same_lengths(workload)
     return RunPlan(
         workload=workload,
         precision=precision,
@@ -125,8 +139,11 @@ def _lay_out(config: RunConfig, workload: Workload, precision: str, priors: Prio
         micro_steps=micro_steps,
         row_tokens=longest,
         budget_bytes=_budget_bytes(config, priors),
-        reserved_gb=reserved_bytes(memory, priors) / 1e9,
-        same_lengths=_same_lengths(workload),
+        overhead=overhead,
+        needed_gb=_reserved_gb(memory, overhead, priors),
+        held_gb=_reserved_gb(memory, overhead if same_lengths else overhead * priors.values["memory_varying"], priors),
+        least_gb=_reserved_gb(least, overhead, priors),
+        same_lengths=same_lengths,
         notes=tuple(notes),
     )
 
@@ -137,19 +154,37 @@ def _same_lengths(workload: Workload) -> bool:
     return batching.packing or batching.padding == "max_length" or shortest == _longest_row(workload)
 
 
-def reserved_bytes(memory: MemoryUse, priors: Priors) -> float:
-    """Return what the allocator holds at the peak: the tensors plus rounding, fragmentation and workspaces."""
-    return memory.peak * priors.values["memory"] + priors.values["memory_fixed_gb"] * 1e9
+def _reserved_gb(memory: MemoryUse, overhead: float, priors: Priors) -> float:
+    """Return what the allocator holds at the peak: tensors, with rounding and fragmentation, and workspaces."""
+    return memory.reserved(overhead) / 1e9 * priors.values["memory_stack"] + priors.values["memory_fixed_gb"]
+
+
+def peak_interval(plan: RunPlan, priors: Priors, z: float, available_gb: float | None) -> Interval:
+    """Return the reserved memory, in GB, on a device that has this much of it (None: unknown).
+
+    If lengths vary, blocks of each length are kept besides those that are needed, as long as there is memory for them.
+    """
+    quantized = plan.workload.tuning.method == "qlora"
+    log_sd = math.hypot(priors.log_sd["memory"], priors.log_sd["memory_qlora"] if quantized else 0.0)
+    upwards = log_sd if plan.same_lengths else math.hypot(log_sd, priors.log_sd["memory_varying"])
+    needed, held = plan.needed_gb, plan.held_gb
+    room = math.inf if available_gb is None else available_gb
+    estimate = min(held, max(needed, room))
+    return Interval(
+        estimate=estimate,
+        low=plan.least_gb / math.exp(z * log_sd),
+        high=min(held * math.exp(z * upwards), max(estimate * math.exp(z * log_sd), room)),
+    )
 
 
 def _budget_bytes(config: RunConfig, priors: Priors) -> float | None:
     """Return the memory available to tensors. Sheets give GB but devices hold GiB; the driver gets the difference."""
     if config.hardware.memory_gb is None:
         return None
-    return (config.hardware.memory_gb - priors.values["memory_fixed_gb"]) * 1e9 / priors.values["memory"]
+    return (config.hardware.memory_gb - priors.values["memory_fixed_gb"]) * 1e9 / priors.values["memory_stack"]
 
 
-def _memory_setup(config: RunConfig, precision: str, *, accumulates: bool, chunked_loss: bool) -> MemorySetup:
+def _memory_setup(config: RunConfig, precision: str, priors: Priors, *, accumulates: bool) -> MemorySetup:
     compute = _BYTES[precision]
     pure = config.pure_bf16 and not config.tuning.adapted and precision in ("bf16", "fp8")
     trainable = compute if pure else 4
@@ -161,7 +196,8 @@ def _memory_setup(config: RunConfig, precision: str, *, accumulates: bool, chunk
         accumulates=accumulates,
         shards=config.hardware.count if config.sharding == "fsdp" else 1,
         buckets=config.hardware.count > 1 and config.sharding == "none",
-        logits_bytes=CHUNKED_LOGITS_BYTES if chunked_loss else None,
+        logits_bytes=CHUNKED_LOGITS_BYTES if config.use_liger_kernel or priors.chunked_loss else None,
+        offloads=priors.offloads,
     )
 
 

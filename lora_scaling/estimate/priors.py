@@ -18,12 +18,16 @@ class Stack:
     """A software stack: how many times as long its steps take, with the spread of the logarithm, and its memory.
 
     memory: times as much as the tensors of this program need. chunked_loss: whether the loss is computed in chunks.
+    offloads: whether the layers' inputs that checkpointing keeps wait in the host's memory. habits_known: whether these
+    two are known of it.
     """
 
     software: float
     log_sd: float
     memory: float
     chunked_loss: bool
+    offloads: bool
+    habits_known: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,8 @@ class Priors:
     log_sd: Mapping[str, float]
     stacks: Mapping[str, Stack]
     chunked_loss: bool = False
+    offloads: bool = False
+    habits_known: bool = True
 
     def of_stack(self, name: str) -> "Priors":
         """Return the priors with the level of a software stack.
@@ -46,9 +52,11 @@ class Priors:
             raise UserError(f"stack: got {name!r}; choose one of {', '.join(self.stacks)}")
         return dataclasses.replace(
             self,
-            values={**self.values, "software": stack.software, "memory": self.values["memory"] * stack.memory},
+            values={**self.values, "software": stack.software, "memory_stack": stack.memory},
             log_sd={**self.log_sd, "software": stack.log_sd},
             chunked_loss=stack.chunked_loss,
+            offloads=stack.offloads,
+            habits_known=stack.habits_known,
         )
 
 

@@ -15,7 +15,7 @@ def remedy(config: RunConfig, plan: RunPlan, priors: Priors) -> str:
     """Write one sentence that says how much is missing and what would make the run fit."""
     available = config.hardware.memory_gb
     assert available is not None
-    needed = plan.reserved_gb
+    needed = plan.needed_gb
     options = list(_options(config, plan, priors))
     advice = "; ".join(options) if options else "nothing short of a much larger device would do"
     return (

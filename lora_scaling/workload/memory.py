@@ -59,9 +59,13 @@ class MemoryUse:
     @property
     def peak(self) -> float:
         """The largest of three moments: the loss, running a layer again, and the optimizer's update."""
+        return self.reserved(1.0)
+
+    def reserved(self, factor: float) -> float:
+        """Return what an allocator holds at the peak, if it needs `factor` times what comes and goes in a pass."""
         held = self.weights + self.adapters + self.optimizer + self.buckets
         last = max(self.logits + self.casts, self.rerun)
-        passes = held + self.gradients + self.activations + self.workspace + last
+        passes = held + self.gradients + factor * (self.activations + self.workspace + last)
         return max(passes, held + self.at_update)
 
 
@@ -76,6 +80,7 @@ class MemorySetup:
     logits_bytes: at the loss, per token and vocabulary entry. None: float32 log-softmax, its gradient, and the gradient
         of the logits; 0: a loss computed in chunks.
     adapter_input_bytes: bytes of each element of an adapter's input that 16-bit training keeps.
+    offloads: whether the inputs of layers that checkpointing keeps wait in the host's memory, but for two on their way.
     buckets: whether the gradients are held twice because DDP sends them in buckets (torch's default,
         gradient_as_bucket_view=False).
     """
@@ -88,6 +93,7 @@ class MemorySetup:
     shards: int = 1
     logits_bytes: float | None = None
     adapter_input_bytes: int = 2
+    offloads: bool = False
     buckets: bool = False
 
     @property
@@ -113,7 +119,8 @@ def training_memory(shape: ModelShape, tuning: Tuning, setup: MemorySetup, *, ro
     gradients = trained * setup.trainable_bytes / shards
     layer = layer_activation_bytes(shape, tuning, setup)
     hidden = setup.compute_bytes if tuning.adapted else setup.hidden_bytes
-    kept = shape.layers * (hidden * shape.hidden_size if setup.checkpointing else layer)
+    inputs = min(2, shape.layers) if setup.offloads else shape.layers
+    kept = inputs * hidden * shape.hidden_size if setup.checkpointing else shape.layers * layer
     # After the last layer: the float32 input of the final norm, and its output if the head is trained.
     kept += shape.hidden_size * (4 + (0 if tuning.adapted else hidden + setup.compute_bytes))
     return MemoryUse(
@@ -190,12 +197,16 @@ def gathered_bytes(shape: ModelShape, tuning: Tuning, setup: MemorySetup) -> flo
 
 
 def largest_batch(
-    shape: ModelShape, tuning: Tuning, setup: MemorySetup, *, row_tokens: int, budget_bytes: float
+    shape: ModelShape, tuning: Tuning, setup: MemorySetup, *, row_tokens: int, budget_bytes: float, factor: float = 1.0
 ) -> int:
-    """Find the most rows of `row_tokens` tokens whose peak stays within `budget_bytes`; 0 if not even one does."""
+    """Find the most rows of `row_tokens` tokens that stay within `budget_bytes`; 0 if not even one does.
+
+    factor: of what comes and goes in a pass, as in `MemoryUse.reserved`.
+    """
 
     def fits(rows: int) -> bool:
-        return training_memory(shape, tuning, setup, rows=rows, row_tokens=row_tokens).peak <= budget_bytes
+        use = training_memory(shape, tuning, setup, rows=rows, row_tokens=row_tokens)
+        return use.reserved(factor) <= budget_bytes
 
     # The peak is the largest of several moments that grow at different rates with the rows, so search for it.
     least, beyond = 0, 1

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.fit_priors import all_rows, fit, folder_rows, stack_levels, stack_of, timed_runs
+from benchmarks import fit_memory
+from benchmarks.fit_priors import fit, stack_levels, timed_runs
+from benchmarks.published_tables import all_rows, folder_rows, stack_of
 from lora_scaling.config import compose
 from lora_scaling.errors import UserError
 from lora_scaling.estimate import estimate
@@ -38,6 +40,29 @@ def test_levels_of_stacks_are_recovered(tmp_path: Path) -> None:
     levels = stack_levels(fitted)
     assert levels["hf"][0] < levels["other"][0] < levels["unsloth"][0]
     assert len(all_rows(tmp_path)) > 200
+
+
+def test_the_factors_of_memory_are_recovered(tmp_path: Path) -> None:
+    """Peaks of four sources, 1.3 times what comes and goes in a pass, and 2.6 times where lengths vary."""
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(HEAD)
+        for source in ("one", "two", "three", "four"):
+            for cv, factor in ((0, 1.3), (0.5, 2.6)):
+                for rows in range(1, 7):
+                    words = f"{JOB}{rows} hardware.memory_gb=900 ".replace("cv=0", f"cv={cv}")
+                    parts = estimate(compose(words.split()), stack="other").memory.parts
+                    passing = (
+                        parts["activations"]
+                        + parts["workspace"]
+                        + max(parts["logits"] + parts["casts"], parts["rerun"])
+                    )
+                    held = sum(parts[name] for name in ("weights", "adapters", "optimizer", "buckets", "gradients"))
+                    writer.writerow([source, f"{rows} rows {cv}", words, "peak GB", held + factor * passing + 0.3])
+    fitted = fit_memory.fit(fit_memory.peaks(folder_rows(tmp_path)))
+    assert fitted.constants["memory"] == pytest.approx(1.3, rel=0.05)
+    assert fitted.constants["memory_varying"] == pytest.approx(2.0, rel=0.1)
+    assert max(map(abs, fitted.sources.values())) < 0.03
 
 
 def test_a_line_of_a_record_is_a_row(tmp_path: Path) -> None:

@@ -59,10 +59,10 @@ ONLY_READ = {
     "analysis report": "half a minute: tests/analysis/report/test_report.py makes one",
     "analysis plot": "half a minute: tests/analysis/figures/test_figures.py draws them",
     "benchmarks/metering_overhead.py": "minutes on a machine that does nothing else",
-    "benchmarks/fit_priors.py": "half a minute: tests/benchmarks/test_fit_priors.py fits a few rows",
     "benchmarks.on_gpu.acceptance": "a GPU: tests/benchmarks/test_on_gpu.py makes its steps at a small size",
     "docs/make/gallery.py": "half a minute of drawing",
     "docs/make/reference.py": "several seconds: tests/docs/test_outputs.py makes the pages",
+    "benchmarks.fit_priors": "a minute: tests/benchmarks/test_fit_priors.py fits a few rows",
     "benchmarks/pilot_accuracy.py": "most of an hour on a machine that does nothing else",
 }
 # Files of other programs, which have no columns of ours.

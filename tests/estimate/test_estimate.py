@@ -55,7 +55,8 @@ def test_published_runs_are_covered_closely_and_not_by_width():
     peaks = [c for c in found if c.quantity == "peak, GB"]
     assert statistics.fmean(c.inside for c in known) >= 0.8
     assert statistics.fmean(c.inside for c in timed) >= 0.8
-    assert max(c.estimate.ratio for c in timed) <= 6
+    assert statistics.median(c.estimate.ratio for c in timed) <= 4
+    assert max(c.stranger.ratio for c in timed) <= 8  # where a slow link between cards counts most
     assert math.exp(statistics.median(abs(math.log(c.ratio)) for c in timed)) < 1.5
     assert statistics.fmean(abs(c.ratio - 1) <= 0.2 for c in peaks) >= 0.8
     for kind in ("time", "energy", "memory"):  # by stack, one vote each, as those of a stack that nobody knows
@@ -63,7 +64,10 @@ def test_published_runs_are_covered_closely_and_not_by_width():
         for c in found:
             if kind_of(c.quantity) == kind:
                 by_stack.setdefault(c.stack, []).append(c)
-        assert statistics.fmean(statistics.fmean(c.inside_as_stranger for c in own) for own in by_stack.values()) >= 0.8
+        for own in by_stack.values():
+            assert statistics.fmean(c.inside_as_stranger for c in own) >= 0.8
+        bias = [statistics.fmean(math.log(c.stranger.estimate / c.published) for c in own) for own in by_stack.values()]
+        assert abs(statistics.fmean(bias)) < math.log(1.15)
         assert statistics.median(c.stranger.ratio for own in by_stack.values() for c in own) <= 6
 
 
@@ -172,14 +176,14 @@ def test_what_does_not_fit_says_by_how_much_and_what_would():
             "optimizer=adamw sharding=fsdp",
         ),
         (
-            ["method=full", "pure_bf16=true", "hardware=rtx-4090", "hardware.count=2", "sharding=fsdp"],
-            "hardware.count=16",
+            ["method=full", "pure_bf16=true", "hardware=rtx-5090", "hardware.count=2", "sharding=fsdp"],
+            "hardware.count=8",
         ),
         # 8 B weights with gradients and moments: 128 GB of 32-bit numbers, or 64 GB of 16-bit ones.
         (["method=full", "hardware=a100-80gb", "gradient_checkpointing=true"], "pure_bf16=true"),
         (
-            ["method=qlora", "hardware=rtx-4060", "gradient_checkpointing=true"],
-            "hardware.count=16 method=lora sharding=fsdp",
+            ["method=qlora", "hardware=rtx-3080", "gradient_checkpointing=true"],
+            "hardware.count=8 method=lora sharding=fsdp",
         ),
         (["method=full", "hardware=apple-m1-max"], "method=qlora"),
         # A V100 has the 32 GB that bf16 needs, but no bf16: fp16 trains 32-bit weights, for which 32 GB are too few.
@@ -227,7 +231,7 @@ def test_no_device_is_proposed_that_cannot_compute_in_the_precision(precision):
     [
         (
             ["model=llama-3.1-8b", "method=full", "pure_bf16=true", "hardware=h200", "gradient_checkpointing=true"],
-            23,
+            20,
         ),
         (["model=llama-3.1-8b", "method=full", "hardware=h200"], None),
         (["model=llama-3.1-8b", "method=qlora", "hardware=rtx-4090", "gradient_checkpointing=true"], None),

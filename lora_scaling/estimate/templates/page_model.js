@@ -233,7 +233,8 @@ function loraEstimator(DATA) {
     const gradients = (trained * setup.trainable_bytes) / shards;
     const layer = layerActivationBytes(shape, tuning, setup);
     const hidden = tuning.adapted ? a : setup.hidden_bytes;
-    let kept = shape.layers * (setup.checkpointing ? hidden * shape.hidden_size : layer);
+    const inputs = setup.offloads ? Math.min(2, shape.layers) : shape.layers;
+    let kept = setup.checkpointing ? inputs * hidden * shape.hidden_size : shape.layers * layer;
     kept += shape.hidden_size * (4 + (tuning.adapted ? 0 : hidden + a));
     const use = {
       weights: weightBytes(shape, tuning, setup) / shards,
@@ -248,10 +249,14 @@ function loraEstimator(DATA) {
       buckets: setup.buckets ? gradients : 0,
       at_update: atUpdateBytes(shape, tuning, setup, gradients),
     };
+    return { ...use, peak: reservedBytes(use, 1) };
+  }
+
+  function reservedBytes(use, factor) {
     const held = use.weights + use.adapters + use.optimizer + use.buckets;
     const last = Math.max(use.logits + use.casts, use.rerun);
-    const passes = held + use.gradients + use.activations + use.workspace + last;
-    return { ...use, peak: Math.max(passes, held + use.at_update) };
+    const passes = held + use.gradients + factor * (use.activations + use.workspace + last);
+    return Math.max(passes, held + use.at_update);
   }
 
   function rerunBytes(shape, tuning, setup, layer, tokens, gradients) {
@@ -297,13 +302,15 @@ function loraEstimator(DATA) {
     const accumulation = Math.max(1, Math.floor(asked / devices));
     state = { ...state, gradient_accumulation: accumulation * devices };
     const w = workloadOf(state, shape, tuning, lengths);
-    const budget = hw.memory_gb === null ? null : ((hw.memory_gb - C.memory_fixed_gb) * 1e9) / C.memory;
+    const budget = hw.memory_gb === null ? null : ((hw.memory_gb - C.memory_fixed_gb) * 1e9) / C.memory_stack;
     const filled = state.packing || state.padding === "max_length";
     const longest = filled ? state.max_seq_len
       : Math.min(state.max_seq_len, Math.max(...lengths.values.slice(-1)));
     const rows = Math.min(state.batch_size, w.rows);
     const setup = memorySetup(state, tuning, precision, devices, accumulation > 1);
     const memory = trainingMemory(shape, tuning, setup, rows, longest);
+    const frugal = { ...setup, loss_bytes: W.chunked_logits_bytes, offloads: true };
+    const leanest = stackOf(state).habits_known ? memory : trainingMemory(shape, tuning, frugal, rows, longest);
     if (setup.shards > 1) {
       notes.push(`weights sharded over ${devices} devices (FSDP), gathered for every pass`);
       if (state.method === "qlora") notes.push("this program does not run 4-bit weights that are split; others do " +
@@ -316,13 +323,15 @@ function loraEstimator(DATA) {
       `${accumulation} a device is assumed, a global batch of ${accumulation * devices * state.batch_size} rows`);
     const passes = Math.ceil(w.passes / devices), anEpoch = Math.ceil(passes / accumulation);
     const microSteps = Math.floor(w.steps / anEpoch) * passes + (w.steps % anEpoch) * accumulation;
-    const reserved = (memory.peak * C.memory + C.memory_fixed_gb * 1e9) / 1e9;
     const sameLengths = filled || Math.min(lengths.values[0], state.max_seq_len) === longest;
+    const gigabytes = (use, factor) => (reservedBytes(use, factor) / 1e9) * C.memory_stack + C.memory_fixed_gb;
+    const needed = gigabytes(memory, C.memory), least = gigabytes(leanest, C.memory);
+    const held = gigabytes(memory, sameLengths ? C.memory : C.memory * C.memory_varying);
     const load = loadOf(state, shape, tuning, lengths, setup, devices, w.steps, microSteps);
-    return { workload: w, precision, setup, memory, microSteps, longest, budget, reserved, sameLengths, notes, load,
+    return { workload: w, precision, setup, memory, microSteps, longest, budget, needed, held, least, sameLengths, notes, load,
       warmup: warmupOf(state, shape, tuning, setup, load),
       evaluation: evaluationOf(state, shape, tuning, lengths, setup, load),
-      fits: budget === null || memory.peak <= budget };
+      fits: budget === null || reservedBytes(memory, C.memory) <= budget };
   }
 
   function memorySetup(state, tuning, precision, devices, accumulates) {
@@ -335,7 +344,7 @@ function loraEstimator(DATA) {
       checkpointing: state.gradient_checkpointing, accumulates,
       buckets: devices > 1 && state.sharding === "none",
       loss_bytes: state.use_liger_kernel || stackOf(state).chunked_loss ? W.chunked_logits_bytes : W.loss_bytes,
-      adapter_input_bytes: W.adapter_input_bytes };
+      offloads: stackOf(state).offloads, adapter_input_bytes: W.adapter_input_bytes };
   }
 
   function loadOf(state, shape, tuning, lengths, setup, devices, steps, microSteps) {
@@ -377,7 +386,7 @@ function loraEstimator(DATA) {
   }
 
   function largestBatch(plan, shape, tuning) {
-    const fits = (rows) => trainingMemory(shape, tuning, plan.setup, rows, plan.longest).peak <= plan.budget;
+    const fits = (rows) => reservedBytes(trainingMemory(shape, tuning, plan.setup, rows, plan.longest), C.memory) <= plan.budget;
     let least = 0, beyond = 1;
     while (fits(beyond)) { least = beyond; beyond *= 2; }
     while (beyond - least > 1) {
@@ -450,7 +459,7 @@ function loraEstimator(DATA) {
     const missing = Object.keys(known).filter((name) => known[name] === null);
     if (missing.length) return [null, `${missing.join(", ")} of ${hw.kind === "auto" ? "this device" : hw.name} ` +
       "unknown: choose hardware= a preset, or give them"];
-    const [products, peakSd] = productsOf(hw, precision, peak), [link, linkSd] = linkOf(hw);
+    const [products, peakSd] = productsOf(hw, precision, peak), [, link, linkSd] = linkOf(hw);
     return [{ kind: hw.kind, peak: peak * 1e12, products: products * 1e12, matrix_products: products * 1e12, bandwidth: hw.bandwidth_gb_s * 1e9,
       link: link * 1e9, peak_log_sd: peakSd, link_log_sd: linkSd, board_power_w: hw.board_power_w,
       idle_power_w: hw.idle_power_w ?? C.idle_share * hw.board_power_w,
@@ -473,8 +482,14 @@ function loraEstimator(DATA) {
   }
 
   function linkOf(hw) {
-    if (hw.count > hw.devices_per_node)
-      return hw.network_gb_s !== null ? [hw.network_gb_s, 0] : [C.network_gb_s, SD.network_gb_s];
+    const inside = ["link_gb_s", ...linkInside(hw)];
+    if (hw.count <= hw.devices_per_node) return inside;
+    const known = hw.network_gb_s !== null;
+    const across = ["network_gb_s", (known ? hw.network_gb_s : C.network_gb_s) * hw.devices_per_node, known ? 0 : SD.network_gb_s];
+    return hw.devices_per_node === 1 || across[1] <= inside[1] ? across : inside;
+  }
+
+  function linkInside(hw) {
     if (hw.link_gb_s !== null) return [hw.link_gb_s, 0];
     if (hw.bandwidth_gb_s === null || ["cpu", "mps"].includes(hw.kind)) return [C.pcie_gb_s, SD.pcie_gb_s];
     if (hw.bandwidth_gb_s >= DATA.linked.gb_s && (hw.board_power_w ?? 0) >= DATA.linked.w)
@@ -483,18 +498,18 @@ function loraEstimator(DATA) {
   }
 
   function unknownLink(hw) {
-    const [gbs, logSd] = linkOf(hw), across = hw.count > hw.devices_per_node;
+    const [name, gbs, logSd] = linkOf(hw), across = name === "network_gb_s";
     if (logSd === 0) return [];
     const what = across ? `the network between machines of ${hw.devices_per_node} devices` : "the link between devices";
-    return [`${what} is unknown: ${g(gbs, 3)} GB/s a device assumed, with a wide interval; give ` +
-      `hardware.${across ? "network_gb_s" : "link_gb_s"}=NUMBER`];
+    return [`${what} is unknown: ${g(across ? gbs / hw.devices_per_node : gbs, 3)} GB/s a device assumed, with a wide interval; ` +
+      `give hardware.${name}=NUMBER`];
   }
 
   // ---- estimate/priors.py
   const stackOf = (state) => DATA.stacks[state.stack];
   function setPriors(state) {
     const stack = stackOf(state);
-    C = { ...DATA.constants, software: stack.software, memory: DATA.constants.memory * stack.memory };
+    C = { ...DATA.constants, software: stack.software, memory_stack: stack.memory };
     SD = { ...DATA.log_sd, software: stack.log_sd };
   }
 
@@ -579,7 +594,7 @@ function loraEstimator(DATA) {
       break;
     }
     return "batch_size: got " + `${state.batch_size}: ${DATA.models[state.model].name} ${state.method} needs about ` +
-      `${g(plan.reserved, 3)} GB on each device, ${g(plan.reserved - hw.memory_gb, 3)} GB more than the ` +
+      `${g(plan.needed, 3)} GB on each device, ${g(plan.needed - hw.memory_gb, 3)} GB more than the ` +
       `${g(hw.memory_gb, 3)} GB of ${hw.name}; what would fit: ` +
       (options.join("; ") || "nothing short of a much larger device would do");
   }
@@ -961,11 +976,13 @@ function loraEstimator(DATA) {
   }
 
   function memoryOf(state, hw, plan, shape, tuning, lengths, z) {
-    const logSd = hypot(SD.memory, tuning.method === "qlora" ? SD.memory_qlora : 0), reserved = plan.reserved;
-    const upwards = hypot(logSd, plan.sameLengths ? 0 : SD.memory_varying);
-    const peak = { estimate: reserved, low: reserved / Math.exp(z * logSd), high: reserved * Math.exp(z * upwards) };
+    const logSd = hypot(SD.memory, tuning.method === "qlora" ? SD.memory_qlora : 0), { needed, held } = plan;
     const available = hw.memory_gb;
-    const fits = available === null ? null : peak.estimate <= available, parts = {};
+    const upwards = hypot(logSd, plan.sameLengths ? 0 : SD.memory_varying), room = available ?? Infinity;
+    const estimate = Math.min(held, Math.max(needed, room));
+    const peak = { estimate, low: plan.least / Math.exp(z * logSd),
+      high: Math.min(held * Math.exp(z * upwards), Math.max(estimate * Math.exp(z * logSd), room)) };
+    const fits = available === null ? null : needed <= available, parts = {};
     for (const name of DATA.memory_parts) parts[name] = plan.memory[name] / 1e9;
     return { ...peak, allocated_gb: plan.memory.peak / 1e9, fits, available_gb: available, shards: plan.setup.shards, parts_gb: parts,
       largest_batch_size: plan.budget === null ? null : largestBatch(plan, shape, tuning),
