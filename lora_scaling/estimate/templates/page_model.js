@@ -853,7 +853,7 @@ function loraEstimator(DATA) {
       `recognised here; ${fit.path} was fitted on ${fit.hardware.join(", ")}: name the run's device with hardware=`);
     if (fit.gpu_counts.length && !fit.gpu_counts.includes(hw.count)) throw new EstimateError("hardware.count: got " +
       `${hw.count}; ${fit.path} was fitted on runs of ${fit.gpu_counts.join(", ")}: estimate without fit=, or ` +
-      "fit runs on as many, or see python -m analysis extrapolate, which states a spread for it");
+      "fit runs on as many, or see lora-scaling analyse extrapolate, which states a spread for it");
     const target = targetOf(state, hw, plan, shape, tuning, lengths, fit.counting);
     const { extrapolates, ...joules } = predict(fit, fit.energy, fit.fixed_energy_j, target, level,
       logFloor(fit.floor_j_per_flop, target, 1));
@@ -1003,9 +1003,10 @@ function loraEstimator(DATA) {
     const hw = hardwareOf(state), shape = shapeOf(DATA.models[state.model].shape), tuning = tuningOf(state, shape);
     const lengths = lengthsOf(state), precision = resolvePrecision(state, hw), z = DATA.z[state.level];
     const plan = makePlan(state, hw, shape, tuning, lengths, precision), w = plan.workload;
-    const rank = tuning.adapted ? ` r=${state["lora.r"]}` : "";
+    const rank = tuning.adapted ? ` r=${state["lora.r"]}` : "", most = state.max_steps ?? null;
+    const cut = most === null ? "" : most ? `, at most ${thousands(most)} steps` : ", no training";
     const base = {
-      name: `${DATA.models[state.model].name} ${state.method}${rank}, ${thousands(state.samples)} samples × ${state.epochs}`,
+      name: `${DATA.models[state.model].name} ${state.method}${rank}, ${thousands(state.samples)} samples × ${state.epochs}${cut}`,
       level: state.level, basis: "priors", hardware: hw.name, gpu_count: hw.count, stack: state.stack,
       work: { params: shape.params, trainable_params: tuning.trainable, samples_seen: w.seen, tokens: w.tokensSeen,
         tokens_padded: w.tokensPadded, tokens_truncated: w.seen * w.stats.truncated, steps: plan.load.steps,
