@@ -1,7 +1,9 @@
-"""Find the YAML files: inside the installed package, or at the top of a checkout."""
+"""Find the YAML files: inside the installed package, or at the top of a checkout; and those of the user."""
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -21,13 +23,56 @@ def sweeps_dir() -> Path:
     return config_root() / "sweeps"
 
 
+_user_folders: tuple[Path, ...] = ()
+
+
+def user_folders() -> tuple[Path, ...]:
+    """Return the user's folders with groups of options (`model/`, `sweeps/` …), beside those of this program."""
+    return _user_folders
+
+
+@contextlib.contextmanager
+def searching(folders: Sequence[Path]) -> Iterator[None]:
+    """Have options found in these folders as well, after those of this program."""
+    global _user_folders
+    before = _user_folders
+    _user_folders = (*before, *folders)
+    try:
+        yield
+    finally:
+        _user_folders = before
+
+
+def option_file(group: str, name: str) -> Path | None:
+    """Return the file of an option, of this program or of the user; None if there is none."""
+    files = (folder / f"{name}.yaml" for folder in _folders(group))
+    return next((file for file in files if file.is_file()), None)
+
+
+def is_group(name: str) -> bool:
+    """Return whether this is the name of a group of options."""
+    return any(folder.is_dir() for folder in _folders(name))
+
+
+def own_options() -> list[str]:
+    """Return the path of each YAML file of this program within a folder of options: `model/ladder-1m.yaml`."""
+    files = [path.relative_to(config_dir()) for path in config_dir().rglob("*.yaml")]
+    return [path.as_posix() for path in (*files, *(Path("sweeps", path.name) for path in sweeps_dir().glob("*.yaml")))]
+
+
+def _folders(group: str, *, own: bool = False) -> list[Path]:
+    """Return where the options of a group lie, those of this program first; `own`: these alone."""
+    ours = sweeps_dir() if group == "sweeps" else config_dir() / group
+    return [ours, *(() if own else (folder / group for folder in _user_folders))]
+
+
 # Options of these groups that describe no particular model or device.
 NOT_PRESETS = {"model": ("gguf", "hub", "shape"), "hardware": ("auto", "custom")}
 
 
-def presets(group: str) -> list[str]:
-    """Return the names of the models, or of the devices, that have a preset."""
-    return [name for name in choices(group) if name not in NOT_PRESETS[group]]
+def presets(group: str, *, own: bool = False) -> list[str]:
+    """Return the names of the models, or of the devices, that have a preset; `own`: one of this program's."""
+    return [name for name in choices(group, own=own) if name not in NOT_PRESETS[group]]
 
 
 def user_cache() -> Path:
@@ -42,7 +87,6 @@ def in_home(path: str) -> Path:
         return Path(tempfile.gettempdir()) / path.lstrip("~/")
 
 
-def choices(group: str) -> list[str]:
-    """Return the names of the options in a configuration group, for messages."""
-    folder = sweeps_dir() if group == "sweeps" else config_dir() / group
-    return sorted(path.stem for path in folder.glob("*.yaml"))
+def choices(group: str, *, own: bool = False) -> list[str]:
+    """Return the names of the options in a configuration group; `own`: without those of the user."""
+    return sorted({path.stem for folder in _folders(group, own=own) for path in folder.glob("*.yaml")})

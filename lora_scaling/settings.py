@@ -176,6 +176,7 @@ SETTINGS = (
     Setting(name="reuse", changes="nothing"),
     Setting(name="exclusive_device", changes="nothing"),
     Setting(name="cooldown_s", changes="nothing", least=0),
+    Setting(name="objective", changes="nothing"),
     Setting(name="max_kwh", changes="nothing", above=0),
     Setting(name="max_hours", changes="nothing", above=0),
 )  # fmt: skip

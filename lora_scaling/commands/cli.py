@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from lora_scaling import terminal
+from lora_scaling.commands.config_folders import take_config_folders
 from lora_scaling.errors import LoraScalingError, UserError
+from lora_scaling.paths import searching
 from lora_scaling.ranks import rank
 from lora_scaling.signals import ended_like_ctrl_c
 from lora_scaling.text import printable
@@ -55,7 +57,9 @@ def _status(main: Callable[[list[str]], int], words: list[str], when_interrupted
         if "--version" in words:
             print(f"lora-scaling {__version__}")
             return 0
-        return main(words)
+        folders, rest = take_config_folders(words)
+        with searching(folders):
+            return main(rest)
     except LoraScalingError as error:
         return report(error)
     except KeyboardInterrupt as stop:

@@ -19,6 +19,8 @@ LEAST_LOAD_S, WHOLE_S = 4.0, 13.0
 CLOCK_DRIFT_S = 0.01
 DOUBTED = "counter and power do not agree: stated for each run"
 
+OPTIONS = ("--json",)
+
 
 @command()
 def main(words: list[str]) -> int:

@@ -50,6 +50,10 @@ def main(words: list[str]) -> int:
     return int(bool(overrides) and any(outcome.unwritable for outcome in outcomes))  # an archive may be looked at
 
 
+OPTIONS = ("--json", "--forecast")
+OWN = tuple(f"grid.{field.name}" for field in dataclasses.fields(GridSettings))
+
+
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """Read the command line; `words` are RUNS and overrides, still together."""
     parser = Parser(

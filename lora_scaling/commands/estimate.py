@@ -39,7 +39,8 @@ from lora_scaling.estimate.pilot import PilotMeasurement, refuse_several
 from lora_scaling.estimate.priors import DEFAULT_STACK
 from lora_scaling.estimate.result import LEVEL, SCHEMA_VERSION, Estimate
 
-_OWN = (
+OPTIONS = ("--multirun", "--json")
+OWN = (
     "fit",
     "pilot",
     "stack",
@@ -96,7 +97,7 @@ def parse(arguments: Sequence[str]) -> EstimateRequest:
     parser.add_argument("-m", "--multirun", action="store_true", help="add up a sweep")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
     given = parser.parse_intermixed_args(list(arguments))
-    own, rest = take_settings(given.overrides, _OWN)
+    own, rest = take_settings(given.overrides, OWN)
     level = _number("level", own["level"]) if "level" in own else LEVEL
     if not 0 < level < 1:
         raise UserError(f"level: got {level:g}; give a number between 0 and 1, such as {LEVEL:g}")

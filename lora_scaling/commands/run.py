@@ -1,5 +1,6 @@
 """`python -m lora_scaling`: one run, or with -m a sweep. See `--help`."""
 
+import logging
 import os
 import shlex
 import sys
@@ -7,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lora_scaling import terminal
+from lora_scaling.analysis_package import use_own_analysis
 from lora_scaling.commands.cli import RESUMES, Parser, command, report
 from lora_scaling.config import RunConfig
 from lora_scaling.errors import DeviceLost, LoraScalingError, UserError
-from lora_scaling.paths import choices, config_dir
+from lora_scaling.paths import choices, config_dir, user_folders
 from lora_scaling.ranks import rank, world_size
 from lora_scaling.records import Record, record_to_row
 from lora_scaling.records.provenance import command_for_launchers
@@ -59,9 +61,12 @@ def _launch(words: Sequence[str]) -> None:
     from lora_scaling.config import friendly_hydra_errors, register_plugins
     from lora_scaling.runs.sweep import register_sweeper
 
+    if "hydra/sweeper=optuna" in words:
+        os.environ.setdefault("NO_COLOR", "1")  # its log would be coloured in pipes as well
     register_plugins()
     register_sweeper(answers)
-    sys.argv[1:] = options_first(words)
+    # The record's command names the folders of the user, to repeat the run.
+    sys.argv[1:] = [*(f"--config-dir={os.path.relpath(folder)}" for folder in user_folders()), *options_first(words)]
     with friendly_hydra_errors(), command_for_launchers(sys.argv):
         hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")(_task)()
     if world_size() > 1:
@@ -74,6 +79,7 @@ def answers(folder: Path) -> list[str]:
     """Write what the runs of a sweep say on the claims: those that it tests, and where to see what decides them."""
     if rank() > 0:
         return []
+    use_own_analysis()
     from analysis import decide, load_runs  # tables and statistics: not before a sweep is done
 
     try:
@@ -105,6 +111,11 @@ def options_first(given: Sequence[str]) -> list[str]:
     parser = Parser(prog="python -m lora_scaling", parents=[get_args_parser()], add_help=False)
     args = parser.parse_intermixed_args(given)
     check_overrides(args.overrides)
+    if other := args.config_name or args.config_path:
+        option = "--config-name" if args.config_name else "--config-path"
+        raise UserError(
+            f"{option}: got {other}; give settings of your own as an option: --config-dir=DIR +experiment=NAME"
+        )
     chosen = [name for name in ("run", "multirun", "cfg", "info", "shell_completion") if getattr(args, name)]
     if len(chosen) > 1:
         first, second = (f"--{name}".replace("_", "-") for name in chosen[:2])
@@ -128,13 +139,14 @@ def help_text() -> str:
     return "\n".join([USAGE, "Groups (group=option):", *groups, "", "Settings and their defaults:", "", settings])
 
 
-def _task(node: object) -> None:
-    """Carry out one run. Called by Hydra's launcher, in this process or another."""
+def _task(node: object) -> float | tuple[float, ...] | None:
+    """Carry out one run, and return its objective. Called by Hydra's launcher, in this process or another."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
     from lora_scaling.config import from_omegaconf, refuse_unused, register_plugins
     from lora_scaling.runs import progress as console
+    from lora_scaling.runs.objective import objective_of
     from lora_scaling.runs.run import run
 
     register_plugins()  # a launcher's process has not been through main()
@@ -142,12 +154,18 @@ def _task(node: object) -> None:
     end_like_ctrl_c()
     if os.getpid() != _main_pid or "TORCHELASTIC_RUN_ID" in os.environ:
         end_with_parent(os.getppid())
+    if HydraConfig.get().verbose:
+        _log_to_stderr()
     single = HydraConfig.get().mode is not RunMode.MULTIRUN
+    sweeper = HydraConfig.get().sweeper["_target_"].rpartition(".")[2]
+    searches = not single and sweeper not in ("DesignSweeper", "BasicSweeper")
     try:
         config = from_omegaconf(node)
         if single:
             refuse_unused(config, HydraConfig.get().overrides.task)
             _check_single_run(config)
+        if searches and not config.objectives:
+            raise UserError(f"objective: got null, and {sweeper} searches by it; give objective=eval_loss, or another")
         label = f"{config.model.name} {config.method.name}"
         display = console.display
         with display.run(label, g_per_kwh=console.yearly_mean(config.grid)) as listen:
@@ -157,10 +175,17 @@ def _task(node: object) -> None:
             print(when_to_run(ran.record, config))
         if ran.failure is not None and (single or world_size() > 1 or isinstance(ran.failure, DeviceLost)):
             raise ran.failure  # any other failure of a sweep's run stays in its record: the others go on
+        return objective_of(config, ran) if searches else None
     except LoraScalingError as error:
-        if single:  # before Hydra prints its own words
+        if single or (searches and isinstance(error, UserError)):  # before Hydra prints its own words
             raise SystemExit(report(error)) from None
         raise
+
+
+def _log_to_stderr() -> None:
+    """Print what libraries log, at the levels that `hydra.verbose` has set, and the tracebacks of errors."""
+    os.environ.setdefault("LORA_SCALING_DEBUG", "1")
+    logging.basicConfig(format="[%(asctime)s %(name)s] %(message)s", datefmt="%H:%M:%S")
 
 
 def _check_single_run(config: RunConfig) -> None:

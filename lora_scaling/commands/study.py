@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
+from lora_scaling.analysis_package import use_own_analysis
 from lora_scaling.claim_defaults import ADAPTIVE, LEVEL, MARGIN, MIN_LEVELS, MIN_RANGE
 from lora_scaling.commands.cli import RESUMES, command, take_settings
 from lora_scaling.errors import UserError
 from lora_scaling.runs.study import StudyRequest, conduct
 
-_OWN = ("claim", "max_kwh", "max_minutes", "margin", "level", "samples", "epochs")
+OWN = ("claim", "max_kwh", "max_minutes", "margin", "level", "samples", "epochs")
 _SET_BY_STUDY = ("replicate", "replicates", "order", "max_steps", "max_hours", "on_existing")
 USAGE = f"""\
 An adaptive study: run, analyse, and stop as soon as the claim is supported or refuted, or the budget is spent.
@@ -34,6 +35,7 @@ def main(words: list[str]) -> int:
         print(USAGE)
         return 0
     request = parse(words)
+    use_own_analysis()
     from analysis.adaptive import next_step  # tables and statistics: not before a request is understood
 
     conduct(request, next_step)
@@ -46,7 +48,7 @@ def parse(arguments: Sequence[str]) -> StudyRequest:
     Raises:
         UserError: a setting is missing, unknown or impossible; the text says which and what is allowed.
     """
-    given, overrides = take_settings(arguments, _OWN)
+    given, overrides = take_settings(arguments, OWN)
     if taken := take_settings(overrides, _SET_BY_STUDY)[0]:
         name, value = next(iter(taken.items()))
         raise UserError(f"{name}: got {value!r}; an adaptive study sets it itself: leave it out")

@@ -96,12 +96,12 @@ def _differing(
 
 @functools.cache
 def _presets() -> frozenset[str]:
-    return frozenset(presets("model"))
+    return frozenset(presets("model", own=True))
 
 
 @functools.cache
 def _choices(group: str) -> frozenset[str]:
-    return frozenset(choices(group))
+    return frozenset(choices(group, own=True))
 
 
 @functools.cache

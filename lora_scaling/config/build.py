@@ -3,6 +3,7 @@
 An unknown key, a missing key, a wrong type and an impossible choice are each a `UserError` of one sentence.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -37,7 +38,25 @@ def build(cls: type[T], values: Mapping[str, Any], path: str) -> T:
     return cls(**{key: _convert(value, hints[key], f"{path}{key}") for key, value in values.items()})
 
 
+class Interpolated(str):
+    """A text that an interpolation gave, such as `${oc.env:N}`: it may stand for a number, a truth value or null."""
+
+    def literal(self) -> Any:
+        words = {"true": True, "false": False, "null": None}
+        if self.lower() in words:
+            return words[self.lower()]
+        for kind in (int, float):
+            with contextlib.suppress(ValueError):
+                return kind(self)
+        return str(self)
+
+
 def _convert(value: Any, hint: Any, path: str) -> Any:
+    if isinstance(value, Interpolated):
+        try:
+            return _convert(str(value), hint, path)
+        except UserError:
+            return _convert(value.literal(), hint, path)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:

@@ -9,15 +9,15 @@ import os
 import re
 import typing
 from collections.abc import Iterator, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
-from lora_scaling.config.build import build, suggest
+from lora_scaling.config.build import Interpolated, build, suggest
 from lora_scaling.config.elsewhere import not_a_setting
 from lora_scaling.config.run import RunConfig
 from lora_scaling.config.unused import refuse_unused
 from lora_scaling.errors import UserError
-from lora_scaling.paths import choices, config_dir, config_root, sweeps_dir
+from lora_scaling.paths import choices, config_dir, config_root, is_group, sweeps_dir, user_folders
 
 
 def compose(
@@ -72,14 +72,16 @@ def _composed_before(config_name: str, overrides: Sequence[str]) -> Any:
         if override.package is not None or override.is_sweep_override():
             return None
         if _is_group(key):
-            if override.is_delete() or not isinstance(value, str):
+            if override.is_delete() or not isinstance(value, str) or "${" in value:
                 return None
             choices_made.append(override.input_line)
         elif override.type is OverrideType.CHANGE and key in setting_names():
             values.append((key, value))
         else:
             return None
-    node = copy.deepcopy(_choices_composed(config_name, tuple(choices_made), str(config_dir()), _last_change()))
+    node = copy.deepcopy(
+        _choices_composed(config_name, tuple(choices_made), (config_dir(), *user_folders()), _last_change())
+    )
     try:
         for key, value in values:
             OmegaConf.update(node, key, value, merge=True)
@@ -89,8 +91,10 @@ def _composed_before(config_name: str, overrides: Sequence[str]) -> Any:
 
 
 @functools.lru_cache(maxsize=128)
-def _choices_composed(config_name: str, choices_made: tuple[str, ...], folder: str, last_change: int) -> Any:
-    """Compose these choices of groups, without Hydra's own section. Kept until a file in `folder` changes."""
+def _choices_composed(
+    config_name: str, choices_made: tuple[str, ...], folders: tuple[Path, ...], last_change: int
+) -> Any:
+    """Compose these choices of groups, without Hydra's own section. Kept until a file in `folders` changes."""
     from omegaconf import OmegaConf
 
     composed = compose_by_hydra(choices_made, config_name)
@@ -101,8 +105,10 @@ def _choices_composed(config_name: str, choices_made: tuple[str, ...], folder: s
 
 def _last_change() -> int:
     """Return when a YAML file was last written, added or removed (ns)."""
-    folders = [config_dir(), sweeps_dir(), *(path for path in config_dir().iterdir() if path.is_dir())]
-    return max(entry.stat().st_mtime_ns for folder in folders for entry in (folder, *os.scandir(folder)))
+    tops = [config_dir(), *user_folders()]
+    folders = [*tops, sweeps_dir(), *(path for top in tops for path in top.iterdir() if path.is_dir())]
+    entries = [entry for folder in folders for entry in (folder, *os.scandir(folder))]
+    return max(entry.stat().st_mtime_ns for entry in entries if Path(entry).exists())  # not links to nowhere
 
 
 _FILES = ("experiment", "sweeps")  # groups of files that hold overrides, of which one is chosen
@@ -146,7 +152,7 @@ _PLUGINS = {
     ("hydra/launcher", "submitit_local"): _SLURM,
     ("hydra/launcher", "joblib"): ("hydra_plugins.hydra_joblib_launcher", "'lora-scaling[joblib]'"),
     ("hydra/launcher", "ray"): ("hydra_plugins.hydra_ray_launcher", "'lora-scaling[ray]'"),
-    ("hydra/sweeper", "optuna"): ("hydra_plugins.hydra_optuna_sweeper", "hydra-optuna-sweeper"),
+    ("hydra/sweeper", "optuna"): ("hydra_plugins.hydra_optuna_sweeper", "'lora-scaling[optuna]'"),
     ("hydra/sweeper", "ax"): ("hydra_plugins.hydra_ax_sweeper", "hydra-ax-sweeper"),
     ("hydra/sweeper", "nevergrad"): ("hydra_plugins.hydra_nevergrad_sweeper", "hydra-nevergrad-sweeper"),
 }
@@ -170,7 +176,7 @@ def _check_plugin(group: str, name: str) -> None:
 
 def _is_group(key: str) -> bool:
     """Return whether this is the name of a group of files, of which one is chosen."""
-    return key in _FILES or (config_dir() / key).is_dir()
+    return key in _FILES or is_group(key)
 
 
 def is_single_value(word: str) -> bool:
@@ -196,13 +202,14 @@ def register_plugins() -> None:
 
 @functools.cache  # Hydra searches the folder once for each class that names it, and would know one more each time
 def _sweeps_search_path() -> type[Any]:
-    """Return the plugin that adds the folder of `sweeps/` to Hydra's search path."""
+    """Return the plugin that adds the folder of `sweeps/`, and those of the user, to Hydra's search path."""
     from hydra.core.config_search_path import ConfigSearchPath
     from hydra.plugins.search_path_plugin import SearchPathPlugin
 
     class SweepsSearchPath(SearchPathPlugin):
         def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-            search_path.append("lora_scaling", config_root().as_uri())
+            for folder in (config_root(), *user_folders()):
+                search_path.append("lora_scaling", f"file://{folder}")
 
     return SweepsSearchPath
 
@@ -226,12 +233,26 @@ def from_omegaconf(node: Any) -> RunConfig:
     except OmegaConfBaseException as error:
         if missing := re.search(r"Missing mandatory value: ([\w.]+)", str(error)):
             raise UserError(f"{missing[1]}: missing; give it a value, {missing[1]}=…") from None
+        if variable := re.search(r"Environment variable '([^']+)' not found", str(error)):
+            raise UserError(f"{error.full_key}: got ${{oc.env:{variable[1]}}}, which is not set; export it") from None
         raise UserError(f"{error.full_key}: no value: {_first_line(error)}") from None
     assert isinstance(values, dict)
     for key in values:
         if key not in _fields():
             raise UserError(_not_a_setting(str(key)))
-    return build(RunConfig, {str(key): value for key, value in values.items()}, "")
+    return build(RunConfig, {str(key): _marked(own, key, value) for key, value in values.items()}, "")
+
+
+def _marked(parent: Any, key: Any, value: Any) -> Any:
+    """Return the value of a node with the texts that interpolations gave marked as such."""
+    from omegaconf import OmegaConf
+
+    if OmegaConf.is_interpolation(parent, key):
+        return Interpolated(value) if isinstance(value, str) else value
+    if isinstance(value, dict):
+        node = parent._get_node(key)
+        return {name: _marked(node, name, item) for name, item in value.items()}
+    return value
 
 
 @contextlib.contextmanager
@@ -255,6 +276,9 @@ def _explain(error: BaseException) -> str:
     if several := re.search(r"Ambiguous value for argument '([^=']+)=(.*?)' 1\.", text):
         key, values = several.groups()
         return f"{key}: got {values}; give one value, [{values}] for a list, or -m for a sweep over them"
+    if sweep := re.search(r"Sweep parameters '([^']+)' requires? --multirun", text):
+        key, _, values = sweep[1].partition("=")
+        return f"{key}: got {values}, which is a sweep; add -m, or give one value"
     if absent := re.search(r"Could not delete (?:from config\. )?'([^']+)'", text):
         return f"~{absent[1]}: names nothing that could be deleted; leave it out"
     if other := re.search(r"Could not delete from config. The value of '([^']+)' is (.*) and not ", text):
@@ -293,6 +317,7 @@ def _no_choice(path: str) -> str:
 def _groups() -> list[str]:
     """List the groups of files, Hydra's own among them."""
     return [*_FILES, *(p.relative_to(config_dir()).as_posix() for p in config_dir().rglob("*") if p.is_dir()),
+            *(p.name for folder in user_folders() for p in folder.iterdir() if p.is_dir()),
             "hydra/launcher", "hydra/sweeper"]  # fmt: skip
 
 

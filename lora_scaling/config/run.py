@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lora_scaling.config.build import plain
+from lora_scaling.config.build import plain, suggest
 from lora_scaling.energy import MeteringSettings
 from lora_scaling.errors import UserError
 from lora_scaling.grid import GridSettings
@@ -157,6 +157,12 @@ _SHEET_BOUNDS = {
 }  # fmt: skip
 
 
+# What a sweeper may search by, with the column of the runs table that holds it.
+OBJECTIVES = {
+    "energy_kwh": "energy_kwh", "energy_train_kwh": "energy_train_kwh", "emissions_g": "emissions_g",
+    "train_s": "train_s", "total_s": "total_s", "train_loss": "train_loss", "eval_loss": "eval_loss_after",
+    "eval_accuracy": "eval_accuracy_after", "score": "score_after", "peak_memory_gb": "peak_memory_gb", "mfu": "mfu",
+}  # fmt: skip
 Tracker = Literal["mlflow", "wandb", "tensorboard", "trackio"]
 
 _BASE_MODEL_FIELDS = tuple(setting.field for setting in SETTINGS if setting.base_model)
@@ -220,6 +226,7 @@ class RunConfig:
     cooldown_s: float
     max_kwh: float | None
     max_hours: float | None
+    objective: str | tuple[str, ...] | None
     session: str | None
 
     def __post_init__(self) -> None:
@@ -232,6 +239,9 @@ class RunConfig:
             raise UserError(
                 f"study: got {self.study!r}; it names a folder: use letters, digits, dots, dashes and underscores"
             )
+        for name in self.objectives:
+            if name not in OBJECTIVES:
+                raise UserError(f"objective: got {name!r}; {suggest(name, list(OBJECTIVES))}")
         if self.packing and self.padding == "max_length":
             raise UserError("padding: got 'max_length' together with packing=true; choose one of the two")
         if self.lora.use_dora and not self.tuning.adapted:
@@ -273,6 +283,11 @@ class RunConfig:
     def _key(self, *fields: str) -> str:
         values = self.to_dict()
         return json.dumps({name: values[name] for name in fields}, sort_keys=True)
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """What the run returns to a sweeper that searches, in its order."""
+        return (self.objective,) if isinstance(self.objective, str) else self.objective or ()
 
     @property
     def trackers(self) -> tuple[Tracker, ...]:

@@ -20,7 +20,7 @@ from lora_scaling.config import (
     run_id,
 )
 from lora_scaling.errors import UserError
-from lora_scaling.paths import config_dir
+from lora_scaling.paths import NOT_PRESETS, choices, is_group, presets
 from lora_scaling.records import is_finished, record_path
 
 # From overrides to a composed OmegaConf node.
@@ -121,9 +121,23 @@ def _points(design: SweepDesign, arguments: Sequence[str]) -> list[list[str]]:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     swept = _parse([f"{key}={value}" for key, value in design.params.items()] + list(arguments))
+    for override in swept:
+        _check_sweep(override)
     [points] = BasicSweeper.split_arguments(swept, None)
     fixed = [override.input_line for override in _parse(arguments) if not override.is_sweep_override()]
     return [list(point) for point in points] + [[*fixed, *point] for point in design.extra]
+
+
+def _check_sweep(override: Any) -> None:
+    """Raise UserError for a pattern that matches no option, and for what this sweeper cannot sweep over."""
+    from hydra.core.override_parser.types import Glob, IntervalSweep
+
+    key, _, given = str(override.input_line).partition("=")
+    value = override.value()
+    if isinstance(value, Glob) and not list(override.sweep_iterator()):
+        raise UserError(f"{key}: got {given}, which matches none; choose among {', '.join(choices(key.lstrip('+')))}")
+    if isinstance(value, IntervalSweep):
+        raise UserError(f"{key}: got {given}, from which hydra/sweeper=optuna draws; give values, or range(1,9,2)")
 
 
 def _refuse_replicate(design: SweepDesign, arguments: Sequence[str]) -> None:
@@ -138,7 +152,15 @@ def _refuse_replicate(design: SweepDesign, arguments: Sequence[str]) -> None:
 def _parse(overrides: Sequence[str]) -> list[Any]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    return OverridesParser.create().parse_overrides(list(overrides))
+    groups: Any = _Groups()
+    return OverridesParser.create(groups).parse_overrides(list(overrides))
+
+
+class _Groups:
+    """What Hydra's parser asks a configuration loader for: the options among which `glob()` chooses."""
+
+    def get_group_options(self, group_name: str, results_filter: object = None) -> list[str]:
+        return presets(group_name) if group_name in NOT_PRESETS else choices(group_name)
 
 
 class _Composer:
@@ -154,7 +176,7 @@ class _Composer:
         groups, values = [], []
         for override in _parse(overrides):
             key = override.get_key_element()
-            simple = key[0] not in "+~" and not key.startswith("hydra.") and not (config_dir() / key).is_dir()
+            simple = key[0] not in "+~" and not key.startswith("hydra.") and not is_group(key)
             # A mapping joins what is there: the one of another point must not be.
             simple = simple and not isinstance(override.value(), dict)
             (values if simple else groups).append(override)

@@ -16,7 +16,7 @@ from lora_scaling.estimate.measured import Measured
 from lora_scaling.estimate.plan import resolve_precision
 from lora_scaling.estimate.priors import DEFAULT_STACK
 from lora_scaling.estimate.result import LEVEL, SCHEMA_VERSION, Estimate, Interval
-from lora_scaling.paths import choices, config_dir, sweeps_dir
+from lora_scaling.paths import choices, config_dir, option_file
 
 # What changes no run: a sweep over it would be the same runs again, of which only the first is kept.
 _COMPARED = {"hardware": "gpus", "grid": "zones"}
@@ -141,8 +141,8 @@ def _design(arguments: Sequence[str]) -> SweepDesign:
         key, _, name = argument.partition("=")
         if key.lstrip("+") != "sweeps":
             continue
-        path = sweeps_dir() / f"{name}.yaml"
-        if not path.is_file():
+        path = option_file("sweeps", name)
+        if path is None:
             raise UserError(f"sweeps: got {name!r}; choose one of {', '.join(choices('sweeps'))}")
         settings = OmegaConf.merge(settings, OmegaConf.select(OmegaConf.load(path), "hydra.sweeper", default={}))
     values = OmegaConf.to_container(settings)

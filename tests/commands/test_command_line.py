@@ -115,7 +115,7 @@ def test_a_mistake_is_one_sentence(
         ("hydra/launcher=slurm_local", "hydra_submitit_launcher", "'lora-scaling[slurm]'"),
         ("hydra/launcher=joblib", "hydra_joblib_launcher", "'lora-scaling[joblib]'"),
         ("hydra/launcher=ray", "hydra_ray_launcher", "'lora-scaling[ray]'"),
-        ("hydra/sweeper=optuna", "hydra_optuna_sweeper", "hydra-optuna-sweeper"),
+        ("hydra/sweeper=optuna", "hydra_optuna_sweeper", "'lora-scaling[optuna]'"),
     ],
 )
 def test_a_launcher_that_is_not_installed_is_named_with_its_package(

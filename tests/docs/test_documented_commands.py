@@ -26,18 +26,21 @@ from benchmarks.simulated_tables import FACTORIAL, scaling
 from lora_scaling.commands import emissions, program
 from lora_scaling.commands import estimate as estimate_cli
 from lora_scaling.commands.cli import split_settings
+from lora_scaling.commands.config_folders import take_config_folders
 from lora_scaling.commands.run import options_first
 from lora_scaling.commands.study import parse as parse_study
 from lora_scaling.config import compose
+from lora_scaling.config.compose import is_single_value
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.sweeps import expand
-from lora_scaling.paths import choices, config_dir
+from lora_scaling.paths import choices, config_dir, searching
 from tests.support.paths import ROOT
 from tests.support.processes import Forked, forked, run_code
 from tests.support.runs import TINY
 
 HELP = ROOT / "docs" / "reference" / "commands.md"  # what the commands say of themselves, with `[options]` and COMMAND
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted({*(ROOT / "docs").rglob("*.md")} - {HELP})]
+HYDRA = ROOT / "docs" / "hydra.md"
 LAUNCHERS = {"python", "torchrun", "accelerate"}
 OTHER_MODULES = {"venv", "pytest", "pip"}  # not ours; `.ci/run` uses the three
 RAY = "ray"  # its preset comes with hydra-ray-launcher, which the test environment does not hold
@@ -110,7 +113,7 @@ def _split(words: list[str]) -> Iterator[tuple[str, ...]]:
 
 def _as_module(words: list[str]) -> list[str]:
     """`lora-scaling COMMAND …` as the module that it starts."""
-    if len(words) < 2 or words[0] != "lora-scaling" or words[1] in ("--help", "--version"):
+    if len(words) < 2 or words[0] != "lora-scaling" or words[1] in ("--help", "--version", "-sc"):
         return words
     if words[1] not in program.COMMANDS:  # the words of a run
         return ["python", "-m", "lora_scaling", *words[1:]]
@@ -175,6 +178,10 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "docs").mkdir()
     (tmp_path / "alpaca.json").write_text('[{"instruction": "a", "output": "b"}]', encoding="utf-8")
     (tmp_path / "intensity.csv").write_text("start,end,g_per_kwh\n", encoding="utf-8")
+    monkeypatch.setenv("SAMPLES", "64")
+    for name, text in re.findall(r'^```yaml title="(.+?)"\n(.*?)^```', HYDRA.read_text(), re.MULTILINE | re.DOTALL):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
     path = tmp_path / "table.csv"
     frame = scaling(FACTORIAL, fixed=0.5)(np.random.default_rng(0)).assign(
         model="llama-3.2-1b", method="lora", hardware="NVIDIA A100-SXM4-80GB", precision="bf16", params=1.24e9
@@ -235,6 +242,14 @@ def understand(words: tuple[str, ...], table: Path, monkeypatch: pytest.MonkeyPa
     if module in OTHER_MODULES or arguments in ([], ["--help"]):
         assert importlib.util.find_spec(module)
         return "named"
+    folders, arguments = take_config_folders(arguments)
+    with searching(folders):
+        return _check_of_command(module, arguments, table, monkeypatch, run=run)
+
+
+def _check_of_command(
+    module: str, arguments: list[str], table: Path, monkeypatch: pytest.MonkeyPatch, *, run: bool
+) -> Outcome:
     if module == "lora_scaling.estimate":
         return _check_estimate(arguments, run)
     if module == "analysis":
@@ -271,7 +286,9 @@ def _check_run(arguments: list[str]) -> None:
     given = options_first([word for word in arguments if not word.startswith("hydra")])
     overrides = [word for word in given if "=" in word]
     _check_hydra([word for word in arguments if word.startswith("hydra")])
-    if {"-m", "--multirun"} & set(given):
+    if "hydra/sweeper=optuna" in arguments:
+        compose([word for word in overrides if is_single_value(word)])
+    elif {"-m", "--multirun"} & set(given) or any(word.startswith("+sweeps=") for word in given):
         assert expand(overrides)
     else:
         compose(overrides)
