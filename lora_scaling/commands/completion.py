@@ -10,7 +10,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from lora_scaling.analysis_package import use_own_analysis
 from lora_scaling.commands.config_folders import take_config_folders
@@ -52,7 +52,7 @@ def candidates(line: str, commands: Mapping[str, tuple[str, str]]) -> list[str]:
 
 
 def _of_command(name: str, words: list[str], current: str, commands: Mapping[str, tuple[str, str]]) -> list[str]:
-    found = list(_ANYWHERE) if current.startswith("-") else []
+    found: list[str] = [*_ANYWHERE] if current.startswith("-") else []
     if name == "run" and current.startswith("-"):
         return [*found, *_OF_RUN]
     if name == "analyse":
@@ -72,8 +72,8 @@ def _of_command(name: str, words: list[str], current: str, commands: Mapping[str
     return [*own, *(_settings(words, current) if name in _WITH_SETTINGS else ())]
 
 
-def _options_of(parser: argparse.ArgumentParser) -> Iterable[str]:
-    return (option for action in parser._actions for option in action.option_strings)
+def _options_of(parser: argparse.ArgumentParser) -> list[str]:
+    return [option for action in parser._actions for option in action.option_strings]
 
 
 def _settings(words: Sequence[str], current: str) -> list[str]:
