@@ -309,6 +309,7 @@ class RunConfig:
             padding=self.padding,
             group_by_length=self.group_by_length,
             packing=self.packing,
+            bounded=self.attn_implementation in ("flash_attention_2", "flash_attention_3"),
         )
 
     def workload(self, lengths: Lengths) -> Workload:

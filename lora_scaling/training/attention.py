@@ -44,6 +44,11 @@ def used_kernel(network: PreTrainedModel) -> str | None:
     return network.config.get_text_config()._attn_implementation
 
 
+def takes_bounds(network: PreTrainedModel) -> bool:
+    """Return whether a model's kernel is told where the samples of a packed row begin, and computes no pair between."""
+    return (used_kernel(network) or "").startswith("flash_attention")
+
+
 def _model_class(architecture: PretrainedConfig) -> type[PreTrainedModel] | None:
     try:
         return AutoModelForCausalLM._model_mapping[type(architecture)]  # type: ignore[index]

@@ -16,7 +16,7 @@ from lora_scaling.energy.parts import Parts
 from lora_scaling.errors import UserError
 from lora_scaling.signals import uninterrupted
 from lora_scaling.training.adapters import adapted_modules
-from lora_scaling.training.attention import used_kernel
+from lora_scaling.training.attention import takes_bounds, used_kernel
 from lora_scaling.training.batches import Collator
 from lora_scaling.training.checkpoints import quantization_of
 from lora_scaling.training.compiling import CompileFirst, compile_network
@@ -91,7 +91,9 @@ def execute(
                 _describe_model(facts, config, network, base)
                 if config.packing:
                     table: Any = base.model.get_input_embeddings()
-                    refuse_mixing(network, config, device, vocabulary=table.num_embeddings)
+                    refuse_mixing(
+                        network, config, device, vocabulary=table.num_embeddings, bounded=takes_bounds(base.model)
+                    )
                 if config.torch_compile:
                     compile_network(network, device)
                 trainer = _trainer(config, device, network, base, tokens, folder=folder, progress=progress)
@@ -231,7 +233,7 @@ def _trainer(
         network,
         tokens.train.rows,
         tokens.held_out.rows,
-        Collator(pad if isinstance(pad, int) else 0, config),
+        Collator(pad if isinstance(pad, int) else 0, config, bounded=takes_bounds(base.model)),
         config=config,
         device=device,
         progress=lambda done, total: progress("train", done, total),

@@ -1,10 +1,13 @@
 """Test that a model keeps the samples of a packed row apart."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from lora_scaling.config import RunConfig
 from lora_scaling.errors import UserError
+from lora_scaling.training.batches import sample_bounds
 from lora_scaling.training.device import Device
 
 _LENGTH = 12
@@ -14,8 +17,12 @@ _FROM_ALONE = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.1}
 
 
 @torch.no_grad()
-def refuse_mixing(network: nn.Module, config: RunConfig, device: Device, *, vocabulary: int) -> None:
+def refuse_mixing(
+    network: nn.Module, config: RunConfig, device: Device, *, vocabulary: int, bounded: bool = False
+) -> None:
     """Compute the scores of one sample alone and behind two other ones, as rows of a batch are packed.
+
+    bounded: whether the attention of the model is told where samples begin.
 
     Raises:
         UserError: what stands before the sample changes its scores, or its place in the row does.
@@ -29,10 +36,14 @@ def refuse_mixing(network: nn.Module, config: RunConfig, device: Device, *, voca
     network.eval()
     try:
         alone = network(input_ids=sample[None], position_ids=positions[None]).logits[0].float()
-        if config.batch_size > 1:
-            behind = network(input_ids=packed, position_ids=places).logits
-        else:
-            behind = torch.cat([network(input_ids=packed[i : i + 1], position_ids=places[:1]).logits for i in range(2)])
+        size = min(config.batch_size, 2)
+        bounds = _bounds(places[:size]) if bounded else {}
+        behind = torch.cat(
+            [
+                network(input_ids=packed[i : i + size], position_ids=places[:size], **bounds).logits
+                for i in range(0, 2, size)
+            ]
+        )
     except TypeError:  # it takes no positions
         raise _refusal(config, network, "takes no positions of tokens") from None
     finally:
@@ -43,6 +54,11 @@ def refuse_mixing(network: nn.Module, config: RunConfig, device: Device, *, voca
         raise _refusal(config, network, "sees the sample before it in the row")
     if float((first - alone).abs().max()) > _FROM_ALONE[device.precision] * scale:
         raise _refusal(config, network, "counts positions on from the sample before it")
+
+
+def _bounds(places: torch.Tensor) -> dict[str, Any]:
+    found = sample_bounds(places.tolist(), places.shape[1])
+    return {name: value.to(places.device) if torch.is_tensor(value) else value for name, value in found.items()}
 
 
 def _refusal(config: RunConfig, network: nn.Module, why: str) -> UserError:

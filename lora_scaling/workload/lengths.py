@@ -18,13 +18,17 @@ EXACT_UP_TO = 128  # rows sorted together; for more, quantiles approximate the o
 
 @dataclass(frozen=True, kw_only=True)
 class Batching:
-    """How rows are laid out. `padding` is `longest` (of the batch) or `max_length`; packing removes most padding."""
+    """How rows are laid out. `padding` is `longest` (of the batch) or `max_length`; packing removes most padding.
+
+    bounded: attention is told where packed samples begin, and computes no pair of tokens of two samples.
+    """
 
     batch_size: int
     max_seq_len: int
     padding: str = "longest"
     group_by_length: bool = False
     packing: bool = False
+    bounded: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +87,8 @@ class Lengths:
         tokens = sum(kept) / len(kept)
         truncated = self.mean - tokens
         if batching.packing:
-            return self._packed(tokens, truncated, limit)
+            within = sum(value * value for value in kept) / len(kept)
+            return self._packed(tokens, truncated, limit, within if batching.bounded else tokens * limit)
         if batching.padding == "max_length":
             length, square = float(limit), float(limit * limit)
         elif batching.group_by_length:
@@ -93,10 +98,10 @@ class Lengths:
         padding = max(0.0, length - tokens)  # rounding may leave it a hair below 0
         return BatchStatistics(tokens=tokens, padding=padding, truncated=truncated, pairs=square, rows=1.0)
 
-    def _packed(self, tokens: float, truncated: float, limit: int) -> BatchStatistics:
+    def _packed(self, tokens: float, truncated: float, limit: int, pairs: float) -> BatchStatistics:
         # Best-fit packing leaves little room: assume full rows, which is exact in the limit of many samples.
         rows = tokens / limit
-        return BatchStatistics(tokens=tokens, padding=0.0, truncated=truncated, pairs=rows * limit * limit, rows=rows)
+        return BatchStatistics(tokens=tokens, padding=0.0, truncated=truncated, pairs=pairs, rows=rows)
 
 
 def sorted_together(samples: int | None, batch: int) -> int:
