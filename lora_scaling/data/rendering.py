@@ -121,13 +121,17 @@ def _through_mark(text: str, end: int, marks: Collection[str]) -> int:
 
 
 def chat_renderer(tokenizer: Any) -> Render:
-    """Render with the tokenizer's chat template.
+    """Render with the tokenizer's chat template. A system turn that it leaves out stands before the first question.
 
     Raises:
         UserError: while rendering, if the template refuses a conversation even without its system turn.
     """
 
+    drops_system = _drops_system(tokenizer)
+
     def apply(samples: Sequence[Sample], opened: bool) -> list[str]:
+        if drops_system:
+            samples = [_without_system(sample) for sample in samples]
         if any(sample.tools for sample in samples):
             return [_apply(tokenizer, [sample], opened, json.loads(sample.tools or "null"))[0] for sample in samples]
         return _apply(tokenizer, samples, opened, None) if samples else []
@@ -147,6 +151,15 @@ def chat_renderer(tokenizer: Any) -> Render:
             ) from None
 
     return render
+
+
+def _drops_system(tokenizer: Any) -> bool:
+    """Return whether the template shows no system turn in a conversation that ends with an answer."""
+    turns = Message("system", _PROBES[0]), Message("user", "a"), Message("assistant", "b")
+    try:
+        return _PROBES[0] not in _apply(tokenizer, [Sample(messages=turns)], False, None)[0]
+    except TemplateError:
+        return False  # it is refused, which is seen where there is one
 
 
 def turns_of(sample: Sample) -> list[dict[str, Any]]:

@@ -46,8 +46,9 @@ def add_adapters(network: PreTrainedModel, shape: ModelShape | None, config: Run
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
             return get_peft_model(network, lora)  # type: ignore[arg-type]
     except ValueError as error:
+        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"lora.target_modules: got {_shown(config)}; this model has {_listed(_linear(network))} ({error})"
+            f"lora.target_modules: got {_shown(config)}; this model has {_listed(_linear(network))} ({reason})"
         ) from None
 
 
@@ -93,7 +94,9 @@ def _targets(network: PreTrainedModel, config: RunConfig) -> list[str]:
         )
     short = {name.rpartition(".")[2] for name in chosen}
     meant = {name for name in linear if name.rpartition(".")[2] in short}
-    return sorted(short if meant == chosen.keys() else chosen)
+    # PEFT would take a number for that of a layer as well.
+    unique = meant == chosen.keys() and not any(name.isdigit() for name in short)
+    return sorted(short if unique else chosen)
 
 
 def _linear(network: PreTrainedModel) -> dict[str, nn.Module]:
@@ -108,16 +111,31 @@ def _linear(network: PreTrainedModel) -> dict[str, nn.Module]:
 
 
 def _all_linear(network: PreTrainedModel, linear: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-    """Return every linear layer inside the layers of the model; in a model with experts, those of attention alone."""
+    """Return every linear layer inside the layers of the model; in a model with experts, those of attention alone.
+
+    Gates narrower than one attention head are left out: one number for each head has no use for an adapter.
+    """
     refused = _FUSED if network.config.model_type in _MAMBA else set()
+    head = _head_size(network)
     chosen = {
         name: module
         for name, module in linear.items()
-        if any(part.isdigit() for part in name.split(".")) and name.rpartition(".")[2] not in refused
+        if any(part.isdigit() for part in name.split(".")[:-1])
+        and name.rpartition(".")[2] not in refused
+        and min(_sizes(module)) >= head
     }
     if not any("expert" in part for name, _ in network.named_modules() for part in name.split(".")):
         return chosen
     return {name: module for name, module in chosen.items() if not _EXPERT_PARTS & set(name.split("."))}
+
+
+def _head_size(network: PreTrainedModel) -> int:
+    """Return the width of an attention head; 0 in a model without attention."""
+    config = network.config.get_text_config()
+    size, heads = getattr(config, "head_dim", None), getattr(config, "num_attention_heads", None)
+    if isinstance(size, int):
+        return size
+    return config.hidden_size // heads if isinstance(heads, int) and heads > 0 else 0
 
 
 def _sizes(module: nn.Module) -> tuple[int, int]:

@@ -38,6 +38,13 @@ SIZES: dict[str, dict[str, Any]] = {
         "vocab_size": 272, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
         "num_attention_heads": 2, "num_key_value_heads": 1, "layer_types": ["conv", "full_attention"],
     },
+    "qwen3_5_text": {
+        "vocab_size": 272, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 16,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "linear_num_value_heads": 4, "linear_num_key_heads": 2,
+        "linear_key_head_dim": 16, "linear_value_head_dim": 16, "layer_types": ["linear_attention", "full_attention"],
+    },
+    "falcon": {"vocab_size": 272, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
+    "ctrl": {"vocab_size": 272, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 256, "dff": 48},
     "mamba": {"vocab_size": 272, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
 }  # fmt: skip
 

@@ -30,6 +30,12 @@ def of(made: Make, tmp_path: Path) -> Make:
     [
         ("gpt2", {"c_attn": 2, "c_fc": 2, "c_proj": 4}),
         ("olmoe", {"k_proj": 2, "o_proj": 2, "q_proj": 2, "v_proj": 2}),  # neither experts nor router
+        (  # not the gates in_proj_a and in_proj_b, of one number for each of four heads
+            "qwen3_5_text",
+            dict.fromkeys(("down_proj", "gate_proj", "up_proj"), 2)
+            | dict.fromkeys(("in_proj_qkv", "in_proj_z", "out_proj", "k_proj", "o_proj", "q_proj", "v_proj"), 1),
+        ),
+        ("ctrl", dict.fromkeys(("0", "2", "Wk", "Wq", "Wv", "dense"), 2)),  # "0" is also the name of a layer
         ("llama", dict.fromkeys(("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"), 2)),
     ],
 )

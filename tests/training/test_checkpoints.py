@@ -122,6 +122,16 @@ def test_qlora_is_what_is_quantised(of_folder: Make, tmp_path: Path) -> None:
     assert record["model"]["quantized_params"] == 2 * 12 * 32 * 32  # c_attn 3, c_proj 1, c_fc 4, c_proj 4
 
 
+def test_linear_layers_of_an_architecture_s_own_class_are_quantised(of_folder: Make, tmp_path: Path) -> None:
+    """Falcon's are a subclass of torch's, which transformers leaves out."""
+    save_checkpoint(tmp_path, "falcon")
+    record = of_folder("method=qlora")
+    assert record["status"] == "ok", record["error"]
+    # Two heads of 16 with one key and value: 32 × 64 and 32 × 32; and an MLP of four times the width.
+    assert record["model"]["quantized_params"] == 2 * (32 * 64 + 32 * 32 + 2 * 32 * 128)
+    assert record["model"]["quantization"] == "nf4"
+
+
 def change_config(folder: Path, **values: Any) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))

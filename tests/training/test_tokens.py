@@ -22,6 +22,7 @@ from lora_scaling.training.batches import IGNORED, Collator, TokenRow, batch_cou
 from lora_scaling.training.bytes_tokenizer import bytes_tokenizer
 from lora_scaling.training.tokens import tokenize
 from tests.support.paths import SHARED_DATA
+from tests.support.templates import chat
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -48,11 +49,6 @@ def composed() -> RunConfig:
 
 def config(**changes: Any) -> RunConfig:
     return replace(composed(), **{"max_seq_len": 4096, **changes})
-
-
-def chat(*contents: str, system: str | None = None) -> Sample:
-    turns = [Message("user" if i % 2 == 0 else "assistant", content) for i, content in enumerate(contents)]
-    return Sample(messages=(*([Message("system", system)] if system else []), *turns))
 
 
 def trained_text(tokenizer: Any, row: TokenRow) -> str:
@@ -193,75 +189,6 @@ def test_answers_that_a_template_leaves_out_are_counted() -> None:
     tokenizer.chat_template = "{{ messages[0].content }}"
     with pytest.raises(UserError, match=r"chat_template: got true, .* cannot be found .*loss_on=all"):
         tokenize([chat("a?", "one")], tokenizer, config(max_seq_len=8))
-
-
-# Templates of well-known models, shortened, and the trained text of a conversation with thoughts.
-QWEN3 = """{%- set ns = namespace(last=0) %}{%- for m in messages %}{% if m.role == 'user' %}\
-{% set ns.last = loop.index0 %}{% endif %}{% endfor %}{%- for m in messages %}{%- if m.role != 'assistant' %}\
-{{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{%- else %}\
-{%- set c = m.content %}{%- set r = '' %}{%- if '</think>' in c %}\
-{%- set r = c.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') %}\
-{%- set c = c.split('</think>')[-1].lstrip('\\n') %}{%- endif %}\
-{%- if loop.index0 > ns.last %}{{- '<|im_start|>assistant\\n<think>\\n' + r.strip('\\n') + '\\n</think>\\n\\n' + c }}\
-{%- else %}{{- '<|im_start|>assistant\\n' + c }}{%- endif %}{{- '<|im_end|>\\n' }}{%- endif %}{%- endfor %}\
-{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
-GLM4 = """[gMASK]<sop>{%- for m in messages %}{%- if m.role == 'assistant' %}<|assistant|>
-{{ m.content.split('</think>')[-1].strip() }}{%- else %}<|{{ m.role }}|>
-{{ m.content }}{%- endif %}{%- endfor %}{% if add_generation_prompt %}<|assistant|>
-{% endif %}"""
-LFM25 = """{{- bos_token -}}{%- set ns = namespace(last=-1) -%}{%- for m in messages -%}\
-{%- if m.role == 'assistant' -%}{%- set ns.last = loop.index0 -%}{%- endif -%}{%- endfor -%}{%- for m in messages -%}\
-{{- '<|im_start|>' + m.role + '\\n' -}}{%- set c = m.content -%}\
-{%- if m.role == 'assistant' and loop.index0 != ns.last and '</think>' in c -%}\
-{%- set c = c.split('</think>')[-1] | trim -%}{%- endif -%}{{- c + '<|im_end|>\\n' -}}{%- endfor -%}\
-{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"""
-GPT_OSS = """<|start|>system<|message|>You are a model.<|end|>{%- for m in messages %}{%- if m.role == 'assistant' %}\
-<|start|>assistant<|channel|>final<|message|>{{ m.content }}{% if loop.last and not add_generation_prompt %}<|return|>\
-{%- else %}<|end|>{%- endif %}{%- else %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{%- endif %}\
-{%- endfor %}\
-{%- if add_generation_prompt %}<|start|>assistant{% endif %}"""
-PHI3 = """{% for m in messages %}<|{{ m['role'] }}|>
-{{ m['content'] }}<|end|>
-{% endfor %}{% if add_generation_prompt %}<|assistant|>
-{% else %}{{ eos_token }}{% endif %}"""
-DEEPSEEK_R1 = """{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}<|User|>{{ m.content }}{% else %}\
-<|Assistant|>{{ m.content.split('</think>')[-1] }}<eos>{% endif %}{% endfor %}\
-{% if add_generation_prompt %}<|Assistant|><think>
-{% endif %}"""
-SMOLLM3 = """{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% if m.role == 'assistant' %}\
-{% generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}{% else %}{{ m.content + '<|im_end|>' }}{% endif %}\
-{{ '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
-TEMPLATES = {
-    "qwen3": (QWEN3, "Ja.<|im_end|><think>\nto\n</think>\n\nNej.<|im_end|>"),
-    "glm4": (GLM4, "Ja.<|user|>Nej."),
-    "lfm2.5": (LFM25, "Ja.<|im_end|><think>to</think>Nej.<|im_end|>"),
-    "gpt-oss": (
-        GPT_OSS,
-        "<|channel|>final<|message|><think>en</think>Ja.<|end|><|channel|>final<|message|><think>to</think>Nej.<|return|>",
-    ),
-    "phi-3": (PHI3, "<think>en</think>Ja.<|end|><think>to</think>Nej.<|end|>\n"),
-    "deepseek-r1": (DEEPSEEK_R1, "Ja.Nej."),
-    "smollm3": (SMOLLM3, "<think>en</think>Ja.<|im_end|><think>to</think>Nej.<|im_end|>"),
-}
-
-
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_exactly_the_answers_are_trained_whatever_the_template_does_to_earlier_turns(name: str) -> None:
-    template, expected = TEMPLATES[name]
-    tokenizer = bytes_tokenizer()
-    marks = ["<|im_start|>", "<|im_end|>", "<|start|>", "<|end|>", "<|channel|>", "<|message|>", "<|return|>", "<sop>"]
-    tokenizer.add_special_tokens({"additional_special_tokens": [*marks, "<|user|>", "<|assistant|>", "[gMASK]"]})
-    tokenizer.chat_template = template
-    samples = [
-        chat("Er det?", "<think>en</think>Ja.", "Sikkert?", "<think>to</think>Nej."),
-        chat("a", "Ja.", "b", "Nej."),
-    ]
-    data = tokenize(samples, tokenizer, config())
-    assert data.warnings == []
-    assert trained_text(tokenizer, data.rows[0]).replace("<eos>", "") == expected
-    plain = expected.replace("<think>en</think>", "").replace("<think>to</think>", "").replace("\nto\n", "\n\n")
-    assert trained_text(tokenizer, data.rows[1]).replace("<eos>", "") == plain
-    assert all(row["labels"][-1] == tokenizer.eos_token_id for row in data.rows)
 
 
 def test_an_answer_of_weight_0_is_shown_and_not_trained() -> None:
