@@ -202,10 +202,9 @@ def _single(request: EstimateRequest, config: RunConfig, fit: Fit | None) -> Est
 
 
 def _page(request: EstimateRequest, path: str, config: RunConfig, fit: Fit | None) -> int:
-    from lora_scaling.estimate.page import write_page
+    from lora_scaling.estimate.page import page_data, write_page
 
-    written = write_page(
-        path,
+    data = page_data(
         config,
         overrides=request.overrides,
         fit=fit,
@@ -214,6 +213,7 @@ def _page(request: EstimateRequest, path: str, config: RunConfig, fit: Fit | Non
         measured=request.measured,
         price=request.price,
     )
+    written = write_page(path, data)
     print(_document(page=str(written)) if request.json else f"Estimator page: {written}")
     return 0
 

@@ -53,26 +53,14 @@ _LEVELS = (0.5, 0.8, LEVEL, 0.95)
 _SETTINGS = tuple(setting.name for setting in SETTINGS if setting.counted)
 
 
-def write_page(
-    path: str | Path,
-    config: RunConfig,
-    *,
-    overrides: Sequence[str] = (),
-    fit: Fit | None = None,
-    level: float = LEVEL,
-    stack: str = DEFAULT_STACK,
-    measured: Measured | None = None,
-    price: Price | None = None,
-) -> Path:
-    """Write the page, opened at this run; it needs no network. `overrides` head the command that the page shows.
+def write_page(path: str | Path, data: Mapping[str, Any]) -> Path:
+    """Write the page with what `page_data` returned; it needs no network.
 
     Raises:
-        UserError: the file cannot be written, or the run cannot be estimated (see `estimate`).
+        UserError: the file cannot be written.
     """
     target = Path(path)
-    data = page_data(config, overrides=overrides, fit=fit, level=level, stack=stack, measured=measured, price=price)
-    text = render(data)
-    write_text(target, text, setting="page")
+    write_text(target, render(data), setting="page")
     return target
 
 
@@ -91,7 +79,13 @@ def page_data(
     measured: Measured | None = None,
     price: Price | None = None,
 ) -> dict[str, Any]:
-    """All that the page's script needs, as JSON types; `initial` is this run in the names of the command line."""
+    """Return all that the page's script needs, as JSON types; `initial` is this run in the names of the command line.
+
+    `overrides` head the command that the page shows.
+
+    Raises:
+        UserError: the run cannot be estimated (see `estimate`).
+    """
     priors = load_priors()
     priors.of_stack(stack)  # refuses one that is not listed
     if measured is not None and measured.joules_per_step is not None:

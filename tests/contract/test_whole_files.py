@@ -19,7 +19,7 @@ from lora_scaling.config import compose
 from lora_scaling.errors import UnwritableError
 from lora_scaling.estimate import estimate
 from lora_scaling.estimate.compare_plot import write_plot
-from lora_scaling.estimate.page import write_page
+from lora_scaling.estimate.page import page_data, write_page
 from lora_scaling.records import write_text
 
 
@@ -35,7 +35,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 
 def a_page(folder: Path) -> None:
-    write_page(folder / "out.html", compose(["hardware=l4"]))
+    write_page(folder / "out.html", page_data(compose(["hardware=l4"])))
 
 
 def a_plot(folder: Path) -> None:

@@ -300,7 +300,7 @@ function tickValues(low, high) {
 const DRIVERS = { eta: "utilisation of the peak", half_tokens: "few tokens a micro-batch", traffic_factor: "memory traffic",
   layer_launch_s: "launches, a layer", cpu_layer_s: "overhead, a layer", module_launch_s: "launches, an adapter",
   dequant_bytes: "unpacking 4-bit weights", update_bytes: "the optimizer's pass", comm_share: "communication",
-  software: "library versions", tokens: "tokens a sample" };
+  software: "the software's level", tokens: "tokens a sample" };
 function showBasis(a) {
   const w = a.work, share = (x) => `${(100 * x).toFixed(0)} %`, parts = Object.entries(a.parts).filter(([, p]) => p.seconds > 0);
   const work = [["parameters", big(w.params)], ["trainable", `${big(w.trainable_params)} (${g((100 * w.trainable_params) / w.params, 3)} %)`],
