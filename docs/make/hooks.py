@@ -1,6 +1,9 @@
-"""Adapt the site (a hook of MkDocs): pages from the top of the repository, and no request to any network."""
+"""Adapt the site (a hook of MkDocs): pages from elsewhere in the repository, and no request to any network."""
 
+import importlib
+import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,13 @@ ADDED = {
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the files."""
+    """Add the files, and the notebook as a page."""
     for source, place in ADDED.items():
         files.append(File.generated(config, place, content=(ROOT / source).read_text(encoding="utf-8")))
+    sys.path.append(str(Path(__file__).parent))
+    notebook = importlib.import_module("notebook")
+    document = json.loads(notebook.NOTEBOOK.read_text(encoding="utf-8"))
+    files.append(File.generated(config, "notebook.md", content=notebook.as_markdown(document)))
     return files
 
 

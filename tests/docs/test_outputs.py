@@ -1,6 +1,7 @@
 """What is made by a command is up to date: outputs on the pages, and the reference."""
 
 import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tests.support.paths import ROOT
 sys.path.append(str(ROOT / "docs" / "make"))
 outputs = importlib.import_module("outputs")
 reference = importlib.import_module("reference")
+notebook = importlib.import_module("notebook")
 
 
 @pytest.mark.parametrize("page", outputs.pages(), ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -64,3 +66,21 @@ def test_the_reference_has_every_setting_column_and_function() -> None:
     for preset in ("llama-3.1-8b", "h100-sxm", "+sweeps=quick"):
         assert f"| `{preset}` |" in pages["presets.md"]
     assert "## lora-scaling analyse backtest" in pages["commands.md"]
+
+
+def test_the_notebook_is_kept_as_it_was_executed() -> None:
+    """`.ci/run` executes it again; here, that each program has an output, and that the page shows them."""
+    document = json.loads(notebook.NOTEBOOK.read_text(encoding="utf-8"))
+    programs = [cell for cell in document["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in programs] == list(range(1, len(programs) + 1))
+    assert {output["output_type"] for cell in programs for output in cell["outputs"]} == {"execute_result"}
+    page = notebook.as_markdown(document)
+    assert page.count("```py\n") == len(programs) == sum(len(cell["outputs"]) for cell in programs)
+    for shown in (
+        "Verdicts on energy",
+        "data:image/png;base64,",
+        "energy_kwh",
+        "modelled from priors",
+        "samples=50000",
+    ):
+        assert shown in page
