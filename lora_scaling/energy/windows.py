@@ -90,21 +90,40 @@ def short_window_warnings(phases: Sequence[PhaseEnergy]) -> list[dict[str, str]]
 
 
 def rough_joules(windows: Sequence[Window], meter: Sensors) -> float | None:
+    """Add up the readings so far. In the open window, models go on as in those before it, with the load of now."""
     total, known = 0.0, False
     for window in windows:
         last = window.end or (window.ticks[-1] if window.ticks else window.start)
-        if meter.gpu_meters:
-            total += sum(last.gpu_j) - sum(window.start.gpu_j)
-            known = True
-        if window.rapl and last.rapl and "cpu" in meter.settings.components:
-            total += sum(b.joules - a.joules for c, a, b in zip(window.rapl, window.start.rapl, last.rapl, strict=True)
-                         if c.kind == "package")  # fmt: skip
-            known = True
-        elif window.task is not None:
-            parts = [window.task.joules.get(c) for c in ("cpu", "ram") if c in meter.settings.components]
-            total += sum(part for part in parts if part is not None)
-            known = known or any(part is not None for part in parts)
+        gpu_j = sum(last.gpu_j) - sum(window.start.gpu_j)
+        parts: list[float | None] = [gpu_j] if meter.gpu_meters else []
+        for name in ("cpu", "ram"):
+            if name not in meter.settings.components:
+                continue
+            if name == "cpu" and window.rapl and last.rapl:
+                marks = zip(window.rapl, window.start.rapl, last.rapl, strict=True)
+                parts.append(sum(b.joules - a.joules for counter, a, b in marks if counter.kind == "package"))
+            elif window.task is not None:
+                parts.append(window.task.joules.get(name))
+            elif window.end is None:
+                parts.append(_by_models(windows, last, name))
+        total += sum(part for part in parts if part is not None)
+        known = known or any(part is not None for part in parts)
     return total if known else None
+
+
+def _by_models(windows: Sequence[Window], last: Tick, name: str) -> float | None:
+    """Extrapolate a component that has its energy at the end of a window into the open one, the last of them."""
+    joules, weight, source = 0.0, 0.0, "unknown"
+    for window in windows:
+        part = None if window.task is None else window.task.joules.get(name)
+        if window.end is not None and part is not None:
+            source = window.sources[name].name if name in window.sources else source
+            joules, weight = joules + part, weight + _model_weight(window.start, window.end, source, name)
+    return joules / weight * _model_weight(windows[-1].start, last, source, name) if weight > 0 else None
+
+
+def _model_weight(start: Tick, end: Tick, source: str, name: str) -> float:
+    return end.at_s - start.at_s if name == "ram" else sum(_cpu_weights([start, end], source))
 
 
 def _seconds(window: Window) -> float:

@@ -11,40 +11,79 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from lora_scaling import terminal
 from lora_scaling.errors import UserError
+from lora_scaling.estimate import Estimate
 from lora_scaling.grid import GridSettings, static_of
 from lora_scaling.records import Record, record_to_row
 from lora_scaling.records.sources import energy_kind, energy_kind_of_all, measured_share
-from lora_scaling.runs.run import Listener, RunOutcome
+from lora_scaling.runs.run import WAITING, Listener, RunOutcome
 from lora_scaling.text import ENERGY, MASS, counted, duration, printable
 from lora_scaling.units import JOULES_PER_KWH
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
     from rich.live import Live
 
     from lora_scaling.estimate.outlook import Outlook
+    from lora_scaling.training.watch import Seen
 
 _REFRESH_S = 0.5
+_PLAIN_S = 60.0  # between two lines where none can move: a pipe, the log of a CI job
 _LEAST_BAR, _LONGEST_BAR = 10, 40  # columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What a run is expected to take before it starts, in seconds: its set-up, its training, and the rest."""
+
+    setup_s: float
+    train_s: float
+    rest_s: float
+
+    @classmethod
+    def of(cls, estimate: Estimate) -> "Expected | None":
+        """Take it from an estimate; None if its time is unknown."""
+        seconds = {name: part.seconds for name, part in estimate.parts.items()}
+        if not seconds:
+            return None
+        setup_s, train_s = seconds.pop("setup", 0.0), seconds.pop("train", 0.0)
+        return cls(setup_s=setup_s, train_s=train_s, rest_s=sum(seconds.values()))
+
+    @property
+    def work_s(self) -> float:
+        return self.train_s + self.rest_s
+
+
+@dataclass
+class _Training:
+    """How the training of the run on display goes: when it began, at which energy, and how its steps followed."""
+
+    began: float
+    joules: float | None
+    outlook: "Outlook"
+    share: float = 0.0
+    seconds: float = 0.0
 
 
 @dataclass
 class Display:
-    """Progress over a sweep and within its runs. `total` is None where this process does not know the sweep."""
+    """Progress over a sweep and within its runs. `total` is None where this process does not know the sweep.
+
+    expected: what each of its runs is expected to take, in their order; None if that is unknown.
+    """
 
     total: int | None = None
     out: TextIO = field(default_factory=lambda: sys.stdout)
     moving: TextIO = field(default_factory=lambda: sys.stderr)
+    expected: Sequence[Expected] | None = None
     done: int = 0
     energy_kwh: float = 0.0
     _warned: set[str] = field(default_factory=set)
-    _started: float = field(default_factory=time.monotonic)
-    _run_started: float = 0.0
     _last: float = 0.0
     _live: "Live | None" = None
-    _outlook: "Outlook | None" = None
-    _train_started: tuple[float, float | None] | None = None
+    _training: _Training | None = None
     _g_per_kwh: float | None = None
+    _passed: tuple[float, float] = (0.0, 0.0)  # seconds of finished runs without their set-up: taken, and expected
+    _waits: bool = False
 
     @contextlib.contextmanager
     def run(self, label: str, *, g_per_kwh: float | None = None) -> Iterator[Listener]:
@@ -52,8 +91,9 @@ class Display:
 
         g_per_kwh: carbon intensity, for the grams of the whole training that the line predicts after some steps.
         """
-        self._run_started = time.monotonic()
-        self._outlook, self._train_started, self._g_per_kwh = None, None, g_per_kwh
+        self._training, self._g_per_kwh = None, g_per_kwh
+        if not self._animated:
+            self._last = time.monotonic()  # a short run needs no line beside the one at its end
         try:
             yield functools.partial(self._progress, label)
         finally:
@@ -61,91 +101,168 @@ class Display:
                 self._live.stop()
                 self._live = None
 
-    def _progress(self, label: str, phase: str, step: int, steps: int, joules: float | None) -> None:
-        """Redraw the moving line, at most twice a second and only on a terminal: drawing costs energy as well."""
+    @functools.cached_property
+    def _console(self) -> "Console":
+        return terminal.open_console(self.moving)
+
+    @functools.cached_property
+    def _animated(self) -> bool:
+        """Whether the line can move: on a terminal, but not in a pipe, a notebook, or a log."""
+        return self.moving.isatty() and not self._console.is_dumb_terminal
+
+    def _progress(
+        self,
+        label: str,
+        phase: str,
+        step: int,
+        steps: int,
+        joules: float | None,
+        seen: "Callable[[], Seen] | None" = None,
+    ) -> None:
+        """Draw the line, at most twice a second where it can move and once a minute elsewhere: it costs energy as well.
+
+        seen: looks at the training, without waiting for the device.
+        """
         now = time.monotonic()
-        if phase == "train" and self.moving.isatty():
-            self._look_ahead(step, now, joules)
-        if not self.moving.isatty() or (now - self._last < _REFRESH_S and 0 < step < steps):
+        if phase == "train":
+            self._note_training(step, steps, now, joules)
+        if phase == WAITING and not self._animated and not self._waits:
+            self._waits = True
+            told = f"{self._place()}{label}: {WAITING}; another run is measured on it"
+            print(printable(told), file=self.moving, flush=True)
+        if self._animated and now - self._last < _REFRESH_S and 0 < step < steps:
+            return
+        if not self._animated and now - self._last < _PLAIN_S:
             return
         self._last = now
+        parts = self._parts(label, phase, step, steps, joules, now, seen() if seen is not None else None)
+        if not self._animated:
+            print(printable(_joined([text for _, text in parts])), file=self.moving, flush=True)
+            return
         if self._live is None:
             from rich.live import Live
 
-            console = terminal.open_console(self.moving)
             self._live = Live(
-                console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
+                console=self._console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
             )
             self._live.start()
-        self._live.update(self._line(label, phase, step, steps, joules, now), refresh=True)
+        self._live.update(self._line(parts, step, steps), refresh=True)
 
-    def _line(
-        self, label: str, phase: str, step: int, steps: int, joules: float | None, now: float
-    ) -> "RenderableType":
-        """Draw what is done, with a bar where there is room for one; what matters less comes last and is cut first."""
+    def _parts(
+        self,
+        label: str,
+        phase: str,
+        step: int,
+        steps: int,
+        joules: float | None,
+        now: float,
+        seen: "Seen | None",
+    ) -> list[tuple[int, str]]:
+        """List what is known, in the order of reading, each with its rank: those of high rank are left out first."""
+        parts = [(1, f"[{self.done + 1}/{self.total}]")] if self.total else []
+        parts += [(4, label), (0, f"{phase} {step}/{steps}" if steps else phase)]
+        spent_kwh = self.energy_kwh + (joules or 0.0) / JOULES_PER_KWH
+        if spent_kwh:
+            parts.append((2, f"{ENERGY.show(spent_kwh)} so far"))
+        left = self._seconds_left(phase)
+        if left is not None:
+            parts.append((1, f"about {duration(round(left))} left"))
+        training = self._training if phase == "train" else None
+        if seen is not None and training is not None:
+            if seen.loss is not None:
+                parts.append((5, f"loss {seen.loss:.3g}"))
+            if training.seconds > 0 and seen.tokens:
+                parts.append((6, f"{seen.tokens / training.seconds:,.0f} tokens/s"))
+        whole = self._predicted(steps, now, joules) if training is not None else None
+        if whole is not None:
+            parts.append((7, whole))
+        return parts
+
+    def _line(self, parts: Sequence[tuple[int, str]], step: int, steps: int) -> "RenderableType":
+        """Draw the parts that fit into the terminal's width, with a bar where there is room for one."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
-        parts = [f"{self._place()}{label}", f"{phase} {step}/{steps}" if steps else phase]
-        spent_kwh = self.energy_kwh + (joules or 0.0) / JOULES_PER_KWH
-        if spent_kwh:
-            parts.append(f"{ENERGY.show(spent_kwh)} so far")
-        left = self._seconds_left(now, step / steps if steps else 0.0)
-        if left is not None:
-            parts.append(f"about {duration(left)} left")
-        whole = self._predicted(steps, now, joules) if phase == "train" else None
-        if whole is not None:
-            parts.append(whole)
-        text = Text(printable(" · ".join(parts)), no_wrap=True, overflow="ellipsis")
-        assert self._live is not None
-        room = self._live.console.width - text.cell_len - 1
+        width = self._console.width
+        kept = sorted(range(len(parts)), key=lambda place: parts[place][0])
+        while True:
+            text = Text(printable(_joined([parts[place][1] for place in sorted(kept)])), no_wrap=True)
+            if text.cell_len < width or len(kept) == 1:
+                break
+            kept.pop()
+        text.truncate(max(width - 1, 1), overflow="ellipsis")
+        room = width - text.cell_len - 1
         if not steps or room < _LEAST_BAR:
             return text
         line = Table.grid(padding=(0, 1))
         line.add_row(text, ProgressBar(total=steps, completed=step, width=min(room, _LONGEST_BAR)))
         return line
 
-    def _look_ahead(self, step: int, now: float, joules: float | None) -> None:
-        """Note the end of a training step, for the prediction of the whole training."""
-        if self._outlook is None or self._train_started is None:
+    def _note_training(self, step: int, steps: int, now: float, joules: float | None) -> None:
+        """Note the end of a training step."""
+        if self._training is None:
             from lora_scaling.estimate.outlook import Outlook
 
-            self._outlook, self._train_started = Outlook(), (now, joules)
-        self._outlook.note(step, now - self._train_started[0])
+            self._training = _Training(began=now, joules=joules, outlook=Outlook())
+        training = self._training
+        training.seconds = now - training.began
+        training.share = step / steps if steps else 0.0
+        training.outlook.note(step, training.seconds)
 
     def _predicted(self, steps: int, now: float, joules: float | None) -> str | None:
-        """Say what the whole training will take and emit; the energy is that of the GPUs, which is read as it goes."""
-        if self._outlook is None or self._train_started is None:
+        """Say what the whole training will take and emit, at the mean power so far."""
+        training = self._training
+        if training is None:
             return None
-        began, before = self._train_started
-        spent = 0.0 if joules is None or before is None else joules - before
-        whole = self._outlook.whole(steps, spent / (now - began) if spent > 0 and now > began else None)
-        if whole is None:
-            return None
-        return whole.sentence(self._g_per_kwh) + (" (GPUs)" if whole.joules is not None else "")
+        spent = 0.0 if joules is None or training.joules is None else joules - training.joules
+        whole = training.outlook.whole(steps, spent / training.seconds if spent > 0 and training.seconds > 0 else None)
+        return None if whole is None else whole.sentence(self._g_per_kwh)
 
     def _place(self) -> str:
         return f"[{self.done + 1}/{self.total}] " if self.total else ""
 
-    def _seconds_left(self, now: float, share: float) -> float | None:
-        """Extrapolate the pace so far: of the sweep's finished runs, or within the only one."""
+    def _seconds_left(self, phase: str) -> float | None:
+        """Add up what is left of this run and of the sweep's others, by what was expected and the pace since then."""
+        training = self._training
+        share = training.share if training is not None else 0.0
+        here = None if training is None or not share else training.seconds * (1 - share) / share
         if self.total is None or self.total == 1:
-            return (now - self._run_started) * (1 - share) / share if share > 0 else None
-        finished = self.done + share
-        return (now - self._started) * (self.total - finished) / finished if self.done else None
+            return here if phase == "train" else None
+        if self.expected is None or self.done >= len(self.expected):
+            return None
+        mine, *others = self.expected[self.done :]
+        taken, expected = self._passed
+        if training is not None and share:
+            taken, expected = taken + training.seconds, expected + share * mine.train_s
+        pace = taken / expected if expected > 0 else 1.0
+        rest = mine.rest_s if training is None else mine.rest_s / 2  # the evaluation before it is over
+        here = pace * mine.train_s if here is None else here
+        return here + pace * rest + sum(run.setup_s + pace * run.work_s for run in others)
 
     def run_finished(self, outcome: RunOutcome) -> None:
         """Print one line: what ran, what it took, or why it did not."""
-        if outcome.record is not None and outcome.skipped is None:
-            self.energy_kwh += ((outcome.record.get("energy") or {}).get("joules") or 0.0) / JOULES_PER_KWH
+        made = outcome.record if outcome.skipped is None else None
+        if made is not None:
+            self.energy_kwh += ((made.get("energy") or {}).get("joules") or 0.0) / JOULES_PER_KWH
         print(self._place() + printable(describe(outcome)), file=self.out, flush=True)
-        if outcome.record is not None and outcome.skipped is None:
-            for kind, message in warnings_of(outcome.record):
+        if made is not None:
+            for kind, message in warnings_of(made):
                 if kind not in self._warned:  # the closing lines count the runs
                     print(f"  warning: {printable(message)}", file=self.out, flush=True)
                     self._warned.add(kind)
+            if made["status"] == "ok" and self.expected is not None and self.done < len(self.expected):
+                row = record_to_row(made)
+                taken, expected = self._passed
+                taken += (row["total_s"] or 0.0) - (row["setup_s"] or 0.0)
+                self._passed = (taken, expected + self.expected[self.done].work_s)
         self.done += 1
+
+
+def _joined(parts: Sequence[str]) -> str:
+    """Join parts by dots; the place of a run in its sweep stands before what it is the place of."""
+    text = " · ".join(parts)
+    return text.replace("] · ", "] ", 1) if text.startswith("[") else text
 
 
 def yearly_mean(grid: GridSettings) -> float | None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lora_scaling.config import RunConfig, run_id
 from lora_scaling.config.devices import from_nvml_name, preset
@@ -70,9 +70,18 @@ if TYPE_CHECKING:
     from lora_scaling.training.device import Device
     from lora_scaling.training.engine import RunFacts
     from lora_scaling.training.model_cache import ModelCache
+    from lora_scaling.training.watch import Seen
 
-# Called with (phase, steps done, steps in all, joules so far or None).
-Listener = Callable[[str, int, int, float | None], None]
+WAITING = "waiting for the device"
+
+
+class Listener(Protocol):
+    """Called with what a run is doing; may look at its training through `seen`, which costs next to nothing."""
+
+    def __call__(
+        self, phase: str, step: int, steps: int, joules: float | None, seen: "Callable[[], Seen] | None" = None, /
+    ) -> None: ...
+
 
 _LAST_WORDS_S = 3.0
 _FIRST_ONLY = {"kind": "ranks", "message": "only the first process's energy is in this record"}
@@ -283,7 +292,7 @@ def _devices_of_all_held(config: RunConfig, mine: str, listen: Listener) -> Iter
                     devices_held(
                         [name for place, name in everyone if place == here],
                         wait=config.exclusive_device,
-                        waiting=lambda: listen("waiting for the device", 0, 0, None),
+                        waiting=lambda: listen(WAITING, 0, 0, None),
                     )
                 )
             gather_from_ranks(None)  # nobody starts before all devices are held
@@ -313,9 +322,9 @@ def _measure(
         facts.warnings += unused_gpu_warnings()
     recording = meter.recording()
 
-    def progress(phase: str, done: int, total: int) -> None:
+    def progress(phase: str, done: int, total: int, seen: "Callable[[], Seen] | None" = None) -> None:
         raise_if_interrupted()
-        listen(phase, done, total, recording.joules_so_far())
+        listen(phase, done, total, recording.joules_so_far(), seen)
 
     def last_words(why: str) -> None:
         _record_stuck(config, record, path, facts, recording, why)

@@ -77,7 +77,9 @@ class DesignSweeper(Sweeper):
         launcher = self._launcher(estimates, todo)
         # Hydra loads its plugins' modules a second time, so that their classes are only alike by name.
         if type(launcher).__name__ == "BasicLauncher":  # its runs are this process's, which can count them
-            console.display = console.Display(total=len(todo))
+            expected = () if isinstance(estimates, str) else [console.Expected.of(estimate) for estimate in estimates]
+            known = [run for run in expected if run is not None]
+            console.display = console.Display(total=len(todo), expected=known if len(known) == len(todo) else None)
         endings: dict[str, str] = {}
         if isinstance(launcher, SlurmLauncher):
             launcher.planned = [(run.run_id, run.record_path) for run in todo]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import transformers
@@ -32,6 +32,7 @@ from lora_scaling.training.scoring import Scorer, make_scorer, mean_points
 from lora_scaling.training.sharding import held_params, shard
 from lora_scaling.training.tokens import TokenizedDataset
 from lora_scaling.training.trainer import Counted, MeteredTrainer, make_trainer
+from lora_scaling.training.watch import Seen, Watch
 from lora_scaling.workload import ModelShape, training_flops
 
 transformers.logging.set_verbosity_error()
@@ -52,7 +53,10 @@ class RunFacts:
     warnings: list[dict[str, str]] = field(default_factory=list)
 
 
-Progress = Callable[[str, int, int], None]
+class Progress(Protocol):
+    """Called with (phase, steps done, all steps), and in training with what looks at it."""
+
+    def __call__(self, phase: str, done: int, total: int, seen: Callable[[], Seen] | None = None, /) -> None: ...
 
 
 def execute(
@@ -229,16 +233,18 @@ def _trainer(
     progress: Progress,
 ) -> MeteredTrainer:
     pad = base.tokenizer.pad_token_id
-    return make_trainer(
+    trainer = make_trainer(
         network,
         tokens.train.rows,
         tokens.held_out.rows,
         Collator(pad if isinstance(pad, int) else 0, config, bounded=takes_bounds(base.model)),
         config=config,
         device=device,
-        progress=lambda done, total: progress("train", done, total),
+        progress=lambda done, total: progress("train", done, total, watch.look),
         folder=folder,
     )
+    watch = Watch(lambda: trainer.counted, device.torch_device)
+    return trainer
 
 
 def _phases(

@@ -43,7 +43,7 @@ from lora_scaling.energy.nvml import Gpu, Nvml, SensorError
 from lora_scaling.energy.rapl import RaplCounter
 from lora_scaling.energy.readings import Tick, Window
 from lora_scaling.energy.tracker import ComponentSource, TaskEnergy
-from lora_scaling.energy.windows import make_account
+from lora_scaling.energy.windows import make_account, rough_joules
 from tests.support.paths import ROOT
 
 NONE = ComponentEnergy(joules=None, source="none", reason="no GPU")
@@ -289,6 +289,21 @@ def test_combining_takes_time_in_proportion_to_the_run() -> None:
 def test_no_accounts_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^accounts: missing; give"):
         combine([])
+
+
+def test_the_energy_so_far_grows_within_a_window_that_models_close() -> None:
+    """Idle for 10 s: 100 J of the processor, 50 J of the memory. Then 5 s at full load, with ten times the power."""
+
+    def tick(at_s: float, busy_s: float) -> Tick:
+        return Tick(at_s=at_s, edges=(), cpu_busy_s=busy_s, cpu_total_s=at_s)
+
+    task = TaskEnergy(joules={"gpu": None, "cpu": 100.0, "ram": 50.0})
+    sources = {"cpu": ComponentSource(name="load_model"), "ram": ComponentSource(name="constant_model")}
+    idle = Window(name="setup", start_wall_s=0.0, start=tick(0.0, 0.0), end=tick(10.0, 0.0), task=task, sources=sources)
+    busy = Window(name="train", start_wall_s=10.0, start=tick(10.0, 0.0), ticks=[tick(12.0, 2.0), tick(15.0, 5.0)])
+    meter: Any = SimpleNamespace(gpu_meters=[], settings=MeteringSettings())
+    assert rough_joules([idle, busy], meter) == pytest.approx(100 + 50 + 500 + 25)
+    assert rough_joules([busy], meter) is None  # nothing is known of its power yet
 
 
 def test_a_real_recording_here() -> None:

@@ -12,7 +12,7 @@ import pytest
 from lora_scaling.commands.run import when_to_run
 from lora_scaling.config import compose
 from lora_scaling.runs import progress as console
-from lora_scaling.runs.run import RunOutcome
+from lora_scaling.runs.run import WAITING, RunOutcome
 from tests.support.grid_server import energinet, serving
 
 
@@ -110,60 +110,131 @@ def test_repeats_of_a_run_are_one_line_with_their_spread() -> None:
     assert " no training " in lines[2]
 
 
-def test_time_left_follows_the_pace_of_the_finished_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time that displays see, a list of one number; and a terminal that is wide enough."""
     now = [100.0]
     monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    display = console.Display(total=4, out=io.StringIO(), moving=Terminal(), _started=100.0)
-    assert isinstance(display.moving, Terminal)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERM", "xterm")
+    return now
+
+
+def on_terminal(**fields: Any) -> tuple[console.Display, Terminal]:
+    shown = Terminal()
+    return console.Display(out=io.StringIO(), moving=shown, **fields), shown
+
+
+def seen(tokens: int) -> Any:
+    return SimpleNamespace(tokens=tokens, loss=2.3456)
+
+
+def last_line(shown: io.StringIO) -> str:
+    plain = re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", shown.getvalue())
+    return [line for line in re.split(r"[\r\n]", plain) if line.strip()][-1]
+
+
+def test_time_left_is_what_was_expected_at_the_pace_so_far_without_setup_and_waiting(clock: list[float]) -> None:
+    """Four runs of 8 + 2 s expected, the first with 5 s of set-up; they take twice as long."""
+    expected = [console.Expected(setup_s=5.0 if i == 0 else 0.0, train_s=8.0, rest_s=2.0) for i in range(4)]
+    display, shown = on_terminal(total=4, expected=expected)
     with display.run("first") as listen:
-        listen("train", 5, 10, 1800.0)
-    assert "[1/4] first · train 5/10 · 0.5 Wh so far" in display.moving.getvalue()
-    assert "left" not in display.moving.getvalue()  # nothing is known of the pace yet
-    now[0] = 110.0
-    display.run_finished(ran())
-    with display.run("second") as listen:
-        now[0] = 115.0
-        listen("train", 5, 10, 1800.0)  # one and a half of four in 15 s
-    assert "[2/4] second · train 5/10 · 1.5 Wh so far · about 25 s left" in display.moving.getvalue()
+        listen("setup", 0, 0, None)
+        assert "[1/4] first · setup · about 40 s left" in last_line(shown)
+        clock[0] += 50.0  # spent waiting and setting up
+        listen("train", 0, 10, 1800.0)
+        clock[0] += 8.0
+        listen("train", 5, 10, 5400.0)
+        # Half of the training in 8 s, where 4 s were expected: 8 s, half of the rest twice over, three runs twice over.
+        assert "[1/4] first · train 5/10 · 1.5 Wh so far · about 70 s left" in last_line(shown)
+    display.run_finished(ran(total_s=25.0, energy={"joules": 7200.0, "phases": [{"name": "setup", "seconds": 15.0}]}))
+    with display.run("second") as listen:  # 10 s without set-up, as expected
+        listen("train", 0, 10, None)
+        assert "[2/4] second · train 0/10 · 2 Wh so far · about 29 s left" in last_line(shown)
 
 
-def test_a_run_of_its_own_tells_from_its_steps_and_a_pipe_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    single = console.Display(out=io.StringIO(), moving=Terminal(), _started=100.0)
+def test_what_is_left_of_a_sweep_of_unknown_cost_is_not_said(clock: list[float]) -> None:
+    display, shown = on_terminal(total=4)
+    with display.run("first") as listen:
+        listen("train", 0, 10, None)
+        clock[0] += 8.0
+        listen("train", 5, 10, None)
+    assert " left" not in shown.getvalue()
+
+
+def test_a_run_of_its_own_tells_from_its_steps(clock: list[float]) -> None:
+    single, shown = on_terminal()
     with single.run("only") as listen:
-        now[0] = 106.0
-        listen("train", 2, 8, None)
-    assert isinstance(single.moving, Terminal)
-    assert "only · train 2/8 · about 18 s left" in single.moving.getvalue()
-    piped = console.Display(out=io.StringIO(), moving=io.StringIO())
-    with piped.run("only") as listen:
-        listen("train", 2, 8, None)
-    assert isinstance(piped.moving, io.StringIO)
-    assert piped.moving.getvalue() == ""
+        clock[0] += 60.0  # of set-up
+        listen("train", 0, 8, None)
+        clock[0] += 6.0
+        listen("train", 2, 8, None, lambda: seen(1200))
+    assert last_line(shown).startswith("only · train 2/8 · about 18 s left · loss 2.35 · 200 tokens/s")
 
 
-@pytest.mark.parametrize("width", [40, 80, 200])
-def test_the_moving_line_fits_and_the_cursor_comes_back_when_a_run_is_interrupted(
-    width: int, monkeypatch: pytest.MonkeyPatch
+def test_a_pipe_gets_a_plain_line_a_minute_and_is_told_of_waiting(clock: list[float]) -> None:
+    piped = io.StringIO()
+    display = console.Display(total=2, out=io.StringIO(), moving=piped)
+    for name in ("first", "second"):
+        with display.run(name) as listen:
+            listen(WAITING, 0, 0, None)
+            listen("train", 0, 600, None)
+            for step in range(1, 130):
+                clock[0] += 1.0
+                listen("train", step, 600, 3600.0)
+        display.run_finished(ran(energy=None))
+    shown = [line.partition(" · the whole training: ")[0] for line in piped.getvalue().splitlines()]
+    assert shown == [
+        "[1/2] first: waiting for the device; another run is measured on it",
+        *(
+            f"[{place} · train {step}/600 · 1 Wh so far"
+            for place in ("1/2] first", "2/2] second")
+            for step in (60, 120)
+        ),
+    ]
+
+
+def test_a_terminal_that_cannot_move_its_cursor_is_a_pipe(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    display, shown = on_terminal()
+    with display.run("only") as listen:
+        listen("train", 0, 8, None)
+        clock[0] += 61.0
+        listen("train", 1, 8, None)
+    assert shown.getvalue() == "only · train 1/8 · about 7 min 07 s left\n"
+
+
+@pytest.mark.parametrize(
+    ("width", "line"),
+    [
+        (40, "[1/40] train 5000/10000 · 1.5 Wh so far"),
+        (80, "[1/40] ladder-100m qlora with a long name · train 5000/10000 · 1.5 Wh so far"),
+        (
+            200,
+            "[1/40] ladder-100m qlora with a long name · train 5000/10000 · 1.5 Wh so far · loss 2.35 · 250 tokens/s",
+        ),
+    ],
+)
+def test_what_matters_most_fits_and_the_cursor_comes_back_when_a_run_is_interrupted(
+    width: int, line: str, clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    monkeypatch.setenv("TERM", "xterm")
-    display = console.Display(total=400, out=io.StringIO(), moving=Terminal())
+    display, shown = on_terminal(total=40)
 
     def interrupted() -> None:
         with display.run("ladder-100m qlora with a long name") as listen:
-            listen("train", 5000, 10000, 1800.0)
+            listen("train", 0, 10000, 1800.0)
+            clock[0] += 1.0
+            listen("train", 5000, 10000, 5400.0, lambda: seen(250))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert isinstance(display.moving, Terminal)
-    shown = display.moving.getvalue()
-    line = re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", shown).split("\r")[0].strip("\n")
-    assert "[1/400] ladder-100m" in line
-    assert len(line) <= width
-    assert shown.count("\x1b[?25h") >= shown.count("\x1b[?25l") > 0
+    assert last_line(shown).startswith(line)
+    assert all(
+        len(part) <= width for part in re.split(r"[\r\n]", re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", shown.getvalue()))
+    )
+    assert shown.getvalue().count("\x1b[?25h") >= shown.getvalue().count("\x1b[?25l") > 0
 
 
 def test_when_to_run_is_answered_or_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
