@@ -32,7 +32,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Point the links to the added files, and those in them, to where they are on the site."""
+    """Point the links to the added files, and those in them, to where they are on the site; show outputs as text."""
+    markdown = re.sub(r"^```output.*$", "```text", markdown, flags=re.MULTILINE)
     if page.file.src_uri in ADDED.values():
         markdown = re.sub(r"\]\(docs/", "](", markdown)
     to_top = "../" * page.file.src_uri.count("/")

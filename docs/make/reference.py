@@ -25,7 +25,8 @@ from printing import ROOT, run
 
 PLACE = ROOT / "docs" / "reference"
 STUDY = "docs/study/runs/rank"
-MADE = "<!-- Made by `python docs/make/reference.py`; do not edit. -->\n\n"
+# Pages that explain are found before those that list.
+MADE = "---\nsearch:\n  boost: 0.5\n---\n\n<!-- Made by `python docs/make/reference.py`; do not edit. -->\n\n"
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
@@ -61,6 +62,7 @@ def settings() -> str:
     return "".join(page)
 
 
+_LARGEST_SHOWN = 1e5
 _SETTING_HEAD = ("setting", "default", "meaning", "changes", "allowed", "column")
 _GROUPS = (
     ("model", "shape", "One of the [models](presets.md#models), or `model=hub`, `gguf` or `shape` for your own."),
@@ -98,7 +100,8 @@ def _setting_row(line: tuple[str, str, str]) -> tuple[str, ...]:
     changes = "" if setting is None else setting.changes
     exact = by_name.get(name)
     limits = () if exact is None else (("≥", exact.least), (">", exact.above), ("≤", exact.most))
-    bounds = [f"{sign} {value:,.15g}" for sign, value in limits if value is not None]
+    # Larger bounds only catch typing mistakes.
+    bounds = [f"{sign} {value:,.15g}" for sign, value in limits if value is not None and value <= _LARGEST_SHOWN]
     default = {"???": "required"}.get(default, "from another setting" if "${" in default else f"`{default}`")
     column = f"`{exact.column}`" if exact is not None and exact.column else ""
     return f"`{name}`", default, meaning, changes, ", ".join(bounds), column

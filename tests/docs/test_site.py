@@ -31,3 +31,10 @@ def test_nothing_is_fetched_from_a_network(site: Path) -> None:
         assert not fetched.findall(page.read_text(encoding="utf-8")), page
     for sheet in site.rglob("*.css"):
         assert not re.findall(r"url\(\s*[\"']?(?:https?:)?//", sheet.read_text(encoding="utf-8")), sheet
+
+
+def test_blocks_of_the_pages_are_blocks_of_the_site(site: Path) -> None:
+    """A fence that the site does not understand shows its backquotes."""
+    for page in site.rglob("*.html"):
+        if "study" not in page.parts and page.name != "estimator_sliders.html":
+            assert "```" not in page.read_text(encoding="utf-8"), page
