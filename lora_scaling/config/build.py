@@ -6,6 +6,7 @@ An unknown key, a missing key, a wrong type and an impossible choice are each a 
 import contextlib
 import dataclasses
 import difflib
+import functools
 import math
 import types
 import typing
@@ -23,7 +24,7 @@ def build(cls: type[T], values: Mapping[str, Any], path: str) -> T:
     Raises:
         UserError: a key is unknown or missing, or a value has the wrong type. `path` precedes the name of the field.
     """
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for key in values:
         if key not in names:
@@ -49,6 +50,32 @@ class Interpolated(str):
             with contextlib.suppress(ValueError):
                 return kind(self)
         return str(self)
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def with_values(made: T, values: Mapping[str, Any], path: str = "") -> T:
+    """Return a dataclass with other values of the fields with these dotted names, checked as `build` does.
+
+    Raises:
+        UserError: a value has the wrong type.
+        KeyError: a name is not that of a field.
+    """
+    hints = _hints(type(made))
+    own = {name: _convert(value, hints[name], f"{path}{name}") for name, value in values.items() if "." not in name}
+    groups: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        if "." in name:
+            group, _, rest = name.partition(".")
+            groups.setdefault(group, {})[rest] = value
+    for group, inner in groups.items():
+        if not dataclasses.is_dataclass(part := getattr(made, group, None)):
+            raise KeyError(group)
+        own[group] = with_values(part, inner, f"{path}{group}.")
+    return dataclasses.replace(made, **own)  # type: ignore[type-var]
 
 
 def _convert(value: Any, hint: Any, path: str) -> Any:

@@ -281,8 +281,7 @@ class RunConfig:
         return self._key(*_TOKEN_FIELDS, "model")
 
     def _key(self, *fields: str) -> str:
-        values = self.to_dict()
-        return json.dumps({name: values[name] for name in fields}, sort_keys=True)
+        return json.dumps({name: plain(getattr(self, name)) for name in fields}, sort_keys=True)
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -362,7 +361,7 @@ def run_id(config: RunConfig) -> str:
     Raises:
         UserError: the data file, whose content is part of the work, cannot be read.
     """
-    work = {key: value for key, value in config.to_dict().items() if key in _NAMING_FIELDS}
+    work = {key: plain(getattr(config, key)) for key in _NAMING_FIELDS}
     for setting in SETTINGS:
         if setting.is_older(value_at(work, setting.name)):  # runs from before the setting keep their names
             group = work if setting.name == setting.field else work[setting.field]

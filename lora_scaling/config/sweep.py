@@ -3,10 +3,12 @@
 Composing one configuration takes Hydra some 70 ms, so points that differ only in single settings share a composition.
 """
 
+import contextlib
 import copy
+import functools
 import itertools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,11 @@ from lora_scaling.config import (
     refuse_unused,
     run_id,
 )
-from lora_scaling.errors import UserError
+from lora_scaling.config.build import with_values
+from lora_scaling.errors import RecordError, UserError
 from lora_scaling.paths import NOT_PRESETS, choices, is_group, presets
-from lora_scaling.records import is_finished, record_path
+from lora_scaling.records import read_record, record_path
+from lora_scaling.records.schema import RunRecord
 
 # From overrides to a composed OmegaConf node.
 Compose = Callable[[list[str]], Any]
@@ -55,10 +59,15 @@ class PlannedRun:
         """Where its record is, or will be."""
         return record_path(self.config.runs_dir, self.config.study, self.run_id)
 
-    @property
-    def finished(self) -> bool:
-        """Whether a finished run is recorded and may be kept."""
-        return self.config.on_existing == "skip" and is_finished(self.record_path)
+    def kept_record(self) -> RunRecord | None:
+        """Read the record of a finished run that may be kept; None without one."""
+        if self.config.on_existing != "skip":
+            return None
+        try:
+            record = read_record(self.record_path)
+        except RecordError:
+            return None
+        return record if record["status"] == "ok" else None
 
 
 def plan(design: SweepDesign, arguments: Sequence[str], compose: Compose) -> list[PlannedRun]:
@@ -150,10 +159,15 @@ def _refuse_replicate(design: SweepDesign, arguments: Sequence[str]) -> None:
 
 
 def _parse(overrides: Sequence[str]) -> list[Any]:
+    return [_parsed(line) for line in overrides]
+
+
+@functools.lru_cache(maxsize=4096)  # the runs of a sweep have most of their overrides in common
+def _parsed(line: str) -> Any:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     groups: Any = _Groups()
-    return OverridesParser.create(groups).parse_overrides(list(overrides))
+    return OverridesParser.create(groups).parse_override(line)
 
 
 class _Groups:
@@ -168,11 +182,9 @@ class _Composer:
 
     def __init__(self, compose: Compose) -> None:
         self.compose = compose
-        self.composed: dict[tuple[str, ...], Any] = {}
+        self.composed: dict[tuple[str, ...], _Composition] = {}
 
     def config(self, overrides: Sequence[str]) -> RunConfig:
-        from omegaconf import OmegaConf
-
         groups, values = [], []
         for override in _parse(overrides):
             key = override.get_key_element()
@@ -184,8 +196,44 @@ class _Composer:
         # Every value that a composition holds must be one that each of its points sets anew.
         alike = (*chosen, *sorted(override.get_key_element() for override in values))
         if alike not in self.composed:
-            self.composed[alike] = self.compose([*chosen, *(override.input_line for override in values)])
-        node = copy.deepcopy(self.composed[alike])
-        for override in values:
-            OmegaConf.update(node, override.get_key_element(), override.value())
+            self.composed[alike] = _Composition(self.compose([*chosen, *(override.input_line for override in values)]))
+        return self.composed[alike].with_values({override.get_key_element(): override.value() for override in values})
+
+
+class _Composition:
+    """What Hydra composed for one point, from which points that differ in single values follow."""
+
+    def __init__(self, node: Any) -> None:
+        from omegaconf import OmegaConf
+
+        self.node = node
+        self.first = from_omegaconf(node)
+        self.computed = " ".join(_texts(OmegaConf.to_container(node, resolve=False)))
+
+    def with_values(self, values: Mapping[str, Any]) -> RunConfig:
+        """Return the configuration with these values; OmegaConf sets those from which others are computed."""
+        plain = all(
+            type(value) in (bool, int, float, str, type(None)) and "${" not in str(value) for value in values.values()
+        )
+        if plain and not any(key.rpartition(".")[2] in self.computed for key in values):
+            with contextlib.suppress(UserError, KeyError):  # of which OmegaConf's way says what is wrong
+                return with_values(self.first, values)
+        from omegaconf import OmegaConf
+
+        node = copy.deepcopy(self.node)
+        for key, value in values.items():
+            OmegaConf.update(node, key, value)
         return from_omegaconf(node)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield every text of a composition that computes something from other settings."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key != "hydra":
+                yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str) and "${" in value:
+        yield value

@@ -4,6 +4,7 @@ Hydra accepts `model.id=ORG/NAME` beside `model=ladder-1m`: the ladder model wou
 own name. Only settings that the user gave are checked; defaults and files may hold what an option ignores.
 """
 
+import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,12 +14,22 @@ from lora_scaling.errors import UserError
 Given = Mapping[str, Any]  # setting → value, as dotted names
 
 
-def given_settings(overrides: Sequence[str]) -> dict[str, Any]:
-    """Return the settings and options that overrides give, by dotted name; the last one wins."""
+@functools.lru_cache(maxsize=4096)  # the runs of a sweep have most of their overrides in common
+def parsed_override(line: str) -> Any:
+    """Read one override in Hydra's grammar; what is returned is not to be changed.
+
+    Raises:
+        OverrideParseException: it is none.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
+    return OverridesParser.create().parse_override(line)
+
+
+def given_settings(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the settings and options that overrides give, by dotted name; the last one wins."""
     given: dict[str, Any] = {}
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
+    for override in map(parsed_override, overrides):
         if override.is_delete() or override.is_sweep_override():
             continue
         given.update(_flat(override.get_key_element().lstrip("+"), override.value()))

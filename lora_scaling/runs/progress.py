@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import statistics
 import sys
 import time
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _REFRESH_S = 0.5
 _PLAIN_S = 60.0  # between two lines where none can move: a pipe, the log of a CI job
+_MOST_LINES = 40  # of the closing table
 _LEAST_BAR, _LONGEST_BAR = 10, 40  # columns
 
 
@@ -325,7 +327,10 @@ def _energy(record: Record, row: Mapping[str, Any]) -> str:
 
 
 def table(records: Iterable[Record]) -> str:
-    """Format the closing table: a line per work, in the order of its first run, with means ± standard deviations."""
+    """Format the closing table: a line per work, in the order of its first run, with means ± standard deviations.
+
+    Of more works than fit a screen, the first ones are shown.
+    """
     made = list(records)
     rows = [record_to_row(record) for record in made]
     rows.sort(key=lambda row: (row["order"] is None, row["order"], row["started_at"]))
@@ -368,10 +373,11 @@ def table(records: Iterable[Record]) -> str:
             _summary([run["emissions_g"] for run in runs], mass.number),
             _summary([_last_loss(run) for run in runs], "{:.4g}".format),
         )
-        for runs in alike.values()
+        for runs in itertools.islice(alike.values(), _MOST_LINES)
         for row in runs[:1]
     ]
-    return terminal.table([header, *cells], left=2)
+    text = terminal.table([header, *cells], left=2)
+    return text if len(alike) <= _MOST_LINES else f"{text}\n… and {len(alike) - _MOST_LINES} more"
 
 
 def _summary(values: Sequence[float | None], write: Callable[[float], str]) -> str:

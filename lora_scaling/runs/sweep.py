@@ -22,6 +22,7 @@ from lora_scaling.estimate import Estimate
 from lora_scaling.estimate.sweeps import Total, estimates_of, total_of
 from lora_scaling.ranks import world_size
 from lora_scaling.records import Record, locked, read_record, remove_stale_temporary_files
+from lora_scaling.records.schema import RunRecord
 from lora_scaling.runs import progress as console
 from lora_scaling.runs.run import idle_after
 from lora_scaling.runs.slurm import SlurmLauncher
@@ -31,6 +32,7 @@ from lora_scaling.text import ENERGY, TIME, number
 # A job that is cut short has spent its energy for nothing; a limit that is too long only waits longer in the queue.
 _LIMIT_MARGIN = 1.5
 _LEAST_LIMIT_MIN = 10
+_MOST_NAMED = 20  # runs in the sentence of those that did not finish
 _LEAST_ANSWERED = 6  # finished runs: fewer decide no claim
 
 
@@ -60,7 +62,8 @@ class DesignSweeper(Sweeper):
         """
         runs = plan(self.design, arguments, self._compose)
         # Of several processes the first decides run by run what to skip: all must see the same list.
-        todo = [run for run in runs if world_size() > 1 or not run.finished]
+        kept = {run.run_id: record for run in runs if (record := run.kept_record()) is not None}
+        todo = [run for run in runs if world_size() > 1 or run.run_id not in kept]
         where = f"{runs[0].config.runs_dir}/{runs[0].config.study}"
         settings = self.config.hydra.launcher
         here = settings["_target_"].endswith("BasicLauncher")  # others have processes of their own
@@ -89,7 +92,7 @@ class DesignSweeper(Sweeper):
             if todo and (idle := idle_after(todo[0].config)):
                 print(idle, flush=True)
         finally:
-            failed = _print_summary(runs, where, endings)
+            failed = _print_summary(runs, where, kept, endings)
         answer = type(self).answer
         if answer is not None and len(runs) - len(failed) >= _LEAST_ANSWERED:
             for line in answer(Path(where)):
@@ -98,7 +101,7 @@ class DesignSweeper(Sweeper):
             next_runs = f"lora-scaling analyse design {shlex.quote(where)}"
             print(f"Too few runs to decide a claim; {next_runs} names those that would.", flush=True)
         if failed:
-            raise RunFailure(f"{len(failed)} of {len(runs)} runs did not finish: {'; '.join(failed)}")
+            raise RunFailure(f"{len(failed)} of {len(runs)} runs did not finish: {_first_few(failed)}")
 
     def _compose(self, overrides: list[str]) -> DictConfig:
         config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
@@ -251,9 +254,18 @@ def _is_underway(folder: Path) -> bool:
         return False
 
 
-def _print_summary(runs: Sequence[PlannedRun], where: str, endings: Mapping[str, str]) -> list[str]:
+def _first_few(sentences: Sequence[str]) -> str:
+    """Join sentences, as many as anyone reads."""
+    left = len(sentences) - _MOST_NAMED
+    return "; ".join(sentences[:_MOST_NAMED]) + (f"; and {left} more" if left > 0 else "")
+
+
+def _print_summary(
+    runs: Sequence[PlannedRun], where: str, kept: Mapping[str, RunRecord], endings: Mapping[str, str]
+) -> list[str]:
     """Print the closing table; return what did not finish, each with its reason.
 
+    kept: the records that were finished before, by name of the run, which need not be read again.
     endings: what the launcher knows of the end of runs, by name.
     """
     records: list[Record] = []
@@ -262,7 +274,7 @@ def _print_summary(runs: Sequence[PlannedRun], where: str, endings: Mapping[str,
         known = f": {endings[run.run_id]}" if run.run_id in endings else ""
         try:
             path = run.record_path
-            record = read_record(path)
+            record = kept.get(run.run_id) or read_record(path)
         except RecordError:
             failed.append(f"{run.run_id} (not started{known})")
             continue

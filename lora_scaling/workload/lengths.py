@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from statistics import NormalDist
 
 from lora_scaling.errors import UserError
@@ -82,6 +82,11 @@ class Lengths:
 
         samples: size of the training set; None means large. In a small set, length grouping has less to choose from.
         """
+        # The sets of a sweep differ in their number of samples, of which most make no difference here.
+        return self._statistics(batching, sorted_together(samples, batching.batch_size))
+
+    @lru_cache(maxsize=64)  # noqa: B019 - of a frozen value
+    def _statistics(self, batching: Batching, together: int) -> BatchStatistics:
         limit = batching.max_seq_len
         kept = [min(value, limit) for value in self.values]
         tokens = sum(kept) / len(kept)
@@ -92,7 +97,7 @@ class Lengths:
         if batching.padding == "max_length":
             length, square = float(limit), float(limit * limit)
         elif batching.group_by_length:
-            length, square = _grouped_maximum(kept, batching.batch_size, sorted_together(samples, batching.batch_size))
+            length, square = _grouped_maximum(kept, batching.batch_size, together)
         else:
             length, square = _expected_maximum(kept, batching.batch_size)
         padding = max(0.0, length - tokens)  # rounding may leave it a hair below 0

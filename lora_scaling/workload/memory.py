@@ -21,6 +21,7 @@ Checkpointing keeps a·h per token and layer. While a layer is run again, it als
 the loss has released everything but the logits.
 """
 
+import functools
 from dataclasses import dataclass
 
 from lora_scaling.workload.shape import ModelShape, Tuning
@@ -196,6 +197,7 @@ def gathered_bytes(shape: ModelShape, tuning: Tuning, setup: MemorySetup) -> flo
     return float(shape.params * setup.compute_bytes) if not tuning.adapted else weight_bytes(shape, tuning, setup)
 
 
+@functools.lru_cache(maxsize=1024)  # a sweep asks the same for each of its runs
 def largest_batch(
     shape: ModelShape, tuning: Tuning, setup: MemorySetup, *, row_tokens: int, budget_bytes: float, factor: float = 1.0
 ) -> int:

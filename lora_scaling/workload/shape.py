@@ -1,6 +1,7 @@
 """Describe the shape of decoder-only transformers, and which of their parameters a fine-tuning method trains."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lora_scaling.errors import UserError
@@ -129,7 +130,7 @@ class ModelShape:
 
     def matmuls(self) -> tuple[Matmul, ...]:
         """Return the weight matrices of the layers in the order a token passes them, the router before the experts."""
-        return (*self._attention(), *self._mlp())
+        return _matmuls(self)
 
     def _attention(self) -> tuple[Matmul, ...]:
         h, n, bias = self.hidden_size, self.layers, self.attention_bias or self.architecture == "gpt_oss"
@@ -222,7 +223,7 @@ class ModelShape:
     @property
     def linear(self) -> tuple[Matmul, ...]:
         """The matrices that transformers holds as separate linear layers."""
-        return tuple(m for m in self.matmuls() if m.linear)
+        return _linear(self)
 
     @property
     def linear_params(self) -> int:
@@ -235,7 +236,23 @@ class ModelShape:
     @property
     def params(self) -> int:
         """Number of all parameters, as `transformers` counts them."""
-        return self.embedding_params + round(self.layers * self.layer_params) + self.hidden_size
+        return _params(self)
+
+
+# A sweep asks the same of the same few shapes for each of its runs, and each run some dozens of times.
+@functools.lru_cache(maxsize=256)
+def _matmuls(shape: ModelShape) -> tuple[Matmul, ...]:
+    return (*shape._attention(), *shape._mlp())
+
+
+@functools.lru_cache(maxsize=256)
+def _linear(shape: ModelShape) -> tuple[Matmul, ...]:
+    return tuple(m for m in shape.matmuls() if m.linear)
+
+
+@functools.lru_cache(maxsize=256)
+def _params(shape: ModelShape) -> int:
+    return shape.embedding_params + round(shape.layers * shape.layer_params) + shape.hidden_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,8 +274,8 @@ class Tuning:
     def adapted(self) -> bool:
         return self.method != "full"
 
-    def adapters(self, shape: ModelShape) -> Iterator[Matmul]:
-        """Yield the matrices that carry an adapter.
+    def adapters(self, shape: ModelShape) -> Sequence[Matmul]:
+        """Return the matrices that carry an adapter.
 
         In a model with experts, only attention is adapted: experts are fused tensors, which PEFT adapts for some
         architectures and not for others.
@@ -266,27 +283,7 @@ class Tuning:
         Raises:
             UserError: the rank exceeds a matrix, this shape lacks a target, or no target is left.
         """
-        if not self.adapted:
-            return
-        held = [m for m in shape.linear if shape.experts == 1 or m.name not in MLP]
-        names = tuple(dict.fromkeys(m.name for m in held))
-        unknown = sorted(set(self.targets) - {*LINEAR, *names})
-        if unknown or not self.targets:
-            raise UserError(
-                f"lora.target_modules: got {list(self.targets)}; choose from {', '.join(LINEAR)}, or all-linear"
-            )
-        everything = set(self.targets) == set(LINEAR)
-        chosen = [m for m in held if everything or m.name in self.targets]
-        if not everything and set(self.targets) - set(names):
-            kind = "a model with experts" if shape.experts > 1 else "this model"
-            raise UserError(f"lora.target_modules: got {list(self.targets)}; {kind} is adapted in {', '.join(names)}")
-        least = min(chosen, key=lambda m: min(m.inputs, m.outputs))
-        if self.rank > min(least.inputs, least.outputs):
-            raise UserError(
-                f"lora.r: got {self.rank}; {least.name} of this model is {least.inputs} × {least.outputs}, "
-                f"so at most {min(least.inputs, least.outputs)} makes sense"
-            )
-        yield from chosen
+        return _adapters(self, shape)
 
     def trainable_params(self, shape: ModelShape) -> int:
         """Count trainable parameters: Σ r·(d_in + d_out) over adapted matrices (Hu et al. 2021), or all for `full`.
@@ -303,3 +300,28 @@ class Tuning:
     def adapted_modules(self, shape: ModelShape) -> int:
         """Count the matrices that carry an adapter, over all layers."""
         return sum(m.layers for m in self.adapters(shape))
+
+
+@functools.lru_cache(maxsize=256)
+def _adapters(tuning: Tuning, shape: ModelShape) -> tuple[Matmul, ...]:
+    if not tuning.adapted:
+        return ()
+    held = [m for m in shape.linear if shape.experts == 1 or m.name not in MLP]
+    names = tuple(dict.fromkeys(m.name for m in held))
+    unknown = sorted(set(tuning.targets) - {*LINEAR, *names})
+    if unknown or not tuning.targets:
+        raise UserError(
+            f"lora.target_modules: got {list(tuning.targets)}; choose from {', '.join(LINEAR)}, or all-linear"
+        )
+    everything = set(tuning.targets) == set(LINEAR)
+    chosen = [m for m in held if everything or m.name in tuning.targets]
+    if not everything and set(tuning.targets) - set(names):
+        kind = "a model with experts" if shape.experts > 1 else "this model"
+        raise UserError(f"lora.target_modules: got {list(tuning.targets)}; {kind} is adapted in {', '.join(names)}")
+    least = min(chosen, key=lambda m: min(m.inputs, m.outputs))
+    if tuning.rank > min(least.inputs, least.outputs):
+        raise UserError(
+            f"lora.r: got {tuning.rank}; {least.name} of this model is {least.inputs} × {least.outputs}, "
+            f"so at most {min(least.inputs, least.outputs)} makes sense"
+        )
+    return tuple(chosen)

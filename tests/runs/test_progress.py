@@ -98,6 +98,13 @@ def test_the_closing_table_is_in_the_order_of_the_runs() -> None:
     assert lines[2].split()[:4] == ["ladder-1m", "full", "–", "16"]
 
 
+def test_of_a_long_sweep_the_first_works_are_shown_and_the_others_counted() -> None:
+    lines = console.table([record(f"r{i}", order=i) for i in range(2000)]).splitlines()
+    assert len(lines) < 60
+    shown = len(lines) - 2  # without the head and the last line
+    assert lines[-1] == f"… and {2000 - shown} more"
+
+
 def test_repeats_of_a_run_are_one_line_with_their_spread() -> None:
     energies = (1.0, 1.2, 1.4)  # Wh: mean 1.2, standard deviation 0.2
     made = [

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from lora_scaling.config import compose, run_id
-from lora_scaling.config.compose import compose_by_hydra
+from lora_scaling.config.compose import compose_by_hydra, from_omegaconf
 from lora_scaling.config.sweep import PlannedRun, SweepDesign, plan
+from lora_scaling.errors import UserError
 from lora_scaling.paths import choices, sweeps_dir
 from lora_scaling.records import blank_record, find_records, locked, record_path, write_record
 from tests.support.commands import command as in_process
@@ -113,6 +114,35 @@ def test_the_runs_that_are_planned_are_those_that_the_overrides_make(
     assert {run.overrides: run.run_id for run in runs} == {
         run.overrides: run_id(compose(run.overrides)) for run in runs
     }
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["samples=8,16", "lora.r=4,8", "epochs=1,2"],
+        [
+            "model=shape",
+            "model.shape.layers=2",
+            "model.shape.intermediate_size=64",
+            "model.shape.hidden_size=64,128",
+            "model.shape.heads=2,4",
+        ],  # from which others are computed
+        ["model=hub", "model.id=a/b,c/d"],
+        ["method=lora,full", "learning_rate=null,1e-3"],
+        ["lora.target_modules=[q_proj],all-linear", "grid.zone=DK1,null"],
+        ["+experiment=munin_skolegpt", "samples=8,16", "metering.interval_s=1,2.5"],
+    ],
+)
+def test_points_that_share_a_composition_are_what_hydra_composes_for_each(words: list[str]) -> None:
+    runs = plan(SweepDesign(), words, compose_by_hydra)
+    assert len({run.run_id for run in runs}) > 1 or "grid.zone=DK1,null" in words
+    for run in runs:
+        assert run.config == from_omegaconf(compose_by_hydra(run.overrides[:-1]))  # but for its place in the order
+
+
+def test_a_value_of_the_wrong_type_is_told_of_a_later_point_too() -> None:
+    with pytest.raises(UserError, match=r"lora\.r: got 'x'; give a whole number"):
+        plan(SweepDesign(), ["lora.r=4,x"], compose_by_hydra)
 
 
 def test_a_mapping_of_one_point_is_not_in_the_next() -> None:
