@@ -88,7 +88,7 @@ def _alike(frame: pd.DataFrame, named: dict[str, str]) -> tuple[pd.DataFrame, fl
 def _flops_per_token(model: str) -> float | None:
     """Return the weights of a preset that each token meets; None if the name is no preset's or its shape is unknown."""
     file = config_dir() / "model" / f"{model}.yaml"
-    if not re.fullmatch(r"[\w.-]+", model) or not file.is_file():
+    if not re.fullmatch(r"[\w.-]{1,200}", model) or not file.is_file():  # no system has longer names of files
         return None
     preset: Any = OmegaConf.to_container(OmegaConf.load(file))
     try:

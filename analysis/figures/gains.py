@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 
+from matplotlib.axes import Axes
+
 from lora_scaling.text import ENERGY
 
-from ..tables.gains import Gains, Outcome, gains_of
+from ..tables.gains import Gain, Gains, Outcome, gains_of
 from .style import FAINT, INK, DrawnFigure, SkippedFigure, canvas, clip_name, linear_axis, log_axis, palette, styled
 from .view import View
 
 LOGARITHMIC_FROM = 10  # times the cheapest setting's energy
+LEAST_HEIGHT = 0.09  # between two names, of the axis
 _MOST_NAMED = 8
 
 
@@ -47,17 +50,31 @@ def pareto_figure(
         axes.step([row.energy_kwh * scale for row in one], [row.gain for row in one], where="post", color=INK, lw=0.9,
                   label=f"front {among}".rstrip())  # fmt: skip
     axes.axhline(0, color=FAINT, lw=0.8)
-    for row in front[:_MOST_NAMED]:
-        axes.annotate(
-            clip_name(row.label, 40), (row.energy_kwh * scale, row.gain), textcoords="offset points", xytext=(5, 4),
-            fontsize="x-small", color=INK,
-        )  # fmt: skip
     costs = [row.energy_kwh for row in gains.rows]
     log_axis(axes, "x") if max(costs) > LOGARITHMIC_FROM * min(costs) else linear_axis(axes, "x")
     linear_axis(axes, "y")
+    _name_front(axes, front, scale)
     axes.set(xlabel=f"Energy without scoring ({unit.name})", ylabel=f"Gain ({gains.noun})", title=title)
     labels = {f"p0s{i}points": [row.label for row in rows] for i, rows in enumerate((front, rest))}
     return DrawnFigure(name=name, title=title, figure=figure, caption=_caption(view, gains), run_ids=labels)
+
+
+def _name_front(axes: Axes, front: Sequence[Gain], scale: float) -> None:
+    """Write the settings of the front beside their points, those that gained most first, none over another."""
+    low, high = axes.get_ylim()
+    taken: list[float] = []
+    for row in sorted(front, key=lambda row: -row.gain):
+        height = (row.gain - low) / (high - low)
+        if len(taken) == _MOST_NAMED or any(abs(height - other) < LEAST_HEIGHT for other in taken):
+            continue
+        taken.append(height)
+        place = row.energy_kwh * scale
+        left = axes.transAxes.inverted().transform(axes.transData.transform((place, row.gain)))[0] > 0.5
+        offset = (-6, 4) if left else (6, -9)
+        axes.annotate(
+            clip_name(row.label, 60), (place, row.gain), textcoords="offset points", xytext=offset,
+            ha="right" if left else "left", fontsize="x-small", color=INK,
+        )  # fmt: skip
 
 
 def _caption(view: View, gains: Gains) -> str:

@@ -13,6 +13,7 @@ from scipy.optimize import nnls
 
 from ..arrays import Array
 from ..claims.decide import ClaimsReport
+from ..claims.windows import is_series
 from ..energy_model.extrapolate import Extrapolation
 from ..energy_model.response_kind import kind_of
 from ..regression.curve_analysis import CELL_COLUMNS
@@ -67,9 +68,10 @@ def question_figure(claims: ClaimsReport, forecast: Extrapolation | None = None)
     """Draw the response against samples, or else epochs, for the kind of run that was varied most."""
     kind = kind_of(claims.table.response)
     title = f"{kind.name.capitalize()} against samples"
-    found = comparable_runs(claims.response.frame)
+    windows = is_series(claims.response)
+    found = None if windows else comparable_runs(claims.response.frame)
     if found is None:
-        reason = "no runs differ in samples or in epochs alone"
+        reason = "the rows are windows of one run" if windows else "no runs differ in samples or in epochs alone"
         return SkippedFigure(name=NAME, title=title, reason=reason)
     factor, cell, series = found
     title = f"{kind.name.capitalize()} against {factor}"

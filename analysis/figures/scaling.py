@@ -73,9 +73,7 @@ def response_against(view: View, factor: Factor) -> DrawnFigure | SkippedFigure:
         label_lines(axes[-1], ends, gids=[f"p1s{i}name" for i in range(len(groups))])
     split = ""
     if view.split is not None:
-        split = (
-            f" {sentence(view.split)} Each {view.split['noun']} has a fit of its own where it has a line of its own."
-        )
+        split = f" {sentence(view.split)} Each group has a fit of its own where it has a line of its own."
     caption = view.caption(f"{view.noun} against {factor.noun}. {BANDS} {held}{note}{split}".strip())
     return DrawnFigure(
         name=name, title=title, figure=figure, caption=caption, series=tuple(one.name for one in groups),

@@ -128,7 +128,7 @@ class View:
         """Say which settings differ among the runs that share the fit; empty if none does."""
         runs = self.runs
         differing = [
-            counted(levels, group_noun(column)) + " (a level of its own for each)" * (column in self.work.labels)
+            _several(levels, group_noun(column)) + " (a level of its own for each)" * (column in self.work.labels)
             for column in CELL_COLUMNS
             if (levels := runs[column].nunique()) > 1 and column != "work_settings"
         ]
@@ -145,6 +145,11 @@ class View:
         bands = training_bands(fit.explained, target, log_floor=fit.log_floor(target), **options)
         scale = 1 / self.kind.per_unit
         return Bands(estimate=bands.estimate * scale, low=bands.low * scale, high=bands.high * scale, sd=bands.sd)
+
+
+def _several(count: int, noun: str) -> str:
+    """Format a count of two or more of a noun that may be a plural already: 2 kinds of weights."""
+    return f"{count} kinds of {noun}" if noun.endswith("s") else counted(count, noun)
 
 
 def form_fits(result: ValidatedFit) -> str:

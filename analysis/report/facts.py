@@ -11,6 +11,7 @@ from ..tables.response import source_kinds
 from .findings import Findings
 
 MOST_NAMED = 3
+MOST_WRITTEN_OUT = 1e15
 # What the sources of energy are called by people; others go by their own names.
 METERS = {
     "nvml_counter": "the device's energy counter (NVML)",
@@ -63,7 +64,11 @@ def _range(frame: pd.DataFrame, column: str) -> str:
     if known.empty:
         return ""
     low, high = float(known.min()), float(known.max())
-    return counted(high, column.removesuffix("s")) if low == high else f"{low:,.10g} to {high:,.10g} {column}"
+    return counted(high, column.removesuffix("s")) if low == high else f"{_count(low)} to {_count(high)} {column}"
+
+
+def _count(x: float) -> str:
+    return f"{x:,.0f}" if x.is_integer() and x < MOST_WRITTEN_OUT else f"{x:,.6g}"
 
 
 def _names(values: pd.Series) -> str:

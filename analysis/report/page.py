@@ -20,7 +20,7 @@ from .points import figure_points
 LARGEST_SVG = 400_000  # characters
 _PACKAGE = "analysis.report"
 PANEL_MARGIN_PT = 4.0
-WIDEST_PX_PER_PT = 1.65  # do not enlarge a narrow figure
+WIDEST_PX_PER_PT = 1.85  # do not enlarge a narrow figure
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,9 @@
 """Write the sections of the report: each turns the findings into what its template shows."""
 
 import math
+import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -19,11 +20,12 @@ from ..figures.view import form_fits
 from ..tables.checks import group_noun
 from ..tables.response import NOTHING_METERED, source_kinds
 from .findings import Findings
-from .page import Section, picture, section
+from .page import Picture, Section, picture, section
 
 MOST_ROWS = 1000
 MOST_PRINTED = 300  # about three pages
 MOST_NAMED = 30
+ENDING = re.compile(r" (n = [\d,]+ runs?\. .*)$", re.DOTALL)  # of a caption: n, model, source
 ROUNDING = 0.01  # of the energy: the components may leave out this much
 SAID_ABOVE = "For the reason at the head of the page."
 WORDS = {"supported": "Yes", "refuted": "No", "undecided": "Not decided"}
@@ -183,8 +185,20 @@ def figures_section(findings: Findings) -> Section:
             pictures.append(picture(item, salt=f"f{place}"))
         except Exception as error:
             missing.append(f"{item.title}: could not be drawn ({error})")
+    shared, pictures = _without_shared_ending(pictures)
     summary = f"{counted(len(missing), 'figure')} that these runs cannot support"
-    return section("Figures", "figures.html.j2", pictures=pictures, missing=missing, missing_summary=summary)
+    return section(
+        "Figures", "figures.html.j2", pictures=pictures, shared=shared, missing=missing, missing_summary=summary
+    )
+
+
+def _without_shared_ending(pictures: list[Picture]) -> tuple[str, list[Picture]]:
+    """Return what most captions end on, from their number of runs on, and the pictures without it; it is said once."""
+    endings = Counter(found[1] for one in pictures if (found := ENDING.search(one.caption)))
+    shared, times = max(endings.items(), key=lambda item: item[1], default=("", 0))
+    if times < 2:
+        return "", pictures
+    return shared, [replace(one, caption=one.caption.removesuffix(shared).rstrip()) for one in pictures]
 
 
 def predictions_section(findings: Findings) -> Section:

@@ -14,8 +14,8 @@ import pytest
 from analysis.claims.decide import decide
 from analysis.claims.verdicts import Options
 from analysis.cli import main as analysis_main
-from analysis.figures.headline import comparable_runs
-from analysis.figures.style import DrawnFigure, canvas
+from analysis.figures.headline import comparable_runs, question_figure
+from analysis.figures.style import DrawnFigure, SkippedFigure, canvas
 from analysis.report import report
 from analysis.report.estimates import estimates_section, read_estimates, sentence
 from analysis.report.findings import Findings, collect_findings
@@ -254,6 +254,30 @@ def test_runs_of_different_work_are_not_in_one_line() -> None:
     factor, cell, [series] = found
     assert (factor, cell["model"], len(series.x)) == ("samples", "ladder-1m", 18)
     assert comparable_runs(choose_response(table_from_frame(frame.query("samples == 64"))).frame) is None
+
+
+def test_windows_of_one_run_are_no_runs_that_differ_in_samples() -> None:
+    frame = affine_runs().sort_values("samples").assign(samples_end=lambda f: f["samples"].cumsum())
+    skipped = question_figure(decide(table_from_frame(frame), Options()))
+    assert isinstance(skipped, SkippedFigure)
+    assert skipped.reason == "the rows are windows of one run"
+
+
+def test_what_captions_share_is_said_once(findings: Findings, html: str) -> None:
+    captions = [item.caption for item in findings.figures if isinstance(item, DrawnFigure)]
+    sources = [text for text in captions if "n = 18 runs. Model: " in text and "observed values" not in text]
+    assert len(sources) > 2
+    figures = section(html, "Figures")
+    assert figures.count("n = 18 runs. Model: ") - figures.count("Model: none") == 1
+    assert "Where a caption names no number of runs: n = 18 runs." in figures
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_names_of_any_length_are_shown() -> None:
+    frame = affine_runs(name="m" * 500)
+    html = report.render(collect_findings(table_from_frame(frame), Options(), []))
+    assert "could not be made" not in html
+    assert "m" * 500 in section(html, "In short")
 
 
 @pytest.mark.usefixtures("undrawn")
