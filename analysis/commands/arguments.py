@@ -9,7 +9,8 @@ from lora_scaling.commands.cli import split_settings
 from lora_scaling.errors import UserError
 
 from ..tables.column_options import ColumnOptions, assignments
-from ..tables.table import RESPONSES, RunTable, load_runs
+from ..tables.response_column import RESPONSES
+from ..tables.table import RunTable, load_runs
 
 
 def add_runs(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
@@ -28,9 +29,10 @@ def add_runs(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
 def add_column_options(parser: argparse.ArgumentParser) -> None:
     """--samples-from and the other options that say what the columns of a table from elsewhere mean."""
     parser.add_argument(
-        "--response", choices=tuple(RESPONSES), default=None,
-        help="what is explained: total energy, that of training or of the GPUs, or the time of training (default: "
-        "total, or time where the runs' program records no energy)",
+        "--response", default=None, metavar="WHAT",
+        help=f"what is explained: {', '.join(RESPONSES)} (energy in all, of training, of the GPUs; training's time) or "
+        "a column of the table, with its unit after a colon if its name has none, such as cost:USD (default: total, or "
+        "time where the runs' program records no energy)",
     )  # fmt: skip
     group = parser.add_argument_group("tables from elsewhere")
     for name in ("samples", "epochs"):

@@ -32,7 +32,9 @@ def describe(result: Extrapolation) -> list[str]:
     d = result.document
     e, t, grams, memory = d["energy_kwh"], d["time_s"], d["emissions_g"], d["peak_memory_gb"]
     lines = [d["assumptions"][0], ""]
-    for name, quantity, interval in (("Energy", ENERGY, e), ("Time", TIME, t)):
+    kind, value = result.validated.fitted.kind, d["value"]
+    shown = (("Energy", ENERGY, e), (kind.name[:1].upper() + kind.name[1:], kind.quantity, value), ("Time", TIME, t))
+    for name, quantity, interval in shown:
         if interval:
             value, ends = quantity.interval(**{key: interval[key] for key in ("estimate", "low", "high")})
             lines.append(f"{name:<9}  {value} ({'90 % interval ' * (len(lines) == 2)}{ends})")

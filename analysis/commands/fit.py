@@ -47,8 +47,9 @@ def describe(fitted: EnergyFit, noun: str) -> list[str]:
     """List the forms with their weights, the coefficients of the best, the fixed part, and what to doubt."""
     document, best, kind = fitted.document, fitted.explained.best, fitted.kind
     forms = document["models"]
+    column = document["response"]
     lines = [
-        f"{noun[0].upper()}{noun[1:]} ({document['response']}) of {document['n']} runs: "
+        f"{noun[0].upper()}{noun[1:]} ({column.rpartition(' (')[2].rstrip(')')}) of {document['n']} runs: "
         f"{counted(len(forms), 'form')}, weighted by AICc.",
         "",
         f"{'weight':>6} {'n':>6} {'df':>6} {'scatter':>9} {'AICc':>9}  form",

@@ -19,6 +19,7 @@ from lora_scaling.estimate.pilot import RUN_TO_RUN_SD, RUN_TO_RUN_SD_CPU
 
 from ..arrays import Array
 from ..regression.least_squares import Results
+from ..tables.response_column import noun_of
 from ..tables.run_quantities import Work, ranges_of, work_of
 from ..tables.table import Excluded
 from .diagnostics import diagnose
@@ -27,7 +28,7 @@ from .fixed_part import fixed_part, idle_kwh
 from .floor import contradicted, floor_of
 from .regressions import FormFit
 from .response_fit import ResponseFit, fit_response
-from .response_kind import TIME_KIND, ResponseKind, kind_of
+from .response_kind import ENERGY_KIND, TIME_KIND, ResponseKind, is_physical, kind_of
 
 LEAST_RUNS = 3
 MANY_SESSIONS = 10  # fewer are too few to estimate the spread between sessions
@@ -86,7 +87,7 @@ def fit_table(
             f"RUNS: got {len(work)} that trained with a known {kind.name}; a fit needs at least {LEAST_RUNS}: make more"
         )
     time, _, _ = work_of(frame, frame["train_s"].to_numpy(dtype=float))
-    floor = _floor(work, time, kind, assumed)
+    floor = _floor(work, time, kind, assumed) if is_physical(training.response) else None
     per_device = floor["time_s_per_flop"] / work.values["gpu_count"].max() if floor else 0.0
     of_energy = floor["energy_j_per_flop"] if floor else 0.0
     explained = fit_response(work, per_device if kind is TIME_KIND else of_energy)
@@ -97,7 +98,7 @@ def fit_table(
         assumed.append(f"The effect of {', '.join(aliased)} cannot be separated from that of others: taken together.")
     document = {
         "schema_version": SCHEMA_VERSION,
-        "kind": f"{kind.name}_fit",
+        "kind": f"{kind.name}_fit" if kind in (ENERGY_KIND, TIME_KIND) else "quantity_fit",
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "response": training.response,
         "response_unit": kind.base,
@@ -172,15 +173,17 @@ def training_response(frame: pd.DataFrame, response: str = "energy_kwh") -> Trai
     if response == "energy_kwh" and np.isfinite(train[trained]).sum() >= 0.5 * trained.sum() > 0:
         return TrainingResponse(response="energy_train_kwh", values=train * base, apart=True, notes=())
     total, idle = frame[response].to_numpy(dtype=float), idle_kwh(frame, response)
-    noun = "GPUs' " if response == "energy_gpu_kwh" else ""
+    own = {"energy_kwh": "energy", "energy_gpu_kwh": "GPUs' energy", "total_s": "time"}.get(response, noun_of(response))
+    first, _, last = own.rpartition(" ")
+    noun = f"{first} training {last}".strip() if response in ("energy_gpu_kwh",) else f"training {own}"
     if idle is not None:
         count = int((~trained & np.isfinite(total)).sum())
         note = (
-            f"The {noun}training energy is unknown: taken as the total minus the mean of {count} runs of zero steps, "
+            f"The {noun} is unknown: taken as the total minus the mean of {count} runs of zero steps, "
             "each of the same model, method and hardware."
         )
         return TrainingResponse(response=response, values=(total - idle) * base, apart=True, notes=(note,))
-    note = f"The {noun}training energy is unknown: the whole run's energy is modelled, its fixed part included."
+    note = f"The {noun} is unknown: the whole run's {last} is modelled, its fixed part included."
     return TrainingResponse(response=response, values=total * base, apart=False, notes=(note,))
 
 

@@ -28,7 +28,7 @@ from .fixed_part import GROWTH
 from .floor import floor_of_device
 from .groups import SURE_P, factor_words, own_group, runs_of_group, sentence
 from .hull import hull_factor
-from .response_kind import TIME_KIND
+from .response_kind import ENERGY_KIND, TIME_KIND
 from .scenarios import Scenario, scenarios_of, too_large, widen
 from .target import Z_90, PlannedTarget, peak_memory, plan_target
 from .target_emissions import emissions
@@ -82,9 +82,13 @@ def predict_target(table: RunTable, result: ValidatedFit, overrides: Sequence[st
     if memory["fits"] is False:
         scenarios.append(too_large(memory, planned.config.hardware.count, fitted.document["gpu_counts"]))
     least_j, least_s = _least(planned, fitted)
-    energy = None
+    energy = value = None
     if fitted.kind is not TIME_KIND:
-        energy = widen(fitted.fit.predict(planned.target, LEVEL), scenarios, "energy_factor", least_j / JOULES_PER_KWH)
+        found = widen(fitted.fit.predict(planned.target, LEVEL), scenarios, "energy_factor", least_j / JOULES_PER_KWH)
+        if fitted.kind is ENERGY_KIND:
+            energy = found
+        else:  # the evaluator takes every base unit for a joule
+            value = {name: number * JOULES_PER_KWH for name, number in found.items()}
     time = fitted.fit.predict_time(planned.target, LEVEL)
     outside = _outside(fitted.fit, planned, fitted.explained.work)
     leverage = _leverage(result, planned)
@@ -96,8 +100,10 @@ def predict_target(table: RunTable, result: ValidatedFit, overrides: Sequence[st
         "level": LEVEL,
         "basis": "fit",
         "response": table.response,
+        "response_unit": fitted.kind.unit,
         "time_s": widen(time, scenarios, "time_factor", least_s) if time is not None else None,
         "energy_kwh": energy,
+        "value": value,
         "emissions_g": emissions(table, planned, overrides, energy) if energy is not None else None,
         "peak_memory_gb": memory,
         "extrapolates": outside,

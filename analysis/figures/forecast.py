@@ -46,7 +46,7 @@ def extrapolation_figure(view: View, result: Extrapolation) -> DrawnFigure:
     extra_sd = np.hypot(fitted.fit.form_sd(target_of_runs(path)), fitted.fit.session_sd)
     bands = view.predict(path.values, path.labels, level=LEVEL, extra_sd=extra_sd)
     kind = view.kind
-    predicted = document[f"{kind.name}_{kind.suffix}"]
+    predicted = document[kind.predicted_key]
     figure, axes = canvas()
     colour, accent = palette(4)[0], palette(4)[3]
     note = thin(len(work))[1]
@@ -230,7 +230,7 @@ def _observed_predicted(ax: Axes, split: BacktestSplit, scale: float) -> str:
     ax.plot([ends[0] / margin, ends[1] * margin], [ends[0] / margin, ends[1] * margin], color=FAINT, lw=1, zorder=0)
     log_axis(ax, "x")
     log_axis(ax, "y")
-    ax.set_title({"energy": "By energy", "time": "By time", "size": "By model size", "length": "By length"}[split.name])
+    ax.set_title(f"By {'model size' if split.name == 'size' else split.name}")
     ax.text(
         0.04,
         0.96,

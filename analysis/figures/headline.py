@@ -215,7 +215,7 @@ def _prediction_among(
     if not same or level not in [one.level for one in series]:
         return None
     kind = forecast.validated.fitted.kind
-    value = document[f"{kind.name}_{kind.suffix}"]
+    value = document[kind.predicted_key]
     return Prediction(level=level, x=place[factor], y=value["estimate"], low=value["low"], high=value["high"])
 
 

@@ -33,7 +33,7 @@ def scaling_figures(view: View) -> list[DrawnFigure | SkippedFigure]:
 def response_against(view: View, factor: Factor) -> DrawnFigure | SkippedFigure:
     """Draw what the fit explains against one factor, on linear and on logarithmic axes."""
     response = view.kind.name
-    name, title = f"{response}_vs_{factor.name}", f"{response.capitalize()} against {factor.noun}"
+    name, title = f"{view.kind.key}_vs_{factor.name}", f"{response.capitalize()} against {factor.noun}"
     levels = varied(view, factor.name)
     if factor.name == "flops_per_token" and view.work.size != "flops_per_token":
         return SkippedFigure(name=name, title=title, reason="FLOPs of the runs are unknown")

@@ -203,7 +203,7 @@ def _cost(energy_kwh: float | None, findings: Findings) -> str:
 def _predicted(forecast: Extrapolation) -> str:
     document = forecast.document
     kind, label = forecast.validated.fitted.kind, document["validation"]["label"]
-    predicted = document[f"{kind.name}_{kind.suffix}"]
+    predicted = document[kind.predicted_key]
     value, ends = kind.quantity.interval(predicted["estimate"], predicted["low"], predicted["high"])
     return (
         f"{' '.join(document['target']['overrides'])}, from these runs: {value} "

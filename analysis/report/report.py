@@ -13,6 +13,7 @@ from lora_scaling.records import write_text
 from lora_scaling.version import __version__
 
 from ..claims.verdicts import Options
+from ..energy_model.response_kind import kind_of
 from ..tables.gains import gains_of
 from ..tables.table import RunTable
 from .answers import costs_section, first_screen
@@ -104,7 +105,8 @@ def render(findings: Findings) -> str:
             sections.append(build(findings))
         except Exception as error:
             sections.append(Section(title=title, reason=f"could not be made: {type(error).__name__}: {error}"))
-    response = "Time" if findings.table.response == "train_s" else "Energy"
+    kind = kind_of(findings.table.response).name
+    response = kind[:1].upper() + kind[1:]
     name = ", ".join(Path(source).name or source for source in findings.table.sources)
     return page(
         title=f"{response} scaling: {name}",

@@ -121,9 +121,14 @@ def plain_reason(claim: Claim) -> str:
     return text[0].upper() + text[1:]
 
 
+def of_energy(response: str) -> bool:
+    """Whether a response is the energy of whole runs or of training, of which it may be known what was metered."""
+    return response in ("energy_kwh", "energy_train_kwh", "energy_gpu_kwh")
+
+
 def basis(findings: Findings) -> str:
     """Say in one line what the response consists of, for the place where it matters most: next to the verdicts."""
-    if findings.table.response == "train_s":
+    if not of_energy(findings.table.response):
         return f"The verdicts are about {findings.claims.response.noun}, not about energy."
     shares = _shares(findings.table.frame)
     measured, modelled = (f"{100 * shares[kind]:.3g} %" for kind in ("measured", "modelled"))
@@ -140,8 +145,8 @@ def basis(findings: Findings) -> str:
 
 def basis_in_words(findings: Findings) -> str:
     """Say in a word or two what the answers rest on, for a cell of a table."""
-    if findings.table.response == "train_s":
-        return "time"
+    if not of_energy(findings.table.response):
+        return findings.claims.response.noun.removeprefix("training ")
     shares = _shares(findings.table.frame)
     if shares["modelled"] > 0 and shares["measured"] + shares["unknown"] == 0:
         return "modelled"
@@ -218,6 +223,7 @@ def _prediction(forecast: Extrapolation) -> dict[str, Any]:
     document, grams = forecast.document, forecast.document["emissions_g"]
     rows = [
         _interval_row("Energy, kWh", document["energy_kwh"]),
+        _interval_row(document["response"], document["value"]),
         _interval_row("Time, s", document["time_s"]),
         _interval_row("Emissions, g", grams),
         _interval_row("Peak memory, GB", document["peak_memory_gb"]),

@@ -138,6 +138,32 @@ def unit_factor(column: str, unit: str) -> float | None:
     return next((units.get(_unit_key(unit)) for units, ending in kinds if column.endswith(ending)), None)
 
 
+# Endings of names that are units wherever they stand; `_t` or `_h` may be anything.
+_ENDING_UNITS = frozenset(
+    "kwh wh j kj joules mwh mj ms sec secs seconds s min mins minutes hours g kg grams gb mb gib mib bytes usd eur dkk "
+    "gbp watts w litres liters".split()
+)
+
+
+def unit_of_name(name: str) -> str:
+    """Return the unit that a column's name holds: in brackets, or as its last part; "" if none."""
+    if found := re.fullmatch(r".+?\s*[(\[]\s*([^()\[\]]+?)\s*[)\]]", name.strip()):
+        return found[1]
+    if cased := _CASED_UNIT.search(name):
+        return cased[1]
+    last = _snake(name).rpartition("_")[2]
+    return last if last != _snake(name) and last in _ENDING_UNITS else ""
+
+
+def unit_target(unit: str) -> tuple[str, float]:
+    """Return the unit in which values of this unit are kept, and the factor to it; ("", 0) for milli or mega."""
+    key = _unit_key(unit.strip())
+    if key in AMBIGUOUS_UNITS:
+        return "", 0.0
+    kinds = ((_ENERGY_UNITS, "kWh"), (_TIME_UNITS, "s"), (_GRAM_UNITS, "g"), (_BYTE_UNITS, "GB"))
+    return next(((name, units[key]) for units, name in kinds if key in units), (unit.strip(), 1.0))
+
+
 def _unit_key(unit: str) -> str:
     """Return a unit as the tables of units have it: in lower case, unless its case tells mega from milli."""
     return unit if _CASED_UNIT.fullmatch(unit) else unit.lower()

@@ -11,6 +11,7 @@ from lora_scaling.records.timeline import COMPONENTS
 
 from .meter_step import meter_steps
 from .parsing import RunWarning
+from .response_column import noun_of
 from .table import RunTable
 
 NOTHING_METERED = " It rests on time × a modelled power: nothing was metered."  # ends a reason
@@ -36,7 +37,7 @@ class Response:
     @property
     def of_whole_runs(self) -> bool:
         """Whether runs that did not train have it, too: no part of a run that is training alone."""
-        return self.column in ("energy_kwh", "energy_gpu_kwh")
+        return self.column not in ("train_s", "energy_train_kwh")
 
 
 def choose_response(table: RunTable) -> Response:
@@ -50,7 +51,7 @@ def _choose(table: RunTable) -> Response:
     frame["y"] = frame[table.response]
     frame["y_measured"] = np.nan
     noun = response_noun(table)
-    if table.response == "train_s":
+    if table.response not in ("energy_kwh", "energy_train_kwh", "energy_gpu_kwh"):
         return _plain(frame, noun, table.response)
     if table.response == "energy_gpu_kwh":
         return _plain(frame, noun, table.response, modelled=_all_modelled(frame, ("gpu",)))
@@ -89,6 +90,8 @@ def response_noun(table: RunTable, column: str | None = None) -> str:
     if column in named:
         whole = column == "train_s" and any(warning.kind == "whole_time" for warning in table.warnings)
         return "time" if whole else named[column]
+    if column != "energy_kwh":
+        return {"total_s": "time"}.get(column, noun_of(column))
     kinds = {warning.kind for warning in table.warnings}
     if "gpu_only" in kinds:
         return "GPU energy"

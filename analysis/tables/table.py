@@ -26,6 +26,7 @@ from .missing_columns import TEXTS, require_columns, with_epochs
 from .overrides import clean_overrides, of_work
 from .parsing import AMBIGUOUS, RunWarning, has_decimal_commas, has_decimal_points, parse_numbers, parse_truth
 from .readers import ReadRows, read_sources, recognise
+from .response_column import add_response
 from .run_settings import fill_sizes
 from .summary_rows import summary_rows
 from .unknown_columns import column_warnings, remainders, separating_columns, unknown_columns, without_own_numbers
@@ -44,12 +45,6 @@ PLAIN = ColumnOptions()
 MOST_ROWS = 50_000  # of a table; a random choice of so many says as much as all
 # Of a response, in kWh or s, and of samples: no run lies beyond, but a slip of the pen does.
 SMALLEST, LARGEST = 1e-15, 1e15
-RESPONSES = {
-    "total": "energy_kwh",
-    "train": "energy_train_kwh",
-    "gpu": "energy_gpu_kwh",
-    "time": "train_s",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +89,9 @@ def load_runs(
         load_runs("runs/linear_claim")
         load_runs(["monday.csv", "tuesday.csv"], response="time", exclude=["run-17"])
 
-    `response` (`total`, `train`, `gpu`, `time`) names what must be known and positive in a usable row. Without it, it
-    is `total`, or `time` for the results of programs that record no energy. `exclude` lists run ids to leave out.
+    `response` (`total`, `train`, `gpu`, `time`, or a column of the table, such as `cost:USD`) names what must be known
+    and positive in a usable row. Without it, it is `total`, or `time` for the results of programs that record no
+    energy. `exclude` lists run ids to leave out.
     `options` say what the columns of a table from elsewhere mean.
 
     Raises:
@@ -104,7 +100,6 @@ def load_runs(
     """
     if isinstance(runs, pd.DataFrame):
         return table_from_frame(runs, response=response, exclude=exclude, options=options)
-    _check_response(response)
     paths = [runs] if isinstance(runs, str | Path) else runs
     rows = read_sources([Path(path) for path in paths])
     return _make_table(rows, response=response, exclude=exclude, options=options)
@@ -119,7 +114,6 @@ def table_from_frame(
     options: ColumnOptions = PLAIN,
 ) -> RunTable:
     """Check a frame in memory as if it had been read from a file of that name; see `load_runs`."""
-    _check_response(response)
     found = recognise(frame.reset_index(drop=True))
     rows = ReadRows(
         frame=found.frame.assign(_place=[f"row {i}" for i in range(1, len(found.frame) + 1)]),
@@ -129,24 +123,22 @@ def table_from_frame(
     return _make_table(rows, response=response, exclude=exclude, options=options)
 
 
-def _check_response(response: str | None) -> None:
-    if response is not None and response not in RESPONSES:
-        raise UserError(f"response: got {response!r}; choose one of {', '.join(RESPONSES)}")
-
-
 def _make_table(rows: ReadRows, *, response: str | None, exclude: Sequence[str], options: ColumnOptions) -> RunTable:
     excluded = [Excluded(run_id=printable(name), reason=printable(reason)) for name, reason in rows.unreadable]
     raw = rows.frame.set_axis([printable(str(column)) for column in rows.frame.columns], axis=1)
     raw, named = apply_options(raw, options, OUR_COLUMNS)
+    own_names = tuple(map(str, raw.columns))
     raw, renamed = rename_columns(raw, OUR_COLUMNS)
     raw, converted = convert_cells(raw)
     raw, assumed = with_epochs(raw, known=bool(rows.kinds) or options.samples_from is not None)
     columns = tuple(str(column) for column in raw.columns if column != "_place")
     response, raw, timed = _with_response(raw, response, rows)
+    raw, explained, more = add_response(raw, response, own_names, OUR_COLUMNS)
+    timed += more
     raw = _name_runs(raw)
     rows_read = len(raw) + len(rows.unreadable)
     raw, sampled = _sampled(raw)
-    needed = ("samples", "epochs", RESPONSES[response])
+    needed = ("samples", "epochs", explained)
     require_columns(raw, needed, rows)
     raw, summaries = _without_summaries(raw, columns)
     excluded += summaries
@@ -158,22 +150,22 @@ def _make_table(rows: ReadRows, *, response: str | None, exclude: Sequence[str],
         raise RecordError(f"{', '.join(rows.sources)}: no row can be read; {bad[0].reason}")
     frame, doubtful = clean_overrides(frame)
     warnings += doubtful
-    frame, bad = _drop_impossible(_derive(frame), RESPONSES[response])
+    frame, bad = _drop_impossible(_derive(frame), explained)
     excluded += bad
     for column, source in options.columns.items():
         if source.partition(":")[0] in TEXTS and column in TEXT_COLUMNS:  # a name: bert_n1000 is of the model bert_n
             frame[column] = without_own_numbers(frame, frame[column])
     frame, computed = fill_sizes(frame, options.all_settings)
     warnings += computed
-    frame, snapshots, cumulative = _keep_last_snapshots(frame, columns, RESPONSES[response])
+    frame, snapshots, cumulative = _keep_last_snapshots(frame, columns, explained)
     excluded += snapshots
-    frame, duplicates, duplicate_warnings = _drop_duplicates(frame, raw, columns, RESPONSES[response])
+    frame, duplicates, duplicate_warnings = _drop_duplicates(frame, raw, columns, explained)
     excluded += duplicates
     frame, chosen = _drop_chosen(frame, exclude)
     excluded += chosen
-    unknown = unknown_columns(raw, (*OUR_COLUMNS, *DERIVED_COLUMNS), rows.understood | options.used)
+    unknown = unknown_columns(raw, (*OUR_COLUMNS, *DERIVED_COLUMNS, explained), rows.understood | options.used)
     texts = remainders(raw, frame, [name for name in TEXTS if name != "run_id" and name not in unknown])
-    separating = separating_columns(frame, raw.assign(**texts), [*unknown, *texts], RESPONSES[response])
+    separating = separating_columns(frame, raw.assign(**texts), [*unknown, *texts], explained)
     warnings += column_warnings(unknown, separating, raw)
     return RunTable(
         frame=frame.reset_index(drop=True),
@@ -193,7 +185,7 @@ def _make_table(rows: ReadRows, *, response: str | None, exclude: Sequence[str],
         sources=rows.sources,
         rows_read=rows_read,
         columns=columns,
-        response=RESPONSES[response],
+        response=explained,
         separating=tuple(separating),
         kinds=rows.kinds,
     )
@@ -272,7 +264,7 @@ def _to_types(raw: pd.DataFrame, needed: Sequence[str]) -> tuple[pd.DataFrame, l
     columns: dict[str, pd.Series] = {}
     warnings: list[RunWarning] = []
     bad: dict[int, str] = {}
-    given = [name for name in NUMERIC_COLUMNS if name in raw]
+    given = [name for name in dict.fromkeys((*NUMERIC_COLUMNS, *needed)) if name in raw]
     commas = any(has_decimal_commas(raw[name]) for name in given)
     points = not commas and any(has_decimal_points(raw[name]) for name in given)
     for name in given:
@@ -407,7 +399,7 @@ def _drop_duplicates(
     else:
         energy = frame[response].to_numpy(dtype=float)
         scaled = energy * 10.0 ** (5 - np.floor(np.log10(energy)))
-        known = [name for name in columns if name in frame.columns]
+        known = [name for name in dict.fromkeys((*columns, response)) if name in frame.columns]
         copies = pd.concat([frame[known], others], axis=1).duplicated() & (np.abs(scaled - np.round(scaled)) > 1e-6)
     first = frame.groupby([*work, response], dropna=False)["run_id"].transform("first")
     excluded = [

@@ -88,6 +88,78 @@ def test_figures_and_report_of_times_name_no_energy(table: Path, tmp_path: Path)
     assert not JOULES.search(text)
 
 
+def test_any_positive_column_is_fitted_predicted_drawn_and_reported_in_its_unit(tmp_path: Path, capsys) -> None:
+    """Litres of cooling water, 0.02 a sample shown; a column that no command knows by name."""
+    path = tmp_path / "t.csv"
+    times().rename(columns={"train_s": "cooling/water"}).to_csv(path, index=False)
+    chosen = [str(path), "--response", "cooling/water:L"]
+    assert main(["fit", *chosen, "--out", str(tmp_path)]) == 0
+    assert "Cooling/water (L) of 15 runs" in capsys.readouterr().out
+    document = json.loads((tmp_path / "fit.json").read_text())
+    assert (document["kind"], document["response_unit"], document["floor"]) == ("quantity_fit", "L", None)
+    with pytest.raises(UserError, match="not an energy fit"):
+        load_fit(tmp_path / "fit.json")
+    assert main(["extrapolate", *chosen, "samples=16000", "epochs=2", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["energy_kwh"], document["time_s"], document["emissions_g"]) == (None, None, None)
+    assert (document["response"], document["response_unit"]) == ("cooling/water (L)", "L")
+    assert document["value"]["estimate"] == pytest.approx(S_PER_SAMPLE * 32000, rel=0.02)
+    assert document["value"]["low"] < S_PER_SAMPLE * 32000 < document["value"]["high"]
+    assert main(["extrapolate", *chosen, "samples=16000", "epochs=2"]) == 0
+    assert "Cooling/water 64" in " ".join(capsys.readouterr().out.split())
+    assert main(["backtest", *chosen, "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)["splits"][0]["runs"][0]
+    assert row["predicted_l"] == pytest.approx(row["observed_l"], rel=0.03)
+    folder = tmp_path / "plots"
+    assert main(["plot", *chosen, "--out", str(folder), "samples=16000", "epochs=2"]) == 0
+    assert {"value_vs_samples", "residuals", "backtest", "extrapolation"} <= {
+        file.stem for file in folder.glob("*.svg")
+    }
+    drawn = "".join(file.read_text() for file in folder.glob("*.csv")) + (folder / "captions.json").read_text()
+    assert "Cooling/water (L)" in drawn
+    assert not JOULES.search(drawn)
+    assert main(["report", *chosen, "--out", str(tmp_path)]) == 0
+    text = re.sub(r"<(style|script|svg)\b.*?</\1>|<[^>]*>", " ", (tmp_path / "report.html").read_text(), flags=re.S)
+    assert "Is cooling/water linear in the number of samples?" in text
+    assert "could not be made" not in text
+    assert not JOULES.search(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "column", "factor"),
+    [
+        ("net_energy_wh", "net_energy_wh", "net_energy (kWh)", 1e-3),
+        ("Net energy [kJ]", "Net energy [kJ]", "Net energy (kWh)", 1 / 3600),
+        ("used", "used:Wh", "used (kWh)", 1e-3),
+        ("inference_ms", "inference_ms", "inference (s)", 1e-3),
+        ("peak RAM (MiB)", "peak RAM (MiB)", "peak RAM (GB)", 1.048576e-3),
+        ("price", "price", "price (own unit)", 1.0),
+        ("co2 (kg)", "co2 (kg)", "emissions_g", 1e3),
+        ("total_energy_j", "total_energy_j", "energy_kwh", 1 / 3.6e6),
+    ],
+)
+def test_the_unit_of_a_response_is_that_of_its_name_or_is_given(
+    name: str, given: str, column: str, factor: float
+) -> None:
+    frame = times().rename(columns={"train_s": name})
+    table = table_from_frame(frame, response=given)
+    assert table.response == column
+    assert table.frame[column].to_numpy() == pytest.approx(factor * frame[name].to_numpy())
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("joy", "got 'joy'; choose one of total, train, gpu, time, or a column of the table"),
+        ("train_s:mwh", "may be milli or mega"),
+        ("samples", "by which runs are compared"),
+    ],
+)
+def test_a_response_that_cannot_be_is_one_sentence(given: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        table_from_frame(times(), response=given)
+
+
 def test_times_keep_to_the_devices_peak_and_energies_to_its_power() -> None:
     """0.1 s a PFLOP on a device of known peak: its floor is that of time alone."""
     frame = frame_of(law(), cv=0.01).assign(hardware="a100-80gb", gpu_count=1)
