@@ -14,7 +14,7 @@ from lora_scaling.errors import UserError
 
 FORMATS = "JSON, JSON lines, CSV or Parquet"
 
-_GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
+_GZIP, _PARQUET, _ZIP = b"\x1f\x8b", b"PAR1", b"PK\x03\x04"
 _DELIMITERS = ",;\t|"
 _TABLES = (".csv", ".tsv")
 
@@ -27,6 +27,8 @@ def rows_of(raw: bytes, path: str) -> Iterator[tuple[str, Any]]:
     """
     if raw.startswith(_GZIP):
         raw = _unzipped(raw, path)
+    if raw.startswith(_ZIP):  # Excel's files are archives as well
+        raise UserError(f"data.path: got {path}, a zip archive; unpack it, or save its sheet as CSV")
     if raw.startswith(_PARQUET):
         yield from _parquet_rows(raw, path)
     elif is_table(raw, path):

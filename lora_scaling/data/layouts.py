@@ -56,8 +56,8 @@ class _Layout:
 
 
 _ROLES: dict[str, Role] = {
-    "system": "system", "user": "user", "human": "user",
-    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant",
+    "system": "system", "developer": "system", "user": "user", "human": "user", "prompter": "user",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant",
     "tool": "tool", "function": "tool", "observation": "tool", "function_response": "tool", "tool_response": "tool",
     "function_call": "assistant", "tool_call": "assistant",
 }  # fmt: skip
@@ -118,7 +118,28 @@ def _recognise(row: Mapping[str, Any], fields: Mapping[str, str]) -> str:
             return name
     wanted = "; ".join(f"{name}: {', '.join(layout.required)}" for name, layout in _LAYOUTS.items())
     what = f"data.fields maps {_listed(names)}" if fields else f"has the columns {_listed(names)}"
-    raise RowError(f"fits no layout: it {what}, where a layout needs ({wanted}); map them with data.fields")
+    hint = "" if fields else _mapping(row)
+    raise RowError(f"fits no layout: it {what}, where a layout needs ({wanted}); map them with data.fields{hint}")
+
+
+# Names that columns have elsewhere.
+_QUESTIONS = ("instruction", "prompt", "question", "query", "input", "user", "problem", "source")
+_ANSWERS = ("output", "response", "answer", "completion", "chosen", "target", "assistant", "solution", "reply")
+_CONTEXTS = ("input", "context")
+
+
+def _mapping(row: Mapping[str, Any]) -> str:
+    """Write the mapping to the alpaca layout that the names of columns suggest; nothing if they do not."""
+    named = {str(name).lower(): str(name) for name in row}
+    found: dict[str, str] = {}
+    for field, names in (("instruction", _QUESTIONS), ("output", _ANSWERS), ("input", _CONTEXTS)):
+        free = [named[name] for name in names if name in named and named[name] not in found.values()]
+        if free:
+            found[field] = free[0]
+    if not {"instruction", "output"} <= found.keys():
+        return ""
+    pairs = ", ".join(f'{field}: "{name}"' for field, name in found.items())
+    return f", such as 'data.fields={{{pairs}}}'"
 
 
 def _checked(fields: Mapping[str, str], layout: str) -> Mapping[str, str]:
@@ -195,7 +216,12 @@ def _chat(values: dict[str, Any]) -> tuple[Message, ...]:
 
 
 def _sharegpt(values: dict[str, Any]) -> tuple[Message, ...]:
-    return _with_system(values, _turns(values["conversations"], "conversations", "from", "value"))
+    turns = values["conversations"]
+    of_chat = isinstance(turns, (list, tuple)) and all(
+        isinstance(t, Mapping) and {"role", "content"} <= t.keys() for t in turns
+    )
+    keys = ("role", "content") if of_chat and turns else ("from", "value")
+    return _with_system(values, _turns(turns, "conversations", *keys))
 
 
 def _system(values: Mapping[str, Any], column: str) -> tuple[Message, ...]:
@@ -253,12 +279,22 @@ def _turns(turns: Any, column: str, role: str, content: str) -> tuple[Message, .
         for name in _UNSHOWN:
             if turn.get(name):
                 raise RowError(f"has {column}[{i}].{name}; write it into its {content}, as the template shows it")
-        text = _text({content: None, **turn}, content)
+        text = _text({content: _joined(turn.get(content), f"{column}[{i}].{content}")}, content)
         if turn[role] in _CALLING and calls is None:
             calls = _calls({"function_call": text}, f"{column}[{i}]")
             text = "" if calls is not None else text
         messages.append(Message(_ROLES[turn[role]], text, _trained(turn, f"{column}[{i}]"), calls))
     return tuple(messages)
+
+
+def _joined(content: Any, place: str) -> Any:
+    """Return the text of a content in parts, as OpenAI writes it; other contents as they are."""
+    if not isinstance(content, (list, tuple)) or not content or not all(isinstance(part, Mapping) for part in content):
+        return content
+    for part in content:
+        if part.get("type", "text") != "text" or not isinstance(part.get("text"), str):
+            raise RowError(f"has a part of type {part.get('type')} in {place}; give texts")
+    return "".join(part["text"] for part in content)
 
 
 def _calls(turn: Mapping[str, Any], place: str) -> str | None:

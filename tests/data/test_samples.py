@@ -255,6 +255,11 @@ def test_synthetic_data_needs_a_length() -> None:
         ('{"instruction": "a", "output": "b", "history": ["x"]}', r"has a text as history\[0\]; give a list of"),
         ('{"instruction": "a", "output": "b", "tools": "sum"}', r"has a text in tools; give a list of functions"),
         ('{"messages": "a"}', r"line 1 has a text in messages; give a list"),
+        (
+            '{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}',
+            r"has a part of type image_url in messages\[0\]\.content; give texts",
+        ),
+        ("PK\x03\x04", r"a zip archive; unpack it, or save its sheet as CSV"),
         ('{"messages": [{"role": "user"}]}', r"a turn messages\[0\] that has role; give role and content"),
         ('{"messages": ["hi"]}', r"a turn messages\[0\] that is a text; give role"),
         ('{"messages": [{"role": "critic", "content": "x"}]}', r"has 'critic' as messages\[0\]\.role; allowed"),
@@ -293,6 +298,44 @@ def test_wrong_fields_are_named(tmp_path: Path) -> None:
         split_samples(file_config(path, fields={"instruction": "q", "output": "a", "input": "x[0]"}))
     with pytest.raises(UserError, match=r"data\.fields maps instruction, where a layout needs"):
         split_samples(file_config(path, fields={"instruction": "q"}))
+
+
+@pytest.mark.parametrize(
+    ("row", "mapping"),
+    [
+        ({"prompt": "q", "response": "r"}, 'data.fields={instruction: "prompt", output: "response"}'),
+        ({"Input": "q", "Target": "r"}, 'data.fields={instruction: "Input", output: "Target"}'),
+        (
+            {"instruction": "q", "context": "c", "response": "r", "category": "x"},
+            'data.fields={instruction: "instruction", output: "response", input: "context"}',
+        ),
+    ],
+)
+def test_columns_under_other_names_are_answered_with_their_mapping(
+    row: dict[str, str], mapping: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([row] * 3))
+    words = ["data=file", f"data.path={path}", "samples=2", "eval_samples=1"]
+    with pytest.raises(UserError) as caught:
+        split_samples(compose(words))
+    assert str(caught.value).endswith(f"map them with data.fields, such as '{mapping}'")
+    (first, _) = split_samples(compose([*words, mapping])).train
+    assert [message.content for message in first.messages] == ["q\n\nc" if "context" in row else "q", "r"]
+
+
+def test_turns_as_other_programs_write_them_are_read(tmp_path: Path) -> None:
+    """Contents in parts, the role of a developer, and ShareGPT's column with OpenAI's turns."""
+    parts = [{"type": "text", "text": "Hvad "}, {"type": "text", "text": "så?"}]
+    turns = [("developer", "Vær kort."), ("user", parts), ("assistant", "Det.")]
+    for column in ("messages", "conversations"):
+        row = {column: [{"role": role, "content": content} for role, content in turns]}
+        (tmp_path / "rows.json").write_text(json.dumps([row] * 2))
+        words = ["data=file", f"data.path={tmp_path / 'rows.json'}", "samples=1", "eval_samples=1"]
+        (sample,) = split_samples(compose(words)).train
+        assert [(m.role, m.content) for m in sample.messages] == [
+            ("system", "Vær kort."), ("user", "Hvad så?"), ("assistant", "Det."),
+        ]  # fmt: skip
 
 
 # Hub data sets, with the hub's library replaced
