@@ -1,5 +1,6 @@
 """Load a checkpoint, or refuse it: with other keys or layers, quantised weights, broken files, or code of its own."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -251,5 +252,33 @@ def _explain(model: ModelConfig, error: Exception) -> str:
         return out_of_reach(field, str(name))
     if type(error).__name__ == "SafetensorError":
         return f"{field}: got {name}, whose weights cannot be read ({_plain(text)}); download them again"
-    first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-    return f"{field}: got {name}, which cannot be loaded: {first}"
+    if "Weights only load failed" in text:
+        return (
+            f"{field}: got {name}, whose weights are a pickle that would run code, and such code is never run here; "
+            "give them as safetensors"
+        )
+    if "Unrecognized configuration class" in text:
+        kind = getattr(checkpoint_config(model), "model_type", "unknown")
+        return f"{field}: got {name}, of the architecture {_plain(kind)}, which is no causal language model; give one"
+    broken = _broken_json(model)
+    if broken is not None:
+        return f"{field}: got {name}, whose {broken} is not JSON; download it again"
+    if "instantiate the backend tokenizer" in text:
+        return f"{field}: got {name}, which holds no tokenizer; add its files"
+    if isinstance(error, KeyError):
+        return f"{field}: got {name}, whose files name {_plain(error)}, which transformers does not know; correct them"
+    what = " ".join(text.split())[:300] or type(error).__name__
+    return f"{field}: got {name}, which cannot be loaded: {printable(what)}"
+
+
+def _broken_json(model: ModelConfig) -> str | None:
+    """Return the name of a file of a local checkpoint that should be JSON and is not."""
+    folder = local_folder(model)
+    if folder is None:
+        return None
+    for path in sorted(folder.glob("*.json")):
+        try:
+            json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return path.name
+    return None

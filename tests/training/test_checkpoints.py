@@ -153,6 +153,43 @@ def test_code_of_a_checkpoint_is_never_run(of_folder: Make, tmp_path: Path, monk
     assert not (tmp_path / "was-run").exists()
 
 
+class Foreign:
+    def __reduce__(self) -> Any:
+        return (open, ("was-run", "w"))
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (lambda folder: (folder / "tokenizer.json").write_text("{oops"), "whose tokenizer.json is not JSON; download"),
+        (lambda folder: (folder / "config.json").write_text(""), "whose config.json is not JSON; download it again"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "which holds no tokenizer; add its files"),
+        (lambda folder: change_config(folder, hidden_act="odd"), "whose files name 'odd', which transformers does not"),
+        (lambda folder: change_config(folder, model_type="t5"), "of the architecture t5, which is no causal language"),
+        (
+            lambda folder: change_config(folder, num_attention_heads=3),
+            "which cannot be loaded: Class validation error for validator 'validate_architecture': ValueError: The",
+        ),
+    ],
+)
+def test_broken_files_are_named(of_folder: Make, tmp_path: Path, break_it: Callable[[Path], Any], said: str) -> None:
+    save_checkpoint(tmp_path)
+    break_it(tmp_path)
+    record = of_folder()
+    assert record["error"].startswith(f"model.id: got {tmp_path}, {said}"), record["error"]
+    assert "traceback" not in record
+
+
+def test_a_pickle_is_never_run(of_folder: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_checkpoint(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({"weight": Foreign()}, tmp_path / "pytorch_model.bin")
+    said = "whose weights are a pickle that would run code, and such code is never run here; give them as safetensors"
+    assert of_folder()["error"] == f"model.id: got {tmp_path}, {said}"
+    assert not (tmp_path / "was-run").exists()
+
+
 @pytest.mark.parametrize(
     ("break_it", "said"),
     [
