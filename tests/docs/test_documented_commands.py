@@ -63,6 +63,8 @@ ONLY_READ = {
     "analysis plot": "half a minute: tests/analysis/figures/test_figures.py draws them",
     "benchmarks/metering_overhead.py": "minutes on a machine that does nothing else",
     "benchmarks.on_gpu.acceptance": "a GPU: tests/benchmarks/test_on_gpu.py makes its steps at a small size",
+    "docs/make/outputs.py": "several seconds: tests/docs/test_outputs.py makes the outputs",
+    "docs/make/notebook.py": "a sweep: `.ci/run` executes the notebook",
     "docs/make/gallery.py": "half a minute of drawing",
     "docs/make/reference.py": "several seconds: tests/docs/test_outputs.py makes the pages",
     "benchmarks.fit_priors": "a minute: tests/benchmarks/test_fit_priors.py fits a few rows",
@@ -188,6 +190,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     frame["train_s"] = 1e4 * frame["energy_kwh"]
     frame["energy_gpu_kwh"] = 0.8 * frame["energy_kwh"]
+    frame["emissions_g"] = 100 * frame["energy_kwh"]
     frame.to_csv(path, index=False)
     return path
 
@@ -418,7 +421,7 @@ def _python_blocks(page: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["docs/bring_your_own.md", "docs/estimator.md"])
+@pytest.mark.parametrize("page", ["docs/bring_your_own.md", "docs/estimator.md", "docs/faq.md", "docs/package.md"])
 def test_the_python_in_the_documentation_runs(page: str, tmp_path: Path) -> None:
     blocks = _python_blocks(page)
     assert blocks
@@ -426,7 +429,7 @@ def test_the_python_in_the_documentation_runs(page: str, tmp_path: Path) -> None
     process = Forked(run_code, code, [])
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    if "footprint" in code:
+    if "with footprint" in code:
         assert len(list(tmp_path.glob("runs/footprint/my-run-*/run.json"))) == 1
 
 

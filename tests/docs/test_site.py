@@ -7,15 +7,22 @@ import pytest
 
 from tests.support.paths import ROOT
 
-mkdocs_build = pytest.importorskip("mkdocs.commands.build", reason="needs the extra `docs`")
-mkdocs_config = pytest.importorskip("mkdocs.config")
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)")
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"])
+def test_links_of_the_pages_at_the_top_lead_somewhere(page: str) -> None:
+    links = LINK.findall((ROOT / page).read_text(encoding="utf-8"))
+    assert [link for link in links if not (ROOT / link).exists()] == []
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built with every warning an error: a link or an anchor that leads nowhere, a page that is in no menu."""
+    build = pytest.importorskip("mkdocs.commands.build", reason="needs the extra `docs`")
+    config = pytest.importorskip("mkdocs.config")
     folder = tmp_path_factory.mktemp("site")
-    mkdocs_build.build(mkdocs_config.load_config(str(ROOT / "mkdocs.yml"), site_dir=str(folder), strict=True))
+    build.build(config.load_config(str(ROOT / "mkdocs.yml"), site_dir=str(folder), strict=True))
     return folder
 
 
