@@ -164,6 +164,7 @@ SETTINGS = (
     Setting(name="session", changes="nothing", column="session", recorded="session"),
     Setting(name="score", changes="nothing"),
     Setting(name="save_adapter", changes="nothing"),
+    Setting(name="warmup_run", changes="nothing"),
     Setting(name="resume", changes="nothing"),
     Setting(name="checkpoint_minutes", changes="nothing", above=0),
     Setting(name="report_to", changes="nothing"),

@@ -198,6 +198,7 @@ class RunConfig:
     max_grad_norm: float
     eval_samples: int
     warmup_steps: int
+    warmup_run: bool
     device: str
     seed: int
     replicate: int

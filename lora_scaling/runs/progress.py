@@ -16,7 +16,8 @@ from lora_scaling.estimate import Estimate
 from lora_scaling.grid import GridSettings, static_of
 from lora_scaling.records import Record, record_to_row
 from lora_scaling.records.sources import energy_kind, energy_kind_of_all, measured_share
-from lora_scaling.runs.run import WAITING, Listener, RunOutcome
+from lora_scaling.runs.run import WAITING, WARMING_UP, Listener, RunOutcome
+from lora_scaling.runs.warmup import STEPS as WARMUP_STEPS
 from lora_scaling.text import ENERGY, MASS, counted, duration, printable
 from lora_scaling.units import JOULES_PER_KWH
 
@@ -128,6 +129,9 @@ class Display:
         now = time.monotonic()
         if phase == "train":
             self._note_training(step, steps, now, joules)
+        if phase == WARMING_UP:
+            done = f"Warm-up of this process: {WARMUP_STEPS} steps, neither measured nor recorded"
+            print(f"{done} (warmup_run=false: none)", file=self.out, flush=True)
         if phase == WAITING and not self._animated and not self._waits:
             self._waits = True
             told = f"{self._place()}{label}: {WAITING}; another run is measured on it"

@@ -64,6 +64,7 @@ from lora_scaling.runs.device_locks import devices_held
 from lora_scaling.runs.reach import refuse_out_of_reach
 from lora_scaling.runs.slurm_queue import why_this_job_ends
 from lora_scaling.runs.trackers import hand_over
+from lora_scaling.runs.warmup import is_due, warm_up_process
 from lora_scaling.signals import ended_when_stuck, interrupted_once, raise_if_interrupted, uninterrupted
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from lora_scaling.training.watch import Seen
 
 WAITING = "waiting for the device"
+WARMING_UP = "warming up"
 
 
 class Listener(Protocol):
@@ -317,6 +319,7 @@ def _measure(
     baseline = None
     if config.metering.idle_s > 0 and world_size() == 1:  # of several processes none sees all that idles
         baseline = idle_baseline(meter, config.metering.idle_s, Path(config.runs_dir) / ".idle")
+    _warm_up(config, record, listen, device, models)
     facts = RunFacts()
     if config.device == "auto" and device.kind == "cpu" and config.metering.gpu_ids is None:
         facts.warnings += unused_gpu_warnings()
@@ -354,6 +357,15 @@ def _measure(
                 peaks = gather_from_ranks(facts.peak_memory_gb)  # of the process that needed most, where all are known
                 facts.peak_memory_gb = None if None in peaks else max(peak for peak in peaks if peak is not None)
                 _record_outcome(config, record, path, facts, account, [])
+
+
+def _warm_up(config: RunConfig, record: Record, listen: Listener, device: "Device", models: "ModelCache") -> None:
+    """Make the short training before the first run of a process, and enter it into the record."""
+    before = device.idle_bytes()
+    if is_due(config, device):
+        listen(WARMING_UP, 0, 0, None)
+    record["provenance"]["warmup_run"] = warm_up_process(config, device)
+    models.idle_bytes += max(0, device.idle_bytes() - before)  # not a run's own either
 
 
 def _record_stuck(

@@ -33,6 +33,7 @@ WORK = (
 )  # fmt: skip
 # … these only how and where it is measured, kept and paid for.
 NOT_WORK = (
+    "warmup_run=false", "objective=eval_loss",
     "hardware=t4", "metering.interval_s=2.0", "grid.zone=DK1", "study=other", "runs_dir=elsewhere",
     "on_existing=rerun", "replicates=2", "order=3", "order_seed=1", "reuse=false", "exclusive_device=false",
     "cooldown_s=1.0", "max_kwh=1.0", "max_hours=1.0", "session=job-1", "save_adapter=true",
