@@ -83,7 +83,7 @@ def first_screen(findings: Findings) -> Section:
         for name, text in QUESTIONS.items()
     ]
     going_on, steps = _going_on(findings)
-    headline = findings.headline
+    drawn = _question_of(findings)
     return section(
         "In short",
         "answers.html.j2",
@@ -96,9 +96,16 @@ def first_screen(findings: Findings) -> Section:
         level=f"{100 * options.ci_level:.3g} %",
         margin=f"{100 * options.margin:.3g} %",
         answers=answers,
-        picture=picture(headline, salt="q") if isinstance(headline, DrawnFigure) else None,
+        picture=None if drawn is None else picture(drawn, salt="q"),
         steps=steps,
     )
+
+
+def _question_of(findings: Findings) -> DrawnFigure | None:
+    """Return the figure of the question: against samples or epochs, or else against the first factor that varied."""
+    if isinstance(findings.headline, DrawnFigure):
+        return findings.headline
+    return next((one for one in findings.figures if isinstance(one, DrawnFigure) and one.panels), None)
 
 
 def costs_section(findings: Findings) -> Section:

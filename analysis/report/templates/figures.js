@@ -138,10 +138,10 @@ for (const figure of document.querySelectorAll("figure[data-name]")) {
       const text = typeof value === "string" ? value.replace(/^\s*[=+\-@＝＋－＠]/, "'$&") : String(value);
       return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
     };
-    const rows = [["panel", "series", "kind", "run_id", "x", "y", "x_label", "y_label"]];
+    const rows = [["panel", "series", "kind", "run_id", "x", "y", "x_label", "y_label", "note"]];
     const label = (p) => [data.panels[p].x, data.panels[p].y];
-    for (const point of points) rows.push([point.p + 1, point.name, "points", point.run, point.x, point.y, ...label(point.p)]);
-    data.panels.forEach((panel, p) => panel.lines.forEach(([name, xs, ys]) => xs.forEach((x, i) => rows.push([p + 1, name, "line", "", x, ys[i], ...label(p)]))));
+    for (const point of points) rows.push([point.p + 1, point.name, "points", point.run, point.x, point.y, ...label(point.p), point.run ? data.note : ""]);
+    data.panels.forEach((panel, p) => panel.lines.forEach(([name, xs, ys]) => xs.forEach((x, i) => rows.push([p + 1, name, "line", "", x, ys[i], ...label(p), ""]))));
     return rows.map((row) => row.map(cell).join(",")).join("\n") + "\n";
   }
   function savePng() {

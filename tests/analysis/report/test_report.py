@@ -263,6 +263,18 @@ def test_windows_of_one_run_are_no_runs_that_differ_in_samples() -> None:
     assert skipped.reason == "the rows are windows of one run"
 
 
+def test_a_study_of_ranks_alone_begins_with_the_figure_of_ranks() -> None:
+    figure, _ = canvas(2)
+    drawn = DrawnFigure(
+        name="energy_vs_rank", title="Energy against LoRA rank", figure=figure, caption="c", panels=("a", "b")
+    )
+    findings = bare(table_from_frame(two_models((1.0, 1.2), {"rank": (4.0, 8.0, 16.0)})))
+    skipped = question_figure(findings.claims)
+    assert isinstance(skipped, SkippedFigure)
+    html = report.render(dataclasses.replace(findings, headline=skipped, figures=(drawn,)))
+    assert "Energy against LoRA rank" in section(html, "In short")
+
+
 def test_what_captions_share_is_said_once(findings: Findings, html: str) -> None:
     captions = [item.caption for item in findings.figures if isinstance(item, DrawnFigure)]
     sources = [text for text in captions if "n = 18 runs. Model: " in text and "observed values" not in text]
