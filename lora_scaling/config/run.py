@@ -141,6 +141,12 @@ class HardwareConfig:
             raise UserError(
                 f"hardware.idle_power_w: got {self.idle_power_w:g}; give 0 or more, or null where it is unknown"
             )
+        board_w = self.board_power_w
+        if self.idle_power_w is not None and board_w is not None and self.idle_power_w > board_w:
+            raise UserError(
+                f"hardware.idle_power_w: got {self.idle_power_w:g}; give at most board_power_w, which is {board_w:g}, "
+                "or null where it is unknown"
+            )
 
     def _numbers(self) -> Iterator[tuple[str, float | None]]:
         """Yield every number of the sheet that has bounds, by its name."""

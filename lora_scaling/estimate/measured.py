@@ -164,7 +164,8 @@ def scale_to_measured(
         raise UserError("measured: got a run of no steps; give max_steps= or samples= of the run that was measured")
     dense = _dense_peak(config, plan, machine)
     seconds = _step_s(measured, plan, dense)
-    least = plan.workload.flops.total / plan.load.steps / (dense * plan.load.gpus)
+    # Of the layers' own matrices alone: a kernel may skip half of the attention scores that are counted.
+    least = plan.load.matrix_flops * plan.load.accumulation / dense
     if seconds < least:
         raise UserError(
             f"measured: got {measured.text.strip()}, which is {least / seconds:.3g} times the peak of "

@@ -67,6 +67,7 @@ ONLY_READ = {
     "docs/make/notebook.py": "a sweep: `.ci/run` executes the notebook",
     "docs/make/gallery.py": "half a minute of drawing",
     "docs/make/reference.py": "several seconds: tests/docs/test_outputs.py makes the pages",
+    "benchmarks.measured_coverage": "half a minute: tests/benchmarks/test_measured_coverage.py runs a source",
     "benchmarks.fit_priors": "a minute: tests/benchmarks/test_fit_priors.py fits a few rows",
     "benchmarks/pilot_accuracy.py": "most of an hour on a machine that does nothing else",
 }

@@ -934,7 +934,7 @@ function loraEstimator(DATA) {
     const seconds = { mfu: w.flops.model / steps / (value * dense * load.gpus), tokens_per_s: w.tokensSeen / steps / value,
       tokens_per_s_device: w.tokensSeen / steps / (value * load.gpus), samples_per_s: w.seen / steps / value,
       s_per_step: value, steps_per_s: 1 / value }[unit];
-    const least = w.flops.total / steps / (dense * load.gpus);
+    const least = (load.matrix_flops * load.accumulation) / dense;
     if (seconds < least) throw new EstimateError("measured: got " + `${state.measured.trim()}, which is ` +
       `${g(least / seconds, 3)} times the peak of ${hw.name}; give the settings it was for after @, such as @ batch_size=1`);
     C = { ...C, software: 1 };
