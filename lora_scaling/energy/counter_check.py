@@ -14,6 +14,7 @@ AGREE, LAG_S = 0.1, 1.0
 # The power of a superchip may be that of its GPU alone, while its counter covers the module.
 AGREE_MODULE = 0.5
 STRETCH_S, LEAST_S = 1.0, 0.2
+EVEN = 0.1  # power that changes by less hides nothing
 GAP_S = 1.0  # between two power readings this far apart anything may have happened
 
 
@@ -25,6 +26,8 @@ class CounterCheck:
     gap_j: what the counter rose by while no power was read.
     apart_j: signed sum over the stretches in which counter and power differ by more than both explain; worst_j: the
         largest of them since the last edge of a phase; slack_j: what both explain in these stretches.
+    even_j, even_apart_j: power, and what the counter differs from it, over the stretches of even power; even_slack_j:
+        what the steps of the counter leave open there, once for stretches that follow each other.
     """
 
     agree: float = AGREE
@@ -34,7 +37,11 @@ class CounterCheck:
     apart_j: float = 0.0
     worst_j: float = 0.0
     slack_j: float = 0.0
+    even_j: float = 0.0
+    even_apart_j: float = 0.0
+    even_slack_j: float = 0.0
     gaps: int = 0
+    _was_even: bool = False
     _last: tuple[float, float, float] | None = None  # (moment, watts, the counter's joules)
     _start: tuple[float, float, float] | None = None  # (moment, power_j, the counter's joules)
     # (moment, watts) of the readings in this stretch, and before it for as long as a reading lags
@@ -55,6 +62,7 @@ class CounterCheck:
                 self.gap_j += counter_j - self._last[2]
                 self.gaps += 1
             self.power_j = self.power_j or 0.0
+            self._was_even = False
             self._last = (now_s, watts, counter_j)
             self._begin()
             return
@@ -76,6 +84,12 @@ class CounterCheck:
                 self.apart_j += counted_j - power_j
                 self.worst_j = max(self.worst_j, abs(counted_j - power_j))
                 self.slack_j += explained_j
+            even = max(watts) - min(watts) <= EVEN * max(watts)
+            if even:
+                self.even_j += power_j
+                self.even_apart_j += counted_j - power_j
+                self.even_slack_j += 0.0 if self._was_even else 2 * step_s * max(watts)
+            self._was_even = even
         self._begin()
 
     def _begin(self) -> None:

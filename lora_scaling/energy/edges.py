@@ -26,6 +26,9 @@ class Edge:
     apart_j: float = 0.0
     worst_j: float = 0.0
     slack_j: float = 0.0
+    even_j: float = 0.0
+    even_apart_j: float = 0.0
+    even_slack_j: float = 0.0
     bridged_j: float = 0.0
     step_power_w: float | None = None  # mean power over the counter step that contains the edge
     spread_s: float = 0.0

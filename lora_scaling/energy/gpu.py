@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from lora_scaling.energy.counter_check import (
+    AGREE,
     LEAST_LIMIT_W,
     LIMIT_FACTOR,
     UNKNOWN_LIMIT_W,
@@ -36,6 +37,7 @@ STANDING_S = 1.0  # a counter that does not move for so long is not counting
 STEP_JITTER = 0.03  # by this share of a step a counter moves early or late
 JITTER_S = 0.05  # a reading may be late by so much
 COARSE_PROBE_S = 2.5  # counters that move only every second are looked at for longer
+EVEN_SHARE = 0.5  # of a window's energy, from which how counter and power differ is known
 PATIENCE_S = 5.0  # if readings fail for longer than this, the GPU is lost
 
 
@@ -179,6 +181,9 @@ class GpuEnergyMeter:
             apart_j=self.check.apart_j,
             worst_j=worst_j,
             slack_j=self.check.slack_j,
+            even_j=self.check.even_j,
+            even_apart_j=self.check.even_apart_j,
+            even_slack_j=self.check.even_slack_j,
             bridged_j=self.bridged_j,
             bound_j=reading_j + (0.0 if self.by_power else stale_j),
             pending=stepped and self.lost is None,
@@ -253,6 +258,20 @@ class GpuEnergyMeter:
         whole_j = whole_j + explained_j if whole_j > explained_j + bound_j else 0.0
         parts_j = max(abs(end.apart_j - start.apart_j), end.worst_j)
         return max(whole_j, parts_j + end.slack_j - start.slack_j if parts_j else 0.0) or None
+
+    def difference_j(self, start: Edge, end: Edge) -> float:
+        """Return by how much counter and power differ over a window, as they do while the power is even.
+
+        Healthy sensors differ by up to a tenth, so that this is no fault; but which of the two is right is not known.
+        """
+        if self.by_power or start.power_j is None or end.power_j is None or self.check.agree > AGREE:
+            return 0.0
+        whole_j, even_j = max(end.joules - start.joules, end.power_j - start.power_j), end.even_j - start.even_j
+        if even_j < EVEN_SHARE * whole_j:
+            return 0.0
+        apart_j = abs(end.even_apart_j - start.even_apart_j)
+        slack_j = end.even_slack_j - start.even_slack_j + POWER_RESOLUTION * even_j
+        return (apart_j + slack_j) / even_j * whole_j if apart_j > slack_j else 0.0
 
     def _fault(self, counter_j: float, now_s: float) -> str | None:
         """Return what is wrong with this reading of the counter: it fell, or rose by more than the board can draw."""

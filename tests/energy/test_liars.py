@@ -82,6 +82,20 @@ def test_no_lie_of_a_counter_passes_as_measured_with_a_bound_that_misses_the_tru
     assert kinds
 
 
+@pytest.mark.parametrize("factor", [0.92, 0.97, 1.04, 1.09])
+@pytest.mark.parametrize("step_s", [0.1, 0.0])
+def test_a_counter_that_is_a_little_off_is_no_fault_and_its_bound_says_by_how_much(
+    factor: float, step_s: float
+) -> None:
+    """Power and counter of healthy boards differ by as much; which of the two is right is not known."""
+    for power in (STEADY, Power(points=((-100.0, 300.0),))):
+        for lag_s in (0.1, 1.0):
+            gpu, kinds = measured(Liar(power=power, step_s=step_s, lag_s=lag_s, lies=[scaled(factor)]), seconds=20.0)
+            assert holds(gpu, 6000.0), gpu
+            assert (gpu.uncertainty_joules or 0.0) < (abs(factor - 1) + 0.05) * 6000.0
+            assert not kinds
+
+
 @pytest.mark.parametrize("limit_w", [400.0, None])
 def test_the_other_gpu_is_believed(limit_w: float | None) -> None:
     bench = Bench([Liar(power=STEADY, lies=[jump(9.0, 1e6)]), Liar(power=STEADY)], limit_w=limit_w)
