@@ -151,7 +151,7 @@ _PLUGINS = {
     ("hydra/launcher", "submitit_slurm"): _SLURM,
     ("hydra/launcher", "submitit_local"): _SLURM,
     ("hydra/launcher", "joblib"): ("hydra_plugins.hydra_joblib_launcher", "'lora-scaling[joblib]'"),
-    ("hydra/launcher", "ray"): ("hydra_plugins.hydra_ray_launcher", "'lora-scaling[ray]'"),
+    ("hydra/launcher", "ray"): ("ray", "'lora-scaling[ray]'"),
     ("hydra/sweeper", "optuna"): ("hydra_plugins.hydra_optuna_sweeper", "'lora-scaling[optuna]'"),
     ("hydra/sweeper", "ax"): ("hydra_plugins.hydra_ax_sweeper", "hydra-ax-sweeper"),
     ("hydra/sweeper", "nevergrad"): ("hydra_plugins.hydra_nevergrad_sweeper", "hydra-nevergrad-sweeper"),
@@ -168,10 +168,21 @@ def _check_plugin(group: str, name: str) -> None:
     if (group, name) not in _PLUGINS:
         return
     module, package = _PLUGINS[group, name]
-    with contextlib.suppress(ModuleNotFoundError):  # of the namespace that all of Hydra's plugins share
-        if importlib.util.find_spec(module) is not None:
-            return
-    raise UserError(f"{group}: got {name}, which is not installed; pip install {package}")
+    if not _is_installed(module):
+        raise UserError(f"{group}: got {name}, which is not installed; pip install {package}")
+
+
+def check_launcher(target: str) -> None:
+    """Raise UserError for a launcher, named by its class, whose package is not installed: a file may have chosen it."""
+    for (group, name), (module, _) in _PLUGINS.items():
+        if target.startswith(f"{module}."):
+            _check_plugin(group, name)
+
+
+def _is_installed(module: str) -> bool:
+    with contextlib.suppress(ModuleNotFoundError, ValueError):  # of the namespace that all of Hydra's plugins share
+        return importlib.util.find_spec(module) is not None
+    return False
 
 
 def _is_group(key: str) -> bool:
@@ -301,6 +312,8 @@ def _no_choice(path: str) -> str:
     group = max(known, key=len, default=path.partition("/")[0])
     name = path.removeprefix(f"{group}/")
     given = f"{group}: got {name!r}"
+    if (group, name) in _PLUGINS and not _is_installed(_PLUGINS[group, name][0]):
+        return f"{group}: got {name}, which is not installed; pip install {_PLUGINS[group, name][1]}"
     if group == "model" and name.lower().endswith(".gguf"):
         return f"{given}, a file; write model.gguf_file={name} beside the preset of its shape, or model=gguf"
     if group == "model" and "/" in name:

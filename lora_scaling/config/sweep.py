@@ -167,7 +167,7 @@ def _parsed(line: str) -> Any:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     groups: Any = _Groups()
-    return OverridesParser.create(groups).parse_override(line)
+    return OverridesParser.create(groups).parse_overrides([line])[0]
 
 
 class _Groups:

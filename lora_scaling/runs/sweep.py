@@ -16,6 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lora_scaling.config import RunConfig
+from lora_scaling.config.compose import check_launcher
 from lora_scaling.config.sweep import PlannedRun, SweepDesign, plan
 from lora_scaling.errors import RecordError, RunFailure, UnwritableError, UserError
 from lora_scaling.estimate import Estimate
@@ -24,6 +25,7 @@ from lora_scaling.ranks import world_size
 from lora_scaling.records import Record, locked, read_record, remove_stale_temporary_files
 from lora_scaling.records.schema import RunRecord
 from lora_scaling.runs import progress as console
+from lora_scaling.runs.ray import RayLauncher
 from lora_scaling.runs.run import idle_after
 from lora_scaling.runs.slurm import SlurmLauncher
 from lora_scaling.runs.workers import WorkersLauncher
@@ -84,7 +86,7 @@ class DesignSweeper(Sweeper):
             known = [run for run in expected if run is not None]
             console.display = console.Display(total=len(todo), expected=known if len(known) == len(todo) else None)
         endings: dict[str, str] = {}
-        if isinstance(launcher, SlurmLauncher):
+        if isinstance(launcher, (SlurmLauncher, RayLauncher)):
             launcher.planned = [(run.run_id, run.record_path) for run in todo]
             endings = launcher.endings
         try:
@@ -122,6 +124,7 @@ class DesignSweeper(Sweeper):
             )
             with open_dict(settings):
                 settings["timeout_min"] = limit
+        check_launcher(settings["_target_"])
         return Plugins.instance().instantiate_launcher(
             hydra_context=self.hydra_context, task_function=self.task_function, config=self.config
         )
@@ -177,7 +180,7 @@ def register_sweeper(answer: Callable[[Path], Sequence[str]] | None = None) -> N
     answer: writes lines on what the runs of a folder say, which close a sweep.
     """
     DesignSweeper.answer = answer
-    for plugin in (DesignSweeper, WorkersLauncher, SlurmLauncher):
+    for plugin in (DesignSweeper, WorkersLauncher, SlurmLauncher, RayLauncher):
         Plugins.instance().class_name_to_class[f"hydra_plugins.lora_scaling.{plugin.__name__}"] = plugin
 
 

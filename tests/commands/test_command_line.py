@@ -66,7 +66,7 @@ def said(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         (["r=8"], "r: not a setting; did you mean lora.r? "),
         (["lr=1e-4"], "lr: not a setting; did you mean learning_rate? "),
         (["-m", "sweep=quick"], "sweep: not a setting; did you mean +sweeps? "),
-        (["-m", "hydra/launcher=nonsense"], "hydra/launcher: got 'nonsense'; Allowed: slurm"),
+        (["-m", "hydra/launcher=nonsense"], "hydra/launcher: got 'nonsense'; Allowed: ray, slurm"),
         (["~method=3"], "~method=3: cannot be read; write ~method"),
         (["~method=full"], "~method=full: names nothing that could be deleted"),
         (["~samples=3"], "~samples: got another value than the 256 that it has"),
@@ -112,16 +112,16 @@ def test_a_mistake_is_one_sentence(
 @pytest.mark.parametrize(
     ("word", "module", "package"),
     [
-        ("hydra/launcher=slurm_local", "hydra_submitit_launcher", "'lora-scaling[slurm]'"),
-        ("hydra/launcher=joblib", "hydra_joblib_launcher", "'lora-scaling[joblib]'"),
-        ("hydra/launcher=ray", "hydra_ray_launcher", "'lora-scaling[ray]'"),
-        ("hydra/sweeper=optuna", "hydra_optuna_sweeper", "'lora-scaling[optuna]'"),
+        ("hydra/launcher=slurm_local", "hydra_plugins.hydra_submitit_launcher", "'lora-scaling[slurm]'"),
+        ("hydra/launcher=joblib", "hydra_plugins.hydra_joblib_launcher", "'lora-scaling[joblib]'"),
+        ("hydra/launcher=ray", "ray", "'lora-scaling[ray]'"),
+        ("hydra/sweeper=optuna", "hydra_plugins.hydra_optuna_sweeper", "'lora-scaling[optuna]'"),
     ],
 )
 def test_a_launcher_that_is_not_installed_is_named_with_its_package(
     word: str, module: str, package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, f"hydra_plugins.{module}", None)  # what Python itself takes for: not there
+    monkeypatch.setitem(sys.modules, module, None)  # what Python itself takes for: not there
     group, name = word.split("=")
     text = said(["-m", word], monkeypatch, capsys)
     assert text == f"lora-scaling: {group}: got {name}, which is not installed; pip install {package}\n"
