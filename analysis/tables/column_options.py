@@ -11,7 +11,7 @@ from lora_scaling.config.compose import setting_names
 from lora_scaling.errors import UserError
 from lora_scaling.paths import presets
 
-from .column_names import Meaning, apply_meanings, unit_factor
+from .column_names import Meaning, apply_meanings, meaning_of, unit_factor
 from .parsing import RunWarning
 from .readers import read_sources
 from .run_settings import COLUMN_OF, fill_columns
@@ -155,6 +155,9 @@ def _extracted(raw: pd.DataFrame, column: str, source: str) -> pd.Series:
     name, colon, pattern = source.partition(":")
     if not (name and colon and pattern):
         raise UserError(f"{option}: got {source!r}; give COLUMN:REGEX, e.g. 'project_name:n(\\d+)'")
+    if name not in raw.columns:  # under the name that we give it, as other messages do
+        theirs = [str(one) for one in raw.columns if (found := meaning_of(str(one), ())) and found.column == name]
+        name = theirs[0] if len(theirs) == 1 else name
     _check_present(option, name, raw)
     try:
         compiled = re.compile(pattern)

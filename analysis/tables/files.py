@@ -323,13 +323,14 @@ def _read_delimited(path: Path, data: bytes, found: tuple[RunWarning, ...]) -> F
     """Read every cell as text: what is a number is decided in `parsing`, where oddities can be named."""
     lines, separator = _beginning(data)
     skipped = 0
-    while lines and (not lines[0].strip() or lines[0].startswith("#") or lines[0].lower().startswith("sep=")):
+    while lines and (not lines[0].strip() or _is_comment(lines, separator) or lines[0].lower().startswith("sep=")):
         skipped += 1
         lines = lines[1:]
     if not lines:
         raise RecordError(f"{path.name}: no line of column names; a table has one, and a line for each run")
     first = next(csv.reader([lines[0]], delimiter=separator, skipinitialspace=True))
     names = [name.strip() for name in first]
+    names[0] = names[0].removeprefix("#").strip() or names[0]  # `# samples`, as numpy's savetxt writes it
     while names and not names[-1]:
         names.pop()
     if not names:
@@ -349,6 +350,15 @@ def _read_delimited(path: Path, data: bytes, found: tuple[RunWarning, ...]) -> F
         except (pd.errors.ParserError, ValueError):
             pass  # a later line is longer than the header
     return _read_ragged(path, data.decode(), separator, names, skipped, found)
+
+
+def _is_comment(lines: Sequence[str], separator: str) -> bool:
+    """Whether the first line is a comment, and not the names of as many columns as the next line has."""
+    if not lines[0].startswith("#"):
+        return False
+    after = next((line for line in lines[1:] if line.strip()), "#")
+    cells = lines[0].count(separator)
+    return cells == 0 or after.startswith("#") or after.count(separator) != cells
 
 
 def _beginning(data: bytes) -> tuple[list[str], str]:

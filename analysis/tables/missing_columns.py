@@ -9,7 +9,7 @@ import pandas as pd
 from lora_scaling.errors import RecordError
 from lora_scaling.records.row import COLUMNS
 
-from .column_names import unit_factor
+from .column_names import QUANTITIES, unit_factor
 from .parsing import RunWarning
 from .readers import ReadRows
 
@@ -18,6 +18,7 @@ TEXTS = (
     "project_name", "task_name", "run_name", "name", "Name", "experiment_description", "window_name", "output_dir",
     "run_id",
 )  # fmt: skip
+NAMES = (*TEXTS, "id", "experiment", "exp", "label", "tag", "dataset", "data", "file", "folder")  # less likely ones
 EPOCHS = re.compile(r"(?:^|[^a-zA-Z])(?:e|ep|epochs?)[_=-]?(\d{1,4})(?![\d.])", re.IGNORECASE)
 EPOCHS_OPTION = r"(?:e|ep|epochs?)[_=-]?(\d+)"
 IDENTIFIER = r"[0-9a-f]{8}-?[0-9a-f-]{6,}|[0-9a-f]{20,}"  # a hexadecimal id holds digits that say nothing
@@ -32,7 +33,7 @@ def with_epochs(raw: pd.DataFrame, *, known: bool) -> tuple[pd.DataFrame, list[R
     """
     if not known or "epochs" in raw or "samples" not in raw or raw.empty:
         return raw, []
-    for name in TEXTS:
+    for name in NAMES:
         if name in raw:
             found = raw[name].astype(str).str.extract(EPOCHS, expand=False)
             if found.notna().all():
@@ -61,6 +62,8 @@ def require_columns(raw: pd.DataFrame, needed: Sequence[str], rows: ReadRows) ->
             hints.append(f"is `{close[0]}` meant for `{column}`?")
             if unit_factor(column, "kwh") is not None:
                 hints[-1] += f" Then say its unit: --column '{column}={close[0]}:UNIT' with MWh, kWh, Wh, mWh, kJ or J"
+        elif bare := [name for name in others if QUANTITIES.get(name.lower()) == column]:
+            hints.append(f"`{bare[0]}` has no unit: --column '{column}={bare[0]}:UNIT' with kWh, Wh, kJ or J")
     found = samples_option(raw)
     by_samples = f"--samples-from '{found}'" if found else "--join FILE --on COLUMN, --set samples=N"
     options = {"samples": by_samples, "epochs": "--set epochs=1"}
@@ -81,7 +84,7 @@ def require_columns(raw: pd.DataFrame, needed: Sequence[str], rows: ReadRows) ->
 def samples_option(raw: pd.DataFrame) -> str:
     """Return `COLUMN:REGEX` for the number in the runs' names that looks like the number of samples."""
     found: list[tuple[bool, int, float, str]] = []
-    for name in TEXTS:
+    for name in NAMES:
         if name not in raw or raw.empty:
             continue
         texts = raw[name].astype(str)
@@ -94,7 +97,7 @@ def samples_option(raw: pd.DataFrame) -> str:
                 found.append((of_samples, -numbers.nunique(), float(numbers.max()), rf"{name}:{lead}(\d+)"))
     if found:
         return max(found)[-1]
-    for name in (name for name in TEXTS if name in raw):
+    for name in (name for name in NAMES if name in raw):
         texts = raw[name].astype(str)
         if texts.str.contains(r"\d").any() and not texts.str.fullmatch(IDENTIFIER).any():
             return f"{name}:REGEX"

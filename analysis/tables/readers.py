@@ -19,6 +19,7 @@ from .formats.recognised import Recognised
 from .parsing import RunWarning
 
 MOST_FILES = 10_000  # of a folder of results
+MOST_DEPTH = 4  # of mappings in a row of JSON
 FRAMES = (
     (codecarbon.is_codecarbon, codecarbon.from_codecarbon),
     (eco2ai.is_eco2ai, eco2ai.from_eco2ai),
@@ -240,7 +241,7 @@ def _placed(frame: pd.DataFrame, noun: str, file: str | None = None) -> pd.DataF
 def _frame_of_document(path: Path, document: Any) -> pd.DataFrame:
     """Make a frame of one JSON document: a list of rows, pandas' orients, or an object that holds such a list."""
     if _is_rows(document):
-        return pd.DataFrame(document)
+        return _frame_of_rows(document)
     if isinstance(document, dict) and document:
         if {"time", "gpu_energy"} <= set(document):
             return pd.DataFrame([document])
@@ -254,7 +255,7 @@ def _frame_of_document(path: Path, document: Any) -> pd.DataFrame:
         values = list(document.values())
         lists = [value for value in values if _is_rows(value)]
         if len(lists) == 1:
-            return pd.DataFrame(lists[0])
+            return _frame_of_rows(lists[0])
         if all(isinstance(value, dict | list) for value in values):
             if all(isinstance(value, dict) for value in values):
                 return _frame_of_objects(document)
@@ -274,6 +275,26 @@ def _frame_of_objects(document: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame
         frame = pd.DataFrame(document).T
         return frame.reset_index(names="run_id") if "run_id" not in frame else frame.reset_index(drop=True)
     return pd.DataFrame(document).reset_index(drop=True)
+
+
+def _frame_of_rows(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Make a frame of rows; an entry of a mapping in them is called by its own name where no other has that."""
+    frame = pd.DataFrame([_flat(row) for row in rows])
+    own = [name.rpartition(".")[2] for name in map(str, frame.columns)]
+    return frame.set_axis(
+        [last if own.count(last) == 1 else str(name) for name, last in zip(frame.columns, own, strict=True)], axis=1
+    )
+
+
+def _flat(row: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
+    """Return a row with the entries of mappings in it under joined names; those of trackers' exports stay whole."""
+    cells: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, dict) and depth < MOST_DEPTH and (depth > 0 or name not in tracker_exports.NESTED):
+            cells |= {f"{name}.{key}": cell for key, cell in _flat(value, depth + 1).items()}
+        else:
+            cells[str(name)] = value
+    return cells
 
 
 def _is_rows(value: Any) -> bool:

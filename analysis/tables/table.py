@@ -20,13 +20,14 @@ from lora_scaling.records.row import OVERRIDE_COLUMNS, TEXT_COLUMNS, TRUTH_COLUM
 from lora_scaling.settings import POINT_COLUMNS, SEPARATING_COLUMNS
 from lora_scaling.text import printable
 
-from .column_names import OK_STATUSES, convert_cells, rename_columns
+from .column_names import OK_STATUSES, convert_cells, meaning_of, rename_columns
 from .column_options import ColumnOptions, apply_options
+from .likely_names import take_likely
 from .missing_columns import TEXTS, require_columns, with_epochs
 from .overrides import clean_overrides, of_work
 from .parsing import AMBIGUOUS, RunWarning, has_decimal_commas, has_decimal_points, parse_numbers, parse_truth
 from .readers import ReadRows, read_sources, recognise
-from .response_column import add_response
+from .response_column import RESPONSES, add_response
 from .run_settings import fill_sizes
 from .summary_rows import summary_rows
 from .unknown_columns import column_warnings, remainders, separating_columns, unknown_columns, without_own_numbers
@@ -130,6 +131,8 @@ def _make_table(rows: ReadRows, *, response: str | None, exclude: Sequence[str],
     own_names = tuple(map(str, raw.columns))
     raw, renamed = rename_columns(raw, OUR_COLUMNS)
     raw, converted = convert_cells(raw)
+    raw, likely = take_likely(raw, RESPONSES.get(response or "total"))
+    renamed += likely
     raw, assumed = with_epochs(raw, known=bool(rows.kinds) or options.samples_from is not None)
     columns = tuple(str(column) for column in raw.columns if column != "_place")
     response, raw, timed = _with_response(raw, response, rows)
@@ -154,6 +157,12 @@ def _make_table(rows: ReadRows, *, response: str | None, exclude: Sequence[str],
     excluded += bad
     for column, source in options.columns.items():
         if source.partition(":")[0] in TEXTS and column in TEXT_COLUMNS:  # a name: bert_n1000 is of the model bert_n
+            frame[column] = without_own_numbers(frame, frame[column])
+    for source in filter(None, (options.samples_from, options.epochs_from)):  # data=alpaca_500 is alpaca_
+        named_by = source.partition(":")[0]
+        meaning = meaning_of(named_by, OUR_COLUMNS)
+        column = named_by if meaning is None else meaning.column
+        if column in TEXT_COLUMNS and column != "run_id" and column in frame:
             frame[column] = without_own_numbers(frame, frame[column])
     frame, computed = fill_sizes(frame, options.all_settings)
     warnings += computed
