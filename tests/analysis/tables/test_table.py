@@ -85,7 +85,7 @@ def test_ambiguous_commas_are_not_guessed() -> None:
 
 def test_missing_columns_name_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
-    path.write_text("samples,epoch,energy\n1,1,1\n")
+    path.write_text("samples,epoch,energy\n1,1,1\n1,2,1\n")
     with pytest.raises(RecordError, match=r"lacks the columns `epochs`, `energy_kwh`; it has samples, epoch"):
         load_runs([path])
 
