@@ -150,7 +150,7 @@ def test_the_first_screen_answers_with_the_numbers_of_the_claims(findings: Findi
     assert answer(html, "Is energy the same at every LoRA rank?")[0] == "Not tested"
     first = section(html, "In short")
     assert first.count("<tr class=") == 7
-    assert "90 % intervals; equal means within ±5 %" in first
+    assert "90 % intervals; equal means ±5 %" in first
     assert set(re.findall(r'href="#(claim-[a-z_]+)"', first)) == set(re.findall(r'id="(claim-[a-z_]+)"', html))
     assert "from these runs" in section(html, "Larger runs")
 
