@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import importlib.metadata
+import importlib.util
 import io
 import logging
 import math
@@ -151,13 +152,19 @@ def _task_score(
 
 
 class _EuroEval:
-    """Scores saved weights with EuroEval, which loads them itself."""
+    """Scores saved weights with EuroEval, which loads them itself, with vLLM (its extra `generative`)."""
 
     name = "euroeval"
 
     def __init__(self, config: RunConfig, device: Device, network: nn.Module, base: BaseModel) -> None:
         self.version = _version("euroeval", "pip install euroeval")
         self.tasks = config.score.tasks
+        if importlib.util.find_spec("vllm") is None:
+            raise UserError(
+                f"score: got euroeval, which runs language models on vllm, and that is not installed here (EuroEval "
+                f"{self.version} asks for versions of it that need an older torch than this program); keep the model "
+                "with save_adapter=true and score it in an environment of EuroEval's own, or use score=lm_eval"
+            )
         if config.model.weights == "random" or config.model.id is None:
             raise UserError(
                 "score: got euroeval with random weights, which it cannot load; "
@@ -182,7 +189,12 @@ class _EuroEval:
             euroeval: Any = importlib.import_module("euroeval")
             limit = {} if self._config.score.limit is None else {"num_iterations": self._config.score.limit}
             benchmarker = euroeval.Benchmarker(
-                progress_bar=False, save_results=False, device=self._device.kind, dataset=list(self.tasks), **limit
+                progress_bar=False,
+                save_results=False,
+                raise_errors=True,
+                device=self._device.kind,
+                dataset=list(self.tasks),
+                **limit,
             )
             results = benchmarker.benchmark(model=model)
         if not results:

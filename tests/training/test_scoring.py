@@ -110,6 +110,16 @@ def test_euroeval_is_asked_only_for_weights_that_it_can_load(tiny: Callable[...,
     assert str(failure).startswith("score: ")
 
 
+def test_euroeval_without_the_engine_that_it_runs_models_on_is_refused(
+    tiny: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "euroeval-16.11.0.dist-info").mkdir()
+    (tmp_path / "euroeval-16.11.0.dist-info" / "METADATA").write_text("Name: euroeval\nVersion: 16.11.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    failure = run(tiny("score=euroeval", "score.tasks=[angry-tweets]", "study=no-vllm")).failure
+    assert str(failure).startswith("score: got euroeval, which runs language models on vllm, and that is not installed")
+
+
 def test_the_mean_of_tasks_is_unknown_if_one_is() -> None:
     def of(points: float | None) -> TaskScore:
         return TaskScore(metric="acc", points=points, stderr=None, samples=None)
