@@ -21,19 +21,24 @@ DRIVER_NAMES: tuple[tuple[str, str | None], ...] = (
     (r"\b(Laptop|Max Q|MIG)\b", None),  # slower than, or a slice of, what the rest of the name says
     (r"\bH100\b.*PCIe", "h100-pcie"), (r"\bH100 NVL\b", "h100-nvl"), (r"\bH100\b", "h100-sxm"),
     (r"\bGH200\b", "gh200"), (r"\bH200\b(?! NVL)", "h200"),
+    (r"\bGB10\b|\bDGX Spark\b", "dgx-spark"), (r"\bH20\b", "h20"), (r"\bRTX 2080 Ti\b", "rtx-2080-ti"),
     (r"\bGB200\b", "gb200"), (r"\bB300\b", "b300"), (r"\bB200\b", "b200"),
     (r"\bA100\b.*40GB", "a100-40gb"), (r"\bA100\b.*PCIe", "a100-pcie"), (r"\bA100\b", "a100-80gb"),
     (r"\bP100\b", "p100"), (r"\bV100", "v100"), (r"\bT4\b", "t4"), (r"\bA10G\b", "a10g"), (r"\bA10\b", "a10"),
     (r"\bA30\b", "a30"), (r"\bA40\b", "a40"), (r"\bL40S\b", "l40s"), (r"\bL40\b", "l40"), (r"\bL4\b", "l4"),
     (r"\bA4000\b", "rtx-a4000"), (r"\bA5000\b", "rtx-a5000"), (r"\bA6000\b", "rtx-a6000"),
     (r"\bRTX 6000 Ada\b", "rtx-6000-ada"), (r"\bRTX PRO 6000\b", "rtx-pro-6000"),
+    (r"\bRTX 3060 Ti\b", "rtx-3060-ti"), (r"\bRTX 3070 Ti\b", "rtx-3070-ti"), (r"\bRTX 3080 Ti\b", "rtx-3080-ti"),
     (r"\bRTX 3060\b(?! Ti)", "rtx-3060"), (r"\bRTX 3070\b(?! Ti)", "rtx-3070"), (r"\bRTX 3080\b(?! Ti)", "rtx-3080"),
     (r"\bRTX 3090 Ti\b", "rtx-3090-ti"), (r"\bRTX 3090\b", "rtx-3090"),
     (r"\bRTX 4060 Ti\b", "rtx-4060-ti"), (r"\bRTX 4060\b", "rtx-4060"),
-    (r"\bRTX 4070 Ti SUPER\b", "rtx-4070-ti-super"), (r"\bRTX 4070\b(?! Ti| SUPER)", "rtx-4070"),
+    (r"\bRTX 4070 SUPER\b", "rtx-4070-super"), (r"\bRTX 4080 SUPER\b", "rtx-4080-super"),
+    (r"\bRTX 4070 Ti\b(?! SUPER)", "rtx-4070-ti"), (r"\bRTX 4070 Ti SUPER\b", "rtx-4070-ti-super"),
+    (r"\bRTX 4070\b(?! Ti| SUPER)", "rtx-4070"),
     (r"\bRTX 4080\b(?! SUPER)", "rtx-4080"), (r"\bRTX 4090\b(?! D)", "rtx-4090"),
     (r"\bRTX 5060 Ti\b", "rtx-5060-ti"), (r"\bRTX 5070 Ti\b", "rtx-5070-ti"), (r"\bRTX 5070\b", "rtx-5070"),
     (r"\bRTX 5080\b", "rtx-5080"), (r"\bRTX 5090\b(?! D)", "rtx-5090"),
+    (r"\bMI250X\b", "mi250x"), (r"\bRX 7900 XTX\b", "rx-7900-xtx"),
     (r"\bMI300X\b", "mi300x"), (r"\bMI325X\b", "mi325x"), (r"\bMI355X\b", "mi355x"),
     (r"\bAGX Orin\b|^Jetson Orin$", "jetson-orin"),
     (r"^Apple M1 Max$", "apple-m1-max"), (r"^Apple M1 Pro$", "apple-m1-pro"), (r"^Apple M1$", "apple-m1"),
@@ -116,6 +121,8 @@ def from_nvml_name(
     if memory_gb and sheet.memory_gb is not None:
         # A driver reports GiB minus what it reserves; the GB of the sheet already leave room for that.
         here["memory_gb"] = min(memory_gb, sheet.memory_gb)
+    if limit_w and sheet.idle_power_w is not None and sheet.idle_power_w > limit_w:
+        here["idle_power_w"] = limit_w
     return dataclasses.replace(sheet, count=asked.count, sources={**sheet.sources, **sources}, **here)
 
 

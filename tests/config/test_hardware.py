@@ -118,9 +118,9 @@ def test_every_listed_device_is_known_by_its_own_name(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GeForce RTX 3060 Ti", "NVIDIA GeForce RTX 4070 SUPER",
-        "NVIDIA GeForce RTX 4090 D", "NVIDIA H200 NVL", "NVIDIA GeForce RTX 5090 D", "NVIDIA L20",
-        "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", "NVIDIA GeForce RTX 4070 Ti", "Orin",
+        "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GeForce RTX 3050", "NVIDIA GeForce RTX 2080",
+        "AMD Instinct MI210", "NVIDIA GeForce RTX 4090 D", "NVIDIA H200 NVL", "NVIDIA GeForce RTX 5090 D", "NVIDIA L20",
+        "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", "AMD Radeon RX 7900 XT", "Orin",
         "NVIDIA RTX A4000 Laptop GPU", "NVIDIA A100-SXM4-40GB MIG 1g.5gb", "Apple M1 Ultra",
         "Intel(R) Xeon(R) Processor (2 threads)",
     ],
