@@ -62,6 +62,12 @@ _ENERGY_UNITS = {
     "wh": 1e-3,
     "j": 1 / JOULES_PER_KWH,
     "joules": 1 / JOULES_PER_KWH,
+    "joule": 1 / JOULES_PER_KWH,
+    "watthours": 1e-3,
+    "watthour": 1e-3,
+    "kilowatthours": 1.0,
+    "kilowatthour": 1.0,
+    "kilojoules": 1e3 / JOULES_PER_KWH,
     "kj": 1e3 / JOULES_PER_KWH,
     "gwh": 1e6,
     # Upper and lower case tell mega from milli.
@@ -73,6 +79,7 @@ _ENERGY_UNITS = {
 _TIME_UNITS = {"s": 1.0, "sec": 1.0, "secs": 1.0, "seconds": 1.0, "ms": 1e-3, "min": 60.0, "mins": 60.0,
                "minutes": 60.0, "h": 3600.0, "hours": 3600.0}  # fmt: skip
 _GRAM_UNITS = {"g": 1.0, "grams": 1.0, "kg": 1e3, "mg": 1e-3, "t": 1e6}
+_GRAM_UNITS |= {f"{mass}co2{e}": _GRAM_UNITS[mass] for mass in ("g", "kg", "t") for e in ("", "e", "eq")}
 _BYTE_UNITS = {"gb": 1.0, "mb": 1e-3, "bytes": 1e-9, "gib": 1.073741824, "mib": 1.073741824 / 1024}
 _UNITS = {
     **dict.fromkeys(_ENERGIES, _ENERGY_UNITS),
@@ -166,7 +173,7 @@ def unit_target(unit: str) -> tuple[str, float]:
 
 def _unit_key(unit: str) -> str:
     """Return a unit as the tables of units have it: in lower case, unless its case tells mega from milli."""
-    return unit if _CASED_UNIT.fullmatch(unit) else unit.lower()
+    return unit if _CASED_UNIT.fullmatch(unit) else re.sub(r"[^a-z0-9]+", "", unit.lower())
 
 
 def _split_unit(name: str) -> tuple[str, str]:

@@ -83,8 +83,10 @@ def _content_of(path: Path, data: bytes, *, packed: bool = False) -> FileContent
     start = text_bytes[:SNIFFED_BYTES].lstrip()
     if start[:1] in (b"{", b"["):
         return _read_json(path, text_bytes.decode(), found)
-    if start[:9].lower().startswith((b"<!doctype", b"<html")):
-        raise RecordError(f"{path.name}: a web page, not a table; download the file itself")
+    if start[:1] == b"<":
+        raise RecordError(f"{path.name}: a web page or XML, not a table; download the file itself, or give CSV")
+    if re.match(rb"(---\s)?- \w+: ", start):
+        raise RecordError(f"{path.name}: YAML, which is not read; write JSON or CSV")
     if path.suffix.lower() == ".log" or b"CarbonTracker" in start[:4096]:
         return FileContent(text=text_bytes.decode(), warnings=found)
     return _read_delimited(path, text_bytes, found)
@@ -322,6 +324,9 @@ def _read_json(path: Path, text: str, found: tuple[RunWarning, ...]) -> FileCont
 def _read_delimited(path: Path, data: bytes, found: tuple[RunWarning, ...]) -> FileContent:
     """Read every cell as text: what is a number is decided in `parsing`, where oddities can be named."""
     lines, separator = _beginning(data)
+    if _in_blanks(lines):
+        data = re.sub(rb"[ \t]+", b"\t", re.sub(rb"(?m)^[ \t]+|[ \t]+$", b"", data))
+        lines, separator = _beginning(data)
     skipped = 0
     while lines and (not lines[0].strip() or _is_comment(lines, separator) or lines[0].lower().startswith("sep=")):
         skipped += 1
@@ -350,6 +355,15 @@ def _read_delimited(path: Path, data: bytes, found: tuple[RunWarning, ...]) -> F
         except (pd.errors.ParserError, ValueError):
             pass  # a later line is longer than the header
     return _read_ragged(path, data.decode(), separator, names, skipped, found)
+
+
+def _in_blanks(lines: Sequence[str]) -> bool:
+    """Whether blanks alone separate the columns: no line has another mark, and the first ones have as many words."""
+    first = [line.strip() for line in lines if line.strip() and not line.startswith("#")][:4]
+    if len(first) < 2 or any(mark in line for line in first for mark in ",;\t|"):
+        return False
+    words = {len(line.split()) for line in first[: -1 if len(first) > 2 else None]}
+    return len(words) == 1 and words.pop() > 1
 
 
 def _is_comment(lines: Sequence[str], separator: str) -> bool:

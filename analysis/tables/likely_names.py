@@ -86,13 +86,15 @@ def likely_meaning(name: str) -> Meaning | None:
     if unit_factor("energy_kwh", name.strip()) is not None and len(name.strip()) > 1:  # `kWh`, `joules`
         return _in("energy_kwh", name.strip())
     unit = unit_of_name(name)
+    if all(unit_factor(column, unit) is None for column in ("energy_kwh", "total_s", "emissions_g", "peak_memory_gb")):
+        unit = ""  # `dataset size (samples)`
     words = _words(_without_unit(name, unit))
     counting = {word for word in words if word not in _NEUTRAL}
     if not unit:
         counting -= {"max"}  # of samples and epochs: as many as were asked for
         if counting and counting <= _SAMPLES:
             return Meaning(column="samples")
-        if counting - _SET == {"size"} and (set(words) & _SET):
+        if counting - _SET - _SAMPLES == {"size"} and (set(words) & _SET):
             return Meaning(column="samples")
         if counting and counting <= _EPOCHS:
             return Meaning(column="epochs")

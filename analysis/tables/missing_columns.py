@@ -73,6 +73,8 @@ def require_columns(raw: pd.DataFrame, needed: Sequence[str], rows: ReadRows) ->
         hints.append(f"The table's own places for them: {', '.join(ways)}, or --column OURS=THEIRS.")
     if missing == ["energy_kwh"] and {"train_s", "total_s"} & set(present):
         hints.append("`--response time` decides the claims on `train_s` instead")
+    elif missing == ["energy_kwh"]:
+        hints.append("`--response COLUMN:UNIT` judges another column of numbers")
     lacking = f"lacks the column{'s' * (len(missing) > 1)} {', '.join(f'`{column}`' for column in missing)}"
     if rows.kinds:  # its own columns are known, and none of them is what is missing
         present = [name for name in present if name in TEXTS or (name in others and name not in COLUMNS)]

@@ -11,6 +11,8 @@ UNKNOWN = ("", "na", "n/a", "nan", "null", "none", "-", "?")
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
 AMBIGUOUS = "or thousands?"  # in the reason of a cell that can be read in two ways
 POINT_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:\.\d{3})+")
+# Blanks and apostrophes between groups of three digits, as in Switzerland and France, are no decimal mark.
+GROUPED = re.compile(r"[+-]?\d{1,3}(?P<mark>[ '\u2019\u00a0\u2009\u202f])\d{3}(?:(?P=mark)\d{3})*(?:[.,]\d+)?")
 THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+")
 
 
@@ -46,6 +48,9 @@ def parse_numbers(
         return Parsed(values=cells.astype(float), unreadable={}, warning=None)
     text = cells.where(cells.notna(), "").astype(str).str.strip()
     values = pd.to_numeric(text, errors="coerce").astype(float)
+    if (grouped := values.isna() & text.str.fullmatch(GROUPED)).any():
+        text = text.where(~grouped, text.str.replace(r"[ '\u2019\u00a0\u2009\u202f]", "", regex=True))
+        values = pd.to_numeric(text, errors="coerce").astype(float)
     if beside_commas and (grouped := text[text.str.fullmatch(POINT_THOUSANDS)]).size:
         return Parsed(values=values, unreadable={_row(r): _point(cells, c) for r, c in grouped.items()}, warning=None)
     open_ = values.isna() & ~text.str.lower().isin(UNKNOWN)

@@ -36,6 +36,7 @@ def kwh_of(table: RunTable) -> list[float]:
         ("subset_size", "number of epochs", "energy_usage_wh", 1e3),
         ("trainer.max_samples", "epoch", "measured energy [MJ]", 3.6),
         ("dataset rows", "antal epoker", "forbrug (Wh)", 1e3),
+        ("dataset size (samples)", "training epochs (n)", "Energy Consumed (Watt-hours)", 1e3),
     ],
 )
 def test_names_in_other_words_and_languages(samples: str, epochs: str, energy: str, per_kwh: float) -> None:
@@ -98,6 +99,32 @@ def test_samples_are_counted_from_the_steps_and_the_batch() -> None:
 def test_thousands_written_with_a_k() -> None:
     frame = pd.DataFrame({"samples": [f"{n / 1000:g}k" for n in SAMPLES], "epochs": 1, "energy_kwh": KWH})
     assert table_from_frame(frame).frame["samples"].tolist() == SAMPLES.tolist()
+
+
+@pytest.mark.parametrize("mark", ["'", "\u2019", "\u00a0", "\u202f", " "])
+def test_blanks_and_apostrophes_between_thousands(mark: str) -> None:
+    written = [f"{n:,}".replace(",", mark) for n in SAMPLES]
+    assert (
+        table_from_frame(pd.DataFrame({"samples": written, "epochs": 1, "energy_kwh": KWH})).frame["samples"].tolist()
+        == SAMPLES.tolist()
+    )
+
+
+def test_columns_that_blanks_separate(tmp_path: Path) -> None:
+    lines = ["samples  epochs   energy_kwh", *(f"{n:6d} 1 {kwh:.9f}" for n, kwh in zip(SAMPLES, KWH, strict=True))]
+    (tmp_path / "t.txt").write_text("\n".join(lines))
+    assert load_runs(tmp_path / "t.txt").frame["energy_kwh"].tolist() == pytest.approx(KWH, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("- samples: 5\n  epochs: 1\n", "YAML, which is not read"), ("<table><tr>", "a web page or XML"),
+     ("samples,epochs,joules_of_it\n1,1,2\n", "`--response COLUMN:UNIT` judges another column")],
+)  # fmt: skip
+def test_what_else_people_have_is_one_sentence(text: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text(text)
+    with pytest.raises(LoraScalingError, match=says):
+        load_runs(tmp_path / "t.txt")
 
 
 def test_a_header_behind_a_number_sign_and_rows_of_nested_json(tmp_path: Path) -> None:
