@@ -38,9 +38,8 @@ from tests.support.paths import ROOT
 from tests.support.processes import Forked, forked, run_code
 from tests.support.runs import TINY
 
-HELP = ROOT / "docs" / "reference" / "commands.md"  # what the commands say of themselves, with `[options]` and COMMAND
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted({*(ROOT / "docs").rglob("*.md")} - {HELP})]
-HYDRA = ROOT / "docs" / "hydra.md"
+MADE = {*(ROOT / "docs" / "reference").glob("*.md")}  # docs/make/reference.py runs what is on these pages
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted({*(ROOT / "docs").rglob("*.md")} - MADE)]
 LAUNCHERS = {"python", "torchrun", "accelerate"}
 OTHER_MODULES = {"venv", "pytest", "pip"}  # not ours; `.ci/run` uses the three
 ENDS = {">", ">>", "|"}  # of a command, in a shell
