@@ -40,6 +40,7 @@ from tests.support.runs import TINY
 
 MADE = {*(ROOT / "docs" / "reference").glob("*.md")}  # docs/make/reference.py runs what is on these pages
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted({*(ROOT / "docs").rglob("*.md")} - MADE)]
+HYDRA = ROOT / "docs" / "hydra.md"
 LAUNCHERS = {"python", "torchrun", "accelerate"}
 OTHER_MODULES = {"venv", "pytest", "pip"}  # not ours; `.ci/run` uses the three
 ENDS = {">", ">>", "|"}  # of a command, in a shell
