@@ -104,6 +104,9 @@ def not_a_setting(key: str, names: Collection[str], fields: Sequence[str]) -> st
     names: all settings and groups, as dotted names; fields: the names without a dot.
     """
     group, _, leaf = key.rpartition(".")
+    if key in names:  # but the chosen option of the group has no such part
+        what = "use model=shape, or leave it out" if group == "model.shape" else "choose another, or leave it out"
+        return f"{key}: not a setting of the {key.partition('.')[0]} that is chosen; {what}"
     known = _of(_WITHOUT, key)
     if known is not None:
         return f"{key}: not a setting; {known}"

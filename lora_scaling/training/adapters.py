@@ -2,7 +2,7 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import nn
 from transformers import PreTrainedModel, set_seed
@@ -29,7 +29,11 @@ def add_adapters(network: PreTrainedModel, shape: ModelShape | None, config: Run
     from peft import LoraConfig, get_peft_model
 
     set_seed(config.seed)
-    targets = _targets(network, config) if shape is None else [m.name for m in config.tuning.adapters(shape)]
+    if shape is None:
+        targets = _targets(network, config)
+    else:
+        wanted = {module.name for module in config.tuning.adapters(shape)}
+        targets = _names(network, [name for name in _linear(network) if name.rpartition(".")[2] in wanted] or wanted)
     lora = LoraConfig(
         r=config.lora.r,
         lora_alpha=config.lora.alpha,  # type: ignore[arg-type]
@@ -92,11 +96,18 @@ def _targets(network: PreTrainedModel, config: RunConfig) -> list[str]:
             f"lora.r: got {config.lora.r}; {name.rpartition('.')[2]} of this model is {inputs} × {outputs}, "
             f"so at most {min(inputs, outputs)} makes sense"
         )
+    return _names(network, chosen)
+
+
+def _names(network: PreTrainedModel, chosen: Collection[str]) -> list[str]:
+    """Return the last parts of the names of layers where they mean just these layers, and the whole names otherwise.
+
+    An image encoder has layers of the same names, and PEFT would take a number for that of a layer as well.
+    """
     short = {name.rpartition(".")[2] for name in chosen}
+    linear = (name for name, module in network.named_modules() if isinstance(module, (nn.Linear, Conv1D)))
     meant = {name for name in linear if name.rpartition(".")[2] in short}
-    # PEFT would take a number for that of a layer as well.
-    unique = meant == chosen.keys() and not any(name.isdigit() for name in short)
-    return sorted(short if unique else chosen)
+    return sorted(short if meant == set(chosen) and not any(name.isdigit() for name in short) else chosen)
 
 
 def _linear(network: PreTrainedModel) -> dict[str, nn.Module]:

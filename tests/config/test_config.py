@@ -87,6 +87,10 @@ def test_every_sweep_composes_and_varies_something(name: str, tmp_path: Path, mo
         ("lora.targets=[q_proj]", "lora.targets: not a setting; did you mean lora.target_modules?"),
         ("lora.bias=all", "lora.bias: not a setting; adapters have no biases here: leave it out"),
         ("method=dora", "method: got 'dora'; write method=lora lora.use_dora=true"),
+        (
+            "model=hub model.id=a/b model.shape.layers=3",
+            "model.shape.layers: not a setting of the model that is chosen; use model=shape, or leave it out",
+        ),
         ("load_in_8bit=true", "load_in_8bit: not a setting; frozen weights have 4 bits (method=qlora) or 16"),
         ("model.path=x", "model.path: not a setting; did you mean model=hub model.id?"),
         ("data.file=x", "data.file: not a setting; did you mean data=file data.path?"),
@@ -110,7 +114,7 @@ def test_every_sweep_composes_and_varies_something(name: str, tmp_path: Path, mo
 )
 def test_a_bad_value_is_one_sentence(override: str, said: str) -> None:
     with pytest.raises(UserError) as caught:
-        compose([override])
+        compose(override.split(" "))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lora_scaling.training.adapters import train_all
+from lora_scaling.config import compose
+from lora_scaling.training.adapters import adapted_modules, add_adapters, train_all
+from lora_scaling.training.models import shape_of_config
 from tests.support.checkpoints import save_checkpoint
 from tests.support.runs import Record
 
@@ -71,7 +74,8 @@ def test_some_of_the_layers_of_a_mixture_are_not_taken_for_all(made: Make) -> No
     assert record["error"].endswith("; a model with experts is adapted in q_proj, k_proj, v_proj, o_proj")
 
 
-def test_weights_that_texts_have_no_gradient_for_are_not_trained() -> None:
+def seeing() -> Any:
+    """Gemma 3 with an image encoder, whose layers have names that those of the language model have as well."""
     text = {
         "vocab_size": 272, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 16,
         "num_attention_heads": 2, "num_key_value_heads": 1,
@@ -81,7 +85,24 @@ def test_weights_that_texts_have_no_gradient_for_are_not_trained() -> None:
         "image_size": 28, "patch_size": 14,
     }  # fmt: skip
     config = AutoConfig.for_model("gemma3", text_config=text, vision_config=vision, mm_tokens_per_image=4)
-    network = AutoModelForCausalLM.from_config(config)
+    return AutoModelForCausalLM.from_config(config)
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("targets", ["all-linear", "[q_proj]"])
+def test_an_image_encoder_gets_no_adapters(known: bool, targets: str) -> None:
+    base = seeing()
+    shape = shape_of_config(base.config) if known else None
+    assert shape is not None or not known
+    network = add_adapters(base, shape, compose(["lora.r=4", f"lora.target_modules={targets}"]))
+    assert [name for name, module in network.named_modules() if hasattr(module, "lora_A") and "vision" in name] == []
+    counts = adapted_modules(network)
+    assert set(counts.values()) == {2}  # once in each layer
+    assert len(counts) == (7 if targets == "all-linear" else 1)
+
+
+def test_weights_that_texts_have_no_gradient_for_are_not_trained() -> None:
+    network = seeing()
     train_all(network)
     ids = torch.arange(8)[None]
     network(input_ids=ids, labels=ids, token_type_ids=torch.zeros_like(ids)).loss.backward()
