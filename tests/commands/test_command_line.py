@@ -62,7 +62,7 @@ def said(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         (["--resolve"], "--resolve: given alone"),
         (["samples=0", "-m", "epochs=1,2"], "samples: got 0; give 1 or more"),
         (["samples=64", "-m", "epochs=1,0"], "epochs: got 0; give 1 or more"),
-        (["lora.rank=8"], "lora.rank: not a setting; did you mean lora.r? Allowed: samples"),
+        (["lora.rank=8"], "lora.rank: not a setting; did you mean lora.r? Allowed: lora.r, lora.alpha"),
         (["r=8"], "r: not a setting; did you mean lora.r? "),
         (["lr=1e-4"], "lr: not a setting; did you mean learning_rate? "),
         (["-m", "sweep=quick"], "sweep: not a setting; did you mean +sweeps? "),
