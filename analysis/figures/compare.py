@@ -68,6 +68,7 @@ def interchangeability(view: View) -> DrawnFigure | SkippedFigure:
             ax=axes[0],
             label=counted(epochs, "epoch"),
         )
+        axes[0].collections[-1].set_gid(f"p0s{i}points")
     log_axis(axes[0], "x")
     log_axis(axes[0], "y")
     axes[0].set(
@@ -87,10 +88,14 @@ def interchangeability(view: View) -> DrawnFigure | SkippedFigure:
         size=5,
         jitter=0.15,
     )
+    for i, dots in enumerate(axes[1].collections[-len(levels) :]):
+        dots.set(gid=f"p1s{i}points", label=counted(levels[i], "epoch"))
     for i, epochs in enumerate(levels):
         some = matched["percent"][matched["epochs"] == epochs]
         half = stdtrit(len(some) - 1, 0.95) * some.std(ddof=1) / np.sqrt(len(some)) if len(some) > 1 else np.nan
-        axes[1].errorbar(i + 0.28, some.mean(), yerr=half, fmt="_", color=INK, capsize=3, ms=9, zorder=4)
+        bar = axes[1].errorbar(i + 0.28, some.mean(), yerr=half, fmt="_", color=INK, capsize=3, ms=9, zorder=4)
+        for part in bar.get_children():
+            part.set_gid(f"p1s{i}mean")
     axes[1].set_xticks(range(len(levels)), [f"{epochs:g}" for epochs in levels])
     axes[1].set_xlim(-0.6, len(levels) - 0.4)
     axes[1].set(xlabel="Epochs", ylabel="Against runs of the same total (%)", title="Same total, split differently")
@@ -102,7 +107,12 @@ def interchangeability(view: View) -> DrawnFigure | SkippedFigure:
         f"{len(matched)} runs whose samples × epochs was reached in more than one way. "
         f"Bars: mean, with its 90 % interval if there are several; shaded: what counts as equal, ±{margin:.3g} %."
     )
-    return DrawnFigure(name=name, title=title, figure=figure, caption=_data_caption(view, text + note, len(matched)))
+    runs_of = [tuple(drawn["run_id"][drawn["epochs"] == epochs].astype(str)) for epochs in levels]
+    return DrawnFigure(
+        name=name, title=title, figure=figure, caption=_data_caption(view, text + note, len(matched)),
+        series=tuple(counted(epochs, "epoch") for epochs in levels),
+        run_ids={f"p{panel}s{i}points": ids for panel in (0, 1) for i, ids in enumerate(runs_of)},
+    )  # fmt: skip
 
 
 def _limit(ax: Axes, percent: np.ndarray, margin: float) -> str:

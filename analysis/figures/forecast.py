@@ -195,9 +195,9 @@ def backtest_figure(view: View) -> DrawnFigure | SkippedFigure:
     figure, axes = canvas(len(splits), width=min(3.4 * len(splits) + 0.8, 10.5), height=3.9)
     everything = np.concatenate([s.column(name) for s in splits for name in ("observed", "predicted")])
     scale, unit = view.kind.best_unit(everything)
-    note = ""
-    for ax, split in zip(axes, splits, strict=True):
-        note = _observed_predicted(ax, split, scale) or note
+    note, run_ids = "", {}
+    for panel, (ax, split) in enumerate(zip(axes, splits, strict=True)):
+        note = _observed_predicted(ax, split, scale, f"p{panel}", run_ids) or note
         ax.set_xlabel(f"Observed ({unit})")
     axes[0].set_ylabel(f"Predicted {view.noun_inside} ({unit})")
     text = " ".join(_split_sentence(split) for split in splits)
@@ -208,23 +208,29 @@ def backtest_figure(view: View) -> DrawnFigure | SkippedFigure:
         title=title,
         figure=figure,
         caption=view.caption(f"{text} Bars: 90 % intervals; grey: equality.{note}"),
+        run_ids=run_ids,
     )
 
 
-def _observed_predicted(ax: Axes, split: BacktestSplit, scale: float) -> str:
+def _observed_predicted(
+    ax: Axes, split: BacktestSplit, scale: float, panel: str, run_ids: dict[str, tuple[str, ...]]
+) -> str:
+    """Draw one split, put the names of its runs into `run_ids`, and return a note if some are not drawn."""
     rows, note = thin(len(split.table), 400)
     columns = (split.column(name).iloc[rows] * scale for name in ("observed", "predicted", "low", "high"))
     observed, predicted, low, high = columns
     inside = (observed >= low) & (observed <= high)
     good, bad = palette(4)[0], palette(4)[3]
-    for mask, colour in ((inside, good), (~inside, bad)):
+    for i, (mask, colour) in enumerate(((inside, good), (~inside, bad))):
         if not mask.any():
             continue
         error = [
             (predicted - low)[mask].clip(lower=0),
             (high - predicted)[mask].clip(lower=0),
         ]
-        ax.errorbar(observed[mask], predicted[mask], yerr=error, fmt="o", color=colour, ms=4.5, lw=1, capsize=2)
+        bars = ax.errorbar(observed[mask], predicted[mask], yerr=error, fmt="o", color=colour, ms=4.5, lw=1, capsize=2)
+        bars[0].set_gid(f"{panel}s{i}points")
+        run_ids[f"{panel}s{i}points"] = tuple(split.table["run_id"].iloc[rows][mask].astype(str))
     ends = [min(observed.min(), low.min()), max(observed.max(), high.max())]
     margin = (ends[1] / ends[0]) ** 0.05
     ax.plot([ends[0] / margin, ends[1] * margin], [ends[0] / margin, ends[1] * margin], color=FAINT, lw=1, zorder=0)

@@ -40,14 +40,14 @@ def residuals(view: View) -> DrawnFigure | SkippedFigure:
     scale, unit = view.kind.best_unit(fitted)
     colour, alarm = palette(4)[0], palette(4)[3]
     outlying = _outliers(view)
-    _panel(axes[0], fitted * scale, ratio, rows, colour)
+    _panel(axes[0], fitted * scale, ratio, rows, colour, "p0s0points")
     axes[0].set_xlabel(f"Fitted {view.noun_inside} ({unit})")
     axes[0].set_ylabel("Observed ÷ fitted")
     log_axis(axes[0], "x")
     axes[0].set_title(f"Against fitted {view.kind.name}")
     drift = None
     if ordered:
-        _panel(axes[1], position, ratio, rows, colour)
+        _panel(axes[1], position, ratio, rows, colour, "p1s0points")
         axes[1].set_xlabel("Order of the runs in time")
         linear_axis(axes[1], "x")
         axes[1].set_title("Against run order")
@@ -71,10 +71,11 @@ def residuals(view: View) -> DrawnFigure | SkippedFigure:
         text += f" Rank correlation with run order {drift['rho']:+.2f} (p = {drift['p']:.2g})."
     if not ordered:
         text += " The order of the runs is unknown."
-    return DrawnFigure(name="residuals", title=TITLE, figure=figure, caption=view.caption(text + note))
+    run_ids = dict.fromkeys(("p0s0points", "p1s0points"), tuple(map(str, explained.work.run_ids[rows])))
+    return DrawnFigure(name="residuals", title=TITLE, figure=figure, caption=view.caption(text + note), run_ids=run_ids)
 
 
-def _panel(ax: Axes, x: np.ndarray, ratio: np.ndarray, rows: np.ndarray, colour: tuple) -> None:
+def _panel(ax: Axes, x: np.ndarray, ratio: np.ndarray, rows: np.ndarray, colour: tuple, gid: str) -> None:
     ax.axhline(1, color=INK, lw=0.8, zorder=1)
     sigma = float(np.std(np.log(ratio), ddof=1))
     edges = [float(np.exp(-2 * sigma)), float(np.exp(2 * sigma))]
@@ -83,6 +84,7 @@ def _panel(ax: Axes, x: np.ndarray, ratio: np.ndarray, rows: np.ndarray, colour:
     sns.scatterplot(
         x=x[rows], y=ratio[rows], color=colour, s=26 if len(rows) < 300 else 9, edgecolor="white", ax=ax, zorder=3
     )
+    ax.collections[-1].set_gid(gid)
     if len(x) >= SMOOTHED_FROM:
         order = np.argsort(x, kind="stable")
         window = max(5, len(x) // 5)

@@ -13,6 +13,7 @@ from lora_scaling.text import printable
 from ..figures.style import DrawnFigure
 
 DIGITS = 6
+ENDS_OF_BARS = ("_", "|")  # the markers of an interval's ends
 
 
 def figure_points(drawn: DrawnFigure) -> dict[str, Any]:
@@ -47,8 +48,11 @@ def _panel(axes: Axes, drawn: DrawnFigure, names: dict[str, int], runs: dict[str
     for line in axes.get_lines():
         values = np.column_stack(line.get_data()).astype(float)
         name = _index(names, line.get_label())
+        if line.get_marker() in ENDS_OF_BARS:
+            continue
         if line.get_linestyle() in ("None", "none", "", " "):
-            points += _points(axes, values, name, [])
+            ids = drawn.run_ids.get(line.get_gid() or "", ())
+            points += _points(axes, values, name, [_index(runs, run) for run in ids])
         elif line.get_transform() == axes.transData:  # not a reference line across the panel
             known = values[np.isfinite(values).all(axis=1)]
             lines.append([_text(line.get_label()), *([_rounded(value) for value in column] for column in known.T)])
@@ -61,7 +65,14 @@ def _points(axes: Axes, values: np.ndarray, name: int, runs: list[int]) -> list[
     assert isinstance(figure, Figure)
     height, scale, frame = 72 * figure.get_size_inches()[1], 72 / figure.dpi, axes.get_window_extent()
     return [
-        [round(scale * x, 1), round(height - scale * y, 1), _rounded(value[0]), _rounded(value[1]), name, run]
+        [
+            round(float(scale * x), 1),
+            round(float(height - scale * y), 1),
+            _rounded(value[0]),
+            _rounded(value[1]),
+            name,
+            run,
+        ]
         for (x, y), value, run in zip(axes.transData.transform(values), values, runs or [-1] * len(values), strict=True)
         if np.isfinite(value).all() and frame.contains(x, y)
     ]

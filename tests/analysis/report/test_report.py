@@ -20,6 +20,7 @@ from analysis.report import report
 from analysis.report.estimates import estimates_section, read_estimates, sentence
 from analysis.report.findings import Findings, collect_findings
 from analysis.report.page import picture
+from analysis.report.points import figure_points
 from analysis.report.provenance import provenance_of
 from analysis.tables.response import choose_response
 from analysis.tables.table import RunTable, load_runs, table_from_frame
@@ -245,6 +246,20 @@ def test_points_are_where_the_drawing_has_them(findings: Findings) -> None:
         assert np.array(runs)[:, :2] == pytest.approx(places[: len(runs)], abs=0.06)
         assert len(runs) == 18
     assert set(drawn.points["runs"]) == set(affine_runs()["run_id"])
+
+
+def test_every_point_of_a_run_names_it(findings: Findings) -> None:
+    """By its energy, which the table has for each run."""
+    energies = affine_runs().set_index("run_id")["energy_train_kwh"]
+    figures = {item.name: item for item in findings.figures if isinstance(item, DrawnFigure)}
+    for name in ("energy_vs_samples", "backtest"):
+        found = figure_points(figures[name])
+        panel = found["panels"][0]
+        unit = {"(kWh)": 1.0, "(Wh)": 1e3, "(mWh)": 1e6}[panel["y"].split()[-1]]
+        along = 3 if name == "energy_vs_samples" else 2  # what was observed is the y of one and the x of the other
+        assert len(panel["points"]) > 5
+        for point in panel["points"]:
+            assert point[along] == pytest.approx(energies[found["runs"][point[5]]] * unit, rel=1e-4)
 
 
 def test_runs_of_different_work_are_not_in_one_line() -> None:
