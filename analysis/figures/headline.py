@@ -225,8 +225,9 @@ def _caption(
     named = [clip_name(str(cell[name])) for name in ("model", "method") if isinstance(cell[name], str)]
     of = f" of {', '.join(named)}" if named else ""
     low, high = 1 - claims.options.margin, 1 + claims.options.margin
+    differ = "samples and epochs" if len(series) > 1 else factor
     text = (
-        f"{sum(len(one.x) for one in series)} runs{of} that differ in samples and epochs alone. Line: a fixed cost and "
+        f"{sum(len(one.x) for one in series)} runs{of} that differ in {differ} alone. Line: a fixed cost and "
         f"a·{factor}^{exponent:.2f}, fitted to these runs; shaded: what still counts as linear (exponents {low:.3g} to "
         f"{high:.3g})."
     )

@@ -71,7 +71,8 @@ def residuals(view: View) -> DrawnFigure | SkippedFigure:
         text += f" Rank correlation with run order {drift['rho']:+.2f} (p = {drift['p']:.2g})."
     if not ordered:
         text += " The order of the runs is unknown."
-    run_ids = dict.fromkeys(("p0s0points", "p1s0points"), tuple(map(str, explained.work.run_ids[rows])))
+    names = tuple(map(str, explained.work.run_ids[rows]))
+    run_ids = {f"p{panel}s0points": names for panel in (0, 1)}
     return DrawnFigure(name="residuals", title=TITLE, figure=figure, caption=view.caption(text + note), run_ids=run_ids)
 
 
