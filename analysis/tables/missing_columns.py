@@ -22,6 +22,7 @@ NAMES = (*TEXTS, "id", "experiment", "exp", "label", "tag", "dataset", "data", "
 EPOCHS = re.compile(r"(?:^|[^a-zA-Z])(?:e|ep|epochs?)[_=-]?(\d{1,4})(?![\d.])", re.IGNORECASE)
 EPOCHS_OPTION = r"(?:e|ep|epochs?)[_=-]?(\d+)"
 IDENTIFIER = r"[0-9a-f]{8}-?[0-9a-f-]{6,}|[0-9a-f]{20,}"  # a hexadecimal id holds digits that say nothing
+MOMENT = r"\d{4}-\d\d-\d\d[T_ ]?[\d:.]*Z?"  # nor do those of a time
 MOST_SHOWN = 30
 
 
@@ -89,13 +90,14 @@ def samples_option(raw: pd.DataFrame) -> str:
     for name in NAMES:
         if name not in raw or raw.empty:
             continue
-        texts = raw[name].astype(str)
+        texts = raw[name].astype(str).str.replace(MOMENT, "", regex=True)
         if texts.str.fullmatch(IDENTIFIER).any():
             continue
         for lead in dict.fromkeys(re.findall(r"([a-zA-Z]+[_=-]?)\d+", texts.iloc[0])):
             numbers = pd.to_numeric(texts.str.extract(rf"(?:^|[^a-zA-Z]){re.escape(lead)}(\d+)", expand=False))
-            if numbers.notna().all() and numbers.nunique() > 1 and numbers.nunique() < max(3, len(raw)):
-                of_samples = lead.lower().startswith(("n", "samples", "size", "train", "rows"))
+            of_samples = lead.lower().startswith(("n", "samples", "size", "train", "rows"))
+            repeated = numbers.nunique() < max(3, len(raw))  # a number that differs in each row may be its own
+            if numbers.notna().all() and numbers.nunique() > 1 and (repeated or of_samples):
                 found.append((of_samples, -numbers.nunique(), float(numbers.max()), rf"{name}:{lead}(\d+)"))
     if found:
         return max(found)[-1]

@@ -161,12 +161,13 @@ def _read_logs(files: Sequence[Path]) -> ReadRows | None:
 
 def _rows_of_logs(texts: Mapping[Path, str]) -> ReadRows:
     rows, left_out = [], []
+    apart = len({file.parent for file in texts}) > 1  # then the folders' names say which run is which
     for file, text in texts.items():
         row, reason = carbontracker.from_carbontracker(file, text)
         if row is None:
             left_out.append((file.name, reason))
         else:
-            rows.append(row)
+            rows.append(row | ({"folder": file.parent.name} if apart else {}))
     return ReadRows(
         frame=_placed(pd.DataFrame(rows), "log"), unreadable=tuple(left_out),
         warnings=carbontracker.notes(len(rows)), kinds=(carbontracker.KIND,),

@@ -356,6 +356,17 @@ def test_archives_are_not_unpacked_beyond_a_limit(tmp_path: Path, monkeypatch: p
         load_runs(tmp_path / "training_args.bin")
 
 
+def test_logs_of_carbontracker_in_folders_that_say_which_run_is_which(tmp_path: Path) -> None:
+    name = "lora_n1000_670569_2026-11-29T021516Z_carbontracker_output.log"
+    log = (WRITTEN / "carbontracker" / name).read_text()
+    for samples in (1000, 2000):
+        (tmp_path / f"n{samples}_r8").mkdir()
+        (tmp_path / f"n{samples}_r8" / "9_2026-11-29T120929Z_carbontracker_output.log").write_text(log)
+    with pytest.raises(RecordError, match=r"--samples-from 'folder:n\(\\d\+\)'"):
+        load_runs(tmp_path)
+    assert sorted(load_runs(tmp_path, options=named(r"folder:n(\d+)")).frame["samples"]) == [1000, 2000]
+
+
 def test_a_name_that_holds_another_setting_is_not_passed_over() -> None:
     frame = pd.read_csv(WRITTEN / "codecarbon" / "tasks.csv")
     gpt = np.arange(12) % 2 == 1
