@@ -14,7 +14,7 @@ from lora_scaling.records.files import (
     write_record,
     write_text,
 )
-from lora_scaling.records.locks import locked
+from lora_scaling.records.locks import doubts_about_locks, locked
 from lora_scaling.records.row import COLUMNS, missing_part, record_to_row
 from lora_scaling.records.schema import SCHEMA_VERSION, STATUSES, Record, RunRecord, blank_record, now, now_after
 
@@ -28,6 +28,7 @@ __all__ = [
     "RunRecord",
     "blank_record",
     "check_plain",
+    "doubts_about_locks",
     "find_records",
     "is_finished",
     "locked",

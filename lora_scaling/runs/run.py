@@ -131,7 +131,7 @@ def _run_as_follower(config: RunConfig) -> RunOutcome:
         _work(config, {}, path, lambda *_: None)
     except Exception as error:
         # What the first process gets to know is that it was ended.
-        print(f"lora-scaling: process {rank()}: {_one_line(error)}", file=sys.stderr, flush=True)
+        print(f"lora-scaling: process {rank()}: {_in_words(error)}", file=sys.stderr, flush=True)
         time.sleep(_LAST_WORDS_S)  # the launcher ends everyone when one process ends: let the first record it
         raise
     _receive()  # until the record is written
@@ -176,7 +176,7 @@ def _run_as_leader(config: RunConfig, listen: Listener) -> RunOutcome:
             record |= {"status": "oom" if isinstance(error, OutOfMemory) else "failed", "error": str(error)}
         except Exception as error:
             failure = _failure(error, path)
-            record |= {"status": "failed", "error": _one_line(error), "traceback": traceback.format_exc()}
+            record |= {"status": "failed", "error": _in_words(error), "traceback": traceback.format_exc()}
         finally:
             with uninterrupted():
                 record["finished_at"] = now_after(record["started_at"])
@@ -203,7 +203,7 @@ def _run_as_leader(config: RunConfig, listen: Listener) -> RunOutcome:
 def _failure(error: Exception, path: Path) -> RunFailure:
     from lora_scaling.training.device import is_sticky
 
-    what = f"the run failed: {_one_line(error)}; {path} holds the traceback"
+    what = f"the run failed: {_in_words(error)}; {path} holds the traceback"
     if is_sticky(error):
         return DeviceLost(f"{what}; this process can no longer use its GPU: type the command again for the other runs")
     return RunFailure(what)
@@ -364,7 +364,7 @@ def _warm_up(config: RunConfig, record: Record, listen: Listener, device: "Devic
     before = device.idle_bytes()
     if is_due(config, device):
         listen(WARMING_UP, 0, 0, None)
-    record["provenance"]["warmup_run"] = warm_up_process(config, device)
+    record.setdefault("provenance", {})["warmup_run"] = warm_up_process(config, device)
     models.idle_bytes += max(0, device.idle_bytes() - before)  # not a run's own either
 
 
@@ -549,6 +549,13 @@ def _utilisation(config: RunConfig, record: Record) -> float | None:
 def _session() -> str:
     """Name this process: its runs share caches, temperature and neighbours, which other processes do not."""
     return f"{host()}-{os.getpid()}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+
+
+def _in_words(error: BaseException) -> str:
+    """Write an error of the work in one line; in our words where another process of the run was lost."""
+    from lora_scaling.training.ranks import lost_process
+
+    return lost_process(error) or _one_line(error)
 
 
 def _one_line(error: BaseException) -> str:

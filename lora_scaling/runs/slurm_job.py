@@ -2,12 +2,14 @@
 
 import os
 import pickle
+import subprocess
 import sys
 from pathlib import Path
 
 from lora_scaling.errors import LoraScalingError
 from lora_scaling.runs.hydra_jobs import carry_out, job_config, prepare_process
 from lora_scaling.runs.slurm import JOBS_NAME, Jobs
+from lora_scaling.runs.slurm_queue import LIMIT, why_this_job_ends
 from lora_scaling.signals import end_like_ctrl_c
 
 _INTERRUPTED = 130
@@ -29,7 +31,10 @@ def main() -> int:
         print(f"lora-scaling: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt as stop:
-        print(f"lora-scaling: {stop or 'interrupted'}", file=sys.stderr)
+        why = why_this_job_ends() or str(stop) or "interrupted"
+        print(f"lora-scaling: {why}", file=sys.stderr)
+        if why.startswith(LIMIT) and int(os.environ.get("SLURM_RESTART_COUNT", "0")) < jobs.requeues:
+            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
         return _INTERRUPTED
     return 0
 

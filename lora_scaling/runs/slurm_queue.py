@@ -18,6 +18,8 @@ from lora_scaling.text import counted, printable
 
 _ANSWER_S = 60  # a busy controller takes seconds
 _NEAR_S = 180  # before the limit: the warning comes that early at the most, with the usual delay of 60 s
+LIMIT = "Slurm's time limit"
+"""How the sentence begins that names it."""
 ENDED = (
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
     "TIMEOUT",
@@ -169,7 +171,7 @@ def why_this_job_ends() -> str | None:
     # What ends says COMPLETING, whatever ends it.
     if running or state == "TIMEOUT" or _as_seconds(facts.get("RunTime", "")) >= _as_seconds(limit):
         return (
-            f"Slurm's time limit of {printable(limit)} for {job}; hydra.launcher.timeout_min=MINUTES, or --time of "
+            f"{LIMIT} of {printable(limit)} for {job}; hydra.launcher.timeout_min=MINUTES, or --time of "
             "sbatch, allows more"
         )
     return f"Slurm ended {job} before its time limit: it was cancelled, preempted or requeued"

@@ -23,6 +23,7 @@ from lora_scaling.errors import LoraScalingError, RecordError, RunFailure, UserE
 from lora_scaling.ranks import world_size
 from lora_scaling.records import (
     RECORD_NAME,
+    doubts_about_locks,
     is_finished,
     locked,
     read_record,
@@ -307,6 +308,8 @@ def conduct(request: StudyRequest, planner: Planner) -> str:
         if not mine:
             raise UserError(f"study: got {config.study!r}, which another process is carrying out; wait for it to end")
         remove_stale_temporary_files(folder)
+        if doubt := doubts_about_locks(folder):
+            print(f"Warning: {doubt}", flush=True)
         conductor = Conductor(request, config, folder, planner)
         stop = conductor.conduct()
         print(conductor.closing(stop), flush=True)

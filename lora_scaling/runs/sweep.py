@@ -22,7 +22,7 @@ from lora_scaling.errors import RecordError, RunFailure, UnwritableError, UserEr
 from lora_scaling.estimate import Estimate
 from lora_scaling.estimate.sweeps import Total, estimates_of, total_of
 from lora_scaling.ranks import world_size
-from lora_scaling.records import Record, locked, read_record, remove_stale_temporary_files
+from lora_scaling.records import Record, doubts_about_locks, locked, read_record, remove_stale_temporary_files
 from lora_scaling.records.schema import RunRecord
 from lora_scaling.runs import progress as console
 from lora_scaling.runs.ray import RayLauncher
@@ -79,6 +79,8 @@ class DesignSweeper(Sweeper):
             with locked(Path(where)) as alone:  # `idle_after` writes there under this lock
                 if alone:
                     remove_stale_temporary_files(Path(where))
+        if todo and (doubt := doubts_about_locks(Path(where))):
+            print(f"Warning: {doubt}", flush=True)
         launcher = self._launcher(estimates, todo)
         # Hydra loads its plugins' modules a second time, so that their classes are only alike by name.
         if type(launcher).__name__ == "BasicLauncher":  # its runs are this process's, which can count them

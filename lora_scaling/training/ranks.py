@@ -42,6 +42,26 @@ def destroy_group() -> NoReturn:
     os._exit(0)
 
 
+# What gloo, NCCL and torch's store write when another process of the group has gone.
+_GONE = (
+    "connection closed by peer", "connection reset by peer", "broken pipe", "gloo/transport", "remote process exited",
+    "socket timeout", "recvvalue failed", "nccl communicator was aborted", "connection was likely closed",
+)  # fmt: skip
+
+
+def lost_process(error: BaseException) -> str | None:
+    """Return a sentence for an error that means that another process of the run is gone; None for any other."""
+    if world_size() == 1 or not isinstance(error, (RuntimeError, OSError)):
+        return None
+    text = " ".join(str(error).split())
+    if not any(words in text.lower() for words in _GONE):
+        return None
+    return (
+        f"another of the run's {world_size()} processes was lost, and what it printed last says why; the same command "
+        f"makes the run again ({type(error).__name__}: {text[:120]})"
+    )
+
+
 def gather_from_ranks(mine: T) -> list[T]:
     """What each process gave, in order of rank, on all of them."""
     if world_size() == 1:

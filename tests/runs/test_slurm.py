@@ -99,6 +99,19 @@ def test_a_time_limit_is_recorded_as_such_with_what_was_measured(tmp_path: Path)
     assert record["error"] in errors
 
 
+def test_a_run_that_its_limit_ends_goes_on_in_the_same_job_if_asked(tmp_path: Path) -> None:
+    """As `max_num_timeout` says: with checkpoints, each limit's share is kept, and the record is of all."""
+    words = ("-m", *TINY, "samples=24", "epochs=9000", f"runs_dir={tmp_path}", *SMALL, "hydra.launcher.timeout_min=1")
+    sweep = forked("lora_scaling", *words, "resume=auto", "hydra.launcher.max_num_timeout=1")
+    wait_until(lambda: "PENDING" in queued().values() and bool(find_records([tmp_path])))
+    [number] = queued()
+    assert only_record(tmp_path)["error"].startswith("Slurm's time limit")
+    assert slurm("squeue", "--noheader", "--format=%r").strip() == "BeginTime"  # that Slurm waits with, once requeued
+    slurm("scancel", number)
+    sweep.communicate(timeout=60)
+    assert sweep.returncode == 1
+
+
 def test_a_job_that_may_never_start_is_told_with_what_to_type_and_stays_findable(tmp_path: Path) -> None:
     """The partition `short` of `.ci/slurm` has a time limit of five minutes."""
     words = ("-m", *TINY, "samples=8", f"runs_dir={tmp_path}", *SMALL, "hydra.launcher.partition=short")
