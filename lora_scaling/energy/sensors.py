@@ -130,6 +130,12 @@ class Sensors:
             meter.open()
         probe_step(self.gpu_meters)
 
+    @property
+    def divided_board(self) -> str | None:
+        """Return the UUID of the board that is metered, if it is divided (MIG): its counter is that of all slices."""
+        divided = [gpu.uuid for gpu in self.gpus if self.nvml is not None and self.nvml.mig_enabled(gpu)]
+        return divided[0] if divided else None
+
     def _open_amd(self) -> None:
         try:
             self.nvml = Amd.open()

@@ -265,7 +265,7 @@ def _work(config: RunConfig, record: Record, path: Path, listen: Listener) -> No
 
     device, models, meter = _prepare_process(config)
     record["device"] = device.describe()
-    with _devices_of_all_held(config, _device_name(record["device"]), listen) as alone:
+    with _devices_of_all_held(config, _device_name(record["device"], meter), listen) as alone:
         try:
             _measure(config, record, path, listen, device, models, meter)
         finally:
@@ -426,9 +426,9 @@ def _record_outcome(
             record["warnings"].append({"kind": "no_timeline", "message": f"The timeline was not written: {error}"})
 
 
-def _device_name(device: Mapping[str, Any]) -> str:
-    """Return what distinguishes the devices of a host."""
-    return device["uuid"] or device["kind"]
+def _device_name(device: Mapping[str, Any], meter: EnergyMeter) -> str:
+    """Return what distinguishes the devices of a host. Slices of one board are one: its counter is that of all."""
+    return meter.divided_board or device["uuid"] or device["kind"]
 
 
 @functools.cache
@@ -482,7 +482,7 @@ def idle_after(config: RunConfig) -> str | None:
     before = meter.idle
     models.drop_base()
     device.synchronize()
-    with devices_held([_device_name(device.describe())], wait=config.exclusive_device):
+    with devices_held([_device_name(device.describe(), meter)], wait=config.exclusive_device):
         after = measure_idle(meter, config.metering.idle_s)
     if before is None:
         return None

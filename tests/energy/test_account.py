@@ -11,6 +11,7 @@ import random
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -44,6 +45,7 @@ from lora_scaling.energy.rapl import RaplCounter
 from lora_scaling.energy.readings import Tick, Window
 from lora_scaling.energy.tracker import ComponentSource, TaskEnergy
 from lora_scaling.energy.windows import make_account, rough_joules
+from lora_scaling.runs.run import _device_name
 from tests.support.paths import ROOT
 
 NONE = ComponentEnergy(joules=None, source="none", reason="no GPU")
@@ -529,6 +531,16 @@ def test_the_board_of_a_slice_may_be_shared_and_says_so(monkeypatch: pytest.Monk
     assert [w["message"] for w in account.warnings if w["kind"] == "mig"] == [
         "GPU 0: it is divided (MIG), and its counter covers all slices, with whatever runs on them."
     ]
+    # Runs on two slices take turns, because each is billed the board.
+    with closing(open_meter(MeteringSettings(components=("gpu",)))) as meter:
+        names = {_device_name({"uuid": f"GPU-slice-{i}", "kind": "cuda"}, meter) for i in range(2)}
+    assert names == {BOARD.uuid}
+
+
+def test_whole_boards_are_told_apart_by_their_own_uuid(monkeypatch: pytest.MonkeyPatch) -> None:
+    board(monkeypatch)
+    with closing(open_meter(MeteringSettings(components=("gpu",)))) as meter:
+        assert _device_name({"uuid": "GPU-whole", "kind": "cuda"}, meter) == "GPU-whole"
 
 
 def test_metering_that_is_off_still_keeps_time() -> None:
