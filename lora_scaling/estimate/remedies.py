@@ -9,6 +9,7 @@ from lora_scaling.estimate.plan import RunPlan, make_plan, resolve_precision
 from lora_scaling.estimate.priors import Priors
 
 _SHARDS = (2, 4, 8, 16)
+_COMPUTERS = ("apple", "dgx-spark", "jetson")  # whole machines, with memory to spare but too slow to be advised
 
 
 def remedy(config: RunConfig, plan: RunPlan, priors: Priors) -> str:
@@ -90,7 +91,7 @@ def _larger(config: RunConfig, plan: RunPlan, priors: Priors) -> Iterator[str]:
     """Find the listed device with the least memory that can hold the run, in its own precision if that is auto."""
     available = config.hardware.memory_gb or 0.0
     for gb, name in sorted((gb, name) for name, gb in memory_of_presets().items()):
-        if gb < available or name.startswith("apple"):
+        if gb < available or name.startswith(_COMPUTERS):
             continue
         hardware = dataclasses.replace(preset(name), count=config.hardware.count)
         precision = resolve_precision(config, hardware.kind, hardware.peak_tflops)

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from benchmarks.published_tables import HELD_OUT
 from lora_scaling.config import compose
 from lora_scaling.errors import UserError
 from lora_scaling.estimate import Price, estimate
@@ -59,6 +60,9 @@ def test_published_runs_are_covered_closely_and_not_by_width():
     assert max(c.stranger.ratio for c in timed) <= 8  # where a slow link between cards counts most
     assert math.exp(statistics.median(abs(math.log(c.ratio)) for c in timed)) < 1.5
     assert statistics.fmean(abs(c.ratio - 1) <= 0.2 for c in peaks) >= 0.8
+    unseen = [c for c in found if c.source.startswith(HELD_OUT)]
+    assert len(unseen) > 10
+    assert all(c.inside_as_stranger for c in unseen)
     for kind in ("time", "energy", "memory"):  # by stack, one vote each, as those of a stack that nobody knows
         by_stack = {}
         for c in found:

@@ -585,7 +585,7 @@ function loraEstimator(DATA) {
     }
     if (["cuda", "rocm"].includes(hw.kind)) options.push(...shardedOptions(state, hw, largest, tried));
     for (const [gb, name] of DATA.memory_of_presets) {
-      if (gb < hw.memory_gb || name.startsWith("apple")) continue;
+      if (gb < hw.memory_gb || /^(apple|dgx-spark|jetson)/.test(name)) continue;
       const device = { ...DATA.hardware[name], count: hw.count }, precision = resolvePrecision(state, device);
       if ((device.peak_tflops[precision] ?? null) === null) continue;
       const [changed] = tried({}, device, precision);
