@@ -61,6 +61,8 @@ def test_a_prediction() -> None:
     document = prediction.document["energy_kwh"]
     assert energy == ["energy (kWh)", *(f"{document[end]:.4g}" for end in ("estimate", "low", "high"))]
     assert "samples=1024: " in prediction._repr_html_()
+    assert prediction.validated.fits in unescape(prediction._repr_html_())
+    assert " g/kWh: " in prediction._repr_html_()
 
 
 def test_an_estimate() -> None:

@@ -49,7 +49,9 @@ class Extrapolation:
 
     def _repr_html_(self) -> str:
         """Show the prediction as a table in a notebook."""
-        return templates.render("analysis.energy_model", "extrapolation.html.j2", document=self.document)
+        return templates.render(
+            "analysis.energy_model", "extrapolation.html.j2", document=self.document, fits=self.validated.fits
+        )
 
 
 def extrapolate(table: RunTable, overrides: Sequence[str]) -> Extrapolation:

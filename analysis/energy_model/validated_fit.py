@@ -21,6 +21,7 @@ FILE_NAME = "fit.json"
 LEAST_FORM_SD = {"flops_per_token": 0.02, "params": 0.02, "tokens": 0.01, "samples_seen": 0.01}
 # And as much for the sharpness of a bend that the runs hardly show, if it is a roofline that is fitted.
 BEND_SD = 0.16
+MISFIT_P = 0.01
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,15 @@ class ValidatedFit:
     def results(self) -> Results:
         """statsmodels' results object of the response's best form: summary(), conf_int(), get_prediction() …"""
         return self.fitted.results
+
+    @property
+    def fits(self) -> str:
+        """Say whether the best form fits, by its lack of fit against repeated runs."""
+        misfit = self.fitted.document["diagnostics"][self.fitted.kind.name]["lack_of_fit"]
+        if misfit is None:
+            return "Whether it fits cannot be tested: too few runs are repeated."
+        does = "does not fit" if misfit["p"] < MISFIT_P else "fits"
+        return f"Its best form {does} (lack of fit p = {misfit['p']:.2g})."
 
     def _repr_html_(self) -> str:
         """Show the models and their coefficients as a table in a notebook."""

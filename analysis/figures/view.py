@@ -29,7 +29,6 @@ from ..tables.table import RunTable
 from .style import clip_name, thin
 
 GRID_POINTS = 60
-MISFIT_P = 0.01
 UNMOVED = "Every run is where it was observed."
 NOT_MOVED = 1.005  # times: a move that no figure shows
 LEAST_RANGE = np.log(1.1)  # what varies less makes no line
@@ -136,7 +135,8 @@ class View:
 
     @property
     def fits(self) -> str:
-        return form_fits(self.result)
+        """Say whether the best form fits."""
+        return self.result.fits
 
     def predict(self, values: Mapping[str, Array], labels: Mapping[str, NDArray[np.object_]], **options: Any) -> Bands:
         """Predict what the fit explains by its models, in the unit of its kind."""
@@ -150,15 +150,6 @@ class View:
 def _several(count: int, noun: str) -> str:
     """Format a count of two or more of a noun that may be a plural already: 2 kinds of weights."""
     return f"{count} kinds of {noun}" if noun.endswith("s") else counted(count, noun)
-
-
-def form_fits(result: ValidatedFit) -> str:
-    """Say whether the best form fits, by its lack of fit against repeated runs."""
-    misfit = result.fitted.document["diagnostics"][result.fitted.kind.name]["lack_of_fit"]
-    if misfit is None:
-        return "Whether it fits cannot be tested: too few runs are repeated."
-    does = "does not fit" if misfit["p"] < MISFIT_P else "fits"
-    return f"Its best form {does} (lack of fit p = {misfit['p']:.2g})."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,6 @@ from lora_scaling.text import ENERGY, MASS, counted, shown
 from ..claims.verdicts import Claim, Options
 from ..energy_model.extrapolate import Extrapolation
 from ..figures.style import DrawnFigure
-from ..figures.view import form_fits
 from .estimates import sentence
 from .facts import Fact, facts_of, totals_of
 from .findings import Findings
@@ -214,5 +213,5 @@ def _predicted(forecast: Extrapolation) -> str:
     value, ends = kind.quantity.interval(predicted["estimate"], predicted["low"], predicted["high"])
     return (
         f"{' '.join(document['target']['overrides'])}, from these runs: {value} "
-        f"({ends}, 90 % interval; {distance_from_data(document)}; {label}). {form_fits(forecast.validated)}"
+        f"({ends}, 90 % interval; {distance_from_data(document)}; {label}). {forecast.validated.fits}"
     )

@@ -16,7 +16,6 @@ from ..claims.verdicts import Claim, Options
 from ..energy_model.backtest import summary
 from ..energy_model.extrapolate import Extrapolation
 from ..figures.style import DrawnFigure
-from ..figures.view import form_fits
 from ..tables.checks import group_noun
 from ..tables.response import NOTHING_METERED, source_kinds
 from .findings import Findings
@@ -234,7 +233,7 @@ def _prediction(forecast: Extrapolation) -> dict[str, Any]:
         "title": " ".join(document["target"]["overrides"]),
         "rows": [row for row in rows if row],
         "reach": f"90 % intervals. {beyond[0].upper()}{beyond[1:]}.{_intensity_of(grams)}",
-        "validation": f"{validation['label']}{reasons}. {form_fits(forecast.validated)}",
+        "validation": f"{validation['label']}{reasons}. {forecast.validated.fits}",
         "assumptions": document["assumptions"],
     }
 
