@@ -79,7 +79,10 @@ def answers(ask: Callable[[float], object]) -> bool:
 
     A thread asks, because the name service has a patience of its own.
     """
-    wait_s = float(os.environ.get("HF_HUB_ETAG_TIMEOUT") or _WAIT_S)
+    try:
+        wait_s = float(os.environ.get("HF_HUB_ETAG_TIMEOUT") or _WAIT_S)
+    except ValueError:
+        wait_s = _WAIT_S
     ended, returned = threading.Event(), threading.Event()
 
     def try_once() -> None:

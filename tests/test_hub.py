@@ -130,6 +130,14 @@ def reply(listener: Listener) -> None:
     listener.kept[0].sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
 
 
+@pytest.mark.parametrize(("given", "seconds"), [("7", 7.0), ("soon", 2.5), ("", 2.5)])
+def test_a_slow_network_is_given_more_time(given: str, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", given)
+    asked: list[float] = []
+    assert hub.answers(asked.append)
+    assert asked == [seconds]
+
+
 def test_offline_mode_of_the_user_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     listener = Listener(closes=True)
