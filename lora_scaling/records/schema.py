@@ -142,7 +142,7 @@ class ProvenanceSection(TypedDict, total=False):
     dirty: bool | None
     command: list[str]
     slurm: dict[str, str | None] | None
-    warmup_run: dict[str, str | float | None] | None
+    warmup_run: dict[str, Any] | None
 
 
 class WorkSection(TypedDict, total=False):

@@ -252,10 +252,11 @@ class SlurmLauncher(Launcher):
         with contextlib.suppress(OSError):  # a shared file system looks anew for a folder that is listed
             os.listdir(path.parent)
         state = job.last.state if job.last is not None else "gone"
+        record, unreadable = None, ""
         try:
             record = dict(read_record(path))
-        except RecordError:
-            record = None
+        except RecordError as error:
+            unreadable = f", and left a record that is not read: {error}" if path.exists() else ""
         if record is not None and (record["status"] != "interrupted" or record.get("finished_at")):
             print(printable(describe(RunOutcome(path=path, record=record))), flush=True)
             return
@@ -265,7 +266,7 @@ class SlurmLauncher(Launcher):
         ending = f"Slurm ended job {number}: {state}" if state != "gone" else f"job {number} left Slurm's queue"
         if state == "CANCELLED" and record is None:
             ending = f"Slurm's job {number} was cancelled before it began"
-        self.endings[job.name] = ending + (f"; its last words: {line}" if line else "")
+        self.endings[job.name] = ending + unreadable + (f"; its last words: {line}" if line else "")
         print(f"{job.name}: {self.endings[job.name]}", flush=True)
 
 

@@ -18,6 +18,7 @@ from lora_scaling.config.again import override_columns
 from lora_scaling.errors import RecordError, UserError
 from lora_scaling.records import (
     COLUMNS,
+    blank_record,
     find_records,
     is_finished,
     locked,
@@ -268,3 +269,10 @@ def test_a_run_never_finishes_before_it_started(monkeypatch: pytest.MonkeyPatch)
     for moment, finished_at in (("2026-11-10T08:00:00.000000+00:00", started_at), (later, later)):
         monkeypatch.setattr("lora_scaling.records.schema.now", lambda moment=moment: moment)
         assert now_after(started_at) == finished_at
+
+
+def test_a_record_with_the_warm_up_of_its_process_is_read_again(tmp_path: Path) -> None:
+    noted = {"steps": 4, "seconds": 1.5, "model": "ladder-1m", "reason": None}
+    record = blank_record(run_id="r", study="s", config={}, provenance={"warmup_run": noted, "slurm": None})
+    write_record(tmp_path / "run.json", record)
+    assert read_record(tmp_path / "run.json")["provenance"] == {"warmup_run": noted, "slurm": None}
