@@ -123,7 +123,7 @@ QUANTITIES = {
 def meaning_of(name: str, ours: Iterable[str]) -> Meaning | None:
     """Say what a column of this name holds; None if it is one of `ours` already, or nobody can know."""
     ours = set(ours)
-    if name in ours:
+    if name in ours or "±" in name or "+/-" in name:
         return None
     plain, unit = _split_unit(name)
     if not unit:

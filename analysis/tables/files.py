@@ -333,8 +333,10 @@ def _read_delimited(path: Path, data: bytes, found: tuple[RunWarning, ...]) -> F
         lines = lines[1:]
     if not lines:
         raise RecordError(f"{path.name}: no line of column names; a table has one, and a line for each run")
+    while lines[0].count('"') % 2 and len(lines) > 1:  # a name of several lines, as spreadsheets have them
+        lines = [f"{lines[0]} {lines[1]}", *lines[2:]]
     first = next(csv.reader([lines[0]], delimiter=separator, skipinitialspace=True))
-    names = [name.strip() for name in first]
+    names = [" ".join(name.split()) for name in first]
     names[0] = names[0].removeprefix("#").strip() or names[0]  # `# samples`, as numpy's savetxt writes it
     while names and not names[-1]:
         names.pop()

@@ -6,12 +6,13 @@ training examples`). What is taken so is said, and two columns that could be one
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 import pandas as pd
 
 from lora_scaling.errors import UserError
 
-from .column_names import Meaning, apply_meanings, unit_factor, unit_of_name
+from .column_names import FIRST_CELLS, SAME, Meaning, apply_meanings, unit_factor, unit_of_name
 from .parsing import RunWarning, parse_numbers
 
 _NEUTRAL = frozenset(
@@ -21,13 +22,14 @@ _NEUTRAL = frozenset(
     "tuning tune".split()
 )
 _NEUTRAL_OF_AMOUNTS = frozenset(
-    "the of total overall all run run's in for used use using usage summary metrics results measured der d de du di "
-    "af".split()
+    "the of total overall all mean average avg run run's in for used use using usage summary metrics results "
+    "measured der d de du di af".split()
 )
 _SAMPLES = frozenset(
     "sample samples example examples instance instances row rows record records datapoint datapoints item items "
     "beispiel beispiele eksempler exemple exemples exemplaires ejemplos muestras esempi campioni".split()
 )
+_SHOWN = frozenset("seen processed shown".split())
 _SET = frozenset("set dataset subset corpus train training data sample".split())
 _EPOCHS = frozenset("epochs epochen epoker epoques epocas epoche passes".split())
 _COUNTED = frozenset("n nb no nr num number anzahl antal nombre numero count".split())
@@ -66,6 +68,8 @@ def take_likely(raw: pd.DataFrame, wanted: str | None) -> tuple[pd.DataFrame, li
         names = [name for name, meaning in meanings.items() if meaning.column == column]
         if len(names) > 1 and column not in ("samples", "epochs", wanted):
             meanings = {name: meaning for name, meaning in meanings.items() if name not in names}
+        elif column == wanted and _agree(raw, [(name, meanings[name].factor) for name in names]):
+            meanings = {name: meaning for name, meaning in meanings.items() if name not in names[1:]}
         elif len(names) > 1:
             shown = ", ".join(f"`{name}`" for name in names)
             raise UserError(f"{column}: could be any of {shown}; choose one, such as --column {column}='{names[0]}'")
@@ -78,7 +82,17 @@ def take_likely(raw: pd.DataFrame, wanted: str | None) -> tuple[pd.DataFrame, li
     raw, counted = _thousands(raw)
     raw, summed = _energy(raw) if wanted == "energy_kwh" else (raw, [])
     raw, shown = _samples_from_steps(raw)
+    if not {"samples", "epochs"} & set(raw.columns) and "samples_seen" in raw:
+        raw = raw.assign(samples=raw["samples_seen"], epochs="1")
+        message = "Of the samples only how many were shown in all is known: they count as one epoch."
+        shown = [RunWarning(kind="samples_seen", message=message)]
     return raw, [*said, *counted, *summed, *shown]
+
+
+def _agree(raw: pd.DataFrame, columns: Sequence[tuple[str, float]]) -> bool:
+    """Whether several columns say the same once their units are converted."""
+    first, *others = (_numbers(raw, name) * factor for name, factor in columns)
+    return all(((first - other).abs() <= SAME * first.abs()).all() for other in others)
 
 
 def likely_meaning(name: str) -> Meaning | None:
@@ -94,6 +108,8 @@ def likely_meaning(name: str) -> Meaning | None:
         counting -= {"max"}  # of samples and epochs: as many as were asked for
         if counting and counting <= _SAMPLES:
             return Meaning(column="samples")
+        if counting & _SAMPLES and counting & _SHOWN and counting <= _SAMPLES | _SHOWN | {"total"}:
+            return Meaning(column="samples_seen")
         if counting - _SET - _SAMPLES == {"size"} and (set(words) & _SET):
             return Meaning(column="samples")
         if counting and counting <= _EPOCHS:
@@ -160,6 +176,8 @@ def _short_names(raw: pd.DataFrame) -> tuple[pd.DataFrame, list[RunWarning]]:
 def _thousands(raw: pd.DataFrame) -> tuple[pd.DataFrame, list[RunWarning]]:
     """Read samples that are written as `1.5k`."""
     if "samples" not in raw or pd.api.types.is_numeric_dtype(raw["samples"]):
+        return raw, []
+    if not raw["samples"].head(FIRST_CELLS).astype(str).str.strip().str.fullmatch(r"[\d.]+\s*[kK]?").all():
         return raw, []
     text = raw["samples"].astype(str).str.strip()
     found = text.str.fullmatch(_THOUSANDS)

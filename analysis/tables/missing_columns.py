@@ -22,6 +22,7 @@ NAMES = (*TEXTS, "id", "experiment", "exp", "label", "tag", "dataset", "data", "
 EPOCHS = re.compile(r"(?:^|[^a-zA-Z])(?:e|ep|epochs?)[_=-]?(\d{1,4})(?![\d.])", re.IGNORECASE)
 EPOCHS_OPTION = r"(?:e|ep|epochs?)[_=-]?(\d+)"
 IDENTIFIER = r"[0-9a-f]{8}-?[0-9a-f-]{6,}|[0-9a-f]{20,}"  # a hexadecimal id holds digits that say nothing
+IN_ALL = re.compile("total_samples|samples_seen|total samples", re.IGNORECASE)  # over all epochs: no `samples`
 MOMENT = r"\d{4}-\d\d-\d\d[T_ ]?[\d:.]*Z?"  # nor do those of a time
 MOST_SHOWN = 30
 
@@ -59,7 +60,7 @@ def require_columns(raw: pd.DataFrame, needed: Sequence[str], rows: ReadRows) ->
     others = [name for name in present if name not in rows.understood]
     hints = []
     for column in missing:
-        if close := difflib.get_close_matches(column, others, n=1):
+        if close := difflib.get_close_matches(column, [name for name in others if not IN_ALL.search(name)], n=1):
             hints.append(f"is `{close[0]}` meant for `{column}`?")
             if unit_factor(column, "kwh") is not None:
                 hints[-1] += f" Then say its unit: --column '{column}={close[0]}:UNIT' with MWh, kWh, Wh, mWh, kJ or J"
@@ -74,6 +75,8 @@ def require_columns(raw: pd.DataFrame, needed: Sequence[str], rows: ReadRows) ->
         hints.append(f"The table's own places for them: {', '.join(ways)}, or --column OURS=THEIRS.")
     if missing == ["energy_kwh"] and {"train_s", "total_s"} & set(present):
         hints.append("`--response time` decides the claims on `train_s` instead")
+    elif missing == ["energy_kwh"] and "emissions_g" in present:
+        hints.append("`--response emissions_g` judges the grams instead")
     elif missing == ["energy_kwh"]:
         hints.append("`--response COLUMN:UNIT` judges another column of numbers")
     lacking = f"lacks the column{'s' * (len(missing) > 1)} {', '.join(f'`{column}`' for column in missing)}"

@@ -210,6 +210,10 @@ def _with_response(
         if response == "time":
             message = f"{rows.kinds[0][0].upper()}{rows.kinds[0][1:]} without energies: every verdict is on time."
             warnings.append(RunWarning(kind="time_only", message=message))
+        elif "energy_kwh" not in raw and "energy_train_kwh" in raw:
+            response = "train"
+            message = "The table has the energy of training alone: every verdict is on that."
+            warnings.append(RunWarning(kind="train_only", message=message))
     if response == "time" and "train_s" not in raw and "total_s" in raw:
         raw = raw.assign(train_s=raw["total_s"])
         message = "The time is that of whole runs (`total_s`), set-up included: that of training alone is not known."

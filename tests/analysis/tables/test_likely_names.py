@@ -82,6 +82,32 @@ def test_a_total_that_the_table_does_not_have_is_made_of_what_it_has(columns: di
     assert kind in {warning.kind for warning in table.warnings}
 
 
+@pytest.mark.parametrize(
+    ("frame", "response"),
+    [
+        (pd.DataFrame({"samples": SAMPLES, "epochs": 1, "Training energy (kWh)": KWH}), "energy_train_kwh"),
+        (pd.DataFrame({"samples": SAMPLES, "epochs": 1, "kwh": KWH, "wh": 1e3 * KWH}), "energy_kwh"),
+        (pd.DataFrame({"samples": SAMPLES, "epochs": 1, "mean energy (kWh)": KWH, "energy (kWh) ±": 1}), "energy_kwh"),
+        (pd.DataFrame({"samples processed": SAMPLES, "energy_kwh": KWH}), "energy_kwh"),
+    ],
+)
+def test_what_the_table_has_decides_what_is_explained(frame: pd.DataFrame, response: str) -> None:
+    table = table_from_frame(frame)
+    assert table.response == response
+    assert table.frame["samples"].tolist() == SAMPLES.tolist()
+    assert table.frame[response].tolist() == pytest.approx(KWH)
+
+
+def test_names_of_several_lines_and_samples_over_all_epochs(tmp_path: Path) -> None:
+    lines = ['samples,epochs,"Energy\n(kWh)"', *(f"{n},1,{kwh}" for n, kwh in zip(SAMPLES, KWH, strict=True))]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    assert load_runs(tmp_path / "t.csv").frame["energy_kwh"].tolist() == pytest.approx(KWH)
+    frame = pd.DataFrame({"total_samples": SAMPLES * 2, "epochs": 2, "energy_kwh": KWH})
+    with pytest.raises(LoraScalingError, match="lacks the column `samples`") as error:
+        table_from_frame(frame)
+    assert "is `total_samples` meant" not in str(error.value)
+
+
 def test_a_maximum_of_power_is_no_mean() -> None:
     frame = pd.DataFrame({"samples": SAMPLES, "epochs": 1, "max_power_w": 300.0, "runtime_s": 60.0})
     with pytest.raises(LoraScalingError, match="lacks the column `energy_kwh`"):
