@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lora_scaling.config import RunConfig, run_id
-from lora_scaling.config.devices import from_nvml_name, preset
+from lora_scaling.config.devices import from_nvml_name, preset, same_device
 from lora_scaling.energy import (
     EnergyAccount,
     EnergyMeter,
@@ -265,6 +265,7 @@ def _work(config: RunConfig, record: Record, path: Path, listen: Listener) -> No
 
     device, models, meter = _prepare_process(config)
     record["device"] = device.describe()
+    _say_other_device(config.hardware.name, record["device"]["name"])
     with _devices_of_all_held(config, _device_name(record["device"], meter), listen) as alone:
         try:
             _measure(config, record, path, listen, device, models, meter)
@@ -424,6 +425,14 @@ def _record_outcome(
         except UnwritableError as error:  # the record, which is smaller or saved elsewhere, still has the energy
             record["energy"]["timeline"] = None
             record["warnings"].append({"kind": "no_timeline", "message": f"The timeline was not written: {error}"})
+
+
+@functools.cache  # once, however many runs a process makes
+def _say_other_device(asked: str, here: str) -> None:
+    """Say that a run is not made on the device that `hardware` names, before anything is downloaded for it."""
+    if rank() == 0 and asked in presets("hardware", own=True) and not same_device(asked, here):
+        text = f"hardware: got {asked}; this run is made on {here}, and its time and energy will be of that"
+        print(f"lora-scaling: {text}: leave hardware out, or start it on such a device", file=sys.stderr, flush=True)
 
 
 def _device_name(device: Mapping[str, Any], meter: EnergyMeter) -> str:

@@ -320,6 +320,18 @@ def test_a_run_says_it_is_unfinished_until_it_is(tiny: Callable[..., RunConfig])
     assert {record["status"] for record in seen} == {"interrupted"}
 
 
+def test_a_device_that_is_not_here_is_said_once_and_before_the_work(
+    tiny: Callable[..., RunConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    running._say_other_device.cache_clear()
+    steps: list[str] = []
+    for replicate in range(2):
+        config = tiny("hardware=rtx-a4000", "study=elsewhere", "max_steps=0", f"replicate={replicate}")
+        run(config, lambda phase, *_: steps.append(capsys.readouterr().err if not steps else phase))
+    assert steps[0].startswith("lora-scaling: hardware: got rtx-a4000; this run is made on ")
+    assert "such a device" not in capsys.readouterr().err
+
+
 def test_the_case_study_s_configuration_is_as_published() -> None:
     config = compose(["+experiment=munin_skolegpt"])
     assert (config.model.id, config.samples, config.epochs) == ("danish-foundation-models/munin-7b-alpha", 21300, 1)
