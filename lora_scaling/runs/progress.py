@@ -16,7 +16,7 @@ from lora_scaling.estimate import Estimate
 from lora_scaling.grid import GridSettings, static_of
 from lora_scaling.records import Record, record_to_row
 from lora_scaling.records.sources import energy_kind, energy_kind_of_all, measured_share
-from lora_scaling.runs.run import WAITING, WARMING_UP, Listener, RunOutcome
+from lora_scaling.runs.run import WAITING, WARMING_UP, Onlooker, RunOutcome
 from lora_scaling.runs.warmup import STEPS as WARMUP_STEPS
 from lora_scaling.text import ENERGY, MASS, counted, duration, printable
 from lora_scaling.units import JOULES_PER_KWH
@@ -89,7 +89,7 @@ class Display:
     _waits: bool = False
 
     @contextlib.contextmanager
-    def run(self, label: str, *, g_per_kwh: float | None = None) -> Iterator[Listener]:
+    def run(self, label: str, *, g_per_kwh: float | None = None) -> Iterator[Onlooker]:
         """Show the progress of one run: it is reported to the function that is yielded. The line is gone afterwards.
 
         g_per_kwh: carbon intensity, for the grams of the whole training that the line predicts after some steps.
@@ -98,7 +98,7 @@ class Display:
         if not self._animated:
             self._last = time.monotonic()  # a short run needs no line beside the one at its end
         try:
-            yield functools.partial(self._progress, label)
+            yield _RunLine(self, label)
         finally:
             if self._live is not None:
                 self._live.stop()
@@ -263,6 +263,19 @@ class Display:
                 taken += (row["total_s"] or 0.0) - (row["setup_s"] or 0.0)
                 self._passed = (taken, expected + self.expected[self.done].work_s)
         self.done += 1
+
+
+@dataclass(frozen=True)
+class _RunLine(Onlooker):
+    """The line of one run on a display."""
+
+    display: Display
+    label: str
+
+    def __call__(
+        self, phase: str, step: int, steps: int, joules: float | None, seen: "Callable[[], Seen] | None" = None, /
+    ) -> None:
+        self.display._progress(self.label, phase, step, steps, joules, seen)
 
 
 def _joined(parts: Sequence[str]) -> str:

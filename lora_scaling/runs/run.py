@@ -12,11 +12,12 @@ import sys
 import tempfile
 import time
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from lora_scaling.config import RunConfig, run_id
 from lora_scaling.config.devices import from_nvml_name, preset, same_device
@@ -77,9 +78,14 @@ WAITING = "waiting for the device"
 WARMING_UP = "warming up"
 
 
-class Listener(Protocol):
-    """Called with what a run is doing; may look at its training through `seen`, which costs next to nothing."""
+# Called with (phase, steps done, steps in all, joules so far or None).
+Listener = Callable[[str, int, int, float | None], None]
 
+
+class Onlooker(ABC):
+    """A listener that also gets a function which looks at the training, at next to no cost."""
+
+    @abstractmethod
     def __call__(
         self, phase: str, step: int, steps: int, joules: float | None, seen: "Callable[[], Seen] | None" = None, /
     ) -> None: ...
@@ -328,7 +334,10 @@ def _measure(
 
     def progress(phase: str, done: int, total: int, seen: "Callable[[], Seen] | None" = None) -> None:
         raise_if_interrupted()
-        listen(phase, done, total, recording.joules_so_far(), seen)
+        if isinstance(listen, Onlooker):
+            listen(phase, done, total, recording.joules_so_far(), seen)
+        else:
+            listen(phase, done, total, recording.joules_so_far())
 
     def last_words(why: str) -> None:
         _record_stuck(config, record, path, facts, recording, why)
