@@ -83,11 +83,11 @@ def question_figure(claims: ClaimsReport, forecast: Extrapolation | None = None)
     figure, axes = canvas(2, width=11.0, height=3.5)
     for panel, ax in enumerate(axes):
         for i, one in enumerate(series):
-            reach = predicted.x if predicted and predicted.level == one.level else 0.0
+            reach = predicted.x if panel == 0 and predicted and predicted.level == one.level else 0.0
             x = np.geomspace(one.x.min(), max(reach, one.x.max()), POINTS)
             band = np.array([some.at(i, x) for some in linear])
             _draw(ax, one, x, lines.at(i, x) * scale, band * scale, scale, palette(len(series))[i], i, panel)
-        if predicted:
+        if predicted and panel == 0:  # far beyond the runs, which it would press into a corner of linear axes
             _draw_prediction(ax, predicted, scale, palette(4)[3], f"p{panel}s{len(series)}")
         ax.set_xlabel(_LABELS[factor])
         if panel == 0:
@@ -231,7 +231,9 @@ def _caption(
         f"a·{factor}^{exponent:.2f}, fitted to these runs; shaded: what still counts as linear (exponents {low:.3g} to "
         f"{high:.3g})."
     )
-    return f"{text} Diamond: the predicted whole run, with its 90 % interval." if predicted else text
+    return (
+        f"{text} Diamond, on logarithmic axes: the predicted whole run, with its 90 % interval." if predicted else text
+    )
 
 
 def _capital(text: str) -> str:

@@ -229,9 +229,10 @@ def test_the_question_s_figure_draws_runs_that_differ_in_samples_alone(findings:
     for axes in (logarithmic, linear):
         x, y = map(np.asarray, axes.get_lines()[0].get_data())
         assert y == pytest.approx(1 + 0.02 * x, rel=0.03)
-        predicted = np.asarray(axes.collections[-1].get_offsets())
-        assert predicted[0] == pytest.approx((20480, 1e3 * forecast.document["energy_kwh"]["estimate"]))
         assert axes.get_ylabel() == "Energy (Wh)"
+    predicted = np.asarray(logarithmic.collections[-1].get_offsets())
+    assert predicted[0] == pytest.approx((20480, 1e3 * forecast.document["energy_kwh"]["estimate"]))
+    assert linear.dataLim.x1 == 2048
     assert "18 runs of ladder-1m, lora" in findings.headline.caption
 
 
