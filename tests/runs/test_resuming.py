@@ -104,7 +104,7 @@ def test_what_is_trained_otherwise_is_continued_as_well(override: str, tmp_path:
     whole: Any = read_record(run(compose([*words, f"runs_dir={tmp_path / 'whole'}"])).path)
     config = compose([*words, *RESUME, f"runs_dir={tmp_path / 'cut'}"])
 
-    def interrupt(phase: str, done: int, steps: int, joules: float | None) -> None:
+    def interrupt(phase: str, done: int, steps: int, *_: object) -> None:
         if phase == "train" and done == steps - 2:
             raise KeyboardInterrupt
 

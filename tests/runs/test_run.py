@@ -312,7 +312,7 @@ def test_a_run_says_it_is_unfinished_until_it_is(tiny: Callable[..., RunConfig])
     config = tiny("study=watched")
     seen: list[Record] = []
 
-    def look(phase: str, done: int, total: int, joules: float | None) -> None:
+    def look(phase: str, done: int, total: int, *_: object) -> None:
         [path] = (record_path(config.runs_dir, config.study, "x").parent.parent).rglob("run.json")
         seen.append(read_record(path))
 
