@@ -35,6 +35,7 @@ from lora_scaling.text import ENERGY, TIME, number
 _LIMIT_MARGIN = 1.5
 _LEAST_LIMIT_MIN = 10
 _MOST_NAMED = 20  # runs in the sentence of those that did not finish
+_MOST_ANSWERED_AGAIN = 500  # runs of a sweep that was finished before: the analysis of more takes seconds
 _LEAST_ANSWERED = 6  # finished runs: fewer decide no claim
 
 
@@ -98,7 +99,9 @@ class DesignSweeper(Sweeper):
         finally:
             failed = _print_summary(runs, where, kept, endings)
         answer = type(self).answer
-        if answer is not None and len(runs) - len(failed) >= _LEAST_ANSWERED:
+        if not todo and len(runs) > _MOST_ANSWERED_AGAIN:
+            print(f"Nothing was left to do; lora-scaling analyse claims {shlex.quote(where)} tells what the runs say.")
+        elif answer is not None and len(runs) - len(failed) >= _LEAST_ANSWERED:
             for line in answer(Path(where)):
                 print(line, flush=True)
         elif len(runs) > len(failed):

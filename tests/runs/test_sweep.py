@@ -1,5 +1,6 @@
 """Sweeps: planned the same at every start, carried out once, resumed after anything, summed up."""
 
+import json
 import os
 import re
 import shutil
@@ -255,6 +256,22 @@ def test_a_sweep_that_cannot_be_is_refused_before_it_starts(
     assert said in refused.stderr
     assert refused.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_long_sweep_that_was_finished_before_is_a_short_page_without_a_new_analysis(tmp_path: Path) -> None:
+    words = ["samples=range(8,608)", f"runs_dir={tmp_path}", "device=cpu"]
+    for run in planned(SweepDesign(), *words):
+        record = blank_record(run_id=run.run_id, study="default", config=run.config.to_dict(), provenance={})
+        path = record_path(tmp_path, "default", run.run_id)
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({**record, "status": "ok"}))
+    done = in_process("lora_scaling", "-m", *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert len(lines) < 60
+    assert lines[0].endswith("600 runs in " + str(tmp_path / "default") + ": 600 finished before, 0 to do")
+    assert "… and 560 more" in lines
+    assert lines[-1].startswith("Nothing was left to do; lora-scaling analyse claims ")
 
 
 def test_help_shows_every_setting_with_its_comment() -> None:
