@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of small matrices several threads make more work and no speed
 
 import signal
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -29,9 +30,15 @@ def end_test_run(number: int, frame: object) -> None:
 
 
 signal.signal(signal.SIGTERM, end_test_run)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # begun in the background: what the tests start would ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # or its runs would wait for those of other workers
+        place = Path(tempfile.gettempdir()) / f"lora-scaling-tests-{os.getuid()}" / worker
+        place.mkdir(parents=True, exist_ok=True)
+        os.environ["TMPDIR"] = tempfile.tempdir = str(place)
     if hasattr(config.option, "loadscopereorder"):  # pytest-xdist would begin with the files of most tests
         config.option.loadscopereorder = False
 

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 from analysis.export.record_line import record_line
-from lora_scaling import footprint as measuring
 from lora_scaling.commands.estimate import main
 from lora_scaling.config import compose
 from lora_scaling.energy import MeteringSettings
 from lora_scaling.estimate.outlook import Outlook
+from lora_scaling.footprint import FootprintCallback, block
 from lora_scaling.grid import static_intensity
 from tests.support.paths import STUDY_RUNS
 
@@ -62,9 +62,9 @@ def test_the_interval_holds_uneven_steps_and_narrows_to_what_was_spent():
 def test_a_trainer_says_twice_what_the_whole_will_take(monkeypatch, capsys, tmp_path):
     """Twenty seconds for the first of 200 steps, two for each other: 418 s, said after the sixth and the twentieth."""
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(measuring.time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(block.time, "perf_counter", lambda: clock.now)
     options = {"runs_dir": tmp_path, "settings": MeteringSettings(enabled=False)}
-    hooks = measuring._Hooks("run", predict=True, zone="FR", **options)
+    hooks = FootprintCallback("run", predict=True, zone="FR", **options)
     state = SimpleNamespace(global_step=0, max_steps=200, epoch=0, total_flos=0, log_history=[])
     state.num_input_tokens_seen, state.is_world_process_zero = 0, True
     batches = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "gradient_checkpointing": False}
