@@ -30,8 +30,11 @@ def end_test_run(number: int, frame: object) -> None:
 
 
 signal.signal(signal.SIGTERM, end_test_run)
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # begun in the background: what the tests start would ignore it
+# Begun in the background or by nohup, what the tests start would ignore these, too; a handler ends with the exec.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 
 def pytest_configure(config: pytest.Config) -> None:

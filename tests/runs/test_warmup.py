@@ -8,6 +8,7 @@ import pytest
 
 from lora_scaling.config import RunConfig, compose
 from lora_scaling.records import find_records
+from lora_scaling.runs import run as running
 from lora_scaling.runs import warmup
 from lora_scaling.runs.run import WARMING_UP, run
 from tests.support.runs import TINY, Record
@@ -17,6 +18,7 @@ from tests.support.runs import TINY, Record
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """This process as if nothing had been trained in it."""
     monkeypatch.setattr(warmup, "_done", {})
+    running._model_cache.cache_clear()
 
 
 def made(config: RunConfig) -> tuple[Record, list[str]]:
