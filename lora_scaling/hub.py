@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lora_scaling.paths import in_home
+from lora_scaling.paths import in_home, user_cache
 
 _WAIT_S = 2.5
 _KEPT_S = 60.0  # an answer holds for so long
@@ -44,17 +44,22 @@ def look_for_hub() -> bool:
 
 def cache() -> Path:
     """Return the folder in which the hub's client keeps what it downloaded."""
-    home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
-    return in_home(os.environ.get("HF_HUB_CACHE") or f"{home}/hub")
+    folder = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    return in_home(folder) if folder else _home() / "hub"
 
 
 def is_cached(kind: str, name: str) -> bool:
     """Return whether any files of a hub's model or data set are here (`kind`: models or datasets)."""
     if any((cache() / f"{kind}--{name.replace('/', '--')}" / "snapshots").glob("*/*")):
         return True
-    home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
-    prepared = in_home(os.environ.get("HF_DATASETS_CACHE") or f"{home}/datasets")
+    folder = os.environ.get("HF_DATASETS_CACHE")
+    prepared = in_home(folder) if folder else _home() / "datasets"
     return kind == "datasets" and any(path.name.lower() == name.replace("/", "___").lower() for path in _in(prepared))
+
+
+def _home() -> Path:
+    folder = os.environ.get("HF_HOME")
+    return in_home(folder) if folder else user_cache() / "huggingface"
 
 
 def _in(folder: Path) -> list[Path]:

@@ -51,7 +51,8 @@ class Listener:
 @pytest.fixture(autouse=True)
 def online(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As on a machine of a user, whose environment says nothing of the hub."""
-    for name in ("HF_HUB_OFFLINE", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_CACHE", "HF_DATASETS_CACHE"):
+    for name in ("HF_HUB_OFFLINE", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE",
+                 "HF_DATASETS_CACHE"):  # fmt: skip
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -148,12 +149,29 @@ def test_offline_mode_of_the_user_is_kept(monkeypatch: pytest.MonkeyPatch) -> No
     assert constants.is_offline_mode()
 
 
-def test_what_is_cached_is_not_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("variable", "at", "hub_folder"),
+    [
+        ("HF_HOME", "hf", "hf/hub"),
+        ("XDG_CACHE_HOME", "xdg", "xdg/huggingface/hub"),
+        ("HF_HUB_CACHE", "models", "models"),
+        ("HUGGINGFACE_HUB_CACHE", "models", "models"),
+    ],
+)
+def test_what_is_cached_is_not_refused(
+    variable: str, at: str, hub_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is found as the hub's client finds it."""
+    monkeypatch.delenv("HF_HOME")
+    monkeypatch.setenv(variable, str(tmp_path / at))
     assert not hub.is_cached("models", "ORG/NAME")
-    snapshot = tmp_path / "hf" / "hub" / "models--ORG--NAME" / "snapshots" / "abc"
+    snapshot = tmp_path / hub_folder / "models--ORG--NAME" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
     assert hub.is_cached("models", "ORG/NAME")
+
+
+def test_a_prepared_data_set_is_not_refused(tmp_path: Path) -> None:
     (tmp_path / "hf" / "datasets" / "org___set").mkdir(parents=True)
     assert hub.is_cached("datasets", "ORG/SET")
     assert not hub.is_cached("datasets", "ORG/NAME")
