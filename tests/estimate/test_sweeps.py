@@ -74,7 +74,6 @@ def test_a_sweep_on_the_command_line_bills_one_setup(capsys: pytest.CaptureFixtu
     assert set(setups[1:]) == {load_priors().values["reuse_s"]}
 
 
-@pytest.mark.skipif(not RECORDS, reason="the study's records are not in this copy")
 def test_runs_of_no_steps_are_named_in_the_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-m", "max_steps=0,2,null", "hardware=rtx-4090"]) == 0
     shown = capsys.readouterr().out
@@ -82,6 +81,7 @@ def test_runs_of_no_steps_are_named_in_the_list(capsys: pytest.CaptureFixture[st
         assert label in shown
 
 
+@pytest.mark.skipif(not RECORDS, reason="the study's records are not in this copy")
 def test_the_setups_that_were_measured_are_what_is_billed() -> None:
     """Every run of the study: first set-ups within a factor 2; within 8 where the model was there, which is little."""
     c = load_priors().values
