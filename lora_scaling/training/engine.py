@@ -275,8 +275,8 @@ def _phases(
     counted = None
     try:
         if config.max_steps != 0:
-            progress("train" if first is None else "warmup", 0, 0)
             opened = "train" if first is None else "warmup"
+            progress(opened, 0, 0)
             with recording.phase(opened if found is None else "checkpoint"):
                 trainer.continue_training(resuming, first=first)
         counted = trainer.counted_everywhere()

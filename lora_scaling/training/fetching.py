@@ -19,18 +19,16 @@ _WEIGHTS = (
 def fetch_weights(config: RunConfig) -> None:
     """Download the weights of a checkpoint on the hub that are not cached yet. Loading them reports any failure."""
     model = config.model
-    on_hub = model.id is not None and model.gguf_file is None and local_folder(model) is None
-    if on_hub or config.score.name != "none":
+    on_hub = model.id if model.gguf_file is None and local_folder(model) is None else None
+    if on_hub is not None or config.score.name != "none":
         look_for_hub()
-    if model.weights == "random" or model.id is None or model.gguf_file is not None or not loads_weights(config):
-        return
-    if local_folder(model) is not None:
+    if on_hub is None or model.weights == "random" or not loads_weights(config):
         return
     options: dict[str, Any] = {"revision": model.revision} if model.revision else {}
     with contextlib.suppress(Exception):
         for name in _WEIGHTS:
             file = cached_file(
-                model.id,
+                on_hub,
                 name,
                 _raise_exceptions_for_missing_entries=False,
                 _raise_exceptions_for_connection_errors=False,
@@ -39,5 +37,5 @@ def fetch_weights(config: RunConfig) -> None:
             )
             if file is not None:
                 if name.endswith(".index.json"):
-                    get_checkpoint_shard_files(model.id, file, **options)
+                    get_checkpoint_shard_files(on_hub, file, **options)
                 return

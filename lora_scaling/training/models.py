@@ -83,9 +83,9 @@ def load_base(config: RunConfig, device: Device) -> BaseModel:
             network = AutoModelForCausalLM.from_config(hf_config, dtype=dtype, attn_implementation=kernel)
     else:
         network, unused = load_pretrained(config, hf_config, dtype, device, attn_implementation=kernel)
-    if config.method.name == "qlora" and quantization_of(network) is None:
-        _quantize(network, dtype)  # transformers leaves out linear layers of an architecture's own class
     if config.method.name == "qlora":
+        if quantization_of(network) is None:
+            _quantize(network, dtype)  # transformers leaves out linear layers of an architecture's own class
         if quantization_of(network) is None:
             raise UserError(
                 f"method: got qlora; none of the layers of {config.model.name} can be quantised here; use method=lora"
