@@ -62,15 +62,15 @@ def _package(name: str, place: str) -> Path:
 
 def _places(word: str) -> Iterator[str]:
     """Read the list of an override of `hydra.searchpath`, interpolations resolved."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
 
     from lora_scaling.config import check_overrides, friendly_hydra_errors
+    from lora_scaling.config.overrides import parse_override
 
     check_overrides([word])
     with friendly_hydra_errors():
-        [override] = OverridesParser.create().parse_overrides([word])
-        value: Any = OmegaConf.to_container(OmegaConf.create({"places": override.value()}), resolve=True)
+        node = OmegaConf.create({"places": parse_override(word).value()})
+        value: Any = OmegaConf.to_container(node, resolve=True)
     places = value["places"]
     for place in places if isinstance(places, list) else [places]:
         if not isinstance(place, str):

@@ -14,6 +14,7 @@ from typing import Any
 
 from lora_scaling.config.build import Interpolated, build, suggest
 from lora_scaling.config.elsewhere import not_a_setting
+from lora_scaling.config.overrides import parse_override
 from lora_scaling.config.run import RunConfig
 from lora_scaling.config.unused import refuse_unused
 from lora_scaling.errors import UserError
@@ -61,13 +62,12 @@ def _composed_before(config_name: str, overrides: Sequence[str]) -> Any:
     Returns:
         None: an override is neither a choice nor a value, or cannot be set; what Hydra says of it is the answer.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import OverrideType
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     choices_made, values = [], []
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
+    for override in map(parse_override, overrides):
         key, value = override.key_or_group, override.value()
         if override.package is not None or override.is_sweep_override():
             return None
@@ -121,14 +121,12 @@ def check_overrides(overrides: Sequence[str]) -> None:
     Raises:
         UserError: one of them is not.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
     for word in overrides:
         if len(word) > _LONGEST:  # Hydra fails on numbers of more digits than Python reads
             name = word.partition("=")[0][:40]
             raise UserError(f"{name}: got {len(word):,} characters; give at most {_LONGEST:,}")
     with friendly_hydra_errors():
-        for override in OverridesParser.create().parse_overrides(list(overrides)):
+        for override in map(parse_override, overrides):
             if not override.key_or_group:
                 raise UserError(f"{override.input_line}: names no setting; write name=value, such as samples=64")
             value = override.value()
@@ -192,13 +190,12 @@ def _is_group(key: str) -> bool:
 
 def is_single_value(word: str) -> bool:
     """Return whether a word is an override of one value in Hydra's grammar: no function of it, and no list to sweep."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     if len(word) > _LONGEST:
         return False
     try:
-        return not OverridesParser.create().parse_override(word).is_sweep_override()
+        return not parse_override(word).is_sweep_override()
     except HydraException:
         return False
 

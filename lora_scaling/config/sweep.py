@@ -5,7 +5,6 @@ Composing one configuration takes Hydra some 70 ms, so points that differ only i
 
 import contextlib
 import copy
-import functools
 import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,8 +21,9 @@ from lora_scaling.config import (
     run_id,
 )
 from lora_scaling.config.build import with_values
+from lora_scaling.config.overrides import parse_override
 from lora_scaling.errors import RecordError, UserError
-from lora_scaling.paths import NOT_PRESETS, choices, is_group, presets
+from lora_scaling.paths import choices, is_group
 from lora_scaling.records import read_record, record_path
 from lora_scaling.records.schema import RunRecord
 
@@ -129,11 +129,12 @@ def _points(design: SweepDesign, arguments: Sequence[str]) -> list[list[str]]:
     """The full factorial of what is swept, then the extra points on top of what the command line fixes."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-    swept = _parse([f"{key}={value}" for key, value in design.params.items()] + list(arguments))
+    swept = [parse_override(f"{key}={value}") for key, value in design.params.items()]
+    swept += map(parse_override, arguments)
     for override in swept:
         _check_sweep(override)
     [points] = BasicSweeper.split_arguments(swept, None)
-    fixed = [override.input_line for override in _parse(arguments) if not override.is_sweep_override()]
+    fixed = [override.input_line for override in map(parse_override, arguments) if not override.is_sweep_override()]
     return [list(point) for point in points] + [[*fixed, *point] for point in design.extra]
 
 
@@ -152,29 +153,10 @@ def _check_sweep(override: Any) -> None:
 def _refuse_replicate(design: SweepDesign, arguments: Sequence[str]) -> None:
     """Raise where a repetition is numbered by hand: the sweep numbers them, and another run would be made."""
     given = [*(f"{key}={value}" for key, value in design.params.items()), *arguments, *design.centre]
-    for override in _parse([*given, *itertools.chain.from_iterable(design.extra)]):
+    for override in map(parse_override, [*given, *itertools.chain.from_iterable(design.extra)]):
         if override.get_key_element() == "replicate":
             value = str(override.input_line).partition("=")[2]
             raise UserError(f"replicate: got {value} in a sweep, which numbers its repetitions; use replicates=3")
-
-
-def _parse(overrides: Sequence[str]) -> list[Any]:
-    return [_parsed(line) for line in overrides]
-
-
-@functools.lru_cache(maxsize=4096)  # the runs of a sweep have most of their overrides in common
-def _parsed(line: str) -> Any:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    groups: Any = _Groups()
-    return OverridesParser.create(groups).parse_overrides([line])[0]
-
-
-class _Groups:
-    """What Hydra's parser asks a configuration loader for: the options among which `glob()` chooses."""
-
-    def get_group_options(self, group_name: str, results_filter: object = None) -> list[str]:
-        return presets(group_name) if group_name in NOT_PRESETS else choices(group_name)
 
 
 class _Composer:
@@ -186,7 +168,7 @@ class _Composer:
 
     def config(self, overrides: Sequence[str]) -> RunConfig:
         groups, values = [], []
-        for override in _parse(overrides):
+        for override in map(parse_override, overrides):
             key = override.get_key_element()
             simple = key[0] not in "+~" and not key.startswith("hydra.") and not is_group(key)
             # A mapping joins what is there: the one of another point must not be.

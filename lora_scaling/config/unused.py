@@ -4,32 +4,20 @@ Hydra accepts `model.id=ORG/NAME` beside `model=ladder-1m`: the ladder model wou
 own name. Only settings that the user gave are checked; defaults and files may hold what an option ignores.
 """
 
-import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from lora_scaling.config.overrides import parse_override
 from lora_scaling.config.run import RunConfig
 from lora_scaling.errors import UserError
 
 Given = Mapping[str, Any]  # setting → value, as dotted names
 
 
-@functools.lru_cache(maxsize=4096)  # the runs of a sweep have most of their overrides in common
-def parsed_override(line: str) -> Any:
-    """Read one override in Hydra's grammar; what is returned is not to be changed.
-
-    Raises:
-        OverrideParseException: it is none.
-    """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    return OverridesParser.create().parse_override(line)
-
-
 def given_settings(overrides: Sequence[str]) -> dict[str, Any]:
     """Return the settings and options that overrides give, by dotted name; the last one wins."""
     given: dict[str, Any] = {}
-    for override in map(parsed_override, overrides):
+    for override in map(parse_override, overrides):
         if override.is_delete() or override.is_sweep_override():
             continue
         given.update(_flat(override.get_key_element().lstrip("+"), override.value()))

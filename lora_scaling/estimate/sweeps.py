@@ -7,6 +7,7 @@ from typing import Any
 
 from lora_scaling.config import RunConfig, check_overrides
 from lora_scaling.config.compose import compose_by_hydra
+from lora_scaling.config.overrides import parse_override
 from lora_scaling.config.sweep import SweepDesign, plan
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.estimator import Price, estimate
@@ -118,11 +119,9 @@ def expand(arguments: Sequence[str]) -> list[RunConfig]:
 
 
 def _refuse_compared(arguments: Sequence[str]) -> None:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
     check_overrides(arguments)
-    parsed = OverridesParser.create().parse_overrides(list(arguments))
-    for argument, override in zip(arguments, parsed, strict=True):
+    for argument in arguments:
+        override = parse_override(argument)
         name = override.get_key_element().lstrip("+~")
         what = _COMPARED.get(name.partition(".")[0])
         if what is not None and override.is_sweep_override():
