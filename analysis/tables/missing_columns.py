@@ -8,8 +8,10 @@ import pandas as pd
 
 from lora_scaling.errors import RecordError
 from lora_scaling.records.row import COLUMNS
+from lora_scaling.text import printable
 
-from .column_names import QUANTITIES, unit_factor
+from .column_names import QUANTITIES, meaning_of, unit_factor
+from .likely_names import likely_meaning
 from .parsing import RunWarning
 from .readers import ReadRows
 
@@ -25,6 +27,7 @@ IDENTIFIER = r"[0-9a-f]{8}-?[0-9a-f-]{6,}|[0-9a-f]{20,}"  # a hexadecimal id hol
 IN_ALL = re.compile("total_samples|samples_seen|total samples", re.IGNORECASE)  # over all epochs: no `samples`
 MOMENT = r"\d{4}-\d\d-\d\d[T_ ]?[\d:.]*Z?"  # nor do those of a time
 MOST_SHOWN = 30
+MOST_NAMES = 1000  # of columns that are looked for in cells
 
 
 def with_epochs(raw: pd.DataFrame, *, known: bool) -> tuple[pd.DataFrame, list[RunWarning]]:
@@ -56,7 +59,13 @@ def require_columns(raw: pd.DataFrame, needed: Sequence[str], rows: ReadRows) ->
     missing = [column for column in needed if column not in raw.columns]
     if not missing or (raw.empty and len(raw.columns) == 1):  # unreadable records only: nothing to ask of
         return
-    present = [str(column) for column in raw.columns if column != "run_id"]
+    lacking = f"lacks the column{'s' * (len(missing) > 1)} {_quoted(missing)}"
+    if rows_named := _named_in_rows(raw, missing):
+        raise RecordError(
+            f"{', '.join(rows.sources)}: {lacking}; {_quoted(rows_named)} stand in the rows of `{raw.columns[0]}`: "
+            "swap rows and columns, so that each run is a row"
+        )
+    present = [str(column) for column in raw.columns if column not in ("run_id", "_place")]
     others = [name for name in present if name not in rows.understood]
     hints = []
     for column in missing:
@@ -79,12 +88,31 @@ def require_columns(raw: pd.DataFrame, needed: Sequence[str], rows: ReadRows) ->
         hints.append("`--response emissions_g` judges the grams instead")
     elif missing == ["energy_kwh"]:
         hints.append("`--response COLUMN:UNIT` judges another column of numbers")
-    lacking = f"lacks the column{'s' * (len(missing) > 1)} {', '.join(f'`{column}`' for column in missing)}"
     if rows.kinds:  # its own columns are known, and none of them is what is missing
         present = [name for name in present if name in TEXTS or (name in others and name not in COLUMNS)]
     there = f"it has {', '.join(present[:MOST_SHOWN]) or 'no other'}{' …' * (len(present) > MOST_SHOWN)}"
     kinds = f" ({', '.join(rows.kinds)})" if rows.kinds else ""
     raise RecordError(f"{', '.join(rows.sources)}{kinds}: {'; '.join([lacking, there, *hints])}")
+
+
+def _named_in_rows(raw: pd.DataFrame, missing: Sequence[str]) -> list[str]:
+    """Return the cells of the first column that name columns, if the table lies on its side; otherwise nothing.
+
+    Then two or more of ours are named there, each once, and among them one that is missing.
+    """
+    first = str(raw.columns[0])
+    meanings = {
+        name: meaning_of(name, ()) or likely_meaning(name) for name in (first, *map(str, raw[first].head(MOST_NAMES)))
+    }
+    columns = [meaning.column for meaning in meanings.values() if meaning is not None]
+    if len(columns) < 2 or len(set(columns)) < len(columns) or raw[first].duplicated().any():
+        return []
+    named = [name for name, meaning in meanings.items() if meaning is not None and name != first]
+    return named if any(meaning is not None and meaning.column in missing for meaning in meanings.values()) else []
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f"`{printable(name)}`" for name in names)
 
 
 def samples_option(raw: pd.DataFrame) -> str:

@@ -138,11 +138,11 @@ def _make_table(rows: ReadRows, *, response: str | None, exclude: Sequence[str],
     response, raw, timed = _with_response(raw, response, rows)
     raw, explained, more = add_response(raw, response, own_names, OUR_COLUMNS)
     timed += more
+    needed = ("samples", "epochs", explained)
+    require_columns(raw, needed, rows)
     raw = _name_runs(raw)
     rows_read = len(raw) + len(rows.unreadable)
     raw, sampled = _sampled(raw)
-    needed = ("samples", "epochs", explained)
-    require_columns(raw, needed, rows)
     raw, summaries = _without_summaries(raw, columns)
     excluded += summaries
     finished, failed = _split_by_status(raw)

@@ -90,6 +90,31 @@ def test_missing_columns_name_what_was_there(tmp_path: Path) -> None:
         load_runs([path])
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "metric,run1,run2,run3\nsamples,100,200,400\nepochs,1,1,1\nenergy_kwh,0.1,0.2,0.4\n",
+        "samples,100,200,400\nEpochs,1,1,1\nEnergy (Wh),1,2,4\n",
+        ";a;b\nNumber of samples;100;200\nTraining time (s);3;6\n",
+    ],
+)
+def test_a_table_on_its_side_is_to_be_turned(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text(text)
+    with pytest.raises(
+        RecordError, match=r"stand in the rows of `.*`: swap rows and columns, so that each run is a row"
+    ):
+        load_runs([path])
+
+
+def test_rows_that_name_no_run_are_not_asked_for_its_samples(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text("metric,value\nloss,1\naccuracy,2\n")
+    with pytest.raises(RecordError, match="lacks the columns `samples`, `epochs`, `energy_kwh`; it has") as error:
+        load_runs([path])
+    assert "run_id" not in str(error.value)
+
+
 def test_missing_energy_points_to_time(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
     path.write_text("samples,epochs,train_s\n1,1,1\n")
