@@ -104,18 +104,23 @@ def test_a_signal_while_a_finished_run_is_recorded_waits_for_it() -> None:
 
 
 STUCK = """
-import ctypes, signal, sys, time
+import ctypes, signal, sys, threading, time
 from lora_scaling.signals import end_like_ctrl_c, ended_when_stuck, interrupted_once
 end_like_ctrl_c()
 def last_words(why):
     print(why, flush=True)
 with interrupted_once(), ended_when_stuck(last_words, patience_s=0.3):
-    print("ready", flush=True)
     if sys.argv[1] == "stuck":
+        # Said by a thread that runs only once this one has given up the interpreter, which it does in the second lock.
+        sys.setswitchinterval(1000)
+        near = threading.Event()
+        threading.Thread(target=lambda: near.wait() and print("ready", flush=True), daemon=True).start()
         mutex = ctypes.create_string_buffer(64)  # a pthread_mutex_t, locked twice: no signal ends that wait
         lock = ctypes.CDLL(None).pthread_mutex_lock
         lock(mutex)
+        near.set()
         lock(mutex)
+    print("ready", flush=True)
     while True:
         time.sleep(60)
 """
