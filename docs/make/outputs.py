@@ -7,14 +7,13 @@ A block marked ```output holds what the block before it prints: its last command
 behind the word keeps these lines alone, and `from="TEXT" lines=1-4` counts from the first line that holds the text.
 """
 
-import argparse
 import functools
 import re
 import shlex
 import sys
 from pathlib import Path
 
-from printing import ROOT, run, run_python
+from printing import ROOT, keep, run, run_python
 
 BLOCK = re.compile(
     r"^```(?P<language>\w*)\n(?P<code>(?:(?!```).*\n)*)```\n\n```output(?P<options>.*)\n(?P<old>(?:(?!```).*\n)*)```$",
@@ -61,20 +60,12 @@ def _of_command(block: str) -> str:
 
 def main(words: list[str] | None = None) -> int:
     """Rewrite the pages, or say which are out of date."""
-    parser = argparse.ArgumentParser(description="Write into the pages what their commands print.")
-    parser.add_argument("--check", action="store_true", help="change nothing, and name what is out of date")
-    check = parser.parse_args(words).check
-    stale = []
-    for path in pages():
-        text = path.read_text(encoding="utf-8")
-        new = rewritten(text)
-        if new != text:
-            stale.append(path)
-            if not check:
-                path.write_text(new, encoding="utf-8")
-    for path in stale:
-        print(f"{path.relative_to(ROOT)} {'is out of date' if check else 'rewritten'}")
-    return 1 if check and stale else 0
+    made = {path: functools.partial(_made, path) for path in pages()}
+    return keep(made, words, "Write into the pages what their commands print.")
+
+
+def _made(path: Path) -> str:
+    return rewritten(path.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

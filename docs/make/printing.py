@@ -1,15 +1,36 @@
-"""Run commands and programs in the checkout and catch what they print."""
+"""Run commands and programs in the checkout, catch what they print, and keep the pages made of it."""
 
+import argparse
 import contextlib
 import io
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # the packages of this checkout
+
+
+def keep(pages: Mapping[Path, Callable[[], str]], words: Sequence[str] | None, about: str) -> int:
+    """Write the pages, or say which are out of date; the exit status of a command that does.
+
+    pages: the function that makes each. words: those of the command line. about: what the command does.
+    """
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--check", action="store_true", help="change nothing, and name what is out of date")
+    check = parser.parse_args(words).check
+    stale = False
+    for path, made in pages.items():
+        text = made()
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale = True
+        if not check:
+            path.write_text(text, encoding="utf-8")
+        print(f"{path.relative_to(ROOT)} {'is out of date' if check else 'written'}")
+    return 1 if check and stale else 0
 
 
 def run(words: list[str]) -> tuple[str, int]:

@@ -6,8 +6,8 @@ Settings and their comments come from `conf/`, what a setting changes from `lora
 commands' own help, columns and records from `lora_scaling/records/`, documents from the commands run on the study.
 """
 
-import argparse
 import dataclasses
+import functools
 import importlib
 import inspect
 import itertools
@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from omegaconf import OmegaConf
-from printing import ROOT, run
+from printing import ROOT, keep, run
 
 PLACE = ROOT / "docs" / "reference"
 STUDY = "docs/study/runs/rank"
@@ -534,19 +534,8 @@ def page(name: str) -> str:
 
 def main(words: list[str] | None = None) -> int:
     """Write the pages, or say which are out of date."""
-    parser = argparse.ArgumentParser(description="Write the pages of the reference from the code.")
-    parser.add_argument("--check", action="store_true", help="change nothing, and name what is out of date")
-    check = parser.parse_args(words).check
-    stale = []
-    for name in PAGES:
-        path, text = PLACE / name, page(name)
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            stale.append(name)
-            if not check:
-                path.write_text(text, encoding="utf-8")
-    for name in stale:
-        print(f"docs/reference/{name} {'is out of date' if check else 'written'}")
-    return 1 if check and stale else 0
+    made = {PLACE / name: functools.partial(page, name) for name in PAGES}
+    return keep(made, words, "Write the pages of the reference from the code.")
 
 
 if __name__ == "__main__":
