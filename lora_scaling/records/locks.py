@@ -66,8 +66,11 @@ def _mounted(folder: Path, mounts: Path) -> tuple[str, list[str]]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[bool]:
-    """Hold a run for this process; yields False if another process holds it. The lock ends with its process."""
+def locked(folder: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Hold a folder, mostly a run's, for this process; yields False if another process holds it.
+
+    wait: wait until no other process does. The lock ends with its process.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
@@ -75,7 +78,7 @@ def locked(folder: Path) -> Iterator[bool]:
         raise unwritable(folder, error) from None
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             mine = False
         except OSError as error:  # a file system that does not support locks

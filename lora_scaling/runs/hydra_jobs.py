@@ -1,12 +1,42 @@
-"""What a launcher's own processes do of Hydra's part: compose the configuration of a run, and carry the run out."""
+"""What all our launchers take from Hydra, and do of its part in processes of their own: compose a run, carry it out."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra import version
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
+
+
+class HydraPlugin:
+    """The part of a launcher or sweeper that keeps what Hydra hands to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config: DictConfig
+        self.task_function: TaskFunction
+        self.hydra_context: HydraContext
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context = hydra_context
+        self.task_function = task_function
+        self.config = config
+
+
+class PlannedLauncher(HydraPlugin, Launcher):
+    """A launcher whose runs end out of sight of the sweep.
+
+    planned: set by the sweep: the name of each run that `launch` will be given, and the path of its record.
+    endings: afterwards, what is known of how the runs ended whose records do not say it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.planned: Sequence[tuple[str, Path]] = ()
+        self.endings: dict[str, str] = {}
 
 
 def job_config(context: HydraContext, sweep: DictConfig, number: int, overrides: Sequence[str]) -> DictConfig:

@@ -11,27 +11,23 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn
-from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from lora_scaling.errors import UserError
-from lora_scaling.runs.hydra_jobs import carry_out, job_config, prepare_process
+from lora_scaling.runs.hydra_jobs import PlannedLauncher, carry_out, job_config, prepare_process
 from lora_scaling.signals import end_like_ctrl_c
 
 _PATIENCE_S = 60  # of an interrupted sweep, for the recording of the runs underway
 
 
-class RayLauncher(Launcher):
+class RayLauncher(PlannedLauncher):
     """Carries the runs of a sweep as tasks of Ray.
 
     ray: what `ray.init` gets (`init`), and what each task asks for (`remote`).
-    planned: set by the sweep: the name of each run that `launch` will be given, and the path of its record.
-    endings: afterwards, how the runs ended whose records do not say it.
     """
 
     def __init__(self, ray: Any) -> None:
@@ -39,16 +35,9 @@ class RayLauncher(Launcher):
         settings: Any = OmegaConf.to_container(ray, resolve=True) if OmegaConf.is_config(ray) else ray
         self.init: dict[str, Any] = {name: value for name, value in settings["init"].items() if value is not None}
         self.remote: dict[str, Any] = dict(settings["remote"])
-        self.planned: Sequence[tuple[str, Path]] = ()
-        self.endings: dict[str, str] = {}
-        self.config: DictConfig
-        self.task_function: TaskFunction
-        self.hydra_context: HydraContext
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context = hydra_context
-        self.task_function = task_function
-        self.config = config
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         if importlib.util.find_spec("ray") is None:
             raise UserError("hydra.launcher: got ray, which is not installed; pip install 'lora-scaling[ray]'")
 

@@ -6,7 +6,6 @@ the queue is noticed within seconds, whatever became of it.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import pickle
@@ -22,16 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn
-from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from lora_scaling.config import from_omegaconf, run_id
 from lora_scaling.errors import RecordError, UserError
-from lora_scaling.records import read_record, record_path
+from lora_scaling.records import locked, read_record, record_path
 from lora_scaling.records.files import unwritable
 from lora_scaling.runs import slurm_queue
-from lora_scaling.runs.hydra_jobs import job_config
+from lora_scaling.runs.hydra_jobs import PlannedLauncher, job_config
 from lora_scaling.text import counted, printable
 
 JOBS_NAME = "jobs.pickle"
@@ -100,26 +98,15 @@ class SlurmSettings:
     setup: Sequence[str] | None = None
 
 
-class SlurmLauncher(Launcher):
-    """Hands the runs of a sweep to Slurm, waits for them, and says why one does not start or has ended.
-
-    planned: set by the sweep: the name of each run that `launch` will be given, and the path of its record.
-    endings: afterwards, what Slurm says of the runs whose records do not say how they ended.
-    """
+class SlurmLauncher(PlannedLauncher):
+    """Hands the runs of a sweep to Slurm, waits for them, and says why one does not start or has ended."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()
         self.settings = SlurmSettings(**settings)
-        self.planned: Sequence[tuple[str, Path]] = ()
-        self.endings: dict[str, str] = {}
-        self.config: DictConfig
-        self.task_function: TaskFunction
-        self.hydra_context: HydraContext
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context = hydra_context
-        self.task_function = task_function
-        self.config = config
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         for setting in ("tasks_per_node", "nodes"):
             value = getattr(self.settings, setting)
             if value not in (None, 1):  # Hydra would wrap an error of __init__
@@ -138,7 +125,7 @@ class SlurmLauncher(Launcher):
         """
         runs = dict(self.planned) or dict(self._names(job_overrides, initial_job_idx))
         place = Path(self.settings.folder).absolute()
-        with _one_at_a_time(place):
+        with locked(place, wait=True):  # or two commands would hand in the same runs
             watched = _already_handed_in(place, set(runs))
             taken = {job.name for job in watched.values()}
             if watched:
@@ -314,20 +301,3 @@ def _waiting_lines(watched: Mapping[str, _Watched], queue: Mapping[str, slurm_qu
 def _numbers(watched: Mapping[str, object]) -> str:
     """Name the arrays that these jobs are of."""
     return "job " + " ".join(dict.fromkeys(number.partition("_")[0] for number in watched))
-
-
-@contextlib.contextmanager
-def _one_at_a_time(place: Path) -> Iterator[None]:
-    """Let one process at a time look what is in the queue and hand in the rest."""
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        handle = os.open(place / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-    except OSError as error:
-        raise unwritable(place, error) from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    except OSError as error:
-        raise unwritable(place, error) from None
-    finally:
-        os.close(handle)

@@ -12,7 +12,6 @@ from typing import Any
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lora_scaling.config import RunConfig
@@ -25,6 +24,7 @@ from lora_scaling.ranks import world_size
 from lora_scaling.records import Record, doubts_about_locks, locked, read_record, remove_stale_temporary_files
 from lora_scaling.records.schema import RunRecord
 from lora_scaling.runs import progress as console
+from lora_scaling.runs.hydra_jobs import HydraPlugin, PlannedLauncher
 from lora_scaling.runs.ray import RayLauncher
 from lora_scaling.runs.run import idle_after
 from lora_scaling.runs.slurm import SlurmLauncher
@@ -39,7 +39,7 @@ _MOST_ANSWERED_AGAIN = 500  # runs of a sweep that was finished before: the anal
 _LEAST_ANSWERED = 6  # finished runs: fewer decide no claim
 
 
-class DesignSweeper(Sweeper):
+class DesignSweeper(HydraPlugin, Sweeper):
     """Plans the runs of a sweep, has the launcher carry out what is not finished yet, and prints the outcome."""
 
     answer: Callable[[Path], Sequence[str]] | None = None  # lines on what the finished runs of a folder say
@@ -47,14 +47,6 @@ class DesignSweeper(Sweeper):
     def __init__(self, **design: Any) -> None:
         super().__init__()
         self.design = SweepDesign(**{key: _to_python(value) for key, value in design.items()})
-        self.config: DictConfig
-        self.task_function: TaskFunction
-        self.hydra_context: HydraContext
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context = hydra_context
-        self.task_function = task_function
-        self.config = config
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the sweep.
@@ -89,7 +81,7 @@ class DesignSweeper(Sweeper):
             known = [run for run in expected if run is not None]
             console.display = console.Display(total=len(todo), expected=known if len(known) == len(todo) else None)
         endings: dict[str, str] = {}
-        if isinstance(launcher, (SlurmLauncher, RayLauncher)):
+        if isinstance(launcher, PlannedLauncher):
             launcher.planned = [(run.run_id, run.record_path) for run in todo]
             endings = launcher.endings
         try:

@@ -21,14 +21,14 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from lora_scaling.errors import UserError
-from lora_scaling.runs.hydra_jobs import carry_out, job_config, prepare_process
+from lora_scaling.runs.hydra_jobs import HydraPlugin, carry_out, job_config, prepare_process
 from lora_scaling.signals import FROM_OUTSIDE, end_like_ctrl_c, end_with_parent, interrupted_once, uninterrupted
 
 _context = multiprocessing.get_context("spawn")
 _PATIENCE_S = 60  # of an interrupted sweep, for the recording of the runs underway
 
 
-class WorkersLauncher(Launcher):
+class WorkersLauncher(HydraPlugin, Launcher):
     """Carries the runs of a sweep in `n_jobs` processes, each of which makes one run at a time.
 
     n_jobs: 1 or more; -1: one for each CPU core.
@@ -37,14 +37,9 @@ class WorkersLauncher(Launcher):
     def __init__(self, n_jobs: int = 2) -> None:
         super().__init__()
         self.n_jobs = n_jobs
-        self.config: DictConfig
-        self.task_function: TaskFunction
-        self.hydra_context: HydraContext
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context = hydra_context
-        self.task_function = task_function
-        self.config = config
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         n_jobs = self.n_jobs  # Hydra would wrap an error of __init__
         if type(n_jobs) is not int or (n_jobs < 1 and n_jobs != -1):
             allowed = "give a whole number of 1 or more, or -1 for one process for each CPU core"
