@@ -19,16 +19,15 @@ The peaks of memory are fitted by fit_memory.py.
 
 import argparse
 import math
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks import fit_memory
-from benchmarks.published_tables import VOTE, Z, all_rows, config_of, stack_of
+from benchmarks.constants_and_levels import Array, fit_logs, print_left_out, row_weights
+from benchmarks.published_tables import Z, all_rows, config_of, stack_of
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.hardware import machine_of
 from lora_scaling.estimate.lengths import lengths_of
@@ -47,7 +46,6 @@ BETWEEN_SD, WITHIN_SD = 0.39, 0.22
 STACK_SD = 0.28  # of the levels of stacks; those of the sources of a stack spread by the rest of BETWEEN_SD
 SOURCE_SD = math.sqrt(BETWEEN_SD**2 - STACK_SD**2)
 _SECONDS = {"train s": 1.0, "run h": 3600.0}
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,52 +94,34 @@ class Fitted:
 
 
 def fit(runs: Sequence[TimedRun]) -> Fitted:
-    """Find the most probable constants and levels by Gauss and Newton's method."""
+    """Find the most probable constants and levels."""
     priors = load_priors()
     sources = list(dict.fromkeys(run.source for run in runs))
     stacks = [stack for stack in dict.fromkeys(map(stack_of, sources)) if stack != "other"]
-    start = np.log(list(CONSTANTS.values()))
-    spread = np.array([max(0.15, priors.log_sd[name]) for name in CONSTANTS])
-    counts = {source: sum(run.source == source for run in runs) for source in sources}
-    weight = np.array([math.sqrt(min(1.0, VOTE / counts[run.source])) / WITHIN_SD for run in runs])
-    logs = np.log([run.seconds for run in runs])
     levels, apart = _level_matrices(runs, sources, stacks)
-    theta: Array = np.concatenate([start, np.full(levels.shape[1], SURVEY_MEAN)])
-    n = len(CONSTANTS)
 
     def predicted(constants: Array) -> Array:
         values = {**priors.values, "software": 1.0, **dict(zip(CONSTANTS, np.exp(constants), strict=True))}
         return np.log([run.load.steps * step_time(run.load, run.machine, values).total for run in runs])
 
-    for _ in range(12):
-        here = predicted(theta[:n])
-        slopes = np.stack([(predicted(theta[:n] + 1e-4 * row) - here) / 1e-4 for row in np.eye(n)], axis=1)
-        design = np.block([
-            [weight[:, None] * slopes, weight[:, None] * levels],
-            [np.diag(1 / spread), np.zeros((n, levels.shape[1]))],
-            [np.zeros((len(apart), n)), apart],
-        ])  # fmt: skip
-        goal = np.concatenate([
-            weight * (logs - here - levels @ theta[n:]),
-            (start - theta[:n]) / spread,
-            _level_goal(len(apart)) - apart @ theta[n:],
-        ])  # fmt: skip
-        change: Array = np.linalg.lstsq(design, goal, rcond=None)[0].astype(float)
-        theta = theta + change
-        if np.abs(change).max() < 1e-4:
-            break
-    k = n + 1 + len(stacks)
-    return Fitted(
-        constants={name: math.exp(theta[i]) for i, name in enumerate(CONSTANTS)},
-        mean=float(theta[n]),
-        stacks=dict(zip(stacks, theta[n + 1 : k].tolist(), strict=True)),
-        sources=dict(zip(sources, theta[k:].tolist(), strict=True)),
+    constants, found = fit_logs(
+        predicted,
+        np.log([run.seconds for run in runs]),
+        row_weights([run.source for run in runs], WITHIN_SD),
+        start=np.log(list(CONSTANTS.values())),
+        spread=np.array([max(0.15, priors.log_sd[name]) for name in CONSTANTS]),
+        levels=levels,
+        apart=apart,
+        # The survey's mean, and no difference from the level above.
+        goal=np.concatenate([[SURVEY_MEAN / SURVEY_MEAN_SD], np.zeros(len(apart) - 1)]),
     )
-
-
-def _level_goal(rows: int) -> Array:
-    """Return what the priors of the levels aim at: the survey's mean, and no difference from the level above."""
-    return np.concatenate([[SURVEY_MEAN / SURVEY_MEAN_SD], np.zeros(rows - 1)])
+    mean, of_stacks, of_sources = np.split(found, [1, 1 + len(stacks)])
+    return Fitted(
+        constants=dict(zip(CONSTANTS, np.exp(constants).tolist(), strict=True)),
+        mean=float(mean[0]),
+        stacks=dict(zip(stacks, of_stacks.tolist(), strict=True)),
+        sources=dict(zip(sources, of_sources.tolist(), strict=True)),
+    )
 
 
 def _level_matrices(runs: Sequence[TimedRun], sources: Sequence[str], stacks: Sequence[str]) -> tuple[Array, Array]:
@@ -220,20 +200,15 @@ def stack_levels(fitted: Fitted) -> dict[str, tuple[float, float, int]]:
 
 def left_out(runs: Sequence[TimedRun]) -> None:
     """Print how each source is estimated by the others."""
-    print("\nleft out                      rows   ratio  inside")
     spread = math.hypot(BETWEEN_SD, WITHIN_SD)
-    inside, bias = [], []
-    for source, own in by_source(runs).items():
-        rest = fit([run for run in runs if run.source != source])
-        logs = ratios(own, rest, unknown=True)
-        share = statistics.fmean(abs(x) <= Z * spread for x in logs)
-        inside.append(share)
-        bias.append(statistics.fmean(logs))
-        print(f"{source:28} {len(own):5}  {math.exp(bias[-1]):6.2f}  {share:5.0%}")
-    print(
-        f"by source: {statistics.fmean(inside):.0%} inside, bias {math.exp(statistics.fmean(bias)):.2f}, "
-        f"sd of the log {statistics.pstdev(bias):.2f}, width {math.exp(2 * Z * spread):.1f}"
-    )
+
+    def found() -> Iterator[tuple[str, list[float], list[bool]]]:
+        for source, own in by_source(runs).items():
+            rest = fit([run for run in runs if run.source != source])
+            logs = ratios(own, rest, unknown=True)
+            yield source, logs, [abs(x) <= Z * spread for x in logs]
+
+    print_left_out(found(), f", width {math.exp(2 * Z * spread):.1f}")
 
 
 if __name__ == "__main__":

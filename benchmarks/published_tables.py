@@ -11,7 +11,6 @@ from lora_scaling.errors import UserError
 from lora_scaling.estimate.validate import published_rows
 
 HELD_OUT = ("torchtitan", "TinyLlama")  # sources that test the fit, and that it does not see
-VOTE = 6.0  # independent rows that a source counts for
 Z = 1.645  # of an interval of 90 %
 # Which stack of the `stack` setting a source belongs to; the first match counts.
 STACK_OF = (
