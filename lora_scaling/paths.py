@@ -54,25 +54,25 @@ def is_group(name: str) -> bool:
     return any(folder.is_dir() for folder in _folders(name))
 
 
-def own_options() -> list[str]:
+def shipped_options() -> list[str]:
     """Return the path of each YAML file of this program within a folder of options: `model/ladder-1m.yaml`."""
     files = [path.relative_to(config_dir()) for path in config_dir().rglob("*.yaml")]
     return [path.as_posix() for path in (*files, *(Path("sweeps", path.name) for path in sweeps_dir().glob("*.yaml")))]
 
 
-def _folders(group: str, *, own: bool = False) -> list[Path]:
-    """Return where the options of a group lie, those of this program first; `own`: these alone."""
+def _folders(group: str, *, shipped: bool = False) -> list[Path]:
+    """Return where the options of a group lie, those of this program first; shipped: these alone."""
     ours = sweeps_dir() if group == "sweeps" else config_dir() / group
-    return [ours, *(() if own else (folder / group for folder in _user_folders))]
+    return [ours, *(() if shipped else (folder / group for folder in _user_folders))]
 
 
 # Options of these groups that describe no particular model or device.
 NOT_PRESETS = {"model": ("gguf", "hub", "shape"), "hardware": ("auto", "custom")}
 
 
-def presets(group: str, *, own: bool = False) -> list[str]:
-    """Return the names of the models, or of the devices, that have a preset; `own`: one of this program's."""
-    return [name for name in choices(group, own=own) if name not in NOT_PRESETS[group]]
+def presets(group: str, *, shipped: bool = False) -> list[str]:
+    """Return the names of the models, or of the devices, that have a preset; shipped: without those of the user."""
+    return [name for name in choices(group, shipped=shipped) if name not in NOT_PRESETS[group]]
 
 
 def user_cache() -> Path:
@@ -87,6 +87,6 @@ def in_home(path: str) -> Path:
         return Path(tempfile.gettempdir()) / path.lstrip("~/")
 
 
-def choices(group: str, *, own: bool = False) -> list[str]:
-    """Return the names of the options in a configuration group; `own`: without those of the user."""
-    return sorted({path.stem for folder in _folders(group, own=own) for path in folder.glob("*.yaml")})
+def choices(group: str, *, shipped: bool = False) -> list[str]:
+    """Return the names of the options in a configuration group; shipped: without those of the user."""
+    return sorted({path.stem for folder in _folders(group, shipped=shipped) for path in folder.glob("*.yaml")})

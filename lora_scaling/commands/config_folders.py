@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_scaling.errors import UserError
-from lora_scaling.paths import own_options
+from lora_scaling.paths import shipped_options
 
 _OPTIONS = ("--config-dir", "-cd")
 _SETTING = "hydra.searchpath"
@@ -42,7 +42,7 @@ def _folder(name: str, place: str) -> Path:
             f"{name}: got {place!r}, which is not a folder; give one with folders of options, such as model/"
         )
     path = path.absolute()
-    if hidden := next((file for file in own_options() if (path / file).is_file()), None):
+    if hidden := next((file for file in shipped_options() if (path / file).is_file()), None):
         raise UserError(f"{name}: got {place!r}, whose {hidden} has the name of an option of this program; rename it")
     return path
 

@@ -96,12 +96,12 @@ def _differing(
 
 @functools.cache
 def _presets() -> frozenset[str]:
-    return frozenset(presets("model", own=True))
+    return frozenset(presets("model", shipped=True))
 
 
 @functools.cache
 def _choices(group: str) -> frozenset[str]:
-    return frozenset(choices(group, own=True))
+    return frozenset(choices(group, shipped=True))
 
 
 @functools.cache

@@ -75,7 +75,7 @@ def preset(name: str) -> HardwareConfig:
     Raises:
         UserError: the device is not listed.
     """
-    if name not in choices("hardware", own=True):
+    if name not in choices("hardware", shipped=True):
         if name not in choices("hardware"):
             raise UserError(f"hardware: got {name!r}; choose one of {', '.join(choices('hardware'))}")
         from lora_scaling.config.compose import compose
@@ -92,7 +92,7 @@ def preset(name: str) -> HardwareConfig:
 def memory_of_presets() -> dict[str, float]:
     """Read the memory of each listed device, in GB, by name."""
     memory_gb = {}
-    for name in choices("hardware", own=True):
+    for name in choices("hardware", shipped=True):
         line = re.search(r"^memory_gb: ([0-9.]+)$", (config_dir() / "hardware" / f"{name}.yaml").read_text(), re.M)
         if line:
             memory_gb[name] = float(line.group(1))

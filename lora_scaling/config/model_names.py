@@ -15,7 +15,7 @@ def preset_model(name: str) -> str | None:
 
     `meta-llama/Llama-3.2-3B-Instruct` and `Llama-2-7b-hf` are known by their file's name without variant and owner.
     """
-    known = presets("model", own=True)
+    known = presets("model", shipped=True)
     if name in known:
         return name
     short = name.rstrip("/").rpartition("/")[2].lower().removeprefix("meta-")

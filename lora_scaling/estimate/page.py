@@ -188,7 +188,7 @@ def _models(config: RunConfig) -> tuple[str, dict[str, Any]]:
     from omegaconf import OmegaConf
 
     found: dict[str, Any] = {}
-    for name in presets("model", own=True):
+    for name in presets("model", shipped=True):
         values = OmegaConf.to_container(OmegaConf.load(config_dir() / "model" / f"{name}.yaml"))
         assert isinstance(values, dict)
         shape = build(ModelShape, values["shape"], "model.shape.")

@@ -439,7 +439,7 @@ def _record_outcome(
 @functools.cache  # once, however many runs a process makes
 def _say_other_device(asked: str, here: str) -> None:
     """Say that a run is not made on the device that `hardware` names, before anything is downloaded for it."""
-    if rank() == 0 and asked in presets("hardware", own=True) and not same_device(asked, here):
+    if rank() == 0 and asked in presets("hardware", shipped=True) and not same_device(asked, here):
         text = f"hardware: got {asked}; this run is made on {here}, and its time and energy will be of that"
         print(f"lora-scaling: {text}: leave hardware out, or start it on such a device", file=sys.stderr, flush=True)
 

@@ -138,7 +138,7 @@ def test_folders_are_named_in_every_way_that_hydra_knows(
     with searching([mine]):
         assert preset("our-h100").board_power_w == 500
         assert "our-1m" in choices("model")
-        assert "our-1m" not in choices("model", own=True)
+        assert "our-1m" not in choices("model", shipped=True)
 
 
 @pytest.mark.parametrize(
