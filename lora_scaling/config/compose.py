@@ -162,12 +162,20 @@ def _plugins(group: str) -> list[str]:
 
 
 def _check_plugin(group: str, name: str) -> None:
-    """Raise UserError for a launcher or sweeper whose package is not installed, naming the package."""
+    """Raise UserError for a launcher or sweeper whose package is not installed."""
+    if missing := _missing_plugin(group, name):
+        raise UserError(missing)
+
+
+def _missing_plugin(group: str, name: str) -> str | None:
+    """Say that the package of a launcher or sweeper is not installed, and how to install it; None if all is there."""
     if (group, name) not in _PLUGINS:
-        return
+        return None
     module, package = _PLUGINS[group, name]
-    if not _is_installed(module):
-        raise UserError(f"{group}: got {name}, which is not installed; pip install {package}")
+    with contextlib.suppress(ModuleNotFoundError, ValueError):  # of the namespace that all of Hydra's plugins share
+        if importlib.util.find_spec(module) is not None:
+            return None
+    return f"{group}: got {name}, which is not installed; pip install {package}"
 
 
 def check_launcher(target: str) -> None:
@@ -175,12 +183,6 @@ def check_launcher(target: str) -> None:
     for (group, name), (module, _) in _PLUGINS.items():
         if target.startswith(f"{module}."):
             _check_plugin(group, name)
-
-
-def _is_installed(module: str) -> bool:
-    with contextlib.suppress(ModuleNotFoundError, ValueError):  # of the namespace that all of Hydra's plugins share
-        return importlib.util.find_spec(module) is not None
-    return False
 
 
 def _is_group(key: str) -> bool:
@@ -309,8 +311,8 @@ def _no_choice(path: str) -> str:
     group = max(known, key=len, default=path.partition("/")[0])
     name = path.removeprefix(f"{group}/")
     given = f"{group}: got {name!r}"
-    if (group, name) in _PLUGINS and not _is_installed(_PLUGINS[group, name][0]):
-        return f"{group}: got {name}, which is not installed; pip install {_PLUGINS[group, name][1]}"
+    if missing := _missing_plugin(group, name):
+        return missing
     if group == "model" and name.lower().endswith(".gguf"):
         return f"{given}, a file; write model.gguf_file={name} beside the preset of its shape, or model=gguf"
     if group == "model" and "/" in name:
