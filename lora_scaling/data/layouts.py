@@ -216,12 +216,18 @@ def _chat(values: dict[str, Any]) -> tuple[Message, ...]:
 
 
 def _sharegpt(values: dict[str, Any]) -> tuple[Message, ...]:
-    turns = values["conversations"]
-    of_chat = isinstance(turns, (list, tuple)) and all(
-        isinstance(t, Mapping) and {"role", "content"} <= t.keys() for t in turns
-    )
-    keys = ("role", "content") if of_chat and turns else ("from", "value")
+    """Return the turns of a column that some tables fill with OpenAI's turns instead of ShareGPT's."""
+    turns = _unpacked(values["conversations"])
+    first = turns[0] if isinstance(turns, (list, tuple)) and turns else None
+    keys = ("role", "content") if _is_openai_turn(first) else ("from", "value")
     return _with_system(values, _turns(turns, "conversations", *keys))
+
+
+def _is_openai_turn(turn: Any) -> bool:
+    """Decide by the names; in a table that has both kinds of turns, those of the other kind are there and empty."""
+    if not isinstance(turn, Mapping) or turn.get("role") is None:
+        return False
+    return "content" in turn or "value" not in turn
 
 
 def _system(values: Mapping[str, Any], column: str) -> tuple[Message, ...]:

@@ -338,6 +338,24 @@ def test_turns_as_other_programs_write_them_are_read(tmp_path: Path) -> None:
         ]  # fmt: skip
 
 
+def test_the_turns_of_a_conversation_are_known_by_their_names(tmp_path: Path) -> None:
+    """OpenAI's and ShareGPT's in one table, where each has the other's names without values; as a text; with a call."""
+    ours = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    theirs = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "sum", "arguments": {}}}]}
+    none = dict.fromkeys(("role", "content", "from", "value"))
+    for turns in (
+        [{**none, **turn} for turn in ours], [{**none, **turn} for turn in theirs],
+        json.dumps(ours), json.dumps(theirs), [ours[0], call, {"role": "tool", "content": "3"}, ours[1]],
+    ):  # fmt: skip
+        (tmp_path / "rows.json").write_text(json.dumps([{"conversations": turns}] * 2))
+        words = ["data=file", f"data.path={tmp_path / 'rows.json'}", "samples=1", "eval_samples=1"]
+        (sample,) = split_samples(compose(words)).train
+        assert [(m.role, m.content) for m in (sample.messages[0], sample.messages[-1])] == [
+            ("user", "a"), ("assistant", "b"),
+        ]  # fmt: skip
+
+
 # Hub data sets, with the hub's library replaced
 
 
