@@ -167,7 +167,7 @@ def _work(plan: RunPlan) -> dict[str, float]:
 def _memory(config: RunConfig, plan: RunPlan, priors: Priors, z: float) -> Memory:
     use, available = plan.memory, config.hardware.memory_gb
     peak = peak_interval(plan, priors, z, available)
-    fits = None if available is None else plan.needed_gb <= available
+    fits = None if available is None else plan.fits
     parts = {name: getattr(use, name) / 1e9 for name in MEMORY_PARTS}
     return Memory(
         peak_gb=peak,

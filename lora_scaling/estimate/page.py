@@ -14,7 +14,7 @@ from typing import Any
 from lora_scaling import templates
 from lora_scaling.config import HardwareConfig, RunConfig
 from lora_scaling.config.build import build
-from lora_scaling.config.devices import DRIVER_NAMES, memory_of_presets, preset
+from lora_scaling.config.devices import DRIVER_NAMES, preset
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.compare import _GPUS, _ZONES, METHODS
 from lora_scaling.estimate.estimator import Price
@@ -33,7 +33,7 @@ from lora_scaling.estimate.lengths import lengths_of
 from lora_scaling.estimate.measured import _EXAMPLES, _NAMES, _NUMBER, Measured
 from lora_scaling.estimate.plan import _BYTES, _STATE_BYTES, CHUNKED_LOGITS_BYTES
 from lora_scaling.estimate.priors import DEFAULT_STACK, load_priors
-from lora_scaling.estimate.remedies import _SHARDS
+from lora_scaling.estimate.remedies import _SHARDS, advised_devices
 from lora_scaling.estimate.result import LEVEL, MEMORY_PARTS
 from lora_scaling.estimate.shapes import with_shape
 from lora_scaling.estimate.terms import parse_term
@@ -133,7 +133,7 @@ def page_data(
         "default_stack": DEFAULT_STACK,
         "shards": list(_SHARDS),
         "driver_names": [list(pair) for pair in DRIVER_NAMES],
-        "memory_of_presets": sorted([gb, name] for name, gb in memory_of_presets().items()),
+        "advised_devices": list(map(list, advised_devices())),
         "normal_quantiles": quantiles,
         "z": {_number(p): normal.inv_cdf(0.5 + p / 2) for p in sorted({*_LEVELS, level})},
         "models": models,

@@ -87,11 +87,16 @@ def _sharded(config: RunConfig, plan: RunPlan, largest: int, priors: Priors) -> 
             return
 
 
+def advised_devices() -> list[tuple[float, str]]:
+    """Return (memory in GB, name) of the listed devices that are advised where memory is short, the smallest first."""
+    return sorted((gb, name) for name, gb in memory_of_presets().items() if not name.startswith(_COMPUTERS))
+
+
 def _larger(config: RunConfig, plan: RunPlan, priors: Priors) -> Iterator[str]:
     """Find the listed device with the least memory that can hold the run, in its own precision if that is auto."""
     available = config.hardware.memory_gb or 0.0
-    for gb, name in sorted((gb, name) for name, gb in memory_of_presets().items()):
-        if gb < available or name.startswith(_COMPUTERS):
+    for gb, name in advised_devices():
+        if gb < available:
             continue
         hardware = dataclasses.replace(preset(name), count=config.hardware.count)
         precision = resolve_precision(config, hardware.kind, hardware.peak_tflops)

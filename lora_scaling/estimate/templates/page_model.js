@@ -584,8 +584,8 @@ function loraEstimator(DATA) {
       else if (rows) options.push(`${words} with batch_size=${rows}`);
     }
     if (["cuda", "rocm"].includes(hw.kind)) options.push(...shardedOptions(state, hw, largest, tried));
-    for (const [gb, name] of DATA.memory_of_presets) {
-      if (gb < hw.memory_gb || /^(apple|dgx-spark|jetson)/.test(name)) continue;
+    for (const [gb, name] of DATA.advised_devices) {
+      if (gb < hw.memory_gb) continue;
       const device = { ...DATA.hardware[name], count: hw.count }, precision = resolvePrecision(state, device);
       if ((device.peak_tflops[precision] ?? null) === null) continue;
       const [changed] = tried({}, device, precision);
@@ -982,7 +982,7 @@ function loraEstimator(DATA) {
     const estimate = Math.min(held, Math.max(needed, room));
     const peak = { estimate, low: plan.least / Math.exp(z * logSd),
       high: Math.min(held * Math.exp(z * upwards), Math.max(estimate * Math.exp(z * logSd), room)) };
-    const fits = available === null ? null : needed <= available, parts = {};
+    const fits = available === null ? null : plan.fits, parts = {};
     for (const name of DATA.memory_parts) parts[name] = plan.memory[name] / 1e9;
     return { ...peak, allocated_gb: plan.memory.peak / 1e9, fits, available_gb: available, shards: plan.setup.shards, parts_gb: parts,
       largest_batch_size: plan.budget === null ? null : largestBatch(plan, shape, tuning),
