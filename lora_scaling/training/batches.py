@@ -116,7 +116,10 @@ def sample_bounds(positions: Sequence[Sequence[int]], length: int) -> dict[str, 
     bounds = [0]
     for i, row in enumerate(positions):
         starts = [start for start, position in enumerate(row) if position == 0]
-        bounds += [i * length + start for start in (*starts[1:], *([len(row)] if len(row) < length else []), length)]
+        ends = [*starts[1:], len(row)]
+        if len(row) < length:
+            ends.append(length)
+        bounds += [i * length + end for end in ends]
     longest = max(end - start for start, end in pairwise(bounds))
     begins = torch.tensor(bounds, dtype=torch.int32)
     return {"cu_seq_lens_q": begins, "cu_seq_lens_k": begins, "max_length_q": longest, "max_length_k": longest}
