@@ -18,7 +18,7 @@ _asked_s: float | None = None
 _unreachable = False  # then offline mode is ours, not the user's
 
 
-def hub() -> str:
+def hub_url() -> str:
     """Return the address of the hub."""
     return os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
 
@@ -36,13 +36,13 @@ def look_for_hub() -> bool:
     if _asked_s is not None and time.monotonic() - _asked_s < _KEPT_S:
         return not _unreachable
     _set_offline(False)
-    _unreachable = not answers(lambda wait_s: client.get_session().head(hub(), timeout=wait_s))
+    _unreachable = not answers_in_time(lambda wait_s: client.get_session().head(hub_url(), timeout=wait_s))
     _set_offline(_unreachable)
     _asked_s = time.monotonic()
     return not _unreachable
 
 
-def cache() -> Path:
+def hub_cache() -> Path:
     """Return the folder in which the hub's client keeps what it downloaded."""
     folder = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
     return in_home(folder) if folder else _home() / "hub"
@@ -50,7 +50,7 @@ def cache() -> Path:
 
 def is_cached(kind: str, name: str) -> bool:
     """Return whether any files of a hub's model or data set are here (`kind`: models or datasets)."""
-    if any((cache() / f"{kind}--{name.replace('/', '--')}" / "snapshots").glob("*/*")):
+    if any((hub_cache() / f"{kind}--{name.replace('/', '--')}" / "snapshots").glob("*/*")):
         return True
     folder = os.environ.get("HF_DATASETS_CACHE")
     prepared = in_home(folder) if folder else _home() / "datasets"
@@ -79,7 +79,7 @@ def out_of_reach(field: str, name: str) -> str:
     )
 
 
-def answers(ask: Callable[[float], object]) -> bool:
+def answers_in_time(ask: Callable[[float], object]) -> bool:
     """Return whether `ask` returns in time; it is given the seconds, which `HF_HUB_ETAG_TIMEOUT` sets.
 
     A thread asks, because the name service has a patience of its own.

@@ -10,7 +10,7 @@ from typing import Any
 
 from lora_scaling.config import ModelConfig
 from lora_scaling.errors import UserError
-from lora_scaling.hub import answers, cache, hub
+from lora_scaling.hub import answers_in_time, hub_cache, hub_url
 from lora_scaling.paths import in_home
 from lora_scaling.workload import ARCHITECTURES, ModelShape, shape_of
 
@@ -27,7 +27,7 @@ def with_shape(model: ModelConfig) -> ModelConfig:
         return model
     values = _local(model.id)
     if values is None:
-        values = _fetched(hub(), model.id, model.revision or "main")
+        values = _fetched(hub_url(), model.id, model.revision or "main")
     return dataclasses.replace(model, shape=shape_from_config(values, model.id))
 
 
@@ -57,7 +57,7 @@ def shape_from_config(values: Any, name: str) -> ModelShape:
 
 def _local(name: str) -> Any | None:
     """Read from a folder of this name, or from the newest snapshot in the hub's cache."""
-    snapshots = (cache() / f"models--{name.replace('/', '--')}" / "snapshots").glob("*/config.json")
+    snapshots = (hub_cache() / f"models--{name.replace('/', '--')}" / "snapshots").glob("*/config.json")
     newest = sorted(snapshots, key=lambda path: path.stat().st_mtime, reverse=True)
     for path in (in_home(name) / "config.json", *newest):
         try:
@@ -90,7 +90,7 @@ def _fetched(address: str, name: str, revision: str) -> Any:
     try:
         if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
             raise OSError("HF_HUB_OFFLINE is set")
-        if not answers(lambda wait_s: _first_answer(address, wait_s)):
+        if not answers_in_time(lambda wait_s: _first_answer(address, wait_s)):
             raise OSError(f"{address} does not answer")
         with urlopen(request, timeout=_TIMEOUT_S) as response:
             return json.load(response)
