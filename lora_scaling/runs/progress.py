@@ -68,7 +68,7 @@ class _Training:
 
 
 @dataclass
-class Display:
+class Display(Onlooker):
     """Progress over a sweep and within its runs. `total` is None where this process does not know the sweep.
 
     expected: what each of its runs is expected to take, in their order; None if that is unknown.
@@ -81,6 +81,7 @@ class Display:
     done: int = 0
     energy_kwh: float = 0.0
     _warned: set[str] = field(default_factory=set)
+    _label: str = ""  # of the run on display
     _last: float = 0.0
     _live: "Live | None" = None
     _training: _Training | None = None
@@ -90,15 +91,15 @@ class Display:
 
     @contextlib.contextmanager
     def run(self, label: str, *, g_per_kwh: float | None = None) -> Iterator[Onlooker]:
-        """Show the progress of one run: it is reported to the function that is yielded. The line is gone afterwards.
+        """Show the progress of one run: it is reported to what is yielded. The line is gone afterwards.
 
         g_per_kwh: carbon intensity, for the grams of the whole training that the line predicts after some steps.
         """
-        self._training, self._g_per_kwh = None, g_per_kwh
+        self._label, self._training, self._g_per_kwh = label, None, g_per_kwh
         if not self._animated:
             self._last = time.monotonic()  # a short run needs no line beside the one at its end
         try:
-            yield _RunLine(self, label)
+            yield self
         finally:
             if self._live is not None:
                 self._live.stop()
@@ -113,14 +114,8 @@ class Display:
         """Whether the line can move: on a terminal, but not in a pipe, a notebook, or a log."""
         return self.moving.isatty() and not self._console.is_dumb_terminal
 
-    def _progress(
-        self,
-        label: str,
-        phase: str,
-        step: int,
-        steps: int,
-        joules: float | None,
-        seen: "Callable[[], Seen] | None" = None,
+    def __call__(
+        self, phase: str, step: int, steps: int, joules: float | None, seen: "Callable[[], Seen] | None" = None, /
     ) -> None:
         """Draw the line, at most twice a second where it can move and once a minute elsewhere: it costs energy as well.
 
@@ -130,18 +125,18 @@ class Display:
         if phase == "train":
             self._note_training(step, steps, now, joules)
         if phase == WARMING_UP:
-            done = f"Warm-up of this process: {WARMUP_STEPS} steps, neither measured nor recorded"
-            print(f"{done} (warmup_run=false: none)", file=self.out, flush=True)
+            line = f"Warm-up of this process: {WARMUP_STEPS} steps, neither measured nor recorded"
+            print(f"{line} (warmup_run=false: none)", file=self.out, flush=True)
         if phase == WAITING and not self._animated and not self._waits:
             self._waits = True
-            told = f"{self._place()}{label}: {WAITING}; another run is measured on it"
-            print(printable(told), file=self.moving, flush=True)
+            line = f"{self._place()}{self._label}: {WAITING}; another run is measured on it"
+            print(printable(line), file=self.moving, flush=True)
         if self._animated and now - self._last < _REFRESH_S and 0 < step < steps:
             return
         if not self._animated and now - self._last < _PLAIN_S:
             return
         self._last = now
-        parts = self._parts(label, phase, step, steps, joules, now, seen() if seen is not None else None)
+        parts = self._parts(phase, step, steps, joules, seen() if seen is not None else None)
         if not self._animated:
             print(printable(_joined([text for _, text in parts])), file=self.moving, flush=True)
             return
@@ -155,31 +150,25 @@ class Display:
         self._live.update(self._line(parts, step, steps), refresh=True)
 
     def _parts(
-        self,
-        label: str,
-        phase: str,
-        step: int,
-        steps: int,
-        joules: float | None,
-        now: float,
-        seen: "Seen | None",
+        self, phase: str, step: int, steps: int, joules: float | None, seen: "Seen | None"
     ) -> list[tuple[int, str]]:
         """List what is known, in the order of reading, each with its rank: those of high rank are left out first."""
-        parts = [(1, f"[{self.done + 1}/{self.total}]")] if self.total else []
-        parts += [(4, label), (0, f"{phase} {step}/{steps}" if steps else phase)]
+        parts = [(1, self._place().rstrip())] if self.total else []
+        parts += [(4, self._label), (0, f"{phase} {step}/{steps}" if steps else phase)]
         spent_kwh = self.energy_kwh + (joules or 0.0) / JOULES_PER_KWH
         if spent_kwh:
             parts.append((2, f"{ENERGY.show(spent_kwh)} so far"))
         left = self._seconds_left(phase)
         if left is not None:
             parts.append((1, f"about {duration(round(left))} left"))
-        training = self._training if phase == "train" else None
-        if seen is not None and training is not None:
-            if seen.loss is not None:
-                parts.append((5, f"loss {seen.loss:.3g}"))
-            if training.seconds > 0 and seen.tokens:
-                parts.append((6, f"{seen.tokens / training.seconds:,.0f} tokens/s"))
-        whole = self._predicted(steps, now, joules) if training is not None else None
+        training = self._training
+        if phase != "train" or training is None:
+            return parts
+        if seen is not None and seen.loss is not None:
+            parts.append((5, f"loss {seen.loss:.3g}"))
+        if seen is not None and seen.tokens and training.seconds > 0:
+            parts.append((6, f"{seen.tokens / training.seconds:,.0f} tokens/s"))
+        whole = self._predicted(training, steps, joules)
         if whole is not None:
             parts.append((7, whole))
         return parts
@@ -216,11 +205,8 @@ class Display:
         training.share = step / steps if steps else 0.0
         training.outlook.note(step, training.seconds)
 
-    def _predicted(self, steps: int, now: float, joules: float | None) -> str | None:
+    def _predicted(self, training: _Training, steps: int, joules: float | None) -> str | None:
         """Say what the whole training will take and emit, at the mean power so far."""
-        training = self._training
-        if training is None:
-            return None
         spent = 0.0 if joules is None or training.joules is None else joules - training.joules
         whole = training.outlook.whole(steps, spent / training.seconds if spent > 0 and training.seconds > 0 else None)
         return None if whole is None else whole.sentence(self._g_per_kwh)
@@ -263,19 +249,6 @@ class Display:
                 taken += (row["total_s"] or 0.0) - (row["setup_s"] or 0.0)
                 self._passed = (taken, expected + self.expected[self.done].work_s)
         self.done += 1
-
-
-@dataclass(frozen=True)
-class _RunLine(Onlooker):
-    """The line of one run on a display."""
-
-    display: Display
-    label: str
-
-    def __call__(
-        self, phase: str, step: int, steps: int, joules: float | None, seen: "Callable[[], Seen] | None" = None, /
-    ) -> None:
-        self.display._progress(self.label, phase, step, steps, joules, seen)
 
 
 def _joined(parts: Sequence[str]) -> str:
