@@ -71,7 +71,7 @@ def _composed_before(config_name: str, overrides: Sequence[str]) -> Any:
         key, value = override.key_or_group, override.value()
         if override.package is not None or override.is_sweep_override():
             return None
-        if _is_group(key):
+        if is_group(key):
             if override.is_delete() or not isinstance(value, str) or "${" in value:
                 return None
             choices_made.append(override.input_line)
@@ -132,9 +132,9 @@ def check_overrides(overrides: Sequence[str]) -> None:
             value = override.value()
             if isinstance(value, str):
                 _check_plugin(override.key_or_group, value)
-            elif override.is_delete() and value is not None and _is_group(override.key_or_group):  # Hydra fails on it
+            elif override.is_delete() and value is not None and is_group(override.key_or_group):  # Hydra fails on it
                 raise UserError(f"{override.input_line}: cannot be read; write ~{override.key_or_group}")
-            if override.is_sweep_override() or override.is_delete() or not _is_group(override.key_or_group):
+            if override.is_sweep_override() or override.is_delete() or not is_group(override.key_or_group):
                 continue
             if not isinstance(value, str if override.key_or_group in _FILES else (str, list, dict)):
                 text = (override.input_line or "").partition("=")[2]
@@ -183,11 +183,6 @@ def check_launcher(target: str) -> None:
     for (group, name), (module, _) in _PLUGINS.items():
         if target.startswith(f"{module}."):
             _check_plugin(group, name)
-
-
-def _is_group(key: str) -> bool:
-    """Return whether this is the name of a group of files, of which one is chosen."""
-    return key in _FILES or is_group(key)
 
 
 def is_single_value(word: str) -> bool:
