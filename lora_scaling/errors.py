@@ -44,3 +44,9 @@ class OutOfMemory(RunFailure):
 
 class DeviceLost(RunFailure):
     """A run whose GPU failed, so that every further run of this process would fail as well."""
+
+
+def one_line(error: BaseException) -> str:
+    """Write an error of any origin in one line, with its type."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -42,6 +42,7 @@ from lora_scaling.errors import (
     RunFailure,
     UnwritableError,
     UserError,
+    one_line,
 )
 from lora_scaling.grid import compute_emissions, read_timeline
 from lora_scaling.paths import presets
@@ -530,7 +531,7 @@ def _add_card(record: Record, path: Path) -> None:
     try:
         write_card(path, record)
     except Exception as error:
-        text = f"The model card was not written: {_one_line(error)}"
+        text = f"The model card was not written: {one_line(error)}"
         record["warnings"] = [*record.get("warnings", []), {"kind": "no_card", "message": text}]
 
 
@@ -573,9 +574,4 @@ def _in_words(error: BaseException) -> str:
     """Write an error of the work in one line; in our words where another process of the run was lost."""
     from lora_scaling.training.ranks import lost_process
 
-    return lost_process(error) or _one_line(error)
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return lost_process(error) or one_line(error)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lora_scaling.config import DataConfig, ModelConfig, RunConfig
+from lora_scaling.errors import one_line
 from lora_scaling.ranks import world_size
 from lora_scaling.signals import raise_if_interrupted
 from lora_scaling.workload import ModelShape
@@ -91,7 +92,7 @@ def _train(config: RunConfig, device: "Device") -> str | None:
                 progress=lambda *_: raise_if_interrupted(),
             )
     except Exception as error:
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return one_line(error)
     finally:
         models.drop_base()
         device.synchronize()
