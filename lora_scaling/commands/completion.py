@@ -52,24 +52,30 @@ def candidates(line: str, commands: Mapping[str, tuple[str, str]]) -> list[str]:
 
 
 def _of_command(name: str, words: list[str], current: str, commands: Mapping[str, tuple[str, str]]) -> list[str]:
-    found: list[str] = [*_ANYWHERE] if current.startswith("-") else []
-    if name == "run" and current.startswith("-"):
-        return [*found, *_OF_RUN]
+    option = current.startswith("-")
+    anywhere = [*_ANYWHERE] if option else []
     if name == "analyse":
-        use_own_analysis()
+        return [*anywhere, *_of_analysis(words, option, commands[name][0])]
+    if name == "run" and option:
+        return [*anywhere, *_OF_RUN]
     module = importlib.import_module(commands[name][0])
-    if name == "analyse":
-        if not words:
-            return [*found, *module.COMMANDS]
-        if words[0] in module.COMMANDS:
-            parser = argparse.ArgumentParser(add_help=False)
-            importlib.import_module(f"analysis.commands.{words[0]}").add_arguments(parser)
-            found += _options_of(parser)
-        return found if current.startswith("-") else []  # what else there may be is a path, which the shell knows
-    if current.startswith("-"):
-        return [*found, *getattr(module, "OPTIONS", ())]
+    if option:
+        return [*anywhere, *getattr(module, "OPTIONS", ())]
     own = [f"{setting}=" for setting in getattr(module, "OWN", ())]
     return [*own, *(_settings(words, current) if name in _WITH_SETTINGS else ())]
+
+
+def _of_analysis(words: Sequence[str], option: bool, program: str) -> list[str]:
+    """Return the commands of an analysis, or the options of one; its other words are paths, which the shell knows."""
+    use_own_analysis()
+    commands = importlib.import_module(program).COMMANDS
+    if not words:
+        return [*commands]
+    if not option or words[0] not in commands:
+        return []
+    parser = argparse.ArgumentParser(add_help=False)
+    importlib.import_module(f"analysis.commands.{words[0]}").add_arguments(parser)
+    return _options_of(parser)
 
 
 def _options_of(parser: argparse.ArgumentParser) -> list[str]:

@@ -20,7 +20,9 @@ def doubts_about_locks(folder: Path, mounts: Path = Path("/proc/self/mounts")) -
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        first, second = (os.open(folder / ".lock-test", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644) for _ in "12")
+        first, second = (
+            os.open(folder / ".lock-test", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644) for _ in range(2)
+        )
     except OSError as error:
         raise unwritable(folder, error) from None
     try:
