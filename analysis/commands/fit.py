@@ -8,6 +8,7 @@ from lora_scaling.text import counted
 
 from .. import jsonout
 from ..energy_model.backtest import summary
+from ..energy_model.diagnostics import MISFIT_P
 from ..energy_model.energy_fit import EnergyFit
 from ..energy_model.validated_fit import FILE_NAME, validated_fit
 from ..tables.response import response_noun
@@ -73,7 +74,7 @@ def describe(fitted: EnergyFit, noun: str) -> list[str]:
         )
     diagnosis = document["diagnostics"][kind.name]
     misfit = diagnosis["lack_of_fit"]
-    if misfit and misfit["p"] < 0.01:
+    if misfit and misfit["p"] < MISFIT_P:
         lines.append(f"The form does not fit: lack of fit p = {misfit['p']:.2g}; intervals hold the misfit as noise.")
     for item in diagnosis["outliers"][:5]:
         lines.append(

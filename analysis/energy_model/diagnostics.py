@@ -15,6 +15,7 @@ from .response_fit import ResponseFit
 
 OUTLIER_P = 0.05  # Bonferroni over the runs
 MOST_NAMED = 20
+MISFIT_P = 0.01  # of the lack of fit, below which a form does not fit
 EXACT = 1e-12  # a scatter of log response below this is rounding
 
 

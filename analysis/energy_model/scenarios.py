@@ -13,6 +13,7 @@ from lora_scaling.errors import UserError
 from lora_scaling.estimate.fit_file import UNSEEN_LABEL_SD, Fit, Prediction
 
 from ..tables.run_quantities import Work
+from .diagnostics import MISFIT_P
 from .energy_fit import EnergyFit
 from .family import identifies
 from .target import Z_90, PlannedTarget, find_device
@@ -20,7 +21,7 @@ from .target import Z_90, PlannedTarget, find_device
 UNSEEN_DEVICE_SD = math.log(2.0) / Z_90  # a factor 2 in each direction at 90 %, after scaling by the data sheets
 UNSEEN_COUNT_SD = math.log(1.5) / Z_90
 UNSEEN_RECOMPUTATION_SD = math.log(1.2) / Z_90
-MISFIT_P, LEAST_MISFIT = 0.01, 0.03
+LEAST_MISFIT = 0.03  # relative: less needs no wider interval
 
 
 @dataclass(frozen=True, kw_only=True)

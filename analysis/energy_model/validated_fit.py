@@ -12,7 +12,7 @@ from lora_scaling.estimate.terms import parse_term
 from ..regression.least_squares import Results
 from ..tables.table import RunTable
 from .backtest import Backtest, backtest, summary
-from .diagnostics import order_correlation
+from .diagnostics import MISFIT_P, order_correlation
 from .energy_fit import EnergyFit, between_sessions, fit_table
 from .groups import differing_groups, sentence, spread_of_exponents
 
@@ -21,7 +21,6 @@ FILE_NAME = "fit.json"
 LEAST_FORM_SD = {"flops_per_token": 0.02, "params": 0.02, "tokens": 0.01, "samples_seen": 0.01}
 # And as much for the sharpness of a bend that the runs hardly show, if it is a roofline that is fitted.
 BEND_SD = 0.16
-MISFIT_P = 0.01
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
