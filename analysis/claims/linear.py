@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtr
 
-from lora_scaling.text import counted
+from lora_scaling.text import counted, number
 
 from ..regression.curve_analysis import LEAST_STEPS, Analysis, analyse, build_design, gate, lack_of_fit
 from ..regression.least_squares import wls
@@ -260,7 +260,7 @@ def _linear_reason(
     linear_low, linear_high = (f"{2 ** (1 + sign * margin):.2f}" for sign in (-1, 1))
     factor_of = f"doubling {factor} multiplies what comes on top of the fixed cost by {2**decision.estimate:.2f}"
     scatter = f"scatter {100 * tests['noise_cv']:.1f} %"
-    span = f"over a factor {tests['range']:.3g} in {factor} ({tests['runs']} runs, {scatter})"
+    span = f"over a factor {number(tests['range'])} in {factor} ({tests['runs']} runs, {scatter})"
     subject = noun[0].upper() + noun[1:]
     if veto is not None:
         text = f"Undecided: {veto.why}."

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lora_scaling.claim_defaults import MIN_RANGE
+from lora_scaling.text import number
 
 from ..regression.estimate import IntervalEstimate
 from ..regression.least_squares import Array, ols
@@ -50,7 +51,7 @@ def linear_in_windows(response: Response, options: Options) -> Claim:
     if frame.empty:
         return undecided("linear_in_samples", quantity, "no window holds a sample", None)
     if len(frame) < MIN_WINDOWS or end[-1] / end[0] < MIN_RANGE:
-        run = f"{len(frame)} windows over a factor {end[-1] / end[0]:.3g} are too few"
+        run = f"{len(frame)} windows over a factor {number(end[-1] / end[0])} are too few"
         why = f"{run}; {MIN_WINDOWS} over {MIN_RANGE} are needed"
         return undecided("linear_in_samples", quantity, why, None)
     if (start < -1e-9).any() or not np.allclose(start[1:], end[:-1]):

@@ -50,7 +50,11 @@ class Extrapolation:
     def _repr_html_(self) -> str:
         """Show the prediction as a table in a notebook."""
         return templates.render(
-            "analysis.energy_model", "extrapolation.html.j2", document=self.document, fits=self.validated.fits
+            "analysis.energy_model",
+            "extrapolation.html.j2",
+            document=self.document,
+            fits=self.validated.fits,
+            number=number,
         )
 
 
@@ -90,7 +94,7 @@ def predict_target(table: RunTable, result: ValidatedFit, overrides: Sequence[st
         if fitted.kind is ENERGY_KIND:
             energy = found
         else:  # the evaluator takes every base unit for a joule
-            value = {name: number * JOULES_PER_KWH for name, number in found.items()}
+            value = {name: end * JOULES_PER_KWH for name, end in found.items()}
     time = fitted.fit.predict_time(planned.target, LEVEL)
     outside = _outside(fitted.fit, planned, fitted.explained.work)
     leverage = _leverage(result, planned)
@@ -243,7 +247,7 @@ def _assumptions(result: ValidatedFit, planned: PlannedTarget) -> list[str]:
     sd = fit.form_sd(planned.target)
     if sd > 0.005:
         found.append(
-            f"Beyond the data the form itself is unknown: a factor {math.exp(Z_90 * sd):.3g} either way was added "
+            f"Beyond the data the form itself is unknown: a factor {number(math.exp(Z_90 * sd))} either way was added "
             "(from the backtest's own errors, or a stated spread where the runs say nothing of a slope)."
         )
     if session := document["session"]:

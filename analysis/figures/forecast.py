@@ -259,4 +259,4 @@ def _split_sentence(split: BacktestSplit) -> str:
 
 def _reach(horizons: dict[str, float]) -> str:
     farthest = max(horizons.items(), key=lambda item: item[1])
-    return f"{farthest[1]:.3g}× in {farthest[0].replace('_', ' ')}"
+    return f"{number(farthest[1])}× in {farthest[0].replace('_', ' ')}"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.fit_file import Bands, training_bands
 from lora_scaling.estimate.terms import Target
-from lora_scaling.text import counted
+from lora_scaling.text import counted, number
 
 from ..arrays import Array
 from ..claims.verdicts import Options
@@ -185,7 +185,7 @@ def varied(view: View, name: str, tolerance: float = 0.02) -> int:
 
 def _counts(runs: pd.DataFrame, column: str) -> pd.Series:
     numbers = runs[column].to_numpy(dtype=float)
-    return pd.Series([counted(number, column.removesuffix("s")) for number in numbers], index=runs.index)
+    return pd.Series([counted(value, column.removesuffix("s")) for value in numbers], index=runs.index)
 
 
 def ruled_out_of(factor: str) -> set[str]:
@@ -356,7 +356,7 @@ class _Holder:
             known = values[np.isfinite(values)]
             moved = len(np.unique(known)) > 1 or (len(known) > 0 and known[0] != own)
             if name != self.factor and moved and not _moves_with(self.factor, name):
-                shown = f"{own / 1e6:,.3g} M" if name == "params" else f"{own:,.4g}"
+                shown = f"{number(own / 1e6)} M" if name == "params" else number(own, 4)
                 held.append(f"{noun} {shown}" if np.isfinite(own) else f"no {noun}")
         for name, label in self.work.labels.items():
             if len(set(label)) > 1:
@@ -368,7 +368,7 @@ def _held_sentence(held: Mapping[str, Sequence[str]], moved_by: float) -> str:
     """Say what was held, from the names of the series that share each set of settings, and how far runs were moved."""
     if moved_by < NOT_MOVED:
         return UNMOVED
-    far = f", by a factor of up to {moved_by:.3g}" if moved_by >= 2 else f", by up to {100 * (moved_by - 1):.2g} %"
+    far = f", by a factor of up to {number(moved_by)}" if moved_by >= 2 else f", by up to {100 * (moved_by - 1):.2g} %"
     each = [(settings, f"{', '.join(map(clip_name, names))} to ") for settings, names in held.items() if settings]
     if not each:
         return f"Runs are moved along the fit to the work of a typical run{far}."
