@@ -18,7 +18,6 @@ from .sections import (
     WORDS,
     Cause,
     basis,
-    basis_in_words,
     common_cause,
     distance_from_data,
     interval_of,
@@ -70,13 +69,13 @@ def first_screen(findings: Findings) -> Section:
     noun, options = findings.claims.response.noun, findings.claims.options
     subject = "energy" if noun.startswith("energy") else noun  # without its small print, which is said once
     doubled = claims["doubling_doubles"].tests.get("factor", "samples")  # absent if it could not be tested
-    rests_on, cause = basis_in_words(findings), common_cause(findings)
+    rests_on, cause = basis(findings), common_cause(findings)
     answers = [
         {
             "id": name,
             "question": text.format(subject, factor=doubled),
             "verdict": claims[name].verdict,
-            "rests_on": rests_on,
+            "rests_on": rests_on.words,
             **_answer(claims[name], options, cause),
         }
         for name, text in QUESTIONS.items()
@@ -88,7 +87,7 @@ def first_screen(findings: Findings) -> Section:
         "answers.html.j2",
         facts=facts_of(findings),
         totals=[*totals_of(findings), going_on],
-        basis=basis(findings),
+        basis=rests_on.sentence,
         cause=cause.text if cause else None,
         blocked=counted(len(cause.ids), "question") if cause else "",
         meaning=f"“{subject.capitalize()}” is {noun}. " if subject != noun else "",

@@ -48,7 +48,7 @@ def verdicts_section(findings: Findings) -> Section:
     )
     cause = common_cause(findings)
     cards = [_card(claim, options, cause) for claim in claims]
-    return section("Verdicts", "verdicts.html.j2", lead=lead, basis=basis(findings), cards=cards)
+    return section("Verdicts", "verdicts.html.j2", lead=lead, basis=basis(findings).sentence, cards=cards)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,35 +125,38 @@ def of_energy(response: str) -> bool:
     return response in ("energy_kwh", "energy_train_kwh", "energy_gpu_kwh")
 
 
-def basis(findings: Findings) -> str:
-    """Say in one line what the response consists of, for the place where it matters most: next to the verdicts."""
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """What the response consists of: a sentence for the place where it matters most, and words for a cell."""
+
+    sentence: str
+    words: str
+
+
+def basis(findings: Findings) -> Basis:
+    """Say what was metered of the response, and what is time × a modelled power."""
+    response = findings.claims.response
     if not of_energy(findings.table.response):
-        return f"The verdicts are about {findings.claims.response.noun}, not about energy."
+        return Basis(
+            sentence=f"The verdicts are about {response.noun}, not about energy.",
+            words=response.noun.removeprefix("training "),
+        )
     shares = _shares(findings.table.frame)
     measured, modelled = (f"{100 * shares[kind]:.3g} %" for kind in ("measured", "modelled"))
-    if findings.claims.response.modelled or (shares["modelled"] > 0 and shares["measured"] + shares["unknown"] == 0):
-        return "None of this energy was measured: it is time × a modelled power, so the verdicts are about time."
+    if response.modelled or (shares["modelled"] > 0 and shares["measured"] + shares["unknown"] == 0):
+        text = "None of this energy was measured: it is time × a modelled power, so the verdicts are about time."
+        return Basis(sentence=text, words="modelled")
     if shares["measured"] + shares["modelled"] == 0:
-        return "The table does not say whether this energy was measured or modelled (time × an assumed power)."
+        text = "The table does not say whether this energy was measured or modelled (time × an assumed power)."
+        return Basis(sentence=text, words="not recorded")
     if shares["unknown"] > 0:
-        return f"{measured} of this energy was measured, {modelled} modelled; of the rest it is not known."
+        text = f"{measured} of this energy was measured, {modelled} modelled; of the rest it is not known."
+        return Basis(sentence=text, words=f"{measured} measured")
     if shares["modelled"] == 0:
-        return "All of this energy was measured."
-    return f"{measured} of this energy was measured; the rest is modelled."
-
-
-def basis_in_words(findings: Findings) -> str:
-    """Say in a word or two what the answers rest on, for a cell of a table."""
-    if not of_energy(findings.table.response):
-        return findings.claims.response.noun.removeprefix("training ")
-    shares = _shares(findings.table.frame)
-    if shares["modelled"] > 0 and shares["measured"] + shares["unknown"] == 0:
-        return "modelled"
-    if shares["measured"] + shares["modelled"] == 0:
-        return "not recorded"
-    if shares["measured"] > 0 and shares["modelled"] + shares["unknown"] == 0:
-        return "measured"
-    return f"{100 * shares['measured']:.3g} % measured"
+        return Basis(sentence="All of this energy was measured.", words="measured")
+    return Basis(
+        sentence=f"{measured} of this energy was measured; the rest is modelled.", words=f"{measured} measured"
+    )
 
 
 def _shares(frame: pd.DataFrame) -> dict[str, float]:
