@@ -11,7 +11,7 @@ from ..claims.verdicts import Claim, Options
 from ..energy_model.extrapolate import Extrapolation
 from ..figures.style import DrawnFigure
 from .estimates import sentence
-from .facts import Fact, facts_of, totals_of
+from .facts import Fact, facts_of, mean_intensity, totals_of
 from .findings import Findings
 from .page import Section, picture, section
 from .sections import (
@@ -198,11 +198,10 @@ def _cost(energy_kwh: float | None, findings: Findings) -> str:
     """Write an energy with the grams that it would be at the runs' own mean intensity."""
     if energy_kwh is None:
         return "cost unknown"
-    known = findings.table.frame[["emissions_g", "energy_kwh"]].dropna()
-    if len(findings.provenance.definitions) > 1 or not known["energy_kwh"].sum() > 0:
+    mean = mean_intensity(findings.table.frame)
+    if len(findings.provenance.definitions) > 1 or mean is None:
         return ENERGY.show(energy_kwh)
-    grams = energy_kwh * float(known["emissions_g"].sum() / known["energy_kwh"].sum())
-    return f"{ENERGY.show(energy_kwh)}, {MASS.show(grams)}"
+    return f"{ENERGY.show(energy_kwh)}, {MASS.show(energy_kwh * mean)}"
 
 
 def _predicted(forecast: Extrapolation) -> str:

@@ -128,15 +128,16 @@ def _grams(findings: Findings) -> Fact:
     if len(definitions) > 1:
         return Fact(name="Emissions", value="not summed", note="the grams of these runs are defined differently")
     gas = definitions[0][0].partition(",")[0] if definitions else "definition not recorded"
-    note = _joined(gas, mean_intensity(frame), _of_all(len(known), len(frame)))
+    mean = mean_intensity(frame)
+    note = _joined(gas, "" if mean is None else f"{mean:.4g} g/kWh", _of_all(len(known), len(frame)))
     return Fact(name="Emissions", value=MASS.show(float(known["emissions_g"].sum())), note=note)
 
 
-def mean_intensity(frame: pd.DataFrame) -> str:
-    """Write the mean intensity of the runs whose grams and energy are known; empty without any."""
+def mean_intensity(frame: pd.DataFrame) -> float | None:
+    """Return the mean g/kWh of the runs whose grams and energy are known; None without any."""
     known = frame[["emissions_g", "energy_kwh"]].dropna()
     energy = float(known["energy_kwh"].sum())
-    return f"{known['emissions_g'].sum() / energy:.4g} g/kWh" if energy > 0 else ""
+    return float(known["emissions_g"].sum()) / energy if energy > 0 else None
 
 
 def _time(frame: pd.DataFrame) -> Fact:

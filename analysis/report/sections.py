@@ -18,6 +18,7 @@ from ..energy_model.extrapolate import Extrapolation
 from ..figures.style import DrawnFigure
 from ..tables.checks import group_noun
 from ..tables.response import NOTHING_METERED, source_kinds
+from .facts import mean_intensity
 from .findings import Findings
 from .page import Picture, Section, picture, section
 
@@ -290,11 +291,9 @@ def emissions_section(findings: Findings) -> Section:
         if len(origin.definitions) > 1:
             lead += f"; the grams of {int(known.sum())} runs are known, but not all mean the same: they are not summed."
         else:
-            total = float(grams.sum())
-            lead += (
-                f"; {_cell(total)} g for the {int(known.sum())} runs whose grams are known, "
-                f"{total / energy[known].sum():.4g} g/kWh on average."
-            )
+            total, mean = float(grams.sum()), mean_intensity(frame)
+            lead += f"; {_cell(total)} g for the {int(known.sum())} runs whose grams are known"
+            lead += "." if mean is None else f", {mean:.4g} g/kWh on average."
         statuses = frame["intensity_status"].fillna("unknown").value_counts()
         lead += f" Status: {', '.join(f'{n} {status}' for status, n in statuses.items())}."
         definitions = [f"{text} ({counted(n, 'run')})" for text, n in origin.definitions]
