@@ -19,7 +19,7 @@ from lora_scaling.estimate.pilot import RUN_TO_RUN_SD, RUN_TO_RUN_SD_CPU
 
 from ..arrays import Array
 from ..regression.least_squares import Results
-from ..tables.response_column import noun_of
+from ..tables.response_column import is_energy, noun_of
 from ..tables.run_quantities import Work, ranges_of, work_of
 from ..tables.table import Excluded
 from .diagnostics import diagnose
@@ -173,9 +173,9 @@ def training_response(frame: pd.DataFrame, response: str = "energy_kwh") -> Trai
     if response == "energy_kwh" and np.isfinite(train[trained]).sum() >= 0.5 * trained.sum() > 0:
         return TrainingResponse(response="energy_train_kwh", values=train * base, apart=True, notes=())
     total, idle = frame[response].to_numpy(dtype=float), idle_kwh(frame, response)
-    own = {"energy_kwh": "energy", "energy_gpu_kwh": "GPUs' energy", "total_s": "time"}.get(response, noun_of(response))
-    first, _, last = own.rpartition(" ")
-    noun = f"{first} training {last}".strip() if response in ("energy_gpu_kwh",) else f"training {own}"
+    whole = "energy" if is_energy(response) else "time" if response == "total_s" else noun_of(response)
+    owner = "GPUs' " if response == "energy_gpu_kwh" else ""
+    noun = f"{owner}training {whole}"
     if idle is not None:
         count = int((~trained & np.isfinite(total)).sum())
         note = (
@@ -183,7 +183,7 @@ def training_response(frame: pd.DataFrame, response: str = "energy_kwh") -> Trai
             "each of the same model, method and hardware."
         )
         return TrainingResponse(response=response, values=(total - idle) * base, apart=True, notes=(note,))
-    note = f"The {noun} is unknown: the whole run's {last} is modelled, its fixed part included."
+    note = f"The {noun} is unknown: the whole run's {whole} is modelled, its fixed part included."
     return TrainingResponse(response=response, values=total * base, apart=False, notes=(note,))
 
 

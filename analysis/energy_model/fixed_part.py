@@ -18,6 +18,7 @@ from lora_scaling.units import JOULES_PER_KWH
 
 from ..arrays import Array
 from ..regression.least_squares import ols
+from ..tables.response_column import is_energy
 from ..tables.run_quantities import one_name_each
 from .response_kind import kind_of
 
@@ -56,15 +57,14 @@ def fixed_part(frame: pd.DataFrame, response: str, *, apart: bool, alone: bool =
     else:
         energy, rows = total * JOULES_PER_KWH, ~trained & apart
     seconds = took_s - frame["train_s"].to_numpy(dtype=float)
-    of_response = response not in ("energy_kwh", "energy_train_kwh", "energy_gpu_kwh", "train_s")
-    kind = kind_of(response)
     note = _note(frame)
     labels = pd.DataFrame({"hardware": one_name_each(frame["hardware"]), "method": frame["method"]})
     found = {
         "energy_j": _spread(energy, rows, params, labels, note, GROWTH["energy_j"]),
         "time_s": _spread(seconds, trained, params, labels, note, GROWTH["time_s"]),
     }
-    if of_response:  # any other column: what runs of zero steps had of it, if that was subtracted
+    if not is_energy(response) and response != "train_s":  # what runs of zero steps had of it, if that was subtracted
+        kind = kind_of(response)
         own, idle = frame[response].to_numpy(dtype=float) * kind.per_unit, ~trained & apart
         unsized = np.full(len(frame), np.nan)  # nobody knows how it grows with the model
         found[kind.fixed_key] = _spread(own, idle, unsized, labels, note, GROWTH["energy_j"])

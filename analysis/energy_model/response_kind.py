@@ -8,7 +8,7 @@ import numpy as np
 from lora_scaling.text import ENERGY, MASS, MEMORY, POWER, TIME, Quantity
 from lora_scaling.units import JOULES_PER_KWH
 
-from ..tables.response_column import OWN_UNIT, noun_of, unit_of
+from ..tables.response_column import OWN_UNIT, is_energy, noun_of, unit_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,4 +67,4 @@ def kind_of(column: str) -> ResponseKind:
 
 def is_physical(column: str) -> bool:
     """Whether a device's peak and power bound a response from below: energies of devices, and times of training."""
-    return column in ("energy_kwh", "energy_train_kwh", "energy_gpu_kwh", "train_s", "total_s")
+    return is_energy(column) or column in ("train_s", "total_s")

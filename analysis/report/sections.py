@@ -18,6 +18,7 @@ from ..energy_model.extrapolate import Extrapolation
 from ..figures.style import DrawnFigure
 from ..tables.checks import group_noun
 from ..tables.response import NOTHING_METERED, source_kinds
+from ..tables.response_column import is_energy
 from .facts import mean_intensity
 from .findings import Findings
 from .page import Picture, Section, picture, section
@@ -121,11 +122,6 @@ def plain_reason(claim: Claim) -> str:
     return text[0].upper() + text[1:]
 
 
-def of_energy(response: str) -> bool:
-    """Whether a response is the energy of whole runs or of training, of which it may be known what was metered."""
-    return response in ("energy_kwh", "energy_train_kwh", "energy_gpu_kwh")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Basis:
     """What the response consists of: a sentence for the place where it matters most, and words for a cell."""
@@ -137,7 +133,7 @@ class Basis:
 def basis(findings: Findings) -> Basis:
     """Say what was metered of the response, and what is time × a modelled power."""
     response = findings.claims.response
-    if not of_energy(findings.table.response):
+    if not is_energy(findings.table.response):
         return Basis(
             sentence=f"The verdicts are about {response.noun}, not about energy.",
             words=response.noun.removeprefix("training "),

@@ -11,7 +11,7 @@ from lora_scaling.records.timeline import COMPONENTS
 
 from .meter_step import meter_steps
 from .parsing import RunWarning
-from .response_column import noun_of
+from .response_column import is_energy, noun_of
 from .table import RunTable
 
 NOTHING_METERED = " It rests on time × a modelled power: nothing was metered."  # ends a reason
@@ -51,7 +51,7 @@ def _choose(table: RunTable) -> Response:
     frame["y"] = frame[table.response]
     frame["y_measured"] = np.nan
     noun = response_noun(table)
-    if table.response not in ("energy_kwh", "energy_train_kwh", "energy_gpu_kwh"):
+    if not is_energy(table.response):
         return _plain(frame, noun, table.response)
     if table.response == "energy_gpu_kwh":
         return _plain(frame, noun, table.response, modelled=_all_modelled(frame, ("gpu",)))

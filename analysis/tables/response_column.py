@@ -31,6 +31,11 @@ def unit_of(column: str) -> str:
     return _ENDINGS.get(ending, "") if "_" in column else ""
 
 
+def is_energy(column: str) -> bool:
+    """Return whether a response is an energy of runs, of training or of the GPUs, whose metered part may be known."""
+    return column in (RESPONSES["total"], RESPONSES["train"], RESPONSES["gpu"])
+
+
 def noun_of(column: str) -> str:
     """Name a response column in a sentence: its own name, without the unit."""
     if found := _FOREIGN.fullmatch(column):
