@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lora_scaling.text import ENERGY, MASS, counted, shown
+from lora_scaling.text import ENERGY, MASS, counted, number, shown
 
 from ..claims.verdicts import Claim, Options
 from ..energy_model.extrapolate import Extrapolation
@@ -51,8 +51,12 @@ class Reading:
 
 
 _READINGS = {
-    "linear_in_samples": Reading("exponent b of samples in", "twice the samples", lambda b: 2**b, ".2f", " times"),
-    "linear_in_epochs": Reading("exponent b of epochs in", "twice the epochs", lambda b: 2**b, ".2f", " times"),
+    "linear_in_samples": Reading(
+        "exponent b of samples in", "on top of the fixed cost, twice the samples", lambda b: 2**b, ".2f", " times"
+    ),
+    "linear_in_epochs": Reading(
+        "exponent b of epochs in", "on top of the fixed cost, twice the epochs", lambda b: 2**b, ".2f", " times"
+    ),
     "doubling_doubles": Reading("elasticity", "twice as many", lambda b: 100 * (2**b - 1), "+.0f", " %"),
     "samples_epochs_interchangeable": Reading(
         "", "epochs in place of samples", lambda b: 100 * (2**b - 1), "+.1f", " %"
@@ -126,10 +130,11 @@ def _answer(claim: Claim, options: Options, cause: Cause | None) -> dict[str, st
         return {"word": f"It depends on the {split_noun(claim)}", "number": f"{each[0].upper() + each[1:]}."}
     if claim.estimate is None:
         return {"word": "Not tested", "number": plain_reason(claim)}
-    number = _number(claim, options)
-    if claim.id == "doubling_doubles" and (holds := claim.tests.get("holds_from")) and claim.verdict == "refuted":
-        number += f"; yes from about {holds:,.3g} {claim.tests['factor']} on"
-    return {"word": WORDS[claim.verdict], "number": number}
+    text = _number(claim, options)
+    holds = claim.tests.get("holds_from") if claim.id == "doubling_doubles" and claim.verdict == "refuted" else None
+    if holds and math.isfinite(holds):
+        text += f"; yes from about {number(holds)} {claim.tests['factor']} on"
+    return {"word": WORDS[claim.verdict], "number": text}
 
 
 def _number(claim: Claim, options: Options) -> str:
@@ -139,7 +144,7 @@ def _number(claim: Claim, options: Options) -> str:
         known = interval_of(claim, options)
         return plain_reason(claim) if known is None else f"{claim.quantity}: {known[0]} ({known[1]})"
     reading = _READINGS[claim.id]
-    value, low, high = (shown(reading.change(number), reading.form) for number in numbers)
+    value, low, high = (shown(reading.change(value), reading.form) for value in numbers)
     return f"{reading.lead}: {value}{reading.suffix} ({low} to {high})"
 
 
@@ -159,11 +164,11 @@ def _size(claim: Claim, own: dict[str, Any]) -> str:
         if own["estimate"] is None or own["ci"] is None:
             return "not enough runs"
         form = "+.3f" if claim.id == "rank_effect" else ".2f"
-        value, low, high = (shown(number, form) for number in (own["estimate"], *own["ci"]))
+        value, low, high = (shown(value, form) for value in (own["estimate"], *own["ci"]))
         return f"{value} ({low} to {high})"
     numbers = (own["ratio"], *own["ci"])
     if claim.id == "rank_effect":
-        change, low, high = (shown(100 * (number - 1), "+.1f") for number in numbers)
+        change, low, high = (shown(100 * (value - 1), "+.1f") for value in numbers)
         return f"{change} % ({low} to {high})"
     ratio, low, high = map(shown, numbers)
     return f"{ratio} times ({low} to {high})"

@@ -145,7 +145,7 @@ def test_the_first_screen_answers_with_the_numbers_of_the_claims(findings: Findi
     value, low, high = (2**exponent for exponent in (claim.estimate, *claim.ci))
     assert answer(html, "Is energy linear in the number of samples?") == (
         "Yes",
-        f"twice the samples: {value:.2f} times ({low:.2f} to {high:.2f})",
+        f"on top of the fixed cost, twice the samples: {value:.2f} times ({low:.2f} to {high:.2f})",
         "measured",
     )
     assert answer(html, "Is energy the same at every LoRA rank?")[0] == "Not tested"
@@ -355,6 +355,16 @@ def test_the_first_screen_asks_for_what_was_doubled() -> None:
     frame = affine_runs().rename(columns={"samples": "epochs", "epochs": "samples"})
     questions = section(report.render(collect_findings(table_from_frame(frame), Options(), [])), "In short")
     assert "Do twice the epochs cost twice the energy?" in questions
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_first_screen_writes_large_numbers_out() -> None:
+    samples = np.repeat([100, 1_000, 10_000, 100_000, 1_000_000], 4)
+    scatter = np.tile([0.99, 1.0, 1.0, 1.01], 5)
+    frame = pd.DataFrame({"samples": samples, "epochs": 1, "energy_kwh": (5 + 2e-4 * samples) * scatter})
+    html = report.render(collect_findings(table_from_frame(frame), Options(), []))
+    # The fixed cost is a twentieth of a run of 19 × 5 ÷ 2e-4 samples.
+    assert answer(html, "Do twice the samples cost twice the energy?")[1].endswith("yes from about 480,000 samples on")
 
 
 def test_one_run_is_no_plural() -> None:
