@@ -24,6 +24,9 @@ from lora_scaling.grid.report import document, render
 from lora_scaling.grid.zones import find_place
 from lora_scaling.records import find_records
 
+OPTIONS = ("--json", "--forecast")
+OWN = tuple(f"grid.{field.name}" for field in dataclasses.fields(GridSettings))
+
 
 @command(when_interrupted=RESUMES)
 def main(words: list[str]) -> int:
@@ -50,16 +53,12 @@ def main(words: list[str]) -> int:
     return int(bool(overrides) and any(outcome.unwritable for outcome in outcomes))  # an archive may be looked at
 
 
-OPTIONS = ("--json", "--forecast")
-OWN = tuple(f"grid.{field.name}" for field in dataclasses.fields(GridSettings))
-
-
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """Read the command line; `words` are RUNS and overrides, still together."""
     parser = Parser(
         prog="python -m lora_scaling.emissions",
         description="(Re)compute grams from stored energy timelines, adding a revision where they change.",
-        epilog="Overrides: " + ", ".join(f"grid.{f.name}=…" for f in dataclasses.fields(GridSettings)),
+        epilog="Overrides: " + ", ".join(f"{name}=…" for name in OWN),
     )
     parser.add_argument("words", nargs="*", metavar="RUNS|grid.FIELD=VALUE", help="folders of runs, overrides")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
