@@ -176,8 +176,11 @@ def close_names(given: str, allowed: Sequence[str]) -> list[str]:
     return alike or list(dict.fromkeys([*containing, *close]))[:3]
 
 
+def did_you_mean(names: Sequence[str]) -> str:
+    """Ask whether one of these names is meant, before those that are allowed; nothing if there are none."""
+    return f"did you mean {' or '.join(names)}? " if names else ""
+
+
 def suggest(given: str, allowed: Sequence[str]) -> str:
     """Suggest what the user may have meant, for the end of an error."""
-    near = close_names(given, allowed)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"{hint}Allowed: {', '.join(allowed)}"
+    return f"{did_you_mean(close_names(given, allowed))}Allowed: {', '.join(allowed)}"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from lora_scaling.config.build import Interpolated, build, suggest
+from lora_scaling.config.build import Interpolated, build, close_names, did_you_mean, suggest
 from lora_scaling.config.elsewhere import not_a_setting
 from lora_scaling.config.overrides import parse_override
 from lora_scaling.config.run import RunConfig
@@ -138,8 +138,11 @@ def check_overrides(overrides: Sequence[str]) -> None:
                 continue
             if not isinstance(value, str if override.key_or_group in _FILES else (str, list, dict)):
                 text = (override.input_line or "").partition("=")[2]
-                allowed = ", ".join(choices(override.key_or_group))
-                raise UserError(f"{override.key_or_group}: got {text}; choose one of {allowed}")
+                allowed = choices(override.key_or_group)
+                hint = did_you_mean(
+                    close_names(text, allowed) if isinstance(value, (int, float)) else ()
+                )  # hardware=4090
+                raise UserError(f"{override.key_or_group}: got {text}; {hint}choose one of {', '.join(allowed)}")
 
 
 # Hydra's launchers and sweepers that come with packages of their own, and how these are installed.

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
-from lora_scaling.config.build import close_names, suggest
+from lora_scaling.config.build import close_names, did_you_mean, suggest
 from lora_scaling.settings import SETTINGS
 
 _NAMES = {alias: setting.name for setting in SETTINGS for alias in setting.aliases} | {
@@ -118,9 +118,9 @@ def not_a_setting(key: str, names: Collection[str], fields: Sequence[str]) -> st
     if not named and own:
         leaves = [name.rpartition(".")[2] for name in own]
         named = [f"{group}.{name}" for name in close_names(leaf, leaves)]
-    if named:
-        return f"{key}: not a setting; did you mean {' or '.join(named)}? Allowed: {', '.join(own or fields)}"
-    return f"{key}: not a setting; " + (f"Allowed: {', '.join(own)}" if own else suggest(key, fields))
+    if named or own:
+        return f"{key}: not a setting; {did_you_mean(named)}Allowed: {', '.join(own or fields)}"
+    return f"{key}: not a setting; {suggest(key, fields)}"
 
 
 def _of(table: dict[str, str], key: str) -> str | None:
