@@ -216,7 +216,7 @@ def test_several_runs_are_read_as_one_table(tmp_path: Path, capsys: pytest.Captu
     assert json.loads(capsys.readouterr().out)["runs_used"] == rows + 2
 
 
-@pytest.mark.parametrize("name", [*COMMANDS, "report"])
+@pytest.mark.parametrize("name", [*COMMANDS, "report", "export"])
 def test_every_command_refuses_what_is_not_there_in_one_sentence(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -225,6 +225,30 @@ def test_every_command_refuses_what_is_not_there_in_one_sentence(
     assert captured.out == ""
     assert captured.err.count("\n") == 1
     assert "nothing.csv" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        (["--response", "joy"], "response: got 'joy'"),
+        (["--samples-from", r"joy:n(\d+)"], "samples-from: got 'joy'"),
+        (["--epochs-from", r"joy:n(\d+)"], "epochs-from: got 'joy'"),
+        (["--set", "joy"], "set: got 'joy'"),
+        (["--column", "joy"], "column: got 'joy'"),
+        (["--join", "joy.csv", "--on", "run_id"], "RUNS: got 'joy.csv'"),
+        (["--ignore", "joy"], "ignore: got 'joy'"),
+        (["--exclude", "joy"], "exclude: got 'joy'"),
+        (["model=joy"], "model: got 'joy'"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+@pytest.mark.parametrize("name", [*COMMANDS, "report", "export"])
+def test_every_command_reads_the_options_of_a_table_from_elsewhere(
+    name: str, words: list[str], refused: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A value that cannot be is refused by its name: so the option is there, and not ignored."""
+    assert cli.main([name, str(write_table(tmp_path / "runs.csv")), *words]) == 2
+    assert capsys.readouterr().err.startswith(f"lora-scaling: {refused}")
 
 
 def test_a_failure_of_the_analysis_itself_is_status_1(
