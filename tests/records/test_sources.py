@@ -65,7 +65,7 @@ def test_claims_and_the_report_agree_on_a_source(name: str, kind: str) -> None:
     kinds = [warning.kind for warning in found.claims.warnings]
     assert ("modelled_energy" in kinds) == (kind == "modelled")
     assert (found.claims.response.measured_noun == "CPU") == (kind == "measured")
-    assert WORDS[kind] in basis(found)
+    assert WORDS[kind] in basis(found).sentence
     assert f"<td>{kind}</td>" in sources_section(found).html
 
 
