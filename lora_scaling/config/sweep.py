@@ -22,9 +22,9 @@ from lora_scaling.config import (
 )
 from lora_scaling.config.build import with_values
 from lora_scaling.config.overrides import parse_override
-from lora_scaling.errors import RecordError, UserError
+from lora_scaling.errors import UserError
 from lora_scaling.paths import choices, is_group
-from lora_scaling.records import read_record, record_path
+from lora_scaling.records import finished_record, record_path
 from lora_scaling.records.schema import RunRecord
 
 # From overrides to a composed OmegaConf node.
@@ -61,13 +61,7 @@ class PlannedRun:
 
     def kept_record(self) -> RunRecord | None:
         """Read the record of a finished run that may be kept; None without one."""
-        if self.config.on_existing != "skip":
-            return None
-        try:
-            record = read_record(self.record_path)
-        except RecordError:
-            return None
-        return record if record["status"] == "ok" else None
+        return finished_record(self.record_path) if self.config.on_existing == "skip" else None
 
 
 def plan(design: SweepDesign, arguments: Sequence[str], compose: Compose) -> list[PlannedRun]:

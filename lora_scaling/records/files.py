@@ -148,9 +148,15 @@ def find_records(paths: Iterable[str | Path]) -> list[Path]:
     return sorted(found)
 
 
-def is_finished(path: Path) -> bool:
-    """Return whether a complete run is recorded there. Anything unreadable or unfinished has to be run again."""
+def finished_record(path: Path) -> RunRecord | None:
+    """Read the record of a complete run; None for anything unreadable or unfinished, which has to be run again."""
     try:
-        return read_record(path)["status"] == "ok"
+        record = read_record(path)
     except RecordError:
-        return False
+        return None
+    return record if record["status"] == "ok" else None
+
+
+def is_finished(path: Path) -> bool:
+    """Return whether a complete run is recorded there."""
+    return finished_record(path) is not None
