@@ -89,7 +89,7 @@ def answers(folder: Path) -> list[str]:
     tested = [claim for claim in report.claims if claim.verdict != "undecided" or claim.estimate is not None]
     lines = [f"  {claim.verdict.upper():<10} {claim.title}: {_first_sentence(claim.reason)}" for claim in tested]
     where = shlex.quote(str(folder))
-    undecided = len(report.claims) - sum(claim.verdict != "undecided" for claim in report.claims)
+    undecided = sum(claim.verdict == "undecided" for claim in report.claims)
     more = f"  Next: lora-scaling analyse design {where} names the runs that would decide the other {undecided}."
     return ["What these runs say:", *lines, *[more] * (undecided > 0)]
 
