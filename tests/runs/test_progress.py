@@ -136,9 +136,12 @@ def seen(tokens: int) -> Any:
     return SimpleNamespace(tokens=tokens, loss=2.3456)
 
 
+def lines_of(shown: io.StringIO) -> list[str]:
+    return re.split(r"[\r\n]", re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", shown.getvalue()))
+
+
 def last_line(shown: io.StringIO) -> str:
-    plain = re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", shown.getvalue())
-    return [line for line in re.split(r"[\r\n]", plain) if line.strip()][-1]
+    return [line for line in lines_of(shown) if line.strip()][-1]
 
 
 def test_time_left_is_what_was_expected_at_the_pace_so_far_without_setup_and_waiting(clock: list[float]) -> None:
@@ -238,9 +241,7 @@ def test_what_matters_most_fits_and_the_cursor_comes_back_when_a_run_is_interrup
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert last_line(shown).startswith(line)
-    assert all(
-        len(part) <= width for part in re.split(r"[\r\n]", re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", shown.getvalue()))
-    )
+    assert max(len(part) for part in lines_of(shown)) <= width
     assert shown.getvalue().count("\x1b[?25h") >= shown.getvalue().count("\x1b[?25l") > 0
 
 
