@@ -15,11 +15,10 @@ from lora_scaling.records.row import COLUMNS
 from .column_names import meaning_of
 from .files import TABLE_SUFFIXES, FileContent, distinct_names, read_content
 from .formats import carbontracker, codecarbon, eco2ai, peft_benchmark, tracker_exports, trainer_folder, zeus
-from .formats.recognised import Recognised
+from .formats.recognised import Recognised, flat
 from .parsing import RunWarning
 
 MOST_FILES = 10_000  # of a folder of results
-MOST_DEPTH = 4  # of mappings in a row of JSON
 FRAMES = (
     (codecarbon.is_codecarbon, codecarbon.from_codecarbon),
     (eco2ai.is_eco2ai, eco2ai.from_eco2ai),
@@ -280,22 +279,11 @@ def _frame_of_objects(document: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame
 
 def _frame_of_rows(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Make a frame of rows; an entry of a mapping in them is called by its own name where no other has that."""
-    frame = pd.DataFrame([_flat(row) for row in rows])
+    frame = pd.DataFrame([flat(row, whole=tracker_exports.NESTED) for row in rows])
     own = [name.rpartition(".")[2] for name in map(str, frame.columns)]
     return frame.set_axis(
         [last if own.count(last) == 1 else str(name) for name, last in zip(frame.columns, own, strict=True)], axis=1
     )
-
-
-def _flat(row: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
-    """Return a row with the entries of mappings in it under joined names; those of trackers' exports stay whole."""
-    cells: dict[str, Any] = {}
-    for name, value in row.items():
-        if isinstance(value, dict) and depth < MOST_DEPTH and (depth > 0 or name not in tracker_exports.NESTED):
-            cells |= {f"{name}.{key}": cell for key, cell in _flat(value, depth + 1).items()}
-        else:
-            cells[str(name)] = value
-    return cells
 
 
 def _is_rows(value: Any) -> bool:

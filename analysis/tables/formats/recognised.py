@@ -1,10 +1,14 @@
 """What a reader of one kind of file returns, and helpers that the readers share."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
 from ..parsing import RunWarning, parse_numbers
+
+MOST_DEPTH = 4  # of mappings in a row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +24,17 @@ class Recognised:
     warnings: tuple[RunWarning, ...] = ()
     left_out: tuple[tuple[str, str], ...] = ()
     understood: frozenset[str] = field(default_factory=frozenset)
+
+
+def flat(row: Mapping[str, Any], *, whole: Collection[str] = (), depth: int = 0) -> dict[str, Any]:
+    """Return a row with the entries of mappings in it under joined names; those named in `whole` stay as they are."""
+    cells: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, Mapping) and depth < MOST_DEPTH and name not in whole:
+            cells |= {f"{name}.{key}": cell for key, cell in flat(value, depth=depth + 1).items()}
+        else:
+            cells[str(name)] = value
+    return cells
 
 
 def numbers(raw: pd.DataFrame, name: str) -> pd.Series:

@@ -3,13 +3,14 @@
 import ast
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from ..parsing import RunWarning
-from .recognised import Recognised, added, isoformat, moments, named_runs, numbers, text
+from .recognised import Recognised, added, flat, isoformat, moments, named_runs, numbers, text
 
 WANDB = {"name", "state"}
 NESTED = ("config", "summary", "_config", "_summary", "summaryMetrics", "params", "metrics")
@@ -90,10 +91,15 @@ def _unnested(raw: pd.DataFrame) -> pd.DataFrame:
 
 
 def _plain(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that fit into a cell; W&B writes some of them as {"value": …}."""
+    """Return the values that fit into a cell; W&B writes some of them as {"value": …}.
+
+    Those of mappings within have joined names, unless another one has the same last name: nobody knows which is meant.
+    """
     values = {key: value["value"] if isinstance(value, Mapping) and set(value) >= {"value"} else value
               for key, value in mapping.items()}  # fmt: skip
-    return {str(key): value for key, value in values.items() if not isinstance(value, Mapping | list | tuple)}
+    cells = {key: value for key, value in flat(values).items() if not isinstance(value, Mapping | list | tuple)}
+    last = Counter(key.rpartition(".")[2] for key in cells)
+    return {key: value for key, value in cells.items() if key in values or last[key.rpartition(".")[2]] == 1}
 
 
 def _from_mlflow(raw: pd.DataFrame) -> dict[str, pd.Series]:

@@ -416,3 +416,20 @@ def test_a_window_without_samples_is_none_of_the_run(tmp_path: Path) -> None:
     claim = next(one for one in decide(load_runs(path)).claims if one.id == "linear_in_samples")
     assert claim.verdict == "supported"
     assert claim.tests["windows"] == 20
+
+
+def test_settings_in_mappings_within_mappings_are_read_where_their_name_is_the_only_one(tmp_path: Path) -> None:
+    runs = [
+        {
+            "name": f"run{n}",
+            "config": {"data": {"value": {"n_samples": n, "seed": 1}}, "train": {"epochs": 2, "seed": 5}},
+            "summary": {"energy": {"total_kwh": n / 1000}},
+        }
+        for n in (100, 200, 400)
+    ]
+    (tmp_path / "runs.json").write_text(json.dumps(runs))
+    table = load_runs(tmp_path / "runs.json")
+    assert table.frame["samples"].tolist() == [100, 200, 400]
+    assert set(table.frame["epochs"]) == {2}
+    assert table.frame["energy_kwh"].tolist() == [0.1, 0.2, 0.4]
+    assert not any("seed" in name for name in table.columns)
