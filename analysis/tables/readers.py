@@ -243,8 +243,10 @@ def _frame_of_document(path: Path, document: Any) -> pd.DataFrame:
     if _is_rows(document):
         return _frame_of_rows(document)
     if isinstance(document, dict) and document:
-        if {"time", "gpu_energy"} <= set(document):
+        if set(document) >= zeus.MEASUREMENT:
             return pd.DataFrame([document])
+        if all(isinstance(value, dict) and set(value) >= zeus.MEASUREMENT for value in document.values()):
+            return pd.DataFrame([{"window_name": name, **value} for name, value in document.items()])
         if {"columns", "data"} <= set(document) and isinstance(document["data"], list):  # orient="split"
             try:
                 return pd.DataFrame(document["data"], columns=document["columns"])
@@ -279,7 +281,7 @@ def _frame_of_objects(document: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame
 
 def _frame_of_rows(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Make a frame of rows; an entry of a mapping in them is called by its own name where no other has that."""
-    frame = pd.DataFrame([flat(row, whole=tracker_exports.NESTED) for row in rows])
+    frame = pd.DataFrame([flat(row, whole=(*tracker_exports.NESTED, *zeus.PARTS)) for row in rows])
     own = [name.rpartition(".")[2] for name in map(str, frame.columns)]
     return frame.set_axis(
         [last if own.count(last) == 1 else str(name) for name, last in zip(frame.columns, own, strict=True)], axis=1

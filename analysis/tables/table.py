@@ -155,6 +155,8 @@ def _make_table(rows: ReadRows, *, response: str | None, exclude: Sequence[str],
     warnings += doubtful
     frame, bad = _drop_impossible(_derive(frame), explained)
     excluded += bad
+    frame, parts = _without_parts(frame, raw)
+    excluded += parts
     for column, source in options.columns.items():
         if source.partition(":")[0] in TEXTS and column in TEXT_COLUMNS:  # a name: bert_n1000 is of the model bert_n
             frame[column] = without_own_numbers(frame, frame[column])
@@ -365,6 +367,24 @@ def _drop_impossible(frame: pd.DataFrame, response: str) -> tuple[pd.DataFrame, 
         for run_id, reason in zip(frame["run_id"][bad], reasons[bad], strict=True)
     ]
     return frame[~bad], excluded
+
+
+def _without_parts(frame: pd.DataFrame, raw: pd.DataFrame) -> tuple[pd.DataFrame, list[Excluded]]:
+    """Leave out the windows that lie inside those of other usable rows, whose readings hold theirs."""
+    if "inside_windows" not in raw or frame.empty:
+        return frame, []
+    names = dict(zip(raw.loc[frame.index, "window"], frame["run_id"], strict=True))
+    holders = [
+        next((names[window] for window in str(windows).split() if window in names), None)
+        for windows in raw.loc[frame.index, "inside_windows"]
+    ]
+    part = pd.Series([holder is not None for holder in holders], index=frame.index)
+    excluded = [
+        Excluded(run_id=str(run_id), reason=f"a window inside that of {holder}, whose energy holds it")
+        for run_id, holder in zip(frame["run_id"], holders, strict=True)
+        if holder is not None
+    ]
+    return frame[~part], excluded
 
 
 def _keep_last_snapshots(

@@ -31,7 +31,7 @@ def flat(row: Mapping[str, Any], *, whole: Collection[str] = (), depth: int = 0)
     cells: dict[str, Any] = {}
     for name, value in row.items():
         if isinstance(value, Mapping) and depth < MOST_DEPTH and name not in whole:
-            cells |= {f"{name}.{key}": cell for key, cell in flat(value, depth=depth + 1).items()}
+            cells |= {f"{name}.{key}": cell for key, cell in flat(value, whole=whole, depth=depth + 1).items()}
         else:
             cells[str(name)] = value
     return cells

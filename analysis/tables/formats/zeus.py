@@ -6,6 +6,7 @@ https://ml.energy/zeus: a window's energy is that of its GPUs, by the driver's c
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lora_scaling.units import JOULES_PER_KWH
@@ -15,13 +16,15 @@ from .recognised import Recognised, added, isoformat, named_runs, numbers
 
 KIND = "measurements of Zeus"
 PARTS = {"gpu_energy": "gpu", "cpu_energy": "cpu", "dram_energy": "ram"}
+MEASUREMENT = {"time", "gpu_energy"}
+MOST_WINDOWS = 20_000  # of which each is compared with those that hold it
 
 
 def is_zeus(raw: pd.DataFrame) -> bool:
     """Whether a table is the log of a ZeusMonitor, or holds its Measurements."""
     names = set(raw.columns)
     return {"window_name", "elapsed_time"} <= names or (
-        {"time", "gpu_energy"} <= names and all(isinstance(cell, Mapping) for cell in raw["gpu_energy"])
+        names >= MEASUREMENT and all(isinstance(cell, Mapping) for cell in raw["gpu_energy"])
     )
 
 
@@ -42,7 +45,9 @@ def from_zeus(raw: pd.DataFrame) -> Recognised:
     columns["total_s"] = numbers(raw, "elapsed_time" if "elapsed_time" in raw else "time")
     started = pd.to_datetime(numbers(raw, "start_time"), unit="s", utc=True, errors="coerce")
     columns |= {"started_at": isoformat(started), "run_id": named_runs(raw, "window_name")}
-    own = frozenset({"window_name", "elapsed_time", "time", "start_time", "soc_energy", *per_device, *PARTS})
+    columns |= _windows(raw)
+    own = frozenset({"window_name", "elapsed_time", "time", "start_time", "soc_energy", "window", "inside_windows",
+                     *per_device, *PARTS})  # fmt: skip
     raw = raw.drop(columns=["start_time"], errors="ignore")  # seconds since 1970 are no time of ours
     kind = KIND if known else f"{KIND} without the energy of any device"
     return Recognised(kind=kind, frame=added(raw, columns), warnings=tuple(warnings), understood=own)
@@ -63,3 +68,19 @@ def _sum_of(cell: Any) -> float:
         return float("nan")
     values = [value for value in cell.values() if isinstance(value, int | float)]
     return float(sum(values)) if len(values) == len(cell) else float("nan")
+
+
+def _windows(raw: pd.DataFrame) -> dict[str, pd.Series]:
+    """Name each row's window by its start, and those that it lies in: the energy of an epoch is in its training's."""
+    start, elapsed = (numbers(raw, name).to_numpy() for name in ("start_time", "elapsed_time"))
+    if len(raw) > MOST_WINDOWS or not (np.isfinite(start) & np.isfinite(elapsed)).all():
+        return {}
+    end, names = start + elapsed, [f"{moment:.6f}" for moment in start]
+    order = np.lexsort((-end, start))
+    open_windows: list[int] = []
+    inside = [""] * len(raw)
+    for row in map(int, order):
+        open_windows = [other for other in open_windows if end[other] >= start[row]]
+        inside[row] = " ".join(names[other] for other in open_windows if end[other] >= end[row])
+        open_windows.append(row)
+    return {"window": pd.Series(names, index=raw.index), "inside_windows": pd.Series(inside, index=raw.index)}

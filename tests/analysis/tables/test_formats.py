@@ -126,16 +126,47 @@ def test_eco2ai_s_file_and_its_epochs() -> None:
     assert (row["epochs"], row["energy_kwh"]) == (3, pytest.approx(epochs["power_consumption(kWh)"].sum()))
 
 
-def test_joules_of_zeus_become_kwh_of_the_gpu() -> None:
+def test_joules_of_zeus_become_kwh_of_all_its_gpus() -> None:
+    """The watts are those of the stub that Zeus was run against: 251 and 178.5 W, and RAPL of 65 and 12 W."""
     table = load_runs(WRITTEN / "zeus" / "zeus.csv", options=named(r"window_name:n(\d+)"))
     raw = pd.read_csv(WRITTEN / "zeus" / "zeus.csv")
-    assert table.frame["energy_kwh"].to_numpy() == pytest.approx(raw["gpu0_energy"].to_numpy() / 3.6e6)
+    joules = (raw["gpu0_energy"] + raw["gpu1_energy"]).to_numpy()
+    assert table.frame["energy_kwh"].to_numpy() == pytest.approx(joules / 3.6e6)
+    assert (3.6e6 * table.frame["energy_kwh"] / table.frame["total_s"]).to_numpy() == pytest.approx(429.5, rel=0.01)
     assert verdict(table) == "supported"
     one = load_runs(WRITTEN / "zeus" / "measurement.json", options=ColumnOptions(constants={"samples": "200"}))
     document = json.loads((WRITTEN / "zeus" / "measurement.json").read_text())
-    assert one.frame["energy_kwh"].tolist() == [pytest.approx(document["gpu_energy"]["0"] / 3.6e6)]
+    parts = [sum(document[name].values()) for name in ("gpu_energy", "cpu_energy", "dram_energy")]
+    assert one.frame["energy_kwh"].tolist() == [pytest.approx(sum(parts) / 3.6e6)]
     with pytest.raises(RecordError, match="Zeus without the energy of any device"):
         load_runs(WRITTEN / "zeus" / "no_gpu.csv", options=ColumnOptions(constants={"samples": "200"}))
+
+
+def test_measurements_of_zeus_by_name_and_within_rows(tmp_path: Path) -> None:
+    path = WRITTEN / "zeus" / "measurements.json"
+    document = json.loads(path.read_text())
+    table = load_runs(path, options=named(r"window_name:n(\d+)"))
+    assert table.frame["samples"].tolist() == [200, 400, 800, 1600]
+    assert "not the whole machine's" in " ".join(warning.message for warning in table.warnings)
+    rows = [{"model": "m", "n_samples": int(name[1:]), "epochs": 1, "energy": one} for name, one in document.items()]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    other = load_runs(tmp_path / "rows.json")
+    for part, name in (("gpu", "gpu_energy"), ("cpu", "cpu_energy"), ("ram", "dram_energy")):
+        expected = [sum(one[name].values()) / 3.6e6 for one in document.values()]
+        for read in (table, other):
+            assert read.frame[f"energy_{part}_kwh"].tolist() == pytest.approx(expected)
+
+
+def test_a_window_of_zeus_inside_another_run_s_counts_once() -> None:
+    path = WRITTEN / "zeus" / "nested.csv"
+    table = load_runs(path, options=ColumnOptions(constants={"samples": "200"}))
+    raw = pd.read_csv(path)
+    whole = raw[raw["window_name"].str.startswith("run_")]
+    assert table.frame["total_s"].tolist() == whole["elapsed_time"].tolist()
+    assert len(table.excluded) == 4
+    assert all("a window inside that of row" in item.reason for item in table.excluded)
+    alone = load_runs(raw.assign(n_samples=np.where(raw["window_name"] == "epoch", 100, np.nan)))
+    assert len(alone.frame) == 4  # where the windows around them are no runs, those inside are
 
 
 def test_an_export_of_mlflow_needs_no_option() -> None:
