@@ -47,7 +47,7 @@ def facts_of(findings: Findings) -> list[Fact]:
         Fact(name="What", value=_what(frame)),
         Fact(name="Where", value=f"{device}, host {hosts}" if hosts else device),
         Fact(name="When", value=_when(frame)),
-        Fact(name="Meter", value=_meter(frame)),
+        Fact(name="Meter", value=_meter(frame) + _slurm(frame)),
     ]
 
 
@@ -104,6 +104,16 @@ def _meter(frame: pd.DataFrame) -> str:
         means = " or ".join(METERS.get(source, source) for source in sources[:MOST_NAMED])
         said.append(f"{name} {kind if kind != 'unknown' else 'of unknown kind'}: {means}")
     return "; ".join(said) or "not recorded"
+
+
+def _slurm(frame: pd.DataFrame) -> str:
+    """Say what Slurm itself counted for runs whose energy is known here, and what that is; nothing without any."""
+    both = frame[["slurm_energy_kwh", "energy_kwh"]].apply(pd.to_numeric, errors="coerce").dropna()
+    if both.empty:
+        return ""
+    theirs, ours = (ENERGY.show(float(both[name].sum())) for name in ("slurm_energy_kwh", "energy_kwh"))
+    runs = counted(len(both), "run")
+    return f" (Slurm's own count for the nodes of {runs}: {theirs}, where this table has {ours})"
 
 
 def totals_of(findings: Findings) -> list[Fact]:

@@ -247,6 +247,7 @@ MEANINGS = {
     "energy_uncertainty_kwh": "bound of the error of the measurement",
     "energy_above_idle_kwh": "energy without what the machine takes when idle",
     "idle_power_w": "power of the idle machine, before the sweep",
+    "slurm_energy_kwh": "what Slurm itself counted on the nodes of the run's job: a comparison, in no total",
     "intensity_g_per_kwh": "carbon intensity that the grams were computed with",
     "intensity_source": "provider of the intensity",
     "intensity_status": "`final`, `provisional`, `static` or `pending`",

@@ -19,7 +19,7 @@ _QUANTITIES = (
     "params", "layers", "hidden_size", "flops", "setup_reused",
     *(f"{name}_s" for name in (*_PHASES, "total")),
     "energy_kwh", *(f"energy_{name}_kwh" for name in (*_PHASES, *COMPONENTS)),
-    "energy_uncertainty_kwh", "energy_above_idle_kwh", "idle_power_w",
+    "energy_uncertainty_kwh", "energy_above_idle_kwh", "idle_power_w", "slurm_energy_kwh",
     *(f"energy_source_{name}" for name in COMPONENTS),
     "intensity_g_per_kwh", "intensity_source", "intensity_status", "emissions_g",
     "train_loss", "eval_loss_before", "eval_loss_after", "eval_accuracy_before", "eval_accuracy_after", "score_before",
@@ -90,13 +90,22 @@ def _energy_columns(record: Mapping[str, Any]) -> dict[str, Any]:
         columns[f"energy_{name}_kwh"] = _kwh(component.get("joules"))
         columns[f"energy_source_{name}"] = _cell(component.get("source"))
     conditions, idle = _section(energy, "conditions"), _section(energy, "idle")
+    # Of a run that was continued by another job, Slurm's figure is that of the last job alone.
+    slurm = {} if was_continued(energy) else _section(record, "slurm_energy")
     return columns | {
+        "slurm_energy_kwh": _kwh(slurm.get("joules")),
         "energy_kwh": _kwh(energy.get("joules")) if _is_whole(record) else None,
         "energy_uncertainty_kwh": _kwh(energy.get("uncertainty_joules")),
         "energy_above_idle_kwh": _kwh(energy.get("above_idle_joules")),
         "idle_power_w": idle.get("power_w"),
         "gpu_temperature_c": conditions.get("gpu_temperature_c"),
     }
+
+
+def was_continued(energy: Mapping[str, Any]) -> bool:
+    """Return whether a run's energy is of several processes, each of which went on from the last one's checkpoint."""
+    parts = energy.get("parts")
+    return isinstance(parts, list) and len(parts) > 1
 
 
 def _emission_columns(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,8 +29,9 @@ _LARGEST = sys.float_info.max  # JSON has larger whole numbers
 _SHOWN = 40  # characters of a wrong value in a sentence
 # Fields, of whatever section, that are amounts.
 _NOT_NEGATIVE = frozenset(
-    ("joules", "uncertainty_joules", "seconds", "power_w", "grams", "energy_kwh", "intensity_g_per_kwh", "pue",
-     "total_s", "peak_memory_gb", "mfu", "samples_seen", "tokens_seen", "tokens_padded", "tokens_truncated",
+    ("joules", "uncertainty_joules", "measured_joules", "seconds", "power_w", "grams", "energy_kwh",
+     "intensity_g_per_kwh", "pue", "total_s", "peak_memory_gb", "mfu",
+     "samples_seen", "tokens_seen", "tokens_padded", "tokens_truncated",
      "tokens_trained", "steps", "params", "trainable_params", "flops", "model_flops", "layers", "hidden_size",
      "world_size", "revision")
 )  # fmt: skip
@@ -145,6 +146,19 @@ class ProvenanceSection(TypedDict, total=False):
     warmup_run: dict[str, Any] | None
 
 
+class SlurmEnergy(TypedDict, total=False):
+    """What Slurm itself counted on the nodes of the run's job, for comparison: it is in no total."""
+
+    joules: float | None
+    reason: str | None
+    source: str
+    covers: str
+    of: str
+    step: str
+    plugin: str | None
+    measured_joules: float | None
+
+
 class WorkSection(TypedDict, total=False):
     """What was computed, in samples, tokens, steps and FLOPs."""
 
@@ -211,6 +225,7 @@ class RunRecord(TypedDict, total=False):
     setup_reused: list[str]
     saved: SavedSection | None
     energy: Energy | None
+    slurm_energy: SlurmEnergy | None
     emissions: EmissionsSection | None
     emissions_history: list[EmissionsSection]
     total_s: float | None
@@ -245,6 +260,7 @@ def blank_record(*, run_id: str, study: str, config: Mapping[str, Any], provenan
         "setup_reused": [],
         "saved": None,
         "energy": None,
+        "slurm_energy": None,
         "emissions": None,
         "emissions_history": [],
         "total_s": None,

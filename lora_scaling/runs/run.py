@@ -64,6 +64,7 @@ from lora_scaling.records.model_card import write_card
 from lora_scaling.records.provenance import host, machine, provenance
 from lora_scaling.runs.device_locks import devices_held
 from lora_scaling.runs.reach import refuse_out_of_reach
+from lora_scaling.runs.slurm_energy import SlurmCount, slurm_count, unasked
 from lora_scaling.runs.slurm_queue import why_this_job_ends
 from lora_scaling.runs.trackers import hand_over
 from lora_scaling.runs.warmup import is_due, warm_up_process
@@ -170,10 +171,14 @@ def _run_as_leader(config: RunConfig, listen: Listener) -> RunOutcome:
         if skipped:
             return RunOutcome(path=path, record=dict(read_record(path)) if mine else None, skipped=skipped)
         failure: LoraScalingError | None = None
+        slurm = slurm_count()
+        if slurm is not None:
+            record["slurm_energy"] = unasked()
+            held.callback(slurm.forget)
         try:
             if world_size() == 1:  # of several, the others are on their way to meet this one
                 refuse_out_of_reach(config)
-            _work(config, record, path, listen)
+            _work(config, record, path, listen, slurm)
         except KeyboardInterrupt as stop:
             error = why_this_job_ends() or str(stop) or "interrupted from the keyboard"
             record |= {"status": "interrupted", "error": error}
@@ -193,6 +198,8 @@ def _run_as_leader(config: RunConfig, listen: Listener) -> RunOutcome:
                     if record["status"] != "interrupted":
                         raise
                     print(f"lora-scaling: {error}", file=sys.stderr, flush=True)  # and the interruption goes on
+        if slurm is not None:
+            record["slurm_energy"] = slurm.end()
         if record["status"] == "ok" and config.resume == "auto":
             forget_parts(path.parent)
         _add_emissions(config, record, path)
@@ -268,14 +275,13 @@ def _start_record(config: RunConfig, name: str, path: Path) -> Record:
     return record
 
 
-def _work(config: RunConfig, record: Record, path: Path, listen: Listener) -> None:
-
+def _work(config: RunConfig, record: Record, path: Path, listen: Listener, slurm: SlurmCount | None = None) -> None:
     device, models, meter = _prepare_process(config)
     record["device"] = device.describe()
     _say_other_device(config.hardware.name, record["device"]["name"])
     with _devices_of_all_held(config, _device_name(record["device"], meter), listen) as alone:
         try:
-            _measure(config, record, path, listen, device, models, meter)
+            _measure(config, record, path, listen, device, models, meter, slurm)
         finally:
             if not alone():
                 record["exclusive"] = False
@@ -317,6 +323,7 @@ def _measure(
     device: "Device",
     models: "ModelCache",
     meter: EnergyMeter,
+    slurm: SlurmCount | None,
 ) -> None:
     from lora_scaling.training.engine import RunFacts, execute
     from lora_scaling.training.ranks import gather_from_ranks
@@ -331,6 +338,8 @@ def _measure(
     facts = RunFacts()
     if config.device == "auto" and device.kind == "cpu" and config.metering.gpu_ids is None:
         facts.warnings += unused_gpu_warnings()
+    if slurm is not None:
+        slurm.begin()
     recording = meter.recording()
 
     def progress(phase: str, done: int, total: int, seen: "Callable[[], Seen] | None" = None) -> None:
@@ -360,11 +369,15 @@ def _measure(
             together = world_size() > 1
             with uninterrupted():
                 account = recording.close(baseline)
+                if slurm is not None:  # whose count is of this process's part alone
+                    slurm.measured_joules = account.joules
                 if parts is not None:
                     account = _end_part(parts, account, record, facts)
                 _record_outcome(config, record, path, facts, account, [_FIRST_ONLY] if together else [])
             if together and record.get("status") == "ok":  # otherwise another process may never give its account
                 account = combine(gather_from_ranks(account))
+                if slurm is not None:
+                    slurm.measured_joules = account.joules
                 peaks = gather_from_ranks(facts.peak_memory_gb)  # of the process that needed most, where all are known
                 facts.peak_memory_gb = None if None in peaks else max(peak for peak in peaks if peak is not None)
                 _record_outcome(config, record, path, facts, account, [])

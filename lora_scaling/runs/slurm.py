@@ -30,6 +30,7 @@ from lora_scaling.records import locked, read_record, record_path
 from lora_scaling.records.files import unwritable
 from lora_scaling.runs import slurm_queue
 from lora_scaling.runs.hydra_jobs import PlannedLauncher, job_config
+from lora_scaling.runs.slurm_energy import add_what_sacct_says
 from lora_scaling.text import counted, printable
 
 JOBS_NAME = "jobs.pickle"
@@ -139,12 +140,14 @@ class SlurmLauncher(PlannedLauncher):
                 for index, (name, _) in enumerate(part):
                     watched[f"{previous}_{index}"] = _Watched(name, folder)
                 print(f"Slurm: job {previous}, {counted(len(part), 'run')}", flush=True)
+        names = [job.name for job in watched.values()]
         try:
             self._wait(watched, runs)
         except KeyboardInterrupt:
             left = _numbers(watched)
             print(f"Slurm: {left} goes on; the same command waits for it again, scancel {left[4:]} ends it", flush=True)
             raise
+        add_what_sacct_says(runs[name] for name in names)
         return []
 
     def _names(self, job_overrides: Sequence[Sequence[str]], first: int) -> Iterator[tuple[str, Path]]:

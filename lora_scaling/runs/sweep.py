@@ -28,6 +28,7 @@ from lora_scaling.runs.hydra_jobs import HydraPlugin, PlannedLauncher
 from lora_scaling.runs.ray import RayLauncher
 from lora_scaling.runs.run import idle_after
 from lora_scaling.runs.slurm import SlurmLauncher
+from lora_scaling.runs.slurm_energy import comparison
 from lora_scaling.runs.workers import WorkersLauncher
 from lora_scaling.text import ENERGY, TIME, number
 
@@ -289,5 +290,7 @@ def _print_summary(
         print(f"\n{console.table(records)}\n")
         for line in console.warning_lines(records):
             print(line)
+        if slurm := comparison(records):
+            print(slurm)
         print(f"Records: {where}\nAnalyse: lora-scaling analyse report {shlex.quote(str(where))}", flush=True)
     return failed

@@ -46,8 +46,9 @@ def test_a_run_is_recorded_in_full(plain: Record) -> None:
     # On a CPU there is no GPU and no known peak; no score, checkpoint or idle baseline unless asked for; no order
     # outside a sweep.
     assert unknown == {
-        "error", "order", "mfu", "energy_gpu_kwh", "idle_power_w", "energy_above_idle_kwh", "gpu_temperature_c",
-        "score_before", "score_after", *(f"{name}_s" for name in UNUSUAL), *(f"energy_{name}_kwh" for name in UNUSUAL),
+        "error", "order", "mfu", "energy_gpu_kwh", "idle_power_w", "energy_above_idle_kwh", "slurm_energy_kwh",
+        "gpu_temperature_c", "score_before", "score_after",
+        *(f"{name}_s" for name in UNUSUAL), *(f"energy_{name}_kwh" for name in UNUSUAL),
     }  # fmt: skip
     assert row["energy_source_gpu"] == "none"
     assert plain["provenance"]["packages"]["torch"]

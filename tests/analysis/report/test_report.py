@@ -156,6 +156,19 @@ def test_the_first_screen_answers_with_the_numbers_of_the_claims(findings: Findi
     assert "from these runs" in section(html, "Larger runs")
 
 
+def test_the_head_names_slurms_own_count_beside_the_energy_of_the_same_runs() -> None:
+    """Of three of the runs; the others were made elsewhere, and are in neither of the two figures."""
+    frame = affine_runs()
+    ours = frame["energy_kwh"].iloc[:3].sum()
+    frame["slurm_energy_kwh"] = None
+    frame.loc[frame.index[:3], "slurm_energy_kwh"] = 1.5
+    html = section(report.render(bare(table_from_frame(frame))), "In short")
+    facts = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", html))
+    said = f" (Slurm&#39;s own count for the nodes of 3 runs: 4.5 kWh, where this table has {ENERGY.show(ours)})"
+    assert facts["Meter"].endswith(said), facts
+    assert facts["Energy"] == ENERGY.show(frame["energy_kwh"].sum())
+
+
 def test_the_head_says_what_where_when_and_how_much() -> None:
     frame = affine_runs().assign(
         started_at="2026-11-25T16:30:41+00:00", host="box", hardware="RTX A4000", total_s=100.0
