@@ -5,13 +5,14 @@ when it is chosen, so that `claims` does not wait for seaborn.
 """
 
 import argparse
+import difflib
 import importlib
 import sys
 
 from lora_scaling.commands.cli import Parser, command
 from lora_scaling.errors import UserError
 
-PROGRAM = "python -m analysis"
+PROGRAM = "lora-scaling analyse"  # as `python -m analysis` is, too
 
 
 # Each is a module of `analysis.commands`, with its line in the help.
@@ -35,11 +36,25 @@ def main(words: list[str]) -> int:
         return 0 if words else 2
     name = words[0]
     if name not in COMMANDS:
-        raise UserError(f"command: got {name!r}; choose one of {', '.join(COMMANDS)}")
+        raise UserError(f"command: got {name!r}; {_meant(words)}choose one of {', '.join(COMMANDS)}")
     module = importlib.import_module(f".commands.{name}", __package__)
     parser = Parser(prog=f"{PROGRAM} {name}", description=COMMANDS[name], formatter_class=_Defaults)
     module.add_arguments(parser)
+    for word in words[1:]:
+        option, equals, value = word.partition("=")
+        if equals and parser.has_option(option):
+            raise UserError(f"{option}: got {value} as a setting; here it is an option: --{option} {value}")
     return module.run(parser.parse_intermixed_args(words[1:]))  # overrides may follow options
+
+
+def _meant(words: list[str]) -> str:
+    """Guess which command was meant: one that stands further on, or one of nearly this name."""
+    later = next((word for word in words if word in COMMANDS), None)
+    if later is not None:
+        rest = [word for word in words if word != later]
+        return f"the command goes first: {PROGRAM} {later} {' '.join(rest)}; "
+    near = difflib.get_close_matches(words[0].lower(), COMMANDS, n=1)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 class _Defaults(argparse.ArgumentDefaultsHelpFormatter):

@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from lora_scaling.errors import UserError
+
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -85,6 +87,18 @@ def in_home(path: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(tempfile.gettempdir()) / path.lstrip("~/")
+
+
+def gguf_path(name: str) -> Path:
+    """Return the path of a GGUF file.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    path = in_home(name)
+    if not path.is_file():
+        raise UserError(f"model.gguf_file: got {name}, which does not exist; give a GGUF file")
+    return path
 
 
 def choices(group: str, *, shipped: bool = False) -> list[str]:

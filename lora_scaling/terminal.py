@@ -29,6 +29,20 @@ def open_console(file: TextIO) -> "Console":
     return Console(file=file, highlight=False, markup=False, emoji=False)
 
 
+def is_notebook() -> bool:
+    """Return whether a notebook's kernel started this process: a cell shows each move of a line as a line of its own.
+
+    What `!command` starts there has a terminal, though not one that can move its cursor.
+    """
+    if "JPY_PARENT_PID" in os.environ:
+        return True
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        return any("ipykernel" in word for parent in psutil.Process().parents() for word in parent.cmdline())
+    return False
+
+
 def make_printable() -> None:
     """Let everything be printed: without the signs that the encoding lacks, and to nowhere if a stream is closed."""
     with contextlib.suppress(OSError):

@@ -6,6 +6,7 @@ that begins with `lora-scaling: `; LORA_SCALING_DEBUG=1 adds the traceback.
 
 import argparse
 import contextlib
+import difflib
 import errno
 import functools
 import os
@@ -137,29 +138,54 @@ def _discard_stdout() -> None:
 class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` whose errors are UserErrors, raised by `parse_args` and its like."""
 
+    def has_option(self, name: str) -> bool:
+        """Return whether `--name` is an option of the command."""
+        return f"--{name}" in self._option_string_actions
+
     def error(self, message: str) -> NoReturn:
-        sentence = f"{_sentence(message)} ({self.prog} --help lists the options)"
+        options = [name for name in self._option_string_actions if name.startswith("--")]
+        sentence = f"{_sentence(message, options)} ({self.prog} --help lists the options)"
         raise UserError(sentence)
 
 
-def _sentence(message: str) -> str:
-    """argparse's message in the form of this project's errors."""
+def _sentence(message: str, options: Sequence[str]) -> str:
+    """argparse's message in the form of this project's errors.
+
+    options: those of the command, to guess from what was meant.
+    """
     if found := re.fullmatch(r"unrecognized arguments: (\S+).*", message, re.DOTALL):
         given = found[1]
         if not given.startswith("-"):
             return f"{given}: not expected there; leave it out"
         name, equals, value = given.lstrip("-").partition("=")
-        hint = f"settings have no dashes: {name}={value}" if equals else "leave it out"
+        near = difflib.get_close_matches(given.partition("=")[0], options, n=1)
+        if near:
+            hint = f"did you mean {near[0]}?"
+        elif equals or _is_setting(name):
+            hint = f"settings have no dashes: {name}={value or 'VALUE'}"
+        else:
+            hint = "leave it out"
         return f"{given}: not an option; {hint}"
     if found := re.fullmatch(r"argument ([^/:]+)[^:]*: invalid choice: (.*) \(choose from (.*)\)", message):
-        return f"{found[1]}: got {found[2]}; choose one of {found[3].replace(chr(39), '')}"
+        allowed = found[3].replace("'", "")
+        near = difflib.get_close_matches(found[2].strip("'\"").lower(), allowed.split(", "), n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return f"{found[1]}: got {found[2]}; {hint}choose one of {allowed}"
     if found := re.fullmatch(r"argument ([^/:]+)[^:]*: invalid (?:int|float) value: (.*)", message):
+        if percent := re.fullmatch(r"'(\d{1,3}(?:\.\d{1,6})?) ?%'", found[2]):
+            return f"{found[1]}: got {found[2]}; give it as a share, {float(percent[1]) / 100:g}"
         return f"{found[1]}: got {found[2]}; give a number"
     if found := re.fullmatch(r"argument ([^/:]+)[^:]*: expected (?:one|at least one) argument", message):
         return f"{found[1]}: no value; give it one"
     if found := re.fullmatch(r"the following arguments are required: (.*)", message):
         return f"{found[1]}: missing; give it a value"
     return message
+
+
+def _is_setting(name: str) -> bool:
+    from lora_scaling.config.compose import setting_names  # slow to import: only for the sentence of an error
+
+    return name in setting_names()
 
 
 def take_settings(words: Sequence[str], names: Collection[str]) -> tuple[dict[str, str], list[str]]:

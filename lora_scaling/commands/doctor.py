@@ -26,7 +26,7 @@ OPTIONS = ("--json",)
 def main(words: list[str]) -> int:
     """Look at the sensors, record for a few seconds, and print what was found."""
     parser = Parser(
-        prog="python -m lora_scaling.doctor",
+        prog="lora-scaling doctor",
         description="What can this machine measure? Component by component, with a self-test of a few seconds.",
     )
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")

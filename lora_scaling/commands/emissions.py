@@ -56,7 +56,7 @@ def main(words: list[str]) -> int:
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """Read the command line; `words` are RUNS and overrides, still together."""
     parser = Parser(
-        prog="python -m lora_scaling.emissions",
+        prog="lora-scaling emissions",
         description="(Re)compute grams from stored energy timelines, adding a revision where they change.",
         epilog="Overrides: " + ", ".join(f"{name}=…" for name in OWN),
     )

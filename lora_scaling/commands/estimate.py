@@ -1,8 +1,8 @@
-"""`python -m lora_scaling.estimate`: what would it cost?
+"""`lora-scaling estimate`: what would it cost?
 
-    python -m lora_scaling.estimate [-m] [setting=value …] [--json]
+    lora-scaling estimate [-m] [setting=value …] [--json]
 
-The settings are those of a run (python -m lora_scaling --help), and of an estimate alone:
+The settings are those of a run (lora-scaling --help), and of an estimate alone:
     level=0.9             of the intervals
     fit=PATH              a fit.json from your own sweep (lora-scaling analyse fit RUNS)
     pilot=60s             run the real workload's own steps on this device for about that long, and scale
@@ -89,7 +89,7 @@ def parse(arguments: Sequence[str]) -> EstimateRequest:
         UserError: one of them cannot be read.
     """
     parser = Parser(
-        prog="python -m lora_scaling.estimate",
+        prog="lora-scaling estimate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -108,13 +108,14 @@ def options_first(given: Sequence[str]) -> list[str]:
 
     from lora_scaling.config import check_overrides
 
-    parser = Parser(prog="python -m lora_scaling", parents=[get_args_parser()], add_help=False)
+    parser = Parser(prog="lora-scaling", parents=[get_args_parser()], add_help=False)
     args = parser.parse_intermixed_args(given)
     check_overrides(args.overrides)
     if other := args.config_name or args.config_path:
         option = "--config-name" if args.config_name else "--config-path"
         raise UserError(
-            f"{option}: got {other}; give settings of your own as an option: --config-dir=DIR +experiment=NAME"
+            f"{option}: got {other}, and a run always begins with this program's own config, which has all settings; "
+            "put what you change into DIR/experiment/NAME.yaml and give --config-dir=DIR +experiment=NAME"
         )
     chosen = [name for name in ("run", "multirun", "cfg", "info", "shell_completion") if getattr(args, name)]
     if len(chosen) > 1:
@@ -194,8 +195,14 @@ def _check_single_run(config: RunConfig) -> None:
     Raises:
         UserError: it is expected to exceed a limit, or was asked for several times.
     """
+    from hydra.core.hydra_config import HydraConfig
+
     from lora_scaling.runs.sweep import check_run_limits
 
+    for word in HydraConfig.get().overrides.hydra:
+        group, _, name = word.lstrip("+").partition("=")
+        if group in ("hydra/launcher", "hydra/sweeper") and name != "basic":
+            raise UserError(f"{group}: got {name} for a single run, which this process makes itself: add -m")
     if config.replicates > 1:
         raise UserError(f"replicates: got {config.replicates} for a single run, which is made once: add -m")
     check_run_limits(config)

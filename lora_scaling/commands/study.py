@@ -13,8 +13,8 @@ _SET_BY_STUDY = ("replicate", "replicates", "order", "max_steps", "max_hours", "
 USAGE = f"""\
 An adaptive study: run, analyse, and stop as soon as the claim is supported or refuted, or the budget is spent.
 
-  python -m lora_scaling.study claim=linear_in_samples max_kwh=0.05 max_minutes=30 model=smollm2-135m
-  python -m lora_scaling.study claim=linear_in_epochs max_minutes=10 epochs=1,2,4,8 samples=128
+  lora-scaling study claim=linear_in_samples max_kwh=0.05 max_minutes=30 model=smollm2-135m
+  lora-scaling study claim=linear_in_epochs max_minutes=10 epochs=1,2,4,8 samples=128
 
 claim         linear_in_samples | linear_in_epochs
 max_kwh       what all runs of the study may take together, those of earlier starts included
@@ -23,7 +23,7 @@ margin        what counts as equal (default {MARGIN}: an exponent of {1 - MARGIN
 level         1 − the error rate of the verdict, over all looks together (default {LEVEL})
 samples       levels, e.g. samples=64,128,256,512,1024: at least four over a factor of eight
 epochs        … and the number held; the other way round for linear_in_epochs
-Everything else is a setting of a run: see python -m lora_scaling --help.
+Everything else is a setting of a run: see lora-scaling --help.
 
 Interrupt it whenever you like; the same command continues, also with another budget."""
 

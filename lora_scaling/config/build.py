@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import functools
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ def build(cls: type[T], values: Mapping[str, Any], path: str) -> T:
     names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for key in values:
         if key not in names:
-            raise UserError(f"{path}{key}: not a setting; {suggest(str(key), names)}")
+            raise UserError(f"{path}{key}: not a setting; {suggest(str(key), names, listed=ALL_LISTED)}")
     missing = [
         f.name
         for f in dataclasses.fields(cls)  # type: ignore[arg-type]
@@ -102,7 +103,8 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
     if origin is Literal:
         if value in arguments and type(value) in {type(a) for a in arguments}:
             return value
-        raise UserError(f"{path}: got {value!r}; choose one of {', '.join(map(str, arguments))}")
+        same = [str(a) for a in arguments if _plain(str(a)) == _plain(str(value))]  # BF16
+        raise UserError(f"{path}: got {value!r}; {did_you_mean(same)}choose one of {', '.join(map(str, arguments))}")
     if origin is tuple and isinstance(value, (list, tuple)):
         return tuple(_convert(item, arguments[0], f"{path}[{i}]") for i, item in enumerate(value))
     if origin is not None and isinstance(value, dict) and issubclass(origin, Mapping):
@@ -123,10 +125,20 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
     raise _wrong(value, hint, path)
 
 
+_THOUSANDS = re.compile(r"(\d{1,6}(?:\.\d{1,6})?) ?([kKmM])")
+_SCALES = {"k": 1_000, "m": 1_000_000}
+
+
 def _wrong(value: Any, hint: Any, path: str) -> UserError:
     written = ""
-    if isinstance(value, float) and value.is_integer() and "whole number" in _describe(hint):  # 1e4 is no whole number
+    if dataclasses.is_dataclass(hint):
+        parts = ", ".join(f"{path}.{field.name}" for field in dataclasses.fields(hint))
+        return UserError(f"{path}: got {value!r}, and is a group; give one of its settings: {parts}")
+    whole = "whole number" in _describe(hint)
+    if isinstance(value, float) and value.is_integer() and whole:  # 1e4 is no whole number
         written = f", written {int(value)}"
+    elif isinstance(value, str) and whole and (said := _THOUSANDS.fullmatch(value)):
+        written = f", written {round(float(said[1]) * _SCALES[said[2].lower()])}"
     return UserError(f"{path}: got {value!r}; give {_describe(hint)}{written}")
 
 
@@ -181,6 +193,20 @@ def did_you_mean(names: Sequence[str]) -> str:
     return f"did you mean {' or '.join(names)}? " if names else ""
 
 
-def suggest(given: str, allowed: Sequence[str]) -> str:
-    """Suggest what the user may have meant, for the end of an error."""
-    return f"{did_you_mean(close_names(given, allowed))}Allowed: {', '.join(allowed)}"
+_MOST_LISTED = 12  # names beside a guess: more would hide it
+ALL_LISTED = "lora-scaling --help lists all"
+
+
+def suggest(given: str, allowed: Sequence[str], *, listed: str | None = None) -> str:
+    """Suggest what the user may have meant, for the end of an error.
+
+    listed: where all names are listed, which is named in place of a long list if there is a guess.
+    """
+    return guess(close_names(given, allowed), allowed, listed=listed)
+
+
+def guess(names: Sequence[str], allowed: Sequence[str], *, listed: str | None = None) -> str:
+    """Ask whether one of these names is meant, and say which are allowed, as in `suggest`."""
+    if names and listed is not None and len(allowed) > _MOST_LISTED:
+        return f"{did_you_mean(names)}{listed}"
+    return f"{did_you_mean(names)}Allowed: {', '.join(allowed)}"

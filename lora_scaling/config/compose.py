@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import functools
 import importlib.util
+import itertools
 import os
 import re
 import typing
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from lora_scaling.config.build import Interpolated, build, close_names, did_you_mean, suggest
+from lora_scaling.config.build import ALL_LISTED, Interpolated, build, close_names, did_you_mean, suggest
 from lora_scaling.config.elsewhere import not_a_setting
 from lora_scaling.config.overrides import parse_override
 from lora_scaling.config.run import RunConfig
@@ -125,6 +126,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
         if len(word) > _LONGEST:  # Hydra fails on numbers of more digits than Python reads
             name = word.partition("=")[0][:40]
             raise UserError(f"{name}: got {len(word):,} characters; give at most {_LONGEST:,}")
+    _check_spaces(overrides)
     with friendly_hydra_errors():
         for override in map(parse_override, overrides):
             if not override.key_or_group:
@@ -139,10 +141,25 @@ def check_overrides(overrides: Sequence[str]) -> None:
             if not isinstance(value, str if override.key_or_group in _FILES else (str, list, dict)):
                 text = (override.input_line or "").partition("=")[2]
                 allowed = choices(override.key_or_group)
-                hint = did_you_mean(
-                    close_names(text, allowed) if isinstance(value, (int, float)) else ()
-                )  # hardware=4090
-                raise UserError(f"{override.key_or_group}: got {text}; {hint}choose one of {', '.join(allowed)}")
+                near = close_names(text, allowed) if isinstance(value, (int, float)) else ()  # hardware=4090
+                remedy = f"{did_you_mean(near)}{ALL_LISTED}" if near else f"choose one of {', '.join(allowed)}"
+                raise UserError(f"{override.key_or_group}: got {text}; {remedy}")
+
+
+def _check_spaces(words: Sequence[str]) -> None:
+    """Raise UserError where spaces around `=` have cut an override into words."""
+    for place, (word, after) in enumerate(itertools.pairwise([*words, ""])):
+        before = words[place - 1] if place else ""
+        name = word.removesuffix("=") or before
+        if word == "=" and before and after:
+            value = after
+        elif word.startswith("=") and len(word) > 1 and before and "=" not in before:
+            name, value = before, word[1:]
+        elif word.endswith("=") and after and "=" not in after:
+            value = after
+        else:
+            continue
+        raise UserError(f"{name}: got spaces around =; write {name}={value}")
 
 
 # Hydra's launchers and sweepers that come with packages of their own, and how these are installed.
@@ -283,6 +300,8 @@ def _explain(error: BaseException) -> str:
         return _unreadable(error.override)
     if several := re.search(r"Ambiguous value for argument '([^=']+)=(.*?)' 1\.", text):
         key, values = several.groups()
+        if re.fullmatch(r"\d{1,3}(,\d{3})+", values):
+            return f"{key}: got {values}; write {values.replace(',', '')} for one number, or -m for a sweep"
         return f"{key}: got {values}; give one value, [{values}] for a list, or -m for a sweep over them"
     if sweep := re.search(r"Sweep parameters '([^']+)' requires? --multirun", text):
         key, _, values = sweep[1].partition("=")
@@ -291,6 +310,10 @@ def _explain(error: BaseException) -> str:
         return f"~{absent[1]}: names nothing that could be deleted; leave it out"
     if other := re.search(r"Could not delete from config. The value of '([^']+)' is (.*) and not ", text):
         return f"~{other[1]}: got another value than the {other[2]} that it has; write ~{other[1]}"
+    if taken := re.search(r"Could not append to config\. An item is already at '([^']+)'\. .*?: '([^']+)'", text):
+        return f"{taken[1]}: got + before it, and has a value already; write {taken[2]}"
+    if chosen := re.search(r"Multiple values for (\S+)\. To override a value use 'override \S+: (.*?)'", text):
+        return f"{chosen[1]}: got + before it, and is chosen already; write {chosen[1]}={chosen[2]}"
     if missing := re.search(r"Could not find '([^']+)'", text):
         return _no_choice(missing[1])
     unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '\w+')", text) or re.search(
@@ -305,8 +328,8 @@ def _explain(error: BaseException) -> str:
 
 def _no_choice(path: str) -> str:
     """Say that a group has no such option, and which setting takes what was given in its place."""
-    known = (group for group in _groups() if path.startswith(f"{group}/"))
-    group = max(known, key=len, default=path.partition("/")[0])
+    groups = (group for group in _groups() if path.startswith(f"{group}/"))
+    group = max(groups, key=len, default=path.partition("/")[0])
     name = path.removeprefix(f"{group}/")
     given = f"{group}: got {name!r}"
     if missing := _missing_plugin(group, name):
@@ -321,7 +344,8 @@ def _no_choice(path: str) -> str:
         return f"{given}, which names a data set of the hub; write data=hub data.path={name}"
     if group == "method" and name.lower() == "dora":
         return f"{given}; write method=lora lora.use_dora=true"
-    return f"{given}; {suggest(name, list(dict.fromkeys([*choices(group), *_plugins(group)])))}"
+    known = list(dict.fromkeys([*choices(group), *_plugins(group)]))
+    return f"{given}; {suggest(name, known, listed=ALL_LISTED)}"
 
 
 def _groups() -> list[str]:
@@ -361,6 +385,8 @@ def _unreadable(override: str) -> str:
     if override and "=" not in override:
         return f"{override}: no value; write name=value, such as samples=64"
     name, _, value = override.partition("=")
+    if missing := _unclosed(value):
+        return f"{override}: cannot be read; {missing} is not closed"
     if re.fullmatch(r"[\w.+@-]+", name) and value.strip() == value and not re.search(r"""["'\[\]{}]""", value):
         # Hydra reads a path such as ~/data or /data/træning only in quotation marks.
         return f"""{override}: cannot be read; quote the value: '{name}="{value}"'"""
@@ -368,6 +394,18 @@ def _unreadable(override: str) -> str:
         f"{override}: cannot be read; write name=value without spaces around =, "
         """and quote a value with spaces or brackets of its own: 'name="a value"'"""
     )
+
+
+def _unclosed(text: str) -> str | None:
+    """Return the first bracket of a value that is not closed, or is not opened; None if all are."""
+    pairs = {")": "(", "]": "[", "}": "{"}
+    opened: list[str] = []
+    for sign in text:
+        if sign in pairs.values():
+            opened.append(sign)
+        elif sign in pairs and (not opened or opened.pop() != pairs[sign]):
+            return None  # closed, but never opened: quoted, it may be text
+    return opened[-1] if opened else None
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,13 +2,29 @@
 
 from collections.abc import Collection, Sequence
 
-from lora_scaling.config.build import close_names, did_you_mean, suggest
+from lora_scaling.config.build import ALL_LISTED, close_names, guess, suggest
 from lora_scaling.settings import SETTINGS
 
 _NAMES = {alias: setting.name for setting in SETTINGS for alias in setting.aliases} | {
     "sweep": "+sweeps",
     "sweeps": "+sweeps",
     "experiment": "+experiment",
+    "experiments": "+experiment",
+    "country": "grid.zone",
+    "country_iso_code": "grid.zone",
+    "region": "grid.zone",
+    "location": "grid.zone",
+    "carbon_intensity": "grid.intensity_g_per_kwh",
+    "pue": "grid.pue",
+    "price": "price.per_hour, of lora-scaling estimate",
+    "price.per_hour": "lora-scaling estimate price.per_hour",
+    "price.per_kwh": "lora-scaling estimate price.per_kwh",
+    "fit": "lora-scaling estimate fit",
+    "measured": "lora-scaling estimate measured",
+    "pilot": "lora-scaling estimate pilot",
+    "compare": "lora-scaling estimate compare",
+    "claim": "lora-scaling study claim",
+    "max_minutes": "max_hours, or lora-scaling study max_minutes",
     "epoch": "epochs",
     "max_train_samples": "samples",
     "max_samples": "samples",
@@ -119,8 +135,8 @@ def not_a_setting(key: str, names: Collection[str], fields: Sequence[str]) -> st
         leaves = [name.rpartition(".")[2] for name in own]
         named = [f"{group}.{name}" for name in close_names(leaf, leaves)]
     if named or own:
-        return f"{key}: not a setting; {did_you_mean(named)}Allowed: {', '.join(own or fields)}"
-    return f"{key}: not a setting; {suggest(key, fields)}"
+        return f"{key}: not a setting; {guess(named, own or fields, listed=ALL_LISTED)}"
+    return f"{key}: not a setting; {suggest(key, fields, listed=ALL_LISTED)}"
 
 
 def _of(table: dict[str, str], key: str) -> str | None:

@@ -1,6 +1,8 @@
 """Load samples, and split them into those for training and those held out. Does not import torch."""
 
+import codecs
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_scaling.config import DataConfig, RunConfig
-from lora_scaling.data.files import FORMATS, rows_of
+from lora_scaling.data.files import FORMATS, read_beginning, rows_of
 from lora_scaling.data.layouts import Message, Sample, convert_rows
 from lora_scaling.data.synthetic import synthetic_samples
 from lora_scaling.errors import UserError
@@ -19,6 +21,8 @@ from lora_scaling.hub import look_for_hub
 from lora_scaling.paths import in_home
 
 __all__ = ["Message", "Sample", "SampleSplit", "load_samples", "split_samples"]
+
+_CHECKED_BYTES = 1_000_000  # of a file, before a model is loaded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +80,34 @@ def _split(data: DataConfig, *, train: int, evaluation: int) -> SampleSplit:
         skipped=skipped,
         fingerprint=_fingerprint(chosen, held),
     )
+
+
+def check_beginning(config: RunConfig) -> None:
+    """Check the beginning of `data.path`, so that a file of no use is refused before a model is loaded.
+
+    Raises:
+        UserError: the file cannot be read or used, or a short one has too few samples.
+    """
+    data = config.data
+    path = in_home(data.path or "")
+    with contextlib.suppress(OSError):  # said where the file is opened
+        stamp = path.stat().st_mtime_ns
+        count = _beginning(str(path), stamp, data.path or "", data.layout, tuple(data.fields.items()))
+        if count is not None:
+            check_enough(data, config.samples, 0 if data.eval_path else config.eval_samples, count)
+
+
+@functools.lru_cache(maxsize=8)  # once for all runs of a sweep
+def _beginning(path: str, stamp: int, where: str, layout: str, fields: tuple[tuple[str, str], ...]) -> int | None:
+    """Read the first samples of a file; return how many it has, or None if it is longer than what was read."""
+    raw, whole = read_beginning(path, _CHECKED_BYTES)
+    if not whole:
+        cut = raw.rfind(b"\n")
+        if cut < 0 or raw.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+            return None  # a list of JSON is read whole or not at all
+        raw = raw[:cut]
+    samples, _ = samples_of(rows_of(raw, path), layout=layout, fields=dict(fields), where=where)
+    return len(samples) if whole else None
 
 
 def check_enough(data: DataConfig, train: int, evaluation: int, available: int) -> None:

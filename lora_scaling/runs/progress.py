@@ -112,7 +112,7 @@ class Display(Onlooker):
     @functools.cached_property
     def _animated(self) -> bool:
         """Whether the line can move: on a terminal, but not in a pipe, a notebook, or a log."""
-        return self.moving.isatty() and not self._console.is_dumb_terminal
+        return self.moving.isatty() and not self._console.is_dumb_terminal and not terminal.is_notebook()
 
     def __call__(
         self, phase: str, step: int, steps: int, joules: float | None, seen: "Callable[[], Seen] | None" = None, /

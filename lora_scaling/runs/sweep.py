@@ -138,7 +138,7 @@ def time_limit_min(estimates: Sequence[Estimate] | str) -> int:
     if not times or None in times:
         raise UserError(
             "hydra.launcher.timeout_min: got null, and how long these runs take is unknown "
-            "(python -m lora_scaling.estimate -m … says why); give hydra.launcher.timeout_min=MINUTES"
+            "(lora-scaling estimate -m … says why); give hydra.launcher.timeout_min=MINUTES"
         )
     longest_s = max(time.high for time in times if time is not None)
     return max(_LEAST_LIMIT_MIN, math.ceil(_LIMIT_MARGIN * longest_s / 60))
@@ -210,7 +210,7 @@ def _expected_cost_line(expected: Total | str) -> str:
         return f"Expected cost unknown: {expected.partition(';')[0]}"
     energy, time = expected.energy_kwh, expected.time_s
     if energy is None or time is None:
-        return "Expected cost unknown for this device (python -m lora_scaling.estimate -m … says why)"
+        return "Expected cost unknown for this device (lora-scaling estimate -m … says why)"
 
     kwh = ENERGY.between(energy.estimate, energy.low, energy.high)
     return f"Expected: {kwh}, {TIME.between(time.estimate, time.low, time.high)}, by priors"

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, P
 from lora_scaling.config import ModelConfig, RunConfig
 from lora_scaling.errors import UserError
 from lora_scaling.hub import out_of_reach
-from lora_scaling.paths import in_home
+from lora_scaling.paths import gguf_path, in_home
 from lora_scaling.text import printable
 from lora_scaling.training.device import Device, is_out_of_memory
 
@@ -31,9 +31,7 @@ def source(model: ModelConfig) -> tuple[str, dict[str, Any]]:
     """
     options: dict[str, Any] = {"trust_remote_code": False}
     if model.gguf_file is not None:
-        path = Path(model.gguf_file).expanduser()
-        if not path.is_file():
-            raise UserError(f"model.gguf_file: got {model.gguf_file}, which does not exist; give a GGUF file")
+        path = gguf_path(model.gguf_file)
         try:
             import gguf  # noqa: F401
         except ImportError:

@@ -71,7 +71,23 @@ def said(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         (["~method=full"], "~method=full: names nothing that could be deleted"),
         (["~samples=3"], "~samples: got another value than the 256 that it has"),
         (["~sample"], "~sample: names nothing that could be deleted"),
-        (["rank=8"], "rank: not a setting; did you mean lora.r? "),
+        (["rank=8"], "rank: not a setting; did you mean lora.r? lora-scaling --help lists all"),
+        (["samples", "=", "64"], "samples: got spaces around =; write samples=64"),
+        (["samples=", "64", "epochs=2"], "samples: got spaces around =; write samples=64"),
+        (["epochs=2", "samples", "=64"], "samples: got spaces around =; write samples=64"),
+        (["lora.target_modules=[q_proj,v_proj"], "lora.target_modules=[q_proj,v_proj: cannot be read; [ is not closed"),
+        (["-m", "samples=choice(1,2"], "samples=choice(1,2: cannot be read; ( is not closed"),
+        (["samples=1,000"], "samples: got 1,000; write 1000 for one number, or -m for a sweep"),
+        (["+samples=64"], "samples: got + before it, and has a value already; write samples=64"),
+        (["+model=ladder-3m"], "model: got + before it, and is chosen already; write model=ladder-3m"),
+        (["grid=dk"], "grid: got 'dk', and is a group; give one of its settings: grid.provider, grid.zone, "),
+        (["country=DNK"], "country: not a setting; did you mean grid.zone? "),
+        (["fit=fit.json"], "fit: not a setting; did you mean lora-scaling estimate fit? "),
+        (["precision=BF16"], "precision: got 'BF16'; did you mean bf16? choose one of auto, "),
+        (["--samples", "64"], "--samples: not an option; settings have no dashes: samples=VALUE"),
+        (["--multirn"], "--multirn: not an option; did you mean --multirun?"),
+        (["hydra/launcher=workers"], "hydra/launcher: got workers for a single run, which this process makes itself"),
+        (["--config-name=my"], "--config-name: got my, and a run always begins with this program's own config"),
         (["+rank=8"], "rank: not a setting; did you mean lora.r? "),
         (["epoch=2"], "epoch: not a setting; did you mean epochs? "),
         (["num_train_epochs=2"], "num_train_epochs: not a setting; did you mean epochs? "),
@@ -90,7 +106,7 @@ def said(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         (["hardware=H100_SXM"], "hardware: got 'H100_SXM'; did you mean h100-sxm? "),
         (["model=Qwen2.5-7B"], "model: got 'Qwen2.5-7B'; did you mean qwen2.5-7b? "),
         (["data.tokens_per_sample=" + 400 * "9"], "data.tokens_per_sample: got 999999… (400 digits); give a smaller"),
-        (["samples=1k"], "samples: got '1k'; give a whole number"),
+        (["samples=1.5k"], "samples: got '1.5k'; give a whole number, written 1500"),
         (["samples=1e4"], "samples: got 10000.0; give a whole number, written 10000"),
         (["hardware=a100"], "hardware: got 'a100'; did you mean a100-40gb or a100-80gb or a100-pcie? "),
         (["order=1", "max_kwh=1e-12"], "max_kwh: got 1e-12; this run is expected to take"),
@@ -125,6 +141,43 @@ def test_a_launcher_that_is_not_installed_is_named_with_its_package(
     group, name = word.split("=")
     text = said(["-m", word], monkeypatch, capsys)
     assert text == f"lora-scaling: {group}: got {name}, which is not installed; pip install {package}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("claims runs", "claims: got as a command; did you mean lora-scaling analyse claims? choose one of run, "),
+        ("analyze report runs", "analyze: got as a command; did you mean lora-scaling analyse? "),
+        ("estimat samples=3", "estimat: got as a command; did you mean lora-scaling estimate? "),
+        ("sweep samples=1,2", "sweep: got as a command; did you mean lora-scaling -m? "),
+        (
+            "foo",
+            "foo: got as a command; choose one of run, study, estimate, emissions, doctor, analyse, or write ",
+        ),
+        ("samples", "samples: no value; write name=value"),
+        ("samples=3 estimate", "estimate: got after samples=3; a command goes first: lora-scaling estimate samples=3"),
+        ("mine", "mine: got as a command, and is a folder; write lora-scaling analyse report mine"),
+        ("analyse --format csv export x.csv", "the command goes first: lora-scaling analyse export --format csv x.csv"),
+        ("analyse claim x.csv", "command: got 'claim'; did you mean claims? choose one of claims, fit, "),
+        ("analyse report x.csv --output x", "--output: not an option; did you mean --out? "),
+        ("analyse claims x.csv margin=0.1", "margin: got 0.1 as a setting; here it is an option: --margin 0.1"),
+        ("analyse claims x.csv --margin=5%", "--margin: got '5%'; give it as a share, 0.05 ("),
+        ("analyse export x.csv --format=BoAmps", "--format: got 'BoAmps'; did you mean boamps? choose one of "),
+    ],
+)
+def test_a_command_that_there_is_not_is_one_sentence(
+    words: str, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(sys, "argv", ["lora-scaling", *words.split()])
+    assert program() == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("lora-scaling: ")
+    assert captured.err.count("\n") == 1
+    assert sentence in captured.err
 
 
 def test_one_program_has_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

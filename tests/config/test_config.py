@@ -96,7 +96,7 @@ def test_every_sweep_composes_and_varies_something(name: str, tmp_path: Path, mo
         ("data.file=x", "data.file: not a setting; did you mean data=file data.path?"),
         ("train_on_inputs=true", "train_on_inputs: not a setting; did you mean loss_on=all?"),
         ("grid.zome=DK1", "grid.zome: not a setting; did you mean grid.zone? Allowed: grid.provider, grid.zone"),
-        ("hardware=4090", "hardware: got 4090; did you mean rtx-4090? choose one of a10, "),
+        ("hardware=4090", "hardware: got 4090; did you mean rtx-4090? lora-scaling --help lists all"),
         ("model=ladder-2m", "model: got 'ladder-2m'; did you mean ladder-"),
         ("study=a/b", "study: got 'a/b'; it names a folder"),
         ("precision=fp4", "precision: got 'fp4'; choose one of auto, bf16, fp16, fp32, fp8"),

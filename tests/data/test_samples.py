@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from lora_scaling.config import RunConfig, compose, run_id
-from lora_scaling.data.samples import Message, Sample, load_samples, split_samples
+from lora_scaling.data.samples import Message, Sample, check_beginning, load_samples, split_samples
 from lora_scaling.errors import UserError
+from lora_scaling.runs.reach import refuse_out_of_reach
 from lora_scaling.workload import Lengths
 from tests.support.paths import ROOT, SHARED_DATA
 
@@ -432,3 +433,23 @@ def test_a_path_may_begin_with_the_user_s_home(tmp_path: Path, monkeypatch: pyte
     assert split_samples(config).available == 1
     assert run_id(config) == run_id(compose(["data=file", f"data.path={tmp_path / 'rows.jsonl'}", "samples=1",
                                              "eval_samples=0"]))  # fmt: skip
+
+
+def test_a_file_is_refused_by_its_beginning_and_its_size_before_a_model_is_loaded(tmp_path: Path) -> None:
+    row = '{"instruction": "a", "output": "b"}\n'
+    (tmp_path / "other.jsonl").write_text('{"a": 1}\n')
+    (tmp_path / "short.jsonl").write_text(12 * row)
+    (tmp_path / "long.jsonl").write_text(40_000 * row + "oops")  # 1.4 MB: its end is read with the model
+    (tmp_path / "list.json").write_text("[" + ",".join(40_000 * [row]) + "]")
+
+    def config(name: str, *more: str) -> RunConfig:
+        return compose(["model=munin-7b", "data=file", f"data.path={tmp_path / name}", *more])
+
+    with pytest.raises(UserError, match=r"other\.jsonl, whose line 1 fits no layout"):
+        refuse_out_of_reach(config("other.jsonl"))
+    with pytest.raises(UserError, match=r"^samples: got 20, and .*short\.jsonl has 12 samples; ask for 12 or fewer"):
+        refuse_out_of_reach(config("short.jsonl", "samples=20", "eval_samples=0"))
+    with pytest.raises(UserError, match=r"^model\.gguf_file: got .*, which does not exist"):
+        refuse_out_of_reach(compose(["model=gguf", f"model.gguf_file={tmp_path / 'none.gguf'}"]))
+    for name in ("long.jsonl", "list.json"):
+        check_beginning(config(name))
