@@ -1,4 +1,4 @@
-"""Refuse settings that the chosen option of their group does not use.
+"""Refuse settings that the chosen option of their group, or another setting, leaves without effect.
 
 Hydra accepts `model.id=ORG/NAME` beside `model=ladder-1m`: the ladder model would be trained, and recorded under its
 own name. Only settings that the user gave are checked; defaults and files may hold what an option ignores.
@@ -43,28 +43,49 @@ def refuse_unused(config: RunConfig, overrides: Sequence[str], *, methods: Colle
     given = given_settings(overrides)
     methods = {config.method.name, *methods}
     for name, value in given.items():
-        remedy = None
-        if name == "pure_bf16" and value and "full" not in methods:
-            remedy = "its frozen weights are in the precision of the run: use method=full, or leave it out"
-        elif name.startswith("lora.") and methods == {"full"}:
-            remedy = "it trains all weights and has no adapters: use method=lora or qlora, or leave it out"
-        elif name.startswith("model."):
-            remedy = _unused_by_model(name, value, config, given)
-        elif name.startswith("score.") and config.score.name == "none":
-            remedy = "it scores no tasks: use score=lm_eval or score=euroeval"
-        elif name.startswith("data."):
-            remedy = _unused_by_data(name, value, config)
+        option, remedy = _unused_by_setting(name, config)
+        if remedy is None:
+            option = _option(name.partition(".")[0], config, given)
+            remedy = _unused_by_option(name, value, config, given, methods)
         if remedy is not None and value is not None:
-            group = name.partition(".")[0]
             shown = str(value).lower() if isinstance(value, bool) else value
-            raise UserError(f"{name}: got {shown}; {_option(group, config, given)} does not use it, {remedy}")
+            raise UserError(f"{name}: got {shown}; {option} does not use it, {remedy}")
 
 
 def _option(group: str, config: RunConfig, given: Given) -> str:
     """Write the option that is chosen for a group, as an override."""
     if group in ("lora", "pure_bf16"):
         return f"method={config.method.name}"
-    return f"{group}={given.get(group) or getattr(config, group).name}"
+    return f"{group}={given.get(group) or getattr(getattr(config, group, None), 'name', None)}"
+
+
+def _unused_by_option(name: str, value: Any, config: RunConfig, given: Given, methods: Collection[str]) -> str | None:
+    """Return what to do about a setting that the chosen option of its group does not use; None if it does."""
+    if name == "pure_bf16" and value and "full" not in methods:
+        return "its frozen weights are in the precision of the run: use method=full, or leave it out"
+    if name.startswith("lora.") and methods == {"full"}:
+        return "it trains all weights and has no adapters: use method=lora or qlora, or leave it out"
+    if name.startswith("model."):
+        return _unused_by_model(name, value, config, given)
+    if name.startswith("score.") and config.score.name == "none":
+        return "it scores no tasks: use score=lm_eval or score=euroeval"
+    if name.startswith("data."):
+        return _unused_by_data(name, value, config)
+    return None
+
+
+def _unused_by_setting(name: str, config: RunConfig) -> tuple[str, str | None]:
+    """Return the setting that leaves another without effect, as an override, and what to do; None for the latter if
+    it has its effect."""
+    if name == "checkpoint_minutes" and config.resume == "never":
+        return "resume=never", "it writes no checkpoints: use resume=auto, or leave it out"
+    if name == "data.eval_path" and config.eval_samples == 0 and config.data.kind != "synthetic":
+        return "eval_samples=0", "it evaluates nothing: give eval_samples, or leave it out"
+    if name.startswith("metering.") and name != "metering.enabled" and not config.metering.enabled:
+        return "metering.enabled=false", "it measures nothing: leave one of the two out"
+    if name == "grid.file" and config.grid.resolved_provider != "file":
+        return f"grid.provider={config.grid.provider}", "it reads no file: use grid.provider=file, or leave it out"
+    return "", None
 
 
 def _unused_by_model(name: str, value: Any, config: RunConfig, given: Given) -> str | None:

@@ -64,6 +64,7 @@ _ROLES: dict[str, Role] = {
 _CALLING = ("function_call", "tool_call")  # roles of answers whose text is a call
 # Fields of a turn that some templates show and others drop.
 _UNSHOWN = ("reasoning_content", "reasoning", "thinking")
+_TEXT_PARTS = ("text", "input_text", "output_text")  # of OpenAI's two interfaces
 _ABSENT = object()
 
 
@@ -123,23 +124,52 @@ def _recognise(row: Mapping[str, Any], fields: Mapping[str, str]) -> str:
 
 
 # Names that columns have elsewhere.
-_QUESTIONS = ("instruction", "prompt", "question", "query", "input", "user", "problem", "source")
-_ANSWERS = ("output", "response", "answer", "completion", "chosen", "target", "assistant", "solution", "reply")
+_QUESTIONS = (
+    "instruction", "prompt", "question", "query", "input", "inputs", "input_text", "user", "human", "problem", "source",
+    "src", "document", "article", "dialogue",
+)  # fmt: skip
+_ANSWERS = (
+    "output", "outputs", "output_text", "response", "answer", "completion", "chosen", "target", "targets",
+    "target_text", "tgt", "assistant", "bot", "solution", "reply", "summary", "highlights",
+)  # fmt: skip
 _CONTEXTS = ("input", "context")
+_TEXTS = ("content", "document", "article", "body", "sentence", "raw_content", "code")
 
 
 def _mapping(row: Mapping[str, Any]) -> str:
-    """Write the mapping to the alpaca layout that the names of columns suggest; nothing if they do not."""
-    named = {str(name).lower(): str(name) for name in row}
+    """Write the mapping that the columns suggest, by their turns or their names; nothing if they suggest none."""
+    found = _turns_column(row) or _question_and_answer(row) or _text_column(row)
+    pairs = ", ".join(f'{field}: "{name}"' for field, name in found.items())
+    return f", such as 'data.fields={{{pairs}}}'" if found else ""
+
+
+def _turns_column(row: Mapping[str, Any]) -> dict[str, str]:
+    for column, turns in row.items():
+        first = turns[0] if isinstance(turns, (list, tuple)) and turns else None
+        for field, keys in (("messages", {"role", "content"}), ("conversations", {"from", "value"})):
+            if isinstance(first, Mapping) and keys <= first.keys():
+                return {field: str(column)}
+    return {}
+
+
+def _question_and_answer(row: Mapping[str, Any]) -> dict[str, str]:
+    named = _text_columns(row)
     found: dict[str, str] = {}
     for field, names in (("instruction", _QUESTIONS), ("output", _ANSWERS), ("input", _CONTEXTS)):
         free = [named[name] for name in names if name in named and named[name] not in found.values()]
         if free:
             found[field] = free[0]
-    if not {"instruction", "output"} <= found.keys():
-        return ""
-    pairs = ", ".join(f'{field}: "{name}"' for field, name in found.items())
-    return f", such as 'data.fields={{{pairs}}}'"
+    return found if {"instruction", "output"} <= found.keys() else {}
+
+
+def _text_column(row: Mapping[str, Any]) -> dict[str, str]:
+    named = _text_columns(row)
+    return next(({"text": named[name]} for name in _TEXTS if name in named), {})
+
+
+def _text_columns(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return the columns that may hold texts, by their names in small letters."""
+    return {str(name).lower(): str(name) for name, value in row.items() if value is None or isinstance(value, str)}
 
 
 def _checked(fields: Mapping[str, str], layout: str) -> Mapping[str, str]:
@@ -297,10 +327,15 @@ def _joined(content: Any, place: str) -> Any:
     """Return the text of a content in parts, as OpenAI writes it; other contents as they are."""
     if not isinstance(content, (list, tuple)) or not content or not all(isinstance(part, Mapping) for part in content):
         return content
-    for part in content:
-        if part.get("type", "text") != "text" or not isinstance(part.get("text"), str):
-            raise RowError(f"has a part of type {part.get('type')} in {place}; give texts")
-    return "".join(part["text"] for part in content)
+    texts = []
+    for i, part in enumerate(content):
+        kind, text = part.get("type"), part.get("text")
+        if kind is not None and kind not in _TEXT_PARTS:
+            raise RowError(f"has a part of type {kind} in {place}; give texts")
+        if text is not None and not isinstance(text, str):
+            raise RowError(f"has {_kind(text)} in {place}[{i}].text; give a text")
+        texts.append(text or "")
+    return "".join(texts)
 
 
 def _calls(turn: Mapping[str, Any], place: str) -> str | None:

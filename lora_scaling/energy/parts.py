@@ -2,7 +2,7 @@
 
 A part writes its file again and again while it trains, so that what a killed one spent is known up to seconds before
 its end. In the run's account, windows whose work was kept have their names; those whose work was lost with the process,
-and done again, are `lost`.
+and done again, are `lost`. Of a run in several processes, each writes files of its own, in a folder that all share.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -28,6 +29,7 @@ from lora_scaling.energy.measurement import (
     iso,
     merge_bins,
 )
+from lora_scaling.energy.ranks import combine
 from lora_scaling.energy.windows import short_window_warnings
 from lora_scaling.errors import UnwritableError, UserError
 from lora_scaling.records import now, write_text
@@ -37,18 +39,20 @@ PARTS_NAME = ".parts"  # the folder beside a record
 LOST = "lost"
 NOTE_EVERY_S = 10.0
 MOST_BINS = 2000  # of a part's timeline while it is being made
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What is known of one process's part of a run.
+    """What is known of a part of a run, from one process, or from all `processes` of it together.
 
-    account: None if the process was killed before its first window ended.
+    account: None if a process was killed before its first window ended.
     longest_s: the longest time between two notes; a killed process lived no longer than this after its last one.
     """
 
     number: int
+    rank: int
+    processes: int
     started_at: str
     seen_at: str
     host: str
@@ -60,19 +64,23 @@ class Part:
 
 
 class Parts:
-    """The parts of a run, in `folder`: those of earlier processes, and this one's."""
+    """The parts of a run, in `folder`: the earlier ones, and what this process does of the one that begins."""
 
-    def __init__(self, folder: Path, host: str) -> None:
+    def __init__(
+        self, folder: Path, host: str, *, number: int | None = None, rank: int = 0, processes: int = 1
+    ) -> None:
         """Read the earlier parts, and begin one.
+
+        number: that of the part, if several processes share it; None for the next one.
 
         Raises:
             UserError: the file of an earlier part cannot be read.
             UnwritableError: the folder cannot be written.
         """
         self.folder = folder
-        self.earlier = [_read(path) for path in sorted(folder.glob("part-*.json"))]
-        self._host = host
-        self._number = max((part.number for part in self.earlier), default=0) + 1
+        self._number = next_part(folder) if number is None else number
+        self.earlier = [part for part in _read_all(folder) if part.number < self._number]
+        self._host, self._rank, self._processes = host, rank, processes
         self._started_at = now()
         self._noted_s = time.monotonic()
         self._longest_s = 0.0
@@ -80,6 +88,18 @@ class Parts:
         self._kept: dict[str, int] = {}
         self.warning: str | None = None
         self._write(None, ended=None)
+
+    def refuse_unshared(self) -> None:
+        """Refuse a folder that this process does not share with the first.
+
+        Raises:
+            UserError: the file that the first one has begun cannot be seen here.
+        """
+        if not _file(self.folder, self._number, 0).exists():
+            raise UserError(
+                f"resume: got auto, but process {self._rank} on {self._host} does not see what the first one writes to "
+                f"{self.folder}; give a runs_dir that all processes share, or use resume=never"
+            )
 
     @property
     def started_at(self) -> str:
@@ -136,6 +156,8 @@ class Parts:
     def _part(self, account: EnergyAccount | None, ended: str | None) -> Part:
         return Part(
             number=self._number,
+            rank=self._rank,
+            processes=self._processes,
             started_at=self._started_at,
             seen_at=now(),
             host=self._host,
@@ -153,7 +175,16 @@ class Parts:
             **{name: getattr(part, name) for name in Part.__dataclass_fields__ if name != "account"},
             "account": None if account is None else _to_document(account),
         }
-        write_text(self.folder / f"part-{self._number:03d}.json", json.dumps(document))
+        write_text(_file(self.folder, self._number, self._rank), json.dumps(document))
+
+
+def next_part(folder: Path) -> int:
+    """Return the number of the part that begins now.
+
+    Raises:
+        UserError: the file of an earlier part cannot be read.
+    """
+    return max((part.number for part in _read_all(folder)), default=0) + 1
 
 
 def forget_parts(folder: Path) -> None:
@@ -166,6 +197,48 @@ def sync_folder(folder: Path) -> None:
     for file in folder.iterdir():
         with open(file, "rb") as opened:
             os.fsync(opened.fileno())
+
+
+def _file(folder: Path, number: int, rank: int) -> Path:
+    return folder / (f"part-{number:03d}.json" if rank == 0 else f"part-{number:03d}-{rank:05d}.json")
+
+
+def _read_all(folder: Path) -> list[Part]:
+    """Read the parts in a folder, each of all its processes together."""
+    numbered: dict[int, list[Part]] = defaultdict(list)
+    for path in sorted(folder.glob("part-*.json")):
+        part = _read(path)
+        numbered[part.number].append(part)
+    return [_together(sorted(parts, key=lambda part: part.rank)) for _, parts in sorted(numbered.items())]
+
+
+def _together(parts: Sequence[Part]) -> Part:
+    """Add up what the processes of one part noted. Where that of one is missing, the energy of the part is unknown.
+
+    They open and close their windows together, so that one noted at most the last of them, and another did not.
+    """
+    first = parts[0]
+    accounts = [account for account in map(_bounded, parts) if account is not None]
+    return replace(
+        first,
+        seen_at=max(part.seen_at for part in parts),
+        host=",".join(dict.fromkeys(part.host for part in parts)),
+        step=max(part.step for part in parts),
+        ended=None if None in [part.ended for part in parts] else first.ended,
+        longest_s=max(part.longest_s for part in parts),
+        account=combine(accounts) if len(accounts) == first.processes else None,
+    )
+
+
+def _bounded(part: Part) -> EnergyAccount | None:
+    """Return the account of a process; what it used after its last note, if it was killed, is within the bound."""
+    if part.account is None or part.ended is not None or not part.account.phases:
+        return part.account
+    *before, last = part.account.phases
+    if last.seconds > 0:
+        share = part.longest_s / last.seconds
+        last = replace(last, components={name: _widened(item, share) for name, item in last.components.items()})
+    return replace(part.account, phases=(*before, last))
 
 
 def _read(path: Path) -> Part:
@@ -225,22 +298,13 @@ def _from_document(document: Mapping[str, Any]) -> EnergyAccount:
 
 
 def _kept_and_lost(part: Part, kept: int) -> EnergyAccount | None:
-    """Return a part's account in which the windows after the first `kept` are `lost`, but for checkpoints.
-
-    What a killed part used after its last note is unknown, and lies within the bound of its last window.
-    """
+    """Return a part's account in which the windows after the first `kept` are `lost`, but for checkpoints."""
     if part.account is None:
         return None
     phases = list(part.account.phases)
     names = [phase.name if i < kept or phase.name == "checkpoint" else LOST for i, phase in enumerate(phases)]
     first_lost = next((phases[i].started_at for i, name in enumerate(names) if name == LOST), None)
     phases = [replace(phase, name=name) for phase, name in zip(phases, names, strict=True)]
-    if part.ended is None and phases and phases[-1].seconds > 0:
-        share = part.longest_s / phases[-1].seconds
-        phases[-1] = replace(
-            phases[-1],
-            components={name: _widened(component, share) for name, component in phases[-1].components.items()},
-        )
     bins = tuple(
         replace(piece, phase=LOST)
         if first_lost is not None and piece.start >= first_lost and piece.phase != "checkpoint"

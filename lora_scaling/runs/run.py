@@ -33,7 +33,7 @@ from lora_scaling.energy import (
     settings_on,
     unused_gpu_warnings,
 )
-from lora_scaling.energy.parts import PARTS_NAME, Parts, forget_parts
+from lora_scaling.energy.parts import PARTS_NAME, Parts, forget_parts, next_part
 from lora_scaling.errors import (
     DeviceLost,
     LoraScalingError,
@@ -350,7 +350,7 @@ def _measure(
             listen(phase, done, total, recording.joules_so_far())
 
     def last_words(why: str) -> None:
-        _record_stuck(config, record, path, facts, recording, why)
+        _record_stuck(config, record, path, facts, recording, parts, why)
 
     with ended_when_stuck(last_words) if world_size() > 1 else contextlib.nullcontext():
         try:
@@ -372,15 +372,17 @@ def _measure(
                 if slurm is not None:  # whose count is of this process's part alone
                     slurm.measured_joules = account.joules
                 if parts is not None:
-                    account = _end_part(parts, account, record, facts)
-                _record_outcome(config, record, path, facts, account, [_FIRST_ONLY] if together else [])
+                    _end_part(parts, account, record, facts)
+                whole = _whole(parts, account, record)
+                _record_outcome(config, record, path, facts, whole, [_FIRST_ONLY] if together else [])
             if together and record.get("status") == "ok":  # otherwise another process may never give its account
                 account = combine(gather_from_ranks(account))
                 if slurm is not None:
                     slurm.measured_joules = account.joules
+                whole = _whole(parts, account, record)
                 peaks = gather_from_ranks(facts.peak_memory_gb)  # of the process that needed most, where all are known
                 facts.peak_memory_gb = None if None in peaks else max(peak for peak in peaks if peak is not None)
-                _record_outcome(config, record, path, facts, account, [])
+                _record_outcome(config, record, path, facts, whole, [])
 
 
 def _warm_up(config: RunConfig, record: Record, listen: Listener, device: "Device", models: "ModelCache") -> None:
@@ -393,15 +395,23 @@ def _warm_up(config: RunConfig, record: Record, listen: Listener, device: "Devic
 
 
 def _record_stuck(
-    config: RunConfig, record: Record, path: Path, facts: "RunFacts", recording: Recording, why: str
+    config: RunConfig,
+    record: Record,
+    path: Path,
+    facts: "RunFacts",
+    recording: Recording,
+    parts: Parts | None,
+    why: str,
 ) -> None:
     """Record what was measured until now, from another thread than the one that is stuck in a collective."""
+    if parts is not None:
+        _end_part(parts, recording.so_far(), record, facts)
     if rank() > 0:
         return
     why = why_this_job_ends() or why
     print(f"lora-scaling: {why}, while this process waited for another", file=sys.stderr, flush=True)
     record |= {"status": "interrupted", "error": why, "finished_at": now_after(record["started_at"])}
-    _record_outcome(config, record, path, facts, recording.so_far(), [_FIRST_ONLY])
+    _record_outcome(config, record, path, facts, _whole(parts, recording.so_far(), record), [_FIRST_ONLY])
     _save(path, record)
 
 
@@ -409,22 +419,31 @@ def _open_parts(config: RunConfig, path: Path) -> Parts:
     """Begin a part of a run whose earlier parts were killed, if there are any.
 
     Raises:
-        UserError: several processes share the run, or an earlier part cannot be read.
+        UserError: an earlier part cannot be read, or several processes do not share the folder.
     """
-    if world_size() > 1:
-        raise UserError(
-            f"resume: got auto in {world_size()} processes, whose checkpoints are not supported; use resume=never"
-        )
-    return Parts(path.parent / PARTS_NAME, host())
+    from lora_scaling.training.ranks import broadcast_from_rank0, on_all_ranks
+
+    folder = path.parent / PARTS_NAME
+    number = broadcast_from_rank0(on_all_ranks(lambda: next_part(folder)))
+    parts = on_all_ranks(lambda: Parts(folder, host(), number=number, rank=rank(), processes=world_size()))
+    on_all_ranks(parts.refuse_unshared)
+    return parts
 
 
-def _end_part(parts: Parts, account: EnergyAccount, record: Record, facts: "RunFacts") -> EnergyAccount:
-    """Keep what this part measured, and return the account of all parts."""
-    ended = "finished" if record.get("status") == "ok" else "ended"
-    parts.note(account, facts.work.get("steps") or parts.step, ended)
+def _end_part(parts: Parts, account: EnergyAccount, record: Record, facts: "RunFacts") -> None:
+    """Keep what this process measured of its part."""
+    parts.note(account, facts.work.get("steps") or parts.step, _ended(record))
     if parts.warning is not None:
         facts.warnings.append({"kind": "unkept", "message": parts.warning})
-    return parts.joined(account, ended)
+
+
+def _whole(parts: Parts | None, account: EnergyAccount, record: Record) -> EnergyAccount:
+    """Return the account of the whole run, of which `account` is the last part."""
+    return account if parts is None else parts.joined(account, _ended(record))
+
+
+def _ended(record: Record) -> str:
+    return "finished" if record.get("status") == "ok" else "ended"
 
 
 def _record_outcome(

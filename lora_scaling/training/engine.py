@@ -14,6 +14,7 @@ from lora_scaling.config import RunConfig
 from lora_scaling.energy import Recording
 from lora_scaling.energy.parts import Parts
 from lora_scaling.errors import UserError
+from lora_scaling.ranks import world_size
 from lora_scaling.signals import uninterrupted
 from lora_scaling.training.adapters import adapted_modules
 from lora_scaling.training.attention import takes_bounds, used_kernel
@@ -25,7 +26,7 @@ from lora_scaling.training.fetching import fetch_weights
 from lora_scaling.training.model_cache import ModelCache, Tokens
 from lora_scaling.training.models import DTYPES, BaseModel, attach, detach, parameter_counts, quantized_params
 from lora_scaling.training.packing_check import refuse_mixing
-from lora_scaling.training.ranks import gather_from_ranks
+from lora_scaling.training.ranks import broadcast_from_rank0, gather_from_ranks, on_all_ranks
 from lora_scaling.training.resuming import Resuming, newest_checkpoint
 from lora_scaling.training.saving import save_trained
 from lora_scaling.training.scoring import Scorer, make_scorer, mean_points
@@ -166,8 +167,13 @@ def _resuming(
     """
     if config.max_steps == 0:
         return None
-    same = {"precision": device.precision, "device": device.kind, "data": facts.data["fingerprint"]}
-    found = newest_checkpoint(parts.folder, same)
+    same = {
+        "precision": device.precision,
+        "device": device.kind,
+        "data": facts.data["fingerprint"],
+        "processes": world_size(),
+    }
+    found = broadcast_from_rank0(on_all_ranks(lambda: newest_checkpoint(parts.folder, same)))
     if found is not None:
         parts.continue_from(found.step, found.kept)
     return Resuming(

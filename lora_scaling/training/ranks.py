@@ -3,11 +3,13 @@
 import logging
 import os
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 
 import torch
 
+from lora_scaling.errors import UserError
 from lora_scaling.ranks import world_size
 from lora_scaling.training.device import local_gpu
 
@@ -69,6 +71,25 @@ def gather_from_ranks(mine: T) -> list[T]:
     everyone: list[Any] = [None] * world_size()
     torch.distributed.all_gather_object(everyone, mine)
     return everyone
+
+
+def on_all_ranks(work: Callable[[], T]) -> T:
+    """Do something in every process, and refuse in all what one refuses, so that none waits for it.
+
+    Raises:
+        UserError: that of the first process that raised one.
+    """
+    result: T | UserError
+    try:
+        result = work()
+    except UserError as error:
+        result = error
+    refused = gather_from_ranks(result if isinstance(result, UserError) else None)
+    for error in refused:
+        if error is not None:
+            raise error
+    assert not isinstance(result, UserError)
+    return result
 
 
 def broadcast_from_rank0(mine: T) -> T:

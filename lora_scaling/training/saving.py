@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.tensor import DTensor
 
 from lora_scaling.ranks import rank
 from lora_scaling.training.models import BaseModel
+from lora_scaling.training.sharding import is_sharded
 
 
 def save_trained(network: nn.Module, base: BaseModel, folder: Path) -> dict[str, Any] | None:
@@ -24,7 +24,7 @@ def save_trained(network: nn.Module, base: BaseModel, folder: Path) -> dict[str,
     saver: Any = network
     adapted = network is not base.model
     options: dict[str, Any] = {}
-    if any(isinstance(parameter, DTensor) for parameter in network.parameters()):
+    if is_sharded(network):
         whole = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=adapted)
         names = {name for name, _ in (*network.named_parameters(), *network.named_buffers())}  # tied ones once
         gathered = get_model_state_dict(network, options=whole)

@@ -6,7 +6,7 @@ warm-up and training use the same sharded model on any device.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -81,11 +81,53 @@ def shard(network: nn.Module, base: PreTrainedModel, device: Device, *, gathered
 
 def held_params(network: nn.Module) -> int:
     """Count the parameters in this process's memory, adapters included; for a sharded network, its share."""
-    return sum(_local(parameter).numel() for parameter in network.parameters())
+    return sum(local_part(parameter).numel() for parameter in network.parameters())
 
 
-def _local(parameter: torch.Tensor) -> torch.Tensor:
-    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
+def is_sharded(network: nn.Module) -> bool:
+    return any(isinstance(parameter, DTensor) for parameter in network.parameters())
+
+
+def local_part(tensor: torch.Tensor) -> torch.Tensor:
+    """Return this process's part of a tensor, in the same memory; of one that is not sharded, all of it."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def shards(states: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the states of an optimizer with this process's part of each, in a form that torch.load takes."""
+    return {
+        "param_groups": states["param_groups"],
+        "state": {
+            index: {
+                name: {"shard": local_part(value)} if isinstance(value, DTensor) else value
+                for name, value in state.items()
+            }
+            for index, state in states["state"].items()
+        },
+    }
+
+
+def load_shards(optimizer: torch.optim.Optimizer, states: Mapping[str, Any]) -> None:
+    """Give an optimizer the states that `shards` returned in this process, of a launch of as many."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def whole(index: int, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        parameter = parameters[index]
+        return DTensor.from_local(
+            value["shard"],
+            parameter.device_mesh,
+            parameter.placements,
+            shape=parameter.shape,
+            stride=parameter.stride(),
+        )
+
+    state = {
+        index: {name: whole(index, value) for name, value in values.items()}
+        for index, values in states["state"].items()
+    }
+    optimizer.load_state_dict({"param_groups": states["param_groups"], "state": state})
 
 
 def _give_to_all(unit: nn.Module, device: torch.device) -> None:

@@ -25,6 +25,7 @@ from lora_scaling.ranks import world_size
 from lora_scaling.training.batches import IGNORED, BatchCounts, Collator, batch_counts
 from lora_scaling.training.device import Device
 from lora_scaling.training.models import shape_of_config
+from lora_scaling.training.ranks import broadcast_from_rank0
 from lora_scaling.training.resuming import Resuming
 from lora_scaling.workload import step_count
 
@@ -97,6 +98,8 @@ class MeteredTrainer(Trainer):
         self.skipped_steps = 0  # of the optimizer, by the scaler of fp16
         self.remove_callback(PrinterCallback)
         self.add_callback(_Outputs(self))
+        if world_size() > 1:
+            self.add_callback(_SameOrder())
         self._keep_allocator()
 
     def compute_loss(
@@ -173,6 +176,11 @@ class MeteredTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         assert self.resuming is not None
         self.resuming.load(self)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.resuming is not None:
+            self.resuming.load_optimizer(self)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         # The parent visits all parameters on every step for an estimate; ours is exact and made once, from `counted`.
@@ -291,6 +299,18 @@ def _over_processes(values: torch.Tensor, device: torch.device) -> torch.Tensor:
         values = values.to(device)
         torch.distributed.all_reduce(values)
     return values.cpu()
+
+
+class _SameOrder(TrainerCallback):
+    """Have all processes draw the same order of samples, of which each takes its share.
+
+    It is drawn from the random numbers of the CPU, of which dropout on a CPU has used as many as its rows needed.
+    """
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        torch.set_rng_state(broadcast_from_rank0(torch.get_rng_state()))
 
 
 class _Outputs(TrainerCallback):

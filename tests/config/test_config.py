@@ -141,6 +141,16 @@ def test_a_bad_value_is_one_sentence(override: str, said: str) -> None:
         ("method=full lora.r=4", "lora.r: got 4; method=full does not use it"),
         ("pure_bf16=true", "pure_bf16: got true; method=lora does not use it, its frozen .* use method=full, or leave"),
         ("method=full lora.target_modules=[q_proj]", "lora.target_modules: .* method=full does not"),
+        ("checkpoint_minutes=5", "checkpoint_minutes: got 5; resume=never does not .* use resume=auto"),
+        (
+            "data=file data.path=a.json data.eval_path=b.json eval_samples=0",
+            "data.eval_path: .*; eval_samples=0 does not",
+        ),
+        ("metering.enabled=false metering.interval_s=0.5", "metering.interval_s: .*; metering.enabled=false does not"),
+        (
+            "grid.provider=static grid.file=a.csv",
+            "grid.file: got a.csv; grid.provider=static does not .* use grid.prov",
+        ),
     ],
 )
 def test_what_the_chosen_option_does_not_use_is_refused(words: str, said: str) -> None:
@@ -157,6 +167,8 @@ def test_what_the_chosen_option_does_not_use_is_refused(words: str, said: str) -
         "model=hub model.id=org/name model.weights=random model.revision=main",
         "data=skolegpt data.repeat=true data.split=test",
         "+experiment=munin_skolegpt method=full",
+        "resume=auto checkpoint_minutes=5",
+        "grid.file=a.csv",
     ],
 )
 def test_what_it_uses_is_not(words: str) -> None:

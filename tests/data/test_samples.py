@@ -260,6 +260,10 @@ def test_synthetic_data_needs_a_length() -> None:
             '{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}',
             r"has a part of type image_url in messages\[0\]\.content; give texts",
         ),
+        (
+            '{"messages": [{"role": "user", "content": [{"type": "text"}, {"type": "text", "text": 3}]}]}',
+            r"has a number in messages\[0\]\.content\[1\]\.text; give a text",
+        ),
         ("PK\x03\x04", r"a zip archive; unpack it, or save its sheet as CSV"),
         ('{"messages": [{"role": "user"}]}', r"a turn messages\[0\] that has role; give role and content"),
         ('{"messages": ["hi"]}', r"a turn messages\[0\] that is a text; give role"),
@@ -273,6 +277,34 @@ def test_a_bad_file_is_one_sentence(tmp_path: Path, text: str, sentence: str) ->
         split_samples(file_config(tmp_path / "bad.json", text))
     assert "\n" not in str(caught.value)
     assert str(tmp_path / "bad.json") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "mapping"),
+    [
+        ({"inputs": "a", "targets": "b", "task": "c"}, 'instruction: "inputs", output: "targets"'),  # FLAN
+        ({"id": 1, "dialogue": "a", "summary": "b"}, 'instruction: "dialogue", output: "summary"'),  # SAMSum
+        (
+            {"Context": "a", "Question": "b", "Answer": "c"},
+            'instruction: "Question", output: "Answer", input: "Context"',
+        ),
+        ({"conversation": [{"content": "a", "role": "user"}], "turn": 1}, 'messages: "conversation"'),  # LMSYS
+        ({"items": [{"from": "human", "value": "a"}]}, 'conversations: "items"'),
+        ({"content": "a", "path": "b"}, 'text: "content"'),  # the Stack
+    ],
+)
+def test_columns_of_other_names_are_mapped_by_the_suggestion(tmp_path: Path, row: dict[str, Any], mapping: str) -> None:
+    with pytest.raises(UserError, match=r"fits no layout") as caught:
+        split_samples(file_config(tmp_path / "rows.json", [row]))
+    assert str(caught.value).endswith(f"map them with data.fields, such as 'data.fields={{{mapping}}}'")
+
+
+def test_a_part_of_a_content_that_is_null_is_no_text(tmp_path: Path) -> None:
+    """Arrow fills what a part does not have with null."""
+    parts = [{"type": "text", "text": "a", "image": None}, {"type": "text", "text": None}, {"type": None, "text": "b"}]
+    rows = [{"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "c"}]}] * 2
+    split = split_samples(file_config(tmp_path / "rows.json", rows, samples=1))
+    assert split.train[0].messages[0].content == "ab"
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:

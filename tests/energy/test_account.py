@@ -41,10 +41,12 @@ from lora_scaling.energy.edges import Edge
 from lora_scaling.energy.gpu import GpuEnergyMeter
 from lora_scaling.energy.measurement import add_components, merge_bins, spread, utc
 from lora_scaling.energy.nvml import Gpu, Nvml, SensorError
+from lora_scaling.energy.parts import Parts
 from lora_scaling.energy.rapl import RaplCounter
 from lora_scaling.energy.readings import Tick, Window
 from lora_scaling.energy.tracker import ComponentSource, TaskEnergy
 from lora_scaling.energy.windows import make_account, rough_joules
+from lora_scaling.errors import UserError
 from lora_scaling.runs.run import _device_name
 from tests.support.paths import ROOT
 
@@ -238,6 +240,23 @@ def gpu_account(uuid: str, cuts: list[float], gpu_j: list[float]) -> EnergyAccou
         gpus=(GpuEnergy(index=0, uuid=uuid, joules=total, source="nvml_counter"),),
     )
     return EnergyAccount(host="a", phases=(phase,), bins=bins("train", cuts, [*gpu_j]))
+
+
+def test_the_processes_of_a_part_are_added_up_before_the_parts_are(tmp_path: Path) -> None:
+    """Of a part that was killed, what each process noted; without one of them, its energy is unknown."""
+    for folder, ranks in (("both", 2), ("one", 1)):
+        for rank in range(ranks):
+            part = Parts(tmp_path / folder, f"host-{rank}", number=1, rank=rank, processes=2)
+            part.note(gpu_account(f"GPU-{rank}", [0.0, 2.0], [10.0 + rank]), step=4 + rank)
+    [both] = Parts(tmp_path / "both", "host-0").earlier
+    [one] = Parts(tmp_path / "one", "host-0").earlier
+    assert both.account is not None
+    assert (both.account.joules, both.step, both.host) == (21.0, 5, "host-0,host-1")
+    assert one.account is None
+    with pytest.raises(
+        UserError, match=r"^resume: got auto, but process 1 on b does not see what the first one writes"
+    ):
+        Parts(tmp_path / "other", "b", number=1, rank=1, processes=2).refuse_unshared()
 
 
 def test_a_ranks_energy_is_in_the_bins_of_its_own_time() -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lora_scaling.config import compose
+from lora_scaling.runs.run import run
 from tests.support import nvml_stub
 from tests.support.processes import alone, torchrun, two_ranks, wait_until
-from tests.support.runs import only_record
+from tests.support.runs import TINY, only_record, read_record
 
 pytestmark = pytest.mark.slow
 
@@ -62,10 +64,14 @@ def test_a_batch_that_the_processes_cannot_share_is_refused_once(tmp_path: Path)
 
 def test_two_launchers_of_one_run_on_one_host_hold_its_device_once(tmp_path: Path) -> None:
     """As `torchrun --nnodes 2` twice on a host: each starts a first process, and both wanted the lock of the device."""
-    status, _, errors = two_ranks(tmp_path, "gradient_accumulation=2", agents=2)
+    # Dropout on a CPU draws from the same random numbers as the order of the next epoch, in each process others.
+    overrides = ("gradient_accumulation=2", "epochs=2", "lora.dropout=0.1", "data.tokens_cv=0.5")
+    status, _, errors = two_ranks(tmp_path / "two", *overrides, agents=2)
     assert status == 0, errors
-    record = only_record(tmp_path)
+    record = only_record(tmp_path / "two")
     assert record["status"] == "ok"
+    one = read_record(run(compose([*TINY, *overrides, f"runs_dir={tmp_path / 'one'}"])).path)
+    assert record["work"]["tokens_seen"] == one["work"]["tokens_seen"]
     assert "shared_device" not in {warning["kind"] for warning in record["warnings"]}
     assert record["energy"]["host"] == socket.gethostname()
 

@@ -15,8 +15,8 @@ from lora_scaling.energy.parts import PARTS_NAME
 from lora_scaling.errors import UserError
 from lora_scaling.records import record_path, record_to_row
 from lora_scaling.runs.run import RunOutcome, run
-from tests.support.processes import forked, wait_until
-from tests.support.runs import TINY, read_record
+from tests.support.processes import forked, start_ranks, two_ranks, wait_until
+from tests.support.runs import TINY, only_record, read_record
 
 # Whatever a step depends on: random order within lengths, dropout, a schedule, momentum, accumulation, epochs.
 WORK = (
@@ -46,7 +46,7 @@ def again(runs_dir: Path, *overrides: str) -> RunOutcome:
 
 
 def steps_kept(folder: Path) -> list[int]:
-    return [int(path.name.partition("-")[2]) for path in (folder / PARTS_NAME).glob("checkpoint-*")]
+    return [int_after_dash(path) for path in (folder / PARTS_NAME).glob("checkpoint-*")]
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +95,46 @@ def check_energy(record: Any, *, parts: int, folder: Path) -> None:
     starts = [datetime.fromisoformat(part["started_at"]) for part in energy["parts"]]
     assert starts == sorted(starts)
     assert datetime.fromisoformat(record["started_at"]) == starts[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sharding", "victims"), [("none", [1]), ("fsdp", [0, 1])])
+def test_a_run_in_two_processes_is_continued_as_one(tmp_path: Path, sharding: str, victims: list[int]) -> None:
+    """kill -9 of one process, or of all."""
+    words = [*WORK, "samples=24", "epochs=2", "group_by_length=false"]  # whose groups depend on the processes
+    whole: Any = read_record(run(compose([*words, f"runs_dir={tmp_path / 'whole'}"])).path)
+    cut, again = tmp_path / "cut", [*words, *RESUME, f"sharding={sharding}"]
+    ranks = start_ranks(cut, *again)
+    try:
+        wait_until(
+            lambda: (
+                max(map(int_after_dash, cut.rglob("checkpoint-*")), default=0) > 6 or ranks[0].returncode is not None
+            ),
+            every_s=0.005,
+        )
+        assert ranks[0].returncode is None, ranks[0].communicate()
+        for victim in victims:
+            ranks[victim].kill()
+        for survivor in ranks:
+            survivor.communicate(timeout=90)
+    finally:
+        for rank in ranks:
+            rank.kill()
+    status, _, errors = two_ranks(cut, *again)
+    assert status == 0, errors
+    record = only_record(cut)
+    assert record["world_size"] == 2
+    for name in set(whole["work"]) - {"micro_steps"}:  # which are those of one process
+        assert record["work"][name] == whole["work"][name]
+    for name in ("train_loss", "eval_loss_before", "eval_loss_after"):
+        assert record["training"][name] == pytest.approx(whole["training"][name], rel=1e-4)
+    assert "ranks" not in {warning["kind"] for warning in record["warnings"]}
+    assert record["energy"]["parts"][1]["first_step"] > 6
+    check_energy(record, parts=2, folder=next(cut.rglob("run.json")).parent)
+
+
+def int_after_dash(path: Path) -> int:
+    return int(path.name.partition("-")[2])
 
 
 @pytest.mark.parametrize("override", ["method=full", "optimizer=adamw_8bit", "packing=true max_seq_len=48"])

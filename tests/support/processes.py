@@ -124,14 +124,26 @@ def two_ranks(runs_dir: Path, *overrides: str, agents: int = 1) -> tuple[int, st
     Returns:
         The first exit status that is not 0, and all that both wrote to stdout and to stderr.
     """
-    on_host = str(2 // agents)
+    ranks = start_ranks(runs_dir, *overrides, agents=agents)
+    try:
+        written = [rank.communicate(timeout=200) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    statuses = [rank.returncode or 0 for rank in ranks]
+    out, errors = ("".join(texts) for texts in zip(*written, strict=True))
+    return next((status for status in statuses if status), 0), out, errors
+
+
+def start_ranks(runs_dir: Path, *overrides: str, agents: int = 1) -> list[Forked]:
+    """Start a run in two processes as a launcher starts them."""
     launch = {
         "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": on_host,
+        "LOCAL_WORLD_SIZE": str(2 // agents),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
     }
-    ranks = [
+    return [
         forked(
             "lora_scaling",
             *TINY,
@@ -141,14 +153,6 @@ def two_ranks(runs_dir: Path, *overrides: str, agents: int = 1) -> tuple[int, st
         )
         for rank in ("0", "1")
     ]
-    try:
-        written = [rank.communicate(timeout=200) for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    statuses = [rank.returncode or 0 for rank in ranks]
-    out, errors = ("".join(texts) for texts in zip(*written, strict=True))
-    return next((status for status in statuses if status), 0), out, errors
 
 
 def torchrun(runs_dir: Path, *overrides: str, env: dict[str, str] | None = None, trains: Path | None = None) -> Forked:
