@@ -1,5 +1,7 @@
 """What a user says about the columns of a table that is not in our form: where samples stand, what a column means."""
 
+import dataclasses
+import fnmatch
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,6 +46,11 @@ class ColumnOptions:
             if (name in setting_names() and name not in COLUMN_OF) or (name == "model" and value in presets("model"))
         ]
         return *named, *self.settings
+
+    @property
+    def sources(self) -> frozenset[str]:
+        """The table's columns that are given a name of ours, as they are written, with their unit and without."""
+        return frozenset(part for text in self.columns.values() for part in (text, text.rpartition(":")[0]) if part)
 
     @property
     def used(self) -> frozenset[str]:
@@ -93,6 +100,28 @@ def apply_options(
     for column in options.ignore:
         _check_present("ignore", column, raw)
     return raw.drop(columns=list(options.ignore)), [*warnings, *filled]
+
+
+def with_unit_for_all(raw: pd.DataFrame, options: ColumnOptions) -> tuple[pd.DataFrame, ColumnOptions]:
+    """Write the unit of `energy_kwh=energy_*:Wh` into the names of all columns that are meant.
+
+    Raises:
+        UserError: no column is like that, or the unit is missing or unknown.
+    """
+    columns = dict(options.columns)
+    for column, text in options.columns.items():
+        pattern, _, unit = text.rpartition(":")
+        if "*" not in text or text in raw.columns or pattern in raw.columns:
+            continue
+        names = [str(name) for name in raw.columns if fnmatch.fnmatchcase(str(name), pattern)]
+        if not names or unit_factor(column, unit) is None:
+            raise UserError(
+                f"column: got {column}={text!r}; give the beginning of columns that there are, and their unit, such as "
+                "energy_kwh=energy_*:Wh"
+            )
+        raw = raw.rename(columns={name: f"{name} ({unit})" for name in names})
+        del columns[column]
+    return raw, dataclasses.replace(options, columns=columns)
 
 
 def _join(raw: pd.DataFrame, options: ColumnOptions) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from lora_scaling.text import printable
 
 from .column_names import QUANTITIES, meaning_of, unit_factor
 from .likely_names import likely_meaning
+from .numbered_columns import numbered_without_unit
 from .parsing import RunWarning
 from .readers import ReadRows
 
@@ -68,6 +69,18 @@ def require_columns(raw: pd.DataFrame, needed: Sequence[str], rows: ReadRows) ->
     present = [str(column) for column in raw.columns if column not in ("run_id", "_place")]
     others = [name for name in present if name not in rows.understood]
     hints = []
+    if "energy_kwh" in missing and (bare := numbered_without_unit(others)):
+        pattern = re.sub(r"\d+", "*", bare[0])
+        hints.append(
+            f"`{bare[0]}` … `{bare[-1]}` have no unit: --column 'energy_kwh={pattern}:UNIT' with kWh, Wh, kJ or J"
+        )
+        others = [name for name in others if name not in bare]
+    if len(numbered := [name for name in others if re.fullmatch(r"[a-zA-Z]*\W?\d+", name)]) > 2:
+        hints.append(
+            f"`{numbered[0]}` … `{numbered[-1]}` are settings or repeats in columns: turn the table so that each run "
+            "is a row (in pandas: frame.melt)"
+        )
+        others = [name for name in others if name not in numbered]
     for column in missing:
         if close := difflib.get_close_matches(column, [name for name in others if not IN_ALL.search(name)], n=1):
             hints.append(f"is `{close[0]}` meant for `{column}`?")

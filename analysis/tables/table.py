@@ -21,11 +21,14 @@ from lora_scaling.settings import POINT_COLUMNS, SEPARATING_COLUMNS
 from lora_scaling.text import printable
 
 from .column_names import OK_STATUSES, convert_cells, meaning_of, rename_columns
-from .column_options import ColumnOptions, apply_options
+from .column_options import ColumnOptions, apply_options, with_unit_for_all
 from .likely_names import take_likely
+from .long_table import from_long, with_units_beside
 from .missing_columns import TEXTS, require_columns, with_epochs
+from .numbered_columns import one_row_a_cell
 from .overrides import clean_overrides, of_work
 from .parsing import AMBIGUOUS, RunWarning, has_decimal_commas, has_decimal_points, parse_numbers, parse_truth
+from .partial_rows import whole_runs
 from .readers import ReadRows, read_sources, recognise
 from .response_column import RESPONSES, add_response
 from .run_settings import fill_sizes
@@ -43,6 +46,7 @@ LARGEST_AMOUNT = 1e40  # its square is a number, too
 LEAST_ORDERS = 1000  # of the rows of all runs: so improbable must it be that they rise by chance
 INDEX_NAME = re.compile(r"(unnamed: ?\d+|index|level_\d+|)", re.IGNORECASE)  # a data frame's own row numbers
 PLAIN = ColumnOptions()
+MOST_TURNED = 200_000  # rows of a table that may have another form than one row a run
 MOST_ROWS = 50_000  # of a table; a random choice of so many says as much as all
 # Of a response, in kWh or s, and of samples: no run lies beyond, but a slip of the pen does.
 SMALLEST, LARGEST = 1e-15, 1e15
@@ -127,6 +131,8 @@ def table_from_frame(
 def _make_table(rows: ReadRows, *, response: str | None, exclude: Sequence[str], options: ColumnOptions) -> RunTable:
     excluded = [Excluded(run_id=printable(name), reason=printable(reason)) for name, reason in rows.unreadable]
     raw = rows.frame.set_axis([printable(str(column)) for column in rows.frame.columns], axis=1)
+    raw, options, shaped, parts = _one_row_a_run(raw, options, rows)
+    excluded += parts
     raw, named = apply_options(raw, options, OUR_COLUMNS)
     own_names = tuple(map(str, raw.columns))
     raw, renamed = rename_columns(raw, OUR_COLUMNS)
@@ -183,6 +189,7 @@ def _make_table(rows: ReadRows, *, response: str | None, exclude: Sequence[str],
         excluded=tuple(excluded),
         warnings=(
             *rows.warnings,
+            *shaped,
             *named,
             *renamed,
             *converted,
@@ -200,6 +207,23 @@ def _make_table(rows: ReadRows, *, response: str | None, exclude: Sequence[str],
         separating=tuple(separating),
         kinds=rows.kinds,
     )
+
+
+def _one_row_a_run(
+    raw: pd.DataFrame, options: ColumnOptions, rows: ReadRows
+) -> tuple[pd.DataFrame, ColumnOptions, list[RunWarning], list[Excluded]]:
+    """Turn a table in which a run is no row of its own; columns that the options name stay as they are."""
+    if len(raw) > MOST_TURNED or "samples_end" in raw:
+        return raw, options, [], []
+    raw, options = with_unit_for_all(raw, options)
+    said = frozenset({*options.used, *options.ignore, *options.sources})
+    kept = frozenset({*said, *rows.understood, *OUR_COLUMNS})
+    raw, turned = from_long(raw, rows.sources)
+    raw, units = with_units_beside(raw, said)
+    raw, cells = one_row_a_cell(raw, kept)
+    raw, whole, parts = whole_runs(raw, kept - {"rank"})
+    excluded = [Excluded(run_id=printable(run_id), reason=printable(reason)) for run_id, reason in parts]
+    return raw, options, [*turned, *units, *cells, *whole], excluded
 
 
 def _with_response(
