@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lora_scaling.estimate.terms import Target, contribution, parse_term
+from lora_scaling.estimate.terms import Target, contributions, parse_term
 
 from ..arrays import Array
 from ..tables.run_quantities import Work
@@ -35,7 +35,10 @@ class Form:
     terms: Mapping[str, str]
 
     def formula(self) -> str:
-        parts = [name if term == "1" else _readable(name, term) for name, term in self.terms.items()]
+        kinds = {name: parse_term(term) for name, term in self.terms.items()}
+        parts = [_readable(name, self.terms[name]) for name, term in kinds.items() if term.kind != "cost"]
+        costs = [f"e^{name}/{term.name}" for name, term in kinds.items() if term.kind == "cost"]
+        parts += [f"log({' + '.join(['1', *costs])})"] if costs else []
         return f"log(response / {self.per}) = " + " + ".join(parts)
 
 
@@ -89,7 +92,7 @@ def _length_parts(work: Work) -> list[tuple[str, dict[str, str]]]:
 def _separate_costs(work: Work) -> list[tuple[str, dict[str, str]]]:
     """Return E = F + c·samples + d·epochs + a·samples·epochs, as the claims know it; empty if runs do not separate it.
 
-    As a product, E = a·samples·epochs·(1 + C/epochs)·(1 + D/samples)·(1 + F'/tokens), so that F is at least c·d/a.
+    As a ratio, E = a·samples·epochs·(1 + C/epochs + D/samples + F'/tokens).
     """
     samples, epochs = work.values["samples"], work.values["epochs"]
     if not (np.isfinite(samples) & np.isfinite(epochs) & (samples > 0) & (epochs > 0)).all():
@@ -99,12 +102,13 @@ def _separate_costs(work: Work) -> list[tuple[str, dict[str, str]]]:
     logs = np.round(np.column_stack([np.log(samples), np.log(epochs)]), 2)
     if len(np.unique(logs, axis=0)) < LEAST_COMBINATIONS or abs(np.corrcoef(*logs.T).item(1)) > MOST_CORRELATION:
         return []
+    per_sample, per_epoch = {"log_cost_per_sample": "cost(epochs)"}, {"log_cost_per_epoch": "cost(samples)"}
     once = {
-        "cost per sample": {"log_cost_per_sample": "saturation(epochs)"},
-        "cost per epoch": {"log_cost_per_epoch": "saturation(samples)"},
+        "cost per sample": per_sample,
+        "cost per epoch": per_epoch,
+        "cost per sample and per epoch": per_sample | per_epoch,
     }
-    once["cost per sample and per epoch"] = {name: term for terms in once.values() for name, term in terms.items()}
-    fixed = {"log_fixed_cost": f"saturation({work.per})"}
+    fixed = {"log_fixed_cost": f"cost({work.per})"}
     return [*once.items(), *((f"{name}, fixed cost", terms | fixed) for name, terms in once.items())]
 
 
@@ -160,7 +164,7 @@ def identified(work: Work, name: str) -> bool:
     terms, _ = label_effects(work)
     others = [other for other in (work.size, work.per) if other and other != name and work.levels(other) > 1]
     columns = [np.ones(len(work))]
-    columns += [evaluate(term, 0.0, work)[1] for term in terms.values()]
+    columns += evaluate(terms, dict.fromkeys(terms, 0.0), work)[1].values()
     columns += [np.log(work.values[other]) for other in others]
     design = np.column_stack(columns)
     y = np.log(work.values[name])
@@ -173,10 +177,17 @@ def target_of_runs(work: Work) -> Target:
     return Target(values=work.values, labels=work.labels)
 
 
-def evaluate(term: str, parameter: float, work: Work) -> tuple[Array, Array]:
-    """Return what a term adds to the log response of each run, and its derivative by the parameter: (n,) each."""
-    added, slope = contribution(term, parameter, target_of_runs(work))
-    return np.broadcast_to(added, len(work)), np.broadcast_to(slope, len(work))
+def evaluate(terms: Mapping[str, str], params: Mapping[str, float], work: Work) -> tuple[Array, dict[str, Array]]:
+    """Return what terms add to the log response of each run, and its derivative by each parameter: (n,) each."""
+    added, slopes = contributions(terms, params, target_of_runs(work))
+    runs = len(work)
+    return np.broadcast_to(added, runs), {name: np.broadcast_to(slope, runs) for name, slope in slopes.items()}
+
+
+def scan(terms: Mapping[str, str], points: Mapping[str, Array], work: Work) -> Array:
+    """Return what terms without labels add to the log response (n,) of each run at each of m points (m,): (n, m)."""
+    values = {name: np.asarray(value)[:, None] for name, value in work.values.items()}
+    return contributions(terms, points, Target(values=values, labels={}))[0]
 
 
 def per_values(work: Work, per: str) -> Array:
@@ -186,6 +197,8 @@ def per_values(work: Work, per: str) -> Array:
 
 def _readable(name: str, term: str) -> str:
     parts = parse_term(term)
+    if parts.kind == "one":
+        return name
     if parts.kind in ("saturation", "roofline"):
         inside = f"e^{name}/{parts.name}"
         logarithm = f"log(1 + {inside})" if parts.power == 1 else f"log(1 + ({inside})^{parts.power:g})"

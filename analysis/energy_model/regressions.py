@@ -5,6 +5,7 @@ AICc are comparable. scipy's least squares finds the parameters that enter non-l
 linearised at these values, which has the same estimates, residuals and asymptotic covariance.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,8 +24,9 @@ from lora_scaling.estimate.terms import parse_term
 from ..arrays import Array
 from ..regression.least_squares import CollinearError, Results, influence, wls
 from ..tables.run_quantities import Work
-from .family import Form, evaluate, per_values
+from .family import Form, evaluate, per_values, scan
 
+CURVED = ("saturation", "roofline", "cost")
 SCAN_POINTS = 13
 SCAN_ROWS = 400
 POORLY_KNOWN = 1.5  # standard error of log N_h above which the whole likelihood is kept, not only its peak
@@ -142,7 +144,7 @@ def fit_form(work: Work, form: Form, weights: Array, least_per_flop: float = 0.0
 
     Raises CollinearError if its parameters are not identified.
     """
-    curved = [name for name, term in form.terms.items() if parse_term(term).kind in ("saturation", "roofline")]
+    curved = [name for name, term in form.terms.items() if parse_term(term).kind in CURVED]
     if not curved:
         results = _regress_form(work, form, weights)
         flat = work.total == "flops" and dict(zip(form.terms, results.params, strict=True)).get("gamma", 1.0) < FLAT
@@ -192,15 +194,14 @@ def _regress_form(
     work: Work, form: Form, weights: Array, at: Mapping[str, float] | None = None, *, held: bool = False
 ) -> Results:
     """Fit a form linearised in its non-linear parameters `at` these values, or with these parameters held."""
-    at = at or {}
-    y = work.log_y - np.log(per_values(work, form.per))
-    columns = {}
-    for name, term in form.terms.items():
-        added, slope = evaluate(term, at.get(name, 0.0), work)
-        if name in at:
-            y = y - added if held else y - added + at[name] * slope
-        if not (held and name in at):
-            columns[name] = slope
+    at = dict(at or {})
+    _, columns = evaluate(form.terms, dict.fromkeys(form.terms, 0.0) | at, work)
+    y = work.log_y - np.log(per_values(work, form.per)) - evaluate({name: form.terms[name] for name in at}, at, work)[0]
+    for name, value in at.items():
+        if held:
+            del columns[name]
+        else:
+            y = y + value * columns[name]
     return wls(y, np.column_stack(list(columns.values())), weights, list(columns))
 
 
@@ -228,24 +229,34 @@ class _Projected:
 
     def residuals(self, point: Array) -> Array:
         """Return the residuals (n,)."""
-        return self._response - self._unexplained(np.sum([part[0] for part in self._parts(point)], axis=0))
+        return self._response - self._unexplained(self._at(point)[0])
 
     def jacobian(self, point: Array) -> Array:
         """Return their derivatives (n, q)."""
-        return -self._unexplained(np.column_stack([part[1] for part in self._parts(point)]))
+        slopes = self._at(point)[1]
+        return -self._unexplained(np.column_stack([slopes[name] for name in self.curved]))
 
     def best_of(self, axes: Sequence[Array]) -> Array:
         """Return the point (q,) of least squares on the grid of these axes."""
-        rest = self._response
-        for name, axis in zip(self.curved, axes, strict=True):
-            columns = [evaluate(self.form.terms[name], value, self.work)[0] for value in axis]
-            added = self._unexplained(np.column_stack(columns))
-            rest = rest[..., None] - added.reshape(len(added), *(1,) * (rest.ndim - 1), len(axis))
+        rest, order = self._response, []
+        for names in self._together():
+            values = np.meshgrid(*(axes[self.curved.index(name)] for name in names), indexing="ij")
+            terms = {name: self.form.terms[name] for name in names}
+            added = self._unexplained(scan(terms, dict(zip(names, map(np.ravel, values), strict=True)), self.work))
+            shape = (len(added), *(1,) * len(order), *values[0].shape)
+            rest = rest[(..., *(None,) * len(names))] - added.reshape(shape)
+            order += names
         place = np.unravel_index(np.argmin(np.sum(rest**2, axis=0)), rest.shape[1:])
-        return np.array([axis[i] for axis, i in zip(axes, place, strict=True)])
+        return np.array([axis[place[order.index(name)]] for name, axis in zip(self.curved, axes, strict=True)])
 
-    def _parts(self, point: Array) -> list[tuple[Array, Array]]:
-        return [evaluate(self.form.terms[name], p, self.work) for name, p in zip(self.curved, point, strict=True)]
+    def _together(self) -> list[list[str]]:
+        """Return the non-linear parameters by the logarithm in which they stand: costs are in the same one."""
+        costs = [name for name in self.curved if parse_term(self.form.terms[name]).kind == "cost"]
+        return [*([name] for name in self.curved if name not in costs), *([costs] if costs else [])]
+
+    def _at(self, point: Array) -> tuple[Array, dict[str, Array]]:
+        terms = {name: self.form.terms[name] for name in self.curved}
+        return evaluate(terms, dict(zip(self.curved, point, strict=True)), self.work)
 
     @cached_property
     def _response(self) -> Array:
@@ -253,8 +264,8 @@ class _Projected:
 
     @cached_property
     def _basis(self) -> Array:
-        linear = [term for name, term in self.form.terms.items() if name not in self.curved]
-        design = np.column_stack([evaluate(term, 0.0, self.work)[1] for term in linear])
+        linear = {name: term for name, term in self.form.terms.items() if name not in self.curved}
+        design = np.column_stack(list(evaluate(linear, dict.fromkeys(linear, 0.0), self.work)[1].values()))
         return orth(np.sqrt(self.weights)[:, None] * design, rcond=COLLINEAR)
 
     def _unexplained(self, columns: Array) -> Array:

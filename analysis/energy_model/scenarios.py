@@ -116,7 +116,7 @@ def _misfit(fitted: EnergyFit) -> Scenario | None:
         seen=(),
         spread_sd=math.log1p(off) / Z_90,
         sentence=f"No form fits these runs: repeated ones lie up to {100 * off:.0f} % off the best "
-        f"(p = {lack['p']:.1g}), as where costs once per sample and once per epoch are both most of a run",
+        f"(p = {lack['p']:.1g})",
         reason=f"no form fits the runs: they lie up to {100 * off:.0f} % off the best",
     )
 

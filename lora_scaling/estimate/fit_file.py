@@ -2,7 +2,7 @@
 
 Each model of a fit says, for one run,
 
-    log(response / per) = Σ_i contribution_i(target) + noise,   noise ~ sigma · t(df)
+    log(response / per) = contributions of its terms(target) + noise,   noise ~ sigma · t(df)
 
 where `response` is joules (`models`) or seconds (`time`) of the training phase and `per` a quantity of the target's
 work (`tokens`, `flops`, …). `terms` maps each parameter to how it enters (see `terms.py`). A fit without `terms` is
@@ -36,7 +36,7 @@ from lora_scaling.config.devices import same_device
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.quantiles import Mixture, t_cdf, t_quantile
 from lora_scaling.estimate.result import LEVEL
-from lora_scaling.estimate.terms import Array, Target, contribution, parse_term
+from lora_scaling.estimate.terms import Array, Target, contributions, parse_term
 from lora_scaling.records import read_text
 from lora_scaling.units import JOULES_PER_KWH
 from lora_scaling.workload import Counting
@@ -112,9 +112,10 @@ class FittedModel:
 
     def location_and_gradient(self, target: Target) -> tuple[Array, Array]:
         """Return the mean log response, () or (m,), and its derivatives by the parameters, (k,) or (k, m)."""
-        parts = [contribution(self.terms[name], self.params[name], target) for name in self.param_names]
-        location = np.log(target.value(self.per)) + sum(added for added, _ in parts)
-        return location, np.stack(np.broadcast_arrays(*(slope for _, slope in parts), location)[:-1])
+        terms = {name: self.terms[name] for name in self.param_names}
+        added, slopes = contributions(terms, self.params, target)
+        location = np.log(target.value(self.per)) + added
+        return location, np.stack(np.broadcast_arrays(*slopes.values(), location)[:-1])
 
     def mean_variance(self, target: Target) -> Array:
         """Return the variance of the mean log response, from the covariance of the parameters."""

@@ -7,6 +7,7 @@
     "saturation(NAME)"      ln(1 + e^parameter / NAME): utilisation that rises to a plateau, or a fixed cost
     "saturation(NAME, k)"   ln(1 + (e^parameter / NAME)^k): the same, more slowly (k < 1) or more suddenly (k > 1)
     "roofline(NAME, p)"     ln(1 + (e^parameter / NAME)^p) / p: flat, then in proportion, with a bend as sharp as p
+    "cost(NAME)"            costs that add up: all such terms of a model together are ln(1 + Σ e^parameter / NAME)
 
 NAME is a quantity of the run's work; `run` is 1 for every run.
 """
@@ -27,7 +28,7 @@ Array = NDArray[np.float64]
 
 PER_RUN = "run"
 
-_CALL = re.compile(r"(log|saturation|roofline)\((\w+)(?:,([0-9.]+))?\)")
+_CALL = re.compile(r"(log|saturation|roofline|cost)\((\w+)(?:,([0-9.]+))?\)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """A term taken apart. kind: `one`, `log`, `linear`, `label`, `saturation`, `roofline`; power: its k or p."""
+    """A term taken apart. kind: `one`, `log`, `linear`, `label`, `saturation`, `roofline`, `cost`; power: its k or p."""
 
     kind: str
     name: str
@@ -80,11 +81,27 @@ def parse_term(text: str) -> Term:
     return Term(kind="linear", name=squeezed)
 
 
-def contribution(text: str, parameter: float, target: Target) -> tuple[Array, Array]:
-    """Return what a term adds on the log scale, and its derivative by the parameter: each () or (m,)."""
-    term = parse_term(text)
+def contributions(
+    terms: Mapping[str, str], params: Mapping[str, float] | Mapping[str, Array], target: Target
+) -> tuple[Array, dict[str, Array]]:
+    """Return what terms add together on the log scale, and its derivative by each parameter: each () or (m,).
+
+    `params` are numbers, or arrays that broadcast with the target's values.
+    """
+    kinds = {name: parse_term(text) for name, text in terms.items()}
+    found = {name: _contribution(term, params[name], target) for name, term in kinds.items() if term.kind != "cost"}
+    added = sum((part for part, _ in found.values()), start=np.zeros(()))
+    slopes = {name: slope for name, (_, slope) in found.items()}
+    costs = {name: params[name] - np.log(target.value(term.name)) for name, term in kinds.items() if term.kind == "cost"}
+    whole = functools.reduce(np.logaddexp, costs.values(), np.zeros(()))
+    shares = {name: np.exp(cost - whole) for name, cost in costs.items()}
+    return added + whole, {name: (slopes | shares)[name] for name in terms}
+
+
+def _contribution(term: Term, parameter: float | Array, target: Target) -> tuple[Array, Array]:
+    """Return what a term that stands by itself adds, and its derivative."""
     if term.kind == "one":
-        return np.asarray(float(parameter)), np.ones(())
+        return np.asarray(parameter), np.ones(())
     if term.kind == "label":
         matches = _has_label(target, term)
         return parameter * matches, matches

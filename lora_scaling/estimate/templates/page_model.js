@@ -733,7 +733,11 @@ function loraEstimator(DATA) {
 
   function componentOf(model, target, extraSd) {
     let location = Math.log(valueOf(target, model.per));
-    const gradient = model.param_names.map((name) => {
+    const costs = model.param_names.map((name) => model.terms[name].kind !== "cost" ? 0 :
+      Math.exp(model.params[name] - Math.log(valueOf(target, model.terms[name].name))));
+    location += Math.log1p(sum(costs));
+    const gradient = model.param_names.map((name, i) => {
+      if (model.terms[name].kind === "cost") return costs[i] / (1 + sum(costs));
       const [added, slope] = contribution(model.terms[name], model.params[name], target);
       location += added;
       return slope;

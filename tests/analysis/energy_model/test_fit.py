@@ -23,7 +23,7 @@ from benchmarks.interval_coverage import as_table
 from lora_scaling.config.devices import same_device
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.fit_file import load_fit, training_bands
-from lora_scaling.estimate.terms import Target, contribution
+from lora_scaling.estimate.terms import Target, contributions
 from tests.support.fit_tables import J_PER_FLOP, frame_of, law, table_of
 
 
@@ -204,13 +204,31 @@ def test_predictions_of_many_runs_are_those_of_each_alone() -> None:
         "saturation(tokens)",
         "saturation(tokens, 0.5)",
         "roofline(tokens, 3)",
+        "cost(tokens)",
         "method=full",
     ],
 )
 def test_slopes_of_terms_are_derivatives(term: str) -> None:
-    target = Target(values={"tokens": 3.7}, labels={"method": "full"})
-    up, down = (contribution(term, 1.3 + h, target)[0] for h in (1e-6, -1e-6))
-    assert contribution(term, 1.3, target)[1] == pytest.approx((up - down) / 2e-6, rel=1e-6)
+    target = Target(values={"tokens": 3.7, "epochs": 2.9}, labels={"method": "full"})
+    terms = {"p": term, "q": "cost(epochs)"}  # beside another cost, in whose logarithm a cost is
+
+    def at(p: float) -> tuple[Any, Any]:
+        added, slopes = contributions(terms, {"p": p, "q": 0.4}, target)
+        return added, slopes["p"]
+
+    assert at(1.3)[1] == pytest.approx((at(1.3 + 1e-6)[0] - at(1.3 - 1e-6)[0]) / 2e-6, rel=1e-6)
+
+
+def test_costs_add_up_and_other_terms_multiply() -> None:
+    """By hand: e^2·(1 + 3/4 + 5/20)·(1 + 6/3) = 6 e^2."""
+    terms = {"a": "1", "s": "cost(epochs)", "e": "cost(samples)", "h": "saturation(tokens)"}
+    params = {"a": 2.0, "s": math.log(3), "e": math.log(5), "h": math.log(6)}
+    target = Target(values={"epochs": 4.0, "samples": 20.0, "tokens": 3.0}, labels={})
+    added, slopes = contributions(terms, params, target)
+    assert math.exp(added) == pytest.approx(6 * math.exp(2), rel=1e-12)
+    assert slopes["s"] == pytest.approx(0.375, rel=1e-12)
+    assert slopes["e"] == pytest.approx(0.125, rel=1e-12)
+    assert slopes["h"] == pytest.approx(2 / 3, rel=1e-12)
 
 
 def test_noise_that_grows_with_the_work_is_modelled() -> None:

@@ -15,7 +15,7 @@ from analysis.energy_model.extrapolate import extrapolate
 from analysis.energy_model.validated_fit import validated_fit
 from benchmarks.interval_coverage import LADDER, LADDER_TRUTHS, as_table, coverage_of
 from lora_scaling.estimate.fit_file import EFFICIENCY_SD, TYPICAL_EFFICIENCY, load_fit
-from lora_scaling.estimate.terms import Target, contribution
+from lora_scaling.estimate.terms import Target, contributions
 from tests.support.fit_files import target, written
 from tests.support.fit_tables import frame_of, law
 
@@ -125,7 +125,7 @@ def test_a_roofline_is_flat_and_then_rises() -> None:
     """Its response per FLOP × FLOPs per token: the constant e^θ far below the bend, the FLOPs far above."""
     for flops, expected in ((1e6, 1e9), (1e9, 1e9 * 2 ** (1 / 3)), (1e12, 1e12)):
         run = Target(values={"flops_per_token": flops}, labels={})
-        added, _ = contribution("roofline(flops_per_token, 3)", math.log(1e9), run)
+        added, _ = contributions({"h": "roofline(flops_per_token, 3)"}, {"h": math.log(1e9)}, run)
         assert flops * math.exp(added) == pytest.approx(expected, rel=1e-6)
 
 
