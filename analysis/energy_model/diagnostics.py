@@ -92,7 +92,7 @@ def _lack_of_fit(response: ResponseFit) -> dict[str, float] | None:
 
 
 def _replicates(response: ResponseFit) -> NDArray[np.intp]:
-    """Number the sets of runs that did the same work, to 0.1 %: as many samples in as many epochs, not their product."""
+    """Number the sets of runs that did the same work, to 0.1 %: as many samples, as many epochs, not their product."""
     work = response.work
     names = [name for name in (work.size, work.per, "samples", "epochs", "rank", "batch_size", "gpu_count") if name]
     logs = {name: np.log(np.maximum(work.values[name], 1e-300)).round(3) for name in names}

@@ -5,7 +5,6 @@ AICc are comparable. scipy's least squares finds the parameters that enter non-l
 linearised at these values, which has the same estimates, residuals and asymptotic covariance.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property

@@ -57,7 +57,7 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """A term taken apart. kind: `one`, `log`, `linear`, `label`, `saturation`, `roofline`, `cost`; power: its k or p."""
+    """A term taken apart. kind: one, log, linear, label, saturation, roofline, cost; power: its k or p."""
 
     kind: str
     name: str
@@ -89,13 +89,16 @@ def contributions(
     `params` are numbers, or arrays that broadcast with the target's values.
     """
     kinds = {name: parse_term(text) for name, text in terms.items()}
-    found = {name: _contribution(term, params[name], target) for name, term in kinds.items() if term.kind != "cost"}
-    added = sum((part for part, _ in found.values()), start=np.zeros(()))
-    slopes = {name: slope for name, (_, slope) in found.items()}
-    costs = {name: params[name] - np.log(target.value(term.name)) for name, term in kinds.items() if term.kind == "cost"}
-    whole = functools.reduce(np.logaddexp, costs.values(), np.zeros(()))
-    shares = {name: np.exp(cost - whole) for name, cost in costs.items()}
-    return added + whole, {name: (slopes | shares)[name] for name in terms}
+    costs = {
+        name: params[name] - np.log(target.value(term.name)) for name, term in kinds.items() if term.kind == "cost"
+    }
+    added = functools.reduce(np.logaddexp, costs.values(), np.zeros(()))
+    slopes = {name: np.exp(cost - added) for name, cost in costs.items()}
+    for name, term in kinds.items():
+        if name not in costs:
+            part, slopes[name] = _contribution(term, params[name], target)
+            added = added + part
+    return added, {name: slopes[name] for name in terms}
 
 
 def _contribution(term: Term, parameter: float | Array, target: Target) -> tuple[Array, Array]:
