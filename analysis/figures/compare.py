@@ -34,6 +34,9 @@ from .style import (
 )
 from .view import View
 
+DODGE = 0.25  # rows between the methods of a model
+JITTER = 0.06
+
 
 @styled
 def interchangeability(view: View) -> DrawnFigure | SkippedFigure:
@@ -147,24 +150,34 @@ def lora_and_full(view: View) -> DrawnFigure | SkippedFigure:
     rows, note = thin(len(named))
     figure, axes = canvas(width=9.0, height=max(3.4, 1.6 + 0.45 * max(len(models), len(ratios))))
     colours = dict(zip(methods, palette(len(methods)), strict=True))
-    sns.stripplot(
-        data=named.iloc[rows], y="model", x="base", hue="method", order=models, hue_order=methods, palette=colours,
-        dodge=True, jitter=0.08, size=5, ax=axes[0],
-    )  # fmt: skip
+    run_ids = {}
+    chance = np.random.default_rng(0)
+    for i, method in enumerate(methods):
+        some = named.iloc[rows][lambda drawn, method=method: drawn["method"] == method]
+        places = some["model"].map(models.index).to_numpy() + DODGE * (i - (len(methods) - 1) / 2)
+        axes[0].scatter(
+            some["base"], places + chance.uniform(-JITTER, JITTER, len(some)), s=25, color=colours[method],
+            label=method, gid=f"p0s{i}points",
+        )  # fmt: skip
+        run_ids[f"p0s{i}points"] = tuple(some["run_id"].astype(str))
+    axes[0].set_ylim(len(models) - 0.5, -0.5)
     log_axis(axes[0], "x")
     unit_work = "token" if view.work.per == "tokens" else "sample"
     axes[0].set(xlabel=f"{view.noun} per thousand {unit_work}s ({view.kind.base})", ylabel="",
                 title=f"{view.kind.name.capitalize()} for the same work")  # fmt: skip
     axes[0].set_yticks(range(len(models)), [clip_name(model, 20) for model in models])
     axes[0].legend(title=None, loc="best")
-    _draw_ratios(axes[1], ratios, models, colours, view.noun_inside)
+    _draw_ratios(axes[1], ratios, models, colours, view.noun_inside, methods)
     alone = [ratio for ratio in ratios if math.isnan(ratio.low)]
     unsure = ", ".join(f"{clip_name(ratio.model, 20)} ({ratio.method})" for ratio in alone)
     text = (
         "Right: geometric means over runs that differ in the method (and rank) alone, with 95 % intervals "
         f"({sum(ratio.cells for ratio in ratios)} matched cells); grey bars: the ratio of FLOPs."
     ) + (f" Without an interval, as nothing was repeated: {unsure}." if unsure else "")
-    return DrawnFigure(name=name, title=title, figure=figure, caption=_data_caption(view, text + note, len(named)))
+    return DrawnFigure(
+        name=name, title=title, figure=figure, caption=_data_caption(view, text + note, len(named)),
+        series=tuple(methods), run_ids=run_ids,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +193,14 @@ class Ratio:
     cells: int
 
 
-def _draw_ratios(ax: Axes, ratios: Sequence[Ratio], models: Sequence[str], colours: dict[str, Any], noun: str) -> None:
+def _draw_ratios(
+    ax: Axes,
+    ratios: Sequence[Ratio],
+    models: Sequence[str],
+    colours: dict[str, Any],
+    noun: str,
+    methods: Sequence[str],
+) -> None:
     """Draw a row for each model, with a place for each adapter method."""
     shown = [model for model in models if model in {ratio.model for ratio in ratios}]
     adapters = list(dict.fromkeys(ratio.method for ratio in ratios))
@@ -188,10 +208,14 @@ def _draw_ratios(ax: Axes, ratios: Sequence[Ratio], models: Sequence[str], colou
         y = shown.index(ratio.model) + 0.4 * (adapters.index(ratio.method) - (len(adapters) - 1) / 2)
         colour = colours[ratio.method]
         spread = None if math.isnan(ratio.low) else [[ratio.value - ratio.low], [ratio.high - ratio.value]]
-        ax.errorbar(ratio.value, y, xerr=spread, fmt="o", color=colour, capsize=3, zorder=3)
-        ax.plot(ratio.flops, y, "|", color=FAINT, ms=14, mew=2, zorder=2)
+        gid = f"p1s{methods.index(ratio.method)}"
+        bar = ax.errorbar(ratio.value, y, xerr=spread, fmt="o", color=colour, capsize=3, zorder=3)
+        bar.lines[0].set_label(ratio.method)
+        for part in bar.get_children():
+            part.set_gid(f"{gid}ratio")
+        ax.plot(ratio.flops, y, "|", color=FAINT, ms=14, mew=2, zorder=2, gid=f"{gid}flops")
         ax.annotate(f"{ratio.value:.2f}×", (ratio.value, y), xytext=(0, 7), textcoords="offset points",
-                    ha="center", fontsize="small", color=colour)  # fmt: skip
+                    ha="center", fontsize="small", color=colour, gid=f"{gid}value")  # fmt: skip
     ax.axvline(1, color=INK, lw=0.8)
     ax.set_yticks(range(len(shown)), [clip_name(model, 20) for model in shown])
     ax.set_ylim(len(shown) - 0.5, -0.6)

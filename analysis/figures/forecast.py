@@ -216,7 +216,7 @@ def _observed_predicted(
     ax: Axes, split: BacktestSplit, scale: float, panel: str, run_ids: dict[str, tuple[str, ...]]
 ) -> str:
     """Draw one split, put the names of its runs into `run_ids`, and return a note if some are not drawn."""
-    rows, note = thin(len(split.table), 400)
+    rows, note = thin(len(split.table), 200)
     columns = (split.column(name).iloc[rows] * scale for name in ("observed", "predicted", "low", "high"))
     observed, predicted, low, high = columns
     inside = (observed >= low) & (observed <= high)

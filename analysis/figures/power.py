@@ -18,7 +18,7 @@ from .view import View
 
 PARTS: tuple[str, ...] = ("gpu", "cpu", "ram")
 TITLE = "Power over time of a run"
-MOST_BINS = 1500
+MOST_BINS = 500  # more are narrower than a point of the drawing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,17 +66,31 @@ def power_figure(view: View, run_id: str | None = None) -> DrawnFigure | Skipped
     colours = dict(zip(PARTS, palette(3), strict=True))
     edges, stacked = _steps(timeline)
     bottom = np.zeros(len(edges))
-    for part, level in stacked.items():
-        ax.fill_between(edges, bottom, bottom + level, color=colours[part], alpha=0.75, lw=0, label=part.upper())
+    heights: dict[str, list[float]] = {}
+    areas = []
+    for i, (part, level) in enumerate(stacked.items()):
+        areas.append(
+            ax.fill_between(
+                edges, bottom, bottom + level, color=colours[part], alpha=0.75, lw=0, label=part.upper(),
+                gid=f"p0s{i}area",
+            )
+        )  # fmt: skip
         bottom = bottom + level
+        # Unseen points at the top of the layer, which a page has values for.
+        middles = (edges[::2] + edges[1::2]) / 2
+        ax.plot(middles, bottom[::2], ls="none", marker="none", label=part.upper(), gid=f"p0s{i}points")
+        heights[f"p0s{i}points"] = [float(value) for value in level[::2]]
     _phases(ax, timeline, float(bottom.max()))
     ax.set(xlabel="Time since the start of the run (s)", ylabel="Power (W)", xlim=(0, float(timeline.end[-1])))
     linear_axis(ax, "x")
     linear_axis(ax, "y")
-    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title=None, reverse=True)
+    ax.legend(handles=areas, loc="upper left", bbox_to_anchor=(1.0, 1.0), title=None, reverse=True)
     missing = [part.upper() for part in PARTS if part not in timeline.watts]
+    bins = f"{len(timeline.start)} bins"
+    if len(edges) < 2 * len(timeline.start):
+        bins += f", drawn as the means of {len(edges) // 2} groups of them"
     caption = (
-        f"Power of run {clip_name(name, 60)} by part, {len(timeline.start)} bins; mean "
+        f"Power of run {clip_name(name, 60)} by part, {bins}; mean "
         f"{_mean(timeline):.3g} W over {timeline.end[-1]:.3g} s. "
         + "Phases: "
         + ", ".join(f"{name} {end - begin:.3g} s" for name, begin, end in spans(timeline)[:12])
@@ -84,7 +98,10 @@ def power_figure(view: View, run_id: str | None = None) -> DrawnFigure | Skipped
         + (f"No figures for: {', '.join(missing)}. " if missing else "")
         + f"{_origin(view, name)}n = 1 run. Model: none, recorded energies. Source: {view.source}."
     )
-    return DrawnFigure(name="power", title=TITLE, figure=figure, caption=caption)
+    return DrawnFigure(
+        name="power", title=TITLE, figure=figure, caption=caption, heights=heights,
+        series=tuple(part.upper() for part in stacked),
+    )  # fmt: skip
 
 
 def _find_timeline(view: View, run_id: str | None) -> tuple[str, Timeline] | None:

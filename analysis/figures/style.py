@@ -1,5 +1,6 @@
 """How every figure looks: colours that colour-blind readers tell apart, plain tick labels, labels at the lines."""
 
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-MOST_POINTS = 2000
+MOST_POINTS = 1000  # with more, a page would have a picture in place of a drawing at which one can point
+NOTEBOOK_DPI = 100
 LEAST_GAP = 0.11  # between two ticks, of the length of the axis: their labels would overlap
 INK = "#222222"
 FAINT = "#8a8a8a"
@@ -28,7 +30,10 @@ class DrawnFigure:
 
     For a page on which one can point at it: `series` names what can be shown and hidden (artists of series i in panel p
     have a gid that begins with `p{p}s{i}`), `run_ids` names the runs of a scatter by its gid, and `panels` names the
-    panels if they show the same, so that one is shown at a time. `note` is said beside the values of a point.
+    panels if they show the same, so that one is shown at a time. `note` is said beside the values of a point, and
+    `heights` are the values of points, by their gid, that are drawn elsewhere: the layers of a stack.
+
+    In a notebook, it shows itself as a picture.
     """
 
     name: str
@@ -39,6 +44,14 @@ class DrawnFigure:
     run_ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
     panels: tuple[str, ...] = ()
     note: str = ""
+    heights: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    def _repr_png_(self) -> bytes:
+        """Draw the figure for a notebook."""
+        picture = io.BytesIO()
+        with mpl.rc_context({"text.parse_math": False}):
+            self.figure.savefig(picture, format="png", dpi=NOTEBOOK_DPI)
+        return picture.getvalue()
 
 
 @dataclass(frozen=True, kw_only=True)

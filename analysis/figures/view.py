@@ -26,7 +26,7 @@ from ..tables.checks import group_noun
 from ..tables.response import response_noun
 from ..tables.run_quantities import Work, group_levels
 from ..tables.table import RunTable
-from .style import clip_name, thin
+from .style import MOST_POINTS, clip_name, thin
 
 GRID_POINTS = 60
 UNMOVED = "Every run is where it was observed."
@@ -242,7 +242,7 @@ def run_groups(view: View, factor: str) -> tuple[list[RunGroup], str]:
             continue
         total = len(rows)
         ends = rows[[*_ends(view.work.values[factor][rows])]]
-        rows = np.unique(np.concatenate([rows[thin(total)[0]], ends]))
+        rows = np.unique(np.concatenate([rows[thin(total, MOST_POINTS // len(order))[0]], ends]))
         member = view.work.take(rows)
         holder = _Holder(work=member, factor=factor, like=like)
         actual = view.predict(member.values, member.labels)

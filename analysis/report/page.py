@@ -17,7 +17,7 @@ from lora_scaling import templates
 from ..figures.style import DrawnFigure
 from .points import figure_points
 
-LARGEST_SVG = 400_000  # characters
+LARGEST_SVG = 600_000  # characters
 _PACKAGE = "analysis.report"
 PANEL_MARGIN_PT = 4.0
 WIDEST_PX_PER_PT = 1.85  # do not enlarge a narrow figure

@@ -1,6 +1,7 @@
 """What a page knows of a drawn figure: where its points lie in the drawing, their values, and their runs."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,29 +52,41 @@ def _panel(axes: Axes, drawn: DrawnFigure, names: dict[str, int], runs: dict[str
         if line.get_marker() in ENDS_OF_BARS:
             continue
         if line.get_linestyle() in ("None", "none", "", " "):
-            ids = drawn.run_ids.get(line.get_gid() or "", ())
-            points += _points(axes, values, name, [_index(runs, run) for run in ids])
+            gid = line.get_gid() or ""
+            ids = [_index(runs, run) for run in drawn.run_ids.get(gid, ())]
+            points += _points(axes, values, name, ids, drawn.heights.get(gid))
         elif line.get_transform() == axes.transData:  # not a reference line across the panel
             known = values[np.isfinite(values).all(axis=1)]
             lines.append([_text(line.get_label()), *([_rounded(value) for value in column] for column in known.T)])
     return {"x": printable(axes.get_xlabel()), "y": printable(axes.get_ylabel()), "points": points, "lines": lines}
 
 
-def _points(axes: Axes, values: np.ndarray, name: int, runs: list[int]) -> list[list[float]]:
-    """Return the points that lie in the panel, each with its place in the drawing, its values, its name and its run."""
+def _points(
+    axes: Axes, values: np.ndarray, name: int, runs: list[int], heights: Sequence[float] | None = None
+) -> list[list[float]]:
+    """Return the points that lie in the panel, each with its place in the drawing, its values, its name and its run.
+
+    heights: values of y to show in place of those at which the points are drawn.
+    """
     figure = axes.get_figure(root=True)
     assert isinstance(figure, Figure)
-    height, scale, frame = 72 * figure.get_size_inches()[1], 72 / figure.dpi, axes.get_window_extent()
+    whole, scale, frame = 72 * figure.get_size_inches()[1], 72 / figure.dpi, axes.get_window_extent()
     return [
         [
             round(float(scale * x), 1),
-            round(float(height - scale * y), 1),
+            round(float(whole - scale * y), 1),
             _rounded(value[0]),
-            _rounded(value[1]),
+            _rounded(height),
             name,
             run,
         ]
-        for (x, y), value, run in zip(axes.transData.transform(values), values, runs or [-1] * len(values), strict=True)
+        for (x, y), value, height, run in zip(
+            axes.transData.transform(values),
+            values,
+            values[:, 1] if heights is None else heights,
+            runs or [-1] * len(values),
+            strict=True,
+        )
         if np.isfinite(value).all() and frame.contains(x, y)
     ]
 

@@ -40,7 +40,7 @@ for (const figure of document.querySelectorAll("figure[data-name]")) {
   const number = (value) => value.toLocaleString("en", { maximumSignificantDigits: 5 });
   const points = data.panels.flatMap((panel, p) => panel.points.map(([left, top, x, y, series, run]) => {
     const name = data.names[series] ?? "", lines = [data.runs[run] ?? "", name];
-    lines.push(`${panel.x}: ${number(x)}`, `${panel.y}: ${number(y)}`, run >= 0 ? data.note : "");
+    lines.push(`${panel.x}: ${number(x)}`, panel.y ? `${panel.y}: ${number(y)}` : "", run >= 0 ? data.note : "");
     return { p, left, top, x, y, series, run: data.runs[run] ?? "", name, text: lines.filter((line) => line).join("\n") };
   }));
   // The drawings that are seen: the whole one, or panels of it in the same coordinates.

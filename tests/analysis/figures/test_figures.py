@@ -26,6 +26,7 @@ from analysis.figures.residuals import residuals
 from analysis.figures.scaling import response_against
 from analysis.figures.style import DrawnFigure, SkippedFigure, canvas, label_lines, level_ticks, log_axis, short, thin
 from analysis.figures.view import FACTORS, View, run_groups
+from analysis.report.points import figure_points
 from benchmarks.interval_coverage import as_table
 from tests.support.fit_tables import frame_of, law
 
@@ -209,6 +210,12 @@ def test_repeats_of_one_amount_of_work_give_each_model_its_ratio_and_interval() 
     item = compared(frame)
     assert isinstance(item, DrawnFigure)
     assert "(6 matched cells)" in item.caption
+    assert item.series == ("lora", "qlora", "full")
+    assert sorted(run for ids in item.run_ids.values() for run in ids) == sorted(frame["run_id"])
+    left = {str(dots.get_label()): np.asarray(dots.get_offsets()) for dots in item.figure.axes[0].collections}
+    for method, offsets in left.items():  # near the row of its model, at its energy
+        mine = frame[frame["method"] == method]
+        assert sorted(np.round(offsets[:, 1])) == sorted(pd.factorize(mine["params"], sort=True)[0])
     assert "Without an interval" not in item.caption
     found = intervals(item)
     assert len(found) == 6
@@ -380,14 +387,25 @@ def test_power_over_time(tmp_path: Path) -> None:
     assert isinstance(item, DrawnFigure)
     assert "mean 124 W over 10 s" in item.caption
     assert "No figures for: RAM." in item.caption
+    [panel] = figure_points(item)["panels"]
+    names = figure_points(item)["names"]
+    values = [(x, y, names[name]) for _, _, x, y, name, _ in panel["points"]]  # of each part, and not of the stack
+    assert values == [(i + 0.5, 100 + i, "GPU") for i in range(10)] + [(i + 0.5, 20, "CPU") for i in range(10)]
+    assert item.series == ("GPU", "CPU")
     assert isinstance(power_figure(view, "run-1"), SkippedFigure)
 
 
 def test_many_runs_are_thinned_and_it_is_said() -> None:
     rows, note = thin(5000)
-    assert len(rows) == 2000
-    assert "2,000 of 5,000 runs are drawn" in note
+    assert len(rows) == 1000
+    assert "1,000 of 5,000 runs are drawn" in note
     assert thin(10)[1] == ""
+
+
+def test_a_figure_shows_itself_in_a_notebook(drawn: dict[str, DrawnFigure | SkippedFigure]) -> None:
+    item = drawn["energy_vs_samples"]
+    assert isinstance(item, DrawnFigure)
+    assert item._repr_png_().startswith(b"\x89PNG")
 
 
 def test_numbers_read_as_people_write_them() -> None:

@@ -1,5 +1,6 @@
 """The page: whole, self-contained, escaped, and of one mind with `claims --json`."""
 
+import base64
 import dataclasses
 import json
 import re
@@ -449,12 +450,21 @@ def test_an_empty_folder_is_one_sentence(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_a_figure_of_very_many_points_is_embedded_as_pixels() -> None:
-    """Two thousand points in every figure: the page stays small, and still fetches nothing."""
+def test_a_drawing_of_very_many_parts_is_embedded_as_pixels() -> None:
+    figure, [axes] = canvas(1)
+    axes.scatter(np.arange(9_000), np.arange(9_000))
+    shown = picture(DrawnFigure(name="n", title="t", figure=figure, caption="c"), salt="x")
+    assert base64.b64decode(shown.png).startswith(b"\x89PNG")
+    assert shown.drawing == ""
+
+
+def test_one_can_point_at_the_figures_of_very_many_runs() -> None:
+    """Some of thousands of runs are drawn, and it is said: the page stays small, and still fetches nothing."""
     frame = pd.concat([affine_runs().assign(run_id=lambda f, i=i: f.run_id + f"-{i}") for i in range(120)])
     frame["energy_kwh"] *= 1 + 1e-9 * np.arange(len(frame))
     html = report.render(collect_findings(table_from_frame(frame), Options(), []))
-    assert "data:image/png;base64," in html
+    assert "data:image/png;base64," not in html
+    assert re.search(r"1,\d\d\d of [2-9],\d\d\d runs are drawn; lines and bands use all", html)
     assert len(html) < 4_000_000
     assert all(address.startswith(("#", "data:")) for address in Page(html).addresses)
 
