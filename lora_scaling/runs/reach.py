@@ -1,7 +1,5 @@
 """Refuse at once what is neither on this machine nor on a hub that answers, before anything slow is begun."""
 
-from pathlib import Path
-
 from lora_scaling.config import RunConfig
 from lora_scaling.data.samples import check_beginning
 from lora_scaling.errors import UserError
@@ -28,5 +26,5 @@ def refuse_out_of_reach(config: RunConfig) -> None:
 
 
 def _is_missing(kind: str, name: str) -> bool:
-    here = in_home(name).exists() or Path(name).exists() or is_cached(kind, name)
+    here = in_home(name).exists() or is_cached(kind, name)
     return not here and not look_for_hub()

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import interval_coverage, published_coverage
+from benchmarks import cost_coverage, interval_coverage, published_coverage
 from benchmarks.interval_coverage import LADDER_TRUTHS, SETUP_TRUTHS, coverage_of, setup_coverage_of
 
 
@@ -17,6 +17,15 @@ def test_a_ladder_of_small_models_covers_70b_above_the_limit(name: str) -> None:
     assert row["coverage"]["70B"] == 1.0
     assert row["below_floor"] == 0
     assert sum(runs for runs, _ in row["labels"].values()) == 4 * interval_coverage.PROBES
+
+
+@pytest.mark.parametrize("name", ["6 and 400", "1, 64 and 300 per run"])
+def test_costs_per_sample_and_per_epoch_are_covered_beyond_the_data_and_narrowly(name: str) -> None:
+    costs = next(costs for costs in cost_coverage.TRUTHS_OF_COSTS if costs.name == name)
+    row = cost_coverage.coverage_of(costs, seeds=1)
+    assert min(row["coverage"].values()) >= 0.6
+    assert max(row["high_over_low"].values()) < 1.6
+    assert sum(runs for runs, _ in row["labels"].values()) == 4 * cost_coverage.PROBES
 
 
 def test_the_setup_of_70b_is_covered() -> None:
