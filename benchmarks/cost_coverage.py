@@ -17,9 +17,17 @@ import pandas as pd
 from analysis.energy_model.validated_fit import validated_fit
 from analysis.regression.least_squares import Array
 from analysis.tables.run_quantities import Work, work_of
+from benchmarks.interval_coverage import (
+    TRUTHS,
+    Generator,
+    as_table,
+    format_labels,
+    format_row,
+    inside,
+    label_of,
+    runs_of,
+)
 from lora_scaling.units import JOULES_PER_KWH
-
-from .interval_coverage import TRUTHS, Generator, as_table, format_labels, format_row, inside, label_of, runs_of
 
 SAMPLES = (64, 128, 256, 512, 1024)
 EPOCHS = (1, 2, 4, 8)
