@@ -22,6 +22,7 @@ import pandas as pd
 
 from lora_scaling.errors import RecordError, UserError
 
+from .formats.tracker_stores import SQLITE, read_database
 from .parsing import RunWarning
 
 MOST_BYTES = 2**30  # of a file, unpacked
@@ -29,13 +30,13 @@ MOST_UNPACKING_BYTES = 2**28  # of memory that an xz archive may ask for
 ZSTANDARD = b"\x28\xb5\x2f\xfd"
 SNIFFED_BYTES = 65536
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".jsonl", ".ndjson", ".json", ".xlsx", ".log",
-                  ".gz", ".bz2", ".xz", ".zst", ".zip")  # fmt: skip
+                  ".db", ".sqlite", ".gz", ".bz2", ".xz", ".zst", ".zip")  # fmt: skip
 # The first bytes of files that are no table, and what to do with them.
 UNREADABLE = {
     b"\xd0\xcf\x11\xe0": "an Excel workbook of the old format (.xls); save it as .xlsx or CSV",
     b"\x89HDF": "an HDF5 file; write its table as CSV or Parquet",
     b"ARROW1": "a Feather (Arrow) file; write it as Parquet or CSV",
-    b"SQLite format 3": "an SQLite database; export its table of runs as CSV",
+    b":W&B": "W&B's own log of a run; `wandb sync` its folder, and export the table of runs as CSV",
     b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive; unpack it first",
     b"Rar!": "a RAR archive; unpack it first",
     b"\x93NUMPY": "a NumPy array without column names; write a table with a line of names",
@@ -79,6 +80,8 @@ def _content_of(path: Path, data: bytes, *, packed: bool = False) -> FileContent
         return FileContent(frame=_read_parquet(path, data))
     if data[:2] == b"PK":
         return _read_zip(path, data, packed=packed)
+    if data.startswith(SQLITE):
+        return FileContent(frame=read_database(path, data))
     text_bytes, found = _as_utf8(path, data)
     start = text_bytes[:SNIFFED_BYTES].lstrip()
     if start[:1] in (b"{", b"["):

@@ -14,7 +14,16 @@ from lora_scaling.records.row import COLUMNS
 
 from .column_names import meaning_of
 from .files import TABLE_SUFFIXES, FileContent, distinct_names, read_content
-from .formats import carbontracker, codecarbon, eco2ai, peft_benchmark, tracker_exports, trainer_folder, zeus
+from .formats import (
+    carbontracker,
+    codecarbon,
+    eco2ai,
+    peft_benchmark,
+    tracker_exports,
+    tracker_stores,
+    trainer_folder,
+    zeus,
+)
 from .formats.recognised import Recognised, flat
 from .parsing import RunWarning
 
@@ -96,7 +105,7 @@ def _read_folder(folder: Path) -> ReadRows:
     if outputs := trainer_folder.trainer_folders(folder):
         return _read_outputs(outputs, folder)
     files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.is_symlink())[:MOST_FILES]
-    for rows in (_read_logs(files), _read_results(files)):
+    for rows in (_read_logs(files), _read_results(files), _read_stores(files)):
         if rows is not None:
             return rows
     tables = [file for file in files if file.suffix.lower() in TABLE_SUFFIXES]
@@ -182,6 +191,24 @@ def _read_results(files: Sequence[Path]) -> ReadRows | None:
             if content is not None and peft_benchmark.is_peft_benchmark(content.document):
                 rows += peft_benchmark.from_peft_benchmark(content.document, file.stem, windows=False)
     return _rows_of_results(rows, len(rows)) if rows else None
+
+
+def _read_stores(files: Sequence[Path]) -> ReadRows | None:
+    """Read the folders of MLflow's file store among the files; None where there are none.
+
+    Raises:
+        RecordError: the files are W&B's own, which no other program reads.
+    """
+    if folders := tracker_stores.mlflow_folders(files):
+        found = recognise(tracker_stores.read_mlflow_folders(folders))
+        return ReadRows(
+            frame=_placed(found.frame, "run"), warnings=found.warnings, kinds=(found.kind,) if found.kind else (),
+            understood=found.understood,
+        )  # fmt: skip
+    own = next((file for file in files if file.suffix == ".wandb"), None)
+    if own is not None and not any(file.suffix.lower() == ".csv" for file in files):
+        read_content(own)
+    return None
 
 
 def _rows_of_results(rows: list[dict[str, Any]], results: int) -> ReadRows:

@@ -172,6 +172,8 @@ def _make_table(rows: ReadRows, *, response: str | None, exclude: Sequence[str],
         column = named_by if meaning is None else meaning.column
         if column in TEXT_COLUMNS and column != "run_id" and column in frame:
             frame[column] = without_own_numbers(frame, frame[column])
+    frame, short = _without_short_totals(frame)
+    warnings += short
     frame, computed = fill_sizes(frame, options.all_settings)
     warnings += computed
     frame, snapshots, cumulative = _keep_last_snapshots(frame, columns, explained)
@@ -372,6 +374,18 @@ def _derive(frame: pd.DataFrame) -> pd.DataFrame:
     source = frame["intensity_source"].astype(object)
     frame["intensity_source"] = source.where(~(own & source.isna()), "the table's own grams and energies")
     return frame
+
+
+def _without_short_totals(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[RunWarning]]:
+    """Make whole times that are shorter than the training unknown: those of a tracker that was told afterwards."""
+    short = frame["total_s"] < 0.98 * frame["train_s"]
+    if not short.any():
+        return frame, []
+    ids = tuple(map(str, frame["run_id"][short]))
+    message = f"`total_s` is shorter than `train_s` in {len(ids)} runs: taken as unknown."
+    return frame.assign(total_s=frame["total_s"].where(~short)), [
+        RunWarning(kind="bad_value", message=message, run_ids=ids)
+    ]
 
 
 def _drop_impossible(frame: pd.DataFrame, response: str) -> tuple[pd.DataFrame, list[Excluded]]:

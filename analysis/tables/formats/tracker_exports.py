@@ -1,4 +1,4 @@
-"""Exports of experiment trackers (W&B, MLflow, Trackio) under our names; what the Trainer logged becomes work."""
+"""Runs of experiment trackers (W&B, MLflow, Trackio) under our names; what the Trainer logged becomes work."""
 
 import ast
 import json
@@ -23,8 +23,12 @@ _MLFLOW_OWN = frozenset({"experiment_id", "artifact_uri", "start_time", "end_tim
 
 
 def is_tracker_export(raw: pd.DataFrame) -> bool:
-    """Whether a table is an export of runs from W&B or MLflow."""
-    return _is_mlflow(raw) or _is_wandb(raw) or _is_nested(raw)
+    """Whether a table is an export of runs from W&B, MLflow or Trackio."""
+    return _is_mlflow(raw) or _is_wandb(raw) or _is_trackio(raw) or _is_nested(raw)
+
+
+def _is_trackio(raw: pd.DataFrame) -> bool:
+    return {"name", "config._Created"} <= set(map(str, raw.columns))
 
 
 def _is_mlflow(raw: pd.DataFrame) -> bool:
@@ -65,6 +69,9 @@ def from_tracker_export(raw: pd.DataFrame) -> Recognised:
     if _is_mlflow(raw):
         kind, recognised = "an export of MLflow", _from_mlflow(raw)
         own = _MLFLOW_OWN | {name for name in map(str, raw.columns) if name.startswith("tags.")}
+    elif _is_trackio(raw):
+        kind, recognised = "runs of Trackio", _from_trackio(raw)
+        own = frozenset({"name", *(name for name in map(str, raw.columns) if name.startswith("config._"))})
     else:
         kind = "an export of W&B" if _is_wandb(raw) else "runs with their settings as mappings"
         recognised = _from_wandb(raw)
@@ -108,6 +115,11 @@ def _from_mlflow(raw: pd.DataFrame) -> dict[str, pd.Series]:
     if (end - start).notna().any():
         columns["total_s"] = (end - start).dt.total_seconds()
     return columns
+
+
+def _from_trackio(raw: pd.DataFrame) -> dict[str, pd.Series]:
+    started = isoformat(moments(text(raw, "config._Created")))
+    return {"run_id": named_runs(raw, "name"), "started_at": started}
 
 
 def _from_wandb(raw: pd.DataFrame) -> dict[str, pd.Series]:

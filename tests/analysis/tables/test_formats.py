@@ -6,6 +6,7 @@ import io
 import json
 import lzma
 import pickle
+import sqlite3
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -120,7 +121,7 @@ def test_eco2ai_s_file_and_its_epochs() -> None:
     raw = pd.read_csv(path)
     assert table.frame["energy_kwh"].tolist() == raw["power_consumption(kWh)"].tolist()
     assert table.frame["emissions_g"].to_numpy() == pytest.approx(1000 * raw["CO2_emissions(kg)"].to_numpy())
-    assert set(table.frame["hardware"]) == {"AMD EPYC 7713/1 device(s), TDP:500.0"}
+    assert set(table.frame["hardware"]) == {"AMD EPYC/1 device(s), TDP:500.0"}
     epochs = pd.read_csv(WRITTEN / "eco2ai" / "epochs.csv")
     [row] = load_runs(epochs, options=ColumnOptions(constants={"samples": "8"})).frame.to_dict("records")
     assert (row["epochs"], row["energy_kwh"]) == (3, pytest.approx(epochs["power_consumption(kWh)"].sum()))
@@ -169,10 +170,60 @@ def test_a_window_of_zeus_inside_another_run_s_counts_once() -> None:
     assert len(alone.frame) == 4  # where the windows around them are no runs, those inside are
 
 
-def test_an_export_of_mlflow_needs_no_option() -> None:
-    table = load_runs(WRITTEN / "mlflow" / "runs.csv")
+@pytest.mark.parametrize("name", ["runs.csv", "file_store.csv", "mlflow.db.gz"])
+def test_runs_of_mlflow_need_no_option(name: str) -> None:
+    """The command's CSV of its database and of its folder, and the database itself, are of the same twelve runs."""
+    table = load_runs(WRITTEN / "mlflow" / name)
+    raw = pd.read_csv(WRITTEN / "mlflow" / "runs.csv").query("status == 'FINISHED'")
+    assert sorted(table.frame["energy_kwh"]) == pytest.approx(sorted(raw["metrics.energy_kwh"]), rel=1e-12)
+    assert sorted(table.frame["emissions_g"]) == pytest.approx(sorted(1000 * raw["metrics.emissions_kg"]), rel=1e-12)
+    assert sorted(table.frame["train_loss"]) == [pytest.approx(2.9)] * 12  # the last of three steps
     assert set(table.frame["rank"]) == {8}
+    assert [item.reason for item in table.excluded] == ["status failed"]
     assert verdict(table) == "supported"
+    assert not table.frame["total_s"].notna().any()  # its runs were told after the training, which took longer
+    assert "unit" not in {warning.kind for warning in decide(table).warnings}
+
+
+def test_the_folder_of_mlflow_s_file_store() -> None:
+    folder = WRITTEN / "mlflow" / "mlruns"
+    table = load_runs(folder)
+    raw = pd.read_csv(WRITTEN / "mlflow" / "file_store.csv").set_index("run_id")
+    assert sorted(table.frame["samples"]) == [500, 1000]
+    for run in table.frame.to_dict("records"):
+        assert run["energy_kwh"] == raw.loc[run["run_id"], "metrics.energy_kwh"]
+        assert run["started_at"][:16] == raw.loc[run["run_id"], "start_time"][:16].replace(" ", "T")
+    assert [item.reason for item in table.excluded] == ["status failed"]
+
+
+def test_the_database_of_trackio() -> None:
+    table = load_runs(WRITTEN / "trackio" / "lora.db.gz")
+    with sqlite3.connect(":memory:") as store:
+        data = gzip.decompress((WRITTEN / "trackio" / "lora.db.gz").read_bytes())
+        store.deserialize(data[:18] + b"\x01\x01" + data[20:])  # it was kept with a log of writes beside it
+        logged = [json.loads(text) for (text,) in store.execute("SELECT metrics FROM metrics")]
+    kwh = {row["energy_kwh"] for row in logged if "energy_kwh" in row}
+    assert set(table.frame["energy_kwh"]) == kwh
+    assert len(kwh) == len(table.frame) == 12
+    assert verdict(table) == "supported"
+
+
+def test_a_database_is_read_only_so_long_and_executes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mlflow.db"
+    with sqlite3.connect(path) as store:
+        for table in ("runs", "latest_metrics", "params"):
+            store.execute(f"CREATE TABLE {table} (a)")
+    with pytest.raises(RecordError, match="an SQLite database that cannot be read"):
+        load_runs(path)
+    other = tmp_path / "other.db"
+    with sqlite3.connect(other) as store:
+        store.execute("CREATE VIEW runs AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) SELECT i FROM n")
+    with pytest.raises(RecordError, match="of no known tracker"):
+        load_runs(other)
+    monkeypatch.setattr("analysis.tables.formats.tracker_stores.MOST_STEPS", 0)
+    monkeypatch.setattr("analysis.tables.formats.tracker_stores.STEP", 1)
+    with pytest.raises(RecordError, match=r"cannot be read \(interrupted"):
+        load_runs(WRITTEN / "mlflow" / "mlflow.db.gz")
 
 
 def test_exports_of_wandb_with_columns_and_with_mappings() -> None:
@@ -290,7 +341,8 @@ def test_an_excel_sheet_with_a_title_above_its_table(tmp_path: Path) -> None:
         ("runs.xls", b"\xd0\xcf\x11\xe0" + b"\0" * 100, "old format"),
         ("runs.csv", b"version https://git-lfs.github.com/spec/v1\noid", "pointer of Git LFS"),
         ("runs.csv", b"<!DOCTYPE html><html>", "a web page"),
-        ("runs.sqlite", b"SQLite format 3\0" + b"\0" * 100, "SQLite"),
+        ("runs.sqlite", b"SQLite format 3\0" + b"\0" * 100, "an SQLite database that cannot be read"),
+        ("run-1.wandb", b":W&B\x26\xe1", "W&B's own log of a run; `wandb sync` its folder"),
         ("runs.csv", b"  \n", "empty"),
         ("runs.csv", bytes(range(256)) * 8, "no table that is known here"),
         ("runs.csv.gz", gzip.compress(b"samples", mtime=0)[:-4], "ends too early"),
