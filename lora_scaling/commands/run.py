@@ -68,7 +68,7 @@ def _launch(words: Sequence[str]) -> None:
     # The record's command names the folders of the user, to repeat the run.
     sys.argv[1:] = [*(f"--config-dir={os.path.relpath(folder)}" for folder in user_folders()), *options_first(words)]
     with friendly_hydra_errors(), command_for_launchers(sys.argv):
-        hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")(_task)()
+        hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")(task)()
     if world_size() > 1:
         from lora_scaling.training.ranks import destroy_group
 
@@ -140,7 +140,7 @@ def help_text() -> str:
     return "\n".join([USAGE, "Groups (group=option):", *groups, "", "Settings and their defaults:", "", settings])
 
 
-def _task(node: object) -> float | tuple[float, ...] | None:
+def task(node: object) -> float | tuple[float, ...] | None:
     """Carry out one run, and return its objective. Called by Hydra's launcher, in this process or another."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode

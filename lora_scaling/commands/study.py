@@ -1,15 +1,19 @@
 """`python -m lora_scaling.study`: a study that stops as soon as its claim is decided. See `--help`."""
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 
 from lora_scaling.analysis_package import use_own_analysis
 from lora_scaling.claim_defaults import ADAPTIVE, LEVEL, MARGIN, MIN_LEVELS, MIN_RANGE
 from lora_scaling.commands.cli import RESUMES, command, take_settings
+from lora_scaling.commands.run import task
 from lora_scaling.errors import UserError
+from lora_scaling.records.provenance import command_for_launchers
 from lora_scaling.runs.study import StudyRequest, conduct
 
-OWN = ("claim", "max_kwh", "max_minutes", "margin", "level", "samples", "epochs")
-_SET_BY_STUDY = ("replicate", "replicates", "order", "max_steps", "max_hours", "on_existing")
+OWN = ("claim", "max_kwh", "max_minutes", "margin", "level", "samples", "epochs", "batch")
+_SET_BY_STUDY = ("hydra/sweeper", "replicate", "replicates", "order", "max_steps", "max_hours", "on_existing")
 USAGE = f"""\
 An adaptive study: run, analyse, and stop as soon as the claim is supported or refuted, or the budget is spent.
 
@@ -23,6 +27,8 @@ margin        what counts as equal (default {MARGIN}: an exponent of {1 - MARGIN
 level         1 − the error rate of the verdict, over all looks together (default {LEVEL})
 samples       levels, e.g. samples=64,128,256,512,1024: at least four over a factor of eight
 epochs        … and the number held; the other way round for linear_in_epochs
+batch         with a launcher (hydra/launcher=workers, slurm …): how many runs it gets at once (default: all until
+              the next look)
 Everything else is a setting of a run: see lora-scaling --help.
 
 Interrupt it whenever you like; the same command continues, also with another budget."""
@@ -38,7 +44,9 @@ def main(words: list[str]) -> int:
     use_own_analysis()
     from analysis.adaptive import next_step  # tables and statistics: not before a request is understood
 
-    conduct(request, next_step)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # or a launcher's process prints an error of Hydra's own shape
+    with command_for_launchers(sys.argv):
+        conduct(request, next_step, task)
     return 0
 
 
@@ -68,7 +76,9 @@ def parse(arguments: Sequence[str]) -> StudyRequest:
         max_minutes=_number(given, "max_minutes", "inf", None) if "max_minutes" in given else None,
         levels=_levels(factor, given.get(factor, default_levels)),
         at=_whole(held, given.get(held, default_held)),
-        overrides=tuple(overrides),
+        overrides=tuple(word for word in overrides if not _is_of_launcher(word)),
+        launcher=tuple(filter(_is_of_launcher, overrides)),
+        batch=_whole("batch", given["batch"], "4") if "batch" in given else None,
     )
     if request.max_kwh is None and request.max_minutes is None:
         raise UserError("max_kwh, max_minutes: missing; give at least one of them, such as max_minutes=10")
@@ -89,9 +99,14 @@ def _number(given: Mapping[str, str], key: str, default: str, below: float | Non
     return value
 
 
-def _whole(key: str, text: str) -> int:
+def _is_of_launcher(word: str) -> bool:
+    key = word.partition("=")[0].lstrip("+~")
+    return key == "hydra/launcher" or key.startswith("hydra.launcher.")
+
+
+def _whole(key: str, text: str, such_as: str = "64") -> int:
     if not text.isdigit() or int(text) < 1:
-        raise UserError(f"{key}: got {text!r}; give a whole number from 1 up, such as {key}=64")
+        raise UserError(f"{key}: got {text!r}; give a whole number from 1 up, such as {key}={such_as}")
     return int(text)
 
 

@@ -1,5 +1,6 @@
 """What all our launchers take from Hydra, and do of its part in processes of their own: compose a run, carry it out."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +27,15 @@ class HydraPlugin:
         self.config = config
 
 
-class PlannedLauncher(HydraPlugin, Launcher):
+class OwnLauncher(HydraPlugin, Launcher):
+    """A launcher of this program."""
+
+    def standing(self) -> contextlib.AbstractContextManager[None]:
+        """Keep the launcher's processes, if it has any, between the calls of `launch` inside."""
+        return contextlib.nullcontext()
+
+
+class PlannedLauncher(OwnLauncher):
     """A launcher whose runs end out of sight of the sweep.
 
     planned: set by the sweep: the name of each run that `launch` will be given, and the path of its record.

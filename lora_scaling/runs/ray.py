@@ -10,7 +10,7 @@ import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra.core.utils import JobReturn
@@ -41,6 +41,21 @@ class RayLauncher(PlannedLauncher):
         if importlib.util.find_spec("ray") is None:
             raise UserError("hydra.launcher: got ray, which is not installed; pip install 'lora-scaling[ray]'")
 
+    @contextlib.contextmanager
+    def standing(self) -> Iterator[None]:
+        """Stay connected between the calls of `launch` inside, so that Ray keeps its workers."""
+        ray = _ray()
+
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # which Ray would send home
+        if ray.is_initialized():
+            yield
+            return
+        self._connect()
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Carry out the runs, and return what each left; nothing for one whose worker died: its record says so.
 
@@ -48,17 +63,8 @@ class RayLauncher(PlannedLauncher):
             UserError: there is no Ray at the address, or none of its nodes has what a run asks for.
             KeyboardInterrupt: this process or a run was interrupted; the runs that were underway are recorded.
         """
-        ray = _ray()
-
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # which Ray would send home
-        started_here = not ray.is_initialized()
-        if started_here:
-            self._connect()
-        try:
+        with self.standing():
             return self._carry_out(job_overrides, initial_job_idx)
-        finally:
-            if started_here:
-                ray.shutdown()
 
     def _connect(self) -> None:
         ray = _ray()

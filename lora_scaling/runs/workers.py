@@ -10,25 +10,24 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing import connection, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from hydra.core.utils import JobReturn, configure_log, setup_globals
-from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from lora_scaling.errors import UserError
-from lora_scaling.runs.hydra_jobs import HydraPlugin, carry_out, job_config, prepare_process
+from lora_scaling.runs.hydra_jobs import OwnLauncher, carry_out, job_config, prepare_process
 from lora_scaling.signals import FROM_OUTSIDE, end_like_ctrl_c, end_with_parent, interrupted_once, uninterrupted
 
 _context = multiprocessing.get_context("spawn")
 _PATIENCE_S = 60  # of an interrupted sweep, for the recording of the runs underway
 
 
-class WorkersLauncher(HydraPlugin, Launcher):
+class WorkersLauncher(OwnLauncher):
     """Carries the runs of a sweep in `n_jobs` processes, each of which makes one run at a time.
 
     n_jobs: 1 or more; -1: one for each CPU core.
@@ -37,6 +36,19 @@ class WorkersLauncher(HydraPlugin, Launcher):
     def __init__(self, n_jobs: int = 2) -> None:
         super().__init__()
         self.n_jobs = n_jobs
+        self.workers: list[_Worker] = []
+        self.stays = False
+
+    @contextlib.contextmanager
+    def standing(self) -> Iterator[None]:
+        """Keep the workers between the calls of `launch` inside, so that each is one session of warm runs."""
+        self.stays = True
+        try:
+            yield
+        finally:
+            self.stays = False
+            with uninterrupted():
+                _end(self.workers)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
@@ -58,11 +70,11 @@ class WorkersLauncher(HydraPlugin, Launcher):
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         todo = list(enumerate(job_overrides, initial_job_idx))
         results: dict[int, JobReturn] = {}
-        workers: list[_Worker] = []
+        workers = self.workers
         with interrupted_once():
             try:
                 while todo or any(worker.job is not None for worker in workers):
-                    if todo and (free := self._free_worker(workers)):
+                    if todo and (free := self._free_worker()):
                         number, overrides = todo.pop(0)
                         free.begin(number, job_config(self.hydra_context, self.config, number, overrides))
                         continue
@@ -80,12 +92,17 @@ class WorkersLauncher(HydraPlugin, Launcher):
                         if job is not None:
                             results[job] = result
             finally:
-                with uninterrupted():
-                    _end(workers)
+                if not self.stays:
+                    with uninterrupted():
+                        _end(workers)
         return [results[number] for number in sorted(results)]
 
-    def _free_worker(self, workers: "list[_Worker]") -> "_Worker | None":
+    def _free_worker(self) -> "_Worker | None":
         """Return a worker without a run, started if there are fewer than `n_jobs`; None if all are busy."""
+        workers = self.workers
+        for worker in [worker for worker in workers if not worker.process.is_alive()]:
+            if worker.job is None:  # ended since its last run
+                workers.remove(worker)
         for worker in workers:
             if worker.job is None:
                 return worker
@@ -129,6 +146,7 @@ def _end(workers: "list[_Worker]") -> None:
         worker.process.kill()
         worker.process.join()
         worker.pipe.close()
+    workers.clear()
 
 
 def _serve(pipe: Connection, parent: int, hydra_context: HydraContext, task_function: TaskFunction) -> None:

@@ -129,7 +129,7 @@ def test_a_named_sweep_is_planned_and_its_cost_held_against_the_limits(
         assert f"18 runs in {tmp_path}/runs/quick: 0 finished before, 18 to do" in done.stdout
         assert f"; this sweep is expected to take {number(cost)} {unit}: " in done.stderr
     # With room to spare the sweep is launched, here into nothing: its runs are told to be missing.
-    monkeypatch.setattr("lora_scaling.runs.sweep._launch", lambda *_: None)
+    monkeypatch.setattr("lora_scaling.runs.sweep.launch", lambda *_: None)
     enough = [f"{field}={1.1 * cost}" for field, (cost, _) in costs.items()]
     done = command("lora_scaling", *words, *enough)
     assert done.returncode == 1

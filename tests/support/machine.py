@@ -2,17 +2,15 @@
 
 import zlib
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from analysis.adaptive import next_step
-from lora_scaling.commands.study import parse
 from lora_scaling.config import RunConfig, run_id
 from lora_scaling.records import record_path, write_record
 from lora_scaling.runs.run import RunOutcome
-from lora_scaling.runs.study import conduct
 
 LEVELS = "samples=64,128,256,512,1024"
 
@@ -27,8 +25,10 @@ class Machine:
         stop_at: int | None = None,
         minutes: int = 0,
         complete: bool = True,
+        session: str | None = None,
     ) -> None:
         self.b, self.cv, self.stop_at, self.minutes, self.complete = b, cv, stop_at, minutes, complete
+        self.session = session
         self.made: list[str] = []
         self.configs: list[RunConfig] = []
 
@@ -38,6 +38,8 @@ class Machine:
         rng = np.random.default_rng(zlib.crc32(name.encode()))
         seen = 0 if config.max_steps == 0 else config.samples * config.epochs
         joules = (32 + seen**self.b) * float(np.exp(self.cv * rng.standard_normal()))
+        lasts = timedelta(minutes=self.minutes, seconds=0.5)
+        started = datetime(2026, 11, 23, 22, tzinfo=UTC) + len(self.made) * (lasts + timedelta(seconds=0.5))
         record: dict[str, Any] = {
             "schema_version": 1,
             "run_id": name,
@@ -45,8 +47,9 @@ class Machine:
             "status": "ok",
             "replicate": config.replicate,
             "order": config.order,
-            "started_at": f"2026-11-23T22:00:{len(self.made) % 60:02d}.000000+00:00",
-            "finished_at": f"2026-11-23T22:{self.minutes:02d}:{len(self.made) % 60:02d}.500000+00:00",
+            "session": self.session,
+            "started_at": started.isoformat(timespec="microseconds"),
+            "finished_at": (started + lasts).isoformat(timespec="microseconds"),
             "config": config.to_dict(),
             "model": {"name": config.model.name},
             "work": {"samples_seen": seen, "steps": -(-seen // 8), "tokens_seen": 64 * seen},
@@ -65,6 +68,10 @@ class Machine:
 
 def study(words: list[str]) -> str:
     """Carry out the study that these words ask for; why it ended."""
+    from analysis.adaptive import next_step  # tables and statistics, which a worker with a machine does not need
+    from lora_scaling.commands.study import parse
+    from lora_scaling.runs.study import conduct
+
     return conduct(parse(words), next_step)
 
 
