@@ -37,6 +37,7 @@ STANDING_S = 1.0  # a counter that does not move for so long is not counting
 STEP_JITTER = 0.03  # by this share of a step a counter moves early or late
 JITTER_S = 0.05  # a reading may be late by so much
 COARSE_PROBE_S = 2.5  # counters that move only every second are looked at for longer
+BORNE_OUT_S = 2.5  # power that is averaged over a second says little of a shorter window
 EVEN_SHARE = 0.5  # of a window's energy, from which how counter and power differ is known
 PATIENCE_S = 5.0  # if readings fail for longer than this, the GPU is lost
 
@@ -263,9 +264,13 @@ class GpuEnergyMeter:
         """Return by how much counter and power differ over a window, as they do while the power is even.
 
         Healthy sensors differ by up to a tenth, so that this is no fault; but which of the two is right is not known.
+        In a short window it is all that a fault of the counter could hide in.
         """
         if self.by_power or start.power_j is None or end.power_j is None or self.check.agree > AGREE:
             return 0.0
+        if (seconds := end.at_s - start.at_s) < BORNE_OUT_S:
+            counted_j, power_j = end.joules - start.joules, end.power_j - start.power_j
+            return abs(counted_j - power_j) + self.check.explained_j(counted_j, power_j, seconds, end.range_w)
         whole_j, even_j = max(end.joules - start.joules, end.power_j - start.power_j), end.even_j - start.even_j
         if even_j < EVEN_SHARE * whole_j:
             return 0.0

@@ -189,7 +189,7 @@ def _gpus(meter: Sensors, window: Window) -> tuple[GpuEnergy, ...]:
             )
             continue
         bound_j = window.bounds_j[i] + device.window_bound_j(start, end, first_w, last_w)
-        bound_j += device.disagreement_j(start, end, bound_j) or device.difference_j(start, end)
+        bound_j += max(device.disagreement_j(start, end, bound_j) or 0.0, device.difference_j(start, end))
         found.append(
             GpuEnergy(
                 index=device.gpu.index,

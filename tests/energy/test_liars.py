@@ -207,7 +207,10 @@ class _Dice:
 
 @pytest.mark.parametrize("block", range(4))
 def test_lies_at_random_are_held_by_the_bound(block: int) -> None:
-    """A tenth, and what a late power sensor hides, may pass: healthy sensors differ by as much."""
+    """A tenth, and what a late power sensor hides, may pass in longer windows: healthy sensors differ by as much.
+
+    The bound of a shorter window, of which it may be most, holds that too.
+    """
     for seed in range(30 * block, 30 * (block + 1)):
         dice = _Dice(seed)
         end_s = dice.start_s + dice.seconds
@@ -216,7 +219,10 @@ def test_lies_at_random_are_held_by_the_bound(block: int) -> None:
         truth_j = dice.power.joules(dice.start_s, end_s)
         watts = [dice.power.at(dice.start_s - 1 + i * (dice.seconds + 1) / 200) for i in range(201)]
         hidden_j = 1.3 * (AGREE * truth_j + dice.liar.lag_s * (max(watts) - min(watts))) + STANDING_W * dice.seconds
-        assert holds(gpu, truth_j) or abs((gpu.joules or 0.0) - truth_j) <= hidden_j, (seed, gpu, truth_j)
+        if dice.seconds >= 2.5 and not holds(gpu, truth_j):
+            assert abs((gpu.joules or 0.0) - truth_j) <= hidden_j, (seed, gpu, truth_j)
+        else:
+            assert holds(gpu, truth_j), (seed, gpu, truth_j)
 
 
 def test_honest_counters_at_random_are_exact_and_not_suspected() -> None:
