@@ -4,6 +4,7 @@ import logging
 import os
 import shlex
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -87,7 +88,13 @@ def answers(folder: Path) -> list[str]:
     except LoraScalingError:  # said when the runs are analysed
         return []
     tested = [claim for claim in report.claims if claim.verdict != "undecided" or claim.estimate is not None]
-    lines = [f"  {claim.verdict.upper():<10} {claim.title}: {_first_sentence(claim.reason)}" for claim in tested]
+    lines = [
+        textwrap.fill(
+            f"{claim.verdict.upper():<10} {claim.title}: {_first_sentence(claim.reason)}",
+            width=terminal.prose_width(), initial_indent="  ", subsequent_indent=13 * " ", break_on_hyphens=False,
+        )
+        for claim in tested
+    ]  # fmt: skip
     where = shlex.quote(str(folder))
     undecided = sum(claim.verdict == "undecided" for claim in report.claims)
     more = f"  Next: lora-scaling analyse design {where} names the runs that would decide the other {undecided}."

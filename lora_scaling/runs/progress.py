@@ -330,7 +330,7 @@ def table(records: Iterable[Record]) -> str:
     energetic = [str(row["run_id"]) for row in rows if row["energy_kwh"] is not None]
     kind = energy_kind_of_all([shares[name] for name in energetic])
     apart = kind is None and any(shares[name] is not None for name in energetic)  # then each line has its own share
-    energies, masses = f"energy ({energy.name}{f', {kind}' if kind else ''})", f"CO2e ({mass.name})"
+    energies, masses = f"{energy.name} ({kind})" if kind else f"energy ({energy.name})", f"CO2e ({mass.name})"
     header = (
         "model",
         "method",
@@ -356,8 +356,8 @@ def table(records: Iterable[Record]) -> str:
             str(row["samples"]),
             str(row["epochs"]),
             str(len(runs)),
-            "no training" if row["steps"] == 0 else _summary([run["tokens_seen"] for run in runs], "{:,.0f}".format),
-            _summary([_pace(run) for run in runs], "{:,.0f}".format),
+            "0" if row["steps"] == 0 else _summary([run["tokens_seen"] for run in runs], "{:,.0f}".format),
+            "no training" if row["steps"] == 0 else _summary([_pace(run) for run in runs], "{:,.0f}".format),
             _summary([run["energy_kwh"] for run in runs], energy.number),
             *[_shares([shares[str(run["run_id"])] for run in runs])] * apart,
             _summary([run["emissions_g"] for run in runs], mass.number),
@@ -376,7 +376,16 @@ def _summary(values: Sequence[float | None], write: Callable[[float], str]) -> s
     if not known or len(known) < len(values):
         return "–"
     mean = write(statistics.fmean(known))
-    return mean if len(set(known)) == 1 else f"{mean} ± {write(statistics.stdev(known))}"
+    return mean if len(set(known)) == 1 else f"{mean} ± {_spread(statistics.stdev(known), mean, write)}"
+
+
+def _spread(deviation: float, mean: str, write: Callable[[float], str]) -> str:
+    """Write a standard deviation with as many decimals as the mean has, unless that would make it 0."""
+    written = write(deviation)
+    if "e" in mean + written:
+        return written
+    rounded = f"{float(written.replace(',', '')):,.{len(mean.partition('.')[2])}f}"
+    return rounded if float(rounded.replace(",", "")) > 0 else written
 
 
 def _shares(shares: Sequence[float | None]) -> str:

@@ -57,7 +57,7 @@ def test_measured_and_modelled_energy_are_told_apart_and_an_unknown_one_gives_it
     part = {**record()["energy"], "complete": False, "components": {"gpu": lost, "ram": ram}}
     assert "energy unknown (gpu: GPU is lost)" in console.describe(ran(energy=part))
     header = console.table([record(energy={**record()["energy"], "components": {"ram": ram}})]).splitlines()[0]
-    assert "energy (Wh, modelled)" in header
+    assert " Wh (modelled) " in header
     mixed = {**record()["energy"], "components": {"gpu": gpu, "ram": ram}}
     some = {**record()["energy"], "components": {"gpu": gpu, "ram": {**ram, "joules": 1000.0}}}  # 75 % of it measured
     made = [record("a-0", energy=mixed), record("a-1", order=1, replicate=1, energy=some)]
@@ -115,6 +115,29 @@ def test_repeats_of_a_run_are_one_line_with_their_spread() -> None:
     assert len(lines) == 3
     assert lines[1].split()[5:12] == ["3", "1,000", "100", "1.2", "±", "0.2", "0.475"]
     assert " no training " in lines[2]
+
+
+def test_the_closing_table_of_a_sweep_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples and epochs vary, each work is made twice, and runs without training are among them."""
+    ram = {"joules": 600.0, "source": "constant_model"}
+    made = []
+    for order, (samples, epochs, repeat) in enumerate([(s, e, i) for s in (64, 512) for e in (0, 2) for i in (0, 1)]):
+        config = {"samples": samples, "epochs": max(epochs, 1), "lora": {"r": 8}, "method": {"name": "lora"}}
+        joules = (1234.5 + epochs) * (1 + 0.1 * repeat)
+        energy = {**record()["energy"], "joules": joules, "components": {"ram": ram}}
+        work = {"tokens_seen": 97032 * epochs + repeat, "steps": epochs}
+        name = f"s{samples}-e{epochs}-{repeat}"
+        made.append(
+            record(name, order=order, replicate=repeat, config=config, energy=energy, work=work,
+                   emissions={"grams": 0.16288 + 0.01 * repeat + 0.001 * epochs})
+        )  # fmt: skip
+    monkeypatch.setattr("sys.stdout", Terminal())
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", console.table(made)).splitlines()
+    assert len(lines) == 6, lines  # what is the same in all, the head, and a line for each work
+    assert max(map(len, lines)) <= 80
+    assert lines[2].split() == ["64", "1", "0", "no", "training", "0.36", "±", "0.02", "0.168", "±", "0.007"]
 
 
 @pytest.fixture
