@@ -193,9 +193,7 @@ def test_a_finished_sweep_ends_with_what_its_runs_say(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert ", 0 to do" in done.stdout
     said = done.stdout.partition("What these runs say:\n")[2]
-    assert re.search(
-        r"^  SUPPORTED  Energy without setup is linear in the number of samples: ", said, re.MULTILINE
-    )
+    assert re.search(r"^  SUPPORTED  Energy without setup is linear in the number of samples: ", said, re.MULTILINE)
     assert re.search(r"^  REFUTED    Twice the samples cost twice the energy without setup: No, ", said, re.MULTILINE)
     assert f"lora-scaling analyse design {tmp_path / 'linear'}" in said
 
