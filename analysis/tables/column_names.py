@@ -14,6 +14,7 @@ from lora_scaling.errors import UserError
 from lora_scaling.settings import SETTINGS
 from lora_scaling.units import JOULES_PER_KWH
 
+from .durations import seconds_of
 from .parsing import RunWarning, parse_numbers
 
 # What others call the columns that hold no unit; the settings' own aliases are in the table of settings.
@@ -53,7 +54,7 @@ _ENERGIES = {
 }
 _TIMES = {
     "train_s": "train_time training_time train_runtime train_duration training_duration",
-    "total_s": "total_time runtime run_time duration elapsed elapsed_time wall_time",
+    "total_s": "total_time runtime run_time duration elapsed elapsed_time wall_time walltime varighed dauer",
 }
 _GRAMS = {"emissions_g": "emissions co2_emissions co2 co2e co2eq co2_eq carbon carbon_emissions"}
 _BYTES = {"peak_memory_gb": "peak_memory max_memory peak_vram max_vram peak_gpu_memory max_gpu_memory"}
@@ -69,6 +70,7 @@ _ENERGY_UNITS = {
     "kilowatthour": 1.0,
     "kilojoules": 1e3 / JOULES_PER_KWH,
     "kj": 1e3 / JOULES_PER_KWH,
+    "uj": 1e-6 / JOULES_PER_KWH,
     "gwh": 1e6,
     # Upper and lower case tell mega from milli.
     "MWh": 1e3,
@@ -78,8 +80,8 @@ _ENERGY_UNITS = {
 }
 _TIME_UNITS = {"s": 1.0, "sec": 1.0, "secs": 1.0, "seconds": 1.0, "ms": 1e-3, "min": 60.0, "mins": 60.0,
                "minutes": 60.0, "h": 3600.0, "hours": 3600.0}  # fmt: skip
-_GRAM_UNITS = {"g": 1.0, "grams": 1.0, "kg": 1e3, "mg": 1e-3, "t": 1e6}
-_GRAM_UNITS |= {f"{mass}co2{e}": _GRAM_UNITS[mass] for mass in ("g", "kg", "t") for e in ("", "e", "eq")}
+_GRAM_UNITS = {"g": 1.0, "grams": 1.0, "kg": 1e3, "mg": 1e-3, "t": 1e6, "lb": 453.59237, "lbs": 453.59237}
+_GRAM_UNITS |= {f"{mass}co2{e}": _GRAM_UNITS[mass] for mass in ("g", "kg", "t", "lb", "lbs") for e in ("", "e", "eq")}
 _BYTE_UNITS = {"gb": 1.0, "mb": 1e-3, "bytes": 1e-9, "gib": 1.073741824, "mib": 1.073741824 / 1024}
 _UNITS = {
     **dict.fromkeys(_ENERGIES, _ENERGY_UNITS),
@@ -87,14 +89,35 @@ _UNITS = {
     **dict.fromkeys(_GRAMS, _GRAM_UNITS),
     **dict.fromkeys(_BYTES, _BYTE_UNITS),
 }
-# Programs that write these seconds say no unit.
-_SECONDS = {"train_runtime": "train_s"}
+# Programs that write these say no unit: the Trainer's and Slurm's seconds, Slurm's joules.
+_SECONDS = {"train_runtime": "train_s", "elapsed_raw": "total_s"}
+_JOULES = {"consumed_energy_raw": "energy_kwh"}
 AMBIGUOUS_UNITS = ("mj", "mwh")  # milli or mega, in lower case
 FIRST_CELLS = 20  # that are looked at before all are
 SAME = 0.02  # two columns of one quantity may differ by so much, as they are rounded
 _CASED_UNIT = re.compile(r"(?<![A-Za-z])(MWh|mWh|MJ|mJ)\W*$")
-_WITH_UNIT = re.compile(r"([+-]?[\d.,]*\d(?:[eE][+-]?\d+)?)\s*([A-Za-z]+)")
-OK_STATUSES = frozenset({"", "ok", "finished", "success", "successful", "succeeded", "completed", "complete", "done"})
+_WITH_UNIT = re.compile(r"([+-]?[\d.,]*\d(?:[eE][+-]?\d+)?)\s*([A-Za-z\u00b5\u03bc]+)")
+OK_STATUSES = frozenset(
+    {
+        "",
+        "ok",
+        "finished",
+        "success",
+        "successful",
+        "succeeded",
+        "completed",
+        "complete",
+        "done",
+        "passed",
+        "completed successfully",
+        "f\u00e6rdig",
+        "afsluttet",
+        "fertig",
+        "abgeschlossen",
+        "termin\u00e9",
+        "completado",
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +154,8 @@ def meaning_of(name: str, ours: Iterable[str]) -> Meaning | None:
             return Meaning(column=plain)
         if column := PLAIN_NAMES.get(plain) or _SECONDS.get(plain):
             return Meaning(column=column)
+        if column := _JOULES.get(plain):
+            return Meaning(column=column, factor=1 / JOULES_PER_KWH, unit="J")
         return None
     if f"{plain}_{unit}" in ours:  # Energy (kWh)
         return Meaning(column=f"{plain}_{unit}", unit=unit)
@@ -148,7 +173,7 @@ def unit_factor(column: str, unit: str) -> float | None:
 # Endings of names that are units wherever they stand; `_t` or `_h` may be anything.
 _ENDING_UNITS = frozenset(
     "kwh wh j kj joules mwh mj ms sec secs seconds s min mins minutes hours g kg grams gb mb gib mib bytes usd eur dkk "
-    "gbp watts w litres liters".split()
+    "gbp watts w kw lb lbs uj litres liters".split()
 )
 
 
@@ -173,12 +198,18 @@ def unit_target(unit: str) -> tuple[str, float]:
 
 def _unit_key(unit: str) -> str:
     """Return a unit as the tables of units have it: in lower case, unless its case tells mega from milli."""
+    unit = unit.replace("\u00b5", "u").replace("\u03bc", "u")
     return unit if _CASED_UNIT.fullmatch(unit) else re.sub(r"[^a-z0-9]+", "", unit.lower())
 
 
 def _split_unit(name: str) -> tuple[str, str]:
     """Split a name into its plain form and its unit: `Energy (kWh)` is (energy, kwh), `config.lora_r` (lora_r, "")."""
-    text = re.sub(r"^((config|params|hparams|args|summary|metrics|train)[./])+", "", name.strip(), flags=re.I)
+    text = re.sub(
+        r"^((config|params|parameters|hparams|args|summary|metrics|train|sys)[./]|(params|user_attrs)_(?=[a-z]))+",
+        "",
+        name.strip(),
+        flags=re.I,
+    )
     if match := re.fullmatch(r"(.+?)\s*[(\[]\s*([^()\[\]]+?)\s*[)\]]", text):
         return _snake(match[1]), re.sub(r"[^A-Za-z0-9]+", "", _unit_key(match[2]))
     if cased := _CASED_UNIT.search(text):
@@ -239,7 +270,8 @@ def _by_units_in_cells(raw: pd.DataFrame, known: set[str]) -> dict[str, Meaning]
     found = {}
     for name in map(str, raw.columns):
         column = None if name in known else QUANTITIES.get(_split_unit(name)[0])
-        if column and _cell_units(raw[name], column) is not None:
+        clock = column in _TIMES and seconds_of(raw[name]) is not None
+        if column and (clock or _cell_units(raw[name], column) is not None):
             found[name] = Meaning(column=column)
     return found
 
@@ -248,6 +280,10 @@ def convert_cells(raw: pd.DataFrame) -> tuple[pd.DataFrame, list[RunWarning]]:
     """Convert the columns of quantities whose every cell has its own unit (`24.1 Wh`) to numbers in our unit."""
     converted, notes = {}, []
     for name in (name for name in raw.columns if name in _UNITS):
+        if name in _TIMES and (seconds := seconds_of(raw[name])) is not None:
+            converted[name] = seconds
+            notes.append(f"`{name}` (h:mm:ss)")
+            continue
         parts = _cell_units(raw[name], str(name))
         if parts is None:
             continue

@@ -4,6 +4,7 @@ A name counts only if all of its words are known: one of the quantity's and othe
 training examples`). What is taken so is said, and two columns that could be one of ours are asked about.
 """
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import pandas as pd
 from lora_scaling.errors import UserError
 
 from .column_names import FIRST_CELLS, SAME, Meaning, apply_meanings, unit_factor, unit_of_name
+from .durations import with_elapsed
 from .parsing import RunWarning, parse_numbers
 
 _NEUTRAL = frozenset(
@@ -27,7 +29,8 @@ _NEUTRAL_OF_AMOUNTS = frozenset(
 )
 _SAMPLES = frozenset(
     "sample samples example examples instance instances row rows record records datapoint datapoints item items "
-    "beispiel beispiele eksempler exemple exemples exemplaires ejemplos muestras esempi campioni".split()
+    "beispiel beispiele trainingsbeispiele eksempler traeningseksempler datapunkter echantillon echantillons "
+    "exemple exemples exemplaires ejemplos muestras esempi campioni".split()
 )
 _SHOWN = frozenset("seen processed shown".split())
 _SET = frozenset("set dataset subset corpus train training data sample".split())
@@ -35,12 +38,24 @@ _EPOCHS = frozenset("epochs epochen epoker epoques epocas epoche passes".split()
 _COUNTED = frozenset("n nb no nr num number anzahl antal nombre numero count".split())
 _EPOCH = frozenset({"epoch", "ep"})
 _ENERGY = frozenset("energy energie energi energia electricity strom power consumption consumed verbrauch forbrug "
-                    "consommation consumo e".split())  # fmt: skip
+                    "consommation consommee consumo consumida consumata energetico energetica e energieverbrauch "
+                    "stromverbrauch energiforbrug elforbrug brugt".split())  # fmt: skip
 _PARTS = {"gpu": "energy_gpu_kwh", "gpus": "energy_gpu_kwh", "cpu": "energy_cpu_kwh", "cpus": "energy_cpu_kwh",
           "ram": "energy_ram_kwh", "dram": "energy_ram_kwh"}  # fmt: skip
+_EMISSIONS = frozenset("co co2 co2e co2eq eq e carbon emissions emission emitted footprint ghg cost 2".split())
 _TIME = frozenset("time duration runtime walltime wall clock elapsed dauer zeit laufzeit tid duree temps tiempo durata "
-                  "took".split())  # fmt: skip
+                  "took varighed traeningstid trainingszeit trainingsdauer".split())  # fmt: skip
+_LETTERS = str.maketrans({"æ": "ae", "ø": "o", "ß": "ss", "Æ": "Ae", "Ø": "O"})
+# Names in writing without words between blanks, of Chinese and Japanese.
+_WHOLE = {**dict.fromkeys("样本数 样本数量 训练样本数 樣本數 サンプル数".split(), "samples"),
+          **dict.fromkeys("轮数 训练轮数 輪數 エポック数".split(), "epochs")}  # fmt: skip
+_PER = {
+    **dict.fromkeys("sample example item datapoint".split(), "samples_seen"),
+    "token": "tokens_seen",
+    "step": "steps",
+}
 _SHORT = {"samples": ("n",), "epochs": ("e", "ep")}
+_WATTS = {"w": 1.0, "watt": 1.0, "watts": 1.0, "kw": 1e3}
 _THOUSANDS = re.compile(r"(\d+(?:\.\d+)?)\s*[kK]")
 LEAST_LARGEST = 50  # of a column `n`: below, it may count devices or repeats
 
@@ -80,13 +95,14 @@ def take_likely(raw: pd.DataFrame, wanted: str | None) -> tuple[pd.DataFrame, li
         for note in (*notes, *short)
     ]
     raw, counted = _thousands(raw)
+    raw, elapsed = with_elapsed(raw)
     raw, summed = _energy(raw) if wanted == "energy_kwh" else (raw, [])
     raw, shown = _samples_from_steps(raw)
     if not {"samples", "epochs"} & set(raw.columns) and "samples_seen" in raw:
         raw = raw.assign(samples=raw["samples_seen"], epochs="1")
         message = "Of the samples only how many were shown in all is known: they count as one epoch."
         shown = [RunWarning(kind="samples_seen", message=message)]
-    return raw, [*said, *counted, *summed, *shown]
+    return raw, [*said, *counted, *elapsed, *summed, *shown]
 
 
 def _agree(raw: pd.DataFrame, columns: Sequence[tuple[str, float]]) -> bool:
@@ -97,8 +113,13 @@ def _agree(raw: pd.DataFrame, columns: Sequence[tuple[str, float]]) -> bool:
 
 def likely_meaning(name: str) -> Meaning | None:
     """Say what a column of this name most likely holds; the column `epoch` is one that may be a position."""
-    if unit_factor("energy_kwh", name.strip()) is not None and len(name.strip()) > 1:  # `kWh`, `joules`
-        return _in("energy_kwh", name.strip())
+    if name.strip() in _WHOLE:
+        return Meaning(column=_WHOLE[name.strip()])
+    if _per_item(name) is not None:
+        return None
+    for column in ("energy_kwh", "emissions_g"):
+        if unit_factor(column, name.strip()) is not None and len(name.strip()) > 2:  # `kWh`, `joules`, `kgCO2e`
+            return _in(column, name.strip())
     unit = unit_of_name(name)
     if all(unit_factor(column, unit) is None for column in ("energy_kwh", "total_s", "emissions_g", "peak_memory_gb")):
         unit = ""  # `dataset size (samples)`
@@ -126,6 +147,8 @@ def likely_meaning(name: str) -> Meaning | None:
         return _in(parts.pop() if parts else "energy_kwh", unit)
     if unit_factor("total_s", unit) is not None and counting and counting <= _TIME and not parts:
         return _in("total_s", unit)
+    if unit_factor("emissions_g", unit) is not None and counting and counting <= _EMISSIONS and not parts:
+        return _in("emissions_g", unit)
     return None
 
 
@@ -136,6 +159,7 @@ def _in(column: str, unit: str) -> Meaning | None:
 
 def _plain(text: str) -> str:
     """Return letters without accents, in lower case."""
+    text = text.translate(_LETTERS)
     return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
 
 
@@ -207,20 +231,70 @@ def _energy(raw: pd.DataFrame) -> tuple[pd.DataFrame, list[RunWarning]]:
         first, last, factor = ends
         kwh = (_numbers(raw, last) - _numbers(raw, first)) * factor
         message = f"The table has no energy: taken as `{last}` − `{first}`, the readings of one meter."
-        return raw.assign(energy_kwh=kwh), [RunWarning(kind="meter_readings", message=message)]
+        return raw.drop(columns=[first, last]).assign(energy_kwh=kwh), [
+            RunWarning(kind="meter_readings", message=message)
+        ]
     power = [
         str(name)
         for name in raw.columns
-        if unit_of_name(str(name)).lower() in ("w", "watt", "watts")
+        if unit_of_name(str(name)).lower() in _WATTS
         and {"avg", "average", "mean"} & set(_words(str(name)))
-        and set(_words(str(name))) <= {"avg", "average", "mean", "power", "draw", "gpu", "w", "watt", "watts", "total"}
+        and set(_words(str(name)))
+        <= {
+            "avg",
+            "average",
+            "mean",
+            "power",
+            "draw",
+            "gpu",
+            "w",
+            "watt",
+            "watts",
+            "kw",
+            "total",
+            "forbrug",
+            "effekt",
+            "leistung",
+        }
     ]
+    if (times := _times_items(raw))[1]:
+        return times
     time = next((name for name in ("total_s", "train_s") if name in raw), None)
     if len(power) == 1 and time is not None:
-        kwh = _numbers(raw, power[0]) * _numbers(raw, time) / 3.6e6
+        kwh = _numbers(raw, power[0]) * _numbers(raw, time) * _WATTS[unit_of_name(power[0]).lower()] / 3.6e6
         message = f"The table has no energy: taken as `{power[0]}` × `{time}`, its mean power times its time."
-        return raw.assign(energy_kwh=kwh), [RunWarning(kind="power_times_time", message=message)]
+        return raw.drop(columns=power).assign(energy_kwh=kwh), [RunWarning(kind="power_times_time", message=message)]
     return raw, []
+
+
+def _per_item(name: str) -> tuple[str, str] | None:
+    """Return the unit of an energy for each sample, token or step, and the column that counts these; else None."""
+    found = re.search(r"[(\[]\s*(\w+)\s*(?:/|per)\s*(\w+?)s?\s*[)\]]|\b(\w+)\s*/\s*(\w+?)s?$", name.strip())
+    if found:
+        unit, item = found[1] or found[3], (found[2] or found[4]).lower()
+        return (unit, _PER[item]) if item in _PER and unit_factor("energy_kwh", unit) is not None else None
+    words, unit = _words(name), unit_of_name(name)
+    item = next((after.removesuffix("s") for word, after in itertools.pairwise(words) if word == "per"), "")
+    if item not in _PER or unit_factor("energy_kwh", unit) is None:
+        return None
+    rest = {word for word in words if word not in ("per", item, f"{item}s", unit.lower(), *_NEUTRAL_OF_AMOUNTS)}
+    return (unit, _PER[item]) if rest <= _ENERGY else None
+
+
+def _times_items(raw: pd.DataFrame) -> tuple[pd.DataFrame, list[RunWarning]]:
+    """Multiply the energy for each sample, token or step by how many there were."""
+    found = {name: item for name in map(str, raw.columns) if (item := _per_item(name)) is not None}
+    counted = {name: item for name, item in found.items() if item[1] in raw or item[1] == "samples_seen"}
+    if len(counted) != 1:
+        return raw, []
+    [(name, (unit, column))] = counted.items()
+    if column == "samples_seen" and "samples_seen" not in raw:
+        if not {"samples", "epochs"} <= set(raw.columns) or not (_numbers(raw, "epochs") == 1).all():
+            return raw, []  # for each sample of the set, or each that was shown
+        column = "samples"
+    kwh = _numbers(raw, name) * _numbers(raw, column) * (unit_factor("energy_kwh", unit) or 0.0)
+    message = f"The table has no energy of runs: taken as `{name}` × `{column}`."
+    return raw.drop(columns=name).assign(energy_kwh=kwh), [RunWarning(kind="energy_per_item", message=message)]
 
 
 def _meter_readings(raw: pd.DataFrame) -> tuple[str, str, float] | None:

@@ -11,6 +11,7 @@ from lora_scaling.records.row import COLUMNS
 from lora_scaling.text import printable
 
 from .column_names import QUANTITIES, meaning_of, unit_factor
+from .durations import SHORT_CLOCK
 from .likely_names import likely_meaning
 from .numbered_columns import numbered_without_unit
 from .parsing import RunWarning
@@ -26,6 +27,7 @@ EPOCHS = re.compile(r"(?:^|[^a-zA-Z])(?:e|ep|epochs?)[_=-]?(\d{1,4})(?![\d.])", 
 EPOCHS_OPTION = r"(?:e|ep|epochs?)[_=-]?(\d+)"
 IDENTIFIER = r"[0-9a-f]{8}-?[0-9a-f-]{6,}|[0-9a-f]{20,}"  # a hexadecimal id holds digits that say nothing
 IN_ALL = re.compile("total_samples|samples_seen|total samples", re.IGNORECASE)  # over all epochs: no `samples`
+RUNNING = re.compile(r"cumul|kumul|running|akkumul|accumul", re.IGNORECASE)
 MOMENT = r"\d{4}-\d\d-\d\d[T_ ]?[\d:.]*Z?"  # nor do those of a time
 MOST_SHOWN = 30
 MOST_NAMES = 1000  # of columns that are looked for in cells
@@ -81,6 +83,9 @@ def require_columns(raw: pd.DataFrame, needed: Sequence[str], rows: ReadRows) ->
             "is a row (in pandas: frame.melt)"
         )
         others = [name for name in others if name not in numbered]
+    if running := [name for name in others if RUNNING.search(name)]:
+        hints.append(f"`{running[0]}` is a running total: give what each run took, the differences of its readings")
+        others = [name for name in others if name not in running]
     for column in missing:
         if close := difflib.get_close_matches(column, [name for name in others if not IN_ALL.search(name)], n=1):
             hints.append(f"is `{close[0]}` meant for `{column}`?")
@@ -95,6 +100,8 @@ def require_columns(raw: pd.DataFrame, needed: Sequence[str], rows: ReadRows) ->
         del options["epochs"]  # it is assumed, and said, once the samples are known
     if ways := [options[column] for column in missing if column in options]:
         hints.append(f"The table's own places for them: {', '.join(ways)}, or --column OURS=THEIRS.")
+    if "train_s" in missing and (short := _short_clocks(raw, others)):
+        hints.append(f"`{short}` is like {raw[short].iloc[0]}, in minutes or in hours: write it as h:mm:ss")
     if missing == ["energy_kwh"] and {"train_s", "total_s"} & set(present):
         hints.append("`--response time` decides the claims on `train_s` instead")
     elif missing == ["energy_kwh"] and "emissions_g" in present:
@@ -106,6 +113,12 @@ def require_columns(raw: pd.DataFrame, needed: Sequence[str], rows: ReadRows) ->
     there = f"it has {', '.join(present[:MOST_SHOWN]) or 'no other'}{' …' * (len(present) > MOST_SHOWN)}"
     kinds = f" ({', '.join(rows.kinds)})" if rows.kinds else ""
     raise RecordError(f"{', '.join(rows.sources)}{kinds}: {'; '.join([lacking, there, *hints])}")
+
+
+def _short_clocks(raw: pd.DataFrame, names: Sequence[str]) -> str:
+    """Return the first column of times that are written as two numbers with a colon; "" without such."""
+    return next((name for name in names if QUANTITIES.get(name.lower(), "").endswith("_s")
+                 and raw[name].astype(str).str.strip().str.fullmatch(SHORT_CLOCK).any()), "")  # fmt: skip
 
 
 def _named_in_rows(raw: pd.DataFrame, missing: Sequence[str]) -> list[str]:

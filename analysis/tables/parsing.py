@@ -12,6 +12,10 @@ DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
 AMBIGUOUS = "or thousands?"  # in the reason of a cell that can be read in two ways
 POINT_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:\.\d{3})+")
 # Blanks and apostrophes between groups of three digits, as in Switzerland and France, are no decimal mark.
+# Both marks in one number leave no doubt: the last one is the decimal mark.
+BOTH_POINT = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+\.\d+")
+BOTH_COMMA = re.compile(r"[+-]?\d{1,3}(?:\.\d{3})+,\d+")
+WITH_ERROR = re.compile(r"([+-]?[\d.,]*\d(?:[eE][+-]?\d+)?)\s*(?:\u00b1|\+/-|\+-)\s*[\d.,]*\d(?:[eE][+-]?\d+)?\s*")
 GROUPED = re.compile(r"[+-]?\d{1,3}(?P<mark>[ '\u2019\u00a0\u2009\u202f])\d{3}(?:(?P=mark)\d{3})*(?:[.,]\d+)?")
 THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+")
 
@@ -47,7 +51,15 @@ def parse_numbers(
     if pd.api.types.is_numeric_dtype(cells):
         return Parsed(values=cells.astype(float), unreadable={}, warning=None)
     text = cells.where(cells.notna(), "").astype(str).str.strip()
+    if (stated := text.str.fullmatch(WITH_ERROR)).any():
+        text = text.where(~stated, text.str.replace(WITH_ERROR, lambda found: found[1], regex=True))
     values = pd.to_numeric(text, errors="coerce").astype(float)
+    if (both := values.isna() & text.str.fullmatch(BOTH_POINT)).any() and not text.str.fullmatch(BOTH_COMMA).any():
+        text = text.where(~both, text.str.replace(",", "", regex=False))
+        values = pd.to_numeric(text, errors="coerce").astype(float)
+        beside_points = beside_points or not beside_commas
+    elif (both := values.isna() & text.str.fullmatch(BOTH_COMMA)).any() and not text.str.fullmatch(BOTH_POINT).any():
+        text = text.where(~both, text.str.replace(".", "", regex=False))
     if (grouped := values.isna() & text.str.fullmatch(GROUPED)).any():
         text = text.where(~grouped, text.str.replace(r"[ '\u2019\u00a0\u2009\u202f]", "", regex=True))
         values = pd.to_numeric(text, errors="coerce").astype(float)
@@ -55,7 +67,9 @@ def parse_numbers(
         return Parsed(values=values, unreadable={_row(r): _point(cells, c) for r, c in grouped.items()}, warning=None)
     open_ = values.isna() & ~text.str.lower().isin(UNKNOWN)
     if not open_.any():
-        return Parsed(values=values, unreadable={}, warning=None)
+        message = f"`{cells.name}` has values with their uncertainty (±), which is not used."
+        note = RunWarning(kind="uncertainty", message=message) if stated.any() else None
+        return Parsed(values=values, unreadable={}, warning=note)
     left = text[open_]
     if beside_points and left.str.fullmatch(THOUSANDS).all():
         values[open_] = left.str.replace(",", "", regex=False).astype(float)
@@ -89,7 +103,9 @@ def has_decimal_points(cells: pd.Series) -> bool:
     """Whether a column is written with decimal points and no commas."""
     if pd.api.types.is_numeric_dtype(cells):
         return pd.api.types.is_float_dtype(cells)
-    text = cells.dropna().astype(str)
+    text = cells.dropna().astype(str).str.strip()
+    if text.str.fullmatch(BOTH_POINT).any() and not text.str.fullmatch(BOTH_COMMA).any():
+        return True
     return bool(text.str.contains(".", regex=False).any()) and not bool(text.str.contains(",", regex=False).any())
 
 

@@ -22,12 +22,13 @@ from lora_scaling.text import printable
 
 from .column_names import OK_STATUSES, convert_cells, meaning_of, rename_columns
 from .column_options import ColumnOptions, apply_options, with_unit_for_all
+from .finished import with_status
 from .likely_names import take_likely
 from .long_table import from_long, with_units_beside
 from .missing_columns import TEXTS, require_columns, with_epochs
 from .numbered_columns import one_row_a_cell
 from .overrides import clean_overrides, of_work
-from .parsing import AMBIGUOUS, RunWarning, has_decimal_commas, has_decimal_points, parse_numbers, parse_truth
+from .parsing import RunWarning, has_decimal_commas, has_decimal_points, parse_numbers, parse_truth
 from .partial_rows import whole_runs
 from .readers import ReadRows, read_sources, recognise
 from .response_column import RESPONSES, add_response
@@ -153,9 +154,14 @@ def _make_table(rows: ReadRows, *, response: str | None, exclude: Sequence[str],
     excluded += summaries
     finished, failed = _split_by_status(raw)
     excluded += failed
+    if failed and finished.empty and not rows.kinds:
+        words = ", ".join(sorted({str(word) for word in raw["status"]})[:5])
+        raise RecordError(
+            f"{', '.join(rows.sources)}: no run is finished by its `status` ({words}); --set status=ok if they are"
+        )
     frame, bad, warnings = _to_types(finished, needed)
     excluded += bad
-    if bad and len(bad) == len(finished) and all(AMBIGUOUS in item.reason for item in bad):
+    if bad and len(bad) == len(finished):
         raise RecordError(f"{', '.join(rows.sources)}: no row can be read; {bad[0].reason}")
     frame, doubtful = clean_overrides(frame)
     warnings += doubtful
@@ -224,6 +230,7 @@ def _one_row_a_run(
     raw, units = with_units_beside(raw, said)
     raw, cells = one_row_a_cell(raw, kept)
     raw, whole, parts = whole_runs(raw, kept - {"rank"})
+    raw = with_status(raw, kept)
     excluded = [Excluded(run_id=printable(run_id), reason=printable(reason)) for run_id, reason in parts]
     return raw, options, [*turned, *units, *cells, *whole], excluded
 
