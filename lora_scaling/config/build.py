@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from lora_scaling.errors import UserError
+from lora_scaling.paths import config_dir
 
 T = TypeVar("T")
 
@@ -38,6 +39,15 @@ def build(cls: type[T], values: Mapping[str, Any], path: str) -> T:
     if missing:
         raise UserError(f"{path}{missing[0]}: missing; give it a value ({_describe(hints[missing[0]])})")
     return cls(**{key: _convert(value, hints[key], f"{path}{key}") for key, value in values.items()})
+
+
+def shipped_option(cls: type[T], group: str, name: str) -> T:
+    """Build what one of this program's own files of options describes, which refers to no other setting."""
+    from omegaconf import OmegaConf
+
+    values = OmegaConf.to_container(OmegaConf.load(config_dir() / group / f"{name}.yaml"), resolve=True)
+    assert isinstance(values, dict)
+    return build(cls, {str(key): value for key, value in values.items()}, f"{group}.")
 
 
 class Interpolated(str):

@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 from lora_scaling.config import HardwareConfig
-from lora_scaling.config.build import build
+from lora_scaling.config.build import shipped_option
 from lora_scaling.errors import UserError
 from lora_scaling.paths import choices, config_dir
 
@@ -81,12 +81,7 @@ def preset(name: str) -> HardwareConfig:
         from lora_scaling.config.compose import compose
 
         return compose([f"hardware={name}"]).hardware  # the user's own may build on another
-    path = config_dir() / "hardware" / f"{name}.yaml"
-    from omegaconf import OmegaConf
-
-    values = OmegaConf.to_container(OmegaConf.load(path))
-    assert isinstance(values, dict)
-    return build(HardwareConfig, {str(key): value for key, value in values.items()}, "hardware.")
+    return shipped_option(HardwareConfig, "hardware", name)
 
 
 def memory_of_presets() -> dict[str, float]:

@@ -7,6 +7,7 @@ import contextlib
 import copy
 import itertools
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,14 +185,16 @@ class _Composition:
 
         self.node = node
         self.first = from_omegaconf(node)
-        self.computed = " ".join(_texts(OmegaConf.to_container(node, resolve=False)))
+        computed = " ".join(_texts(OmegaConf.to_container(node, resolve=False)))
+        self.names = frozenset(re.findall(r"\w+", computed))
+        self.paths = frozenset(re.findall(r"[\w.]+", computed))
 
     def with_values(self, values: Mapping[str, Any]) -> RunConfig:
         """Return the configuration with these values; OmegaConf sets those from which others are computed."""
         plain = all(
             type(value) in (bool, int, float, str, type(None)) and "${" not in str(value) for value in values.values()
         )
-        if plain and not any(key.rpartition(".")[2] in self.computed for key in values):
+        if plain and not any(map(self._is_computed_from, values)):
             with contextlib.suppress(UserError, KeyError):  # of which OmegaConf's way says what is wrong
                 return with_values(self.first, values)
         from omegaconf import OmegaConf
@@ -200,6 +203,11 @@ class _Composition:
         for key, value in values.items():
             OmegaConf.update(node, key, value)
         return from_omegaconf(node)
+
+    def _is_computed_from(self, key: str) -> bool:
+        """Return whether other settings may be computed from this one, or from a group that holds it."""
+        *groups, name = key.split(".")
+        return name in self.names or any(path in self.paths for path in itertools.accumulate(groups, "{}.{}".format))
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lora_scaling.config import DataConfig, ModelConfig, RunConfig
+from lora_scaling.config.build import shipped_option
 from lora_scaling.errors import one_line
 from lora_scaling.ranks import world_size
 from lora_scaling.signals import raise_if_interrupted
-from lora_scaling.workload import ModelShape
 
 if TYPE_CHECKING:
     from lora_scaling.energy import Recording
@@ -25,18 +25,9 @@ if TYPE_CHECKING:
 
 STEPS = 4
 _MOST_ROWS, _LONGEST = 8, 128
-# As the smallest preset, so that nothing is downloaded and a CPU needs about a second.
-_MODEL = ModelConfig(
-    name="warm-up", id=None, gguf_file=None, revision=None, weights="random",
-    shape=ModelShape(
-        architecture="llama", layers=4, hidden_size=128, intermediate_size=384, heads=4, kv_heads=2, head_dim=32,
-        vocab_size=4096, tied_embeddings=True, max_positions=2048,
-    ),
-)  # fmt: skip
-_DATA = DataConfig(
-    name="synthetic", kind="synthetic", path=None, eval_path=None, split="train", layout="alpaca", fields={},
-    tokens_per_sample=64, tokens_cv=0.0, bytes_per_sample=None, repeat=False, seed=0,
-)  # fmt: skip
+# The smallest preset, so that nothing is downloaded and a CPU needs about a second.
+_MODEL, _DATA = "ladder-1m", "synthetic"
+_TOKENS = 64  # of each sample
 
 # What was done for the trainings of each kind in this process, as records hold it.
 _done: dict[tuple[str, ...], dict[str, Any]] = {}
@@ -57,7 +48,7 @@ def warm_up_process(config: RunConfig, device: "Device") -> dict[str, Any] | Non
         began = time.perf_counter()
         failure = _train(config, device)
         seconds = round(time.perf_counter() - began, 3)
-        _done[kind] = {"model": "ladder-1m", "steps": STEPS, "seconds": seconds, "failure": failure}
+        _done[kind] = {"model": _MODEL, "steps": STEPS, "seconds": seconds, "failure": failure}
     return _done[kind]
 
 
@@ -105,8 +96,8 @@ def _small(config: RunConfig) -> RunConfig:
     rows = min(config.batch_size, _MOST_ROWS)
     return dataclasses.replace(
         config,
-        model=_MODEL,
-        data=_DATA,
+        model=shipped_option(ModelConfig, "model", _MODEL),
+        data=dataclasses.replace(shipped_option(DataConfig, "data", _DATA), tokens_per_sample=_TOKENS, tokens_cv=0.0),
         lora=dataclasses.replace(config.lora, r=min(config.lora.r, 8), target_modules="all-linear"),
         score=dataclasses.replace(config.score, name="none", tasks=()),
         samples=STEPS * rows,

@@ -12,7 +12,7 @@ from lora_scaling.config import RunConfig, compose, friendly_hydra_errors, from_
 from lora_scaling.config.compose import compose_by_hydra
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.sweeps import expand
-from lora_scaling.paths import choices, config_dir
+from lora_scaling.paths import choices, config_dir, searching
 
 NEEDS = {
     "hub": ["model.id=org/name"],
@@ -181,6 +181,31 @@ def test_a_sweep_may_vary_what_only_some_of_its_methods_use() -> None:
         expand(["method=full", "lora.r=4,8"])
     with pytest.raises(UserError, match=r"model\.id: got org/name; model=ladder-1m"):
         expand(["model=hub,ladder-1m", "model.id=org/name"])
+
+
+def test_settings_computed_from_a_swept_one_follow_it(tmp_path: Path) -> None:
+    mine = "# @package _global_\nlora: {alpha: '${lora.r}'}\neval_samples: '${div:${samples},2}'\n"
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(mine)
+    with searching([tmp_path]):
+        runs = expand(["+experiment=mine", "lora.r=4,8", "samples=16,32"])
+    assert {(run.lora.r, run.lora.alpha, run.samples, run.eval_samples) for run in runs} == {
+        (rank, rank, samples, samples / 2) for rank in (4, 8) for samples in (16, 32)
+    }
+
+
+def test_a_sweep_over_plain_values_is_composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand points would otherwise take six seconds; names that are short occur in those of other settings."""
+    composed: list[object] = []
+
+    def counted(node: object) -> RunConfig:
+        composed.append(node)
+        return from_omegaconf(node)
+
+    monkeypatch.setattr("lora_scaling.config.sweep.from_omegaconf", counted)
+    runs = expand(["samples=8,16", "epochs=1,2", "lora.r=4,8", "data.seed=0,1", "seed=1,2"])
+    assert len({run_id(run) for run in runs}) == 32
+    assert len(composed) == 2  # of the first point by itself, and of one that has its place in the order
 
 
 @pytest.mark.parametrize("path", ["/data/træning/prøve.jsonl", "~/my rows.jsonl"])

@@ -76,3 +76,9 @@ def test_what_fails_in_it_does_not_stop_the_run(tiny: Callable[..., RunConfig]) 
     done = warmup.warm_up_process(config, choose_device("cpu", "auto"))
     assert done is not None
     assert done["failure"] is not None
+
+
+def test_it_trains_the_smallest_preset_whatever_the_run_trains() -> None:
+    small = warmup._small(compose(["model=llama-3.1-8b", "data=skolegpt", "samples=8"]))
+    preset = compose(["model=ladder-1m", "data=synthetic", "data.tokens_per_sample=64", "data.tokens_cv=0"])
+    assert (small.model, small.data) == (preset.model, preset.data)
