@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,9 +21,9 @@ def doubts_about_locks(folder: Path, mounts: Path = Path("/proc/self/mounts")) -
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        first, second = (
-            os.open(folder / ".lock-test", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644) for _ in range(2)
-        )
+        # A file of this process's own: one that all share is removed by another between the two openings.
+        first, path = tempfile.mkstemp(prefix=".lock-test-", dir=folder)
+        second = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     except OSError as error:
         raise unwritable(folder, error) from None
     try:
@@ -33,15 +34,13 @@ def doubts_about_locks(folder: Path, mounts: Path = Path("/proc/self/mounts")) -
             pass
         else:
             return f"locks in {folder} keep no two processes apart, so two commands may make the same run"
-    except BlockingIOError:  # another command is testing them just now: they hold
-        pass
     except OSError as error:
         raise unwritable(folder, error) from None
     finally:
         os.close(first)
         os.close(second)
         with contextlib.suppress(OSError):
-            (folder / ".lock-test").unlink()
+            os.unlink(path)
     kind, options = _mounted(folder, mounts)
     bad = [option for option in _OWN_HOST_OPTIONS.get(kind.rstrip("4"), ()) if option in options]
     if not bad and kind not in _OWN_HOST_TYPES:

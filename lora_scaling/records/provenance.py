@@ -70,7 +70,9 @@ def slurm_job() -> dict[str, str | None] | None:
     """Return what Slurm calls the job that this process is part of; None outside of Slurm."""
     if not os.environ.get("SLURM_JOB_ID"):
         return None
-    names = ("job_id", "array_job_id", "array_task_id", "cluster_name", "job_partition", "job_nodelist")
+    names = (
+        "job_id", "array_job_id", "array_task_id", "cluster_name", "job_partition", "job_nodelist", "restart_count",
+    )  # fmt: skip
     return {name: os.environ.get(f"SLURM_{name.upper()}") for name in names}
 
 

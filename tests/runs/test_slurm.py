@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lora_scaling.energy.parts import PARTS_NAME
 from lora_scaling.records import find_records
 from tests.runs.test_launchers import outcome
 from tests.support.commands import command
@@ -179,17 +180,25 @@ def test_what_sbatch_refuses_is_one_sentence_with_the_setting_to_change(tmp_path
     assert queued() == {}
 
 
-def test_a_job_that_is_requeued_in_mid_run_is_waited_for_and_made_again(tmp_path: Path) -> None:
-    words = ("-m", *TINY, "epochs=100", "samples=24", f"runs_dir={tmp_path}", *SMALL)
-    sweep = forked("lora_scaling", *words)
-    wait_until(lambda: trains(tmp_path))
+def test_a_job_that_is_requeued_in_mid_run_goes_on_from_its_checkpoint_to_one_record(tmp_path: Path) -> None:
+    words = ("-m", *TINY, "epochs=60", "samples=24", "resume=auto", "checkpoint_minutes=0.01")
+    sweep = forked("lora_scaling", *words, f"runs_dir={tmp_path}", *SMALL)
+    wait_until(lambda: list(tmp_path.glob(f"default/*/{PARTS_NAME}/checkpoint-*")))
     [number] = queued()
     slurm("scontrol", "requeue", number)
     wait_until(lambda: queued().get(number) == "PENDING")
     slurm("scontrol", "update", f"jobid={number}", "starttime=now")  # Slurm would wait two minutes
     out, errors = sweep.communicate(timeout=200)
     assert sweep.returncode == 0, errors
-    assert out.count(only_record(tmp_path)["run_id"]) == 1
+    record = only_record(tmp_path)
+    assert out.count(record["run_id"]) == 1
+    assert (record["status"], record["work"]["steps"]) == ("ok", 360)  # 60 epochs of 24 samples, four a step
+    first, second = record["energy"]["parts"]
+    assert 0 < second["first_step"] < 360
+    assert first["joules"] + second["joules"] == pytest.approx(record["energy"]["joules"], abs=1e-3)
+    assert record["provenance"]["slurm"]["restart_count"] == "1"
+    # Slurm's count is of the last job, and so is our figure beside it.
+    assert record["slurm_energy"]["measured_joules"] == pytest.approx(second["joules"], abs=1e-3)
 
 
 def test_a_node_that_is_drained_keeps_the_jobs_waiting_until_it_resumes(tmp_path: Path) -> None:

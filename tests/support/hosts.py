@@ -40,16 +40,18 @@ def two_hosts() -> Iterator[None]:
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
 
 
-def torchrun_on(place: int, runs_dir: Path, *overrides: str) -> subprocess.Popen[str]:
-    """Start one process of a run of two hosts on the first (0) or second (1) one."""
+def torchrun_on(
+    place: int, runs_dir: Path, *overrides: str, processes: int = 1, env: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Start the processes of a run of two hosts on the first (0) or second (1) one."""
     name = NAMES[place]
     inside = ["ip", "netns", "exec", name, "unshare", "--uts", "sh", "-c", f'hostname {name}; exec "$@"', "sh"]
-    launch = ["--nnodes", "2", "--node-rank", str(place), "--nproc-per-node", "1", "--master-addr", _FIRST]
+    launch = ["--nnodes", "2", "--node-rank", str(place), "--nproc-per-node", str(processes), "--master-addr", _FIRST]
     program = [sys.executable, "-m", "torch.distributed.run", *launch, "--master-port", "29531", "-m", "lora_scaling"]
     return subprocess.Popen(
         [*inside, *program, f"runs_dir={runs_dir}", *overrides],
         cwd=ROOT,
-        env={**os.environ, **ENVIRONMENT, "GLOO_SOCKET_IFNAME": name},
+        env={**os.environ, **(env or {}), **ENVIRONMENT, "GLOO_SOCKET_IFNAME": name},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
