@@ -99,6 +99,32 @@ class SlurmSettings:
     setup: Sequence[str] | None = None
 
 
+# Settings that are numbers, with the least that each may be.
+_NUMBERS = {
+    "timeout_min": 1, "array_parallelism": 1, "max_num_timeout": 0, "signal_delay_s": 1, "cpus_per_task": 1,
+    "cpus_per_gpu": 1,
+}  # fmt: skip
+
+
+def _check_values(settings: SlurmSettings) -> None:
+    """Raise a UserError for a number that is none, and for text that would end the line of the script it is in."""
+    for name, least in _NUMBERS.items():
+        value = getattr(settings, name)
+        if value is not None and (type(value) is not int or value < least):
+            raise UserError(
+                f"hydra.launcher.{name}: got {printable(str(value))}; give a whole number of {least} or more"
+            )
+    memory = settings.mem_gb
+    if memory is not None and (type(memory) not in (int, float) or not 0 <= memory < float("inf")):
+        raise UserError(
+            f"hydra.launcher.mem_gb: got {printable(str(memory))}; give a number of GB, or 0 for all of a node's"
+        )
+    texts = {**vars(settings), **{str(key): value for key, value in (settings.additional_parameters or {}).items()}}
+    for name, value in texts.items():
+        if isinstance(value, str) and not value.isprintable():
+            raise UserError(f"hydra.launcher.{name}: got {value!a}; give it on one line, without control characters")
+
+
 class SlurmLauncher(PlannedLauncher):
     """Hands the runs of a sweep to Slurm, waits for them, and says why one does not start or has ended."""
 
@@ -115,6 +141,7 @@ class SlurmLauncher(PlannedLauncher):
                     f"hydra.launcher.{setting}: got {value}; each job makes its run in one process: for several, start "
                     "torchrun with sbatch (docs/clusters.md)"
                 )
+        _check_values(self.settings)
         slurm_queue.check_is_cluster()
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:

@@ -26,7 +26,10 @@ ENDED = (
 )  # fmt: skip
 """States that a job does not leave, unless it is requeued."""
 _USUAL = ("None", "Priority", "Resources", "JobArrayTaskLimit", "Dependency", "BeginTime", "Prolog", "Cleaning")
-_SIZE = ("cpus_per_task", "mem_gb", "gpus_per_node", "nodes")
+_SIZE = (
+    "gres", "gpus_per_node", "gpus_per_task", "cpus_per_task", "cpus_per_gpu", "mem_gb", "mem_per_cpu", "mem_per_gpu",
+    "nodes",
+)  # fmt: skip
 _SHOW_PARTITIONS = "sinfo -o '%P %l %c %m %G' lists the partitions with their time limits, cores, memory in MB and GPUs"
 
 # What sbatch writes when it refuses a job, as a part of its text, and the settings that ask for it.
@@ -42,6 +45,11 @@ _REFUSED_BECAUSE: dict[str, tuple[str, ...]] = {
     "feature": ("constraint",),
     "node name": ("exclude",),
 }
+# Flags of sbatch whose settings have other names.
+_SETTING_OF_FLAG = {
+    "time": "timeout_min", "mem": "mem_gb", "job-name": "name", "array": "array_parallelism",
+    "signal": "signal_delay_s", "ntasks-per-node": "tasks_per_node",
+}  # fmt: skip
 # Why a job waits that may never start, as `squeue` names it, and the settings that ask for it.
 _WAITS_BECAUSE: dict[str, tuple[str, ...]] = {
     "PartitionTimeLimit": ("timeout_min", "partition"),
@@ -92,7 +100,14 @@ def submit(script: Path, settings: Mapping[str, Any]) -> str:
 def refusal(words: str, settings: Mapping[str, Any]) -> str:
     """Write why Slurm does not take the jobs, and which settings to change."""
     about = next((names for part, names in _REFUSED_BECAUSE.items() if part in words), ())
+    if flag := re.search(r"--([a-z]+(?:-[a-z]+)*)", words.partition("Try ")[0]):
+        about = (_SETTING_OF_FLAG.get(flag[1], flag[1].replace("-", "_")),)
     given = [name for name in about if settings.get(name) is not None]
+    if further := _further_flag(words, settings.get("additional_parameters") or {}):
+        return (
+            f"hydra.launcher.additional_parameters: got {printable(further)}; sbatch refuses the jobs ({words}): "
+            f"give a value that sbatch knows, or leave it out"
+        )
     if not given:
         return f"hydra.launcher: got slurm; sbatch refuses the jobs ({words}): change the settings of hydra.launcher"
     fields = ", ".join(f"hydra.launcher.{name}" for name in given)
@@ -100,6 +115,16 @@ def refusal(words: str, settings: Mapping[str, Any]) -> str:
     none = f", or {fields.partition(', ')[0]}=null to ask for none" if given[0] in ("gpus_per_node", "gres") else ""
     remedy = f"give what the cluster has{none} ({_SHOW_PARTITIONS})"
     return f"{fields}: got {values}; sbatch refuses the jobs ({words}): {remedy}"
+
+
+def _further_flag(words: str, flags: Mapping[str, Any]) -> str | None:
+    """Find among the flags that a user adds the one that a refusal is about; None if it is about none of them."""
+    for flag, value in flags.items():
+        name = str(flag)
+        named = re.search(rf"(--|\b){re.escape(name.rstrip('s'))}", words)
+        if named or (name in ("nodelist", "nodefile", "exclude") and "node name" in words):
+            return f"{name}={value}"
+    return None
 
 
 def queue() -> dict[str, QueuedJob] | None:

@@ -19,6 +19,7 @@ from lora_scaling.estimate import estimate
 from lora_scaling.ranks import local_rank, local_world_size, rank, world_size
 from lora_scaling.records import find_records
 from lora_scaling.runs.device_locks import devices_held
+from lora_scaling.runs.slurm_queue import refusal
 from lora_scaling.runs.sweep import check_run_limits
 from tests.support.commands import Done, command
 from tests.support.processes import forked
@@ -232,3 +233,45 @@ def test_launcher_variables_that_are_no_number_are_one_sentence(monkeypatch: pyt
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(UserError, match="WORLD_SIZE: got 'two'"):
         world_size()
+
+
+@pytest.mark.parametrize(
+    ("setting", "got"),
+    [
+        ("timeout_min=abc", "abc; give a whole number of 1 or more"),
+        ("array_parallelism=0", "0; give a whole number of 1 or more"),
+        ("mem_gb=lots", "lots; give a number of GB, or 0 for all of a node's"),
+        ('comment="a\nrm -r runs"', r"'a\nrm -r runs'; give it on one line, without control characters"),
+    ],
+)
+def test_a_slurm_setting_that_is_none_is_refused_before_anything_is_handed_in(
+    tmp_path: Path, setting: str, got: str
+) -> None:
+    script, ended = submitted(tmp_path, "hydra.launcher.timeout_min=5", f"hydra.launcher.{setting}")
+    assert (script, ended.returncode) == ("", 2)
+    assert ended.stderr == f"lora-scaling: hydra.launcher.{setting.partition('=')[0]}: got {got}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "settings", "field"),
+    [  # in the words of Slurm 22.05
+        ("Batch job submission failed: Requested node configuration is not available", {"gres": "gpu:9"}, "gres"),
+        ("Invalid --mem-per-cpu specification", {"mem_per_cpu": "lots"}, "mem_per_cpu"),
+        ("Invalid --time specification", {"timeout_min": 9}, "timeout_min"),
+        ("Requested reservation is invalid", {"reservation": "none"}, "additional_parameters"),
+        ("Invalid license specification", {"licenses": "matlab:1"}, "additional_parameters"),
+        ("Invalid node name specified", {"nodelist": "zzz"}, "additional_parameters"),
+        (
+            "unrecognized option '--foo=1'; Try \"sbatch --help\" for more information",
+            {"foo": 1},
+            "additional_parameters",
+        ),
+    ],
+)
+def test_a_refusal_names_the_setting_that_it_is_about(words: str, settings: dict[str, object], field: str) -> None:
+    given = {"additional_parameters": settings} if field == "additional_parameters" else settings
+    [(name, value)] = settings.items()
+    got = f"{name}={value}" if field == "additional_parameters" else value
+    assert refusal(words, {"account": "mine", **given}).startswith(
+        f"hydra.launcher.{field}: got {got}; sbatch refuses "
+    )
