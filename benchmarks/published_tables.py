@@ -17,7 +17,7 @@ STACK_OF = (
     ("unsloth", "unsloth"), ("case study", "unsloth"), ("litgpt", "litgpt"), ("torchtune", "torchtune"),
     ("mpt", "llm-foundry"), ("foundry", "llm-foundry"), ("nemo", "megatron"), ("megatron", "megatron"),
     ("mlperf", "megatron"), ("hf", "hf"), ("peft", "hf"), ("transformers", "hf"), ("qwen", "hf"), ("vertex", "hf"),
-    ("swift", "hf"),
+    ("swift", "hf"), ("dia lab", "hf"), ("teenytinyllama", "hf"), ("tucano", "hf"),
 )  # fmt: skip
 
 

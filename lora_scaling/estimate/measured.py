@@ -5,6 +5,7 @@ The figure is a speed with its unit, and the settings in which the earlier run d
     measured="2300 tokens/s"
     measured="0.9 s/step @ model=llama-3.2-1b batch_size=2"
     measured="31 % MFU"
+    measured="4.2 h"                        of the whole training
     measured=runs/mine/RUN/run.json         a record: the seconds of its training
 
 tokens/s counts the tokens of samples, without padding, on all devices together.
@@ -13,7 +14,7 @@ tokens/s counts the tokens of samples, without padding, on all devices together.
 import dataclasses
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,23 +29,43 @@ from lora_scaling.estimate.priors import Priors
 from lora_scaling.records import RECORD_NAME, read_record, record_to_row
 from lora_scaling.units import JOULES_PER_KWH
 
-# How each unit is written, and its name here. A figure is a number and a unit, in either order.
-_UNITS = {
-    "tokens_per_s": ("tokens/s", "tok/s", "tokens/sec", "tokens/second", "tokens_per_s", "tokens_per_second", "tps"),
-    "tokens_per_s_device": ("tokens/s/gpu", "tok/s/gpu", "tokens/s/device", "tokens_per_s_per_gpu"),
-    "samples_per_s": ("samples/s", "samples/sec", "samples/second", "samples_per_s", "samples_per_second"),
-    "s_per_step": ("s/step", "s/it", "sec/step", "seconds/step", "s_per_step", "seconds_per_step"),
-    "steps_per_s": ("steps/s", "step/s", "it/s", "steps_per_s", "steps_per_second"),
-    "mfu": ("mfu",),
+_COUNTED = {
+    "tokens": ("tokens", "token", "tok"),
+    "samples": ("samples", "sample", "examples", "sequences"),
+    "steps": ("steps", "step", "iterations", "iteration", "iter", "it"),
+    "tflop": ("tflops", "tflop"),
 }
-_NAMES = {word: unit for unit, words in _UNITS.items() for word in words}
+_SECONDS = {
+    "ms": 1e-3, "s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0, "min": 60.0, "minute": 60.0, "minutes": 60.0,
+    "h": 3600.0, "hour": 3600.0, "hours": 3600.0,
+}  # fmt: skip
+_OF_DEVICES = ("tokens", "tflop")  # also per device, and then per second
+
+
+def _units() -> Iterator[tuple[str, tuple[str, float]]]:
+    """Yield (how a unit is written, its name here and what its number is multiplied by)."""
+    yield from (("mfu", ("mfu", 1.0)), ("tps", ("tokens_per_s", 1.0)))
+    for time, seconds in _SECONDS.items():
+        yield time, ("s_per_run", seconds)
+        for thing, words in _COUNTED.items():
+            for word in words:
+                yield f"{word}/{time}", (f"{thing}_per_s", 1 / seconds)
+                for device in ("gpu", "device") if thing in _OF_DEVICES and seconds == 1.0 else ():
+                    found = (f"{thing}_per_s_device", 1.0)
+                    yield from ((f"{word}/{time}/{device}", found), (f"{word}/{device}/{time}", found))
+                if thing in ("samples", "steps"):
+                    yield f"{time}/{word}", (f"s_per_{thing.removesuffix('s')}", seconds)
+
+
+# A figure is a number and a unit, in either order. `per` and `_per_` are written for the stroke as well.
+_NAMES = dict(_units())
 _NUMBER = r"[0-9]+(?:[.,][0-9]+)*(?:e[+-]?[0-9]+)?|\.[0-9]+"
 _EXAMPLES = "measured='2300 tokens/s', '0.9 s/step', '31 % MFU', or the folder of a run"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """A figure of an earlier run: its unit (`tokens_per_s`, `s_per_step`, `mfu`, …) and its value.
+    """A figure of an earlier run: its unit (`tokens_per_s`, `s_per_step`, `s_per_run`, `mfu`, …) and its value.
 
     overrides: settings of the earlier run that differ from those of the estimate.
     config: the whole configuration of the earlier run, if it is known instead.
@@ -77,17 +98,18 @@ def parse_measured(text: str) -> Measured:
 
 
 def _figure(text: str) -> tuple[str, float] | None:
-    squeezed = re.sub(r"\s+", "", text.lower()).replace("=", ":")
-    match = re.fullmatch(rf"({_NUMBER})(%?):?([a-z][a-z_/]*)|([a-z][a-z_/]*):?({_NUMBER})(%?)", squeezed)
+    squeezed = re.sub(r"\s+per\s+|_per_", "/", text.lower())
+    squeezed = re.sub(r"\s+", "", squeezed).replace("=", ":").removeprefix("train_")
+    match = re.fullmatch(rf"({_NUMBER})(k?)(%?):?([a-z/]+)|([a-z/]+):?({_NUMBER})(k?)(%?)", squeezed)
     if match is None:
         return None
-    number, percent, unit = (match[1], match[2], match[3]) if match[1] else (match[5], match[6], match[4])
-    name = _NAMES.get(unit)
-    if name is None:
+    number, thousand, percent, unit = match.groups()[:4] if match[1] else (match[6], match[7], match[8], match[5])
+    if unit not in _NAMES:
         return None
+    name, scale = _NAMES[unit]
     if "," in number:
         raise UserError(f"measured: got {text.strip()!r}; write the number without commas, such as 2300 or 0.9")
-    value = float(number) / (100 if percent else 1)
+    value = float(number) * scale * (1000 if thousand else 1) / (100 if percent else 1)
     if name == "mfu" and not percent and value > 1:
         value /= 100  # nobody reaches an MFU above 1: these are per cent
     if not 0 < value < 1e12 or (name == "mfu" and value > 1) or (percent and name != "mfu"):
@@ -193,13 +215,18 @@ def _dense_peak(config: RunConfig, plan: RunPlan, machine: Machine) -> float:
 
 def _step_s(measured: Measured, plan: RunPlan, dense: float) -> float:
     """Return the seconds of one optimizer step of the measured run."""
-    w, steps, gpus = plan.workload, plan.load.steps, plan.load.gpus
-    if measured.unit == "mfu":
-        return w.flops.model / steps / (measured.value * dense * gpus)
-    return {
-        "tokens_per_s": w.tokens_seen / steps / measured.value,
-        "tokens_per_s_device": w.tokens_seen / steps / (measured.value * gpus),
-        "samples_per_s": w.samples_seen / steps / measured.value,
-        "s_per_step": measured.value,
-        "steps_per_s": 1 / measured.value,
-    }[measured.unit]
+    w, steps, value = plan.workload, plan.load.steps, measured.value
+    samples = w.samples_seen / steps
+    seconds = {"s_per_run": value / steps, "s_per_step": value, "s_per_sample": value * samples}.get(measured.unit)
+    if seconds is not None:
+        return seconds
+    thing, _, device = measured.unit.partition("_per_s")
+    per_step = {
+        "tokens": w.tokens_seen / steps,
+        "samples": samples,
+        "steps": 1.0,
+        "tflop": w.flops.model / steps / 1e12,
+        "mfu": w.flops.model / steps / dense,
+    }[thing]
+    devices = plan.load.gpus if device or thing == "mfu" else 1
+    return per_step / (value * devices)

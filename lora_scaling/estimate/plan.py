@@ -9,6 +9,7 @@ from lora_scaling.config import RunConfig
 from lora_scaling.estimate.physics import Load
 from lora_scaling.estimate.priors import Priors
 from lora_scaling.estimate.result import Interval
+from lora_scaling.units import GB_PER_GIB
 from lora_scaling.workload import MemorySetup, MemoryUse, ModelShape, Tuning, Workload, largest_batch, training_memory
 from lora_scaling.workload.memory import cast_bytes, gathered_bytes, layer_activation_bytes
 
@@ -109,7 +110,7 @@ def _lay_out(config: RunConfig, workload: Workload, precision: str, priors: Prio
     memory = training_memory(workload.shape, workload.tuning, setup, rows=rows, row_tokens=longest)
     least = memory
     if not priors.habits_known:
-        frugal = dataclasses.replace(setup, logits_bytes=CHUNKED_LOGITS_BYTES, offloads=True)
+        frugal = dataclasses.replace(setup, logits_bytes=CHUNKED_LOGITS_BYTES, offloads=True, fused=True)
         least = training_memory(workload.shape, workload.tuning, frugal, rows=rows, row_tokens=longest)
     if setup.shards > 1:
         notes.append(f"weights sharded over {devices} devices (FSDP), gathered for every pass")
@@ -162,7 +163,8 @@ def _reserved_gb(memory: MemoryUse, overhead: float, priors: Priors) -> float:
 def peak_interval(plan: RunPlan, priors: Priors, z: float, available_gb: float | None) -> Interval:
     """Return the reserved memory, in GB, on a device that has this much of it (None: unknown).
 
-    If lengths vary, blocks of each length are kept besides those that are needed, as long as there is memory for them.
+    If lengths vary, blocks of each length are kept besides those that are needed, as long as there is memory for them:
+    at most as many GiB as the sheet gives GB.
     """
     quantized = plan.workload.tuning.method == "qlora"
     log_sd = math.hypot(priors.log_sd["memory"], priors.log_sd["memory_qlora"] if quantized else 0.0)
@@ -173,7 +175,7 @@ def peak_interval(plan: RunPlan, priors: Priors, z: float, available_gb: float |
     return Interval(
         estimate=estimate,
         low=plan.least_gb / math.exp(z * log_sd),
-        high=min(held * math.exp(z * upwards), max(estimate * math.exp(z * log_sd), room)),
+        high=min(held * math.exp(z * upwards), max(needed * math.exp(z * log_sd), room * GB_PER_GIB)),
     )
 
 
@@ -198,6 +200,7 @@ def _memory_setup(config: RunConfig, precision: str, priors: Priors, *, accumula
         buckets=config.hardware.count > 1 and config.sharding == "none",
         logits_bytes=CHUNKED_LOGITS_BYTES if config.use_liger_kernel or priors.chunked_loss else None,
         offloads=priors.offloads,
+        fused=config.use_liger_kernel or priors.fused,
     )
 
 

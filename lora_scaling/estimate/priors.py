@@ -18,8 +18,8 @@ class Stack:
     """A software stack: how many times as long its steps take, with the spread of the logarithm, and its memory.
 
     memory: times as much as the tensors of this program need. chunked_loss: whether the loss is computed in chunks.
-    offloads: whether the layers' inputs that checkpointing keeps wait in the host's memory. habits_known: whether these
-    two are known of it.
+    offloads: whether the layers' inputs that checkpointing keeps wait in the host's memory. fused: whether norms and
+    gated MLPs are kernels that keep their inputs alone. habits_known: whether these three are known of it.
     """
 
     software: float
@@ -27,6 +27,7 @@ class Stack:
     memory: float
     chunked_loss: bool
     offloads: bool
+    fused: bool
     habits_known: bool
 
 
@@ -39,6 +40,7 @@ class Priors:
     stacks: Mapping[str, Stack]
     chunked_loss: bool = False
     offloads: bool = False
+    fused: bool = False
     habits_known: bool = True
 
     def of_stack(self, name: str) -> "Priors":
@@ -56,6 +58,7 @@ class Priors:
             log_sd={**self.log_sd, "software": stack.log_sd},
             chunked_loss=stack.chunked_loss,
             offloads=stack.offloads,
+            fused=stack.fused,
             habits_known=stack.habits_known,
         )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from lora_scaling import templates
 from lora_scaling.text import ENERGY, MASS, MEMORY, MONEY, POWER, TIME, Quantity
+from lora_scaling.units import GB_PER_GIB
 from lora_scaling.workload import MemoryUse
 
 SCHEMA_VERSION = 1
@@ -203,7 +204,7 @@ def _memory_source(e: Estimate) -> str:
     if m.available_gb is None:
         return "modelled; the device's memory is unknown"
     room = "fits" if m.fits else "DOES NOT FIT"
-    if m.fits and m.peak_gb.high > m.available_gb:
+    if m.fits and m.peak_gb.high > m.available_gb * GB_PER_GIB * (1 + 1e-9):
         room = "probably fits"
     largest = f"; batch_size up to {m.largest_batch}" if m.largest_batch else ""
     shared = f", sharded over {m.shards}" if m.shards > 1 else ""

@@ -17,6 +17,9 @@ as a formula of the widths, where a is the number of bytes of the computing type
 trained in 16 bits 2·a·h, and each matrix keeps its own 16-bit copy of its input, a·(5h + i) in place of a·(2h + i). The
 16-bit copies of the matrices themselves last from the forward to the backward pass.
 
+Fused kernels (Liger's and Unsloth's) keep of a norm its input alone, as it is (2·a·h for both), and of a gated MLP gate
+and up alone (2·a·i): what lies between is computed again in the backward pass.
+
 Checkpointing keeps a·h per token and layer. While a layer is run again, it also keeps that layer's whole share; by then
 the loss has released everything but the logits.
 """
@@ -82,6 +85,7 @@ class MemorySetup:
         of the logits; 0: a loss computed in chunks.
     adapter_input_bytes: bytes of each element of an adapter's input that 16-bit training keeps.
     offloads: whether the inputs of layers that checkpointing keeps wait in the host's memory, but for two on their way.
+    fused: whether norms and gated MLPs are kernels of their own, which keep their inputs alone.
     buckets: whether the gradients are held twice because DDP sends them in buckets (torch's default,
         gradient_as_bucket_view=False).
     """
@@ -96,6 +100,7 @@ class MemorySetup:
     adapter_input_bytes: int = 2
     offloads: bool = False
     buckets: bool = False
+    fused: bool = False
 
     @property
     def loss_bytes(self) -> float:
@@ -152,13 +157,16 @@ def weight_bytes(shape: ModelShape, tuning: Tuning, setup: MemorySetup) -> float
 def layer_activation_bytes(shape: ModelShape, tuning: Tuning, setup: MemorySetup) -> float:
     """Compute the bytes per token that one layer keeps for its backward pass."""
     a, h, mlp = setup.compute_bytes, shape.hidden_size, shape.mlp_size
-    kept = 8.0 * h + a * (2 * shape.query_size + 2 * shape.kv_size) + 4 * shape.heads + 3 * a * mlp
+    hidden = a if tuning.adapted else setup.hidden_bytes
+    norms = 2.0 * hidden * h if setup.fused else 8.0 * h + (0 if tuning.adapted else 2 * hidden * h)
+    between = a * mlp * (2 if setup.fused and shape.experts == 1 else 3)
+    kept = norms + a * (2 * shape.query_size + 2 * shape.kv_size) + 4 * shape.heads + between
     if shape.experts > 1:
         # The router probabilities in float32, and the gathered input and output of each expert.
         kept += 8 * shape.experts + 2 * a * h * shape.experts_per_token
     if not tuning.adapted:
         inputs = 5 * h if setup.autocast else 2 * h
-        return kept + 2 * setup.hidden_bytes * h + a * (inputs + mlp)
+        return kept + a * (inputs + mlp)
     adapted = list(tuning.adapters(shape))
     kept += 4 * tuning.rank * sum(m.layers for m in adapted) / shape.layers
     if a < ADAPTER_BYTES:

@@ -40,8 +40,8 @@ def test_a_stack_multiplies_the_time_of_training_and_no_stack_is_this_program_s(
     assert train_s(*BASE) == train_s(*BASE, stack="hf")
     for name, level in levels.items():
         assert train_s(*BASE, stack=name) / train_s(*BASE) == pytest.approx(
-            level / levels["hf"], rel=0.02
-        )  # unsloth moves fewer logits
+            level / levels["hf"], rel=0.05
+        )  # unsloth moves fewer logits, and less between the layers
     with pytest.raises(UserError, match=r"^stack: got 'axolot'; choose one of hf, "):
         estimate(compose(BASE), stack="axolot")
 
@@ -65,6 +65,13 @@ TOKENS, STEPS = 2000 * 400, 500
         ("0.9 s/step", 0.9),
         ("1.25 it/s", 0.8),
         ("8 samples/s", 0.5),
+        ("3.2k tokens per second", 0.5),
+        ("train_samples_per_second: 8", 0.5),
+        ("480 samples/min", 0.5),
+        ("0.125 s/sample", 0.5),
+        ("500 ms/iter", 0.5),
+        ("4 min", 240 / STEPS),
+        ("62.4 TFLOP/s/GPU", None),
         ("mfu: 0.2", None),
         ("20 % MFU", None),
     ],
@@ -99,6 +106,8 @@ def test_a_speed_measured_in_other_settings_is_scaled_and_less_certain():
         ("2,300 tokens/s", "without commas"),
         ("0 tokens/s", "above 0"),
         ("130 % MFU", "above 0"),
+        ("3 min/epoch", "give a number with its unit"),
+        ("2300 tokens per furlong", "give a number with its unit"),
         ("90000000 tokens/s", "times the peak of a100-80gb"),
         ("1 s/step @ batch_size=2", "settings after @"),
     ],

@@ -201,9 +201,12 @@ function loraEstimator(DATA) {
 
   function layerActivationBytes(shape, tuning, setup) {
     const a = setup.compute_bytes, h = shape.hidden_size, mlp = shape.mlp_size, { adapters } = tuning;
-    let kept = 8 * h + a * (2 * shape.query_size + 2 * shape.kv_size) + 4 * shape.heads + 3 * a * mlp;
+    const hidden = tuning.adapted ? a : setup.hidden_bytes;
+    const norms = setup.fused ? 2 * hidden * h : 8 * h + (tuning.adapted ? 0 : 2 * hidden * h);
+    const between = a * mlp * (setup.fused && shape.experts === 1 ? 2 : 3);
+    let kept = norms + a * (2 * shape.query_size + 2 * shape.kv_size) + 4 * shape.heads + between;
     if (shape.experts > 1) kept += 8 * shape.experts + 2 * a * h * shape.experts_per_token;
-    if (!tuning.adapted) return kept + 2 * setup.hidden_bytes * h + a * ((setup.autocast ? 5 : 2) * h + mlp);
+    if (!tuning.adapted) return kept + a * ((setup.autocast ? 5 : 2) * h + mlp);
     kept += (4 * tuning.rank * sum(adapters.map((m) => m.layers))) / shape.layers;
     if (a < W.adapter_bytes)
       return kept + (setup.adapter_input_bytes * sum(adapters.map((m) => m.layers * m.inputs))) / shape.layers;
@@ -309,7 +312,7 @@ function loraEstimator(DATA) {
     const rows = Math.min(state.batch_size, w.rows);
     const setup = memorySetup(state, tuning, precision, devices, accumulation > 1);
     const memory = trainingMemory(shape, tuning, setup, rows, longest);
-    const frugal = { ...setup, loss_bytes: W.chunked_logits_bytes, offloads: true };
+    const frugal = { ...setup, loss_bytes: W.chunked_logits_bytes, offloads: true, fused: true };
     const leanest = stackOf(state).habits_known ? memory : trainingMemory(shape, tuning, frugal, rows, longest);
     if (setup.shards > 1) {
       notes.push(`weights sharded over ${devices} devices (FSDP), gathered for every pass`);
@@ -344,7 +347,7 @@ function loraEstimator(DATA) {
       checkpointing: state.gradient_checkpointing, accumulates,
       buckets: devices > 1 && state.sharding === "none",
       loss_bytes: state.use_liger_kernel || stackOf(state).chunked_loss ? W.chunked_logits_bytes : W.loss_bytes,
-      offloads: stackOf(state).offloads, adapter_input_bytes: W.adapter_input_bytes };
+      offloads: stackOf(state).offloads, fused: state.use_liger_kernel || stackOf(state).fused, adapter_input_bytes: W.adapter_input_bytes };
   }
 
   function loadOf(state, shape, tuning, lengths, setup, devices, steps, microSteps) {
@@ -889,14 +892,15 @@ function loraEstimator(DATA) {
   // ---- estimate/measured.py
   function parseMeasured(text) {
     const [figure, settings = ""] = text.split(/@(.*)/s), M = DATA.measured;
-    const squeezed = figure.toLowerCase().replace(/\s+/g, "").replaceAll("=", ":");
+    const squeezed = figure.toLowerCase().replace(/\s+per\s+|_per_/g, "/").replace(/\s+/g, "").replaceAll("=", ":")
+      .replace(/^train_/, "");
     const wrong = (rest) => new EstimateError("measured: got " + rest);
-    const m = squeezed.match(new RegExp(`^(?:(${M.number})(%?):?([a-z][a-z_/]*)|([a-z][a-z_/]*):?(${M.number})(%?))$`));
-    const [number, percent, word] = m ? (m[1] ? [m[1], m[2], m[3]] : [m[5], m[6], m[4]]) : [];
-    const unit = m ? M.names[word] : undefined;
+    const m = squeezed.match(new RegExp(`^(?:(${M.number})(k?)(%?):?([a-z/]+)|([a-z/]+):?(${M.number})(k?)(%?))$`));
+    const [number, thousand, percent, word] = m ? (m[1] ? m.slice(1, 5) : [m[6], m[7], m[8], m[5]]) : [];
+    const [unit, scale] = (m && Object.hasOwn(M.names, word) && M.names[word]) || [];
     if (unit === undefined) throw wrong(`'${text}'; give a number with its unit, or a record: ${M.examples}`);
     if (number.includes(",")) throw wrong(`'${figure.trim()}'; write the number without commas, such as 2300 or 0.9`);
-    let value = Number(number) / (percent ? 100 : 1);
+    let value = (Number(number) * scale * (thousand ? 1000 : 1)) / (percent ? 100 : 1);
     if (unit === "mfu" && !percent && value > 1) value /= 100;
     if (!(value > 0 && value < 1e12) || (unit === "mfu" && value > 1) || (percent && unit !== "mfu"))
       throw wrong(`'${figure.trim()}'; give a number above 0 with its unit: ${M.examples}`);
@@ -935,9 +939,11 @@ function loraEstimator(DATA) {
     if (steps === 0) throw new EstimateError("measured: got a run of no steps; give max_steps= or samples= of the run " +
       "that was measured");
     const sheet = hw.peak_tflops[ref.precision] ?? null, dense = sheet === null ? refMachine.peak : sheet * 1e12;
-    const seconds = { mfu: w.flops.model / steps / (value * dense * load.gpus), tokens_per_s: w.tokensSeen / steps / value,
-      tokens_per_s_device: w.tokensSeen / steps / (value * load.gpus), samples_per_s: w.seen / steps / value,
-      s_per_step: value, steps_per_s: 1 / value }[unit];
+    const perStep = { tokens: w.tokensSeen / steps, samples: w.seen / steps, steps: 1, tflop: w.flops.model / steps / 1e12,
+      mfu: w.flops.model / steps / dense };
+    const [thing, device] = unit.split("_per_s");
+    const seconds = { s_per_run: value / steps, s_per_step: value, s_per_sample: value * perStep.samples }[unit] ??
+      perStep[thing] / (value * (device || thing === "mfu" ? load.gpus : 1));
     const least = (load.matrix_flops * load.accumulation) / dense;
     if (seconds < least) throw new EstimateError("measured: got " + `${state.measured.trim()}, which is ` +
       `${g(least / seconds, 3)} times the peak of ${hw.name}; give the settings it was for after @, such as @ batch_size=1`);
@@ -985,7 +991,7 @@ function loraEstimator(DATA) {
     const upwards = hypot(logSd, plan.sameLengths ? 0 : SD.memory_varying), room = available ?? Infinity;
     const estimate = Math.min(held, Math.max(needed, room));
     const peak = { estimate, low: plan.least / Math.exp(z * logSd),
-      high: Math.min(held * Math.exp(z * upwards), Math.max(estimate * Math.exp(z * logSd), room)) };
+      high: Math.min(held * Math.exp(z * upwards), Math.max(needed * Math.exp(z * logSd), (room * 2 ** 30) / 1e9)) };
     const fits = available === null ? null : plan.fits, parts = {};
     for (const name of DATA.memory_parts) parts[name] = plan.memory[name] / 1e9;
     return { ...peak, allocated_gb: plan.memory.peak / 1e9, fits, available_gb: available, shards: plan.setup.shards, parts_gb: parts,

@@ -241,7 +241,7 @@ function showMemory(a) {
   const where = m.shards > 1 ? `, sharded over ${m.shards}` : "";
   const room = m.available_gb === null ? "The device's memory is unknown."
     : !m.fits ? `Does not fit into ${g(m.available_gb, 3)} GB (the upright mark)${where}.`
-      : `${m.high > m.available_gb ? "Probably fits" : "Fits"} into ${g(m.available_gb, 3)} GB (the upright mark)${where}` +
+      : `${m.high > ((m.available_gb * 2 ** 30) / 1e9) * (1 + 1e-9) ? "Probably fits" : "Fits"} into ${g(m.available_gb, 3)} GB (the upright mark)${where}` +
         (m.largest_batch_size ? `; batch size up to ${count(m.largest_batch_size)}.` : ".");
   const parts = Object.entries(m.parts_gb).filter(([, gb]) => gb > 0.0005);
   $("memory").innerHTML = `<h2>Peak memory${a.gpu_count > 1 ? " on each GPU" : ""}</h2>${bar}<p class="note">${room} The thin line is the interval.</p>` +
