@@ -22,15 +22,19 @@ _END = frozenset(
     "end end_time ended ended_at end_date finish finished finished_at finish_time stop stopped stop_time completed_at "
     "datetime_complete datetime_end end_timestamp slut sluttid endzeit ende fin time_end".split()
 )
+FIRST_CELLS = 20  # that are looked at before all are
 _SECONDS = (1e8, 1e10)  # since 1970, between 1973 and 2286
 MOST_S = 366 * 86400.0
 
 
 def seconds_of(cells: pd.Series) -> pd.Series | None:
     """Return the seconds of cells that all are durations with hours, minutes and seconds; None where one is not."""
+    first = cells.dropna().head(FIRST_CELLS).astype(str).str.strip()
+    if not first[first != ""].str.contains(r"[A-Za-z:]").all():  # of a million cells, most are numbers
+        return None
     texts = cells.where(cells.notna(), "").astype(str).str.strip()
     known = texts[texts != ""]
-    if known.empty or not known.head(20).str.contains(r"[A-Za-z:]").all():
+    if known.empty:
         return None
     for pattern in (_CLOCK, _ISO, _WORDS):
         if known.str.fullmatch(pattern).all() and known.str.contains(r"\d").all():

@@ -13,7 +13,7 @@ import re
 import warnings
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ import pandas as pd
 from lora_scaling.errors import RecordError, UserError
 
 from .formats.tracker_stores import SQLITE, read_database
+from .header_rows import MARKS, known_names, titles_above, with_group
 from .parsing import RunWarning
+from .text_tables import html_tables, joined, markdown_table, no_table, notebook_tables
 
 MOST_BYTES = 2**30  # of a file, unpacked
 MOST_UNPACKING_BYTES = 2**28  # of memory that an xz archive may ask for
@@ -44,6 +46,7 @@ UNREADABLE = {
     b"\x89PNG": "an image; give the table behind it as CSV",
     b"version https://git-lfs": "a pointer of Git LFS, not the file itself; run `git lfs pull`",
 }
+RULE = re.compile(rb"(?m)^[ |+:=-]*[-=]{2}[ |+:=-]*\r?$")  # between a table's names and its rows
 NESTED = "an archive in an archive; unpack it"
 PICKLED = "a pickled file, which could run any program when opened and is never opened; write CSV, JSON or Parquet"
 
@@ -84,12 +87,21 @@ def _content_of(path: Path, data: bytes, *, packed: bool = False) -> FileContent
         return FileContent(frame=read_database(path, data))
     text_bytes, found = _as_utf8(path, data)
     start = text_bytes[:SNIFFED_BYTES].lstrip()
+    if what := no_table(start.decode(errors="replace")):
+        raise RecordError(f"{path.name}: {what}")
     if start[:1] in (b"{", b"["):
         return _read_json(path, text_bytes.decode(), found)
     if start[:1] == b"<":
-        raise RecordError(f"{path.name}: a web page or XML, not a table; download the file itself, or give CSV")
-    if re.match(rb"(---\s)?- \w+: ", start):
-        raise RecordError(f"{path.name}: YAML, which is not read; write JSON or CSV")
+        tables = html_tables(text_bytes.decode(errors="replace"))
+        if not tables:
+            raise RecordError(f"{path.name}: a web page or XML, not a table; download the file itself, or give CSV")
+        return _of_tables(path, tables, "page", found)
+    if (
+        b"|" in start
+        and RULE.search(start)
+        and (table := markdown_table(text_bytes.decode(errors="replace"))) is not None
+    ):
+        return _read_delimited(path, table.encode(), found)
     if path.suffix.lower() == ".log" or b"CarbonTracker" in start[:4096]:
         return FileContent(text=text_bytes.decode(), warnings=found)
     return _read_delimited(path, text_bytes, found)
@@ -219,10 +231,25 @@ def _read_zip(path: Path, data: bytes, *, packed: bool) -> FileContent:
     filled = {name: cells for name, cells in sheets.items() if cells.dropna(how="all").shape[0] > 1}
     if not filled:
         raise RecordError(f"{path.name}: a workbook without a table; a sheet has a row of column names and one per run")
-    name, cells = next(iter(filled.items()))
-    others = ", ".join(f"`{other}`" for other in list(filled)[1:])
-    found = [RunWarning(kind="sheet", message=f"Read the sheet `{name}`; not {others}.")] if others else []
-    return FileContent(frame=_with_header(cells), warnings=tuple(found))
+    return _of_sheets({str(name): _with_header(cells) for name, cells in filled.items()})
+
+
+def _of_sheets(sheets: Mapping[str, pd.DataFrame]) -> FileContent:
+    """Read the sheet whose names are known best; sheets with the same columns one below the other, by their names."""
+    if len(sheets) == 1:
+        return FileContent(frame=next(iter(sheets.values())))
+    known = {name: known_names(list(map(str, frame.columns))) for name, frame in sheets.items()}
+    best = max(known, key=lambda name: known[name])
+    alike = [name for name in sheets if list(sheets[name].columns) == list(sheets[best].columns)]
+    others = ", ".join(f"`{name}`" for name in sheets if name not in alike)
+    but = f"; not {others}" if others else ""
+    if len(alike) == 1 or known[best] == 0 or "sheet" in sheets[best].columns:
+        message = f"Read the sheet `{best}`; not {', '.join(f'`{name}`' for name in sheets if name != best)}."
+        return FileContent(frame=sheets[best], warnings=(RunWarning(kind="sheet", message=message),))
+    frame = pd.concat([sheets[name].assign(sheet=name) for name in alike], ignore_index=True)
+    names = ", ".join(f"`{name}`" for name in alike)
+    message = f"Read the sheets {names}, which have the same columns, with their names in `sheet`{but}."
+    return FileContent(frame=frame, warnings=(RunWarning(kind="sheet", message=message),))
 
 
 def _read_only_table(path: Path, data: bytes, entries: Sequence[zipfile.ZipInfo]) -> FileContent:
@@ -262,7 +289,8 @@ def _with_header(cells: pd.DataFrame) -> pd.DataFrame:
     filled = cells.notna().sum(axis=1)
     head = int((filled >= 0.5 * filled.max()).to_numpy().argmax())
     frame = cells.iloc[head + 1 :].reset_index(drop=True)
-    frame.columns = [f"column {i}" if pd.isna(name) else str(name) for i, name in enumerate(cells.iloc[head], start=1)]
+    names = [f"column {i}" if pd.isna(name) else str(name).strip() for i, name in enumerate(cells.iloc[head], start=1)]
+    frame.columns = with_group(list(cells.iloc[head - 1].fillna("").astype(str).str.strip()), names) if head else names
     return frame
 
 
@@ -300,12 +328,16 @@ def _read_json(path: Path, text: str, found: tuple[RunWarning, ...]) -> FileCont
     if "\\ud" in text or "\\uD" in text:
         text = _LONE_SURROGATE.sub(r"\\ufffd", text)
     try:
-        return FileContent(document=json.loads(text), warnings=found)
+        document = json.loads(text)
     except RecursionError as error:
         raise RecordError(f"{path.name}: JSON nested too deeply to be a table") from error
     except ValueError as error:
         if text.lstrip().startswith("["):
             raise RecordError(f"{path.name}: no valid JSON ({error}); write one object a line") from error
+    else:
+        if (tables := notebook_tables(document)) is not None:
+            return _of_tables(path, tables, "notebook", found)
+        return FileContent(document=document, warnings=found)
     rows: list[dict[str, Any]] = []
     broken: list[tuple[str, str]] = []
     for number, line in enumerate(text.splitlines(), start=1):
@@ -324,16 +356,40 @@ def _read_json(path: Path, text: str, found: tuple[RunWarning, ...]) -> FileCont
     return FileContent(frame=pd.DataFrame(rows), broken=tuple(broken), warnings=found)
 
 
+def _of_tables(path: Path, tables: Sequence[list[list[str]]], noun: str, found: tuple[RunWarning, ...]) -> FileContent:
+    """Read the table of a page or notebook whose names are of columns that are known."""
+    known = [table for table in tables if known_names(table[0]) > 1]
+    if len(known) != 1:
+        shown = f"{len(known)} tables of runs" if known else "no table of runs"
+        raise RecordError(f"{path.name}: a {noun} with {shown}; give the table itself as CSV")
+    names, rows = joined(known[0])
+    names = [name if name else f"column {place}" for place, name in enumerate(names, start=1)]
+    frame = pd.DataFrame(rows, columns=distinct_names(path, names), dtype=str)
+    if names[0] == "column 1" and frame["column 1"].is_unique:  # the rows' numbers, as notebooks show them
+        frame = frame.drop(columns="column 1")
+    others = f"; not {len(tables) - 1} others" if len(tables) > 1 else ""
+    message = f"Read the table of {', '.join(f'`{name}`' for name in frame.columns[:4])} in the {noun}{others}."
+    return FileContent(frame=frame, warnings=(*found, RunWarning(kind="inner_table", message=message)))
+
+
 def _read_delimited(path: Path, data: bytes, found: tuple[RunWarning, ...]) -> FileContent:
     """Read every cell as text: what is a number is decided in `parsing`, where oddities can be named."""
     lines, separator = _beginning(data)
     if _in_blanks(lines):
+        numbered = _numbered_rows([line.strip() for line in lines if line.strip() and not line.startswith("#")][:4])
         data = re.sub(rb"[ \t]+", b"\t", re.sub(rb"(?m)^[ \t]+|[ \t]+$", b"", data))
+        data = b"index\t" + data.lstrip() if numbered else data
         lines, separator = _beginning(data)
     skipped = 0
     while lines and (not lines[0].strip() or _is_comment(lines, separator) or lines[0].lower().startswith("sep=")):
         skipped += 1
         lines = lines[1:]
+    if (titles := titles_above(lines)) > 0:
+        text = " ".join(" ".join(lines[:titles]).split())
+        message = f"Left out above the names of the columns: {text[:120]!r}."
+        found = (*found, RunWarning(kind="title", message=message))
+        skipped, lines = skipped + titles, lines[titles:]
+        separator = max(MARKS, key=lines[0].count)
     if not lines:
         raise RecordError(f"{path.name}: no line of column names; a table has one, and a line for each run")
     while lines[0].count('"') % 2 and len(lines) > 1:  # a name of several lines, as spreadsheets have them
@@ -367,8 +423,18 @@ def _in_blanks(lines: Sequence[str]) -> bool:
     first = [line.strip() for line in lines if line.strip() and not line.startswith("#")][:4]
     if len(first) < 2 or any(mark in line for line in first for mark in ",;\t|"):
         return False
+    if _numbered_rows(first):
+        return True
     words = {len(line.split()) for line in first[: -1 if len(first) > 2 else None]}
     return len(words) == 1 and words.pop() > 1
+
+
+def _numbered_rows(lines: Sequence[str]) -> bool:
+    """Whether the names are one fewer than the cells, whose first ones number the rows, as a data frame is printed."""
+    words = [line.split() for line in lines]
+    return len(words) > 2 and len(words[0]) > 1 and all(
+        len(row) == len(words[0]) + 1 and row[0].strip('"').isdigit() for row in words[1:-1]
+    )  # fmt: skip
 
 
 def _is_comment(lines: Sequence[str], separator: str) -> bool:

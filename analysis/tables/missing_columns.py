@@ -27,6 +27,7 @@ EPOCHS = re.compile(r"(?:^|[^a-zA-Z])(?:e|ep|epochs?)[_=-]?(\d{1,4})(?![\d.])", 
 EPOCHS_OPTION = r"(?:e|ep|epochs?)[_=-]?(\d+)"
 IDENTIFIER = r"[0-9a-f]{8}-?[0-9a-f-]{6,}|[0-9a-f]{20,}"  # a hexadecimal id holds digits that say nothing
 IN_ALL = re.compile("total_samples|samples_seen|total samples", re.IGNORECASE)  # over all epochs: no `samples`
+READINGS = re.compile(r"(wall[ _]?time|time[ _]?stamp|time|step|_step|date[ _]?time)", re.IGNORECASE)
 RUNNING = re.compile(r"cumul|kumul|running|akkumul|accumul", re.IGNORECASE)
 MOMENT = r"\d{4}-\d\d-\d\d[T_ ]?[\d:.]*Z?"  # nor do those of a time
 MOST_SHOWN = 30
@@ -108,6 +109,12 @@ def require_columns(raw: pd.DataFrame, needed: Sequence[str], rows: ReadRows) ->
         hints.append("`--response emissions_g` judges the grams instead")
     elif missing == ["energy_kwh"]:
         hints.append("`--response COLUMN:UNIT` judges another column of numbers")
+    if (
+        len(missing) > 2
+        and len(raw) > 2
+        and (moment := next((name for name in present if READINGS.fullmatch(name)), ""))
+    ):
+        hints.append(f"if its rows are readings over time (`{moment}`), sum them up: a run is a row")
     if rows.kinds:  # its own columns are known, and none of them is what is missing
         present = [name for name in present if name in TEXTS or (name in others and name not in COLUMNS)]
     there = f"it has {', '.join(present[:MOST_SHOWN]) or 'no other'}{' …' * (len(present) > MOST_SHOWN)}"

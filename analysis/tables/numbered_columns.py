@@ -54,6 +54,7 @@ class Numbered:
 
 def one_row_a_cell(raw: pd.DataFrame, kept: frozenset[str]) -> tuple[pd.DataFrame, list[RunWarning]]:
     """Sum the columns of GPUs and epochs, and make rows of those of repeats and settings; those in `kept` stay."""
+    raw = _with_lists_apart(raw)
     found = {name: parsed for name in map(str, raw.columns) if name not in kept and (parsed := _parse(name))}
     groups: dict[tuple[str, str, str], dict[str, str]] = {}
     for name, parsed in found.items():
@@ -72,6 +73,20 @@ def one_row_a_cell(raw: pd.DataFrame, kept: frozenset[str]) -> tuple[pd.DataFram
     raw, summed = _with_sums(raw, groups)
     raw, melted = _melted(raw, groups)
     return raw, [*summed, *melted]
+
+
+def _with_lists_apart(raw: pd.DataFrame) -> pd.DataFrame:
+    """Make numbered columns of one whose cells are lists, as JSON has the repeats of a run; other lists become text."""
+    for name in [name for name in raw.columns if raw[name].map(lambda cell: isinstance(cell, list | tuple)).any()]:
+        longest = int(raw[name].map(lambda cell: len(cell) if isinstance(cell, list | tuple) else 1).max())
+        cells = [list(cell) if isinstance(cell, list | tuple) else [cell] for cell in raw[name]]
+        raw = raw.drop(columns=name)
+        if amount(str(name)) is None or longest > MOST_INDICES:
+            raw[name] = [str(cell) for cell in cells]
+            continue
+        for place in range(longest):
+            raw[f"{name} {place + 1}"] = [cell[place] if place < len(cell) else None for cell in cells]
+    return raw
 
 
 def _parse(name: str) -> Numbered | None:

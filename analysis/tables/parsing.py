@@ -51,15 +51,12 @@ def parse_numbers(
     if pd.api.types.is_numeric_dtype(cells):
         return Parsed(values=cells.astype(float), unreadable={}, warning=None)
     text = cells.where(cells.notna(), "").astype(str).str.strip()
-    if (stated := text.str.fullmatch(WITH_ERROR)).any():
-        text = text.where(~stated, text.str.replace(WITH_ERROR, lambda found: found[1], regex=True))
     values = pd.to_numeric(text, errors="coerce").astype(float)
-    if (both := values.isna() & text.str.fullmatch(BOTH_POINT)).any() and not text.str.fullmatch(BOTH_COMMA).any():
-        text = text.where(~both, text.str.replace(",", "", regex=False))
+    stated = False
+    if (odd := values.isna() & (text != "")).any():
+        text, stated, pointed = _plainer(text, text[odd])
+        beside_points = beside_points or (pointed and not beside_commas)
         values = pd.to_numeric(text, errors="coerce").astype(float)
-        beside_points = beside_points or not beside_commas
-    elif (both := values.isna() & text.str.fullmatch(BOTH_COMMA)).any() and not text.str.fullmatch(BOTH_POINT).any():
-        text = text.where(~both, text.str.replace(".", "", regex=False))
     if (grouped := values.isna() & text.str.fullmatch(GROUPED)).any():
         text = text.where(~grouped, text.str.replace(r"[ '\u2019\u00a0\u2009\u202f]", "", regex=True))
         values = pd.to_numeric(text, errors="coerce").astype(float)
@@ -68,7 +65,7 @@ def parse_numbers(
     open_ = values.isna() & ~text.str.lower().isin(UNKNOWN)
     if not open_.any():
         message = f"`{cells.name}` has values with their uncertainty (±), which is not used."
-        note = RunWarning(kind="uncertainty", message=message) if stated.any() else None
+        note = RunWarning(kind="uncertainty", message=message) if stated else None
         return Parsed(values=values, unreadable={}, warning=note)
     left = text[open_]
     if beside_points and left.str.fullmatch(THOUSANDS).all():
@@ -90,6 +87,24 @@ def parse_numbers(
     )
 
 
+def _plainer(text: pd.Series, odd: pd.Series) -> tuple[pd.Series, bool, bool]:
+    """Return the texts without uncertainties and without marks between thousands where these leave no doubt.
+
+    Says as well whether there were uncertainties, and whether points are the decimal marks.
+    """
+    if stated := bool((error := odd.str.fullmatch(WITH_ERROR)).any()):
+        odd = odd.where(~error, odd.str.replace(WITH_ERROR, lambda found: found[1], regex=True))
+    point, comma = odd.str.fullmatch(BOTH_POINT), odd.str.fullmatch(BOTH_COMMA)
+    pointed = bool(point.any() and not comma.any())
+    if pointed:
+        odd = odd.where(~point, odd.str.replace(",", "", regex=False))
+    elif comma.any() and not point.any():
+        odd = odd.where(~comma, odd.str.replace(".", "", regex=False))
+    text = text.copy()
+    text[odd.index] = odd
+    return text, stated, pointed
+
+
 def has_decimal_commas(cells: pd.Series) -> bool:
     """Whether a column of text is written with decimal commas."""
     if pd.api.types.is_numeric_dtype(cells):
@@ -104,7 +119,8 @@ def has_decimal_points(cells: pd.Series) -> bool:
     if pd.api.types.is_numeric_dtype(cells):
         return pd.api.types.is_float_dtype(cells)
     text = cells.dropna().astype(str).str.strip()
-    if text.str.fullmatch(BOTH_POINT).any() and not text.str.fullmatch(BOTH_COMMA).any():
+    both = text[text.str.contains(",", regex=False)]
+    if both.str.fullmatch(BOTH_POINT).any() and not both.str.fullmatch(BOTH_COMMA).any():
         return True
     return bool(text.str.contains(".", regex=False).any()) and not bool(text.str.contains(",", regex=False).any())
 

@@ -25,6 +25,7 @@ from .formats import (
     zeus,
 )
 from .formats.recognised import Recognised, flat
+from .header_rows import with_units_below
 from .parsing import RunWarning
 
 MOST_FILES = 10_000  # of a folder of results
@@ -249,11 +250,12 @@ def _read_file(path: Path, *, alone: bool, place: str = "") -> ReadRows:
         )
     frame = content.frame if content.frame is not None else _frame_of_document(path, content.document)
     frame.columns = distinct_names(path, [str(column).strip().lstrip("\ufeff") for column in frame.columns])
+    frame, below = with_units_below(frame)
     found = recognise(frame, content.ragged)
     return ReadRows(
         frame=_placed(found.frame, place or "row", None if alone or place else path.name),
         unreadable=(*content.broken, *found.left_out),
-        warnings=(*content.warnings, *found.warnings),
+        warnings=(*content.warnings, *below, *found.warnings),
         kinds=(found.kind,) if found.kind else (),
         understood=found.understood,
     )

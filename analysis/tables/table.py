@@ -221,16 +221,16 @@ def _one_row_a_run(
     raw: pd.DataFrame, options: ColumnOptions, rows: ReadRows
 ) -> tuple[pd.DataFrame, ColumnOptions, list[RunWarning], list[Excluded]]:
     """Turn a table in which a run is no row of its own; columns that the options name stay as they are."""
+    said = frozenset({*options.used, *options.ignore, *options.sources})
+    kept = frozenset({*said, *rows.understood, *OUR_COLUMNS})
+    raw = with_status(raw, kept)
     if len(raw) > MOST_TURNED or "samples_end" in raw:
         return raw, options, [], []
     raw, options = with_unit_for_all(raw, options)
-    said = frozenset({*options.used, *options.ignore, *options.sources})
-    kept = frozenset({*said, *rows.understood, *OUR_COLUMNS})
     raw, turned = from_long(raw, rows.sources)
     raw, units = with_units_beside(raw, said)
     raw, cells = one_row_a_cell(raw, kept)
     raw, whole, parts = whole_runs(raw, kept - {"rank"})
-    raw = with_status(raw, kept)
     excluded = [Excluded(run_id=printable(run_id), reason=printable(reason)) for run_id, reason in parts]
     return raw, options, [*turned, *units, *cells, *whole], excluded
 

@@ -30,7 +30,9 @@ def flat(row: Mapping[str, Any], *, whole: Collection[str] = (), depth: int = 0)
     """Return a row with the entries of mappings in it under joined names; those named in `whole` stay as they are."""
     cells: dict[str, Any] = {}
     for name, value in row.items():
-        if isinstance(value, Mapping) and depth < MOST_DEPTH and name not in whole:
+        if isinstance(value, Mapping) and set(value) == {"value", "unit"}:
+            cells[str(name)] = f"{value['value']} {value['unit']}"
+        elif isinstance(value, Mapping) and depth < MOST_DEPTH and name not in whole:
             cells |= {f"{name}.{key}": cell for key, cell in flat(value, whole=whole, depth=depth + 1).items()}
         else:
             cells[str(name)] = value

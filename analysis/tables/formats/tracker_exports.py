@@ -33,7 +33,9 @@ def _is_trackio(raw: pd.DataFrame) -> bool:
 
 def _is_mlflow(raw: pd.DataFrame) -> bool:
     names = set(map(str, raw.columns))
-    return {"run_id", "status"} <= names and any(name.startswith(("metrics.", "params.")) for name in names)
+    return {"Run ID", "Source Type", "Source Name"} <= names or (
+        {"run_id", "status"} <= names and any(name.startswith(("metrics.", "params.")) for name in names)
+    )
 
 
 def _is_wandb(raw: pd.DataFrame) -> bool:
@@ -110,6 +112,8 @@ def _plain(mapping: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _from_mlflow(raw: pd.DataFrame) -> dict[str, pd.Series]:
+    if "Run ID" in raw:  # as its page downloads them, under names that are read like any others'
+        return {}
     start, end = moments(text(raw, "start_time")), moments(text(raw, "end_time"))
     columns = {"started_at": isoformat(start), "name": text(raw, "tags.mlflow.runName")}
     if (end - start).notna().any():
