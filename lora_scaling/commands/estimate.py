@@ -9,7 +9,7 @@ The settings are those of a run (lora-scaling --help), and of an estimate alone:
     stack=hf              the software: hf (this program), unsloth, torchtune, litgpt, llm-foundry, megatron, other
     measured='900 tokens/s'  a figure of an earlier run (also s/step, samples/s, MFU), of other settings after @:
                           measured='0.9 s/step @ batch_size=2'; or the folder of its record
-    compare=method        or gpus, zones, or a list: compare=gpus:rtx-4090,2xh100-sxm
+    compare=method        or gpus, zones, models, stacks, or a list: compare=gpus:rtx-4090,2xh100-sxm
     at=2026-11-24T02:00   grams of the hours of a run that starts then (or at=now); asks the grid's provider
     plot=compare.svg      draw the comparison
     page=estimator.html   write a page with sliders that computes all this in a browser, opened at this run
@@ -29,7 +29,7 @@ from datetime import datetime
 from lora_scaling.commands.cli import Parser, command, report, take_settings
 from lora_scaling.config import RunConfig, compose
 from lora_scaling.errors import UserError
-from lora_scaling.estimate.compare import METHODS, compare
+from lora_scaling.estimate.compare import METHODS, compare, not_ordered_by_size
 from lora_scaling.estimate.estimator import Price, estimate
 from lora_scaling.estimate.fit_file import Fit, load_fit
 from lora_scaling.estimate.hourly_emissions import advice, at_hours, parse_start
@@ -233,16 +233,23 @@ def _comparison(request: EstimateRequest, config: RunConfig, fit: Fit | None) ->
         from lora_scaling.estimate.compare_plot import write_plot
 
         write_plot(request.plot, rows, what=request.compare)
+    sizes = {answer.work["params"] for _, answer in rows}
+    note = not_ordered_by_size(rows) if len(sizes) > 1 else None
     if request.json:
         listed = [{"label": name} | e.to_dict() for name, e in rows]
-        print(_document(compare=request.compare, rows=listed))
+        print(_document(compare=request.compare, rows=listed, **({"note": note} if note else {})))
         return 0
     from lora_scaling.estimate.table import many
 
     first, by = rows[0][1], request.compare.partition(":")[0]
     devices = len({(answer.hardware, answer.gpu_count) for _, answer in rows})
-    print(f"{first.title if devices == 1 else first.name}, compared by {request.compare}\n")
+    title = first.title if devices == 1 else first.name
+    if len(sizes) > 1:  # not that of the first model
+        title = title.partition(" ")[2]
+    print(f"{title}, compared by {request.compare}\n")
     print(many(rows, heading=by))
+    if note is not None:
+        print(note)
     return 0
 
 

@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 from lora_scaling.config import HardwareConfig
-from lora_scaling.config.build import shipped_option
+from lora_scaling.config.build import shipped_option, suggest
 from lora_scaling.errors import UserError
 from lora_scaling.paths import choices, config_dir
 
@@ -77,7 +77,7 @@ def preset(name: str) -> HardwareConfig:
     """
     if name not in choices("hardware", shipped=True):
         if name not in choices("hardware"):
-            raise UserError(f"hardware: got {name!r}; choose one of {', '.join(choices('hardware'))}")
+            raise UserError(f"hardware: got {name!r}; {suggest(name, choices('hardware'))}")
         from lora_scaling.config.compose import compose
 
         return compose([f"hardware={name}"]).hardware  # the user's own may build on another

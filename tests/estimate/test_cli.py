@@ -144,6 +144,23 @@ def test_a_fit_without_time_prices_its_energy_and_says_what_it_cannot(capsys, tm
     assert advised["advice"] == "No advice on when to run: how long it takes is unknown."
 
 
+def test_models_and_stacks_are_compared_and_a_larger_model_that_is_quicker_is_explained(capsys):
+    """Half a billion weights in 24 layers, and 1.2 billion in 16: steps of 20 tokens last as long as their launches."""
+    job = ["hardware=h100-sxm", "batch_size=1", "samples=500", "data.tokens_per_sample=20", "data.tokens_cv=0"]
+    models = "compare=models:qwen2.5-0.5b,llama-3.2-1b"
+    few = answer(capsys, *job, models)
+    assert few["rows"][0]["time_s"]["estimate"] > few["rows"][1]["time_s"]["estimate"]
+    assert few["note"].startswith("llama-3.2-1b is larger than qwen2.5-0.5b and quicker: a step of few tokens lasts as")
+    shown = run(capsys, *job, models)[1]
+    assert few["note"] in shown
+    assert shown.startswith("lora r=8, 500 samples × 1, on h100-sxm, compared by models")
+    long = ["data.tokens_per_sample=4000", "max_seq_len=4096", "gradient_checkpointing=true"]
+    many = answer(capsys, "hardware=t4", "batch_size=1", "samples=50", *long, models)
+    assert "note" not in many
+    stacks = answer(capsys, *job, "model=llama-3.2-1b", "compare=stack:hf,torchtune")["rows"]
+    assert stacks[1]["time_s"]["estimate"] < stacks[0]["time_s"]["estimate"]
+
+
 def test_a_price_has_a_column_where_alternatives_are_compared(capsys):
     priced, plain = (run(capsys, *JOB, *price, "compare=gpus:l4,t4")[1] for price in (["price.per_hour=2.5"], []))
     costs = [
@@ -177,6 +194,9 @@ def test_advice_that_was_asked_for_is_given_or_refused_with_the_reason(capsys):
         (["at=tomorrow"], "at: got 'tomorrow'"),
         (["compare=colours"], "compare: got 'colours'"),
         (["compare=gpus:nothing"], "hardware: got 'nothing'"),
+        (["compare=gpus:H100"], "hardware: got 'H100'; did you mean h100-"),
+        (["compare=models:llama3.2-1b"], "compare: got the model 'llama3.2-1b'; did you mean llama-3.2-1b"),
+        (["compare=stacks:axolotl"], "stack: got 'axolotl'; choose one of hf"),
         (["-m", "compare=method"], "-m: adds up a sweep"),
         (["+sweeps=quick", "compare=method"], "+sweeps=quick: adds up a sweep, and compare= is for one run"),
         (["-m", "+sweeps=none"], "sweeps: got 'none'"),
