@@ -53,6 +53,7 @@ ONLY_READ = {
     "benchmarks.verdict_battery": "minutes: tests/benchmarks/test_verdict_battery.py runs a part",
     "benchmarks.adaptive_simulation": "minutes: tests/analysis/test_adaptive.py runs a part",
     "benchmarks.interval_coverage": "minutes: tests/benchmarks/test_coverage.py runs a part",
+    "benchmarks.cost_coverage": "minutes: tests/benchmarks/test_coverage.py draws one table",
     "benchmarks.published_coverage": "half a minute: tests/benchmarks/test_coverage.py runs it on a few rows",
     "lora_scaling.estimate.validate": "six seconds: tests/test_estimate.py compares the rows",
     "lora_scaling.estimate … pilot=": "trains on the device: tests/estimate/test_cli.py has a short one",
