@@ -70,6 +70,7 @@ _ENERGY_UNITS = {
     "kilowatthour": 1.0,
     "kilojoules": 1e3 / JOULES_PER_KWH,
     "kj": 1e3 / JOULES_PER_KWH,
+    "ws": 1 / JOULES_PER_KWH,
     "uj": 1e-6 / JOULES_PER_KWH,
     "gwh": 1e6,
     # Upper and lower case tell mega from milli.
@@ -173,7 +174,7 @@ def unit_factor(column: str, unit: str) -> float | None:
 # Endings of names that are units wherever they stand; `_t` or `_h` may be anything.
 _ENDING_UNITS = frozenset(
     "kwh wh j kj joules mwh mj ms sec secs seconds s min mins minutes hours g kg grams gb mb gib mib bytes usd eur dkk "
-    "gbp watts w kw lb lbs uj litres liters".split()
+    "gbp watts w kw btu kcal lb lbs uj litres liters".split()
 )
 
 

@@ -10,7 +10,7 @@ from lora_scaling.errors import RecordError
 from lora_scaling.records.row import COLUMNS
 from lora_scaling.text import printable
 
-from .column_names import QUANTITIES, meaning_of, unit_factor
+from .column_names import AMBIGUOUS_UNITS, QUANTITIES, meaning_of, unit_factor, unit_of_name
 from .durations import SHORT_CLOCK
 from .likely_names import likely_meaning
 from .numbered_columns import numbered_without_unit
@@ -90,7 +90,10 @@ def require_columns(raw: pd.DataFrame, needed: Sequence[str], rows: ReadRows) ->
     for column in missing:
         if close := difflib.get_close_matches(column, [name for name in others if not IN_ALL.search(name)], n=1):
             hints.append(f"is `{close[0]}` meant for `{column}`?")
-            if unit_factor(column, "kwh") is not None:
+            said = unit_of_name(close[0])
+            if said and unit_factor(column, said) is None and said.lower() not in AMBIGUOUS_UNITS:
+                hints[-1] = f"`{close[0]}` is in {said}, which is no unit of `{column}` that is known"
+            elif unit_factor(column, "kwh") is not None:
                 hints[-1] += f" Then say its unit: --column '{column}={close[0]}:UNIT' with MWh, kWh, Wh, mWh, kJ or J"
         elif bare := [name for name in others if QUANTITIES.get(name.lower()) == column]:
             hints.append(f"`{bare[0]}` has no unit: --column '{column}={bare[0]}:UNIT' with kWh, Wh, kJ or J")

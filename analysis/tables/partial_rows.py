@@ -6,16 +6,24 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from lora_scaling.errors import RecordError
+from lora_scaling.settings import POINT_COLUMNS, SEPARATING_COLUMNS
+
 from .column_names import QUANTITIES, meaning_of
 from .numbered_columns import FLAT, amount
 from .parsing import RunWarning, parse_numbers
 
 _DEVICES = re.compile(
-    r"(gpu|device|cuda)([ _.]?(id|idx|index|rank|no|nr|num|number))?|(cuda[ _.]?device)|(local|global)?[ _.]?rank",
+    r"(gpu|device|cuda)([ _.]?(id|idx|index|rank|no|nr|num|number))?|(cuda[ _.]?device)|(local|global)?[ _.]?rank|"
+    r"(node|host|hostname|server|machine|worker)([ _.]?(id|name|rank))?|(gpu|device)[ _.]?(uuid|name)",
     re.IGNORECASE,
 )
 _DEVICE = re.compile(r"(?:(?:gpu|cuda|device|npu)[ :_-]?)?(\d{1,3})", re.IGNORECASE)
 _EPOCH = re.compile(r"(ep|epoch|epoche|epoke|epoque|época)([ _.]?(no|nr|num|number|idx|index))?", re.IGNORECASE)
+_WORK = frozenset({*POINT_COLUMNS, *SEPARATING_COLUMNS}) - {"hardware", "gpu_count", "epochs"}
+_RUNS = frozenset("run run_uuid job_id jobid job run_no run_number experiment_no".split())
+_STEP = re.compile(r"_?step|iter(ation)?|train/global_step", re.IGNORECASE)
+LEAST_STEPS = 4  # rows of each run
 _PHASES = re.compile(
     r"phase|stage|split|mode|subset|part|section|step_type|what|dataset_split|fase|schritt", re.IGNORECASE
 )
@@ -30,9 +38,14 @@ _OTHER = re.compile(
 
 
 def whole_runs(raw: pd.DataFrame, kept: frozenset[str]) -> tuple[pd.DataFrame, list[RunWarning], list[tuple[str, str]]]:
-    """Sum the rows of each run's GPUs and epochs, and leave out those that are no training; say what was done."""
+    """Sum the rows of each run's GPUs and epochs, and leave out those that are no training; say what was done.
+
+    Raises:
+        RecordError: the rows are readings of runs, step by step.
+    """
     left_out: list[tuple[str, str]] = []
     raw, phases = _training(raw, kept, left_out)
+    _refuse_steps(raw, kept)
     raw, devices = _devices(raw, kept)
     raw, epochs = _epochs(raw, kept)
     return raw, [*phases, *devices, *epochs], left_out
@@ -62,16 +75,40 @@ def _training(
     return raw, []
 
 
+def _refuse_steps(raw: pd.DataFrame, kept: frozenset[str]) -> None:
+    """Raise RecordError where the rows of runs are their readings step by step: running totals look linear, always."""
+    named = _named(raw)
+    if named is None or named in kept - {"run_id"}:
+        return
+    run = pd.Series(pd.factorize(raw[named])[0], index=raw.index)
+    if run.value_counts().min() < LEAST_STEPS:
+        return
+    for name in map(str, raw.columns):
+        if name in kept or not _STEP.fullmatch(name.strip()):
+            continue
+        change = _numbers(raw, name).groupby(run).diff().dropna()
+        if len(change) and (change > 0).all():
+            raise RecordError(
+                f"{name}: got {int(run.value_counts().max())} rows of one `{named}`, its readings as it goes; give one "
+                f"row for each run, such as its last, or say that each row is a run of its own with --ignore {name}"
+            )
+
+
 def _devices(raw: pd.DataFrame, kept: frozenset[str]) -> tuple[pd.DataFrame, list[RunWarning]]:
     for name in map(str, raw.columns):
         if name in kept or not _DEVICES.fullmatch(name.strip()):
             continue
         index = raw[name].astype(str).str.strip().str.extract(f"^{_DEVICE.pattern}$", flags=re.IGNORECASE)[0]
-        if index.isna().any() or index.nunique() < 2 or (name.lower() == "rank" and "0" not in set(index)):
+        numbered = not index.isna().any()
+        if _named(raw) is None and not numbered:
             continue
-        place = pd.to_numeric(index)
+        place = pd.to_numeric(index) if numbered else pd.Series(pd.factorize(raw[name])[0], index=raw.index)
+        if place.nunique() < 2 or (name.lower() == "rank" and (place != 0).all()):
+            continue
         run = _runs(raw, place, (name,))
-        if run is None or run.nunique() == len(raw) or not _consecutive(place, run):
+        if run is None or run.nunique() == len(raw) or (numbered and not _consecutive(place, run)):
+            continue
+        if not _same_settings(raw, run) or (not numbered and (run.value_counts() < 2).any()):
             continue
         if _named(raw) is None:
             message = (
@@ -85,12 +122,12 @@ def _devices(raw: pd.DataFrame, kept: frozenset[str]) -> tuple[pd.DataFrame, lis
             continue
         count = run.groupby(run).transform("size")
         merged = _merged(raw, run, summed, (name,))
-        if "gpu_count" not in merged:
+        if "gpu_count" not in merged and re.match("gpu|device|cuda|local", name, re.IGNORECASE):
             merged = merged.assign(gpu_count=count.groupby(run, sort=False).first().to_numpy())
         what = f"{_quoted(summed)} of each run's rows were added up" if summed else (
             f"{_quoted(energies)} is the same in all rows of a run, and counts once"
         )  # fmt: skip
-        message = f"A row for each GPU (`{name}`): {what}."
+        message = f"A row for each GPU or node (`{name}`): {what}."
         return merged, [RunWarning(kind="device_rows", message=message)]
     return raw, []
 
@@ -108,10 +145,13 @@ def _epochs(raw: pd.DataFrame, kept: frozenset[str]) -> tuple[pd.DataFrame, list
         if run is None or run.nunique() == len(raw) or not _consecutive(place, run):
             continue
         ids = _named(raw)
+        if not _same_settings(raw, run):
+            continue
+        repeats = ids is None or bool(_numbers(raw, ids).notna().all())  # a number may be that of a repeat
         read: dict[str, str] = {}
         for column in (*_amounts(raw, run, "energy"), *_amounts(raw, run, "_s")):
             how = _reading(_numbers(raw, column), run)
-            if how == "" or (how != "sum" and ids is None):
+            if how == "" or (how != "sum" and repeats):
                 return raw, []  # a running total, or epochs of runs of their own: nobody can know
             read[column] = how
         if not read:
@@ -133,11 +173,7 @@ def _named(raw: pd.DataFrame) -> str | None:
     """Return the column that names runs, of which several rows may be."""
     for name in map(str, raw.columns):
         meaning = meaning_of(name, ())
-        if (
-            name == "run_id"
-            or (meaning and meaning.column == "run_id")
-            or name.lower() in ("run", "run_uuid", "job_id")
-        ):
+        if name == "run_id" or (meaning and meaning.column == "run_id") or name.lower() in _RUNS:
             return name
     return None
 
@@ -160,6 +196,16 @@ def _runs(raw: pd.DataFrame, place: pd.Series, names: Sequence[str]) -> pd.Serie
     work = work or [name for name in ("samples",) if name in raw]
     whole = run.groupby(run).size().nunique() == 1
     return run if whole and run.nunique() > 1 and work and set(work) <= set(settings) else None
+
+
+def _same_settings(raw: pd.DataFrame, run: pd.Series) -> bool:
+    """Whether the rows of each run agree in all settings that are known: `run` may number repeats of several works."""
+    for name in map(str, raw.columns):
+        meaning = meaning_of(name, ())
+        column = name if name in _WORK else meaning.column if meaning else ""
+        if column in _WORK and (raw[name].groupby(run).nunique() > 1).any():
+            return False
+    return True
 
 
 def _amounts(raw: pd.DataFrame, run: pd.Series, kind: str) -> list[str]:

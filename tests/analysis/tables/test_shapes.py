@@ -217,3 +217,41 @@ def test_settings_in_columns_without_any_unit_are_one_sentence() -> None:
     frame = pd.DataFrame({"seed": [0, 1, 2], **{str(n): cells for n, cells in zip(SIZES, CELLS, strict=True)}})
     with pytest.raises(LoraScalingError, match="are settings or repeats in columns: turn the table"):
         table_from_frame(frame)
+
+
+def test_readings_of_runs_as_they_go_are_no_runs() -> None:
+    """Running totals of three runs would look linear whatever happened."""
+    step = pd.DataFrame({"step": [1, 2, 3, 4, 5]})
+    rows = pd.DataFrame({"run": ["a", "b", "c"], "epochs": 1}).merge(step, how="cross")
+    rows = rows.assign(samples=8 * rows["step"], energy_kwh=0.001 * rows["step"])
+    with pytest.raises(LoraScalingError, match="5 rows of one `run`, its readings as it goes"):
+        table_from_frame(rows)
+    assert len(table_from_frame(rows, options=ColumnOptions(ignore=["step"])).frame) == 15
+
+
+@pytest.mark.parametrize(
+    ("run", "part", "values"),
+    [
+        ("job_id", "node", ["node01", "node02"]),
+        ("run_id", "gpu_uuid", ["GPU-ab12", "GPU-cd34"]),
+        ("run", "hostname", "ab"),
+    ],
+)
+def test_a_row_for_each_node_of_a_run_that_has_a_name(run: str, part: str, values: list[str]) -> None:
+    rows = LONG.rename(columns={"run": run}).merge(pd.DataFrame({part: list(values)}), how="cross")
+    are_the_runs(table_from_frame(rows.assign(energy_kwh=(KWH[:, None] * [0.55, 0.45]).ravel())))
+
+
+@pytest.mark.parametrize(("name", "unit"), [("energy_btu", "btu"), ("energy (%)", "%"), ("energy_kw", "kw")])
+def test_an_energy_in_a_unit_that_is_none(name: str, unit: str) -> None:
+    with pytest.raises(LoraScalingError, match=f"is in {unit}, which is no unit of `energy_kwh` that is known"):
+        table_from_frame(LONG.assign(**{name: KWH}))
+
+
+def test_a_number_of_a_repeat_is_no_name_of_a_run() -> None:
+    grid = pd.DataFrame({"run": [1, 2, 3], "samples": 500}).merge(pd.DataFrame({"lora_r": [8, 16]}), how="cross")
+    table = table_from_frame(grid.assign(gpu_id=[0, 1] * 3, epochs=1, energy_kwh=[0.1, 0.11, 0.12, 0.13, 0.14, 0.15]))
+    assert len(table.frame) == 6
+    epochs = pd.DataFrame({"run": [1, 2, 3], "samples": 500}).merge(pd.DataFrame({"epoch": [1, 2, 3]}), how="cross")
+    with pytest.raises(LoraScalingError, match="lacks the column `epochs`"):
+        table_from_frame(epochs.assign(energy_kwh=0.1 * epochs["epoch"] + 0.001 * epochs["run"]))
