@@ -4,10 +4,11 @@ Both decide the same claim at the same margin and confidence level. The adaptive
 the sweep is expected to take. The sweep's verdict is not adjusted for the other claims that its table also tests, which
 would only reduce its power.
 
-    python -m benchmarks.adaptive_simulation [--seeds 40] [--session 0.04]
+    python -m benchmarks.adaptive_simulation [--seeds 40] [--session 0.04] [--batch 4]
 
 With --session, every start of the study is a session that shifts its runs together: the study is started again after
-each look, the sweep after each block of replicates.
+each look, the sweep after each block of replicates. With --batch, the study makes its runs in batches on as many
+workers, each of which is a session from beginning to end, on a device of its own.
 """
 
 import argparse
@@ -46,6 +47,7 @@ class StudyTruth:
     noise: float
     fixed: float = FIXED_COST
     session: float = 0.0  # standard deviation of what a session adds, on the log scale
+    batch: int = 1  # runs of the adaptive study that are made at once, each by a worker of its own
 
     def kwh(self, point: Point) -> float:
         """Return the expected energy of a run."""
@@ -105,9 +107,12 @@ def simulate(
     noises: Sequence[float] = NOISES,
     fixed: float = FIXED_COST,
     session: float = 0.0,
+    batch: int = 1,
 ) -> list[StudyRow]:
     """Simulate a row for each truth × noise, from `seeds` fixed sweeps and as many adaptive studies."""
-    truths = [StudyTruth(exponent=b, noise=cv, fixed=fixed, session=session) for b in exponents for cv in noises]
+    truths = [
+        StudyTruth(exponent=b, noise=cv, fixed=fixed, session=session, batch=batch) for b in exponents for cv in noises
+    ]
     return [_row(truth, seeds) for truth in truths]
 
 
@@ -154,7 +159,8 @@ def fixed_sweep(truth: StudyTruth, rng: Generator) -> StudyOutcome:
     points = sweep_points()
     order = rng.permutation(len(points))
     sessions = order * REPLICATES // len(points)
-    frame = _frame(truth, points, _draw(truth, points, sessions, rng), order, sessions)
+    kwh = _draw(truth, points, _shifts(truth, rng)[sessions], rng)
+    frame = _frame(truth, points, kwh, order, sessions if truth.session else None)
     response = choose_response(table_from_frame(frame))
     suspects = suspicious(check_rows(response.frame), len(frame))
     claim = linear(ClaimContext(response, Options(margin=MARGIN, level=LEVEL), suspects), "samples")
@@ -166,8 +172,12 @@ def adaptive_study(truth: StudyTruth, rng: Generator, max_kwh: float, seed: int)
     study = Study(claim="linear_in_samples", margin=MARGIN, level=LEVEL, levels=LEVELS, at=EPOCHS[0], seed=seed)
     points: list[Point] = []
     kwh, sessions = np.zeros(0), np.zeros(0, dtype=int)
+    workers = _shifts(truth, rng) if truth.batch > 1 else None
+    apart = truth.batch > 1 or truth.session
     while True:
-        table = table_from_frame(_frame(truth, points, kwh, np.arange(len(points)), sessions)) if points else None
+        table = None
+        if points:
+            table = table_from_frame(_frame(truth, points, kwh, np.arange(len(points)), sessions if apart else None))
         step = advance(study, table, kwh_left=max_kwh - float(kwh.sum()))
         if step.look is not None:
             study = replace(study, looked=(*study.looked, step.look.runs))
@@ -175,21 +185,35 @@ def adaptive_study(truth: StudyTruth, rng: Generator, max_kwh: float, seed: int)
             verdict = step.stop if step.stop in ("supported", "refuted") else "undecided"
             return StudyOutcome(verdict=verdict, energy_kwh=float(kwh.sum()), runs=len(points))
         points += step.runs
-        started = np.full(len(step.runs), len(study.looked))
-        kwh = np.concatenate([kwh, _draw(truth, step.runs, started, rng)])
-        sessions = np.concatenate([sessions, started])
+        if workers is None:
+            made_by = np.full(len(step.runs), len(study.looked))
+            shifts = _shifts(truth, rng)[made_by]
+        else:
+            made_by = _workers(truth.batch, len(step.runs), rng)
+            shifts = workers[made_by]
+        kwh = np.concatenate([kwh, _draw(truth, step.runs, shifts, rng)])
+        sessions = np.concatenate([sessions, made_by])
 
 
-def _draw(truth: StudyTruth, points: Sequence[Point], sessions: np.ndarray, rng: Generator) -> np.ndarray:
+def _workers(batch: int, runs: int, rng: Generator) -> np.ndarray:
+    """Draw which worker makes each run: in every batch each of them has one at most, in any order."""
+    turns = [rng.permutation(batch) for _ in range(-(-runs // batch))]
+    return np.concatenate(turns)[:runs]
+
+
+def _shifts(truth: StudyTruth, rng: Generator) -> np.ndarray:
+    """Draw what each session adds to all of its runs, on the log scale."""
+    count = max(LOOKS + 1, truth.batch)
+    return truth.session * rng.standard_normal(count) if truth.session else np.zeros(count)
+
+
+def _draw(truth: StudyTruth, points: Sequence[Point], shifts: np.ndarray, rng: Generator) -> np.ndarray:
     expected = np.array([truth.kwh(point) for point in points])
-    noise = truth.noise * rng.standard_normal(len(points))
-    if truth.session:
-        noise += truth.session * rng.standard_normal(LOOKS + 1)[sessions]
-    return expected * np.exp(noise)
+    return expected * np.exp(shifts + truth.noise * rng.standard_normal(len(points)))
 
 
 def _frame(
-    truth: StudyTruth, points: Sequence[Point], kwh: np.ndarray, order: np.ndarray, sessions: np.ndarray
+    truth: StudyTruth, points: Sequence[Point], kwh: np.ndarray, order: np.ndarray, sessions: np.ndarray | None
 ) -> pd.DataFrame:
     seen = [0 if point.zero else point.samples * point.epochs for point in points]
     return pd.DataFrame(
@@ -203,7 +227,7 @@ def _frame(
             "steps": np.ceil(np.array(seen) / 4),
             "energy_kwh": kwh,
         }
-        | ({"session": [f"session-{i}" for i in sessions]} if truth.session else {})
+        | ({} if sessions is None else {"session": [f"session-{i}" for i in sessions]})
     )
 
 
@@ -222,12 +246,14 @@ def render(rows: Sequence[StudyRow]) -> str:
             f"{row.wrong(row.fixed):6.3f} | {shown[1]:>15} {row.wrong(row.adaptive):6.3f} {row.runs:5.0f} "
             f"{row.energy_share:7.3f} | {row.agree:5.2f}  {'ok' if row.passes else 'FAIL'}"
         )
+    batch = rows[0].truth.batch if rows else 1
     edge = [row for row in rows if row.truth.right is None]
     seeds = rows[0].seeds if rows else 0
     lines += [
         "",
         f"{seeds} studies a row. energy: median share of the fixed sweep's; its budget was {BUDGET_SHARE:g} of it, "
         f"over {LOOKS} looks at most.",
+        *([f"The adaptive runs are made in batches of {batch}, by {batch} workers."] if batch > 1 else []),
         "edge: the truth lies on the margin, where neither verdict may come in more than 5 %; "
         "such a study goes on until its budget is spent.",
         f"Median of the rows: {np.median([row.energy_share for row in rows]):.3f} of the sweep's energy.",
@@ -249,8 +275,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seeds", type=int, default=40, help="simulated studies of each truth and noise")
     parser.add_argument("--session", type=float, default=0.0, help="what a session adds, such as 0.04")
+    parser.add_argument("--batch", type=int, default=1, help="adaptive runs made at once, each by a worker of its own")
     given = parser.parse_args(argv)
-    rows = simulate(given.seeds, session=given.session)
+    rows = simulate(given.seeds, session=given.session, batch=given.batch)
     print(render(rows))
     return 0 if all(row.passes for row in rows) else 1
 

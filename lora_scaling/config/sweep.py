@@ -5,6 +5,7 @@ Composing one configuration takes Hydra some 70 ms, so points that differ only i
 
 import contextlib
 import copy
+import functools
 import itertools
 import random
 import re
@@ -160,12 +161,13 @@ class _Composer:
     def __init__(self, compose: Compose) -> None:
         self.compose = compose
         self.composed: dict[tuple[str, ...], _Composition] = {}
+        self.is_group = functools.cache(is_group)  # which looks into folders
 
     def config(self, overrides: Sequence[str]) -> RunConfig:
         groups, values = [], []
         for override in map(parse_override, overrides):
             key = override.get_key_element()
-            simple = key[0] not in "+~" and not key.startswith("hydra.") and not is_group(key)
+            simple = key[0] not in "+~" and not key.startswith("hydra.") and not self.is_group(key)
             # A mapping joins what is there: the one of another point must not be.
             simple = simple and not isinstance(override.value(), dict)
             (values if simple else groups).append(override)

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from analysis.adaptive import LOOKS, Study, advance, comparable_context, next_runs, next_step
 from analysis.claims.linear import linear
-from benchmarks.adaptive_simulation import StudyTruth, render, simulate, sweep_points
+from benchmarks.adaptive_simulation import (
+    StudyTruth,
+    adaptive_study,
+    render,
+    simulate,
+    sweep_kwh,
+    sweep_points,
+)
 from lora_scaling.adaptive import Point
 from lora_scaling.errors import RecordError
 from tests.support.studies import LEVELS, STUDY, table
@@ -236,6 +243,22 @@ def test_on_the_edge_neither_verdict_comes_more_often_than_its_error_rate() -> N
     assert row.truth.right is None
     assert row.passes
     assert row.energy_share <= 0.5
+
+
+@pytest.mark.parametrize(("b", "verdict"), [(1.0, "supported"), (0.8, "refuted")])
+def test_devices_that_differ_by_much_more_than_the_noise_do_not_sway_a_study_in_batches(b: float, verdict: str) -> None:
+    """Four workers whose devices differ by a fifth, each with a part of every batch, and runs that scatter by 0.5 %."""
+    truth = StudyTruth(exponent=b, noise=0.005, session=0.2, batch=4)
+    outcome = adaptive_study(truth, np.random.default_rng(0), sweep_kwh(truth), seed=0)
+    assert outcome.verdict == verdict
+    assert outcome.runs <= STUDY.schedule[2]
+
+
+@pytest.mark.simulation
+def test_studies_in_batches_on_devices_that_differ_keep_to_their_error_rate() -> None:
+    rows = simulate(6, exponents=(1.0, 1.05), noises=(0.03,), batch=4, session=0.02)
+    assert all(row.passes for row in rows), render(rows)
+    assert "batches of 4, by 4 workers" in render(rows)
 
 
 def test_what_is_due() -> None:
