@@ -52,11 +52,15 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
-    """Tasks on which the model is scored before and after training, and by what; `limit`: examples of each task."""
+    """Tasks on which the model is scored before and after training, and by what.
+
+    limit: examples of each task. command: the program of EuroEval, with options of its own.
+    """
 
     name: Literal["none", "lm_eval", "euroeval"]
     tasks: tuple[str, ...]
     limit: int | None
+    command: str | None
 
     def __post_init__(self) -> None:
         if self.name != "none" and not self.tasks:

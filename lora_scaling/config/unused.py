@@ -69,6 +69,8 @@ def _unused_by_option(name: str, value: Any, config: RunConfig, given: Given, me
         return _unused_by_model(name, value, config, given)
     if name.startswith("score.") and config.score.name == "none":
         return "it scores no tasks: use score=lm_eval or score=euroeval"
+    if name == "score.command" and config.score.name == "lm_eval":
+        return "it runs in this process: use score=euroeval, or leave it out"
     if name.startswith("data."):
         return _unused_by_data(name, value, config)
     return None

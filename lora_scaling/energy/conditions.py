@@ -42,12 +42,16 @@ class ConditionsLog:
         self._gpus = [GpuConditions(gpu=gpu) for gpu in gpus]
         self._constants = constants
         self._ranks = ranks
+        self._own: set[int] = set()  # processes of the run that were seen on a GPU, also those that have ended
         self._cpu_start = host.cpu_times(ranks)
 
     def read(self) -> None:
         if self._nvml is not None:
+            known = {pid for gpu in self._gpus for pid in gpu.pids}
             for gpu in self._gpus:
                 gpu.read(self._nvml)
+            if {pid for gpu in self._gpus for pid in gpu.pids} - known:
+                self._own |= host.own_pids(self._ranks)
 
     def summary(self, *, gpu_in_use: bool = False) -> tuple[dict[str, Any], bool | None, list[dict[str, str]]]:
         """Return the section, whether the machine was ours alone, and warnings.
@@ -57,7 +61,7 @@ class ConditionsLog:
         """
         warnings: list[dict[str, str]] = []
         verdicts: list[bool | None] = []
-        own = host.own_pids(self._ranks) if self._gpus else set()
+        own = self._own | host.own_pids(self._ranks) if self._gpus else set()
         blind = gpu_in_use and not any(entry.pids & own for entry in self._gpus)
         gpus = []
         for entry in self._gpus:

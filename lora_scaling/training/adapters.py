@@ -141,11 +141,11 @@ def _all_linear(network: PreTrainedModel, linear: Mapping[str, nn.Module]) -> di
 
 
 def _head_size(network: PreTrainedModel) -> int:
-    """Return the width of an attention head; 0 in a model without attention."""
+    """Return the width of an attention head, at most that of the model; 0 in a model without attention."""
     config = network.config.get_text_config()
     size, heads = getattr(config, "head_dim", None), getattr(config, "num_attention_heads", None)
     if isinstance(size, int):
-        return size
+        return min(size, config.hidden_size)
     return config.hidden_size // heads if isinstance(heads, int) and heads > 0 else 0
 
 

@@ -29,7 +29,7 @@ from lora_scaling.training.packing_check import refuse_mixing
 from lora_scaling.training.ranks import broadcast_from_rank0, gather_from_ranks, on_all_ranks
 from lora_scaling.training.resuming import Resuming, newest_checkpoint
 from lora_scaling.training.saving import save_trained
-from lora_scaling.training.scoring import Scorer, make_scorer, mean_points
+from lora_scaling.training.scoring import Scorer, TaskScore, make_scorer, mean_points
 from lora_scaling.training.sharding import held_params, shard
 from lora_scaling.training.tokens import TokenizedDataset
 from lora_scaling.training.trainer import Counted, MeteredTrainer, make_trainer
@@ -319,11 +319,15 @@ def _score(scorer: Scorer | None, when: str, recording: Recording, facts: RunFac
     if scorer is None:
         return
     progress("score", 0, 0)
-    try:
-        with recording.phase("score"):
-            found = scorer.score()
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+    found, reason = dict[str, TaskScore](), None
+    with recording.phase("score"):
+        try:
+            found = scorer.score(trained=when == "after")
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+        told = gather_from_ranks((found, reason))  # what fails in one process fails in all
+    found, reason = told[0][0], next((why for _, why in told if why is not None), None)
+    if reason is not None:
         if when == "before":
             raise UserError(f"score.tasks: got {', '.join(scorer.tasks)}, which cannot be scored: {reason}") from None
         facts.warnings.append({"kind": "unscored", "message": f"The trained model could not be scored: {reason}"})
@@ -350,13 +354,14 @@ def _enter_loss(facts: RunFacts, key: str, loss: float | None) -> None:
     finite = loss is None or math.isfinite(loss)
     facts.training[key] = loss if finite else None
     if not finite and "not_finite" not in [warning["kind"] for warning in facts.warnings]:
-        facts.warnings.append(
-            {
-                "kind": "not_finite",
-                "message": f"{key} is {loss}: the training diverged, and what it learned is no result; "
-                "try a smaller learning_rate, or precision=bf16 in place of fp16",
-            }
-        )
+        if key == "eval_loss_before":
+            why = "the model gives none before it is trained; look at its weights, or try another precision"
+        else:
+            why = (
+                "the training diverged, and what it learned is no result; "
+                "try a smaller learning_rate, or precision=bf16 in place of fp16"
+            )
+        facts.warnings.append({"kind": "not_finite", "message": f"{key} is {loss}: {why}"})
 
 
 def _work(

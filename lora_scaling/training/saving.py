@@ -39,7 +39,11 @@ def save_trained(network: nn.Module, base: BaseModel, folder: Path) -> dict[str,
             # "auto", the default, asks the hub about the base model's vocabulary. No run changes embeddings.
             saver.save_pretrained(str(part), save_embedding_layers=False, **options)
         else:
-            saver.save_pretrained(str(part), **options)
+            saver.config.use_cache = True  # which training turns off, and who generates text wants
+            try:
+                saver.save_pretrained(str(part), **options)
+            finally:
+                saver.config.use_cache = False
             base.tokenizer.save_pretrained(str(part))
         (part / "README.md").unlink(missing_ok=True)  # PEFT's own card is a form to fill in; ours follows
         size = sum(file.stat().st_size for file in part.iterdir())

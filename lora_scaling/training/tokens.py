@@ -88,7 +88,8 @@ def tokenize(
     rows = [_row(item, config) for item in encoded]
     lengths = [len(row["input_ids"]) for row in rows]
     trained = [len(row["labels"]) - row["labels"].count(IGNORED) for row in rows]
-    if rows and not any(trained) and not held_out:
+    lengthless = any(s.target_tokens and not item.answers for s, item in zip(samples, encoded, strict=True))
+    if lengthless or (rows and not any(trained) and not held_out):
         _refuse_unanswered(encoded, config)
     warnings = []
     if any(m.calls for sample in samples for m in sample.messages) and not _shows("tool_calls", tokenizer, config):
@@ -112,7 +113,8 @@ def _refuse_unanswered(encoded: Sequence[_Encoded], config: RunConfig) -> None:
     if not any(item.answers for item in encoded):
         raise UserError(
             f"chat_template: got true, and the answers of {config.data.name} cannot be found in the text that the "
-            "template of this tokenizer makes; set chat_template=false, or loss_on=all to train on the whole text"
+            "template of this tokenizer makes; set chat_template=false, or for your own data loss_on=all to train on "
+            "the whole text"
         )
     raise UserError(
         f"max_seq_len: got {config.max_seq_len}, which cuts off every answer of {config.data.name}; "
@@ -194,7 +196,9 @@ def _encode(samples: Sequence[Sample], tokenizer: Any, *, use_chat: bool) -> lis
             sum(turn.role == "assistant" and turn.trained for turn in sample.messages)
             - len({turn for turn in found if sample.messages[turn].trained}),
         )
-        encoded.append(item if sample.target_tokens is None else _trimmed(item, sample.target_tokens, bos))
+        if sample.target_tokens is not None and item.answers:
+            item = _trimmed(item, sample.target_tokens, bos)
+        encoded.append(item)
     return encoded
 
 

@@ -1,6 +1,7 @@
 """Whether a run had its machine to itself: said from who used the processor and the GPUs meanwhile."""
 
 import os
+import subprocess
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -40,11 +41,14 @@ def nvml(*pids: int, throttle: tuple[str, ...] = ()) -> Any:
     )
 
 
+def listed(gpus: int) -> tuple[Gpu, ...]:
+    return tuple(Gpu(index=i, uuid=f"GPU-{i}", name="Stub", handle=None) for i in range(gpus))
+
+
 def summary(
     sensors: Any = None, gpus: int = 0, *, gpu_in_use: bool = False
 ) -> tuple[dict[str, Any], bool | None, list[str]]:
-    listed = tuple(Gpu(index=i, uuid=f"GPU-{i}", name="Stub", handle=None) for i in range(gpus))
-    log = ConditionsLog(sensors, listed, {"driver": "stub"}, ranks=False)
+    log = ConditionsLog(sensors, listed(gpus), {"driver": "stub"}, ranks=False)
     log.read()
     section, exclusive, warnings = log.summary(gpu_in_use=gpu_in_use)
     return section, exclusive, [warning["kind"] for warning in warnings]
@@ -96,6 +100,16 @@ def test_a_gpu_on_which_not_even_our_own_process_is_seen_may_have_others(
 ) -> None:
     processor(QUIET)
     assert summary(nvml(*pids), gpus=2, gpu_in_use=in_use)[1] is exclusive
+
+
+def test_a_program_that_the_run_started_and_that_has_ended_is_not_another_user(
+    processor: Callable[[float | None], None],
+) -> None:
+    processor(QUIET)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as started:
+        log = ConditionsLog(nvml(os.getpid(), started.pid), listed(1), {}, ranks=False)
+        log.read()
+    assert log.summary()[1] is True
 
 
 def test_a_slowed_gpu_is_warned_of_and_still_ours(processor: Callable[[float | None], None]) -> None:

@@ -118,13 +118,15 @@ def alone(runs_dir: Path, *overrides: str) -> Record:
     return only_record(runs_dir)
 
 
-def two_ranks(runs_dir: Path, *overrides: str, agents: int = 1) -> tuple[int, str, str]:
+def two_ranks(
+    runs_dir: Path, *overrides: str, agents: int = 1, env: dict[str, str] | None = None
+) -> tuple[int, str, str]:
     """Carry out a run, or with -m a sweep, in two processes as a launcher starts them, or as two launchers do.
 
     Returns:
         The first exit status that is not 0, and all that both wrote to stdout and to stderr.
     """
-    ranks = start_ranks(runs_dir, *overrides, agents=agents)
+    ranks = start_ranks(runs_dir, *overrides, agents=agents, env=env)
     try:
         written = [rank.communicate(timeout=200) for rank in ranks]
     finally:
@@ -135,7 +137,7 @@ def two_ranks(runs_dir: Path, *overrides: str, agents: int = 1) -> tuple[int, st
     return next((status for status in statuses if status), 0), out, errors
 
 
-def start_ranks(runs_dir: Path, *overrides: str, agents: int = 1) -> list[Forked]:
+def start_ranks(runs_dir: Path, *overrides: str, agents: int = 1, env: dict[str, str] | None = None) -> list[Forked]:
     """Start a run in two processes as a launcher starts them."""
     launch = {
         "WORLD_SIZE": "2",
@@ -149,7 +151,7 @@ def start_ranks(runs_dir: Path, *overrides: str, agents: int = 1) -> list[Forked
             *TINY,
             f"runs_dir={runs_dir}",
             *overrides,
-            env={**launch, "RANK": rank, "LOCAL_RANK": rank if agents == 1 else "0"},
+            env={**launch, **(env or {}), "RANK": rank, "LOCAL_RANK": rank if agents == 1 else "0"},
         )
         for rank in ("0", "1")
     ]

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from lora_scaling.config import compose
 from lora_scaling.training.adapters import adapted_modules, add_adapters, train_all
 from lora_scaling.training.models import shape_of_config
-from tests.support.checkpoints import save_checkpoint
+from tests.support.checkpoints import SIZES, save_checkpoint
 from tests.support.runs import Record
 
 Make = Callable[..., Record]
@@ -46,6 +46,13 @@ def test_all_linear_is_one_rule_and_its_layers_are_counted(of: Make, kind: str, 
     record = of(kind)
     assert record["status"] == "ok", record["error"]
     assert record["training"]["adapted_modules"] == adapted
+
+
+def test_heads_wider_than_the_model_leave_no_layer_out() -> None:
+    sizes = SIZES["llama"] | {"head_dim": 64}
+    network = AutoModelForCausalLM.from_config(AutoConfig.for_model("ernie4_5", **sizes))
+    layers = dict.fromkeys(("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"), 2)
+    assert adapted_modules(add_adapters(network, None, compose([]))) == layers
 
 
 @pytest.mark.parametrize(

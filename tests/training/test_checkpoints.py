@@ -230,3 +230,18 @@ def test_tokens_and_positions_beyond_the_model_are_one_sentence(of_folder: Make,
     assert re.search(
         r"^max_seq_len: got 256; .* has 20 positions, and a sample has \d+ tokens: give 20", short["error"]
     )
+
+
+def test_a_checkpoint_without_numbers_and_a_template_without_answers_are_said_to_be(made: Make, tmp_path: Path) -> None:
+    folder = save_checkpoint(
+        tmp_path / "nan", change=lambda state: {name: w * float("nan") for name, w in state.items()}
+    )
+    record = made("model=hub", f"model.id={folder}", "study=no-numbers")
+    [warning] = [item for item in record["warnings"] if item["kind"] == "not_finite"]
+    assert warning["message"].startswith("eval_loss_before is nan: the model gives none before it is trained; ")
+    folder = save_checkpoint(tmp_path / "mute")
+    (folder / "chat_template.jinja").write_text("hello")
+    record = made("model=hub", f"model.id={folder}", "study=mute")
+    assert record["error"].startswith(
+        "chat_template: got true, and the answers of synthetic cannot be found in the text"
+    )

@@ -1,6 +1,7 @@
 """Scores of tasks by lm-eval, on a task file of our own and offline; and the accuracy that every run has."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 
 from lora_scaling.config import RunConfig, compose, run_id
 from lora_scaling.data.samples import split_samples
@@ -19,31 +21,14 @@ from lora_scaling.training.device import choose_device
 from lora_scaling.training.models import load_base
 from lora_scaling.training.scoring import TaskScore, mean_points
 from lora_scaling.training.tokens import tokenize
+from tests.support.checkpoints import save_checkpoint
 from tests.support.runs import TINY, read_record
-
-# Of two words, the one that stands in every answer of the training.
-DOCS = [{"question": f"{i}?", "choices": ["ja", "qqqqqq"], "answer": i % 2} for i in range(12)]
-TASK = """\
-task: mine
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {data}}}}}
-test_split: test
-output_type: multiple_choice
-doc_to_text: "{{{{question}}}}"
-doc_to_choice: "{{{{choices}}}}"
-doc_to_target: answer
-target_delimiter: " "
-metric_list:
-  - {{metric: acc, aggregation: mean, higher_is_better: true}}
-"""
+from tests.support.tasks import write_task
 
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("task")
-    (folder / "docs.jsonl").write_text("\n".join(map(json.dumps, DOCS)))
-    (folder / "mine.yaml").write_text(TASK.format(data=folder / "docs.jsonl"))
-    return folder / "mine.yaml"
+    return write_task(tmp_path_factory.mktemp("task"))
 
 
 def choice_points(record: Any) -> list[float]:
@@ -104,20 +89,84 @@ def test_what_cannot_be_scored_is_refused_before_training(tiny: Callable[..., Ru
         compose(["score=lm_eval", "score.tasks=[x]", "score.limit=0"])
 
 
-def test_euroeval_is_asked_only_for_weights_that_it_can_load(tiny: Callable[..., RunConfig]) -> None:
+# What EuroEval 16.11 takes and writes: its points are those of the weights that it is given.
+EUROEVAL = """\
+#!{python}
+import argparse, json, os, pathlib, sys
+from safetensors.numpy import load_file
+parser = argparse.ArgumentParser(allow_abbrev=False)
+parser.add_argument("--model", "-m", required=True)
+parser.add_argument("--dataset", action="append")
+parser.add_argument("--device", choices=["cpu", "cuda", "mps"])
+parser.add_argument("--num-iterations", type=int, default=10)
+parser.add_argument("--cache-dir")
+for flag in ("--no-progress-bar", "--raise-errors", "--save-results", "--zero-shot"):
+    parser.add_argument(flag, action="store_true")
+asked = parser.parse_args()
+assert asked.zero_shot and asked.num_iterations == 2 and "RANK" not in os.environ
+folder = pathlib.Path(asked.model)
+assert (folder / "config.json").exists() and (folder / "tokenizer_config.json").exists()
+weights = {{name: value for file in folder.glob("*.safetensors") for name, value in load_file(file).items()}}
+[matrix] = [value for name, value in weights.items() if name.endswith("layers.0.self_attn.q_proj.weight")]
+if "absent" in asked.dataset:
+    sys.exit("Dataset absent not found.\\x1b[2J")
+for dataset in asked.dataset:
+    total = {{"test_mcc": float(abs(matrix).sum()), "test_mcc_se": 0.98, "test_macro_f1": 1.0, "test_macro_f1_se": 0.1}}
+    if dataset == "scala-da":
+        total["test_mcc"] = float("nan")
+    result = {{"dataset": dataset, "task": "t", "languages": ["da"], "model": asked.model,
+              "results": {{"raw": [], "total": total}}, "euroeval_version": "16.11.0"}}
+    with open("euroeval_benchmark_results.jsonl", "a") as file:
+        file.write("\\n" + json.dumps(result))
+"""
+
+
+@pytest.fixture
+def euroeval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    program = tmp_path / "an environment" / "euroeval"
+    program.parent.mkdir()
+    program.write_text(EUROEVAL.format(python=sys.executable))
+    program.chmod(0o755)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    checkpoint = save_checkpoint(tmp_path / "checkpoint")
+    return (
+        *TINY, f"runs_dir={tmp_path}", "model=hub", f"model.id={checkpoint}", "learning_rate=0.01", "score.limit=2",
+        "score=euroeval", f"""score.command='"{program}" --zero-shot'""",
+    )  # fmt: skip
+
+
+def test_euroeval_scores_the_base_and_what_was_trained_of_it(tmp_path: Path, euroeval: tuple[str, ...]) -> None:
+    outcome = run(compose([*euroeval, "score.tasks=[angry-tweets,scala-da]", "save_adapter=true"]))
+    assert outcome.failure is None
+    record: Any = read_record(outcome.path)
+    assert "unscored" not in {warning["kind"] for warning in record["warnings"]}
+    scores = record["training"]["scores"]
+    assert (scores["by"], scores["version"]) == ("euroeval", "16.11.0")
+    angry, scala = scores["tasks"]["angry-tweets"], scores["tasks"]["scala-da"]
+    [file] = (tmp_path / "checkpoint").glob("*.safetensors")
+    matrix = load_file(file)["model.layers.0.self_attn.q_proj.weight"]
+    adapter = load_file(outcome.path.parent / "adapter" / "adapter_model.safetensors")
+    down, up = (adapter[f"base_model.model.model.layers.0.self_attn.q_proj.lora_{half}.weight"] for half in ("A", "B"))
+    assert angry["before"] == pytest.approx(float(matrix.abs().sum()))
+    assert angry["after"] == pytest.approx(float((matrix + 16 / 8 * up @ down).abs().sum()))
+    assert angry["after"] != angry["before"]
+    assert (angry["metric"], angry["after_stderr"]) == ("mcc", pytest.approx(0.5))
+    assert (scala["before"], record["training"]["score_after"]) == (None, None)
+    names = [phase["name"] for phase in record["energy"]["phases"]]
+    assert names == ["setup", "eval", "score", "warmup", "train", "eval", "score"]
+
+
+def test_what_euroeval_refuses_is_one_sentence(euroeval: tuple[str, ...], tiny: Callable[..., RunConfig]) -> None:
+    failure = run(compose([*euroeval, "score.tasks=[absent]"])).failure
+    assert str(failure) == (
+        "score.tasks: got absent, which cannot be scored: EuroEval ended with status 1 "
+        "(Dataset absent not found.\\u001b[2J)"
+    )
+    failure = run(compose([*euroeval, "score.tasks=[a]", "score.command=no-such-euroeval"])).failure
+    assert str(failure).startswith("score.command: got no-such-euroeval, which is no program here; install EuroEval in")
     failure = run(tiny("score=euroeval", "score.tasks=[angry-tweets]", "study=euro")).failure
-    assert isinstance(failure, UserError)
-    assert str(failure).startswith("score: ")
-
-
-def test_euroeval_without_the_engine_that_it_runs_models_on_is_refused(
-    tiny: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "euroeval-16.11.0.dist-info").mkdir()
-    (tmp_path / "euroeval-16.11.0.dist-info" / "METADATA").write_text("Name: euroeval\nVersion: 16.11.0\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    failure = run(tiny("score=euroeval", "score.tasks=[angry-tweets]", "study=no-vllm")).failure
-    assert str(failure).startswith("score: got euroeval, which runs language models on vllm, and that is not installed")
+    assert str(failure).startswith("score: got euroeval with random weights")
 
 
 def test_the_mean_of_tasks_is_unknown_if_one_is() -> None:
