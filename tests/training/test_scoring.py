@@ -1,6 +1,7 @@
 """Scores of tasks by lm-eval, on a task file of our own and offline; and the accuracy that every run has."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,8 @@ from lora_scaling.training.models import load_base
 from lora_scaling.training.scoring import TaskScore, mean_points
 from lora_scaling.training.tokens import tokenize
 from tests.support.checkpoints import save_checkpoint
-from tests.support.runs import TINY, read_record
+from tests.support.processes import two_ranks
+from tests.support.runs import TINY, only_record, read_record
 from tests.support.tasks import write_task
 
 
@@ -167,6 +169,22 @@ def test_what_euroeval_refuses_is_one_sentence(euroeval: tuple[str, ...], tiny: 
     assert str(failure).startswith("score.command: got no-such-euroeval, which is no program here; install EuroEval in")
     failure = run(tiny("score=euroeval", "score.tasks=[angry-tweets]", "study=euro")).failure
     assert str(failure).startswith("score: got euroeval with random weights")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["none", "fsdp"])
+def test_several_processes_score_what_one_does(
+    task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sharding: str
+) -> None:
+    pytest.importorskip("lm_eval")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    words = ("gradient_accumulation=2", "score=lm_eval", f"score.tasks=[{task}]", "learning_rate=0.01")
+    one: Any = read_record(run(compose([*TINY, *words, f"runs_dir={tmp_path / 'one'}"])).path)
+    env = {name: os.environ[name] for name in ("HF_HOME", "HF_DATASETS_CACHE")}
+    status, _, errors = two_ranks(tmp_path / "two", *words, f"sharding={sharding}", env=env)
+    assert status == 0, errors
+    assert only_record(tmp_path / "two")["training"]["scores"] == one["training"]["scores"]
 
 
 def test_the_mean_of_tasks_is_unknown_if_one_is() -> None:
