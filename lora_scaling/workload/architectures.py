@@ -11,6 +11,8 @@ ARCHITECTURES = (
 )  # fmt: skip
 # Models that also see or hear, whose text is read by one of these.
 _TEXT_OF = {"mistral3": "mistral", "gemma3": "gemma3_text", "llama4": "llama4_text"}
+# The same matrices by another name.
+_SAME_AS = {"kimi_k2": "deepseek_v3", "olmo3": "olmo2"}
 # What the configurations of Gemma 3 leave out is that of transformers' Gemma3TextConfig.
 _LEFT_OUT = {"gemma3_text": {"vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}}
 _TIED = ("gemma2", "gemma3_text", "smollm3")  # unless they say otherwise
@@ -25,6 +27,7 @@ def shape_of(values: Mapping[str, Any]) -> ModelShape | None:
         KeyError, TypeError: a width is missing.
     """
     architecture = values.get("model_type")
+    architecture = _SAME_AS.get(str(architecture), architecture)
     if architecture in _TEXT_OF and isinstance(values.get("text_config"), Mapping):
         text = values["text_config"]
         return shape_of({**text, "model_type": text.get("model_type") or _TEXT_OF[architecture]})

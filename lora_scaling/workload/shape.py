@@ -86,7 +86,7 @@ class ModelShape:
             "head_dim",
             "vocab_size",
         ):
-            if getattr(self, field) < 1:
+            if getattr(self, field) < 1 or getattr(self, field) % 1 != 0:
                 raise UserError(f"model.shape.{field}: got {getattr(self, field)}; give a positive whole number")
         if self.heads % self.kv_heads:
             raise UserError(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import lora_scaling.training  # noqa: F401 - quiets the libraries
 from lora_scaling.config import compose
@@ -64,6 +64,22 @@ def test_what_the_arithmetic_does_not_know_has_no_shape(changes: dict[str, objec
     values = config_of_shape(shape).to_dict()
     assert shape_of(values) == shape
     assert shape_of(values | changes) is None
+
+
+def test_an_architecture_of_the_same_matrices_by_another_name_is_counted() -> None:
+    """Olmo 3 by transformers' own class, and Kimi K2, whose configuration is DeepSeek-V3's under its own name."""
+    sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4,
+             "num_key_value_heads": 2, "vocab_size": 1000, "eos_token_id": 1, "tie_word_embeddings": False}  # fmt: skip
+    config = AutoConfig.for_model("olmo3", **sizes)
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+    shape = shape_of(config.to_dict())
+    assert shape is not None
+    assert shape.params == parameters
+    deepseek = compose(["model=deepseek-v3"]).model.shape
+    assert deepseek is not None
+    values = config_of_shape(deepseek).to_dict()
+    assert shape_of(values | {"model_type": "kimi_k2"}) == deepseek
 
 
 def test_flops_of_a_run_agree_with_torchs_counter(made, tiny) -> None:  # type: ignore[no-untyped-def]

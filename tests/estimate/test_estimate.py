@@ -452,6 +452,10 @@ def test_a_shape_is_read_from_a_folder_and_refused_where_it_cannot_be_had(tmp_pa
         with_shape(compose(["model=hub", "model.id=nobody/nothing"]).model)
     with pytest.raises(UserError, match="architecture 'gpt2'"):
         shape_from_config({"model_type": "gpt2"}, "gpt2")
+    for width in (64.5, math.nan, 0):
+        wrong = {**values, "hidden_size": width}
+        with pytest.raises(UserError, match=r"^model\.shape\.hidden_size: got .*; give a positive whole number"):
+            shape_from_config(wrong, "wrong")
 
 
 def test_a_file_is_read_as_the_run_reads_it(tmp_path):
