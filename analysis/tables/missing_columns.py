@@ -63,6 +63,10 @@ def require_columns(raw: pd.DataFrame, needed: Sequence[str], rows: ReadRows) ->
     missing = [column for column in needed if column not in raw.columns]
     if not missing or (raw.empty and len(raw.columns) == 1):  # unreadable records only: nothing to ask of
         return
+    if all(re.fullmatch(r"[\d.,eE+-]+", str(name)) for name in raw.columns if name != "_place"):
+        raise RecordError(
+            f"{', '.join(rows.sources)}: its first line holds numbers and no names of columns; add a line of them"
+        )
     lacking = f"lacks the column{'s' * (len(missing) > 1)} {_quoted(missing)}"
     if rows_named := _named_in_rows(raw, missing):
         raise RecordError(

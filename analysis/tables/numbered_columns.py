@@ -14,7 +14,7 @@ import pandas as pd
 
 from lora_scaling.records.row import COLUMNS
 
-from .column_names import QUANTITIES, Meaning, meaning_of, unit_target
+from .column_names import QUANTITIES, SAME, Meaning, meaning_of, unit_target
 from .likely_names import LEAST_LARGEST, likely_meaning
 from .parsing import RunWarning, parse_numbers
 
@@ -214,7 +214,8 @@ def _melted(
         beside = {meaning.column for name in map(str, raw.columns)
                   if name not in turned and (meaning := amount(name)) is not None}  # fmt: skip
         if any((meaning := amount(stem)) is not None and meaning.column in beside for stem in energies):
-            continue  # a total beside them, which may be their sum
+            notes += _sums_beside(raw, energies)
+            continue
         stems = {stem: same for stem, same in stems.items() if stem not in raw.columns or stem in turned}
         column = "replicate" if kind in ("", "repeat") else kind
         if column in raw.columns and kind not in ("", "repeat"):
@@ -228,6 +229,23 @@ def _melted(
             message += f" Means and deviations of them are not used: {', '.join(f'`{name}`' for name in statistics)}."
         notes.append(RunWarning(kind="wide_table", message=message))
     return raw, notes
+
+
+def _sums_beside(raw: pd.DataFrame, groups: Mapping[str, Mapping[str, str]]) -> list[RunWarning]:
+    """Say which column is the sum of numbered ones, that may be repeats."""
+    found = []
+    for stem, same in groups.items():
+        meaning, names = amount(stem), list(same.values())
+        if meaning is None or meaning.column not in raw.columns:
+            continue
+        total, parts = _numbers(raw, meaning.column), _sum(raw, names) * meaning.factor
+        if ((total - parts).abs() <= SAME * total.abs()).all():
+            message = (
+                f"`{meaning.column}` is the sum of {_span(names)}, and taken for one run. If these are repeats, leave "
+                f"`{meaning.column}` out of the table, and each of them is a run."
+            )
+            found.append(RunWarning(kind="sum_of_columns", message=message))
+    return found
 
 
 def _rows(raw: pd.DataFrame, stems: dict[str, dict[str, str]], indices: Sequence[str], column: str) -> pd.DataFrame:

@@ -255,3 +255,15 @@ def test_a_number_of_a_repeat_is_no_name_of_a_run() -> None:
     epochs = pd.DataFrame({"run": [1, 2, 3], "samples": 500}).merge(pd.DataFrame({"epoch": [1, 2, 3]}), how="cross")
     with pytest.raises(LoraScalingError, match="lacks the column `epochs`"):
         table_from_frame(epochs.assign(energy_kwh=0.1 * epochs["epoch"] + 0.001 * epochs["run"]))
+
+
+def test_a_sum_beside_what_may_be_repeats_is_said() -> None:
+    frame = WIDE.assign(**{f"energy_kwh_{i}": CELLS[:, i] for i in range(3)}, energy_kwh=CELLS.sum(axis=1))
+    table = table_from_frame(frame)
+    assert "sum_of_columns" in kinds(table)
+    are_the_runs(table_from_frame(frame.drop(columns="energy_kwh")))
+
+
+def test_a_file_without_names_of_columns_is_one_sentence() -> None:
+    with pytest.raises(LoraScalingError, match="first line holds numbers and no names of columns"):
+        table_from_frame(pd.DataFrame({"500": [1000], "1": [1], "0.08": [0.13]}))
