@@ -148,7 +148,7 @@ def test_folders_are_named_in_every_way_that_hydra_knows(
         (["--config-dir", "nowhere"], "--config-dir: got 'nowhere', which is not a folder"),
         (["hydra.searchpath=[pkg://not_installed]"], "which is no installed package"),
         (["hydra.searchpath=[3]"], "hydra.searchpath: got 3; give folders"),
-        (["--config-name", "other"], "--config-name: got other, and a run always begins with this program's own config"),
+        (["--config-name", "other"], "--config-name: got other, and a run always begins with this program's"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_one_sentence(words: list[str], said: str) -> None:
