@@ -67,6 +67,7 @@ def load_base(config: RunConfig, device: Device) -> BaseModel:
     if config.method.name == "qlora":
         _require_bitsandbytes(device)
     hf_config = transformers_config(model)
+    _refuse_encoder(model, hf_config)
     shape = _checked_shape(model, hf_config)
     refuse_quantized(config, hf_config)
     dtype = DTYPES[_weight_precision(config, device)]
@@ -231,6 +232,15 @@ def _own_fields(shape: ModelShape) -> dict[str, Any]:
 def shape_of_config(config: PretrainedConfig) -> ModelShape | None:
     """Return the shape of a checkpoint's configuration, or None for an unsupported architecture."""
     return shape_of(config.to_dict())
+
+
+def _refuse_encoder(model: ModelConfig, config: PretrainedConfig) -> None:
+    """Refuse a model such as BERT, which transformers builds for texts to be continued, and lets see what follows."""
+    if getattr(config, "is_decoder", None) is False and not config.is_encoder_decoder:
+        raise UserError(
+            f"model.id: got {model.id or model.name}, an encoder ({config.model_type}) whose tokens see those that "
+            "follow them, and have nothing to predict; give a model that continues texts"
+        )
 
 
 _WORKING_FIELDS = (

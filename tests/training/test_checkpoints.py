@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from tests.support.checkpoints import State, save_checkpoint
 from tests.support.runs import Record
@@ -245,3 +245,9 @@ def test_a_checkpoint_without_numbers_and_a_template_without_answers_are_said_to
     assert record["error"].startswith(
         "chat_template: got true, and the answers of synthetic cannot be found in the text"
     )
+
+
+def test_a_model_that_sees_what_it_has_to_predict_is_refused(made: Make, tmp_path: Path) -> None:
+    AutoConfig.for_model("bert", hidden_size=32, num_hidden_layers=1, num_attention_heads=2).save_pretrained(tmp_path)
+    record = made("model=hub", f"model.id={tmp_path}", "study=encoder")
+    assert record["error"].startswith(f"model.id: got {tmp_path}, an encoder (bert) whose tokens see those that follow")
