@@ -1,7 +1,9 @@
 """A sweep as a Hydra sweeper, so that any Hydra launcher can carry its runs: planned, resumed, and summed up."""
 
+import contextlib
+import gc
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +55,10 @@ class DesignSweeper(HydraPlugin, Sweeper):
             UserError: a point of it cannot be run, or it would cost more than allowed; nothing has been started then.
             RunFailure: some runs did not finish; all others did.
         """
-        runs = plan(self.design, arguments, self._compose)
-        # Of several processes the first decides run by run what to skip: all must see the same list.
-        kept = {run.run_id: record for run in runs if (record := run.kept_record()) is not None}
+        with _uncollected():
+            runs = plan(self.design, arguments, self._compose)
+            # Of several processes the first decides run by run what to skip: all must see the same list.
+            kept = {run.run_id: record for run in runs if (record := run.kept_record()) is not None}
         todo = [run for run in runs if world_size() > 1 or run.run_id not in kept]
         where = f"{runs[0].config.runs_dir}/{runs[0].config.study}"
         settings = self.config.hydra.launcher
@@ -100,6 +103,19 @@ class DesignSweeper(HydraPlugin, Sweeper):
         config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
         OmegaConf.set_struct(config, False)
         return config
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Look for no garbage among many objects that stay: each search would walk through all of them."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if collects:
+            gc.enable()
 
 
 def _to_python(value: Any) -> Any:
