@@ -67,7 +67,7 @@ def test_steps_that_the_scaler_skips_are_counted(bf16: MeteredTrainer) -> None:
     assert bf16.skipped_steps == 2
 
 
-def test_copies_to_a_gpu_overlap_with_computing(
+def test_a_step_does_not_wait_for_the_gpu(
     tiny: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[dict[str, Any]] = []
@@ -81,6 +81,8 @@ def test_copies_to_a_gpu_overlap_with_computing(
         training_arguments(tiny(), device, tmp_path)
     pinned = [(given["dataloader_pin_memory"], given["accelerator_config"]["non_blocking"]) for given in asked]
     assert pinned == [(True, True), (False, False)]
+    # Trainer would read each loss from the device, to leave out one that is no number.
+    assert not any(given["logging_nan_inf_filter"] for given in asked)
 
 
 class Elsewhere(Device):
