@@ -254,7 +254,7 @@ class SlurmLauncher(PlannedLauncher):
                     if job.looks >= _SURE:
                         del watched[number]
                         self._note_end(number, job, runs[job.name])
-                for line in _waiting_lines(watched, queue):
+                for line in _waiting_lines(watched, queue, vars(self.settings)):
                     if line not in said:
                         print(line, flush=True)
                         said.add(line)
@@ -317,14 +317,16 @@ def _already_handed_in(place: Path, names: set[str]) -> dict[str, _Watched]:
     return found
 
 
-def _waiting_lines(watched: Mapping[str, _Watched], queue: Mapping[str, slurm_queue.QueuedJob]) -> list[str]:
+def _waiting_lines(
+    watched: Mapping[str, _Watched], queue: Mapping[str, slurm_queue.QueuedJob], settings: Mapping[str, Any]
+) -> list[str]:
     """Write a line for each reason for which jobs wait that should be in nobody's way."""
     reasons: Counter[tuple[str, str]] = Counter()
     for number in watched:
         job = queue.get(number)
         if job is not None and job.state == "PENDING":
             reasons[job.reason, number.partition("_")[0]] += 1
-    lines = [slurm_queue.why_it_waits(reason, jobs, number) for (reason, number), jobs in reasons.items()]
+    lines = [slurm_queue.why_it_waits(reason, jobs, number, settings) for (reason, number), jobs in reasons.items()]
     return [line for line in lines if line is not None]
 
 

@@ -158,8 +158,11 @@ def longest_array() -> int:
     return max(1, int(found[1])) if found else 1001
 
 
-def why_it_waits(reason: str, jobs: int, number: str) -> str | None:
-    """Write in one line why jobs of an array wait, and what to type; None if they wait their turn."""
+def why_it_waits(reason: str, jobs: int, number: str, settings: Mapping[str, Any]) -> str | None:
+    """Write in one line why jobs of an array wait, and what to type; None if they wait their turn.
+
+    settings: those of the launcher, of which the line names only what is set.
+    """
     reason = printable(reason)
     name = reason.partition(",")[0]
     if name in _USUAL or not name:
@@ -167,8 +170,9 @@ def why_it_waits(reason: str, jobs: int, number: str) -> str | None:
     wait = f"{counted(jobs, 'run')} of job {number} wait{'s' if jobs == 1 else ''}"
     if name.startswith("JobHeld"):
         return f"Slurm: {wait}: {reason}; scontrol release {number} lets {'it' if jobs == 1 else 'them'} start"
-    if settings := _WAITS_BECAUSE.get(name):
-        fields = ", ".join(f"hydra.launcher.{setting}" for setting in settings)
+    if about := _WAITS_BECAUSE.get(name):
+        given = [setting for setting in about if settings.get(setting) is not None] or about
+        fields = ", ".join(f"hydra.launcher.{setting}" for setting in given)
         return (
             f"Slurm: {wait}, and may never start: {reason}; type scancel {number}, and the command again with another "
             f"value of one of {fields} ({_SHOW_PARTITIONS})"

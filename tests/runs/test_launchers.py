@@ -4,6 +4,7 @@ import itertools
 import math
 import multiprocessing
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from lora_scaling.estimate import estimate
 from lora_scaling.ranks import local_rank, local_world_size, rank, world_size
 from lora_scaling.records import find_records
 from lora_scaling.runs.device_locks import devices_held
-from lora_scaling.runs.slurm_queue import refusal
+from lora_scaling.runs.slurm_queue import refusal, why_it_waits
 from lora_scaling.runs.sweep import check_run_limits
 from tests.support.commands import Done, command
 from tests.support.processes import forked
@@ -275,3 +276,11 @@ def test_a_refusal_names_the_setting_that_it_is_about(words: str, settings: dict
     assert refusal(words, {"account": "mine", **given}).startswith(
         f"hydra.launcher.{field}: got {got}; sbatch refuses "
     )
+
+
+def test_why_a_job_waits_names_the_settings_that_are_set() -> None:
+    given = {"cpus_per_task": 100, "mem_gb": None, "gpus_per_node": None, "timeout_min": 10}
+    line = why_it_waits("PartitionConfig", 2, "12", given)
+    assert line is not None
+    assert re.findall(r"hydra\.launcher\.(\w+)", line) == ["cpus_per_task", "timeout_min"]
+    assert why_it_waits("Priority", 2, "12", given) is None
