@@ -62,6 +62,11 @@ def with_group(above: Sequence[str], names: Sequence[str]) -> list[str]:
 
 def titles_above(lines: Sequence[str]) -> int:
     """Return how many lines of text stand above the line of names of a delimited table."""
+    beginning = [line for line in lines if line.strip()][:4]
+    for mark in MARKS:
+        counts = {line.count(mark) for line in beginning}
+        if len(counts) == 1 and counts != {0}:  # the first line has as many cells as the others
+            return 0
     for first in range(1, min(MOST_TITLES, len(lines) - 2) + 1):
         below = [line for line in lines[first:] if line.strip()][:3]
         if len(below) < 3 or not lines[first].strip():
