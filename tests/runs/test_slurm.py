@@ -46,13 +46,17 @@ def test_the_preset_gives_the_serial_sweeps_runs(tmp_path: Path) -> None:
     assert {record["provenance"]["slurm"]["array_task_id"] for record in records} == {"0", "1"}
     assert {record["provenance"]["slurm"]["job_partition"] for record in records} == {"gpu"}
     # Slurm's plugin counts a node of 200 W; its counter moves five times a second.
+    counts = "acct_gather_energy/pm_counters" in slurm("scontrol", "show", "config")  # where `.ci/slurm` may mount it
     for record in records:
         counted = record["slurm_energy"]
+        if not counts:
+            assert counted["joules"] is None
+            continue
         assert (counted["source"], counted["covers"]) == ("sstat", "run"), counted
         assert counted["plugin"] == "acct_gather_energy/pm_counters"
         assert 0.3 < counted["joules"] / (200 * record["total_s"]) < 3
         assert counted["measured_joules"] == record["energy"]["joules"]
-    assert "Slurm's own count for the nodes of 2 runs: " in done.stdout
+    assert ("Slurm's own count for the nodes of 2 runs: " in done.stdout) == counts
     # The user's command, not the job's.
     assert all(
         record["provenance"]["command"][:5] == ["python", "-m", "lora_scaling", "-m", TINY[0]] for record in records
