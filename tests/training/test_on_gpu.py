@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -171,3 +173,10 @@ def test_a_failing_download_is_left_to_the_loading(
 def test_a_record_says_that_no_step_was_skipped(made: Make) -> None:
     training = made("study=plain")["training"]
     assert (training["skipped_steps"], training["peak_allocated_gb"]) == (0, None)
+
+
+def test_cuda_counts_gpus_as_nvml_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the place on the bus, and not the fastest first; before anything of torch asks the driver."""
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    importlib.reload(importlib.import_module("lora_scaling.training"))
+    assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
