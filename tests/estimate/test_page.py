@@ -441,7 +441,7 @@ def test_what_the_page_shows_is_what_its_address_asks_for(page, browser):
         (BASE, "#method=lora&samples=5000&hardware=h100-sxm&lora.target_modules=[q_proj,v_proj]&level=0.8"),
         (OWN_MODEL, "#model=llama-3.2-1b&hardware=l4&grid.zone=null"),
         ((*OWN_MODEL[:-1], "grid.provider=energidataservice", "grid.zone=DK1"), "#grid.zone=FR"),
-        (OWN_MODEL, "#samples=20000&epochs=-3&model=none&method=x&packing=true&max_seq_len=128&grid.pue=1.2"),
+        (OWN_MODEL, "#samples=20000&epochs=-3&model=none&method=100%&packing=true&max_seq_len=128&grid.pue=1.2"),
     ],
 )
 def test_the_command_that_the_page_shows_gives_its_figures(base, address, browser, capsys):

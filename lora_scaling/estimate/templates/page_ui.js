@@ -358,9 +358,14 @@ function update(source) {
   history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
 }
 
+// An address that somebody shortened or typed may hold a % that stands for nothing.
+function decoded(text) {
+  try { return decodeURIComponent(text); } catch { return text; }
+}
+
 // Settings in the address: page.html#samples=1000&method=full. What no control could set is passed over.
 function fromAddress() {
-  for (const item of location.hash.slice(1).split("&").map(decodeURIComponent)) {
+  for (const item of location.hash.slice(1).split("&").map(decoded)) {
     const cut = item.indexOf("="), name = item.slice(0, cut), word = item.slice(cut + 1), initial = DATA.initial[name];
     const [, , kind, choices] = KINDS[name] ?? [];
     const value = word === "null" ? null : kind === "check" ? word === "true" : kind === "text" || (kind === "select" && name !== "level") ? word : Number(word);
