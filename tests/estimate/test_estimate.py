@@ -50,6 +50,7 @@ def test_the_case_study_lies_inside_its_interval_and_fits_its_card():
 
 
 @pytest.mark.slow
+@pytest.mark.simulation
 def test_published_runs_are_covered_closely_and_not_by_width():
     found = checks()
     timed = [c for c in found if c.quantity != "peak, GB"]

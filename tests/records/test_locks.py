@@ -71,6 +71,7 @@ def _hold(folder: Path, taken: "multiprocessing.Queue[int]", number: int) -> Non
 _barrier = multiprocessing.get_context("fork").Barrier(200)
 
 
+@pytest.mark.simulation
 def test_of_two_hundred_workers_one_gets_a_run(tmp_path: Path) -> None:
     """All ask for the lock while one has it: each is answered at once, and nothing is made twice."""
     context = multiprocessing.get_context("fork")
