@@ -15,6 +15,7 @@ import pandas as pd
 from scipy.special import gammaln
 
 from lora_scaling.errors import RecordError, UserError
+from lora_scaling.records import STATUSES
 from lora_scaling.records import row as records
 from lora_scaling.records.row import OVERRIDE_COLUMNS, TEXT_COLUMNS, TRUTH_COLUMNS
 from lora_scaling.settings import POINT_COLUMNS, SEPARATING_COLUMNS
@@ -154,8 +155,9 @@ def _make_table(rows: ReadRows, *, response: str | None, exclude: Sequence[str],
     excluded += summaries
     finished, failed = _split_by_status(raw)
     excluded += failed
-    if failed and finished.empty and not rows.kinds:
-        words = ", ".join(sorted({str(word) for word in raw["status"]})[:5])
+    others = {str(word) for word in raw["status"]} - set(STATUSES) if failed else set()
+    if others and finished.empty and not rows.kinds:
+        words = ", ".join(sorted(others)[:5])
         raise RecordError(
             f"{', '.join(rows.sources)}: no run is finished by its `status` ({words}); --set status=ok if they are"
         )

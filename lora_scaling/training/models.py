@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     set_seed,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from lora_scaling.config import ModelConfig, RunConfig
 from lora_scaling.errors import UserError
@@ -236,7 +237,9 @@ def shape_of_config(config: PretrainedConfig) -> ModelShape | None:
 
 def _refuse_encoder(model: ModelConfig, config: PretrainedConfig) -> None:
     """Refuse a model such as BERT, which transformers builds for texts to be continued, and lets see what follows."""
-    if getattr(config, "is_decoder", None) is False and not config.is_encoder_decoder:
+    # GPT-NeoX has the switch as well, and looks back alone; what learns to fill in masked words looks both ways.
+    fills_in = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if fills_in and getattr(config, "is_decoder", None) is False and not config.is_encoder_decoder:
         raise UserError(
             f"model.id: got {model.id or model.name}, an encoder ({config.model_type}) whose tokens see those that "
             "follow them, and have nothing to predict; give a model that continues texts"

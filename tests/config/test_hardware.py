@@ -411,7 +411,7 @@ def test_a_sheet_that_no_device_could_have_is_refused_in_one_sentence(setting: s
 
 
 def test_an_unlisted_preset_is_refused_in_one_sentence():
-    with pytest.raises(UserError, match="hardware: got 'gtx-1'; choose one of a10"):
+    with pytest.raises(UserError, match="hardware: got 'gtx-1'; Allowed: a10"):
         preset("gtx-1")
     with pytest.raises(UserError, match="hardware: got 'gtx-1'"):
         compose(["hardware=gtx-1"])

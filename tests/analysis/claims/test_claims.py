@@ -22,7 +22,7 @@ from analysis.regression.power_law import CurveData, Profile, fit_curve
 from analysis.tables.response import choose_response
 from analysis.tables.table import table_from_frame
 from benchmarks.simulated_tables import FACTORIAL, PROCESSES, Sweep, curve, geometric, noisy, scaling
-from lora_scaling.errors import UserError
+from lora_scaling.errors import RecordError, UserError
 from tests.support.claims import decided_alone
 from tests.support.nist import norris
 
@@ -196,7 +196,7 @@ def test_the_runs_that_it_asks_for_do_decide() -> None:
         (lambda f: f[f["samples"] == 32], "samples never varied"),
         (lambda f: f[f["samples"].isin(sorted(set(f["samples"]))[:3])], "only 3 different numbers of samples"),
         (lambda f: f.assign(status="failed"), "no usable run"),
-        (lambda f: f.assign(energy_kwh="a lot"), "no usable run"),
+        (lambda f: f.assign(energy_kwh=0.0), "no usable run"),
         (lambda f: f.drop_duplicates("samples"), "runs were repeated at 0 numbers"),
         (lambda f: f.assign(order=f["samples"].rank()), "were made in order of samples"),
         (lambda f: f.assign(session=f["samples"].map(str)), "different sessions"),
@@ -207,6 +207,12 @@ def test_what_cannot_be_tested_is_undecided(change: object, words: str) -> None:
     found = claims(frame)
     assert {claim.verdict for claim in found.values()} == {"undecided"}
     assert words in found["linear_in_samples"].reason
+
+
+def test_a_table_of_which_no_row_can_be_read_is_refused() -> None:
+    frame = draw("affine, fixed cost 20 %").assign(energy_kwh="a lot")
+    with pytest.raises(RecordError, match="no row can be read; energy_kwh: got 'a lot'"):
+        claims(frame)
 
 
 def test_witnesses_that_contradict_each_other_are_named() -> None:
