@@ -57,6 +57,12 @@ def is_cached(kind: str, name: str) -> bool:
     return kind == "datasets" and any(path.name.lower() == name.replace("/", "___").lower() for path in _in(prepared))
 
 
+def downloaded(name: str, revision: str | None) -> Path:
+    """Return the folder of a model of the hub that was downloaded before."""
+    client: Any = importlib.import_module("huggingface_hub")
+    return Path(client.snapshot_download(name, revision=revision, local_files_only=True))
+
+
 def _home() -> Path:
     folder = os.environ.get("HF_HOME")
     return in_home(folder) if folder else user_cache() / "huggingface"

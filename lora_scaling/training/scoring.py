@@ -21,12 +21,12 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from huggingface_hub import snapshot_download
 from peft import PeftModel
 from torch import nn
 
 from lora_scaling.config import RunConfig
 from lora_scaling.errors import UserError
+from lora_scaling.hub import downloaded
 from lora_scaling.paths import user_cache
 from lora_scaling.ranks import rank, world_size
 from lora_scaling.settings import value_at
@@ -223,7 +223,7 @@ class _EuroEval:
         """Return a name for the base model's files that no other run uses: EuroEval keeps answers by the name."""
         model = self._config.model
         assert model.id is not None
-        files = local_folder(model) or snapshot_download(model.id, revision=model.revision, local_files_only=True)
+        files = local_folder(model) or downloaded(model.id, model.revision)
         (folder / "base").symlink_to(Path(files).absolute())
         return folder / "base"
 
