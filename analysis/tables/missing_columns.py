@@ -107,7 +107,7 @@ def require_columns(raw: pd.DataFrame, needed: Sequence[str], rows: ReadRows) ->
     if rows.kinds and "samples" in missing:
         del options["epochs"]  # it is assumed, and said, once the samples are known
     if ways := [options[column] for column in missing if column in options]:
-        hints.append(f"The table's own places for them: {', '.join(ways)}, or --column OURS=THEIRS.")
+        hints.append(f"say where they are: {', '.join(ways)}, or --column OURS=THEIRS")
     if "train_s" in missing and (short := _short_clocks(raw, others)):
         hints.append(f"`{short}` is like {raw[short].iloc[0]}, in minutes or in hours: write it as h:mm:ss")
     if missing == ["energy_kwh"] and {"train_s", "total_s"} & set(present):

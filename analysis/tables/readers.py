@@ -272,6 +272,9 @@ def _frame_of_document(path: Path, document: Any) -> pd.DataFrame:
     if _is_rows(document):
         return _frame_of_rows(document)
     if isinstance(document, dict) and document:
+        if "schema_version" in document and "run_id" not in document:
+            what = "a fit" if "models" in document else "an answer"
+            raise RecordError(f"{path.name}: {what} of this program, not runs; name the folder or table of runs")
         if set(document) >= zeus.MEASUREMENT:
             return pd.DataFrame([document])
         if all(isinstance(value, dict) and set(value) >= zeus.MEASUREMENT for value in document.values()):

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.cli import main
 from analysis.tables.table import RunTable, load_runs
 from lora_scaling.errors import LoraScalingError
 
@@ -124,3 +125,17 @@ def test_the_sheet_with_the_runs_and_sheets_that_are_alike(tmp_path: Path) -> No
     named: Callable[[str], bool] = lambda text: any(text in warning.message for warning in both.warnings)  # noqa: E731
     assert named("Read the sheets `lora`, `full`, which have the same columns")
     assert named("not `notes`")
+
+
+def test_what_this_program_answers_is_no_table_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "t.csv"
+    rows = [f"{n},1,{n / 1000 * (1 + 0.001 * turn)}" for n in (64, 128, 256, 512) for turn in range(2)]
+    table.write_text("\n".join(["samples,epochs,energy_kwh", *rows]))
+    assert main(["fit", str(table), "--out", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert main(["claims", str(table), "--json"]) == 0
+    (tmp_path / "claims.json").write_text(capsys.readouterr().out)
+    for name, what in (("fit.json", "a fit"), ("claims.json", "an answer")):
+        assert main(["claims", str(tmp_path / name)]) == 2
+        told = f"lora-scaling: {name}: {what} of this program, not runs; name the folder or table of runs"
+        assert capsys.readouterr().err.strip() == told
