@@ -15,7 +15,7 @@ from lora_scaling.settings import SETTINGS
 from lora_scaling.units import JOULES_PER_KWH
 
 from .durations import seconds_of
-from .parsing import RunWarning, parse_numbers
+from .parsing import FIRST_CELLS, RunWarning, parse_numbers, texts_of
 
 # What others call the columns that hold no unit; the settings' own aliases are in the table of settings.
 _PLAIN = {
@@ -94,7 +94,6 @@ _UNITS = {
 _SECONDS = {"train_runtime": "train_s", "elapsed_raw": "total_s"}
 _JOULES = {"consumed_energy_raw": "energy_kwh"}
 AMBIGUOUS_UNITS = ("mj", "mwh")  # milli or mega, in lower case
-FIRST_CELLS = 20  # that are looked at before all are
 SAME = 0.02  # two columns of one quantity may differ by so much, as they are rounded
 _CASED_UNIT = re.compile(r"(?<![A-Za-z])(MWh|mWh|MJ|mJ)\W*$")
 _WITH_UNIT = re.compile(r"([+-]?[\d.,]*\d(?:[eE][+-]?\d+)?)\s*([A-Za-z\u00b5\u03bc]+)")
@@ -305,7 +304,7 @@ def _cell_units(cells: pd.Series, column: str) -> tuple[pd.Series, pd.Series] | 
     first = cells.dropna().head(FIRST_CELLS).astype(str).str.strip()
     if not first[first != ""].str.fullmatch(_WITH_UNIT).all():  # of a million cells, most have none
         return None
-    text = cells.where(cells.notna(), "").astype(str).str.strip()
+    text = texts_of(cells)
     text = text.where(text != "")
     found = text.str.extract(f"^{_WITH_UNIT.pattern}$")
     units = found[1].dropna()

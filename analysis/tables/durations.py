@@ -4,7 +4,7 @@ import re
 
 import pandas as pd
 
-from .parsing import RunWarning
+from .parsing import FIRST_CELLS, RunWarning, texts_of
 
 _CLOCK = re.compile(r"(?:(?P<days>\d+)(?: ?days?,?[ ]?|-))?(?P<h>\d+):(?P<m>[0-5]\d):(?P<s>[0-5]\d(?:[.,]\d+)?)")
 _ISO = re.compile(
@@ -22,7 +22,6 @@ _END = frozenset(
     "end end_time ended ended_at end_date finish finished finished_at finish_time stop stopped stop_time completed_at "
     "datetime_complete datetime_end end_timestamp slut sluttid endzeit ende fin time_end".split()
 )
-FIRST_CELLS = 20  # that are looked at before all are
 _SECONDS = (1e8, 1e10)  # since 1970, between 1973 and 2286
 MOST_S = 366 * 86400.0
 
@@ -32,7 +31,7 @@ def seconds_of(cells: pd.Series) -> pd.Series | None:
     first = cells.dropna().head(FIRST_CELLS).astype(str).str.strip()
     if not first[first != ""].str.contains(r"[A-Za-z:]").all():  # of a million cells, most are numbers
         return None
-    texts = cells.where(cells.notna(), "").astype(str).str.strip()
+    texts = texts_of(cells)
     known = texts[texts != ""]
     if known.empty:
         return None
@@ -83,7 +82,7 @@ def _moments(cells: pd.Series, *, day_first: bool | None) -> pd.Series | None:
     if numbers.notna().all():
         seconds = next((one for one in (numbers, numbers / 1e3) if one.between(*_SECONDS).all()), None)
         return None if seconds is None or day_first is not None else pd.to_datetime(seconds, unit="s", utc=True)
-    texts = cells.where(cells.notna(), "").astype(str).str.strip()
+    texts = texts_of(cells)
     if day_first is None:
         moments = pd.to_datetime(texts, format="ISO8601", utc=True, errors="coerce")
     else:

@@ -4,6 +4,8 @@ import re
 
 import pandas as pd
 
+from .parsing import texts_of
+
 _EXIT = frozenset("exit_code exitcode exit_status return_code returncode rc".split())
 _FINISHED = frozenset("completed complete finished success succeeded successful is_finished done ok".split())
 _FAILED = frozenset(
@@ -21,7 +23,7 @@ def with_status(raw: pd.DataFrame, kept: frozenset[str]) -> pd.DataFrame:
     for short, name in plain.items():
         if name in kept or short not in _EXIT | _FINISHED | _FAILED:
             continue
-        words = raw[name].where(raw[name].notna(), "").astype(str).str.strip().str.lower()
+        words = texts_of(raw[name]).str.lower()
         if short in _EXIT:
             codes = pd.to_numeric(words.str.partition(":")[0], errors="coerce")  # Slurm writes 0:0
             good = codes == 0

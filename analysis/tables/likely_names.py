@@ -13,9 +13,9 @@ import pandas as pd
 
 from lora_scaling.errors import UserError
 
-from .column_names import FIRST_CELLS, SAME, Meaning, apply_meanings, unit_factor, unit_of_name
+from .column_names import SAME, Meaning, apply_meanings, unit_factor, unit_of_name
 from .durations import with_elapsed
-from .parsing import RunWarning, parse_numbers
+from .parsing import FIRST_CELLS, RunWarning, parse_numbers
 
 _NEUTRAL = frozenset(
     "n nb no nr num number numbers of the count counts in for used use using usage "

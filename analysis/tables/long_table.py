@@ -11,7 +11,7 @@ from lora_scaling.records.row import COLUMNS
 from .column_names import QUANTITIES, meaning_of, unit_factor, unit_of_name, unit_target
 from .likely_names import likely_meaning
 from .numbered_columns import amount
-from .parsing import RunWarning
+from .parsing import RunWarning, texts_of
 
 _NAMES = frozenset("metric metric_name variable key measure quantity parameter indicator field attribute name "
                    "kennzahl messgröße maling måling".split())  # fmt: skip
@@ -79,7 +79,7 @@ def _holds_names(cells: pd.Series) -> bool:
 
 def _with_units(values: pd.Series, units: pd.Series) -> pd.Series:
     """Return the texts of values with their units, of those that have one of energy, time or mass."""
-    names = units.where(units.notna(), "").astype(str).str.strip()
+    names = texts_of(units)
     known = names.map({name: _is_unit(name) for name in names.unique()}) & values.notna()
     texts = values.astype(str) + " " + names
     return values.astype(object).where(~known, texts)

@@ -16,7 +16,7 @@ from lora_scaling.records.row import COLUMNS
 
 from .column_names import QUANTITIES, SAME, Meaning, meaning_of, unit_target
 from .likely_names import LEAST_LARGEST, likely_meaning
-from .parsing import RunWarning, parse_numbers
+from .parsing import RunWarning, numbers_of
 
 _REPEAT = frozenset(
     "run runs rep repeat repetition replicate trial seed try measurement messung wiederholung lauf versuch gentagelse "
@@ -77,7 +77,8 @@ def one_row_a_cell(raw: pd.DataFrame, kept: frozenset[str]) -> tuple[pd.DataFram
 
 def _with_lists_apart(raw: pd.DataFrame) -> pd.DataFrame:
     """Make numbered columns of one whose cells are lists, as JSON has the repeats of a run; other lists become text."""
-    for name in [name for name in raw.columns if raw[name].map(lambda cell: isinstance(cell, list | tuple)).any()]:
+    objects = [name for name in raw.columns if raw[name].dtype == object]
+    for name in [name for name in objects if raw[name].map(lambda cell: isinstance(cell, list | tuple)).any()]:
         longest = int(raw[name].map(lambda cell: len(cell) if isinstance(cell, list | tuple) else 1).max())
         cells = [list(cell) if isinstance(cell, list | tuple) else [cell] for cell in raw[name]]
         raw = raw.drop(columns=name)
@@ -178,7 +179,7 @@ def _with_sums(
             notes.append(RunWarning(kind="summed_devices", message=f"`{column}` is taken as the sum {shown}."))
             raw = raw.assign(**{column: _sum(raw, names) * meaning.factor}).drop(columns=names)
         elif kind == "epoch" and meaning is not None and "epochs" not in raw.columns and _consecutive(same):
-            cells = np.column_stack([_numbers(raw, name) for name in names])
+            cells = np.column_stack([numbers_of(raw[name]) for name in names])
             column = meaning.column
             if column in raw.columns or not _flat(cells):
                 continue
@@ -238,7 +239,7 @@ def _sums_beside(raw: pd.DataFrame, groups: Mapping[str, Mapping[str, str]]) -> 
         meaning, names = amount(stem), list(same.values())
         if meaning is None or meaning.column not in raw.columns:
             continue
-        total, parts = _numbers(raw, meaning.column), _sum(raw, names) * meaning.factor
+        total, parts = numbers_of(raw[meaning.column]), _sum(raw, names) * meaning.factor
         if ((total - parts).abs() <= SAME * total.abs()).all():
             message = (
                 f"`{meaning.column}` is the sum of {_span(names)}, and taken for one run. If these are repeats, leave "
@@ -264,14 +265,14 @@ def _rows(raw: pd.DataFrame, stems: dict[str, dict[str, str]], indices: Sequence
     rows = pd.concat(parts, ignore_index=True)
     order = np.arange(len(rows)).reshape(len(indices), len(raw)).T.ravel()
     rows = rows.iloc[order].reset_index(drop=True)
-    blank = pd.concat([_numbers(rows, stem) for stem in stems], axis=1).isna().all(axis=1)
+    blank = pd.concat([numbers_of(rows[stem]) for stem in stems], axis=1).isna().all(axis=1)
     return rows[~blank].reset_index(drop=True)  # fewer repeats than columns: no run was lost
 
 
 def _repeats(raw: pd.DataFrame, groups: dict[str, dict[str, str]], *, sure: bool) -> bool:
     """Whether the readings of numbered columns look like repeats: close to one another, and not a running total."""
     for same in groups.values():
-        cells = np.column_stack([_numbers(raw, name) for name in same.values()])
+        cells = np.column_stack([numbers_of(raw[name]) for name in same.values()])
         if not (cells > 0).any():
             return False
         with np.errstate(all="ignore"):
@@ -305,11 +306,7 @@ def _statistics(raw: pd.DataFrame, stems: dict[str, dict[str, str]]) -> list[str
 
 
 def _sum(raw: pd.DataFrame, names: Sequence[str]) -> pd.Series:
-    return sum((_numbers(raw, name) for name in names[1:]), start=_numbers(raw, names[0]))
-
-
-def _numbers(raw: pd.DataFrame, name: str) -> pd.Series:
-    return parse_numbers(raw[name], run_ids=pd.Series("", index=raw.index)).values
+    return sum((numbers_of(raw[name]) for name in names[1:]), start=numbers_of(raw[names[0]]))
 
 
 def _span(names: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ BOTH_COMMA = re.compile(r"[+-]?\d{1,3}(?:\.\d{3})+,\d+")
 WITH_ERROR = re.compile(r"([+-]?[\d.,]*\d(?:[eE][+-]?\d+)?)\s*(?:\u00b1|\+/-|\+-)\s*[\d.,]*\d(?:[eE][+-]?\d+)?\s*")
 GROUPED = re.compile(r"[+-]?\d{1,3}(?P<mark>[ '\u2019\u00a0\u2009\u202f])\d{3}(?:(?P=mark)\d{3})*(?:[.,]\d+)?")
 THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+")
+FIRST_CELLS = 20  # that are looked at before all are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,16 @@ class Parsed:
     warning: RunWarning | None
 
 
+def texts_of(cells: pd.Series) -> pd.Series:
+    """Return cells as texts without blanks around them, empty where there is nothing."""
+    return cells.where(cells.notna(), "").astype(str).str.strip()
+
+
+def numbers_of(cells: pd.Series) -> pd.Series:
+    """Return the numbers of cells, NaN where one holds none, whatever the reason."""
+    return parse_numbers(cells, run_ids=pd.Series("", index=cells.index)).values
+
+
 def parse_numbers(
     cells: pd.Series, *, run_ids: pd.Series, beside_commas: bool = False, beside_points: bool = False
 ) -> Parsed:
@@ -50,7 +61,7 @@ def parse_numbers(
         return Parsed(values=cells.astype(float), unreadable={}, warning=None)
     if pd.api.types.is_numeric_dtype(cells):
         return Parsed(values=cells.astype(float), unreadable={}, warning=None)
-    text = cells.where(cells.notna(), "").astype(str).str.strip()
+    text = texts_of(cells)
     values = pd.to_numeric(text, errors="coerce").astype(float)
     stated = False
     if (odd := values.isna() & (text != "")).any():

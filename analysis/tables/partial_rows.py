@@ -11,7 +11,7 @@ from lora_scaling.settings import POINT_COLUMNS, SEPARATING_COLUMNS
 
 from .column_names import QUANTITIES, meaning_of
 from .numbered_columns import FLAT, amount
-from .parsing import RunWarning, parse_numbers
+from .parsing import RunWarning, numbers_of, texts_of
 
 _DEVICES = re.compile(
     r"(gpu|device|cuda)([ _.]?(id|idx|index|rank|no|nr|num|number))?|(cuda[ _.]?device)|(local|global)?[ _.]?rank|"
@@ -57,7 +57,7 @@ def _training(
     for name in map(str, raw.columns):
         if name in kept or not _PHASES.fullmatch(name.strip()):
             continue
-        words = raw[name].where(raw[name].notna(), "").astype(str).str.strip()
+        words = texts_of(raw[name])
         training, other = words.str.fullmatch(_TRAINING), words.str.fullmatch(_OTHER)
         if not (training | other).all() or not training.any() or not other.any():
             continue
@@ -86,7 +86,7 @@ def _refuse_steps(raw: pd.DataFrame, kept: frozenset[str]) -> None:
     for name in map(str, raw.columns):
         if name in kept or not _STEP.fullmatch(name.strip()):
             continue
-        change = _numbers(raw, name).groupby(run).diff().dropna()
+        change = numbers_of(raw[name]).groupby(run).diff().dropna()
         if len(change) and (change > 0).all():
             raise RecordError(
                 f"{name}: got {int(run.value_counts().max())} rows of one `{named}`, its readings as it goes; give one "
@@ -140,17 +140,17 @@ def _epochs(raw: pd.DataFrame, kept: frozenset[str]) -> tuple[pd.DataFrame, list
     for name in map(str, raw.columns):
         if name in (*kept, *said) or not _EPOCH.fullmatch(name.strip()):
             continue
-        place = _numbers(raw, name)
+        place = numbers_of(raw[name])
         run = _runs(raw, place, (name,))
         if run is None or run.nunique() == len(raw) or not _consecutive(place, run):
             continue
         ids = _named(raw)
         if not _same_settings(raw, run):
             continue
-        repeats = ids is None or bool(_numbers(raw, ids).notna().all())  # a number may be that of a repeat
+        repeats = ids is None or bool(numbers_of(raw[ids]).notna().all())  # a number may be that of a repeat
         read: dict[str, str] = {}
         for column in (*_amounts(raw, run, "energy"), *_amounts(raw, run, "_s")):
-            how = _reading(_numbers(raw, column), run)
+            how = _reading(numbers_of(raw[column]), run)
             if how == "" or (how != "sum" and repeats):
                 return raw, []  # a running total, or epochs of runs of their own: nobody can know
             read[column] = how
@@ -220,7 +220,7 @@ def _amounts(raw: pd.DataFrame, run: pd.Series, kind: str) -> list[str]:
 
 
 def _varies(raw: pd.DataFrame, run: pd.Series, column: str) -> bool:
-    values = _numbers(raw, column)
+    values = numbers_of(raw[column])
     return bool((values.groupby(run).nunique() > 1).any())
 
 
@@ -249,12 +249,8 @@ def _merged(raw: pd.DataFrame, run: pd.Series, summed: Sequence[str], gone: Sequ
     rows = raw.drop(columns=list(gone)).groupby(run, sort=False).last()
     rows["_place"] = raw["_place"].groupby(run, sort=False).first()
     for column in summed:
-        rows[column] = _numbers(raw, column).groupby(run, sort=False).agg(lambda one: one.sum(skipna=False))
+        rows[column] = numbers_of(raw[column]).groupby(run, sort=False).agg(lambda one: one.sum(skipna=False))
     return rows.reset_index(drop=True)
-
-
-def _numbers(raw: pd.DataFrame, name: str) -> pd.Series:
-    return parse_numbers(raw[name], run_ids=pd.Series("", index=raw.index)).values
 
 
 def _quoted(names: Sequence[str]) -> str:

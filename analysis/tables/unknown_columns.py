@@ -11,7 +11,7 @@ from scipy.special import fdtrc
 from lora_scaling.settings import POINT_COLUMNS, SEPARATING_COLUMNS
 
 from ..arrays import Array
-from .parsing import RunWarning
+from .parsing import RunWarning, texts_of
 
 Levels = NDArray[np.intp]
 
@@ -78,7 +78,7 @@ def _levels(cells: pd.Series, name: str) -> tuple[Levels, Array | None] | None:
     """Return each row's level of a column that may be a setting, and its numbers if it holds numbers; else None."""
     if OUTCOME.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", name)):
         return None
-    text = cells.where(cells.notna(), "").astype(str).str.strip()
+    text = texts_of(cells)
     level, found = pd.factorize(text)
     if not 2 <= len(found) <= min(MOST_LEVELS, len(text) / 2):
         return None

@@ -227,19 +227,18 @@ def test_a_pipe_gets_a_plain_line_a_minute_and_is_told_of_waiting(clock: list[fl
     ]
 
 
-def test_a_terminal_that_cannot_move_its_cursor_is_a_pipe(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "dumb")
-    display, shown = on_terminal()
-    with display.run("only") as listen:
-        listen("train", 0, 8, None)
-        clock[0] += 61.0
-        listen("train", 1, 8, None)
-    assert shown.getvalue() == "only · train 1/8 · about 7 min 07 s left\n"
-
-
-def test_a_cell_of_a_notebook_is_a_pipe(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    """`!lora-scaling` has a terminal there, but each move of the line would be a line of the cell's output."""
-    monkeypatch.setenv("JPY_PARENT_PID", "1")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TERM", "dumb"),
+        # `!lora-scaling` in a notebook has a terminal, but each move of the line would be a line of the cell's output.
+        ("JPY_PARENT_PID", "1"),
+    ],
+)
+def test_a_terminal_that_cannot_move_its_cursor_is_a_pipe(
+    name: str, value: str, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
     display, shown = on_terminal()
     with display.run("only") as listen:
         listen("train", 0, 8, None)

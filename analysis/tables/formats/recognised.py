@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..parsing import RunWarning, parse_numbers
+from ..parsing import RunWarning, numbers_of, texts_of
 
 MOST_DEPTH = 4  # of mappings in a row
 
@@ -43,14 +43,14 @@ def numbers(raw: pd.DataFrame, name: str) -> pd.Series:
     """Return a column's numbers, NaN where it has none."""
     if name not in raw:
         return pd.Series(float("nan"), index=raw.index)
-    return parse_numbers(raw[name], run_ids=pd.Series("", index=raw.index)).values
+    return numbers_of(raw[name])
 
 
 def text(raw: pd.DataFrame, name: str) -> pd.Series:
     """Return a column's text without blanks around it, empty where it has none."""
     if name not in raw:
         return pd.Series("", index=raw.index, dtype=object)
-    return raw[name].where(raw[name].notna(), "").astype(str).str.strip()
+    return texts_of(raw[name])
 
 
 def moments(cells: pd.Series) -> pd.Series:
