@@ -17,16 +17,7 @@ import pandas as pd
 from analysis.energy_model.validated_fit import validated_fit
 from analysis.regression.least_squares import Array
 from analysis.tables.run_quantities import Work, work_of
-from benchmarks.interval_coverage import (
-    TRUTHS,
-    Generator,
-    as_table,
-    format_labels,
-    format_row,
-    inside,
-    label_of,
-    runs_of,
-)
+from benchmarks.interval_coverage import TRUTHS, Generator, Tally, as_table, format_labels, format_row, runs_of
 from lora_scaling.units import JOULES_PER_KWH
 
 SAMPLES = (64, 128, 256, 512, 1024)
@@ -93,29 +84,19 @@ def ask(costs: Costs, rng: Generator, samples: Sequence[int], epochs: Sequence[i
 
 def coverage_of(costs: Costs, *, seeds: int) -> dict[str, Any]:
     """Return coverage and median interval (high/low) at each place, as `interval_coverage.coverage_of` does."""
-    held: dict[str, list[float]] = {name: [] for name in PLACES}
-    width: dict[str, list[float]] = {name: [] for name in PLACES}
-    labels: dict[str, tuple[int, int]] = {}
-    failed = 0
+    tally, failed = Tally(PLACES), 0
     grid = np.array([(s, e) for s in SAMPLES for e in EPOCHS for _ in range(REPLICATES)], dtype=float)
     for seed in range(seeds):
         rng = np.random.default_rng([seed, *costs.name.encode()])
         result = validated_fit(as_table(runs(costs, rng, *grid.T)))
         failed += bool(result.backtest.failed)
         for name, (samples, epochs) in PLACES.items():
-            new = ask(costs, rng, samples, epochs)
-            within, wide = inside(result.fitted, new)
-            held[name] += list(within)
-            width[name] += list(wide)
-            label = label_of(result, new)
-            seen, covered = labels.get(label, (0, 0))
-            labels[label] = (seen + len(within), covered + int(within.sum()))
+            tally.ask(name, result, ask(costs, rng, samples, epochs))
     return {
         "truth": costs.name,
-        "coverage": {name: float(np.mean(values)) for name, values in held.items()},
-        "high_over_low": {name: float(np.exp(np.median(values))) for name, values in width.items()},
+        **tally.shares(),
         "backtest_failed": failed / seeds,
-        "labels": labels,
+        "labels": tally.labels,
     }
 
 

@@ -5,7 +5,7 @@ python -m benchmarks.interval_coverage [--seeds 200]
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -277,6 +277,35 @@ def inside(fitted: EnergyFit, new: Work) -> tuple[Array, Array]:
     return held.astype(float), np.log(bands.high / bands.low)
 
 
+class Tally:
+    """New runs of several tables at each place: whether they lay inside, how wide, and by how far it is validated."""
+
+    def __init__(self, places: Iterable[str]) -> None:
+        self.held: dict[str, list[float]] = {place: [] for place in places}
+        self.width: dict[str, list[float]] = {place: [] for place in places}
+        self.labels: dict[str, tuple[int, int]] = {}
+
+    def add(self, place: str, within: Array, wide: Array) -> None:
+        """Count new runs (m,) at a place."""
+        self.held[place] += list(within)
+        self.width[place] += list(wide)
+
+    def ask(self, place: str, result: ValidatedFit, new: Work) -> None:
+        """Count new runs at a place, and by how far a fit's backtest validates them."""
+        within, wide = inside(result.fitted, new)
+        self.add(place, within, wide)
+        label = label_of(result, new)
+        runs, covered = self.labels.get(label, (0, 0))
+        self.labels[label] = (runs + len(within), covered + int(within.sum()))
+
+    def shares(self) -> dict[str, dict[str, float]]:
+        """Return the coverage and the median interval (high/low) of each place."""
+        return {
+            "coverage": {place: float(np.mean(values)) for place, values in self.held.items()},
+            "high_over_low": {place: float(np.exp(np.median(values))) for place, values in self.width.items()},
+        }
+
+
 def coverage_of(truth: EnergyLaw, *, seeds: int) -> dict[str, Any]:
     """Return coverage and median interval (high/low) of each question over `seeds` tables of one truth.
 
@@ -285,9 +314,7 @@ def coverage_of(truth: EnergyLaw, *, seeds: int) -> dict[str, Any]:
     """
     least = _least_j_per_flop(truth.hardware)
     questions = questions_of(truth)
-    held: dict[str, list[float]] = {question.name: [] for question in questions}
-    width: dict[str, list[float]] = {question.name: [] for question in questions}
-    labels: dict[str, tuple[int, int]] = {}
+    tally = Tally([question.name for question in questions])
     failed = below_floor = 0
     for seed in range(seeds):
         rng = np.random.default_rng([seed, *truth.name.encode()])
@@ -295,22 +322,16 @@ def coverage_of(truth: EnergyLaw, *, seeds: int) -> dict[str, Any]:
         failed += bool(result.backtest.failed)
         for question in questions:
             new = ask(truth, rng, question)
-            within, wide = inside(result.fitted, new)
-            held[question.name] += list(within)
-            width[question.name] += list(wide)
-            label = label_of(result, new)
-            runs, covered = labels.get(label, (0, 0))
-            labels[label] = (runs + len(within), covered + int(within.sum()))
+            tally.ask(question.name, result, new)
             low = result.fitted.fit.training(target_of_runs(new)).low
             below_floor += int(np.sum(low < least * new.values["flops"] * (1 - 1e-9)))
     return {
         "truth": truth.name,
         "inside_family": truth.inside_family,
         "seeds": seeds,
-        "coverage": {name: float(np.mean(values)) for name, values in held.items()},
-        "high_over_low": {name: float(np.exp(np.median(values))) for name, values in width.items()},
+        **tally.shares(),
         "backtest_failed": failed / seeds,
-        "labels": labels,
+        "labels": tally.labels,
         "below_floor": below_floor,
     }
 
@@ -330,8 +351,7 @@ def _least_j_per_flop(hardware: str) -> float:
 def setup_coverage_of(truth: EnergyLaw, *, seeds: int) -> dict[str, Any]:
     """Return coverage and median interval (high/low) of the set-up of one more run, at the places of the questions."""
     questions = questions_of(truth)
-    held: dict[str, list[float]] = {question.name: [] for question in questions}
-    width: dict[str, list[float]] = {question.name: [] for question in questions}
+    tally = Tally([question.name for question in questions])
     for seed in range(seeds):
         rng = np.random.default_rng([seed, *truth.name.encode()])
         fixed = fit_table(simulate(truth, rng), with_time=False).fit.fixed_energy_j
@@ -344,13 +364,12 @@ def setup_coverage_of(truth: EnergyLaw, *, seeds: int) -> dict[str, Any]:
             new = truth.setup(params) * np.exp(0.05 * rng.standard_normal(PROBES))
             labels = {name: np.full(PROBES, value) for name, value in (("method", "lora"), ("hardware", DEVICE))}
             bands = training_bands(fixed.models, Target(values={"params": params}, labels=labels))
-            held[question.name] += list((new >= bands.low) & (new <= bands.high))
-            width[question.name] += list(np.log(bands.high / bands.low))
+            held = ((new >= bands.low) & (new <= bands.high)).astype(float)
+            tally.add(question.name, held, np.log(bands.high / bands.low))
     return {
         "truth": truth.name,
         "seeds": seeds,
-        "coverage": {name: float(np.mean(values)) for name, values in held.items()},
-        "high_over_low": {name: float(np.exp(np.median(values))) for name, values in width.items()},
+        **tally.shares(),
     }
 
 
