@@ -11,7 +11,7 @@ from lora_scaling.errors import UserError
 from lora_scaling.estimate.estimator import Price, estimate
 from lora_scaling.estimate.fit_file import Fit
 from lora_scaling.estimate.measured import Measured
-from lora_scaling.estimate.priors import DEFAULT_STACK
+from lora_scaling.estimate.priors import DEFAULT_STACK, load_priors
 from lora_scaling.estimate.result import LEVEL, Estimate
 from lora_scaling.paths import choices
 
@@ -19,8 +19,13 @@ METHODS = ("lora", "qlora", "full")
 _GPUS = ("rtx-a4000", "rtx-4090", "a10g", "l40s", "a100-80gb", "h100-sxm", "h200", "b200", "mi300x")
 _ZONES = ("NO", "SE", "FR", "DK1", "GB", "DE", "US", "PL", "IN")
 _MODELS = ("llama-3.2-1b", "llama-3.2-3b", "llama-3.1-8b", "qwen3-14b", "llama-3.1-70b")
-_STACKS = ("hf", "unsloth", "torchtune", "litgpt", "llm-foundry", "megatron", "other")
-_DEFAULTS = {"method": METHODS, "gpus": _GPUS, "zones": _ZONES, "models": _MODELS, "stacks": _STACKS}
+_DEFAULTS = {
+    "method": METHODS,
+    "gpus": _GPUS,
+    "zones": _ZONES,
+    "models": _MODELS,
+    "stacks": tuple(load_priors().stacks),
+}
 _ALSO = {"methods": "method", "gpu": "gpus", "hardware": "gpus", "zone": "zones", "model": "models", "stack": "stacks"}
 
 
