@@ -433,6 +433,14 @@ COSTS_APART: tuple[Process, ...] = (
     ),
     *(
         Process(
+            name=f"power {b:g}, 0.1 smallest runs that zero-step runs are spared",
+            make=scaling(Sweep(samples=geometric(32, 16, 4)), fixed=0.25, per_epoch=0.1, b=b),
+            truths={"linear_in_samples": truth},
+        )
+        for b, truth in ((0.97, not_refuted()), (0.95, edge()), (0.85, no()))
+    ),
+    *(
+        Process(
             name=f"offset of {offset:g} smallest runs",
             make=scaling(Sweep(replicates=4, zero=0), fixed=offset),
             truths={"linear_in_samples": yes()},

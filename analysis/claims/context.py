@@ -73,6 +73,15 @@ class ClaimContext:
         return analyse(self.design, "y", per_token=True)
 
     @cached_property
+    def trained(self) -> Analysis:
+        """The curve of the runs that trained, alone."""
+        return analyse(by_session(build_design(self.design.trained)), "y", per_token=True) if self._idle else self.total
+
+    @property
+    def _idle(self) -> bool:
+        return len(self.design.trained) < len(self.design.frame)
+
+    @cached_property
     def as_run(self) -> Analysis:
         """The same by the samples themselves, however long they were."""
         return self.total if relative_length(self.design.frame) is None else analyse(self.design, "y")
@@ -102,6 +111,11 @@ class ClaimContext:
     def blocks(self) -> dict[str, str | None]:
         """For each factor, why no curve can be decided on (None where it can)."""
         return {factor: _curve_block(self, factor) for factor in COLUMN}
+
+
+def warmed_up_alike(frame: pd.DataFrame) -> bool:
+    """Return whether all runs, also those of no steps, made passes that were discarded: they share what is fixed."""
+    return bool((frame["energy_warmup_kwh"] > 0).all())
 
 
 def outlier_of(analysis: Analysis) -> FarthestRun | None:

@@ -12,7 +12,7 @@ from ..tables.parsing import RunWarning
 from ..tables.response import Response, choose_response
 from ..tables.table import RunTable
 from ..tables.unknown_columns import separation
-from .context import ClaimContext
+from .context import ClaimContext, warmed_up_alike
 from .registry import CLAIMS, Question
 from .run_warnings import run_warnings
 from .verdicts import Claim, Needs, Options, holm
@@ -76,7 +76,7 @@ def decide(table: RunTable, options: Options, asked: Sequence[Question] = CLAIMS
     row_warnings = check_rows(response.frame)
     suspects = suspicious(row_warnings, len(response.frame))
     warnings = [*table.warnings, *response.warnings, *row_warnings]
-    context = ClaimContext(response, options, suspects)
+    context = ClaimContext(response, options, suspects, idle_alike=warmed_up_alike(response.frame))
     if is_series(response):
         claims = series_claims(response, options, [one.id for one in asked])
     else:

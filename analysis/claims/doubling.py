@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from lora_scaling.text import number
+
 from ..regression.curve_analysis import Analysis, mean_elasticity
 from ..tables.response import measured_sentence
 from .context import COLUMN, ClaimContext, misfit_words, outlier_of, without_outlier
@@ -152,6 +154,5 @@ def _from_where(context: ClaimContext, factor: str, decision: Decision, holds_fr
         return ""
     beyond = " (beyond what was run)" if holds_from > largest else ""
     part = "the fixed cost" if high < 1 else "what was subtracted from every run"
-    return (
-        f" With {part} spread over more work it holds within the margin from about {holds_from:g} {factor} on{beyond}."
-    )
+    least = f"{number(holds_from)} {factor}"
+    return f" With {part} spread over more work it holds within the margin from about {least} on{beyond}."

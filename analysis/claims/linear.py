@@ -27,10 +27,10 @@ from .context import (
     without_outlier,
 )
 from .next_runs import gate_needs, more_runs
-from .verdicts import Claim, Decision, Verdict, undecided
+from .verdicts import Claim, Decision, Options, Verdict, undecided
 from .vetoes import Veto, vetoed
 
-WITNESS_P, STRAIGHT_P = 0.05, 0.02  # of a straight line: through the trained runs, one-sided; through all, two-sided
+STRAIGHT_P = 0.02  # of a straight line through all runs, two-sided
 LEAST_SHARE_SHOWN = 0.005  # of the smallest run's energy
 
 
@@ -111,8 +111,8 @@ def _vetoes(context: ClaimContext, factor: str, decision: Decision, tests: dict[
             found.append(Veto(kind="lack_of_fit", why=misfit_words(context.total, lack)))
         elif verdict == "refuted" and not _curved(context, factor, decision, tests):
             why = "the exponent lies outside the margin, but no test shows the curve itself"
-            if tests["trained_p"] is not None and tests["trained_p"] >= WITNESS_P:
-                why += " in the runs that trained: those without training may lack a cost that these have"
+            if _hinges_on_idle(tests, options):
+                why = "the exponent of the runs that trained may lie within the margin: those without may lack a cost"
             found.append(Veto(kind="witness", why=why))
     slope = tests["length_slope"]
     if slope is not None and abs(slope) > options.margin / 2:
@@ -151,14 +151,19 @@ def _curved(context: ClaimContext, factor: str, decision: Decision, tests: dict[
 
     It has to bend the way the exponent says, and in the trained runs alone, too.
     """
-    if tests["trained_p"] is not None and tests["trained_p"] >= WITNESS_P:
+    if _hinges_on_idle(tests, context.options):
         return False
     bends = (context.total.wide_profile(factor).estimate - 1) * (decision.estimate - 1) > 0
     return bends and tests["affine_p"] < STRAIGHT_P
 
 
-def _bent_alone(context: ClaimContext, factor: str, decision: Decision) -> float | None:
-    """Return the one-sided p of a straight line through the trained runs alone, against bending as the exponent says.
+def _hinges_on_idle(tests: dict[str, Any], options: Options) -> bool:
+    """Return whether the runs that trained do not refute alone."""
+    return tests["trained_p"] is not None and tests["trained_p"] > options.alpha
+
+
+def _refuted_alone(context: ClaimContext, factor: str, decision: Decision) -> float | None:
+    """Return the one-sided p of an exponent within the margin, from the trained runs alone.
 
     Runs without training may be spared a cost that all others have, which bends the curve. None where all trained, or
     where the others are known to be alike.
@@ -167,8 +172,10 @@ def _bent_alone(context: ClaimContext, factor: str, decision: Decision) -> float
     if context.idle_alike or not analysis.wide.data.zero.any():
         return None
     profile = Profile(fit=analysis.trained, index=analysis.design.factors.index(factor))
-    same_side = (profile.estimate - 1) * (decision.estimate - 1) > 0
-    return profile.p_beyond(1.0) if same_side else 1.0
+    margin = context.options.margin
+    edge = 1 - margin if decision.estimate < 1 else 1 + margin
+    same_side = (profile.estimate - edge) * (decision.estimate - edge) > 0
+    return profile.p_beyond(edge) if same_side else 1.0
 
 
 def curve_tests(context: ClaimContext, factor: str, decision: Decision) -> dict[str, Any]:
@@ -200,7 +207,7 @@ def curve_tests(context: ClaimContext, factor: str, decision: Decision) -> dict[
         "quadratic": quadratic,
         "affine_p": 2 * float(stdtr(wide.fit.data.df, -wide.t_at(1.0))),
         "affine_lack_of_fit": straight,
-        "trained_p": _bent_alone(context, factor, decision) if decision.verdict == "refuted" else None,
+        "trained_p": _refuted_alone(context, factor, decision) if decision.verdict == "refuted" else None,
         "unequal_noise_p": analysis.variance_p,
         "weighted": analysis.weighted,
         "order_p": analysis.order_p,

@@ -440,12 +440,16 @@ def plan_exponent(context: ClaimContext, factor: str, estimate: float, low: floa
     `low` and `high` are the bounds of the equivalence region. None where the estimate is too close to a
     bound for any number of runs, or where even MAX_RUNS runs are not expected to decide.
     """
-    analysis, options = context.total, context.options
+    refutes = not (low <= estimate <= high or context.idle_alike)  # has to hold without the runs that did not train
+    analysis, options = context.trained if refutes else context.total, context.options
     j = analysis.design.factors.index(factor)
     gap = min(abs(estimate - low), abs(high - estimate))
     if gap < 0.1 * (high - low) / 2:
         return None
-    tangent, candidates = Tangent(analysis=analysis), _candidates(analysis, zero=context.response.of_whole_runs)
+    tangent, candidates = (
+        Tangent(analysis=analysis),
+        _candidates(analysis, zero=context.response.of_whole_runs and not refutes),
+    )
     rows, information, sigma = tangent.rows(candidates), tangent.information, analysis.fit.sigma
     inverse = inverse_of(information)
     now = _se(inverse, j, sigma)
