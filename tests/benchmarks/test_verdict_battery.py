@@ -14,15 +14,16 @@ def test_there_are_enough_processes() -> None:
     assert len({process.name for process in PROCESSES}) == len(PROCESSES)
 
 
+@pytest.mark.parametrize("seeds", [1, pytest.param(3, marks=pytest.mark.simulation)])
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda process: process.name)
-def test_no_process_is_misjudged_at_three_seeds(process) -> None:
+def test_no_process_is_misjudged(process, seeds: int) -> None:
     """The seeds are fixed, so that the outcome is as well. The many kinds of cost have one seed each.
 
     Where the design has the power, a wrong verdict comes in less than 1 of 200 draws: here it must not come at all. On
-    the margin's edge one wrong verdict in three draws has a chance of 0.14, two have 0.007.
+    the margin's edge one wrong verdict in three draws has a chance of 0.14, two have 0.007; one draw says nothing.
     """
-    for row in chain.from_iterable(run_battery(1 if process in COSTS_APART else 3, processes=[process])):
-        assert row.wrong == 0 if row.powered else row.wrong <= 1 / 3, row
+    for row in chain.from_iterable(run_battery(1 if process in COSTS_APART else seeds, processes=[process])):
+        assert row.wrong == 0 if row.powered else row.wrong <= 1 / 3 or row.seeds == 1, row
         assert not row.powered or row.right == 1, row
         assert row.warned is None or row.warned == 1, row
 

@@ -158,6 +158,7 @@ def test_undecided_says_what_would_decide() -> None:
     assert claim.needs.runs == sum(setting["runs"] for setting in claim.needs.settings)
 
 
+@pytest.mark.simulation
 def test_the_runs_that_it_asks_for_do_decide() -> None:
     """Power: of ten tables left undecided, at least seven are decided after the runs asked for were added."""
     decided, tried = 0, 0
@@ -252,6 +253,7 @@ def test_fixed_cost_says_from_where_doubling_holds() -> None:
     assert found.tests["holds_from"] == pytest.approx(1216, rel=0.05)
 
 
+@pytest.mark.simulation
 def test_energy_that_does_not_depend_on_samples_is_no_doubling() -> None:
     for seed in range(25):  # the share of the fixed cost runs up to its ceiling in some of them
         found = decided_alone(draw("energy does not depend on samples", seed), "doubling_doubles")

@@ -101,6 +101,7 @@ def decided(claims: tuple[Claim, ...]) -> list[float | None]:
     return [claim.p_value for claim in claims if claim.verdict != "undecided"]
 
 
+@pytest.mark.simulation
 def test_claims_on_one_table_share_the_error_rate() -> None:
     """Of verdicts near their error rate some must give way, and those that stand pass Holm's test together."""
     gave_way = 0
@@ -137,6 +138,7 @@ def methods(ratio: float, *, seed: int, cv: float = 0.01) -> Claim:
     return decided_alone(frame, "full_vs_lora")
 
 
+@pytest.mark.simulation
 def test_no_difference_of_methods_is_seldom_called_one() -> None:
     """At a ratio of 1, five per cent below the threshold, `supported` hardly comes at all."""
     found = [methods(1.0, seed=seed, cv=0.08).verdict for seed in range(30)]

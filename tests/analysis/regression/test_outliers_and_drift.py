@@ -93,6 +93,7 @@ def test_drift_that_was_taken_out_says_so() -> None:
     assert "taken out of the verdicts on samples and epochs" in said
 
 
+@pytest.mark.simulation
 def test_runs_in_order_of_size_are_no_drift() -> None:
     """The order follows the design exactly; the residuals of the curve do not follow the order."""
     alarms = 0
