@@ -99,8 +99,9 @@ def duration(seconds: float | None) -> str:
 
 
 def counted(count: float, noun: str) -> str:
-    """Format a count with its noun: 1 epoch, 2 epochs."""
-    return f"{count:g} {noun}" + ("" if count == 1 else "s")
+    """Format a count with its noun: 1 epoch, 2 epochs, 10,000 epochs."""
+    shown = f"{round(count):,}" if count == round(count) else f"{count:g}"
+    return f"{shown} {noun}" + ("" if count == 1 else "s")
 
 
 def printable(text: str) -> str:

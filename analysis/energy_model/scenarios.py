@@ -172,7 +172,7 @@ def _other_device(planned: PlannedTarget, fit: Fit) -> Scenario:
     if sheet is None or own_sheet is None:
         raise UserError(
             f"hardware: got {name}; the runs were on {', '.join(fit.hardware)}, and without a data sheet of both "
-            "nothing carries over: leave hardware out, or use python -m lora_scaling.estimate for that device"
+            "nothing carries over: leave hardware out, or use lora-scaling estimate for that device"
         )
     (power, peak), (own_power, own_peak) = sheet, own_sheet
     return Scenario(

@@ -23,7 +23,7 @@ def model_card(table: RunTable) -> str:
     if frame.empty or unknown.any():
         raise UserError(
             f"emissions_g: got {int(unknown.sum())} of {len(frame)} runs without it; give the grams, or for run "
-            "records compute them with `python -m lora_scaling.emissions RUNS grid.zone=ZONE`"
+            "records compute them with `lora-scaling emissions RUNS grid.zone=ZONE`"
         )
     grams, energy = float(frame["emissions_g"].sum()), float(frame["energy_kwh"].sum())
     sources = sorted(set(frame["intensity_source"].dropna())) or ["the table's own grams"]

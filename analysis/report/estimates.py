@@ -40,8 +40,7 @@ def read_estimates(paths: Sequence[str | Path]) -> tuple[Quote, ...]:
             raise UserError(f"estimates: got {path}, which cannot be read ({error}); give a file") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise UserError(
-                f"estimates: got {path}, which holds no estimate; give what "
-                "`python -m lora_scaling.estimate … --json` printed"
+                f"estimates: got {path}, which holds no estimate; give what `lora-scaling estimate … --json` printed"
             ) from None
     return tuple(quotes)
 

@@ -16,13 +16,13 @@ from lora_scaling.estimate.result import LEVEL, Estimate
 from lora_scaling.paths import choices
 
 METHODS = ("lora", "qlora", "full")
-_GPUS = ("rtx-a4000", "rtx-4090", "a10g", "l40s", "a100-80gb", "h100-sxm", "h200", "b200", "mi300x")
-_ZONES = ("NO", "SE", "FR", "DK1", "GB", "DE", "US", "PL", "IN")
+GPUS = ("rtx-a4000", "rtx-4090", "a10g", "l40s", "a100-80gb", "h100-sxm", "h200", "b200", "mi300x")
+ZONES = ("NO", "SE", "FR", "DK1", "GB", "DE", "US", "PL", "IN")
 _MODELS = ("llama-3.2-1b", "llama-3.2-3b", "llama-3.1-8b", "qwen3-14b", "llama-3.1-70b")
 _DEFAULTS = {
     "method": METHODS,
-    "gpus": _GPUS,
-    "zones": _ZONES,
+    "gpus": GPUS,
+    "zones": ZONES,
     "models": _MODELS,
     "stacks": tuple(load_priors().stacks),
 }

@@ -16,7 +16,7 @@ from lora_scaling.config import HardwareConfig, RunConfig
 from lora_scaling.config.build import build
 from lora_scaling.config.devices import DRIVER_NAMES, preset
 from lora_scaling.errors import UserError
-from lora_scaling.estimate.compare import _GPUS, _ZONES, METHODS
+from lora_scaling.estimate.compare import GPUS, METHODS, ZONES
 from lora_scaling.estimate.estimator import Price
 from lora_scaling.estimate.fit_file import (
     EFFICIENCY_SD,
@@ -140,7 +140,7 @@ def page_data(
         "hardware": hardware,
         "data": _data(config),
         "zones": _zones(zone),
-        "compare": {"method": list(METHODS), "hardware": list(_GPUS), "grid.zone": list(_ZONES)},
+        "compare": {"method": list(METHODS), "hardware": list(GPUS), "grid.zone": list(ZONES)},
         "fit": None if fit is None else _fit(fit),
         "log_beta": {} if fit is None else _log_beta(fit),
         "unseen_label_factor": UNSEEN_LABEL_FACTOR,

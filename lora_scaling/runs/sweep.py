@@ -32,7 +32,7 @@ from lora_scaling.runs.launching import (
 )
 from lora_scaling.runs.run import idle_after
 from lora_scaling.runs.slurm_energy import comparison
-from lora_scaling.text import ENERGY, TIME, number
+from lora_scaling.text import ENERGY, TIME, counted, number
 
 _MOST_NAMED = 20  # runs in the sentence of those that did not finish
 _MOST_ANSWERED_AGAIN = 500  # runs of a sweep that was finished before: the analysis of more takes seconds
@@ -65,7 +65,7 @@ class DesignSweeper(HydraPlugin, Sweeper):
         here = is_this_process(settings)
         estimates = try_estimates([run.config for run in todo], one_process=here, elsewhere=runs_elsewhere(settings))
         expected = estimates if isinstance(estimates, str) else total_of(estimates)
-        print(f"{len(runs)} runs in {where}: {len(runs) - len(todo)} finished before, {len(todo)} to do")
+        print(f"{counted(len(runs), 'run')} in {where}: {len(runs) - len(todo)} finished before, {len(todo)} to do")
         if todo:
             print(_expected_cost_line(expected), flush=True)
         _check_limits(expected, runs[0].config, "sweep")
