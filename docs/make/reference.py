@@ -93,6 +93,7 @@ def _setting_row(line: tuple[str, str, str]) -> tuple[str, ...]:
     from lora_scaling.settings import SETTINGS
 
     name, default, meaning = line
+    assert meaning, f"{name}: give its meaning as a comment beside it in conf/"
     parts = name.split(".")
     groups = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
     by_name = {setting.name: setting for setting in SETTINGS}
