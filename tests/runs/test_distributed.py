@@ -13,44 +13,46 @@ from lora_scaling.config import compose
 from lora_scaling.runs.run import run
 from tests.support import nvml_stub
 from tests.support.processes import alone, torchrun, two_ranks, wait_until
-from tests.support.runs import TINY, only_record, read_record
+from tests.support.runs import TINY, Record, only_record, read_record
 
 pytestmark = pytest.mark.slow
 
 
-def test_two_processes_do_the_work_of_one_with_twice_the_accumulation(tmp_path: Path) -> None:
-    overrides = ("gradient_accumulation=2", "epochs=2")
-    one = alone(tmp_path / "one", *overrides)
-    process = torchrun(tmp_path / "two", *overrides)
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, str]:
+    """The record of a run in two processes of torchrun, and what they printed; each has a GPU, if one can be made."""
+    folder = tmp_path_factory.mktemp("two")
+    overrides, env = ["gradient_accumulation=2", "epochs=2"], {}
+    if nvml_stub.have_compiler():
+        # Two more GPUs are other people's. The processes compute on the CPU, and measure no GPU that is not named.
+        laws = [nvml_stub.Law(power=((time.time() - 5, watts),)) for watts in (100.0, 250.0, 700.0, 700.0)]
+        nvml_stub.write_laws(folder / "law", laws)
+        overrides, env = [*overrides, "metering.gpu_ids=[0,1]"], dict(nvml_stub.environment(folder / "law"))
+    process = torchrun(folder / "runs", *overrides, env=env)
     output, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
-    two = only_record(tmp_path / "two")
+    return only_record(folder / "runs"), output
+
+
+def test_two_processes_do_the_work_of_one_with_twice_the_accumulation(two: tuple[Record, str], tmp_path: Path) -> None:
+    record, output = two
+    one = alone(tmp_path, "gradient_accumulation=2", "epochs=2")
     assert len([line for line in output.splitlines() if one["run_id"] in line]) == 1  # one process speaks
-    assert (one["world_size"], two["world_size"]) == (1, 2)
-    assert one["run_id"] == two["run_id"]
+    assert (one["world_size"], record["world_size"]) == (1, 2)
+    assert one["run_id"] == record["run_id"]
     for field in ("tokens_seen", "samples_seen", "steps"):
-        assert two["work"][field] == one["work"][field]
+        assert record["work"][field] == one["work"][field]
     for field in ("train_loss", "eval_loss_before", "eval_loss_after"):
-        assert two["training"][field] == pytest.approx(one["training"][field], rel=1e-4)
-    assert two["energy"]["conditions"]["processes"] == 2
+        assert record["training"][field] == pytest.approx(one["training"][field], rel=1e-4)
+    assert record["energy"]["conditions"]["processes"] == 2
     # The host's CPU and RAM once: no more watts than one process is said to draw.
-    watts = [r["energy"]["components"]["ram"]["joules"] / r["total_s"] for r in (one, two)]
+    watts = [r["energy"]["components"]["ram"]["joules"] / r["total_s"] for r in (one, record)]
     assert watts[1] == pytest.approx(watts[0], rel=0.3)
 
 
 @pytest.mark.skipif(not nvml_stub.have_compiler(), reason="needs gcc on Linux")
-def test_two_gpus_of_two_processes_count_once_each(tmp_path: Path) -> None:
-    law_file = tmp_path / "law"
-    started = time.time() - 5
-    # Two more GPUs are other people's. The processes compute on the CPU here, and measure no GPU that is not named.
-    laws = [nvml_stub.Law(power=((started, watts),)) for watts in (100.0, 250.0, 700.0, 700.0)]
-    nvml_stub.write_laws(law_file, laws)
-    overrides = ("gradient_accumulation=2", "metering.gpu_ids=[0,1]")
-    process = torchrun(tmp_path / "two", *overrides, env=dict(nvml_stub.environment(law_file)))
-    _, errors = process.communicate(timeout=200)
-    assert process.returncode == 0, errors
-    phases = only_record(tmp_path / "two")["energy"]["phases"]
-    for phase in phases:
+def test_two_gpus_of_two_processes_count_once_each(two: tuple[Record, str]) -> None:
+    for phase in two[0]["energy"]["phases"]:
         assert [gpu["index"] for gpu in phase["gpus"]] == [0, 1]
         assert phase["components"]["gpu"]["joules"] == pytest.approx(sum(gpu["joules"] for gpu in phase["gpus"]))
 
