@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from lora_scaling.errors import LoraScalingError
-from lora_scaling.records import RECORD_NAME, TIMELINE_NAME, check_plain
+from lora_scaling.records import TIMELINE_NAME, check_plain, find_records
 
 from ..arrays import Array
 from .style import INK, SHADE, DrawnFigure, SkippedFigure, canvas, clip_name, linear_axis, palette, styled
@@ -121,9 +121,8 @@ def _folders(sources: Sequence[str]) -> dict[str, list[Path]]:
     """Find the timelines, by the name of their run's folder."""
     found: dict[str, list[Path]] = {}
     for source in map(Path, sources):
-        for path in source.rglob(TIMELINE_NAME) if source.is_dir() else []:
-            if (path.parent / RECORD_NAME).is_file():
-                found.setdefault(path.parent.name, []).append(path)
+        for record in find_records([source]) if source.is_dir() else []:
+            found.setdefault(record.parent.name, []).append(record.parent / TIMELINE_NAME)
     return found
 
 

@@ -1,5 +1,6 @@
 """Read what RUNS names: folders of run records or of other programs' results, and tables, as they are."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,7 +106,9 @@ def _read_folder(folder: Path) -> ReadRows:
         return _read_records(found)
     if outputs := trainer_folder.trainer_folders(folder):
         return _read_outputs(outputs, folder)
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.is_symlink())[:MOST_FILES]
+    # Unlike rglob, os.walk goes on where a folder vanishes meanwhile, as those of a training that still runs do.
+    below = sorted(Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    files = [file for file in below if file.is_file() and not file.is_symlink()][:MOST_FILES]
     for rows in (_read_logs(files), _read_results(files), _read_stores(files)):
         if rows is not None:
             return rows

@@ -108,7 +108,8 @@ def test_a_run_in_two_processes_is_continued_as_one(tmp_path: Path, sharding: st
     try:
         wait_until(
             lambda: (
-                max(map(int_after_dash, cut.rglob("checkpoint-*")), default=0) > 6 or ranks[0].returncode is not None
+                max(map(int_after_dash, cut.glob("default/*/.parts/checkpoint-*")), default=0) > 6
+                or ranks[0].returncode is not None
             ),
             every_s=0.005,
         )

@@ -5,8 +5,9 @@ parameter and token whatever is trained, so it is left out.
 """
 
 import json
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +34,13 @@ ENERGY = ("energy_kwh", "energy_cpu_kwh", "energy_gpu_kwh", "energy_ram_kwh", "t
 def trainer_folders(folder: Path) -> list[Path]:
     """Return the folders of runs in and below a folder; checkpoints belong to the run above them."""
     found: dict[Path, None] = {}
-    for seen, place in enumerate(_folders(folder)):
+    # Unlike rglob, os.walk goes on where a folder vanishes meanwhile, as those of a training that still runs do.
+    for seen, place in enumerate(sorted(Path(top) for top, _, _ in os.walk(folder))):
         if seen > MOST_FOLDERS:
             break
         if any((place / name).is_file() for name in (*SUMMARIES, STATE)):
             found[place.parent if CHECKPOINT.fullmatch(place.name) and place != folder else place] = None
     return sorted(found)
-
-
-def _folders(folder: Path) -> Iterator[Path]:
-    yield folder
-    for place in sorted(folder.rglob("*")):
-        if place.is_dir() and not place.is_symlink():
-            yield place
 
 
 def read_trainer_folders(

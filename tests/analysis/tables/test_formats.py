@@ -5,11 +5,14 @@ import gzip
 import io
 import json
 import lzma
+import os
 import pickle
+import shutil
 import sqlite3
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -285,6 +288,33 @@ def test_a_folder_of_the_trainer_needs_no_option() -> None:
     [only] = load_runs(WRITTEN / "trainer" / "max-steps" / "trainer_state.json").frame.to_dict("records")
     assert (only["samples"], only["epochs"]) == (160, 1)  # 20 steps of 8, a third of an epoch of 512
     assert verdict(table) != "refuted"
+
+
+@pytest.mark.parametrize("kind", ["trainer", "codecarbon"])
+def test_a_folder_that_vanishes_while_its_parent_is_read_is_passed_over(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that still runs writes and removes temporary folders."""
+    folder = tmp_path / kind
+    shutil.copytree(WRITTEN / "trainer", folder)
+    if kind == "codecarbon":
+        for state in folder.rglob("*.json"):
+            state.unlink()
+    brief, scandir, times = folder / "tmp-checkpoint-20", os.scandir, [0]
+
+    def scanned(path: Any) -> Any:
+        """It is there whenever its parent is listed, and gone when it is listed itself."""
+        if Path(path) == folder:
+            brief.mkdir(exist_ok=True)
+        elif Path(path) == brief:
+            brief.rmdir()
+            times[0] += 1
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scanned)
+    options = ColumnOptions(constants={"samples": "1"}) if kind == "codecarbon" else ColumnOptions()
+    assert load_runs(folder, options=options).rows_read
+    assert times[0] > 1
 
 
 def test_an_interrupted_training_is_left_out_with_the_reason(tmp_path: Path) -> None:
