@@ -75,11 +75,11 @@ class ClaimContext:
     @cached_property
     def trained(self) -> Analysis:
         """The curve of the runs that trained, alone."""
-        return analyse(by_session(build_design(self.design.trained)), "y", per_token=True) if self._idle else self.total
-
-    @property
-    def _idle(self) -> bool:
-        return len(self.design.trained) < len(self.design.frame)
+        frame = self.response.frame
+        trained = frame[frame["samples_seen"] > 0]
+        if len(trained) == len(frame):
+            return self.total
+        return analyse(by_session(build_design(trained.reset_index(drop=True))), "y", per_token=True)
 
     @cached_property
     def as_run(self) -> Analysis:
