@@ -64,7 +64,7 @@ def peaks(rows: Sequence[Mapping[str, str]]) -> list[Peak]:
 def estimated_peak(peak: Peak, constants: Mapping[str, float]) -> Interval:
     """Estimate a peak with these constants, for a stack without a factor of its own."""
     priors, plan = load_priors(), peak.plan
-    varying = 1.0 if plan.same_lengths else constants["memory_varying"]
+    varying = 1.0 if plan.varying is None else constants["memory_varying"]
     needed, held = (
         plan.memory.reserved(factor) / 1e9 + priors.values["memory_fixed_gb"]
         for factor in (constants["memory"], constants["memory"] * varying)

@@ -36,7 +36,8 @@ class RunPlan:
         takes `overhead` times its size.
     needed_gb: the least that the allocator has to hold at the peak. held_gb: what it will hold if there is room: of
         several lengths, blocks of each. least_gb: needed_gb, or that of a stack that computes the loss in chunks and
-        offloads what checkpointing keeps, if nobody knows whether the stack does.
+        offloads what checkpointing keeps, if nobody knows whether the stack does. varying: the constant that lengths
+        which vary multiply it by; None where they do not.
     """
 
     workload: Workload
@@ -53,7 +54,7 @@ class RunPlan:
     needed_gb: float
     held_gb: float
     least_gb: float
-    same_lengths: bool
+    varying: str | None
     notes: tuple[str, ...]
 
     @property
@@ -128,7 +129,7 @@ def _lay_out(config: RunConfig, workload: Workload, precision: str, priors: Prio
         )
     micro_steps = workload.micro_steps_on(devices)
     load = _load(workload, setup, devices, micro_steps)
-    overhead, same_lengths = priors.values["memory"], _same_lengths(workload)
+    overhead, varying = priors.values["memory"], _varying(workload, config.hardware.kind)
     return RunPlan(
         workload=workload,
         precision=precision,
@@ -142,17 +143,22 @@ def _lay_out(config: RunConfig, workload: Workload, precision: str, priors: Prio
         budget_bytes=_budget_bytes(config, priors),
         overhead=overhead,
         needed_gb=_reserved_gb(memory, overhead, priors),
-        held_gb=_reserved_gb(memory, overhead if same_lengths else overhead * priors.values["memory_varying"], priors),
+        held_gb=_reserved_gb(memory, overhead * (1.0 if varying is None else priors.values[varying]), priors),
         least_gb=_reserved_gb(least, overhead, priors),
-        same_lengths=same_lengths,
+        varying=varying,
         notes=tuple(notes),
     )
 
 
-def _same_lengths(workload: Workload) -> bool:
-    """Return whether all rows are as long as the longest: packed, padded to it, or of samples of one length."""
+def _varying(workload: Workload, kind: str) -> str | None:
+    """Name the constant of memory for lengths that vary; None where all rows are as long as the longest.
+
+    That is if they are packed, padded to it, or of samples of one length. A processor's allocator keeps fewer blocks.
+    """
     batching, shortest = workload.batching, min(workload.lengths.values[0], workload.batching.max_seq_len)
-    return batching.packing or batching.padding == "max_length" or shortest == _longest_row(workload)
+    if batching.packing or batching.padding == "max_length" or shortest == _longest_row(workload):
+        return None
+    return "memory_varying_cpu" if kind == "cpu" else "memory_varying"
 
 
 def _reserved_gb(memory: MemoryUse, overhead: float, priors: Priors) -> float:
@@ -168,7 +174,7 @@ def peak_interval(plan: RunPlan, priors: Priors, z: float, available_gb: float |
     """
     quantized = plan.workload.tuning.method == "qlora"
     log_sd = math.hypot(priors.log_sd["memory"], priors.log_sd["memory_qlora"] if quantized else 0.0)
-    upwards = log_sd if plan.same_lengths else math.hypot(log_sd, priors.log_sd["memory_varying"])
+    upwards = log_sd if plan.varying is None else math.hypot(log_sd, priors.log_sd[plan.varying])
     needed, held = plan.needed_gb, plan.held_gb
     room = math.inf if available_gb is None else available_gb
     estimate = min(held, max(needed, room))

@@ -5,13 +5,17 @@ from statistics import NormalDist
 
 import pytest
 
+from analysis import load_runs
 from lora_scaling.config import compose
 from lora_scaling.estimate import estimate
 from lora_scaling.estimate.fit_file import Prediction, load_fit
 from lora_scaling.estimate.priors import load_priors
 from tests.support.fit_files import target, written
+from tests.support.paths import ROOT
 
 stats = pytest.importorskip("scipy.stats")
+
+STUDY = ROOT / "docs" / "study" / "runs"
 
 SIGMA, DF = 0.05, 20
 T = stats.t.ppf(0.95, DF)
@@ -75,6 +79,23 @@ def test_two_models_that_disagree_make_a_wide_mixture(tmp_path):
     found = load_fit(written(tmp_path, models=[one, two])).predict(target(), 0.9)
     assert found.low * 3.6e6 < TRAIN_J
     assert found.high * 3.6e6 > 4 * TRAIN_J
+
+
+def test_peaks_on_a_processor_are_near_those_of_the_study():
+    """Its runs are of lengths that vary; a GPU would keep blocks of each."""
+    runs = load_runs([STUDY / name for name in ("linear", "size", "method", "smollm2")]).frame
+    settings = ["model", "method", "batch_size", "max_seq_len"]
+    runs = runs[runs["samples_seen"] > 0].astype({"batch_size": int, "max_seq_len": int})
+    measured = runs.groupby(settings)["peak_memory_gb"].median()
+    sheet = ["hardware=custom", "hardware.kind=cpu", "hardware.memory_gb=32", "precision=fp32"]
+    inside = 0
+    for values, peak in measured.items():
+        words = [f"{name}={value}" for name, value in zip(settings, values, strict=True)]
+        found = estimate(compose([*words, *sheet])).memory.peak_gb
+        inside += found.low < peak < found.high
+        assert found.estimate == pytest.approx(peak, rel=0.51), words
+    assert len(measured) >= 10
+    assert inside >= 0.9 * len(measured)
 
 
 @pytest.mark.parametrize("level", [0.5, 0.9, 0.99])

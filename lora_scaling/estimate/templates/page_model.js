@@ -327,11 +327,12 @@ function loraEstimator(DATA) {
     const passes = Math.ceil(w.passes / devices), anEpoch = Math.ceil(passes / accumulation);
     const microSteps = Math.floor(w.steps / anEpoch) * passes + (w.steps % anEpoch) * accumulation;
     const sameLengths = filled || Math.min(lengths.values[0], state.max_seq_len) === longest;
+    const varying = sameLengths ? null : hw.kind === "cpu" ? "memory_varying_cpu" : "memory_varying";
     const gigabytes = (use, factor) => (reservedBytes(use, factor) / 1e9) * C.memory_stack + C.memory_fixed_gb;
     const needed = gigabytes(memory, C.memory), least = gigabytes(leanest, C.memory);
-    const held = gigabytes(memory, sameLengths ? C.memory : C.memory * C.memory_varying);
+    const held = gigabytes(memory, varying === null ? C.memory : C.memory * C[varying]);
     const load = loadOf(state, shape, tuning, lengths, setup, devices, w.steps, microSteps);
-    return { workload: w, precision, setup, memory, microSteps, longest, budget, needed, held, least, sameLengths, notes, load,
+    return { workload: w, precision, setup, memory, microSteps, longest, budget, needed, held, least, varying, notes, load,
       warmup: warmupOf(state, shape, tuning, setup, load),
       evaluation: evaluationOf(state, shape, tuning, lengths, setup, load),
       fits: budget === null || reservedBytes(memory, C.memory) <= budget };
@@ -988,7 +989,7 @@ function loraEstimator(DATA) {
   function memoryOf(state, hw, plan, shape, tuning, lengths, z) {
     const logSd = hypot(SD.memory, tuning.method === "qlora" ? SD.memory_qlora : 0), { needed, held } = plan;
     const available = hw.memory_gb;
-    const upwards = hypot(logSd, plan.sameLengths ? 0 : SD.memory_varying), room = available ?? Infinity;
+    const upwards = hypot(logSd, plan.varying === null ? 0 : SD[plan.varying]), room = available ?? Infinity;
     const estimate = Math.min(held, Math.max(needed, room));
     const peak = { estimate, low: plan.least / Math.exp(z * logSd),
       high: Math.min(held * Math.exp(z * upwards), Math.max(needed * Math.exp(z * logSd), (room * 2 ** 30) / 1e9)) };
