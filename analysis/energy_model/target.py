@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lora_scaling.config import HardwareConfig, RunConfig, compose
-from lora_scaling.config.devices import listed_as, preset, same_device
+from lora_scaling.config.devices import is_processor, listed_as, preset, same_device
 from lora_scaling.config.model_names import preset_model
 from lora_scaling.errors import UserError
 from lora_scaling.estimate.plan import make_plan, peak_interval
@@ -352,6 +352,8 @@ def peak_memory(planned: PlannedTarget) -> dict[str, Any]:
     config, priors = planned.config, load_priors()
     if planned.device is not None:
         config = replace(config, hardware=replace(planned.device, count=config.hardware.count))
+    elif is_processor(planned.target.labels.get("hardware", "")):
+        config = replace(config, hardware=replace(config.hardware, kind="cpu"))
     plan = make_plan(config, planned.workload, planned.precision, priors)
     available = config.hardware.memory_gb
     return {

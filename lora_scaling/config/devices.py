@@ -133,6 +133,11 @@ def processor_name() -> str:
     return f"{names[0]} ({len(names)} threads)"
 
 
+def is_processor(name: str) -> bool:
+    """Return whether a run record's name of a device is that of a processor, as `processor_name` gives it."""
+    return re.search(r" \(\d+ threads\)$", name) is not None
+
+
 def mac_chip() -> str | None:
     """Name the chip of a Mac, processor and GPU in one, as macOS does ("Apple M3 Max"); None elsewhere."""
     if platform.system() != "Darwin":

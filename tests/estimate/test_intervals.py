@@ -86,11 +86,11 @@ def test_peaks_on_a_processor_are_near_those_of_the_study():
     runs = load_runs([STUDY / name for name in ("linear", "size", "method", "smollm2")]).frame
     settings = ["model", "method", "batch_size", "max_seq_len"]
     runs = runs[runs["samples_seen"] > 0].astype({"batch_size": int, "max_seq_len": int})
-    measured = runs.groupby(settings)["peak_memory_gb"].median()
+    measured = runs.groupby(settings)["peak_memory_gb"].median().reset_index()
     sheet = ["hardware=custom", "hardware.kind=cpu", "hardware.memory_gb=32", "precision=fp32"]
     inside = 0
-    for values, peak in measured.items():
-        words = [f"{name}={value}" for name, value in zip(settings, values, strict=True)]
+    for row in measured.to_dict("records"):
+        words, peak = [f"{name}={row[name]}" for name in settings], row["peak_memory_gb"]
         found = estimate(compose([*words, *sheet])).memory.peak_gb
         inside += found.low < peak < found.high
         assert found.estimate == pytest.approx(peak, rel=0.51), words

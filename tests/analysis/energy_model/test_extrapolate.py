@@ -49,6 +49,15 @@ def test_contract(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "kWh (90 % interval" in capsys.readouterr().out
 
 
+def test_memory_of_runs_on_a_processor_is_a_processors() -> None:
+    """Its device is in no list, but named as records name a processor: the median of the study's runs is inside."""
+    runs = load_runs([ROOT / "docs" / "study" / "runs" / "linear"])
+    peaks = runs.frame.loc[runs.frame["samples"] == 1024, "peak_memory_gb"]
+    found = extrapolate(runs, ["samples=1024", "epochs=1"]).document["peak_memory_gb"]
+    assert found["low"] < peaks.median() < found["high"]
+    assert found["estimate"] == pytest.approx(peaks.median(), rel=0.35)
+
+
 def test_estimator_with_the_written_fit_says_the_same(tmp_path: Path) -> None:
     table = table_of(SATURATING, cv=0.02, methods=("lora", "full"))
     overrides = ["model=llama-3.2-1b", "method=lora", "samples=200000", "precision=bf16", "max_seq_len=256"]
