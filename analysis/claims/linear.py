@@ -110,10 +110,12 @@ def _vetoes(context: ClaimContext, factor: str, decision: Decision, tests: dict[
         if lack is not None:
             found.append(Veto(kind="lack_of_fit", why=misfit_words(context.total, lack)))
         elif verdict == "refuted" and not _curved(context, factor, decision, tests):
-            why = "the exponent lies outside the margin, but no test shows the curve itself"
             if _hinges_on_idle(tests, options):
                 why = "the exponent of the runs that trained may lie within the margin: those without may lack a cost"
-            found.append(Veto(kind="witness", why=why))
+                found.append(Veto(kind="trained", why=why))
+            else:
+                why = "the exponent lies outside the margin, but no test shows the curve itself"
+                found.append(Veto(kind="witness", why=why))
     slope = tests["length_slope"]
     if slope is not None and abs(slope) > options.margin / 2:
         raw = decide_profile(context.as_run.profile(factor), 1 - options.margin, 1 + options.margin, options)

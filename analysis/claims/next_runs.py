@@ -629,6 +629,10 @@ def more_runs(
         )
     if veto is not None and veto.kind == "witness":
         return _as_many_again(context)
+    if veto is not None and veto.kind == "trained":
+        alone = context.trained.profile(factor).interval(context.options.ci_level)
+        decision = replace(decision, verdict="undecided", ci=alone)
+        analysis, veto = context.trained, None
     if veto is not None and veto.kind == "growth":
         return Needs(message=f"No more runs settle it: what twice the {factor} cost depends on where in the range.")
     if veto is not None:

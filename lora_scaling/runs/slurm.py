@@ -37,7 +37,8 @@ JOBS_NAME = "jobs.pickle"
 NAMES_NAME = "runs.json"
 _SCRIPT_NAME = "job.sh"
 _EVERY_S, _LATER_S, _SOON_S = 2.0, 5.0, 60.0  # between two looks at the queue: at first, and after the first minute
-_SURE = 2  # looks that must agree that a job has ended: one that is requeued seems to for a moment
+_SURE = 2  # looks that must agree that a job has ended
+_SURE_OF_REQUEUED = 6  # the same where Slurm ended it and may start it again: meanwhile it may seem to have ended
 _SILENCE_S = 60.0  # without an answer of Slurm before that is said
 # Settings that are flags of sbatch of the same name, with - for _.
 _FLAGS = (
@@ -251,7 +252,8 @@ class SlurmLauncher(PlannedLauncher):
                     job.last = seen or job.last
                     gone = seen is None or seen.state in slurm_queue.ENDED
                     job.looks = job.looks + 1 if gone else 0
-                    if job.looks >= _SURE:
+                    sure = job.looks >= _SURE and not _may_be_requeued(runs[job.name])
+                    if sure or job.looks >= _SURE_OF_REQUEUED:
                         del watched[number]
                         self._note_end(number, job, runs[job.name])
                 for line in _waiting_lines(watched, queue, vars(self.settings)):
@@ -285,6 +287,15 @@ class SlurmLauncher(PlannedLauncher):
             ending = f"Slurm's job {number} was cancelled before it began"
         self.endings[job.name] = ending + unreadable + (f"; its last words: {line}" if line else "")
         print(f"{job.name}: {self.endings[job.name]}", flush=True)
+
+
+def _may_be_requeued(path: Path) -> bool:
+    """Return whether the record says that Slurm ended the run before its limit, after which the job may start again."""
+    try:
+        record = read_record(path)
+    except RecordError:
+        return False
+    return record["status"] == "interrupted" and str(record.get("error")).startswith(slurm_queue.BEFORE_LIMIT)
 
 
 def _flag(name: str, value: Any) -> str:

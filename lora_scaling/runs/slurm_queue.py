@@ -18,8 +18,8 @@ from lora_scaling.text import counted, printable
 
 _ANSWER_S = 60  # a busy controller takes seconds
 _NEAR_S = 180  # before the limit: the warning comes that early at the most, with the usual delay of 60 s
-LIMIT = "Slurm's time limit"
-"""How the sentence begins that names it."""
+LIMIT, BEFORE_LIMIT = "Slurm's time limit", "Slurm ended job"
+"""How the sentences begin that name it, and that say that a job ended before it."""
 ENDED = (
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
     "TIMEOUT",
@@ -191,7 +191,7 @@ def why_this_job_ends() -> str | None:
         return None
     facts = dict(word.split("=", 1) for word in answer.split() if "=" in word)
     state, limit = facts.get("JobState", ""), facts.get("TimeLimit", "")
-    job = f"job {number}"
+    job = number
     if facts.get("ArrayJobId"):
         job += f" ({facts['ArrayJobId']}_{facts.get('ArrayTaskId')})"
     running = state == "RUNNING"
@@ -200,10 +200,10 @@ def why_this_job_ends() -> str | None:
     # What ends says COMPLETING, whatever ends it.
     if running or state == "TIMEOUT" or _as_seconds(facts.get("RunTime", "")) >= _as_seconds(limit):
         return (
-            f"{LIMIT} of {printable(limit)} for {job}; hydra.launcher.timeout_min=MINUTES, or --time of "
+            f"{LIMIT} of {printable(limit)} for job {job}; hydra.launcher.timeout_min=MINUTES, or --time of "
             "sbatch, allows more"
         )
-    return f"Slurm ended {job} before its time limit: it was cancelled, preempted or requeued"
+    return f"{BEFORE_LIMIT} {job} before its time limit: it was cancelled, preempted or requeued"
 
 
 def _as_seconds(span: str) -> float:

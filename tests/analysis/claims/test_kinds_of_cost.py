@@ -54,6 +54,29 @@ def test_runs_without_training_refute_nothing_that_the_others_do_not() -> None:
     assert claims(frame.assign(energy_warmup_kwh=1e-7))["linear_in_samples"].verdict == "refuted"
 
 
+def test_the_trained_runs_that_are_asked_for_refute() -> None:
+    """The truth is 0.9; what is missing is a refutation by the trained runs alone, so only these are asked for."""
+    rng = np.random.default_rng([2, 1])
+    frame = scaling(Sweep(samples=(32, 64, 128, 256)), fixed=0.1, cv=0.03, b=0.9)(rng)
+    found = claims(frame)["linear_in_samples"]
+    assert "those without may lack a cost" in found.reason
+    assert found.needs is not None
+    assert not any("max_steps" in setting for setting in found.needs.settings)
+    more = pd.DataFrame(
+        [
+            {"samples": setting["samples"], "epochs": 1, "samples_seen": setting["samples"]}
+            for setting in found.needs.settings
+            for _ in range(setting["runs"])
+        ]
+    )
+    assert len(more) == found.needs.runs
+    more = more.assign(
+        energy_kwh=noisy(rng, curve(more, fixed=0.1, b=0.9), 0.03), run_id=[f"more-{i}" for i in range(len(more))]
+    )
+    both = pd.concat([frame.drop(columns="order"), more], ignore_index=True)
+    assert claims(both)["linear_in_samples"].verdict == "refuted"
+
+
 def test_a_straight_line_may_start_below_zero() -> None:
     """E = x − 0.4: of the smallest run, 0.6, the offset is −67 %; twice its samples cost 1.6/0.6 times as much."""
     frame = scaling(Sweep(zero=0), fixed=-0.4, cv=0.005)(np.random.default_rng(0))
