@@ -27,7 +27,7 @@ from .context import (
     without_outlier,
 )
 from .next_runs import gate_needs, more_runs
-from .verdicts import Claim, Decision, Options, Verdict, undecided
+from .verdicts import Claim, Decision, Verdict, undecided
 from .vetoes import Veto, vetoed
 
 STRAIGHT_P = 0.02  # of a straight line through all runs, two-sided
@@ -109,13 +109,12 @@ def _vetoes(context: ClaimContext, factor: str, decision: Decision, tests: dict[
         lack = context.misfit(context.total, factor, wide=verdict == "refuted")
         if lack is not None:
             found.append(Veto(kind="lack_of_fit", why=misfit_words(context.total, lack)))
+        elif tests["trained_p"] is not None and tests["trained_p"] > options.alpha:
+            why = "the exponent of the runs that trained may lie within the margin: those without may lack a cost"
+            found.append(Veto(kind="trained", why=why))
         elif verdict == "refuted" and not _curved(context, factor, decision, tests):
-            if _hinges_on_idle(tests, options):
-                why = "the exponent of the runs that trained may lie within the margin: those without may lack a cost"
-                found.append(Veto(kind="trained", why=why))
-            else:
-                why = "the exponent lies outside the margin, but no test shows the curve itself"
-                found.append(Veto(kind="witness", why=why))
+            why = "the exponent lies outside the margin, but no test shows the curve itself"
+            found.append(Veto(kind="witness", why=why))
     slope = tests["length_slope"]
     if slope is not None and abs(slope) > options.margin / 2:
         raw = decide_profile(context.as_run.profile(factor), 1 - options.margin, 1 + options.margin, options)
@@ -151,17 +150,10 @@ def _in_other_units(context: ClaimContext, low: float, high: float) -> dict[str,
 def _curved(context: ClaimContext, factor: str, decision: Decision, tests: dict[str, Any]) -> bool:
     """Return whether the curve shows: no straight line fits, with a fixed cost of either sign and costs apart.
 
-    It has to bend the way the exponent says, and in the trained runs alone, too.
+    It has to bend the way the exponent says.
     """
-    if _hinges_on_idle(tests, context.options):
-        return False
     bends = (context.total.wide_profile(factor).estimate - 1) * (decision.estimate - 1) > 0
     return bends and tests["affine_p"] < STRAIGHT_P
-
-
-def _hinges_on_idle(tests: dict[str, Any], options: Options) -> bool:
-    """Return whether the runs that trained do not refute alone."""
-    return tests["trained_p"] is not None and tests["trained_p"] > options.alpha
 
 
 def _refuted_alone(context: ClaimContext, factor: str, decision: Decision) -> float | None:

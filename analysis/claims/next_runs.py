@@ -434,22 +434,21 @@ class Candidate:
     energy_kwh: float
 
 
-def plan_exponent(context: ClaimContext, factor: str, estimate: float, low: float, high: float) -> ExponentPlan | None:
+def plan_exponent(
+    context: ClaimContext, analysis: Analysis, factor: str, estimate: float, low: float, high: float
+) -> ExponentPlan | None:
     """Choose runs greedily until the exponent is expected to decide with 80 % power.
 
-    `low` and `high` are the bounds of the equivalence region. None where the estimate is too close to a
+    `analysis` is the one that has to decide; runs of no steps count only in the one of all runs. `low` and `high` are
+    the bounds of the equivalence region. None where the estimate is too close to a
     bound for any number of runs, or where even MAX_RUNS runs are not expected to decide.
     """
-    refutes = not (low <= estimate <= high or context.idle_alike)  # has to hold without the runs that did not train
-    analysis, options = context.trained if refutes else context.total, context.options
+    options, zero = context.options, context.response.of_whole_runs and not _refutes(context, estimate, low, high)
     j = analysis.design.factors.index(factor)
     gap = min(abs(estimate - low), abs(high - estimate))
     if gap < 0.1 * (high - low) / 2:
         return None
-    tangent, candidates = (
-        Tangent(analysis=analysis),
-        _candidates(analysis, zero=context.response.of_whole_runs and not refutes),
-    )
+    tangent, candidates = Tangent(analysis=analysis), _candidates(analysis, zero=zero)
     rows, information, sigma = tangent.rows(candidates), tangent.information, analysis.fit.sigma
     inverse = inverse_of(information)
     now = _se(inverse, j, sigma)
@@ -478,6 +477,11 @@ def plan_exponent(context: ClaimContext, factor: str, estimate: float, low: floa
         half_width_now=t * now,
         half_width_then=t * _se(inverse, j, sigma),
     )
+
+
+def _refutes(context: ClaimContext, estimate: float, low: float, high: float) -> bool:
+    """Return whether a refutation is expected that has to hold without the runs that did not train."""
+    return not (low <= estimate <= high or context.idle_alike)
 
 
 def _se(inverse: Array, j: int, sigma: float) -> float:
@@ -629,24 +633,23 @@ def more_runs(
         )
     if veto is not None and veto.kind == "witness":
         return _as_many_again(context)
-    if veto is not None and veto.kind == "trained":
-        alone = context.trained.profile(factor).interval(context.options.ci_level)
-        decision = replace(decision, verdict="undecided", ci=alone)
-        analysis, veto = context.trained, None
     if veto is not None and veto.kind == "growth":
         return Needs(message=f"No more runs settle it: what twice the {factor} cost depends on where in the range.")
-    if veto is not None:
+    if veto is not None and veto.kind != "trained":
         what = "why the two differ" if veto.kind == "witnesses" else "what is different about the runs named"
         return Needs(message=f"Find {what}; more runs alone do not settle it.")
     if _rounding_dominates(analysis) and (larger := gate_needs(context, factor)) is not None:
         return larger
+    if of_exponent and _refutes(context, decision.estimate, low, high):
+        analysis = context.trained
+        decision = replace(decision, ci=analysis.profile(factor).interval(context.options.ci_level))
     df = analysis.fit.data.df
     half = (decision.ci[1] - decision.ci[0]) / 2
     se = half / float(stdtrit(df, 0.5 + context.options.ci_level / 2))
     estimate = IntervalEstimate(value=decision.estimate, se=se, df=df)
     extra = runs_needed(len(design.frame), estimate, low, high, context.options)
     like = "" if extra is None else f" (or about {extra:.0f} more like these)"
-    plan = plan_exponent(context, factor, decision.estimate, low, high) if of_exponent else None
+    plan = plan_exponent(context, analysis, factor, decision.estimate, low, high) if of_exponent else None
     if plan is not None:
         needs = Needs(
             message=f"{_large_enough(context)}{plan.runs} runs where they tell most per kWh{like}.",
